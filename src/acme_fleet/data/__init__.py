@@ -1,0 +1,1 @@
+"""Data sets as tensors, and who holds which part of them."""

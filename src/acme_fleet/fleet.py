@@ -1,0 +1,327 @@
+"""The fleet file: which model, which data, which clusters and devices. YAML in, checked.
+
+Every class is frozen and refuses unknown keys, so a fleet that exists is a fleet that can run.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from acme_fleet.errors import FleetError
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Read a storage size: a number of bytes, or text such as ``"400 kB"`` or ``"2 MiB"``.
+
+    Raises:
+        ValueError: if the text is not a number followed by a known unit.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", value)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{value!r} is not a size; write bytes, or a number with kB, MB, KiB, MiB")
+    return round(float(match[1]) * _UNITS[match[2].lower()])
+
+
+ByteSize = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+class IID(Settings):
+    """Every device draws from the same distribution."""
+
+    scheme: Literal["iid"] = "iid"
+
+
+class Pathological(Settings):
+    """Every device sees a few classes only (McMahan et al., 2017)."""
+
+    scheme: Literal["pathological"]
+    classes_per_device: PositiveInt
+
+
+class Dirichlet(Settings):
+    """Every device's class shares are drawn from Dirichlet(alpha) (Hsu et al., 2019)."""
+
+    scheme: Literal["dirichlet"]
+    alpha: PositiveFloat
+
+
+class Natural(Settings):
+    """A column of the data set says whose sample it is, one value for each device in turn."""
+
+    scheme: Literal["natural"]
+    column: str
+
+
+Partition = Annotated[IID | Pathological | Dirichlet | Natural, Field(discriminator="scheme")]
+
+
+class Data(Settings):
+    """Where the samples come from and how they are shared out.
+
+    ``public`` of the samples are the cloud's. The others are partitioned over the devices; of
+    what would fall to a cluster, ``edge_share`` (relative to its devices' data) is the edge
+    server's own and never on a device. Devices with a ``data`` path of their own keep theirs.
+    """
+
+    source: Literal["digits", "arrays", "images", "parquet", "huggingface"] = "digits"
+    train: Path | list[Path] | str | None = None
+    test: Path | list[Path] | str | None = None
+    image_column: str = "image"
+    label_column: str = "label"
+    classes: list[str] | PositiveInt | None = None
+    image_size: PositiveInt | None = None
+    public: Fraction = 0.4
+    edge_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
+    validation: Fraction = 0.2
+    test_share: Fraction = 0.25
+    partition: Partition = IID()
+
+    @model_validator(mode="after")
+    def _has_path(self) -> Data:
+        if self.source != "digits" and self.train is None:
+            raise ValueError(f"source {self.source!r} needs a path in `train`")
+        return self
+
+
+# --- models and phases ------------------------------------------------------------------------
+
+
+class Training(Settings):
+    """Optimisation of one stage: AdamW, linear warm-up, cosine decay."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+
+
+class ViT(Settings):
+    """Shape of a Vision Transformer that the run trains itself."""
+
+    hidden_size: PositiveInt = 64
+    layers: PositiveInt = 6
+    heads: PositiveInt = 4
+    neurons: PositiveInt = 256
+    patch_size: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ViT:
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}"
+            )
+        return self
+
+
+class Reference(Settings):
+    """The reference model θ0: a checkpoint, or a ViT that is trained on the public data."""
+
+    checkpoint: str | None = None
+    model: ViT = ViT()
+    training: Training = Training(epochs=30)
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class Distillation(Settings):
+    """Eq. 9, one entry for each of the two steps (METHOD: width, then width and depth)."""
+
+    training: Training = Training(epochs=8, learning_rate=5e-4)
+    random_subnetworks: Annotated[int, Field(ge=0)] = 1
+    logits_weight: tuple[float, float] = (1.0, 1.0)
+    embeddings_weight: tuple[float, float] = (0.1, 1.0)
+
+
+class Backbone(Settings):
+    """The candidates δ(θ0, w, d) and how they are made elastic."""
+
+    widths: list[Annotated[float, Field(gt=0, le=1)]] = [0.25, 0.5, 0.75, 1.0]
+    depths: list[PositiveInt] = [1, 2, 3, 4, 5, 6]
+    importance_samples: PositiveInt = 256
+    distillation: Distillation = Distillation()
+
+
+class Selection(Settings):
+    """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest."""
+
+    performance_window: PositiveFloat = 0.1
+
+
+class Header(Settings):
+    """The header's space: B blocks to a cell, U cells, and the channels of every operation."""
+
+    blocks: Annotated[int, Field(ge=1, le=8)] = 2
+    cells: Annotated[int, Field(ge=1, le=4)] = 1
+    channels: PositiveInt = 24
+
+
+class Search(Settings):
+    """The edge's search (Eq. 15) and the fine-tuning of what it chose."""
+
+    steps: PositiveInt = 60
+    children_per_step: PositiveInt = 4
+    weight_updates_per_step: PositiveInt = 4
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-3
+    backbone_learning_rate: NonNegativeFloat = 1e-4
+    controller_learning_rate: PositiveFloat = 5e-3
+    entropy_weight: NonNegativeFloat = 1e-2
+    final_samples: PositiveInt = 24
+    fine_tuning: Training = Training(epochs=30, batch_size=32, learning_rate=2e-3)
+
+
+class Personalization(Settings):
+    """Algorithm 2: rounds between an edge server and its devices."""
+
+    rounds: PositiveInt = 3
+    local: Training = Training(epochs=10, batch_size=32, learning_rate=2e-3)
+    prune_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    feature_samples: PositiveInt = 32
+    similarity: Literal["debiased", "literal"] = "debiased"
+    temperature: PositiveFloat = 0.1
+    timeout_s: PositiveFloat = 3600.0
+    quorum: Fraction = 0.5
+
+
+# --- who takes part ---------------------------------------------------------------------------
+
+
+class Energy(Settings):
+    """Constants of Eq. 1-2 for one device. Watts and seconds, at batch size β.
+
+    ``power_w`` G, ``power_per_layer_w`` ΔG, ``batch_power_w`` G^β (for each patch),
+    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k.
+    """
+
+    power_w: NonNegativeFloat = 2.0
+    power_per_layer_w: NonNegativeFloat = 0.5
+    batch_power_w: NonNegativeFloat = 0.01
+    latency_s: NonNegativeFloat = 0.01
+    latency_per_layer_s: NonNegativeFloat = 0.005
+    epochs: PositiveInt = 1
+
+
+class Device(Settings):
+    """One device n: its storage C_n, its energy constants and, optionally, its own data."""
+
+    name: Name
+    storage: ByteSize
+    energy: Energy = Energy()
+    data: Path | None = None
+
+
+class Cluster(Settings):
+    """One edge server s and its devices N_s."""
+
+    name: Name
+    devices: Annotated[list[Device], Field(min_length=1)]
+    data: Path | None = None
+
+
+class Fleet(Settings):
+    """Everything that decides a run. See ``acme init`` for a commented example."""
+
+    name: Name = "fleet"
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data = Data()
+    reference: Reference = Reference()
+    backbone: Backbone = Backbone()
+    selection: Selection = Selection()
+    header: Header = Header()
+    search: Search = Search()
+    personalization: Personalization = Personalization()
+    clusters: Annotated[list[Cluster], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Fleet:
+        names = [c.name for c in self.clusters] + [d.name for d in self.devices]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated or "cloud" in names:
+            raise ValueError(
+                f"cluster and device names must differ from each other and from 'cloud'; "
+                f"used more than once: {', '.join(repeated or ['cloud'])}"
+            )
+        return self
+
+    @property
+    def devices(self) -> list[Device]:
+        """All devices, cluster by cluster."""
+        return [device for cluster in self.clusters for device in cluster.devices]
+
+    @staticmethod
+    def from_yaml(path: str | Path) -> Fleet:
+        """Read and check a fleet file. Relative paths in it are relative to the file.
+
+        Raises:
+            FleetError: naming the key, its value and what would be right.
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise FleetError(f"cannot read the fleet file {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise FleetError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise FleetError(f"{path} holds no settings; `acme init {path}` writes an example")
+        return Fleet.parse(content, where=str(path))
+
+    @staticmethod
+    def parse(content: dict[str, Any], where: str = "fleet") -> Fleet:
+        """Check settings that are already in memory.
+
+        Raises:
+            FleetError: naming the key, its value and what would be right.
+        """
+        try:
+            return Fleet.model_validate(content)
+        except ValidationError as error:
+            raise FleetError(_explain(error, where)) from error
+
+    def to_yaml(self) -> str:
+        """The fleet with every default written out; reading it back gives an equal fleet."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line for each mistake: the place, the value, the remedy."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"]) or "fleet"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        value = item.get("input")
+        shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
+        lines.append(f"{where}: {place}: {message}{shown}")
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""``summary.json``: everything that a run measured, typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReferenceSummary(_Record):
+    """The reference model θ0 on the cloud's public test data."""
+
+    params: int
+    size_bytes: int
+    accuracy: float
+
+
+class Candidate(_Record):
+    """One backbone δ(θ0, w, d) with its objectives (Eq. 10) for one cluster.
+
+    ``loss`` on the cloud's public validation data, ``energy_j`` of the cluster's worst device,
+    ``size_bytes`` of the whole model as shipped with the smallest header.
+    """
+
+    width: float
+    depth: int
+    loss: float
+    energy_j: float
+    size_bytes: int
+    feasible: bool
+    on_front: bool
+    chosen: bool
+
+
+class ClusterSummary(_Record):
+    """One edge server: what it could choose from, what it got, what its search found."""
+
+    name: str
+    width: float
+    depth: int
+    storage_limit_bytes: int
+    candidates: list[Candidate]
+    feasible: int
+    front: int
+    header: str
+    """The header's architecture as one line of text."""
+    genotype: dict[str, object]
+    device_names: list[str]
+    similarity: list[list[float]]
+    """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
+
+
+class DeviceSummary(_Record):
+    """One device: what it got and how well it works on its own full test set."""
+
+    name: str
+    cluster: str
+    capacity_bytes: int
+    size_bytes: int
+    params: int
+    accuracy_coarse: float
+    accuracy: float
+    accuracy_linear: float
+    test_samples: int
+    latency_s: float
+    neurons_coarse: int
+    neurons: int
+    raw_data_bytes: int
+
+
+class Traffic(_Record):
+    """Bytes as encoded on the links, against what a centralised system would have uploaded."""
+
+    cloud_edge_bytes: int
+    edge_device_bytes: int
+    up_bytes: int
+    down_bytes: int
+    device_up_bytes: int
+    raw_data_bytes: int
+    upload_ratio: float
+
+
+class Summary(_Record):
+    """The whole run."""
+
+    name: str
+    seed: int
+    seconds: dict[str, float]
+    reference: ReferenceSummary
+    clusters: list[ClusterSummary]
+    devices: list[DeviceSummary]
+    traffic: Traffic
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON."""
+        path.write_text(self.model_dump_json(indent=2))
+
+    @staticmethod
+    def read(path: Path) -> Summary:
+        """Read what :meth:`write` wrote."""
+        return Summary.model_validate_json(path.read_text())

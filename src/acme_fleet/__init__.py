@@ -1,1 +1,36 @@
-"""acme-fleet."""
+"""acme-fleet: one large Transformer in, one small model for every device of a fleet out.
+
+``customize(fleet, out)`` runs the whole method, ``Fleet`` says for whom, ``load(folder)`` gives a
+device's model as a plain PyTorch module.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from acme_fleet.fleet import Fleet
+    from acme_fleet.models.io import load_device_model as load
+    from acme_fleet.pipeline import customize
+
+__all__ = ["Fleet", "customize", "load"]
+__version__ = version("acme-fleet")
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``acme --help`` must not wait for torch."""
+    match name:
+        case "Fleet":
+            from acme_fleet.fleet import Fleet
+
+            return Fleet
+        case "customize":
+            from acme_fleet.pipeline import customize
+
+            return customize
+        case "load":
+            from acme_fleet.models.io import load_device_model
+
+            return load_device_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -44,6 +46,8 @@ def parse_bytes(value: Any) -> Any:
 ByteSize = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads class 3 as a number
+ClassNames = Annotated[list[ClassName], Field(min_length=1)]
 
 
 class Settings(BaseModel):
@@ -62,10 +66,22 @@ class IID(Settings):
 
 
 class Pathological(Settings):
-    """Every device sees a few classes only (McMahan et al., 2017)."""
+    """Every device sees a few classes only (McMahan et al., 2017).
+
+    Either ``classes_per_device``, drawn so that every class is held by someone where possible, or
+    ``classes``: lists of class names that the devices take in turn, starting again after the
+    last list. The same list twice is two devices of one distribution (the paper's Fig. 10).
+    """
 
     scheme: Literal["pathological"]
-    classes_per_device: PositiveInt
+    classes_per_device: PositiveInt | None = None
+    classes: Annotated[list[ClassNames], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Pathological:
+        if (self.classes_per_device is None) == (self.classes is None):
+            raise ValueError("give either `classes_per_device` or `classes`")
+        return self
 
 
 class Dirichlet(Settings):
@@ -76,7 +92,11 @@ class Dirichlet(Settings):
 
 
 class Natural(Settings):
-    """A column of the data set says whose sample it is, one value for each device in turn."""
+    """A column of the data set says whose sample it is.
+
+    The devices without data of their own take the column's values in sorted order, one each; the
+    samples of values that are left over belong to no device.
+    """
 
     scheme: Literal["natural"]
     column: str
@@ -91,6 +111,11 @@ class Data(Settings):
     ``public`` of the samples are the cloud's. The others are partitioned over the devices; of
     what would fall to a cluster, ``edge_share`` (relative to its devices' data) is the edge
     server's own and never on a device. Devices with a ``data`` path of their own keep theirs.
+
+    ``train`` and ``test`` are paths: ``arrays`` .npz files, ``images`` folders of class folders,
+    ``parquet`` files. For ``huggingface``, ``train`` is a data set's name, or its folder if it
+    starts with ``.`` or ``/``, and ``test`` the name of its test split. Without ``test``,
+    ``test_share`` of the samples is held out. ``classes`` keeps the first n, or those named.
     """
 
     source: Literal["digits", "arrays", "images", "parquet", "huggingface"] = "digits"
@@ -98,7 +123,7 @@ class Data(Settings):
     test: Path | list[Path] | str | None = None
     image_column: str = "image"
     label_column: str = "label"
-    classes: list[str] | PositiveInt | None = None
+    classes: ClassNames | PositiveInt | None = None
     image_size: PositiveInt | None = None
     public: Fraction = 0.4
     edge_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
@@ -106,10 +131,21 @@ class Data(Settings):
     test_share: Fraction = 0.25
     partition: Partition = IID()
 
+    @field_validator("train", "test")
+    @classmethod
+    def _as_path(cls, value: Any, info: ValidationInfo) -> Any:
+        """Text is a path, and then relative to the fleet file, unless it names a hub's data set."""
+        named = info.data.get("source") == "huggingface" and str(value)[:1] not in (".", "/")
+        return Path(value) if isinstance(value, str) and not named else value
+
     @model_validator(mode="after")
     def _has_path(self) -> Data:
         if self.source != "digits" and self.train is None:
             raise ValueError(f"source {self.source!r} needs a path in `train`")
+        if self.source == "digits" and not (self.train is None and self.test is None):
+            raise ValueError("source 'digits' has its own samples; remove `train` and `test`")
+        if self.source == "huggingface" and isinstance(self.train, list):
+            raise ValueError("source 'huggingface' takes one name or folder in `train`")
         return self
 
 
@@ -294,7 +330,7 @@ class Fleet(Settings):
             raise FleetError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(content, dict):
             raise FleetError(f"{path} holds no settings; `acme init {path}` writes an example")
-        return Fleet.parse(content, where=str(path))
+        return Fleet.parse(content, where=str(path)).with_paths_from(path.parent)
 
     @staticmethod
     def parse(content: dict[str, Any], where: str = "fleet") -> Fleet:
@@ -307,6 +343,27 @@ class Fleet(Settings):
             return Fleet.model_validate(content)
         except ValidationError as error:
             raise FleetError(_explain(error, where)) from error
+
+    def with_paths_from(self, folder: Path) -> Fleet:
+        """The same fleet with relative paths made absolute, taken from ``folder``."""
+
+        def resolve(value: Any) -> Any:
+            if isinstance(value, Path):
+                return (folder / value).resolve()
+            return [resolve(item) for item in value] if isinstance(value, list) else value
+
+        def in_place(settings: Any, *names: str) -> Any:
+            changes = {name: resolve(getattr(settings, name)) for name in names}
+            return settings.model_copy(update=changes)
+
+        clusters = [
+            in_place(cluster, "data").model_copy(
+                update={"devices": [in_place(device, "data") for device in cluster.devices]}
+            )
+            for cluster in self.clusters
+        ]
+        data = in_place(self.data, "train", "test")
+        return self.model_copy(update={"clusters": clusters, "data": data})
 
     def to_yaml(self) -> str:
         """The fleet with every default written out; reading it back gives an equal fleet."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,15 @@ class Samples:
             yield self[index]
 
 
+def join(parts: Sequence[Samples]) -> Samples:
+    """All samples of several sets, in order."""
+    return Samples(
+        {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs},
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.stored_bytes for part in parts]),
+    )
+
+
 @dataclass(frozen=True)
 class Splits:
     """Three disjoint sets: train on the first, choose on the second, report on the third."""
@@ -60,3 +70,29 @@ class Splits:
     train: Samples
     validation: Samples
     test: Samples
+
+
+def stratified_split(
+    strata: np.ndarray, share: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples in two so that every stratum (a class, say) has the same share in both.
+
+    The samples, sorted by stratum and shuffled within it, are taken at even distances: the part
+    taken has ``share`` of every stratum, and of all, to within one sample. scikit-learn's
+    stratified split refuses a class with one sample and parts smaller than the number of classes,
+    which small devices have. Both parts get at least one sample where there are two.
+
+    Args:
+        strata: integers, shape ``(samples,)``.
+        share: part to take, between 0 and 1.
+        generator: decides which samples of a stratum are taken.
+
+    Returns:
+        Sorted indices of the samples left and of those taken, int64.
+    """
+    count = len(strata)
+    if count > 1:
+        share = min(max(share, 1 / count), 1 - 1 / count)
+    order = np.lexsort((generator.random(count), strata))
+    taken = np.diff(np.floor(np.arange(count + 1) * share + generator.random())) > 0
+    return np.sort(order[~taken]), np.sort(order[taken])

@@ -52,6 +52,8 @@ class ClusterSummary(_Record):
     device_names: list[str]
     similarity: list[list[float]]
     """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
+    lost: dict[str, str] = {}
+    """Devices that did not finish, and why."""
 
 
 class DeviceSummary(_Record):

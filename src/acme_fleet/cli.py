@@ -1,0 +1,140 @@
+"""The command line. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from acme_fleet.errors import AcmeError
+
+if TYPE_CHECKING:
+    from acme_fleet.fleet import Fleet
+    from acme_fleet.report.summary import Summary
+
+app = typer.Typer(
+    help="One large Transformer in, one small model for every device of a fleet out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path | None, typer.Option(help="Run directory; must be new or empty.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's seed.")]
+FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_default=False)]
+RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+
+_EXAMPLE = Path(__file__).parent / "demo.yaml"
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
+    """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
+    with _errors_explained():
+        from acme_fleet.fleet import Fleet
+
+        _run(Fleet.from_yaml(_EXAMPLE), out or Path("runs/demo"), seed, resume=False)
+
+
+@app.command()
+def init(path: FleetFile) -> None:
+    """Write a commented example fleet file."""
+    with _errors_explained():
+        from acme_fleet.errors import FleetError
+
+        if path.exists():
+            raise FleetError(f"{path} exists already; it was not changed")
+        path.write_text(_EXAMPLE.read_text())
+    _say(f"wrote {path}; look at its plan with: acme check {path}")
+
+
+@app.command()
+def check(path: FleetFile) -> None:
+    """Validate a fleet file and print the plan; nothing is trained."""
+    with _errors_explained():
+        from acme_fleet.fleet import Fleet
+        from acme_fleet.pipeline import check_feasible, examine
+        from acme_fleet.report.terminal import print_plan
+
+        fleet = Fleet.from_yaml(path)
+        plan = examine(fleet)
+        print_plan(fleet, plan)
+        check_feasible(fleet, plan)
+
+
+@app.command()
+def run(
+    path: FleetFile,
+    out: Out = None,
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+) -> None:
+    """Customise a fleet: the main job."""
+    with _errors_explained():
+        from acme_fleet.fleet import Fleet
+
+        fleet = Fleet.from_yaml(path)
+        _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume)
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Rebuild the report of a finished run."""
+    with _errors_explained():
+        from acme_fleet.pipeline import rebuild_report
+
+        page = rebuild_report(run_dir)
+    _say(f"report: {page}")
+
+
+@app.command()
+def predict(
+    run_dir: RunDir,
+    device: Annotated[str, typer.Option(help="Name of the device.", show_default=False)],
+    files: Annotated[list[Path] | None, typer.Argument(help="Image files.")] = None,
+) -> None:
+    """Use a device's shipped model: on its test data, or on image files."""
+    with _errors_explained():
+        from acme_fleet.predict import predict_files, predict_test_data
+        from acme_fleet.report.terminal import print_predictions, print_test_result
+
+        if files:
+            print_predictions(predict_files(run_dir, device, files))
+        else:
+            print_test_result(device, *predict_test_data(run_dir, device))
+
+
+def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
+    from acme_fleet.pipeline import customize
+    from acme_fleet.report.terminal import LiveStages, print_summary
+    from acme_fleet.run_directory import REPORT
+
+    if seed is not None:
+        fleet = fleet.model_copy(update={"seed": seed})
+    try:
+        with LiveStages() as stages:
+            summary: Summary = customize(fleet, out, resume=resume, observer=stages)
+    except KeyboardInterrupt:
+        _say(f"interrupted; what is finished is in {out}: go on with --resume", error=True)
+        raise typer.Exit(130) from None
+    print_summary(summary)
+    _say(f"report: {(out / REPORT).resolve()}")
+
+
+@contextmanager
+def _errors_explained() -> Iterator[None]:
+    """Bad input is one clear message and exit code 2, not a traceback."""
+    try:
+        yield
+    except AcmeError as error:
+        _say(f"error: {error}", error=True)
+        raise typer.Exit(2) from None
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    stream = sys.stderr if error else sys.stdout
+    stream.write(text + "\n")

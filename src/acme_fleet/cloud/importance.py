@@ -1,0 +1,114 @@
+"""How much the loss depends on each attention head and each MLP neuron (Eq. 6-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acme_fleet.data.samples import Samples
+from acme_fleet.models.families import dimensions, family_of
+from acme_fleet.models.features import Classifier
+
+
+def taylor_importance(
+    model: Classifier, samples: Samples, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """First-order importance I_h ≈ |∂F/∂O_h · O_h|, mean over samples (Eq. 8).
+
+    One forward and one backward pass a batch serve all heads and neurons of all layers. F is each
+    sample's own cross-entropy, so the result does not depend on the batches.
+
+    Args:
+        model: a reference of full width.
+        samples: training or held-out training data, never test data.
+        batch_size: samples in one pass.
+
+    Returns:
+        Heads ``(layers, heads)`` and neurons ``(layers, neurons)``. For grouped-query attention a
+        head is a key/value head with all queries that share it.
+    """
+    heads, neurons = _zeros(model)
+    for batch in samples.batches(batch_size):
+        with _record_inputs(model) as (head_outputs, neuron_outputs):
+            loss = F.cross_entropy(model(**batch.inputs), batch.labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, head_outputs + neuron_outputs)
+        for layer, (output, gradient) in enumerate(
+            zip(head_outputs, gradients[: len(heads)], strict=True)
+        ):
+            by_head = (output * gradient).unflatten(-1, (heads.shape[1], -1))
+            heads[layer] += by_head.sum(dim=(1, 3)).abs().sum(dim=0).detach()
+        for layer, (output, gradient) in enumerate(
+            zip(neuron_outputs, gradients[len(heads) :], strict=True)
+        ):
+            neurons[layer] += (output * gradient).sum(dim=1).abs().sum(dim=0).detach()
+    return heads / len(samples), neurons / len(samples)
+
+
+@torch.no_grad()
+def ablation_importance(model: Classifier, samples: Samples, layer: int, *, heads: bool) -> Tensor:
+    """I_h = |F(O_h) − F(O_h = 0)| by removing one unit at a time, mean over samples (Eq. 6).
+
+    One forward pass for each unit: the oracle of :func:`taylor_importance`.
+
+    Args:
+        model: a reference of full width.
+        samples: what the loss is measured on.
+        layer: index of the layer.
+        heads: whether to remove heads or neurons.
+
+    Returns:
+        Shape ``(units,)``.
+    """
+    family, sizes = family_of(model.backbone.config), dimensions(model.backbone.config)
+    units = sizes.heads if heads else sizes.neurons
+    name = family.output if heads else family.neurons_out
+    linear = list(model.backbone.get_submodule(family.layers).children())[layer].get_submodule(name)
+
+    def losses() -> Tensor:
+        return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
+
+    def without(unit: int) -> Tensor:
+        def remove(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            kept = inputs[0].unflatten(-1, (units, -1)).clone()
+            kept[..., unit, :] = 0
+            return (kept.flatten(-2),)
+
+        hook = linear.register_forward_pre_hook(remove)
+        try:
+            return losses()
+        finally:
+            hook.remove()
+
+    full = losses()
+    return torch.stack([(full - without(unit)).abs().mean() for unit in range(units)])
+
+
+def _zeros(model: Classifier) -> tuple[Tensor, Tensor]:
+    sizes = dimensions(model.backbone.config)
+    return torch.zeros(sizes.layers, sizes.heads), torch.zeros(sizes.layers, sizes.neurons)
+
+
+@contextmanager
+def _record_inputs(model: Classifier) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Collect, layer by layer, what enters the output projection and the second MLP matrix."""
+    family = family_of(model.backbone.config)
+    records: tuple[list[Tensor], list[Tensor]] = ([], [])
+    hooks = []
+    for layer in model.backbone.get_submodule(family.layers).children():
+        for name, record in zip((family.output, family.neurons_out), records, strict=True):
+
+            def keep(
+                _: nn.Module, inputs: tuple[Tensor, ...], record: list[Tensor] = record
+            ) -> None:
+                record.append(inputs[0])
+
+            hooks.append(layer.get_submodule(name).register_forward_pre_hook(keep))
+    try:
+        yield records
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,94 @@
+"""The candidates δ(θ0, w, d) and their objectives: loss, energy, size (Eq. 4 and 10)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from acme_fleet import fleet
+from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.data.samples import Samples
+from acme_fleet.errors import FleetError
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.header_plan import HeaderPlan, smallest_genotype
+from acme_fleet.models.supernet import ElasticClassifier
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All candidates (w, d): ``widths`` and ``depths`` of shape ``(candidates,)``."""
+
+    widths: np.ndarray
+    depths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+
+def candidate_grid(settings: fleet.Backbone, reference: Classifier) -> Grid:
+    """Every width at every depth, narrow and shallow first.
+
+    Raises:
+        FleetError: if a depth exceeds the reference's layers.
+    """
+    layers = dimensions(reference.backbone.config).layers
+    if max(settings.depths) > layers:
+        raise FleetError(
+            f"backbone.depths: {max(settings.depths)} is more than the reference's {layers} layers"
+        )
+    pairs = list(itertools.product(sorted(set(settings.widths)), sorted(set(settings.depths))))
+    widths, depths = zip(*pairs, strict=True)
+    return Grid(np.array(widths, dtype=float), np.array(depths, dtype=int))
+
+
+def candidate_sizes(reference: Classifier, grid: Grid, settings: fleet.Header) -> np.ndarray:
+    """Exact bytes of the file that would ship, shape ``(candidates,)``.
+
+    Each backbone is counted with the smallest header of the search space: what it must leave
+    room for. Nothing is allocated.
+    """
+    header = HeaderPlan(
+        genotype=smallest_genotype(settings.blocks, settings.cells, settings.channels),
+        hidden=reference.head.in_features,
+        classes=reference.head.out_features,
+        axes=2,
+    )
+    header_shapes = {f"header.{name}": shape for name, shape in header.shapes().items()}
+    elastic, sizes = ElasticClassifier(reference), []
+    for width, depth in zip(grid.widths, grid.depths, strict=True):
+        skeleton = elastic.skeleton(elastic.shape(float(width), int(depth)))
+        sizes.append(file_size(shapes_of(skeleton, "backbone.") | header_shapes))
+    return np.array(sizes, dtype=np.int64)
+
+
+@torch.no_grad()
+def candidate_losses(
+    elastic: ElasticClassifier,
+    grid: Grid,
+    validation: Samples,
+    progress: Callable[[int, int], None],
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Mean cross-entropy of each candidate with θ0^H, in one pass over the data.
+
+    Returns:
+        Shape ``(candidates,)``.
+    """
+    totals = np.zeros(len(grid))
+    shapes = [
+        elastic.shape(float(w), int(d)) for w, d in zip(grid.widths, grid.depths, strict=True)
+    ]
+    done, total = 0, len(grid) * -(-len(validation) // batch_size)
+    for batch in validation.batches(batch_size):
+        for candidate, shape in enumerate(shapes):
+            logits = elastic.run(shape, batch.inputs).logits
+            totals[candidate] += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            done += 1
+            progress(done, total)
+    return totals / len(validation)

@@ -1,0 +1,112 @@
+"""The reference model θ0: trained on the public data, or loaded from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, ViTConfig, ViTModel
+
+from acme_fleet import fleet
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.errors import FleetError
+from acme_fleet.models.elastic import as_elastic
+from acme_fleet.models.families import family_of
+from acme_fleet.models.features import Classifier
+from acme_fleet.seeding import derive_seed
+
+
+def untrained_reference(
+    settings: fleet.Fleet, public: Splits, class_names: list[str]
+) -> Classifier:
+    """The reference before its training on the public data: a checkpoint, or a new ViT.
+
+    A checkpoint's own classifier is kept if it knows the same classes.
+
+    Raises:
+        FleetError: if the images cannot be cut into patches, or the checkpoint cannot be used.
+    """
+    _, channels, rows, columns = public.train.inputs["pixel_values"].shape
+    pixel_shape = (channels, rows, columns)
+    # Hugging Face initialises from the global generator: seed it, then give it back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "reference"))
+        if settings.reference.checkpoint is not None:
+            return _from_checkpoint(settings.reference.checkpoint, pixel_shape, class_names)
+        config = vit_config(settings.reference, pixel_shape)
+        backbone = ViTModel(config, add_pooling_layer=False)
+        return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, len(class_names)))
+
+
+def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> ViTConfig:
+    """The configuration of the ViT that the run trains.
+
+    Raises:
+        FleetError: if the image is not square or not a multiple of the patch.
+    """
+    channels, rows, columns = pixel_shape
+    patch = settings.model.patch_size
+    if rows != columns or rows % patch:
+        raise FleetError(
+            f"reference.model.patch_size: images of {rows} × {columns} cannot be cut into patches "
+            f"of {patch} × {patch}; set data.image_size to a multiple of it"
+        )
+    return ViTConfig(
+        image_size=rows,
+        patch_size=patch,
+        num_channels=channels,
+        hidden_size=settings.model.hidden_size,
+        num_hidden_layers=settings.model.layers,
+        num_attention_heads=settings.model.heads,
+        intermediate_size=settings.model.neurons,
+    )
+
+
+def _from_checkpoint(
+    checkpoint: str, pixel_shape: tuple[int, int, int], class_names: list[str]
+) -> Classifier:
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+        family_of(config)
+        backbone = AutoModel.from_pretrained(checkpoint)
+        known = [config.id2label[i] for i in sorted(config.id2label)]
+        head = nn.Linear(config.hidden_size, len(class_names))
+        if known == class_names:
+            whole = AutoModelForImageClassification.from_pretrained(checkpoint)
+            head.load_state_dict(whole.classifier.state_dict())
+    except (OSError, ValueError, AttributeError) as error:
+        raise FleetError(f"reference.checkpoint: cannot use {checkpoint!r}: {error}") from error
+    size = (config.num_channels, config.image_size, config.image_size)
+    if size != pixel_shape:
+        raise FleetError(
+            f"reference.checkpoint: {checkpoint!r} takes images of {size}, the data have "
+            f"{pixel_shape}; set data.image_size to {config.image_size}"
+        )
+    return Classifier(as_elastic(backbone), head)
+
+
+def augmentation(
+    padding: int, *, flip: bool
+) -> Callable[[Samples, torch.Generator], Samples] | None:
+    """Random crops of the padded image, and mirror images; None if there is nothing to do."""
+    if padding == 0 and not flip:
+        return None
+
+    def augment(batch: Samples, generator: torch.Generator) -> Samples:
+        pixels = batch.inputs["pixel_values"]
+        count, _, rows, columns = pixels.shape
+        padded = F.pad(pixels, (padding,) * 4)
+        top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
+        row_index = top + torch.arange(rows)
+        column_index = left + torch.arange(columns)
+        if flip:
+            mirrored = torch.rand(count, 1, generator=generator) < 0.5
+            column_index = torch.where(mirrored, column_index.flip(1), column_index)
+        picked = torch.arange(count)[:, None, None]
+        crops = padded.permute(0, 2, 3, 1)[picked, row_index[:, :, None], column_index[:, None]]
+        inputs = {**batch.inputs, "pixel_values": crops.permute(0, 3, 1, 2).contiguous()}
+        return Samples(inputs, batch.labels, batch.stored_bytes)
+
+    return augment

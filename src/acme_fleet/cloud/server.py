@@ -1,0 +1,259 @@
+"""The cloud server's role, Algorithm 1: an elastic backbone, and the right part for each edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from acme_fleet import fleet
+from acme_fleet.cloud.distillation import DistillationStep, distill
+from acme_fleet.cloud.importance import taylor_importance
+from acme_fleet.cloud.objectives import candidate_grid, candidate_losses, candidate_sizes
+from acme_fleet.cloud.pareto import Selection, match
+from acme_fleet.cloud.reference import augmentation, untrained_reference
+from acme_fleet.cost.energy import energy_j
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.data.samples import Splits
+from acme_fleet.errors import QuorumError
+from acme_fleet.journal import Journal
+from acme_fleet.links.base import Failure, Link
+from acme_fleet.messages import (
+    BackboneAssignment,
+    ClusterProfile,
+    ClusterReport,
+    Message,
+    ProfileRequest,
+)
+from acme_fleet.models.elastic import reorder
+from acme_fleet.models.features import Classifier, patches
+from acme_fleet.models.io import clone_state, config_document, read_tensors, write_tensors
+from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.models.training import evaluate, fit
+from acme_fleet.seeding import generator
+
+_DAY_S = 86_400.0
+
+Reply = TypeVar("Reply", bound=Message)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What one cluster asked for, what it could have had, and what it gets.
+
+    Attributes:
+        profile: the cluster's statistics.
+        objectives: loss, energy in J, size in bytes, shape ``(candidates, 3)``.
+        selection: the front and the choice (Eq. 11-13).
+    """
+
+    profile: ClusterProfile
+    objectives: np.ndarray
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """θ0: its size, and its accuracy on the public test data."""
+
+    params: int
+    size_bytes: int
+    accuracy: float
+
+
+class CloudServer:
+    """Cloud server C with its public data and its edge servers."""
+
+    def __init__(
+        self,
+        settings: fleet.Fleet,
+        public: Splits,
+        class_names: list[str],
+        preprocessing: dict[str, Any],
+        edges: Link,
+        folder: Path,
+        journal: Journal,
+    ) -> None:
+        self._settings = settings
+        self._public = public
+        self._class_names = class_names
+        self._preprocessing = preprocessing
+        self._edges = edges
+        self._folder = folder
+        self._journal = journal
+        self._initial = untrained_reference(settings, public, class_names)
+        self.grid = candidate_grid(settings.backbone, self._initial)
+        padding, flip = settings.reference.crop_padding, settings.reference.flip
+        self._augment = augmentation(padding, flip=flip)
+
+    # --- Algorithm 1, lines 2-4 ---
+
+    def prepare(self) -> tuple[ReferenceResult, ElasticClassifier]:
+        """Train θ0, order it by importance, make it elastic by distillation."""
+        reference = self._staged("reference", self._initial, self._train_reference)
+        shapes = shapes_of(reference)
+        result = ReferenceResult(
+            params=parameter_count(shapes),
+            size_bytes=file_size(shapes),
+            accuracy=evaluate(reference, self._public.test).accuracy,
+        )
+        ordered = self._staged("reordered", reference, self._reorder)
+        wide = self._staged("width-elastic", ordered, self._distill_width)
+        elastic = self._staged("elastic", wide, self._distill_depth)
+        return result, ElasticClassifier(elastic)
+
+    def _staged(
+        self,
+        name: str,
+        before: Classifier,
+        work: Callable[[Classifier, Progress], Classifier],
+    ) -> Classifier:
+        """Do a stage's work on a model, or read what an earlier start left on disk."""
+        path = self._folder / f"{name}.safetensors"
+        if not path.exists():
+            with self._journal.stage("cloud", name) as progress:
+                after = work(before, progress)
+            write_tensors(path, after.state_dict(), {})
+        tensors, _ = read_tensors(path)
+        stored = ElasticClassifier(before).frozen_copy().classifier
+        stored.load_state_dict(tensors)
+        return stored.requires_grad_(True)
+
+    def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
+        training = self._settings.reference.training
+        fit(
+            model,
+            self._public.train,
+            training,
+            generator(self._settings.seed, "reference training"),
+            validation=self._public.validation,
+            augment=self._augment,
+            on_epoch=lambda epoch: progress(epoch, training.epochs),
+        )
+        return model
+
+    def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
+        samples = self._public.train[: self._settings.backbone.importance_samples]
+        heads, neurons = taylor_importance(model, samples)
+        return Classifier(reorder(model.backbone, heads, neurons), model.head)
+
+    def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
+        """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
+        layers = ElasticClassifier(model).sizes.layers
+        return self._distill(model, 0, [layers], lambda width: 1.0, progress)
+
+    def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
+        """Second step of Eq. 9: teacher of the same width at full depth."""
+        depths = sorted({*self._settings.backbone.depths})
+        return self._distill(model, 1, depths, lambda width: width, progress)
+
+    def _distill(
+        self,
+        model: Classifier,
+        number: int,
+        depths: list[int],
+        teacher_width: Callable[[float], float],
+        progress: Progress,
+    ) -> Classifier:
+        settings = self._settings.backbone.distillation
+        step = DistillationStep(
+            widths=sorted({*self._settings.backbone.widths, 1.0}),
+            depths=depths,
+            teacher_width=teacher_width,
+            logits_weight=settings.logits_weight[number],
+            embeddings_weight=settings.embeddings_weight[number],
+            random_subnetworks=settings.random_subnetworks,
+        )
+        student = ElasticClassifier(model)
+        distill(
+            student.frozen_copy(),
+            student,
+            step,
+            self._public.train,
+            settings.training,
+            generator(self._settings.seed, "distillation", number),
+            augment=self._augment,
+            on_epoch=progress,
+        )
+        return model
+
+    # --- lines 5-18 ---
+
+    def match(self, elastic: ElasticClassifier) -> dict[str, Match]:
+        """Ask every edge for its cluster's statistics and choose a backbone for it (Eq. 10-13).
+
+        Raises:
+            FleetError: if no candidate fits a cluster.
+            QuorumError: if an edge does not answer.
+        """
+        config = self._initial.backbone.config
+        losses = self._losses(elastic)
+        sizes = candidate_sizes(self._initial, self.grid, self._settings.header)
+        matches = {}
+        for name, profile in self._call(ProfileRequest(), ClusterProfile).items():
+            energies = [
+                energy_j(constants, self.grid.widths, self.grid.depths, patches(config))
+                for constants in profile.energies
+            ]
+            objectives = np.column_stack([losses, np.max(energies, axis=0), sizes])
+            selection = match(
+                objectives,
+                sizes,
+                profile.storage_bytes,
+                self._settings.selection.performance_window,
+                cluster=name,
+            )
+            matches[name] = Match(profile, objectives, selection)
+        return matches
+
+    def _losses(self, elastic: ElasticClassifier) -> np.ndarray:
+        path = self._folder / "losses.json"
+        if not path.exists():
+            with self._journal.stage("cloud", "candidate losses") as progress:
+                losses = candidate_losses(elastic, self.grid, self._public.validation, progress)
+            path.write_text(json.dumps(losses.tolist()))
+        return np.array(json.loads(path.read_text()))
+
+    # --- line 19: backbones down, reports up ---
+
+    def distribute(
+        self, elastic: ElasticClassifier, matches: dict[str, Match]
+    ) -> dict[str, ClusterReport]:
+        """Cut each cluster's backbone, send it, and wait for the edges' reports.
+
+        Raises:
+            QuorumError: if an edge fails; what the others finished is on disk.
+        """
+        assignments = {}
+        for name, matched in matches.items():
+            width = float(self.grid.widths[matched.selection.chosen])
+            depth = int(self.grid.depths[matched.selection.chosen])
+            backbone = elastic.extract(elastic.shape(width, depth))
+            assignments[name] = BackboneAssignment(
+                width=width,
+                depth=depth,
+                config=config_document(backbone),
+                backbone=clone_state(backbone),
+                classifier=clone_state(elastic.classifier.head),
+                class_names=self._class_names,
+                preprocessing=self._preprocessing,
+            )
+        return self._call(assignments, ClusterReport)
+
+    def _call(
+        self, requests: Message | Mapping[str, Message], reply: type[Reply]
+    ) -> dict[str, Reply]:
+        if isinstance(requests, Message):
+            requests = dict.fromkeys(self._edges.members(), requests)
+        answers = self._edges.call(requests, reply, _DAY_S)
+        good = {name: answer for name, answer in answers.items() if isinstance(answer, reply)}
+        failed = {n: a.reason for n, a in answers.items() if isinstance(a, Failure)}
+        if failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise QuorumError(f"{len(failed)} of {len(answers)} edge servers failed ({reasons})")
+        return good

@@ -1,0 +1,266 @@
+"""The fleet's data set: read, cut down to the classes kept, split, and made into tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from acme_fleet.data.preprocessing import ImagePreprocessing, image_form, open_image
+from acme_fleet.data.readers import (
+    Columns,
+    RawImages,
+    read_arrays,
+    read_digits,
+    read_folders,
+    read_hub,
+    read_parquet,
+)
+from acme_fleet.data.samples import Samples, stratified_split
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Data, Natural
+
+# The test samples of a data set stay the same whatever the run's seed is: runs are compared on
+# them. Not zero, so that no run's own generator happens to repeat this one.
+_TEST_SPLIT_SEED = 20_250_101
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is ready to be shared out.
+
+    Attributes:
+        train: samples to share out for training and validation.
+        test: samples that nothing is chosen on.
+        classes: the classes' names, in the order of the labels.
+        preprocessing: how an image file becomes a sample.
+        train_groups: whose each train sample is, shape ``(samples,)``, for a natural partition.
+        test_groups: the same for the test samples.
+    """
+
+    train: Samples
+    test: Samples
+    classes: list[str]
+    preprocessing: ImagePreprocessing
+    train_groups: np.ndarray | None = None
+    test_groups: np.ndarray | None = None
+
+
+def load_source(data: Data) -> Source:
+    """Load the data set that a fleet's devices, edge servers and cloud share out.
+
+    Only the images of classes that are kept are decoded.
+
+    Raises:
+        FleetError: naming the setting, and the file, column or class that is wrong.
+    """
+    train, test = _read(data)
+    known = _class_names(train)
+    classes = _chosen_classes(data.classes, known)
+    if test is not None:
+        _check_known(test, known)
+        test = _relabelled(test, known, classes)
+    train = _relabelled(train, known, classes)
+    if test is None:
+        generator = np.random.default_rng(_TEST_SPLIT_SEED)
+        rest, held_out = stratified_split(
+            strata(train.labels, train.groups), data.test_share, generator
+        )
+        train, test = train[rest], train[held_out]
+    preprocessing = _preprocessing(train, data.image_size)
+    return Source(
+        train=_samples(train, preprocessing),
+        test=_samples(test, preprocessing),
+        classes=classes,
+        preprocessing=preprocessing,
+        train_groups=train.groups,
+        test_groups=test.groups,
+    )
+
+
+def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
+    """Load the data of one device or edge server: an .npz or parquet file, or a folder of classes.
+
+    Classes are matched by name with the source's. Where the file has no names its labels count
+    in the order of ``source.classes``.
+
+    Args:
+        path: the file or folder.
+        data: which columns a parquet file has.
+        source: the data set whose classes and preprocessing apply.
+        where: whose data these are, for error messages.
+
+    Raises:
+        FleetError: naming the owner, and the path or class that is wrong.
+    """
+    _check_paths([path], where)
+    columns = Columns(data.image_column, data.label_column)
+    if path.is_dir():
+        raw = read_folders([path], where)
+    elif path.suffix == ".npz":
+        raw = read_arrays([path], columns, where)
+    elif path.suffix == ".parquet":
+        raw = read_parquet([path], columns, where)
+    else:
+        raise FleetError(
+            f"{where}: {path} is no .npz file, .parquet file or folder of class folders"
+        )
+    _check_known(raw, source.classes)
+    raw = _relabelled(raw, source.classes, source.classes)
+    return _samples(raw, source.preprocessing)
+
+
+def strata(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Number what a split should keep in proportion: classes, or classes within groups."""
+    if groups is None:
+        return labels
+    numbered = np.unique(groups, return_inverse=True)[1]
+    return numbered * (int(labels.max(initial=0)) + 1) + labels
+
+
+def _read(data: Data) -> tuple[RawImages, RawImages | None]:
+    """The train and, if there is one, the test samples, not decoded."""
+    group = data.partition.column if isinstance(data.partition, Natural) else None
+    columns = Columns(data.image_column, data.label_column, group)
+    if data.source == "digits":
+        if group:
+            raise FleetError(f"data.partition: the digits have no column {group!r}")
+        return read_digits(), None
+    if data.source == "huggingface":
+        name, split = str(data.train), str(data.test)
+        test = None if data.test is None else read_hub(name, split, columns, "data.test")
+        return read_hub(name, "train", columns, "data.train"), test
+    train = _read_files(data, _as_paths(data.train), columns, "data.train")
+    if data.test is None:
+        return train, None
+    return train, _read_files(data, _as_paths(data.test), columns, "data.test")
+
+
+def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> RawImages:
+    _check_paths(paths, where)
+    if data.source == "arrays":
+        return read_arrays(paths, columns, where)
+    if data.source == "parquet":
+        return read_parquet(paths, columns, where)
+    if columns.group:
+        raise FleetError(
+            f"data.partition: folders of images have no column {columns.group!r}; "
+            f"use `source: parquet`, or give each device its folder in `data`"
+        )
+    return read_folders(paths, where)
+
+
+def _as_paths(setting: Path | list[Path] | str | None) -> list[Path]:
+    if isinstance(setting, list):
+        return setting
+    return [] if setting is None else [Path(setting)]
+
+
+def _check_paths(paths: Sequence[Path], where: str) -> None:
+    if not paths:
+        raise FleetError(f"{where}: the list of paths is empty")
+    for path in paths:
+        if not path.exists():
+            raise FleetError(f"{where}: {path} does not exist")
+
+
+def _class_names(raw: RawImages) -> list[str]:
+    return raw.names or [str(label) for label in range(int(raw.labels.max()) + 1)]
+
+
+def _chosen_classes(chosen: list[str] | int | None, known: list[str]) -> list[str]:
+    """The names of the classes kept, in the order of their new labels."""
+    if isinstance(chosen, int):
+        if chosen > len(known):
+            raise FleetError(f"data.classes: {chosen} classes asked for, there are {len(known)}")
+        names = known[:chosen]
+    else:
+        names = known if chosen is None else chosen
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise FleetError(
+            f"data.classes: unknown {_listing(unknown)}; the data set has {_listing(known)}"
+        )
+    if len(set(names)) != len(names):
+        raise FleetError(f"data.classes: a class is named more than once in {_listing(names)}")
+    if len(names) < 2:
+        raise FleetError(f"data.classes: {len(names)} class; telling apart needs 2 or more")
+    return names
+
+
+def _check_known(raw: RawImages, known: list[str]) -> None:
+    """Refuse samples of classes that are not ``known``; without names, labels count in them."""
+    names = raw.names or known
+    present = [int(label) for label in np.unique(raw.labels)]
+    called = [names[label] if label < len(names) else str(label) for label in present]
+    unknown = [name for name in called if name not in known]
+    if unknown:
+        raise FleetError(
+            f"{raw.where}: class {_listing(unknown)} is not known to the reference; "
+            f"it knows {_listing(known)}"
+        )
+
+
+def _relabelled(raw: RawImages, known: list[str], classes: list[str]) -> RawImages:
+    """The samples whose class is among ``classes``, labelled in that order."""
+    names = raw.names or known
+    place = {name: label for label, name in enumerate(classes)}
+    new_labels = np.array([place.get(name, -1) for name in names])[raw.labels]
+    kept = new_labels >= 0
+    if not kept.any():
+        raise FleetError(f"{raw.where}: no sample of {_listing(classes)}")
+    groups = None if raw.groups is None else raw.groups[kept]
+    return RawImages(
+        raw.images[kept], new_labels[kept], classes, raw.stored_bytes[kept], groups, raw.where
+    )
+
+
+def _preprocessing(raw: RawImages, image_size: int | None) -> ImagePreprocessing:
+    """The preprocessing that suits the images: their size unless one is given, their channels."""
+    if raw.images.dtype == object:
+        forms = {image_form(image, name) for image, name in _named(raw)}
+    else:
+        forms = {(*raw.images.shape[1:3], raw.images.shape[3] if raw.images.ndim == 4 else 1)}
+    sizes = sorted({(height, width) for height, width, _ in forms})
+    channels = max(channels for _, _, channels in forms)
+    if image_size is not None:
+        return ImagePreprocessing.centred(image_size, image_size, channels)
+    height, width = sizes[0]
+    if len(sizes) > 1 or height != width:
+        raise FleetError(
+            f"{raw.where}: images of {height} × {width} to {sizes[-1][0]} × {sizes[-1][1]} "
+            f"pixels; set `data.image_size` to bring all of them to one square size"
+        )
+    return ImagePreprocessing.centred(height, width, channels)
+
+
+def _samples(raw: RawImages, preprocessing: ImagePreprocessing) -> Samples:
+    """Decode and preprocess."""
+    encoded = raw.images.dtype == object
+    try:
+        pixels = preprocessing.pixel_values(
+            (open_image(image, name) for image, name in _named(raw)) if encoded else raw.images
+        )
+    except FleetError as error:
+        raise FleetError(f"{raw.where}: {error}") from error
+    return Samples(
+        inputs={"pixel_values": pixels},
+        labels=torch.from_numpy(raw.labels),
+        stored_bytes=torch.from_numpy(raw.stored_bytes),
+    )
+
+
+def _named(raw: RawImages) -> Iterator[tuple[bytes | Path, str]]:
+    """The encoded images, each with what to call it in an error."""
+    names = _class_names(raw)
+    for image, label in zip(raw.images, raw.labels.tolist(), strict=True):
+        yield image, str(image) if isinstance(image, Path) else f"a sample of class {names[label]}"
+
+
+def _listing(names: Sequence[str]) -> str:
+    """Names with commas, cut where there are too many to read."""
+    shown = ", ".join(names[:20])
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"

@@ -1,0 +1,277 @@
+"""Who holds which samples: the cloud, the edge servers and the devices, without any overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from acme_fleet.data.datasets import Source, load_own, strata
+from acme_fleet.data.preprocessing import ImagePreprocessing
+from acme_fleet.data.samples import Samples, Splits, stratified_split
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import IID, Dirichlet, Fleet, Natural, Pathological
+from acme_fleet.seeding import derive_seed
+
+Parts = dict[str, np.ndarray]  # by name, indices of samples, int64 of shape (chosen,)
+
+
+@dataclass(frozen=True)
+class World:
+    """Everybody's samples. No sample is in two places.
+
+    Attributes:
+        public: the cloud's; the reference is trained, and backbones are chosen, on them.
+        shared: each edge server's own, by cluster name.
+        private: each device's, by device name. Its test samples are of its own distribution.
+        classes: the classes' names, in the order of the labels.
+        preprocessing: how an image file becomes a sample.
+    """
+
+    public: Splits
+    shared: dict[str, Samples]
+    private: dict[str, Splits]
+    classes: list[str]
+    preprocessing: ImagePreprocessing
+
+
+def class_shares(
+    partition: IID | Pathological | Dirichlet,
+    devices: int,
+    classes: Sequence[str],
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Draw what share of each class's samples each device holds.
+
+    Returns:
+        Shape ``(devices, classes)``. A column sums to 1, or to 0 for a class that nobody holds.
+
+    Raises:
+        FleetError: if the scheme asks for classes that do not exist.
+    """
+    if isinstance(partition, Dirichlet):
+        shares = generator.dirichlet([partition.alpha] * len(classes), size=devices)
+        # For a small alpha the draws of a class may all underflow: its devices are then equal.
+        shares[:, shares.sum(axis=0) == 0] = 1
+    elif isinstance(partition, Pathological):
+        held = (
+            _drawn_classes(partition.classes_per_device or 0, devices, len(classes), generator)
+            if partition.classes is None
+            else _named_classes(partition.classes, devices, classes)
+        )
+        shares = held.astype(float)
+    else:
+        shares = np.ones((devices, len(classes)))
+    return shares / np.maximum(shares.sum(axis=0), np.finfo(float).tiny)
+
+
+def allocate(
+    labels: np.ndarray, shares: np.ndarray, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Deal out samples so that every holder gets its share of every class.
+
+    Each class is shuffled and cut at the cumulated shares; rounding is by one random offset, so
+    that a holder's count differs from its share by less than one sample and on average not at all.
+
+    Args:
+        labels: integers, shape ``(samples,)``.
+        shares: shape ``(holders, classes)``, see :func:`class_shares`.
+        generator: decides which samples go where.
+
+    Returns:
+        For each holder sorted indices, int64. Each sample is in exactly one of them, unless
+        nobody holds its class.
+    """
+    parts: list[list[np.ndarray]] = [[] for _ in shares]
+    for label, column in enumerate(shares.T):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        offset = generator.random()
+        if column.sum() == 0:
+            continue
+        # Divided by its own last entry the sum ends at exactly 1 and the last cut at the end.
+        ends = np.cumsum(column) / np.cumsum(column)[-1]
+        cuts = np.floor(ends * len(members) + offset).astype(int)
+        for part, chosen in zip(parts, np.split(members, cuts[:-1]), strict=True):
+            part.append(chosen)
+    return [np.sort(np.concatenate([np.empty(0, np.int64), *part])) for part in parts]
+
+
+def distribute(fleet: Fleet, source: Source) -> World:
+    """Share out a data set over cloud, edge servers and devices, as ``fleet.seed`` decides.
+
+    First the cloud's public share is taken, then the rest is dealt to the devices that bring no
+    data of their own, the test samples by the same shares as the train samples. Of each device's
+    train samples a part moves to its edge server, unless that brings its own data, such that the
+    edge server's are ``edge_share`` of what its devices keep.
+
+    Raises:
+        FleetError: naming the device or cluster whose data are missing, unknown or too few.
+    """
+    for cluster in fleet.clusters:
+        if cluster.data is None and all(device.data for device in cluster.devices):
+            raise FleetError(
+                f"cluster {cluster.name}: all its devices bring their own data, which never leave "
+                f"them; name a file or folder for the edge server in the cluster's `data`"
+            )
+    public, train_parts, test_parts = _deal(fleet, source)
+    edge_parts, train_parts = _lend(fleet, train_parts, source)
+    shared: dict[str, Samples] = {}
+    private: dict[str, Splits] = {}
+    for cluster in fleet.clusters:
+        shared[cluster.name] = (
+            _at(source.train, edge_parts[cluster.name])
+            if cluster.data is None
+            else load_own(cluster.data, fleet.data, source, f"cluster {cluster.name}: data")
+        )
+        for device in cluster.devices:
+            generator = _generator(fleet, device.name, "splits")
+            if device.data is None:
+                rest = _at(source.train, train_parts[device.name])
+                test = _at(source.test, test_parts[device.name])
+            else:
+                own = load_own(device.data, fleet.data, source, f"device {device.name}: data")
+                rest, test = _split(own, fleet.data.test_share, generator)
+            private[device.name] = Splits(*_split(rest, fleet.data.validation, generator), test)
+    world = World(public, shared, private, source.classes, source.preprocessing)
+    _check_sizes(world)
+    return world
+
+
+def raw_bytes(splits: Splits) -> int:
+    """Bytes of the train and validation samples as stored: what a centralised system uploads."""
+    return int(splits.train.stored_bytes.sum() + splits.validation.stored_bytes.sum())
+
+
+def _deal(fleet: Fleet, source: Source) -> tuple[Splits, Parts, Parts]:
+    """The cloud's samples, and each drawing device's train and test indices by its name."""
+    data = fleet.data
+    labels = source.train.labels.numpy(), source.test.labels.numpy()
+    groups = source.train_groups, source.test_groups
+    generator = _generator(fleet, "public")
+    train_rest, train_public = stratified_split(
+        strata(labels[0], groups[0]), data.public, generator
+    )
+    test_rest, test_public = stratified_split(strata(labels[1], groups[1]), data.public, generator)
+    train, validation = _split(_at(source.train, train_public), data.validation, generator)
+    public = Splits(train, validation, _at(source.test, test_public))
+    names = [device.name for device in fleet.devices if device.data is None]
+    if not names:
+        return public, {}, {}
+    if isinstance(data.partition, Natural):
+        parts = _by_group(groups, (train_rest, test_rest), len(names), data.partition.column)
+    else:
+        generator = _generator(fleet, "partition")
+        shares = class_shares(data.partition, len(names), source.classes, generator)
+        parts = tuple(
+            [rest[part] for part in allocate(labels_[rest], shares, generator)]
+            for labels_, rest in zip(labels, (train_rest, test_rest), strict=True)
+        )
+    train_parts, test_parts = (dict(zip(names, part, strict=True)) for part in parts)
+    return public, train_parts, test_parts
+
+
+def _by_group(
+    groups: tuple[np.ndarray | None, np.ndarray | None],
+    rests: tuple[np.ndarray, np.ndarray],
+    devices: int,
+    column: str,
+) -> tuple[list[np.ndarray], ...]:
+    """For train and test, each device's indices: those with its value of the column."""
+    if groups[0] is None or groups[1] is None:
+        raise FleetError(f"data.partition: the data set has no column {column!r}")
+    values = np.unique(groups[0])
+    if len(values) < devices:
+        raise FleetError(
+            f"data.partition: column {column!r} has {len(values)} values for {devices} devices"
+        )
+    return tuple(
+        [rest[group[rest] == value] for value in values[:devices]]
+        for group, rest in zip((groups[0], groups[1]), rests, strict=True)
+    )
+
+
+def _lend(fleet: Fleet, parts: Parts, source: Source) -> tuple[Parts, Parts]:
+    """Move some train indices of each device to its edge server.
+
+    Returns:
+        Each edge server's indices by cluster name, and what is left to each device by its name.
+    """
+    share = fleet.data.edge_share / (1 + fleet.data.edge_share)
+    labels = source.train.labels.numpy()
+    edges: Parts = {}
+    kept = dict(parts)
+    for cluster in fleet.clusters:
+        if cluster.data is not None:
+            continue
+        taken = []
+        for name in [device.name for device in cluster.devices if device.data is None]:
+            generator = _generator(fleet, name, "lent")
+            left, lent = stratified_split(labels[parts[name]], share, generator)
+            kept[name] = parts[name][left]
+            taken.append(parts[name][lent])
+        edges[cluster.name] = np.concatenate(taken)
+    return edges, kept
+
+
+def _drawn_classes(
+    each: int, devices: int, classes: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Who holds which class, shape ``(devices, classes)``: each takes the classes held least."""
+    if each > classes:
+        raise FleetError(
+            f"data.partition: classes_per_device is {each}, the data set has {classes} classes"
+        )
+    held = np.zeros((devices, classes), dtype=bool)
+    for device in held:
+        least_held_first = np.lexsort((generator.random(classes), held.sum(axis=0)))
+        device[least_held_first[:each]] = True
+    return held
+
+
+def _named_classes(lists: list[list[str]], devices: int, classes: Sequence[str]) -> np.ndarray:
+    """Who holds which class, shape ``(devices, classes)``, the lists taken in turn."""
+    unknown = sorted({name for names in lists for name in names} - set(classes))
+    if unknown:
+        raise FleetError(
+            f"data.partition: unknown classes {', '.join(unknown)}; "
+            f"the data set has {', '.join(classes)}"
+        )
+    if len(lists) > devices:
+        raise FleetError(f"data.partition: {len(lists)} lists of classes for {devices} devices")
+    return np.array([[name in lists[i % len(lists)] for name in classes] for i in range(devices)])
+
+
+def _check_sizes(world: World) -> None:
+    """Refuse a world in which somebody has nothing to train, choose or report on."""
+    holders = [("the cloud", world.public), *((f"device {k}", v) for k, v in world.private.items())]
+    for name, splits in holders:
+        sizes = len(splits.train), len(splits.validation), len(splits.test)
+        if 0 in sizes:
+            raise FleetError(
+                f"{name} has {sizes[0]} train, {sizes[1]} validation and {sizes[2]} test samples, "
+                f"and needs some of each; use more samples, fewer devices, or other values of "
+                f"`data.public`, `data.validation` and `data.partition`"
+            )
+    for name, samples in world.shared.items():
+        if len(samples) == 0:
+            raise FleetError(
+                f"cluster {name} has no samples for its edge server; raise `data.edge_share` "
+                f"or give its devices more samples"
+            )
+
+
+def _split(
+    samples: Samples, share: float, generator: np.random.Generator
+) -> tuple[Samples, Samples]:
+    left, taken = stratified_split(samples.labels.numpy(), share, generator)
+    return _at(samples, left), _at(samples, taken)
+
+
+def _at(samples: Samples, index: np.ndarray) -> Samples:
+    return samples[torch.from_numpy(index)]
+
+
+def _generator(fleet: Fleet, *purpose: str) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(fleet.seed, "data", *purpose))

@@ -1,0 +1,229 @@
+"""The device's role in Algorithm 2. Private data enters here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from acme_fleet import fleet
+from acme_fleet.data.partition import raw_bytes
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.device.profile import measure_latency
+from acme_fleet.device.refinement import HeaderState, prune_header, train_header
+from acme_fleet.errors import ProtocolError
+from acme_fleet.journal import Journal
+from acme_fleet.links.wire import decode, encode
+from acme_fleet.messages import (
+    DeviceProfile,
+    DeviceReport,
+    FeatureSample,
+    HeaderAssignment,
+    ImportanceUpdate,
+    ImportanceUpload,
+    Message,
+    ProfileRequest,
+    ReportRequest,
+    RoundReport,
+    RoundStart,
+    check_importance,
+    check_shapes,
+)
+from acme_fleet.models.features import CustomizedModel, feature_samples
+from acme_fleet.models.header import Header, LinearHeader, build_header
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.io import WEIGHTS, backbone_from, save_device_model
+from acme_fleet.models.training import evaluate, fit
+from acme_fleet.seeding import generator
+
+
+class DeviceClient:
+    """Device n. Its state lives in its own folder, so that it can be stopped at any time."""
+
+    def __init__(
+        self,
+        settings: fleet.Device,
+        personalization: fleet.Personalization,
+        private: Splits,
+        folder: Path,
+        seed: int,
+        journal: Journal,
+    ) -> None:
+        self._settings = settings
+        self._personalization = personalization
+        self._private = private
+        self._folder = folder
+        self._seed = seed
+        self._journal = journal
+        self._assignment: HeaderAssignment | None = None
+        self._features: Splits | None = None
+
+    def handle(self, message: Message) -> Message:
+        """Answer the edge server.
+
+        Raises:
+            ProtocolError: if the message is not one that a device answers, or does not fit.
+        """
+        match message:
+            case ProfileRequest():
+                return DeviceProfile(
+                    name=self._settings.name,
+                    storage_bytes=self._settings.storage,
+                    energy=self._settings.energy,
+                )
+            case HeaderAssignment():
+                return self._receive(message)
+            case RoundStart():
+                return self._train(message.round)
+            case ImportanceUpdate():
+                return self._prune(message)
+            case ReportRequest():
+                return self._report()
+        raise ProtocolError(f"a device does not answer {type(message).__name__}")
+
+    # --- the steps, in the order of Algorithm 2 ---
+
+    def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
+        """Take the coarse model, compute the frozen backbone's features, send a small sample."""
+        coarse = _coarse_header(assignment)
+        self._state_file("assignment").parent.mkdir(parents=True, exist_ok=True)
+        self._state_file("assignment").write_bytes(encode(assignment))
+        self._assignment, self._features = assignment, None
+        features = self._private_features()
+        HeaderState.start(coarse, features.validation).write(self._state_file("start"))
+        order = torch.randperm(len(features.train), generator=self._generator("sample"))
+        chosen = order[: self._personalization.feature_samples]
+        return FeatureSample(features=features.train.inputs["pooled"][chosen].half())
+
+    def _train(self, number: int) -> ImportanceUpload:
+        """Train the header on private data and tell each neuron's importance."""
+        state, importance = self._trained(number)
+        state.write(self._state_file(f"trained-{number}"))
+        return ImportanceUpload(round=number, importance=importance)
+
+    def _prune(self, update: ImportanceUpdate) -> RoundReport:
+        """Remove the neurons that matter least to this device and its peers."""
+        state = HeaderState.read(self._state_file(f"trained-{update.round}"))
+        channels = state.current.plan.genotype.channels
+        wanted = dict.fromkeys(state.current.plan.layers, channels)
+        check_importance(update.importance, wanted, "the mixed importance")
+        smaller = prune_header(state.current, update.importance, self._personalization.prune_share)
+        after = state.with_current(smaller, self._private_features().validation)
+        after.write(self._state_file(f"pruned-{update.round}"))
+        return RoundReport(
+            round=update.round,
+            neurons=smaller.plan.neurons,
+            changed=smaller.plan.neurons < state.current.plan.neurons,
+        )
+
+    def _report(self) -> DeviceReport:
+        """Fine-tune once more, save the best model of all, and test it."""
+        with self._journal.stage(self._settings.name, "final model"):
+            state, _ = self._trained(self._personalization.rounds)
+            assignment = self._received()
+            backbone = backbone_from(assignment.config, assignment.backbone)
+            model = CustomizedModel(backbone, state.best).eval()
+            save_device_model(
+                self._folder,
+                model,
+                state.best,
+                assignment.class_names,
+                assignment.preprocessing,
+            )
+            coarse, test = _coarse_header(assignment), self._private_features().test
+            one = self._private.test[:1].inputs
+            return DeviceReport(
+                name=self._settings.name,
+                size_bytes=(self._folder / WEIGHTS).stat().st_size,
+                params=sum(p.numel() for p in model.parameters()),
+                accuracy_coarse=evaluate(coarse, test).accuracy,
+                accuracy=evaluate(model, self._private.test).accuracy,
+                accuracy_linear=evaluate(self._linear_rival(assignment), test).accuracy,
+                test_samples=len(test),
+                latency_s=measure_latency(model, one),
+                neurons_coarse=coarse.plan.neurons,
+                neurons=state.best.plan.neurons,
+                raw_data_bytes=raw_bytes(self._private),
+            )
+
+    # --- parts ---
+
+    def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
+        """The state after the training of a round, from the state on disk before it."""
+        state = HeaderState.read(self._state_before(number))
+        features = self._private_features()
+        with self._journal.stage(self._settings.name, f"round {number + 1}"):
+            header, importance = train_header(
+                state.current,
+                features,
+                self._personalization.local,
+                self._generator("round", number),
+            )
+        return state.with_current(header, features.validation), importance
+
+    def _linear_rival(self, assignment: HeaderAssignment) -> LinearHeader:
+        """A linear header on the same backbone and data, with the same number of epochs."""
+        rival = LinearHeader(assignment.linear)
+        local = self._personalization.local
+        epochs = local.epochs * (self._personalization.rounds + 1)
+        features = self._private_features()
+        fit(
+            rival,
+            features.train,
+            local.model_copy(update={"epochs": epochs}),
+            self._generator("linear"),
+            validation=features.validation,
+        )
+        return rival
+
+    def _private_features(self) -> Splits:
+        """Features of all private data; the backbone is frozen, so they are computed once."""
+        if self._features is None:
+            assignment = self._received()
+            backbone = backbone_from(assignment.config, assignment.backbone)
+
+            def features(samples: Samples) -> Samples:
+                return feature_samples(backbone, samples)
+
+            private = self._private
+            self._features = Splits(
+                features(private.train), features(private.validation), features(private.test)
+            )
+        return self._features
+
+    def _received(self) -> HeaderAssignment:
+        if self._assignment is None:
+            path = self._state_file("assignment")
+            if not path.exists():
+                raise ProtocolError(f"{self._settings.name} has received no model yet")
+            message = decode(path.read_bytes(), [HeaderAssignment])
+            assert isinstance(message, HeaderAssignment)
+            self._assignment = message
+        return self._assignment
+
+    def _state_before(self, number: int) -> Path:
+        """The last state before a round; a device may have missed rounds in between."""
+        earlier = (self._state_file(f"pruned-{n}") for n in reversed(range(number)))
+        return next((path for path in earlier if path.exists()), self._state_file("start"))
+
+    def _state_file(self, name: str) -> Path:
+        return self._folder / "state" / f"{name}.safetensors"
+
+    def _generator(self, *purpose: str | int) -> torch.Generator:
+        return generator(self._seed, self._settings.name, *purpose)
+
+
+def _coarse_header(assignment: HeaderAssignment) -> Header:
+    """Check and build the header that was sent.
+
+    Raises:
+        ProtocolError: if plan and tensors do not belong together.
+    """
+    try:
+        plan = HeaderPlan.model_validate(assignment.plan)
+    except ValueError as error:
+        raise ProtocolError(f"the header's plan is invalid: {error}") from error
+    check_shapes(assignment.header, plan.shapes(), "the header")
+    linear = {"weight": (plan.classes, plan.hidden), "bias": (plan.classes,)}
+    check_shapes(assignment.linear, linear, "the linear header")
+    return build_header(plan, assignment.header)

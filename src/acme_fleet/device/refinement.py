@@ -1,0 +1,104 @@
+"""What a device does with its header: train it, prune it, and remember the best it had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
+from acme_fleet.errors import RunError
+from acme_fleet.fleet import Training
+from acme_fleet.models.header import Header, build_header, prune
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.models.training import Evaluation, evaluate, fit
+
+
+@dataclass(frozen=True)
+class HeaderState:
+    """The header as it is, and the best one so far by the device's validation split.
+
+    The coarse header is the first best: a device never ships less than it received.
+    """
+
+    current: Header
+    best: Header
+    best_evaluation: Evaluation
+
+    @staticmethod
+    def start(coarse: Header, validation: Samples) -> HeaderState:
+        """The state on arrival of the coarse header."""
+        return HeaderState(coarse, coarse, evaluate(coarse, validation))
+
+    def with_current(self, header: Header, validation: Samples) -> HeaderState:
+        """The state after a change of the header."""
+        evaluation = evaluate(header, validation)
+        # At equal accuracy the later header wins: it is never larger.
+        if evaluation.accuracy >= self.best_evaluation.accuracy:
+            return HeaderState(header, header, evaluation)
+        return HeaderState(header, self.best, self.best_evaluation)
+
+    def write(self, path: Path) -> None:
+        """Save both headers in one file."""
+        tensors = with_prefix("current", self.current.state_dict())
+        tensors |= with_prefix("best", self.best.state_dict())
+        about = {
+            "current": self.current.plan.model_dump(mode="json"),
+            "best": self.best.plan.model_dump(mode="json"),
+            "loss": self.best_evaluation.loss,
+            "accuracy": self.best_evaluation.accuracy,
+        }
+        write_tensors(path, tensors, about)
+
+    @staticmethod
+    def read(path: Path) -> HeaderState:
+        """Load what :meth:`write` saved.
+
+        Raises:
+            RunError: if the file is missing or damaged.
+        """
+        tensors, about = read_tensors(path)
+
+        def header(which: str) -> Header:
+            return build_header(
+                HeaderPlan.model_validate(about[which]), without_prefix(which, tensors)
+            )
+
+        try:
+            evaluation = Evaluation(loss=about["loss"], accuracy=about["accuracy"])
+            return HeaderState(header("current"), header("best"), evaluation)
+        except (KeyError, ValueError) as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+
+
+def train_header(
+    header: Header, features: Splits, training: Training, generator: torch.Generator
+) -> tuple[Header, dict[str, Tensor]]:
+    """Train a copy on private features; the best epoch by validation is kept.
+
+    Returns:
+        The trained header, and the importance of its neurons, mean over all iterations
+        (Eq. 17-18), by layer, shape ``(channels,)``.
+    """
+    trained = build_header(header.plan, header.state_dict())
+    accumulator = ImportanceAccumulator(trained)
+    fit(
+        trained,
+        features.train,
+        training,
+        generator,
+        validation=features.validation,
+        after_backward=accumulator.add,
+    )
+    return trained, accumulator.result(header.plan.genotype.channels)
+
+
+def prune_header(header: Header, importance: Mapping[str, Tensor], share: float) -> Header:
+    """Physically remove the least important share of the neurons (METHOD 8)."""
+    left = {name: layer.outputs for name, layer in header.plan.layers.items()}
+    return prune(header, neurons_to_keep(importance, left, share))

@@ -1,0 +1,112 @@
+"""The space of headers: how many there are, which there are, and how they share weights."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from acme_fleet.models.header_plan import (
+    KERNELS,
+    OPERATIONS,
+    Block,
+    Genotype,
+    HeaderPlan,
+    smallest_genotype,
+)
+
+
+def space_size(blocks: int, operations: int = len(OPERATIONS)) -> int:
+    """|B_{1:B}| = Π (b + 1)² · |Ô|² (Eq. 14)."""
+    return math.prod((b + 1) ** 2 * operations**2 for b in range(1, blocks + 1))
+
+
+def choices(blocks: int) -> list[int]:
+    """Number of options of each of the 4B decisions: two inputs, two operations a block."""
+    return [n for b in range(blocks) for n in (b + 2, b + 2, len(OPERATIONS), len(OPERATIONS))]
+
+
+def genotype_of(decisions: Sequence[int], cells: int, channels: int) -> Genotype:
+    """The genotype that 4B decisions describe, in the order of :func:`choices`."""
+    blocks = tuple(
+        Block(inputs=(i, j), operations=(OPERATIONS[p], OPERATIONS[q]))
+        for i, j, p, q in zip(*(decisions[k::4] for k in range(4)), strict=True)
+    )
+    return Genotype(blocks=blocks, cells=cells, channels=channels)
+
+
+def decisions_of(genotype: Genotype) -> list[int]:
+    """The 4B decisions that describe a genotype."""
+    return [
+        decision
+        for block in genotype.blocks
+        for decision in (*block.inputs, *map(OPERATIONS.index, block.operations))
+    ]
+
+
+def every_genotype(blocks: int, cells: int, channels: int) -> Iterator[Genotype]:
+    """All genotypes in lexicographic order; :func:`space_size` says how many."""
+    for decisions in itertools.product(*(range(n) for n in choices(blocks))):
+        yield genotype_of(decisions, cells, channels)
+
+
+class SearchSpace:
+    """The headers that an edge server may propose.
+
+    Args:
+        blocks, cells, channels: B, U and the channels of every operation.
+        hidden, classes, axes: sizes of the features and of the answer, see
+            :class:`~acme_fleet.models.header_plan.HeaderPlan`.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: int,
+        cells: int,
+        channels: int,
+        hidden: int,
+        classes: int,
+        axes: Literal[1, 2],
+    ) -> None:
+        self.blocks, self.cells, self.channels = blocks, cells, channels
+        self.hidden, self.classes, self.axes = hidden, classes, axes
+
+    def plan(self, decisions: Sequence[int]) -> HeaderPlan:
+        """The header that 4B decisions describe."""
+        return self._plan(genotype_of(decisions, self.cells, self.channels))
+
+    def smallest(self) -> HeaderPlan:
+        """The header with the fewest weights: what a backbone must leave room for."""
+        return self._plan(smallest_genotype(self.blocks, self.cells, self.channels))
+
+    def shared_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of ω: of every tensor that some header of the space has, by name."""
+        wide, shapes = self.channels, {}
+
+        def layer(name: str, inputs: int, kernel: int) -> None:
+            shapes[f"layers.{name}.weight"] = (wide, inputs, *(kernel,) * self.axes)
+            shapes[f"layers.{name}.bias"] = (wide,)
+
+        for cell in range(self.cells):
+            for source in (0, 1):
+                from_backbone = cell - 1 - source < 0
+                for part in range(1 if from_backbone else self.blocks):
+                    inputs = self.hidden if from_backbone else wide
+                    layer(f"cell{cell}-input{source}-{part}", inputs, 1)
+            for block, slot in itertools.product(range(self.blocks), (0, 1)):
+                place = f"cell{cell}-block{block}-{slot}"
+                layer(f"{place}-align", wide, 1)
+                for operation, kernel in KERNELS.items():
+                    layer(f"{place}-{operation}", wide, kernel)
+        for block in range(self.blocks):
+            shapes[f"classifier.block{block}.weight"] = (self.classes, wide)
+        shapes["classifier.pooled.weight"] = (self.classes, self.hidden)
+        shapes["classifier.pooled.bias"] = (self.classes,)
+        return shapes
+
+    def _plan(self, genotype: Genotype) -> HeaderPlan:
+        return HeaderPlan(
+            genotype=genotype, hidden=self.hidden, classes=self.classes, axes=self.axes
+        )

@@ -1,0 +1,69 @@
+"""What happened and when: every message and every stage as a line of ``events.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Observer(Protocol):
+    """Someone who watches a run, for example a live display."""
+
+    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+        """A stage has finished ``done`` of ``total`` parts; equal numbers mean it is over."""
+        ...
+
+
+class Journal:
+    """Appends events to a file and shows progress to an observer. Safe to share by threads."""
+
+    def __init__(self, path: Path, observer: Observer | None = None) -> None:
+        self._path = path
+        self._observer = observer
+        self._lock = threading.Lock()
+
+    def message(self, sender: str, receiver: str, kind: str, size: int) -> None:
+        """Record a message of ``size`` bytes."""
+        self._write({"from": sender, "to": receiver, "type": kind, "bytes": size})
+
+    @contextmanager
+    def stage(self, actor: str, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Record a stage with its duration; yields ``progress(done, total)``."""
+        started, clock = _now(), time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            if self._observer and done < total:
+                self._observer.stage(actor, name, done, total)
+
+        progress(0, 1)
+        yield progress
+        if self._observer:
+            self._observer.stage(actor, name, 1, 1)
+        seconds = round(time.monotonic() - clock, 3)
+        self._write({"time": started, "stage": name, "actor": actor, "seconds": seconds})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        line = json.dumps({"time": _now(), **event})
+        with self._lock, self._path.open("a") as file:
+            file.write(line + "\n")
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All events of a run, oldest first; a line cut off by a crash is left out."""
+    events = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,223 @@
+"""The only types that cross a tier border.
+
+Frozen, no unknown fields, tensors by name. No type has a field for raw samples or their labels.
+What arrives is checked twice: here for type, names, dtypes and finite values, and by the
+receiving role for the shapes that it expects.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+from torch import Tensor
+
+from acme_fleet.errors import ProtocolError
+from acme_fleet.fleet import Energy, Name
+
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
+
+
+def _check_tensor(tensor: Tensor) -> Tensor:
+    if tensor.dtype not in _DTYPES or tensor.ndim > 5:
+        raise ValueError(f"a {tensor.dtype} tensor of {tensor.ndim} dimensions is not accepted")
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ValueError("a tensor holds values that are not finite")
+    return tensor
+
+
+def _check_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a tensor name")
+        _check_tensor(tensor)
+    return tensors
+
+
+OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
+Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
+
+
+class Message(BaseModel):
+    """Base of all messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    registry: ClassVar[dict[str, type[Message]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        Message.registry[cls.__name__] = cls
+
+
+# --- cloud <-> edge ---------------------------------------------------------------------------
+
+
+class ProfileRequest(Message):
+    """Cloud to edge, edge to device: who are you?"""
+
+
+class ClusterProfile(Message):
+    """Edge to cloud: statistics of the cluster N_s, and no device's identity."""
+
+    name: Name
+    storage_bytes: PositiveInt
+    """min C_n over the cluster (Eq. 10)."""
+    energies: Annotated[list[Energy], Field(min_length=1)]
+    """The distinct energy constants in the cluster; the worst device decides (Eq. 10)."""
+    devices: PositiveInt
+
+
+class BackboneAssignment(Message):
+    """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for the cluster."""
+
+    width: PositiveFloat
+    depth: PositiveInt
+    config: dict[str, JsonValue]
+    backbone: Tensors
+    classifier: Tensors
+    class_names: ClassNames
+    preprocessing: dict[str, JsonValue]
+
+
+# --- edge <-> device --------------------------------------------------------------------------
+
+
+class DeviceProfile(Message):
+    """Device to edge: storage C_n and energy constants."""
+
+    name: Name
+    storage_bytes: PositiveInt
+    energy: Energy
+
+
+class HeaderAssignment(Message):
+    """Edge to device: the coarse model, its backbone frozen from here on.
+
+    ``linear`` is a plain linear header on the same backbone, trained on the same data: the
+    device reports how it fares, so that the searched header's worth is known.
+    """
+
+    config: dict[str, JsonValue]
+    backbone: Tensors
+    plan: dict[str, JsonValue]
+    header: Tensors
+    linear: Tensors
+    class_names: ClassNames
+    preprocessing: dict[str, JsonValue]
+
+
+class FeatureSample(Message):
+    """Device to edge, once: features of a few samples, shape ``(samples, hidden)`` (Eq. 19)."""
+
+    features: OneTensor
+
+
+class RoundStart(Message):
+    """Edge to device: train, and tell how important each neuron was."""
+
+    round: NonNegativeInt
+
+
+class ImportanceUpload(Message):
+    """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``."""
+
+    round: NonNegativeInt
+    importance: Tensors
+
+
+class ImportanceUpdate(Message):
+    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer."""
+
+    round: NonNegativeInt
+    importance: Tensors
+
+
+class RoundReport(Message):
+    """Device to edge: how many neurons are left after pruning."""
+
+    round: NonNegativeInt
+    neurons: NonNegativeInt
+    changed: bool
+
+
+class ReportRequest(Message):
+    """Edge to device: finish, save the model, report."""
+
+
+class DeviceReport(Message):
+    """Device to edge to cloud: what the device ended with, as numbers."""
+
+    name: Name
+    size_bytes: PositiveInt
+    params: PositiveInt
+    accuracy_coarse: Share
+    accuracy: Share
+    accuracy_linear: Share
+    test_samples: PositiveInt
+    latency_s: NonNegativeFloat
+    neurons_coarse: NonNegativeInt
+    neurons: NonNegativeInt
+    raw_data_bytes: NonNegativeInt
+
+
+class ClusterReport(Message):
+    """Edge to cloud: the header that was searched, who listened to whom, and the devices."""
+
+    name: Name
+    genotype: dict[str, JsonValue]
+    header: str
+    device_names: list[Name]
+    similarity: list[list[Share]]
+    reports: list[DeviceReport]
+    lost: dict[Name, str]
+    """Devices that did not finish, and why."""
+
+
+def check_shapes(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    """Refuse tensors that are not exactly what the receiver expects.
+
+    Raises:
+        ProtocolError: naming the tensors that are missing, unknown or of another shape.
+    """
+    if missing := sorted(shapes.keys() - tensors.keys()):
+        raise ProtocolError(f"{what} lacks {', '.join(missing[:3])}")
+    if unknown := sorted(tensors.keys() - shapes.keys()):
+        raise ProtocolError(f"{what} has unknown {', '.join(unknown[:3])}")
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ProtocolError(
+                f"{what}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}"
+            )
+
+
+def check_importance(
+    importance: Mapping[str, Tensor], channels: Mapping[str, int], what: str
+) -> None:
+    """Refuse an importance set that is not one non-negative number for each neuron.
+
+    Raises:
+        ProtocolError: if names, shapes or signs are wrong, or all are zero.
+    """
+    check_shapes(importance, {name: (size,) for name, size in channels.items()}, what)
+    total = math.fsum(float(values.sum()) for values in importance.values())
+    if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
+        raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")

@@ -1,0 +1,258 @@
+"""Where a Transformer family keeps its heads, neurons, layers and tokens.
+
+A family is one entry of :data:`FAMILIES`. An elastic model is an ordinary subclass of the
+family's Hugging Face model whose configuration says how many heads and neurons *each* layer has;
+it registers with ``AutoConfig`` and ``AutoModel``, so ``from_pretrained`` loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DeiTConfig,
+    DeiTModel,
+    DistilBertConfig,
+    DistilBertModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
+    ViTConfig,
+    ViTModel,
+)
+
+from acme_fleet.errors import FleetError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names of the parts of a model, as in memory (names on disk may differ).
+
+    Attributes:
+        layers: the list of Transformer layers.
+        query, key, value, output: the attention's Linears, relative to a layer.
+        neurons_in: Linears whose outputs are the MLP's neurons (two where the MLP is gated).
+        neurons_out: the Linear that the neurons enter.
+        neurons_key: the configuration's name for the number of MLP neurons.
+        pooled: which token stands for the whole input.
+        prefix_tokens: tokens before the patches or words that are no part of the grid.
+        grid: whether the tokens form an image grid or a sequence.
+        options: what the model's constructor takes beside the configuration.
+    """
+
+    layers: str
+    query: str
+    key: str
+    value: str
+    output: str
+    neurons_in: tuple[str, ...]
+    neurons_out: str
+    neurons_key: str
+    pooled: Literal["first", "last"]
+    prefix_tokens: int
+    grid: Literal["image", "sequence"]
+    options: dict[str, Any]
+
+
+def _image(prefix_tokens: int) -> Family:
+    return Family(
+        layers="layers",
+        query="attention.q_proj",
+        key="attention.k_proj",
+        value="attention.v_proj",
+        output="attention.o_proj",
+        neurons_in=("mlp.fc1",),
+        neurons_out="mlp.fc2",
+        neurons_key="intermediate_size",
+        pooled="first",
+        prefix_tokens=prefix_tokens,
+        grid="image",
+        options={"add_pooling_layer": False},
+    )
+
+
+_DECODER = Family(
+    layers="layers",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.o_proj",
+    neurons_in=("mlp.gate_proj", "mlp.up_proj"),
+    neurons_out="mlp.down_proj",
+    neurons_key="intermediate_size",
+    pooled="last",
+    prefix_tokens=0,
+    grid="sequence",
+    options={},
+)
+
+FAMILIES: dict[str, Family] = {
+    "vit": _image(prefix_tokens=1),
+    "deit": _image(prefix_tokens=2),
+    "bert": Family(
+        layers="encoder.layer",
+        query="attention.self.query",
+        key="attention.self.key",
+        value="attention.self.value",
+        output="attention.output.dense",
+        neurons_in=("intermediate.dense",),
+        neurons_out="output.dense",
+        neurons_key="intermediate_size",
+        pooled="first",
+        prefix_tokens=1,
+        grid="sequence",
+        options={"add_pooling_layer": False},
+    ),
+    "distilbert": Family(
+        layers="transformer.layer",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        output="attention.out_lin",
+        neurons_in=("ffn.lin1",),
+        neurons_out="ffn.lin2",
+        neurons_key="hidden_dim",
+        pooled="first",
+        prefix_tokens=1,
+        grid="sequence",
+        options={},
+    ),
+    "llama": _DECODER,
+    "qwen2": _DECODER,
+}
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes of a reference model, read from its configuration.
+
+    A *head* here is the unit that is kept or dropped: for grouped-query attention one key/value
+    head with all query heads that share it (``queries_per_head``).
+    """
+
+    layers: int
+    heads: int
+    queries_per_head: int
+    head_dim: int
+    neurons: int
+    hidden: int
+
+
+def dimensions(config: PreTrainedConfig) -> Dimensions:
+    """Read the sizes of an (unsliced) model of a known family."""
+    queries = config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    return Dimensions(
+        layers=config.num_hidden_layers,
+        heads=heads,
+        queries_per_head=queries // heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // queries,
+        neurons=getattr(config, family_of(config).neurons_key),
+        hidden=config.hidden_size,
+    )
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a configuration, elastic or not.
+
+    Raises:
+        FleetError: if the model type is not in :data:`FAMILIES`; the message lists those known.
+    """
+    name = config.model_type.removeprefix(_PREFIX)
+    if name not in FAMILIES:
+        raise FleetError(
+            f"model type {config.model_type!r} is not supported; known: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[name]
+
+
+# --- elastic classes --------------------------------------------------------------------------
+
+_PREFIX = "acme_"
+
+
+def _resize(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(
+        inputs,
+        outputs,
+        bias=linear.bias is not None,
+        device=linear.weight.device,
+        dtype=linear.weight.dtype,
+    )
+
+
+def _narrow(model: PreTrainedModel) -> None:
+    """Replace each layer's Linears by ones of the sizes that the configuration lists."""
+    config, family = model.config, family_of(model.config)
+    sizes = dimensions(config)
+    layers = model.get_submodule(family.layers)
+    for layer, heads, neurons in zip(
+        layers.children(), config.heads_per_layer, config.neurons_per_layer, strict=True
+    ):
+        width = heads * sizes.head_dim
+        queries = width * sizes.queries_per_head
+        new_sizes = {
+            family.query: (sizes.hidden, queries),
+            family.key: (sizes.hidden, width),
+            family.value: (sizes.hidden, width),
+            family.output: (queries, sizes.hidden),
+            **dict.fromkeys(family.neurons_in, (sizes.hidden, neurons)),
+            family.neurons_out: (neurons, sizes.hidden),
+        }
+        for name, (inputs, outputs) in new_sizes.items():
+            old = layer.get_submodule(name)
+            assert isinstance(old, nn.Linear)
+            layer.set_submodule(name, _resize(old, inputs, outputs))
+
+
+def _elastic_classes(
+    config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel]
+) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
+    """Subclasses whose layers may differ in heads and neurons, registered with ``Auto…``."""
+
+    class ElasticConfig(config_class):
+        model_type = _PREFIX + config_class.model_type
+
+        def __init__(
+            self,
+            heads_per_layer: Sequence[int] = (),
+            neurons_per_layer: Sequence[int] = (),
+            **others: Any,
+        ) -> None:
+            self.heads_per_layer = list(heads_per_layer)
+            self.neurons_per_layer = list(neurons_per_layer)
+            super().__init__(**others)
+
+    class ElasticModel(model_class):
+        config_class = ElasticConfig
+
+        def __init__(self, config: PreTrainedConfig) -> None:
+            super().__init__(config, **FAMILIES[config.model_type.removeprefix(_PREFIX)].options)
+            _narrow(self)
+
+    for new, old in ((ElasticConfig, config_class), (ElasticModel, model_class)):
+        new.__name__ = new.__qualname__ = f"Elastic{old.__name__}"
+        new.__doc__ = f"{old.__name__} whose layers may differ in heads and neurons."
+    AutoConfig.register(ElasticConfig.model_type, ElasticConfig)
+    AutoModel.register(ElasticConfig, ElasticModel)
+    return ElasticConfig, ElasticModel
+
+
+ELASTIC: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "vit": _elastic_classes(ViTConfig, ViTModel),
+    "deit": _elastic_classes(DeiTConfig, DeiTModel),
+    "bert": _elastic_classes(BertConfig, BertModel),
+    "distilbert": _elastic_classes(DistilBertConfig, DistilBertModel),
+    "llama": _elastic_classes(LlamaConfig, LlamaModel),
+    "qwen2": _elastic_classes(Qwen2Config, Qwen2Model),
+}

@@ -1,0 +1,182 @@
+"""The header as a plain PyTorch module, built from its plan, and its physical pruning.
+
+Every layer's name depends only on its place and its operation, so all headers of a search space
+share one set of weights by name (the search's ω). Pruning removes output channels of single
+layers: a layer adds what it has left into its node's sum by index, and a later layer reads only
+channels that something writes. Nothing is masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acme_fleet.models.header_plan import Channels, HeaderPlan, Layer, Node, Operation, Term
+
+
+class Header(nn.Module):
+    """Maps two feature maps and a pooled token to logits; see :class:`HeaderPlan`."""
+
+    def __init__(self, plan: HeaderPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        convolution = nn.Conv1d if plan.axes == 1 else nn.Conv2d
+        self.layers = nn.ModuleDict(
+            {name: _convolution(convolution, layer) for name, layer in plan.layers.items()}
+        )
+        self.sums = nn.ModuleDict({node.name: _Sum(node) for node in plan.nodes})
+        self.classifier = nn.ModuleDict(
+            {
+                name: nn.Linear(len(node.channels), plan.classes, bias=False)
+                for name, node in plan.ends.items()
+            }
+        )
+        self.classifier["pooled"] = nn.Linear(plan.hidden, plan.classes)
+
+    def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``.
+
+        Args:
+            last, penultimate: shape ``(batch, hidden, rows, columns)`` or
+                ``(batch, hidden, tokens)``.
+            pooled: shape ``(batch, hidden)``.
+        """
+        values = {"last": last, "penultimate": penultimate}
+        for node in self.plan.nodes:
+            values[node.name] = self.sums[node.name](
+                [self._term(term, values[term.source]) for term in node.terms]
+            )
+        logits = self.classifier["pooled"](pooled)
+        for name, node in self.plan.ends.items():
+            logits = logits + self.classifier[name](values[node.name].flatten(2).mean(dim=2))
+        return logits
+
+    def _term(self, term: Term, x: Tensor) -> Tensor:
+        # Features enter their first layer unrectified: their sign carries information.
+        if term.layer:
+            x = x if term.source in ("last", "penultimate") else F.relu(x)
+            x = self.layers[term.layer.name](x)
+        else:
+            x = _pass_through(term.operation, x)
+        return self.layers[term.align.name](x) if term.align else x
+
+
+def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer) -> nn.Module:
+    return kind(
+        len(layer.inputs),
+        len(layer.outputs),
+        layer.kernel,
+        stride=layer.stride,
+        padding=layer.kernel // 2,
+    )
+
+
+def _pass_through(operation: Operation, x: Tensor) -> Tensor:
+    """The operations without weights; each keeps the size."""
+    if operation == "identity":
+        return x
+    flat = x.ndim == 3
+    if operation == "avg_pool":
+        average = F.avg_pool1d if flat else F.avg_pool2d
+        return average(x, 3, stride=1, padding=1, count_include_pad=False)
+    return (F.max_pool1d if flat else F.max_pool2d)(x, 3, stride=1, padding=1)
+
+
+class _Sum(nn.Module):
+    """Element-wise sum of tensors that may carry different channels."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.channels = len(node.channels)
+        self.full = all(len(term.channels) == self.channels for term in node.terms)
+        for number, term in enumerate(node.terms):
+            # On the CPU even when the module is built on the meta device: it is derived data.
+            index = torch.tensor(positions(term.channels, node.channels), device="cpu")
+            self.register_buffer(f"index{number}", index, persistent=False)
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        if self.full:
+            return sum(parts[1:], start=parts[0])
+        total = parts[0].new_zeros(parts[0].shape[0], self.channels, *parts[0].shape[2:])
+        for number, part in enumerate(parts):
+            total = total.index_add(1, self.get_buffer(f"index{number}"), part)
+        return total
+
+
+def positions(wanted: Channels, among: Channels) -> list[int]:
+    """Where each of ``wanted`` stands in ``among``."""
+    place = {channel: index for index, channel in enumerate(among)}
+    return [place[channel] for channel in wanted]
+
+
+def initial_tensors(
+    shapes: Mapping[str, tuple[int, ...]], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """He-normal weights and zero biases, drawn in the order of the names."""
+    tensors = {}
+    for name in sorted(shapes):
+        shape = shapes[name]
+        tensors[name] = torch.zeros(shape)
+        if len(shape) > 1:
+            fan_in = math.prod(shape[1:])
+            # The classifier starts small: the pooled token's columns decide first.
+            gain = 2.0 if name.startswith("layers.") else 0.01
+            tensors[name].normal_(0.0, math.sqrt(gain / fan_in), generator=generator)
+    return tensors
+
+
+def build_header(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> Header:
+    """A header with copies of these weights."""
+    with torch.device("meta"):
+        header = Header(plan)
+    copies = {name: tensors[name].detach().clone() for name in header.state_dict()}
+    header.load_state_dict(copies, assign=True)
+    return header.eval()
+
+
+def prune(header: Header, kept: Mapping[str, Channels]) -> Header:
+    """A physically smaller header in which each layer keeps only the channels listed.
+
+    Args:
+        header: it is not changed.
+        kept: for each layer the channels that remain, a subset of those it has; a layer that is
+            not listed keeps what it has.
+
+    Raises:
+        ValueError: if a layer would be left without channels or has none of that number.
+    """
+    plan = header.plan
+    merged = {**plan.kept, **{name: tuple(channels) for name, channels in kept.items()}}
+    smaller = HeaderPlan.model_validate({**plan.model_dump(), "kept": merged})
+    state, tensors = header.state_dict(), {}
+    for name, layer in smaller.layers.items():
+        old = plan.layers[name]
+        rows = torch.tensor(positions(layer.outputs, old.outputs))
+        columns = torch.tensor(positions(layer.inputs, old.inputs))
+        tensors[f"layers.{name}.weight"] = state[f"layers.{name}.weight"][rows][:, columns]
+        tensors[f"layers.{name}.bias"] = state[f"layers.{name}.bias"][rows]
+    for name, node in smaller.ends.items():
+        columns = torch.tensor(positions(node.channels, plan.ends[name].channels))
+        weight = f"classifier.{name}.weight"
+        tensors[weight] = state[weight][:, columns]
+    for name in ("classifier.pooled.weight", "classifier.pooled.bias"):
+        tensors[name] = state[name]
+    return build_header(smaller, tensors)
+
+
+class LinearHeader(nn.Module):
+    """A plain linear header on the pooled token, with the same inputs as :class:`Header`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        classes, hidden = tensors["weight"].shape
+        self.linear = nn.Linear(hidden, classes)
+        self.linear.load_state_dict({part: tensors[part].clone() for part in ("weight", "bias")})
+
+    def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``; the feature maps are not used."""
+        return self.linear(pooled)

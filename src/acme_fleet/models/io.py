@@ -1,0 +1,151 @@
+"""Tensors and their description in one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from acme_fleet.cost.size import shapes_of
+from acme_fleet.errors import ProtocolError, RunError
+from acme_fleet.messages import check_shapes
+from acme_fleet.models.elastic import build
+from acme_fleet.models.families import ELASTIC, FAMILIES
+from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.header import Header
+from acme_fleet.models.header_plan import HeaderPlan
+
+WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
+CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
+DEVICE_FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, partial, metadata={"about": json.dumps(about)})
+    partial.replace(path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads((file.metadata() or {}).get("about", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each name preceded by ``prefix.``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix.``, without it."""
+    start = f"{prefix}."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+
+
+def config_document(backbone: PreTrainedModel) -> dict[str, Any]:
+    """A backbone's configuration as it stands in ``config.json``."""
+    return json.loads(backbone.config.to_json_string(use_diff=False))
+
+
+def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PreTrainedModel:
+    """An elastic backbone from its configuration and weights; it is frozen.
+
+    Raises:
+        ProtocolError: if the model type is unknown or the tensors do not fit it.
+    """
+    family = str(config.get("model_type", "")).removeprefix("acme_")
+    if family not in FAMILIES:
+        raise ProtocolError(f"unknown model type {config.get('model_type')!r}")
+    config_class, _ = ELASTIC[family]
+    try:
+        parsed = config_class.from_dict(dict(config))
+        skeleton = build(parsed)  # shapes only: nothing is allocated for a hostile configuration
+    except (TypeError, ValueError, ArithmeticError, StrictDataclassError) as error:
+        raise ProtocolError(f"the backbone's configuration is invalid: {error}") from error
+    check_shapes(tensors, shapes_of(skeleton), "the backbone")
+    backbone = build(parsed, "cpu")
+    backbone.load_state_dict(dict(tensors))
+    return backbone.requires_grad_(False)
+
+
+def save_device_model(
+    folder: Path,
+    model: CustomizedModel,
+    header: Header,
+    class_names: list[str],
+    preprocessing: Mapping[str, Any],
+) -> None:
+    """Write all that is needed to use the model without the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = {
+        CONFIG: config_document(model.backbone),
+        HEADER: header.plan.model_dump(mode="json"),
+        CLASS_NAMES: class_names,
+        PREPROCESSING: dict(preprocessing),
+    }
+    for name, content in documents.items():
+        (folder / name).write_text(json.dumps(content, indent=1))
+    partial = folder / (WEIGHTS + ".partial")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        partial,
+        metadata={"format": "pt"},
+    )
+    partial.replace(folder / WEIGHTS)
+
+
+def load_device_model(folder: str | Path) -> CustomizedModel:
+    """A device's model from its folder alone, in eval mode.
+
+    Raises:
+        RunError: naming the file that is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        plan = HeaderPlan.model_validate_json((folder / HEADER).read_text())
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        backbone = backbone_from(config, without_prefix("backbone", tensors))
+        header = Header(plan)
+        header.load_state_dict(without_prefix("header", tensors))
+    except (OSError, SafetensorError, ValueError, RuntimeError, ProtocolError) as error:
+        raise RunError(f"{folder} holds no usable device model: {error}") from error
+    return CustomizedModel(backbone, header.requires_grad_(False)).eval()
+
+
+def read_document(folder: str | Path, name: str) -> Any:
+    """One of a device folder's JSON files.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    try:
+        return json.loads((Path(folder) / name).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"cannot read {Path(folder) / name}: {error}") from error
+
+
+def clone_state(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A detached copy of a module's state."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

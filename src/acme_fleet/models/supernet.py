@@ -1,0 +1,84 @@
+"""One set of backbone weights, run at any width and depth without copying it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from acme_fleet.models.elastic import (
+    Architecture,
+    architecture,
+    build,
+    elastic_config,
+    extract,
+    subnetwork,
+    tensors_of,
+)
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import Activations, Classifier, activations
+from acme_fleet.models.io import with_prefix
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward pass of a sub-network: its activations and logits ``(batch, classes)``."""
+
+    activations: Activations
+    logits: Tensor
+
+
+class _Probe(nn.Module):
+    """A module whose output is a backbone's activations."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: dict[str, Tensor]) -> Activations:
+        return activations(self.backbone, inputs)
+
+
+class ElasticClassifier:
+    """A reordered reference of which any prefix is a model.
+
+    Training a sub-network trains the shared weights; the skeletons hold shapes only.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.sizes = dimensions(classifier.backbone.config)
+        self._skeletons: dict[Architecture, _Probe] = {}
+
+    def shape(self, width: float, depth: int) -> Architecture:
+        """The uniform architecture of δ(θ0, w, d)."""
+        return architecture(self.sizes, width, depth)
+
+    def skeleton(self, arch: Architecture) -> PreTrainedModel:
+        """The sub-network's module without weights."""
+        if arch not in self._skeletons:
+            config = elastic_config(self.classifier.backbone.config, arch)
+            self._skeletons[arch] = _Probe(build(config))
+        return self._skeletons[arch].backbone
+
+    def run(self, arch: Architecture, inputs: dict[str, Tensor]) -> Run:
+        """Run a sub-network on views of the shared weights."""
+        self.skeleton(arch)
+        backbone = self.classifier.backbone
+        views = subnetwork(tensors_of(backbone), backbone.config, arch)
+        observed: Activations = functional_call(
+            self._skeletons[arch], with_prefix("backbone", views), (inputs,)
+        )
+        return Run(observed, self.classifier.head(observed.pooled))
+
+    def frozen_copy(self) -> ElasticClassifier:
+        """The same weights, never to change: a teacher."""
+        classifier = copy.deepcopy(self.classifier)
+        return ElasticClassifier(classifier.requires_grad_(False).eval())
+
+    def extract(self, arch: Architecture) -> PreTrainedModel:
+        """A physically small backbone with copies of a sub-network's weights."""
+        return extract(self.classifier.backbone, arch)

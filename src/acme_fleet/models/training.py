@@ -1,0 +1,123 @@
+"""One training loop and one evaluation for every classifier in the project."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acme_fleet.data.samples import Samples
+from acme_fleet.fleet import Training
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy and share of correct answers over all samples."""
+
+    loss: float
+    accuracy: float
+
+    def better_than(self, other: Evaluation) -> bool:
+        """More accurate, or equally accurate with a smaller loss."""
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+@torch.no_grad()
+def evaluate(module: Callable[..., Tensor], samples: Samples, batch_size: int = 256) -> Evaluation:
+    """Evaluate on every sample once; ``module`` takes the samples' inputs by name."""
+    loss, correct = 0.0, 0
+    for batch in samples.batches(batch_size):
+        logits = module(**batch.inputs)
+        loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+        correct += int((logits.argmax(dim=1) == batch.labels).sum())
+    return Evaluation(loss=loss / len(samples), accuracy=correct / len(samples))
+
+
+def steps_of(samples: Samples, training: Training) -> int:
+    """Number of optimisation steps that ``training`` takes on ``samples``."""
+    return training.epochs * math.ceil(len(samples) / training.batch_size)
+
+
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, steps: int, warmup_share: float = 0.1
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate: linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(steps * warmup_share))
+
+    def scale(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+
+
+class Optimization:
+    """AdamW with warm-up, cosine decay and gradient clipping over a known number of steps."""
+
+    def __init__(self, parameters: Iterable[Tensor], training: Training, steps: int) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self.schedule = warmup_cosine(self.optimizer, steps)
+
+    def step(self) -> None:
+        """Apply the gradients that have gathered, then clear them."""
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+
+
+def fit(
+    module: nn.Module,
+    samples: Samples,
+    training: Training,
+    generator: torch.Generator,
+    *,
+    validation: Samples | None = None,
+    augment: Callable[[Samples, torch.Generator], Samples] | None = None,
+    after_backward: Callable[[], None] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train with cross-entropy, in place.
+
+    With ``validation`` the best epoch's weights are kept, those before the first epoch included.
+
+    Args:
+        module: takes the samples' inputs by name and returns logits.
+        samples: the training data, and nothing else.
+        training: epochs, batch size, learning rate, weight decay.
+        generator: decides the order of the samples and the augmentation.
+        validation: chooses the epoch; without it the last epoch's weights stay.
+        augment: changes each batch before it is used.
+        after_backward: called while the gradients of a step are present.
+        on_epoch: called with the number of finished epochs.
+    """
+    optimization = Optimization(module.parameters(), training, steps_of(samples, training))
+    best = best_state = None
+    if validation is not None:
+        best, best_state = evaluate(module, validation), copy.deepcopy(module.state_dict())
+    for epoch in range(training.epochs):
+        module.train()
+        for batch in samples.batches(training.batch_size, generator):
+            batch = augment(batch, generator) if augment else batch
+            F.cross_entropy(module(**batch.inputs), batch.labels).backward()
+            if after_backward:
+                after_backward()
+            optimization.step()
+        module.eval()
+        if validation is not None:
+            result = evaluate(module, validation)
+            if best is not None and result.better_than(best):
+                best, best_state = result, copy.deepcopy(module.state_dict())
+        if on_epoch:
+            on_epoch(epoch + 1)
+    if best_state is not None:
+        module.load_state_dict(best_state)

@@ -1,0 +1,262 @@
+"""The whole of ACME on one page: phases 1, 2-1 and 2-2 over a fleet on this machine."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.cloud.server import CloudServer, Match, ReferenceResult
+from acme_fleet.data.datasets import load_source
+from acme_fleet.data.partition import World, distribute
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.edge.server import EdgeServer
+from acme_fleet.errors import FleetError, RunError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import Journal, Observer, read_events
+from acme_fleet.links.embedded import EmbeddedLink
+from acme_fleet.messages import ClusterReport
+from acme_fleet.report.html import write_report
+from acme_fleet.report.summary import (
+    Candidate,
+    ClusterSummary,
+    DeviceSummary,
+    ReferenceSummary,
+    Summary,
+    Traffic,
+)
+from acme_fleet.run_directory import RunDirectory
+
+
+def customize(
+    fleet: Fleet, out: str | Path, *, resume: bool = False, observer: Observer | None = None
+) -> Summary:
+    """Give every device of a fleet its own small model.
+
+    Args:
+        fleet: who takes part, which data, which settings.
+        out: the run directory.
+        resume: go on in a run directory of the same fleet that was interrupted.
+        observer: is told about the progress.
+
+    Raises:
+        FleetError: if fleet and data do not fit together; before any training.
+        RunError: if the run directory cannot be used.
+        QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
+    """
+    world = distribute(fleet, load_source(fleet.data))
+    check_feasible(fleet, plan(fleet, world))
+    run = RunDirectory.create(out, fleet, resume=resume)
+    cloud = assemble(fleet, world, run, Journal(run.events, observer))
+    # Phase 1 (Algorithm 1): an elastic backbone, and the right part of it for each cluster.
+    reference, elastic = cloud.prepare()
+    matches = cloud.match(elastic)
+    # Phases 2-1 and 2-2 (Algorithm 2): each edge searches a header, its devices refine it.
+    reports = cloud.distribute(elastic, matches)
+    summary = summarize(fleet, reference, cloud.grid, matches, reports, read_events(run.events))
+    summary.write(run.summary)
+    write_report(summary, read_events(run.events), run.report)
+    return summary
+
+
+def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
+    """Every role with its own data and its own folder, connected by embedded links."""
+    edges = {}
+    for cluster in fleet.clusters:
+        devices = {
+            device.name: DeviceClient(
+                device,
+                fleet.personalization,
+                world.private[device.name],
+                run.device(device.name),
+                fleet.seed,
+                journal,
+            )
+            for device in cluster.devices
+        }
+        edges[cluster.name] = EdgeServer(
+            cluster.name,
+            fleet,
+            world.shared[cluster.name],
+            EmbeddedLink(cluster.name, devices, journal),
+            run.edge(cluster.name),
+            journal,
+        )
+    return CloudServer(
+        fleet,
+        world.public,
+        world.classes,
+        world.preprocessing.model_dump(mode="json"),
+        EmbeddedLink("cloud", edges, journal),
+        run.cloud,
+        journal,
+    )
+
+
+# --- the plan: known before any training ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would choose from.
+
+    Attributes:
+        grid: the candidates (w, d).
+        sizes: exact bytes of each with the smallest header, shape ``(candidates,)``.
+        limits: min C_n for each cluster by name.
+        feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
+        importance_bytes: the most that a device uploads in one round (Eq. 18), likewise.
+    """
+
+    grid: Grid
+    sizes: np.ndarray
+    limits: dict[str, int]
+    feature_bytes: int
+    importance_bytes: int
+
+
+def examine(fleet: Fleet) -> Plan:
+    """Load the data and make the plan, see :func:`plan`."""
+    return plan(fleet, distribute(fleet, load_source(fleet.data)))
+
+
+def plan(fleet: Fleet, world: World) -> Plan:
+    """Candidates with exact sizes, limits, and the bytes to expect; trains nothing.
+
+    Raises:
+        FleetError: if the model cannot be built for these data.
+    """
+    reference = untrained_reference(fleet, world.public, world.classes)
+    grid = candidate_grid(fleet.backbone, reference)
+    layers = fleet.header.cells * (4 * fleet.header.blocks + 2)
+    return Plan(
+        grid=grid,
+        sizes=candidate_sizes(reference, grid, fleet.header),
+        limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
+        feature_bytes=2 * fleet.personalization.feature_samples * reference.head.in_features,
+        importance_bytes=4 * layers * fleet.header.channels,
+    )
+
+
+def check_feasible(fleet: Fleet, plan: Plan) -> None:
+    """Every cluster must be able to get something.
+
+    Raises:
+        FleetError: naming the cluster, its smallest device and the smallest candidate.
+    """
+    smallest = int(plan.sizes.min())
+    for cluster in fleet.clusters:
+        device = min(cluster.devices, key=lambda d: d.storage)
+        if device.storage < smallest:
+            raise FleetError(
+                f"cluster {cluster.name}: the smallest candidate is {smallest:,} bytes, device "
+                f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
+                f"candidates in backbone.widths and backbone.depths"
+            )
+
+
+# --- the summary ------------------------------------------------------------------------------
+
+
+def summarize(
+    fleet: Fleet,
+    reference: ReferenceResult,
+    grid: Grid,
+    matches: dict[str, Match],
+    reports: dict[str, ClusterReport],
+    events: list[dict[str, Any]],
+) -> Summary:
+    """Everything that was measured, in one record."""
+    devices = [
+        DeviceSummary(
+            cluster=name,
+            capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
+            **device.model_dump(),
+        )
+        for name, report in reports.items()
+        for device in report.reports
+    ]
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        if "stage" in event:
+            seconds[event["stage"]] += event["seconds"]
+    return Summary(
+        name=fleet.name,
+        seed=fleet.seed,
+        seconds={stage: round(total, 3) for stage, total in seconds.items()},
+        reference=ReferenceSummary(
+            params=reference.params, size_bytes=reference.size_bytes, accuracy=reference.accuracy
+        ),
+        clusters=[_cluster(name, grid, matches[name], report) for name, report in reports.items()],
+        devices=devices,
+        traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
+    )
+
+
+def _cluster(name: str, grid: Grid, match: Match, report: ClusterReport) -> ClusterSummary:
+    selection = match.selection
+    candidates = [
+        Candidate(
+            width=float(grid.widths[i]),
+            depth=int(grid.depths[i]),
+            loss=float(match.objectives[i, 0]),
+            energy_j=float(match.objectives[i, 1]),
+            size_bytes=int(match.objectives[i, 2]),
+            feasible=bool(i in selection.feasible),
+            on_front=bool(i in selection.front),
+            chosen=bool(i == selection.chosen),
+        )
+        for i in range(len(grid))
+    ]
+    chosen = candidates[selection.chosen]
+    return ClusterSummary(
+        name=name,
+        width=chosen.width,
+        depth=chosen.depth,
+        storage_limit_bytes=match.profile.storage_bytes,
+        candidates=candidates,
+        feasible=len(selection.feasible),
+        front=len(selection.front),
+        header=report.header,
+        genotype=report.genotype,
+        device_names=report.device_names,
+        similarity=report.similarity,
+        lost=report.lost,
+    )
+
+
+def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: int) -> Traffic:
+    """Sum the messages' bytes by link and direction; up is towards the cloud."""
+    edges = {cluster.name for cluster in fleet.clusters}
+    totals = dict.fromkeys(
+        ("cloud_edge_bytes", "edge_device_bytes", "up_bytes", "down_bytes", "device_up_bytes"), 0
+    )
+    for event in events:
+        if "bytes" not in event:
+            continue
+        with_cloud = "cloud" in (event["from"], event["to"])
+        up = event["to"] == "cloud" or event["from"] not in edges | {"cloud"}
+        totals["cloud_edge_bytes" if with_cloud else "edge_device_bytes"] += event["bytes"]
+        totals["up_bytes" if up else "down_bytes"] += event["bytes"]
+        if up and not with_cloud:
+            totals["device_up_bytes"] += event["bytes"]
+    ratio = totals["device_up_bytes"] / max(1, raw_data_bytes)
+    return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio)
+
+
+def rebuild_report(run_dir: str | Path) -> Path:
+    """Write the report of a finished run again; returns its path.
+
+    Raises:
+        RunError: if the directory holds no finished run.
+    """
+    run = RunDirectory.open(run_dir)
+    if not run.summary.exists():
+        raise RunError(f"{run.path} is not finished: it has no {run.summary.name}; use --resume")
+    write_report(Summary.read(run.summary), read_events(run.events), run.report)
+    return run.report

@@ -1,0 +1,156 @@
+"""What a run shows in the terminal: live stages, the plan, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from acme_fleet.fleet import Fleet
+from acme_fleet.report.summary import Summary
+
+if TYPE_CHECKING:
+    from acme_fleet.models.training import Evaluation
+    from acme_fleet.pipeline import Plan
+    from acme_fleet.predict import Prediction
+
+
+class LiveStages:
+    """Shows each stage of each actor with its progress; an observer of the journal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.fields[actor]:<14}"),
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the display; finished stages stay on the screen."""
+        self._progress.stop()
+
+    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+        """See :class:`acme_fleet.journal.Observer`."""
+        key = (actor, name)
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(name, actor=actor, total=total)
+        self._progress.update(self._tasks[key], completed=done, total=total)
+
+
+def readable_bytes(size: float) -> str:
+    """A size as people write it, e.g. ``412 kB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def print_plan(fleet: Fleet, plan: Plan) -> None:
+    """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
+    console = Console()
+    limits = plan.limits
+    table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
+    for column in (
+        "width",
+        "depth",
+        "bytes",
+        *(f"{n} ≤ {readable_bytes(limits[n])}" for n in limits),
+    ):
+        table.add_column(column, justify="right")
+    for width, depth, size in zip(plan.grid.widths, plan.grid.depths, plan.sizes, strict=True):
+        fits = ["fits" if size <= limit else "–" for limit in limits.values()]
+        table.add_row(f"{width:g}", f"{depth}", f"{size:,}", *fits)
+    console.print(table)
+    _print_links(console, fleet, plan)
+
+
+def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
+    table = Table(title="expected bytes on each link, before the messages' frames")
+    for column in ("cluster", "devices", "cloud → edge", "edge → devices", "devices → edge"):
+        table.add_column(column, justify="right")
+    for cluster in fleet.clusters:
+        count, limit = len(cluster.devices), plan.limits[cluster.name]
+        feasible = plan.sizes[plan.sizes <= limit]
+        if not len(feasible):
+            table.add_row(cluster.name, str(count), "nothing fits", "–", "–")
+            continue
+        rounds = fleet.personalization.rounds * plan.importance_bytes
+        up = count * plan.feature_bytes
+        down = count * (limit + rounds)
+        table.add_row(
+            cluster.name,
+            str(count),
+            f"{readable_bytes(feasible.min())} – {readable_bytes(feasible.max())}",
+            f"{readable_bytes(count * feasible.min())} – {readable_bytes(down)}",
+            f"{readable_bytes(up)} – {readable_bytes(up + count * rounds)}",
+        )
+    console.print(table)
+
+
+def print_summary(summary: Summary) -> None:
+    """The devices, the clusters' choices and the traffic."""
+    console = Console()
+    table = Table(title=f"{summary.name}, seed {summary.seed}")
+    columns = ("device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests")
+    for column in columns:
+        table.add_column(column, justify="left" if column in columns[:2] else "right")
+    clusters = {cluster.name: cluster for cluster in summary.clusters}
+    for device in summary.devices:
+        cluster = clusters[device.cluster]
+        table.add_row(
+            device.name,
+            device.cluster,
+            f"{cluster.width:g}, {cluster.depth}",
+            readable_bytes(device.size_bytes),
+            readable_bytes(device.capacity_bytes),
+            f"{device.accuracy_coarse:.3f}",
+            f"{device.accuracy_linear:.3f}",
+            f"{device.accuracy:.3f}",
+            str(device.test_samples),
+        )
+    console.print(table)
+    traffic, reference = summary.traffic, summary.reference
+    console.print(
+        f"reference: {readable_bytes(reference.size_bytes)}, accuracy {reference.accuracy:.3f} on "
+        f"public test data; devices uploaded {readable_bytes(traffic.device_up_bytes)}, "
+        f"{traffic.upload_ratio:.3f} of their raw data; {sum(summary.seconds.values()):.0f} s"
+    )
+    for cluster in summary.clusters:
+        for name, reason in cluster.lost.items():
+            console.print(f"[red]lost[/red] {name}: {reason}")
+
+
+def print_predictions(predictions: Sequence[Prediction]) -> None:
+    """A line for each file."""
+    table = Table("file", "class", "probability")
+    for prediction in predictions:
+        probability = f"{prediction.probability:.3f}"
+        table.add_row(str(prediction.file), prediction.class_name, probability)
+    Console().print(table)
+
+
+def print_test_result(device: str, result: Evaluation, samples: int) -> None:
+    """One line."""
+    Console().print(
+        f"{device}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
+        f"on its {samples} test samples"
+    )

@@ -1,0 +1,93 @@
+"""Where a run keeps its things, and whether it may go on there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from acme_fleet.errors import RunError
+from acme_fleet.fleet import Fleet
+
+FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
+
+
+class RunDirectory:
+    """``fleet.yaml``, ``summary.json``, ``report.html``, ``events.jsonl``, ``devices/<name>/``.
+
+    ``cloud/`` and ``edges/<name>/`` hold what these servers need to go on after a stop.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def create(path: str | Path, fleet: Fleet, *, resume: bool) -> RunDirectory:
+        """Start in an empty directory, or go on in that of the same fleet.
+
+        Raises:
+            RunError: if the directory holds something else; the message says what to do.
+        """
+        run = RunDirectory(Path(path))
+        stored = run.path / FLEET
+        if stored.exists():
+            if not resume:
+                raise RunError(
+                    f"{run.path} already holds a run; go on with --resume, or choose another --out"
+                )
+            if Fleet.from_yaml(stored) != fleet:
+                raise RunError(
+                    f"{run.path} is a run of another fleet or seed: its {FLEET} differs from what "
+                    f"was asked for; choose another --out"
+                )
+        elif resume:
+            raise RunError(f"nothing to resume: {stored} does not exist; run without --resume")
+        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise RunError(f"{run.path} is not an empty directory; choose another --out")
+        else:
+            run.path.mkdir(parents=True, exist_ok=True)
+            stored.write_text(fleet.to_yaml())
+        return run
+
+    @staticmethod
+    def open(path: str | Path) -> RunDirectory:
+        """A directory that holds a run.
+
+        Raises:
+            RunError: if it does not.
+        """
+        run = RunDirectory(Path(path))
+        if not (run.path / FLEET).exists():
+            raise RunError(f"{run.path} holds no run: it has no {FLEET}")
+        return run
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet that the run is of."""
+        return Fleet.from_yaml(self.path / FLEET)
+
+    @property
+    def summary(self) -> Path:
+        """``summary.json``."""
+        return self.path / SUMMARY
+
+    @property
+    def report(self) -> Path:
+        """``report.html``."""
+        return self.path / REPORT
+
+    @property
+    def events(self) -> Path:
+        """``events.jsonl``."""
+        return self.path / EVENTS
+
+    @property
+    def cloud(self) -> Path:
+        """State of the cloud server."""
+        return self.path / "cloud"
+
+    def edge(self, name: str) -> Path:
+        """State of an edge server."""
+        return self.path / "edges" / name
+
+    def device(self, name: str) -> Path:
+        """A device's folder: its model, and its private state below it."""
+        return self.path / "devices" / name

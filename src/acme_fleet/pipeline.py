@@ -11,7 +11,7 @@ import numpy as np
 
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
-from acme_fleet.cloud.server import CloudServer, Match, ReferenceResult
+from acme_fleet.cloud.server import CloudServer, ClusterChoice, ReferenceResult
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import World, distribute
 from acme_fleet.device.client import DeviceClient
@@ -167,7 +167,7 @@ def summarize(
     fleet: Fleet,
     reference: ReferenceResult,
     grid: Grid,
-    matches: dict[str, Match],
+    matches: dict[str, ClusterChoice],
     reports: dict[str, ClusterReport],
     events: list[dict[str, Any]],
 ) -> Summary:
@@ -198,15 +198,15 @@ def summarize(
     )
 
 
-def _cluster(name: str, grid: Grid, match: Match, report: ClusterReport) -> ClusterSummary:
-    selection = match.selection
+def _cluster(name: str, grid: Grid, choice: ClusterChoice, report: ClusterReport) -> ClusterSummary:
+    selection = choice.selection
     candidates = [
         Candidate(
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
-            loss=float(match.objectives[i, 0]),
-            energy_j=float(match.objectives[i, 1]),
-            size_bytes=int(match.objectives[i, 2]),
+            loss=float(choice.objectives[i, 0]),
+            energy_j=float(choice.objectives[i, 1]),
+            size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),
             on_front=bool(i in selection.front),
             chosen=bool(i == selection.chosen),
@@ -218,12 +218,12 @@ def _cluster(name: str, grid: Grid, match: Match, report: ClusterReport) -> Clus
         name=name,
         width=chosen.width,
         depth=chosen.depth,
-        storage_limit_bytes=match.profile.storage_bytes,
+        storage_limit_bytes=choice.profile.storage_bytes,
         candidates=candidates,
         feasible=len(selection.feasible),
         front=len(selection.front),
         header=report.header,
-        genotype=report.genotype,
+        genotype=dict(report.genotype),
         device_names=report.device_names,
         similarity=report.similarity,
         lost=report.lost,

@@ -71,7 +71,7 @@ def _from_checkpoint(
         config = AutoConfig.from_pretrained(checkpoint)
         family_of(config)
         backbone = AutoModel.from_pretrained(checkpoint)
-        known = [config.id2label[i] for i in sorted(config.id2label)]
+        known = [name for _, name in sorted((config.id2label or {}).items())]
         head = nn.Linear(config.hidden_size, len(class_names))
         if known == class_names:
             whole = AutoModelForImageClassification.from_pretrained(checkpoint)
@@ -97,7 +97,7 @@ def augmentation(
     def augment(batch: Samples, generator: torch.Generator) -> Samples:
         pixels = batch.inputs["pixel_values"]
         count, _, rows, columns = pixels.shape
-        padded = F.pad(pixels, (padding,) * 4)
+        padded = F.pad(pixels, (padding,) * 4, mode="replicate")
         top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
         row_index = top + torch.arange(rows)
         column_index = left + torch.arange(columns)

@@ -14,9 +14,9 @@ from acme_fleet import fleet
 from acme_fleet.cloud.distillation import DistillationStep, distill
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.objectives import candidate_grid, candidate_losses, candidate_sizes
-from acme_fleet.cloud.pareto import Selection, match
+from acme_fleet.cloud.pareto import Match, match
 from acme_fleet.cloud.reference import augmentation, untrained_reference
-from acme_fleet.cost.energy import energy_j
+from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Splits
 from acme_fleet.errors import QuorumError
@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Match:
+class ClusterChoice:
     """What one cluster asked for, what it could have had, and what it gets.
 
     Attributes:
@@ -54,7 +54,7 @@ class Match:
 
     profile: ClusterProfile
     objectives: np.ndarray
-    selection: Selection
+    selection: Match
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class CloudServer:
 
     # --- lines 5-18 ---
 
-    def match(self, elastic: ElasticClassifier) -> dict[str, Match]:
+    def match(self, elastic: ElasticClassifier) -> dict[str, ClusterChoice]:
         """Ask every edge for its cluster's statistics and choose a backbone for it (Eq. 10-13).
 
         Raises:
@@ -196,11 +196,10 @@ class CloudServer:
         sizes = candidate_sizes(self._initial, self.grid, self._settings.header)
         matches = {}
         for name, profile in self._call(ProfileRequest(), ClusterProfile).items():
-            energies = [
-                energy_j(constants, self.grid.widths, self.grid.depths, patches(config))
-                for constants in profile.energies
-            ]
-            objectives = np.column_stack([losses, np.max(energies, axis=0), sizes])
+            energies = worst_energy_j(
+                profile.energies, self.grid.widths, self.grid.depths, patches(config)
+            )
+            objectives = np.column_stack([losses, energies, sizes])
             selection = match(
                 objectives,
                 sizes,
@@ -208,7 +207,7 @@ class CloudServer:
                 self._settings.selection.performance_window,
                 cluster=name,
             )
-            matches[name] = Match(profile, objectives, selection)
+            matches[name] = ClusterChoice(profile, objectives, selection)
         return matches
 
     def _losses(self, elastic: ElasticClassifier) -> np.ndarray:
@@ -222,7 +221,7 @@ class CloudServer:
     # --- line 19: backbones down, reports up ---
 
     def distribute(
-        self, elastic: ElasticClassifier, matches: dict[str, Match]
+        self, elastic: ElasticClassifier, matches: dict[str, ClusterChoice]
     ) -> dict[str, ClusterReport]:
         """Cut each cluster's backbone, send it, and wait for the edges' reports.
 

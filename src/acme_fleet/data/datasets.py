@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,7 +222,8 @@ def _relabelled(raw: RawImages, known: list[str], classes: list[str]) -> RawImag
 def _preprocessing(raw: RawImages, image_size: int | None) -> ImagePreprocessing:
     """The preprocessing that suits the images: their size unless one is given, their channels."""
     if raw.images.dtype == object:
-        forms = {image_form(image, name) for image, name in _named(raw)}
+        with _said_of(raw.where):
+            forms = {image_form(image, name) for image, name in _named(raw)}
     else:
         forms = {(*raw.images.shape[1:3], raw.images.shape[3] if raw.images.ndim == 4 else 1)}
     sizes = sorted({(height, width) for height, width, _ in forms})
@@ -240,17 +242,24 @@ def _preprocessing(raw: RawImages, image_size: int | None) -> ImagePreprocessing
 def _samples(raw: RawImages, preprocessing: ImagePreprocessing) -> Samples:
     """Decode and preprocess."""
     encoded = raw.images.dtype == object
-    try:
+    with _said_of(raw.where):
         pixels = preprocessing.pixel_values(
             (open_image(image, name) for image, name in _named(raw)) if encoded else raw.images
         )
-    except FleetError as error:
-        raise FleetError(f"{raw.where}: {error}") from error
     return Samples(
         inputs={"pixel_values": pixels},
         labels=torch.from_numpy(raw.labels),
         stored_bytes=torch.from_numpy(raw.stored_bytes),
     )
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Begin an error that comes from within by the setting that it is about."""
+    try:
+        yield
+    except FleetError as error:
+        raise FleetError(f"{where}: {error}") from error
 
 
 def _named(raw: RawImages) -> Iterator[tuple[bytes | Path, str]]:

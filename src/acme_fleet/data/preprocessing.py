@@ -159,7 +159,7 @@ def open_image(encoded: bytes | Path, name: str) -> Any:
         ImageOps.exif_transpose(image, in_place=True)
         image.load()
     except (OSError, ValueError, SyntaxError, library.DecompressionBombError) as error:
-        raise FleetError(f"cannot read {name} as an image: {error}") from error
+        raise _unreadable(name, error) from error
     return image
 
 
@@ -174,7 +174,13 @@ def image_form(encoded: bytes | Path, name: str) -> tuple[int, int, int]:
         with library.open(encoded if isinstance(encoded, Path) else BytesIO(encoded)) as image:
             return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
     except (OSError, ValueError, SyntaxError, library.DecompressionBombError) as error:
-        raise FleetError(f"cannot read {name} as an image: {error}") from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> FleetError:
+    if isinstance(error, pillow().UnidentifiedImageError):
+        return FleetError(f"cannot read {name} as an image: Pillow knows no such format")
+    return FleetError(f"cannot read {name} as an image: {error}")
 
 
 def _from_pil(image: Any, channels: int) -> np.ndarray:

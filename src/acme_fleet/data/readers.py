@@ -109,7 +109,7 @@ def read_arrays(paths: Sequence[Path], columns: Columns, where: str) -> RawImage
     parts: dict[str, list[np.ndarray]] = {}
     for path in paths:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 _require_columns(wanted, list(file.files), f"{where}: {path}")
                 for name in file.files:
                     parts.setdefault(name, []).append(file[name])

@@ -71,7 +71,8 @@ class SearchSpace:
         axes: Literal[1, 2],
     ) -> None:
         self.blocks, self.cells, self.channels = blocks, cells, channels
-        self.hidden, self.classes, self.axes = hidden, classes, axes
+        self.hidden, self.classes = hidden, classes
+        self.axes: Literal[1, 2] = axes
 
     def plan(self, decisions: Sequence[int]) -> HeaderPlan:
         """The header that 4B decisions describe."""

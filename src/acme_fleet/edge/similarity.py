@@ -16,7 +16,8 @@ def transport_distance(x: np.ndarray, y: np.ndarray) -> float:
         x: shape ``(n, features)``.
         y: shape ``(m, features)``.
     """
-    return float(ot.emd2([], [], cdist(x, y, metric="cityblock")))
+    cost = cdist(x, y, metric="cityblock")
+    return float(np.asarray(ot.emd2([], [], cost)))
 
 
 def distance_matrix(samples: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""The result file that every benchmark leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(
+    name: str,
+    value: float,
+    unit: str,
+    better: Literal["higher", "lower"],
+    goal: float,
+    rival: str,
+    seeds: list[int],
+    interval: tuple[float, float],
+    seconds: float,
+    details: dict[str, Any],
+) -> Path:
+    """Write ``results/NAME.json``.
+
+    ``value`` is measured against ``rival`` in the same run; ``interval`` is its 95 % interval
+    over the seeds (or repetitions), ``seconds`` how long the benchmark took. ``details`` holds
+    what else the printed table shows.
+    """
+    result = {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "better": better,
+        "goal": goal,
+        "rival": rival,
+        "seeds": seeds,
+        "interval": list(interval),
+        "seconds": round(seconds, 1),
+        "hardware": _hardware(),
+        "commit": _commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "details": details,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path
+
+
+def _hardware() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _commit() -> str:
+    """The commit, with ``-dirty`` where tracked files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    folder = Path(__file__).parent
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()

@@ -28,7 +28,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's see
 FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
-_EXAMPLE = Path(__file__).parent / "demo.yaml"
+EXAMPLE = Path(__file__).parent / "demo.yaml"
 
 
 @app.command()
@@ -37,7 +37,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     with _errors_explained():
         from acme_fleet.fleet import Fleet
 
-        _run(Fleet.from_yaml(_EXAMPLE), out or Path("runs/demo"), seed, resume=False)
+        _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
 
 @app.command()
@@ -48,7 +48,7 @@ def init(path: FleetFile) -> None:
 
         if path.exists():
             raise FleetError(f"{path} exists already; it was not changed")
-        path.write_text(_EXAMPLE.read_text())
+        path.write_text(EXAMPLE.read_text())
     _say(f"wrote {path}; look at its plan with: acme check {path}")
 
 

@@ -27,6 +27,11 @@ class Journal:
         self._path = path
         self._observer = observer
         self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Make every thread that still works for this run stop at its next event."""
+        self._cancelled.set()
 
     def message(self, sender: str, receiver: str, kind: str, size: int) -> None:
         """Record a message of ``size`` bytes."""
@@ -38,6 +43,7 @@ class Journal:
         started, clock = _now(), time.monotonic()
 
         def progress(done: int, total: int) -> None:
+            self._stop_if_cancelled()
             if self._observer and done < total:
                 self._observer.stage(actor, name, done, total)
 
@@ -48,7 +54,13 @@ class Journal:
         seconds = round(time.monotonic() - clock, 3)
         self._write({"time": started, "stage": name, "actor": actor, "seconds": seconds})
 
+    def _stop_if_cancelled(self) -> None:
+        # Not an AcmeError: a role must not take it for a peer's failure and go on without it.
+        if self._cancelled.is_set():
+            raise KeyboardInterrupt
+
     def _write(self, event: dict[str, Any]) -> None:
+        self._stop_if_cancelled()
         line = json.dumps({"time": _now(), **event})
         with self._lock, self._path.open("a") as file:
             file.write(line + "\n")

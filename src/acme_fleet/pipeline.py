@@ -52,12 +52,17 @@ def customize(
     world = distribute(fleet, load_source(fleet.data))
     check_feasible(fleet, plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
-    cloud = assemble(fleet, world, run, Journal(run.events, observer))
-    # Phase 1 (Algorithm 1): an elastic backbone, and the right part of it for each cluster.
-    reference, elastic = cloud.prepare()
-    matches = cloud.match(elastic)
-    # Phases 2-1 and 2-2 (Algorithm 2): each edge searches a header, its devices refine it.
-    reports = cloud.distribute(elastic, matches)
+    journal = Journal(run.events, observer)
+    cloud = assemble(fleet, world, run, journal)
+    try:
+        # Phase 1 (Algorithm 1): an elastic backbone, and the right part of it for each cluster.
+        reference, elastic = cloud.prepare()
+        matches = cloud.match(elastic)
+        # Phases 2-1 and 2-2 (Algorithm 2): each edge searches a header, its devices refine it.
+        reports = cloud.distribute(elastic, matches)
+    except BaseException:
+        journal.cancel()  # roles that still work in other threads
+        raise
     summary = summarize(fleet, reference, cloud.grid, matches, reports, read_events(run.events))
     summary.write(run.summary)
     write_report(summary, read_events(run.events), run.report)

@@ -105,54 +105,88 @@ def search_header(
     """
     shared = SharedWeights(space, classifier, generator)
     controller = Controller(choices(space.blocks), generator)
-    policy = torch.optim.Adam(controller.parameters(), lr=settings.controller_learning_rate)
-    joint = settings.backbone_learning_rate > 0
-    backbone.requires_grad_(joint)
-    weights = torch.optim.AdamW(
-        [
-            {"params": list(shared.tensors.values()), "lr": settings.learning_rate},
-            {"params": list(backbone.parameters()), "lr": settings.backbone_learning_rate},
-        ][: 1 + joint]
-    )
-    training = data.weights if joint else feature_samples(backbone, data.weights)
+    search = _Search(backbone, shared, controller, space, fits, settings, generator)
+    training = data.weights if search.joint else feature_samples(backbone, data.weights)
     reward_data = feature_samples(backbone, data.reward)
     batches = _endless(training, settings.batch_size, generator)
     rewards: list[float] = []
-    baseline: float | None = None
     for step in range(settings.steps):
         for _ in range(settings.weight_updates_per_step):
-            batch = next(batches)
-            features = feature_maps(backbone, batch.inputs) if joint else batch.inputs
-            with torch.no_grad():
-                proposals = propose(controller, settings.children_per_step, space, fits, generator)
-            plans = [space.plan(d) for d in proposals.decisions.tolist()]
-            losses = [F.cross_entropy(shared.child(p)(**features), batch.labels) for p in plans]
-            torch.stack(losses).mean().backward()  # Eq. 15
-            nn.utils.clip_grad_norm_([p for g in weights.param_groups for p in g["params"]], 1.0)
-            weights.step()
-            weights.zero_grad()
-        if joint:
+            search.update_weights(next(batches))
+        if search.joint:
             reward_data = feature_samples(backbone, data.reward)
-        proposals = propose(controller, settings.children_per_step, space, fits, generator)
-        accuracies = [
-            evaluate(shared.child(space.plan(d)), reward_data).accuracy
-            for d in proposals.decisions.tolist()
-        ]
-        baseline = accuracies[0] if baseline is None else baseline
-        loss = reinforce_loss(
-            proposals, torch.tensor(accuracies), baseline, settings.entropy_weight
-        )
-        policy.zero_grad()
-        loss.backward()
-        policy.step()
-        mean = sum(accuracies) / len(accuracies)
-        baseline = _BASELINE_DECAY * baseline + (1 - _BASELINE_DECAY) * mean
-        rewards.append(mean)
+        rewards.append(search.update_controller(reward_data))
         progress(step + 1, settings.steps)
     backbone.requires_grad_(False)
-    choice_data = feature_samples(backbone, data.choice)
-    plan, evaluation = _choose(controller, shared, space, fits, choice_data, settings, generator)
+    choice = feature_samples(backbone, data.choice)
+    plan, evaluation = _choose(controller, shared, space, fits, choice, settings, generator)
     return SearchResult(plan, build_header(plan, shared.tensors), evaluation, rewards)
+
+
+class _Search:
+    """The two sets of parameters that are learned in turn: ω (and θ^B), and the controller."""
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        shared: SharedWeights,
+        controller: Controller,
+        space: SearchSpace,
+        fits: Fits,
+        settings: Search,
+        generator: torch.Generator,
+    ) -> None:
+        self.backbone, self.shared, self.controller = backbone, shared, controller
+        self.space, self.fits, self.settings, self.generator = space, fits, settings, generator
+        self.joint = settings.backbone_learning_rate > 0
+        self.baseline: float | None = None
+        backbone.requires_grad_(self.joint)
+        groups = [{"params": list(shared.tensors.values()), "lr": settings.learning_rate}]
+        if self.joint:
+            rate = settings.backbone_learning_rate
+            groups.append({"params": list(backbone.parameters()), "lr": rate})
+        self.trained = [parameter for group in groups for parameter in group["params"]]
+        self.weights = torch.optim.AdamW(groups)
+        self.policy = torch.optim.Adam(
+            controller.parameters(), lr=settings.controller_learning_rate
+        )
+
+    def update_weights(self, batch: Samples) -> None:
+        """One step on ω with the policy fixed: the mean loss of M sampled children (Eq. 15)."""
+        features = feature_maps(self.backbone, batch.inputs) if self.joint else batch.inputs
+        losses = [
+            F.cross_entropy(self.shared.child(plan)(**features), batch.labels)
+            for plan in self._plans(self._propose())
+        ]
+        torch.stack(losses).mean().backward()
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.weights.step()
+        self.weights.zero_grad()
+
+    def update_controller(self, reward_data: Samples) -> float:
+        """One REINFORCE step with ω fixed; returns the children's mean reward."""
+        proposals = self._propose()
+        rewards = [
+            evaluate(self.shared.child(plan), reward_data).accuracy
+            for plan in self._plans(proposals)
+        ]
+        mean = sum(rewards) / len(rewards)
+        baseline = mean if self.baseline is None else self.baseline
+        loss = reinforce_loss(
+            proposals, torch.tensor(rewards), baseline, self.settings.entropy_weight
+        )
+        self.policy.zero_grad()
+        loss.backward()
+        self.policy.step()
+        self.baseline = _BASELINE_DECAY * baseline + (1 - _BASELINE_DECAY) * mean
+        return mean
+
+    def _propose(self) -> Proposals:
+        children = self.settings.children_per_step
+        return propose(self.controller, children, self.space, self.fits, self.generator)
+
+    def _plans(self, proposals: Proposals) -> list[HeaderPlan]:
+        return [self.space.plan(decisions) for decisions in proposals.decisions.tolist()]
 
 
 def propose(

@@ -21,7 +21,7 @@ check: $(VENV)/.developer ## lint, types, import contracts
 	$(BIN)/pyright
 	PATH=$(BIN):$$PATH lint-imports --no-cache
 
-test-slow: $(VENV)/.developer ## minutes-long tests and examples; ACME_DATA=folder of data sets
+test-slow: $(VENV)/.developer ## minutes-long examples; ACME_DATA=folder with the data sets
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.developer ## benchmarks; one of them with NAME=selection_scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,8 +36,8 @@ class ImportanceAccumulator:
                 total += squared.reshape(len(total), -1).sum(dim=1)
         self._iterations += 1
 
-    def result(self, channels: int) -> dict[str, Tensor]:
-        """Importance by layer, shape ``(channels,)`` each; a pruned channel has none."""
+    def result(self, channels: int) -> dict[str, Float[Tensor, " channels"]]:
+        """Importance by layer; a pruned channel has none."""
         importance = {}
         for name, layer in self._header.plan.layers.items():
             importance[name] = torch.zeros(channels)
@@ -45,8 +46,8 @@ class ImportanceAccumulator:
 
 
 @torch.no_grad()
-def ablation_importance(header: Header, samples: Samples, layer: str) -> Tensor:
-    """(L − L without the neuron)², one neuron at a time (Eq. 16), shape ``(neurons,)``.
+def ablation_importance(header: Header, samples: Samples, layer: str) -> Float[Tensor, " neurons"]:
+    """(L − L without the neuron)², one neuron at a time (Eq. 16).
 
     The oracle of the Taylor form: one pass over the data for each neuron.
     """
@@ -67,12 +68,14 @@ def ablation_importance(header: Header, samples: Samples, layer: str) -> Tensor:
 
 
 def neurons_to_keep(
-    importance: Mapping[str, Tensor], kept: Mapping[str, tuple[int, ...]], share: float
+    importance: Mapping[str, Float[Tensor, " channels"]],
+    kept: Mapping[str, tuple[int, ...]],
+    share: float,
 ) -> dict[str, tuple[int, ...]]:
     """Drop the preset share of the least important neurons over all layers, one left in each.
 
     Args:
-        importance: by layer, shape ``(channels,)``.
+        importance: by layer.
         kept: by layer, the channels that are left so far.
         share: of all neurons left so far, how many are dropped (rounded down).
     """

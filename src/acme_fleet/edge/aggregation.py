@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-ImportanceSet = Mapping[str, Tensor]
+ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
+"""Importance by layer, one number for each of its channels."""
 
 
 def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
@@ -18,13 +20,13 @@ def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
 
 
 def aggregate(
-    sets: Mapping[str, ImportanceSet], weights: np.ndarray
+    sets: Mapping[str, ImportanceSet], weights: Float[np.ndarray, "devices devices"]
 ) -> dict[str, dict[str, Tensor]]:
     """Q'_n = Σ_i ŵ_{n,i} Q_i for every device (Eq. 21).
 
     Args:
         sets: an importance set for each device, all with the same layers and shapes.
-        weights: Ŵ, shape ``(devices, devices)``, rows and columns in the order of ``sets``.
+        weights: Ŵ, rows and columns in the order of ``sets``.
     """
     names = list(sets)
     normalized = [normalize(sets[name]) for name in names]
@@ -37,7 +39,9 @@ def aggregate(
     return mixed
 
 
-def present(weights: np.ndarray, index: list[int]) -> np.ndarray:
+def present(
+    weights: Float[np.ndarray, "devices devices"], index: list[int]
+) -> Float[np.ndarray, "present present"]:
     """The weights among those who answered, rows summing to 1 again."""
     chosen = weights[np.ix_(index, index)]
     return chosen / chosen.sum(axis=1, keepdims=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,16 +15,16 @@ class Proposals:
     """A batch of decision sequences and what the controller thinks of them.
 
     Attributes:
-        decisions: shape ``(children, 4B)``, int64.
-        log_probability: of each whole sequence, shape ``(children,)``.
-        entropy: mean over the decisions, shape ``(children,)``.
-        predicted_accuracy: in (0, 1), shape ``(children,)``.
+        decisions: 4B for each child.
+        log_probability: of each whole sequence.
+        entropy: mean over the decisions.
+        predicted_accuracy: in (0, 1).
     """
 
-    decisions: Tensor
-    log_probability: Tensor
-    entropy: Tensor
-    predicted_accuracy: Tensor
+    decisions: Int64[Tensor, "children decisions"]
+    log_probability: Float[Tensor, " children"]
+    entropy: Float[Tensor, " children"]
+    predicted_accuracy: Float[Tensor, " children"]
 
     def __getitem__(self, index: Tensor) -> Proposals:
         """The proposals at ``index``."""
@@ -54,8 +55,8 @@ class Controller(nn.Module):
         """Draw decision sequences from the policy π."""
         return self._walk(children, None, generator)
 
-    def judge(self, decisions: Tensor) -> Proposals:
-        """The policy's view of given decisions, shape ``(children, 4B)``."""
+    def judge(self, decisions: Int64[Tensor, "children decisions"]) -> Proposals:
+        """The policy's view of given decisions."""
         return self._walk(len(decisions), decisions, None)
 
     def _walk(
@@ -85,13 +86,16 @@ class Controller(nn.Module):
 
 
 def reinforce_loss(
-    proposals: Proposals, rewards: Tensor, baseline: float, entropy_weight: float
-) -> Tensor:
+    proposals: Proposals,
+    rewards: Float[Tensor, " children"],
+    baseline: float,
+    entropy_weight: float,
+) -> Float[Tensor, ""]:
     """What is minimised to raise E[R]: −(R − b)·log π − entropy, and the predictor's error.
 
     Args:
         proposals: what was drawn, with gradients.
-        rewards: validation accuracy of each child, shape ``(children,)``.
+        rewards: validation accuracy of each child.
         baseline: moving average of earlier rewards.
         entropy_weight: how much exploration is worth.
     """

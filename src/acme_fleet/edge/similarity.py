@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import ot
+from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
 
-def transport_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Exact 1-Wasserstein distance under the L1 ground cost between two samples.
-
-    Args:
-        x: shape ``(n, features)``.
-        y: shape ``(m, features)``.
-    """
+def transport_distance(
+    x: Float[np.ndarray, "n features"], y: Float[np.ndarray, "m features"]
+) -> float:
+    """Exact 1-Wasserstein distance under the L1 ground cost between two samples (Eq. 19)."""
     cost = cdist(x, y, metric="cityblock")
     return float(np.asarray(ot.emd2([], [], cost)))
 
 
-def distance_matrix(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Distances between all pairs, shape ``(devices, devices)``, zero on the diagonal."""
+def distance_matrix(
+    samples: Sequence[Float[np.ndarray, "_ features"]],
+) -> Float[np.ndarray, "devices devices"]:
+    """Distances between all pairs of devices, zero on the diagonal."""
     count = len(samples)
     distances = np.zeros((count, count))
     for i in range(count):
@@ -30,7 +30,10 @@ def distance_matrix(samples: Sequence[np.ndarray]) -> np.ndarray:
     return distances
 
 
-def debias(distances: np.ndarray, samples: Sequence[np.ndarray]) -> np.ndarray:
+def debias(
+    distances: Float[np.ndarray, "devices devices"],
+    samples: Sequence[Float[np.ndarray, "_ features"]],
+) -> Float[np.ndarray, "devices devices"]:
     """Remove what is only sampling noise, and the scale (a named deviation, METHOD 8).
 
     Between small samples in many dimensions most of the distance is noise: two samples of one
@@ -44,15 +47,17 @@ def debias(distances: np.ndarray, samples: Sequence[np.ndarray]) -> np.ndarray:
     return rest / np.median(positive) if positive.size else rest
 
 
-def mixing_weights(distances: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+def mixing_weights(
+    distances: Float[np.ndarray, "devices devices"], temperature: float = 1.0
+) -> Float[np.ndarray, "devices devices"]:
     """Ŵ: w = 1/(1 + distance), made symmetric, softmax over each row (Eq. 19-20).
 
     Args:
-        distances: shape ``(devices, devices)``; the two directions may differ.
+        distances: the two directions may differ.
         temperature: τ of the softmax; 1 is the paper's.
 
     Returns:
-        Shape ``(devices, devices)``: row n holds the weights of n's peers, itself included.
+        Row n holds the weights of n's peers, itself included.
     """
     similarity = 1.0 / (1.0 + distances)
     # Read element by element: sqrt(w_ij · w_ji).

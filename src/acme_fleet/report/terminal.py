@@ -26,15 +26,21 @@ if TYPE_CHECKING:
 
 
 class LiveStages:
-    """Shows each stage of each actor with its progress; an observer of the journal."""
+    """Shows each stage of each actor; an observer of the journal.
+
+    Live bars in a terminal, a line for each finished stage in a log file.
+    """
 
     def __init__(self) -> None:
+        self._console = Console()
         self._progress = Progress(
             TextColumn("[bold]{task.fields[actor]:<14}"),
             TextColumn("{task.description:<20}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
 
@@ -53,6 +59,8 @@ class LiveStages:
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(name, actor=actor, total=total)
         self._progress.update(self._tasks[key], completed=done, total=total)
+        if done == total and not self._console.is_terminal:
+            self._console.print(f"{actor}: {name} done", highlight=False)
 
 
 def readable_bytes(size: float) -> str:

@@ -17,7 +17,9 @@ DATA = Path(os.environ.get("ACME_DATA", ROOT.parent / "shared" / "data"))
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(not (DATA / "cifar100").exists(), reason=f"no CIFAR-100 in {DATA}; set ACME_DATA")
+@pytest.mark.skipif(
+    not (DATA / "cifar100").exists(), reason=f"no CIFAR-100 in {DATA}; set ACME_DATA"
+)
 def test_cifar20(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "examples/cifar20.py", str(DATA / "cifar100"), "--out", str(out)]

@@ -72,7 +72,7 @@ class HeaderState:
         try:
             evaluation = Evaluation(loss=about["loss"], accuracy=about["accuracy"])
             return HeaderState(header("current"), header("best"), evaluation)
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{path} is damaged: {error}") from error
 
 

@@ -152,6 +152,9 @@ def prune(header: Header, kept: Mapping[str, Channels]) -> Header:
     plan = header.plan
     merged = {**plan.kept, **{name: tuple(channels) for name, channels in kept.items()}}
     smaller = HeaderPlan.model_validate({**plan.model_dump(), "kept": merged})
+    for name, channels in kept.items():
+        if gone := set(channels) - set(plan.layers[name].outputs):
+            raise ValueError(f"{name} has no channels {sorted(gone)} any more")
     state, tensors = header.state_dict(), {}
     for name, layer in smaller.layers.items():
         old = plan.layers[name]

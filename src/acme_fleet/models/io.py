@@ -20,12 +20,23 @@ from acme_fleet.messages import check_shapes
 from acme_fleet.models.elastic import build
 from acme_fleet.models.families import ELASTIC, FAMILIES
 from acme_fleet.models.features import CustomizedModel
-from acme_fleet.models.header import Header
+from acme_fleet.models.header import Header, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 
 WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
 CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
 DEVICE_FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
+# What Hugging Face and torch raise for a configuration that makes no sense.
+_INVALID = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -79,8 +90,10 @@ def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> P
     config_class, _ = ELASTIC[family]
     try:
         parsed = config_class.from_dict(dict(config))
+        if parsed.num_hidden_layers > len(tensors):  # do not even name a million layers
+            raise ValueError(f"{parsed.num_hidden_layers} layers, but {len(tensors)} tensors")
         skeleton = build(parsed)  # shapes only: nothing is allocated for a hostile configuration
-    except (TypeError, ValueError, ArithmeticError, StrictDataclassError) as error:
+    except _INVALID as error:
         raise ProtocolError(f"the backbone's configuration is invalid: {error}") from error
     check_shapes(tensors, shapes_of(skeleton), "the backbone")
     backbone = build(parsed, "cpu")
@@ -121,17 +134,21 @@ def load_device_model(folder: str | Path) -> CustomizedModel:
         RunError: naming the file that is missing or damaged.
     """
     folder = Path(folder)
+    config, document = read_document(folder, CONFIG), read_document(folder, HEADER)
+    tensors, _ = read_tensors(folder / WEIGHTS)
+    header_tensors = without_prefix("header", tensors)
+    part = CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        plan = HeaderPlan.model_validate_json((folder / HEADER).read_text())
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not isinstance(config, dict):
+            raise ProtocolError("the configuration is not an object")
         backbone = backbone_from(config, without_prefix("backbone", tensors))
-        header = Header(plan)
-        header.load_state_dict(without_prefix("header", tensors))
-    except (OSError, SafetensorError, ValueError, RuntimeError, ProtocolError) as error:
-        raise RunError(f"{folder} holds no usable device model: {error}") from error
-    return CustomizedModel(backbone, header.requires_grad_(False)).eval()
+        part = HEADER
+        plan = HeaderPlan.model_validate(document)
+        check_shapes(header_tensors, plan.shapes(), "the header")
+    except (ValueError, ProtocolError) as error:
+        raise RunError(f"{folder / part} does not fit {WEIGHTS} or is damaged: {error}") from error
+    header = build_header(plan, header_tensors).requires_grad_(False)
+    return CustomizedModel(backbone, header).eval()
 
 
 def read_document(folder: str | Path, name: str) -> Any:
@@ -142,7 +159,7 @@ def read_document(folder: str | Path, name: str) -> Any:
     """
     try:
         return json.loads((Path(folder) / name).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: neither JSON nor text
         raise RunError(f"cannot read {Path(folder) / name}: {error}") from error
 
 

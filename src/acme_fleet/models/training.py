@@ -102,6 +102,7 @@ def fit(
     """
     optimization = Optimization(module.parameters(), training, steps_of(samples, training))
     best = best_state = None
+    module.eval()
     if validation is not None:
         best, best_state = evaluate(module, validation), copy.deepcopy(module.state_dict())
     for epoch in range(training.epochs):

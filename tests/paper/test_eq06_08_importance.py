@@ -1,0 +1,216 @@
+"""Eq. 6-8: importance of heads and neurons, against gates, against exact removal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
+from transformers.modeling_outputs import BaseModelOutput
+
+from acme_fleet.cloud.importance import ablation_importance, taylor_importance
+from acme_fleet.data.samples import Samples
+from acme_fleet.fleet import Training
+from acme_fleet.models.elastic import as_elastic, reorder
+from acme_fleet.models.families import FAMILIES, dimensions
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.training import evaluate, fit
+
+
+def labelled(inputs: dict[str, Tensor]) -> Samples:
+    count = len(next(iter(inputs.values())))
+    return Samples(inputs, torch.arange(count) % 4, torch.ones(count, dtype=torch.int64))
+
+
+def layers_of(model: Classifier) -> list[nn.Module]:
+    family = FAMILIES[model.backbone.config.model_type.removeprefix("acme_")]
+    return list(model.backbone.get_submodule(family.layers).children())
+
+
+def gated_importance(model: Classifier, samples: Samples) -> tuple[Tensor, Tensor]:
+    """|∂F/∂m| of a gate m = 1 on each unit's output, one sample and one layer at a time.
+
+    ∂F(m·O)/∂m at m = 1 is Σ ∂F/∂O ⊙ O (Eq. 8).
+    """
+    family = FAMILIES[model.backbone.config.model_type.removeprefix("acme_")]
+    sizes = dimensions(model.backbone.config)
+    result = []
+    for name, units in ((family.output, sizes.heads), (family.neurons_out, sizes.neurons)):
+        total = torch.zeros(sizes.layers, units)
+        for number, layer in enumerate(layers_of(model)):
+            linear = layer.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            for index in range(len(samples)):
+                one = samples[index : index + 1]
+                gate = torch.ones(units, requires_grad=True)
+                spread = gate.repeat_interleave(linear.in_features // units)
+                hook = linear.register_forward_pre_hook(lambda _, x, s=spread: (x[0] * s,))
+                F.cross_entropy(model(**one.inputs), one.labels).backward()
+                hook.remove()
+                assert gate.grad is not None
+                total[number] += gate.grad.abs() / len(samples)
+        result.append(total)
+    return result[0], result[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_gradient_of_a_gate(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any]
+) -> None:
+    model, samples = make_classifier(family, layers=2), labelled(make_inputs(family, samples=3))
+    for ours, expected in zip(
+        taylor_importance(model, samples), gated_importance(model, samples), strict=True
+    ):
+        assert (expected > 1e-4).any()
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_does_not_depend_on_the_batches(
+    batch_size: int, make_classifier: Callable[..., Classifier], make_samples: Callable[..., Any]
+) -> None:
+    model, samples = make_classifier(), make_samples(10)
+    torch.testing.assert_close(
+        taylor_importance(model, samples, batch_size), taylor_importance(model, samples, 10)
+    )
+
+
+def test_leaves_no_trace(
+    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Any]
+) -> None:
+    """No hook stays, no gradient gathers, and the result carries no graph."""
+    model, samples = make_classifier(), make_samples(5)
+    first, again = taylor_importance(model, samples), taylor_importance(model, samples)
+    assert torch.equal(first[0], again[0])
+    assert not first[0].requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_grouped_queries_have_one_importance_for_each_group(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any]
+) -> None:
+    """Six query heads share three key/value heads: three units of two queries each."""
+    model, samples = make_classifier(family, layers=2), labelled(make_inputs(family))
+    assert dimensions(model.backbone.config).queries_per_head == 2
+    heads, neurons = taylor_importance(model, samples)
+    assert heads.shape == (2, 3)
+    assert neurons.shape == (2, 10)
+    assert ablation_importance(model, samples, 0, heads=True).shape == (3,)
+    assert ablation_importance(model, samples, 1, heads=False).shape == (10,)
+
+
+@pytest.mark.parametrize("family", ["vit", "bert", "llama"])
+def test_importance_of_a_reordered_model_descends(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any]
+) -> None:
+    """Importance and re-ordering mean the same units."""
+    model, samples = make_classifier(family), labelled(make_inputs(family))
+    heads, neurons = taylor_importance(model, samples)
+    ordered = Classifier(reorder(model.backbone, heads, neurons), model.head)
+    for before, after in zip((heads, neurons), taylor_importance(ordered, samples), strict=True):
+        descending = before.sort(dim=1, descending=True).values
+        torch.testing.assert_close(after, descending, rtol=1e-3, atol=1e-5)
+
+
+# --- Eq. 6, the exact form --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "llama"])
+def test_ablation_equals_zeroing_the_weights_that_read_the_unit(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any]
+) -> None:
+    model, samples = make_classifier(family, layers=2), labelled(make_inputs(family))
+    names, sizes = FAMILIES[family], dimensions(model.backbone.config)
+
+    @torch.no_grad()
+    def losses() -> Tensor:
+        return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
+
+    full = losses()
+    for heads, name, units in (
+        (True, names.output, sizes.heads),
+        (False, names.neurons_out, sizes.neurons),
+    ):
+        linear = layers_of(model)[1].get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        expected, width = [], linear.in_features // units
+        for unit in range(units):
+            original = linear.weight.data.clone()
+            linear.weight.data[:, unit * width : (unit + 1) * width] = 0
+            expected.append((full - losses()).abs().mean())
+            linear.weight.data = original
+        ours = ablation_importance(model, samples, 1, heads=heads)
+        torch.testing.assert_close(ours, torch.stack(expected))
+        assert torch.equal(losses(), full)
+
+
+class _Additive(PreTrainedModel):
+    """One layer whose heads and neurons add up in the hidden state, with nothing after it."""
+
+    config_class = ViTConfig
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        size, neurons = config.hidden_size, config.intermediate_size
+        layer = nn.Module()
+        layer.attention, layer.mlp = nn.Module(), nn.Module()
+        layer.attention.v_proj, layer.attention.o_proj = (
+            nn.Linear(size, size),
+            nn.Linear(size, size),
+        )
+        layer.mlp.fc1, layer.mlp.fc2 = nn.Linear(size, neurons), nn.Linear(neurons, size)
+        self.layers = nn.ModuleList([layer])
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool) -> BaseModelOutput:
+        x, layer = pixel_values, self.layers[0]
+        attended = layer.attention.o_proj(layer.attention.v_proj(x).tanh())
+        last = x + attended + layer.mlp.fc2(layer.mlp.fc1(x).relu())
+        return BaseModelOutput(last_hidden_state=last, hidden_states=(x, last))
+
+
+def test_equals_the_ablation_where_the_loss_is_linear() -> None:
+    """With logits (0, z) and answer 0 the loss log(1 + exp z) is z for a large z."""
+    config = ViTConfig(
+        hidden_size=8, num_attention_heads=4, intermediate_size=6, num_hidden_layers=1
+    )
+    generator = torch.Generator().manual_seed(0)
+    backbone, head = _Additive(config), nn.Linear(8, 2)
+    for parameter in (*backbone.parameters(), *head.parameters()):
+        parameter.data.normal_(generator=generator)
+    head.weight.data[0], head.bias.data[0], head.bias.data[1] = 0, 0, 200
+    model, count = Classifier(backbone, head), 5
+    samples = Samples(
+        {"pixel_values": torch.randn(count, 3, 8, generator=generator)},
+        torch.zeros(count, dtype=torch.int64),
+        torch.ones(count, dtype=torch.int64),
+    )
+    assert (model(**samples.inputs)[:, 1] > 100).all()
+    heads, neurons = taylor_importance(model, samples)
+    assert heads.min() > 0.1
+    for ours, is_head in ((heads, True), (neurons, False)):
+        exact = ablation_importance(model, samples, 0, heads=is_head)
+        torch.testing.assert_close(ours[0], exact, rtol=1e-3, atol=1e-3)
+
+
+def test_ranks_units_of_a_trained_model_like_their_removal(
+    plain_backbone: Callable[..., PreTrainedModel], make_samples: Callable[..., Any]
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = AutoModel.from_config(plain_backbone("vit").config, add_pooling_layer=False)
+        model = Classifier(as_elastic(backbone), nn.Linear(16, 4))
+    training = Training(epochs=10, batch_size=32, learning_rate=4e-3)
+    fit(model, make_samples(256), training, torch.Generator().manual_seed(0))
+    held_out = make_samples(128, seed=1)
+    assert evaluate(model, held_out).accuracy > 0.6
+    for taylor, heads in zip(taylor_importance(model, held_out), (True, False), strict=True):
+        exact = [ablation_importance(model, held_out, layer, heads=heads) for layer in range(3)]
+        assert spearmanr(taylor.flatten(), torch.cat(exact)).statistic > 0.8

@@ -1,0 +1,269 @@
+"""Eq. 9: the loss by hand, the sandwich, and what distillation does to its two models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from acme_fleet.cloud import distillation
+from acme_fleet.cloud.distillation import DistillationStep, distill, distillation_loss, sandwich
+from acme_fleet.fleet import Training
+from acme_fleet.models.elastic import Architecture, kept_layers
+from acme_fleet.models.features import Activations, Classifier
+from acme_fleet.models.supernet import ElasticClassifier, Run
+
+LAYERS = 4
+STEP = DistillationStep(
+    widths=[0.25, 0.5, 1.0],
+    depths=[1, 2, LAYERS],
+    teacher_width=lambda width: 1.0,
+    logits_weight=1.0,
+    embeddings_weight=0.1,
+    random_subnetworks=2,
+)
+SAME_WIDTH = DistillationStep(
+    widths=STEP.widths,
+    depths=STEP.depths,
+    teacher_width=lambda width: width,
+    logits_weight=1.0,
+    embeddings_weight=1.0,
+    random_subnetworks=2,
+)
+
+
+def constant_run(logits: float, embeddings: float, hidden: list[float]) -> Run:
+    """Every number of a tensor is the same."""
+    tokens = torch.ones(2, 3, 5)
+    observed = Activations(
+        embeddings=embeddings * tokens,
+        hidden=tuple(value * tokens for value in hidden),
+        final=torch.full((2, 3, 5), 77.0),
+        pooled=torch.full((2, 5), 99.0),
+    )
+    return Run(observed, torch.full((2, 4), logits))
+
+
+@pytest.fixture
+def pair(make_classifier: Callable[..., Classifier]) -> tuple[ElasticClassifier, ElasticClassifier]:
+    """Teacher and student with the same weights."""
+    student = ElasticClassifier(make_classifier(layers=LAYERS))
+    return student.frozen_copy(), student
+
+
+def state_of(model: ElasticClassifier) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.classifier.state_dict().items()}
+
+
+# --- the loss ---------------------------------------------------------------------------------
+
+
+def test_loss_by_hand() -> None:
+    """3·1² + 5·2² + (1² + 2²)/2, the student's two layers standing for the teacher's 1 and 3."""
+    student = constant_run(logits=1.0, embeddings=4.0, hidden=[11.0, 32.0])
+    teacher = constant_run(logits=0.0, embeddings=6.0, hidden=[0.0, 10.0, 20.0, 30.0])
+    loss = distillation_loss(student, teacher, (1, 3), logits_weight=3.0, embeddings_weight=5.0)
+    assert loss.item() == pytest.approx(3 * 1 + 5 * 4 + (1 + 4) / 2)
+
+
+def test_loss_is_a_mean_over_numbers_and_not_of_the_constant() -> None:
+    """Differences that vary inside a tensor: the mean of squares, not the square of the mean."""
+    teacher = constant_run(0.0, 0.0, [0.0])
+    student = constant_run(0.0, 0.0, [0.0])
+    student.logits[0, 0] = 2.0  # one of 8 numbers
+    student.activations.embeddings[1, 2, 3] = 3.0  # one of 30
+    student.activations.hidden[0][0, 0, 0] = -6.0
+    loss = distillation_loss(student, teacher, (0,), 1.0, 1.0)
+    assert loss.item() == pytest.approx(4 / 8 + 9 / 30 + 36 / 30)
+
+
+def test_loss_refuses_a_map_of_another_length() -> None:
+    run = constant_run(0.0, 0.0, [0.0, 0.0])
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        distillation_loss(run, run, (0,), 1.0, 1.0)
+
+
+def test_zero_for_a_student_that_is_its_teacher(
+    pair: tuple[ElasticClassifier, ElasticClassifier], make_inputs: Callable[..., Any]
+) -> None:
+    teacher, student = pair
+    whole, half = student.shape(1.0, LAYERS), student.shape(0.5, LAYERS)
+    inputs = make_inputs("vit")
+    lesson = teacher.run(whole, inputs)
+    assert distillation_loss(student.run(whole, inputs), lesson, whole.layers, 1.0, 1.0).item() == 0
+    assert distillation_loss(student.run(half, inputs), lesson, half.layers, 1.0, 1.0).item() > 0
+
+
+# --- the students of a step -------------------------------------------------------------------
+
+
+@given(
+    widths=st.lists(st.sampled_from([0.25, 0.5, 0.75, 1.0]), min_size=1, unique=True),
+    depths=st.lists(st.integers(1, 12), min_size=1, max_size=6, unique=True),
+    random=st.integers(0, 6),
+    seed=st.integers(0, 2**32),
+)
+def test_sandwich_always_has_the_largest_and_the_smallest(
+    widths: list[float], depths: list[int], random: int, seed: int
+) -> None:
+    step = DistillationStep(widths, depths, lambda w: w, 1.0, 1.0, random)
+    students = sandwich(step, torch.Generator().manual_seed(seed))
+    assert (max(widths), max(depths)) in students
+    assert (min(widths), min(depths)) in students
+    assert len(students) == len(set(students)) <= 2 + random
+    assert all(width in widths and depth in depths for width, depth in students)
+
+
+def test_sandwich_draws_every_student_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = 900
+    seen = Counter(s for _ in range(draws) for s in sandwich(STEP, generator))
+    largest, smallest = (1.0, LAYERS), (0.25, 1)
+    assert seen.pop(largest) == seen.pop(smallest) == draws
+    # Each of the other 7 of 9 is drawn with probability 1 - (8/9)² by two random students.
+    expected = draws * (1 - (8 / 9) ** 2)
+    assert len(seen) == 7
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in seen.values())
+
+
+# --- distillation -----------------------------------------------------------------------------
+
+
+def test_teacher_stays_and_smallest_student_learns(
+    pair: tuple[ElasticClassifier, ElasticClassifier], make_samples: Callable[..., Any]
+) -> None:
+    teacher, student = pair
+    before, start = state_of(teacher), state_of(student)
+    held_out = make_samples(32, seed=1).inputs
+    smallest, whole = student.shape(0.25, 1), student.shape(1.0, LAYERS)
+
+    @torch.no_grad()
+    def loss() -> float:
+        mine, lesson = student.run(smallest, held_out), teacher.run(whole, held_out)
+        return distillation_loss(mine, lesson, smallest.layers, 1.0, 0.1).item()
+
+    untrained = loss()
+    training = Training(epochs=6, batch_size=16, learning_rate=1e-2)
+    distill(teacher, student, STEP, make_samples(64), training, torch.Generator().manual_seed(0))
+    assert loss() < 0.7 * untrained
+    after = state_of(teacher)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any(not torch.equal(state_of(student)[name], value) for name, value in start.items())
+
+
+def test_deterministic_by_generator(
+    pair: tuple[ElasticClassifier, ElasticClassifier], make_samples: Callable[..., Any]
+) -> None:
+    teacher, first = pair
+    other, third = (ElasticClassifier(first.frozen_copy().classifier) for _ in range(2))
+    for student, seed in ((first, 0), (other, 0), (third, 1)):
+        student.classifier.requires_grad_(True)
+        random = torch.Generator().manual_seed(seed)
+        training = Training(epochs=1, batch_size=16)
+        distill(teacher, student, STEP, make_samples(32), training, random)
+    weights = [
+        torch.cat([v.flatten() for v in state_of(s).values()]) for s in (first, other, third)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("step", "widths"), [(STEP, [1.0]), (SAME_WIDTH, [0.25, 0.5, 1.0])])
+def test_teacher_runs_once_a_batch_for_each_width_that_is_asked(
+    step: DistillationStep,
+    widths: list[float],
+    pair: tuple[ElasticClassifier, ElasticClassifier],
+    make_samples: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four students of three widths: one lesson in the first step of Eq. 9, three in the second."""
+    teacher, student = pair
+    lessons: list[Architecture] = []
+    original = teacher.run
+
+    def counted(arch: Architecture, inputs: dict[str, Tensor]) -> Run:
+        assert not torch.is_grad_enabled()
+        lessons.append(arch)
+        return original(arch, inputs)
+
+    students = [(1.0, LAYERS), (0.25, 1), (0.25, LAYERS), (0.5, 2)]
+    monkeypatch.setattr(teacher, "run", counted)
+    monkeypatch.setattr(distillation, "sandwich", lambda *_: students)
+    training = Training(epochs=2, batch_size=8)
+    distill(teacher, student, step, make_samples(20), training, torch.Generator().manual_seed(0))
+    batches = 2 * 3
+    assert Counter(lessons) == {teacher.shape(width, LAYERS): batches for width in widths}
+
+
+def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
+    pair: tuple[ElasticClassifier, ElasticClassifier],
+    make_samples: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One step on the whole data equals the sum of losses written out with the layer map."""
+    teacher, student = pair
+    for parameter in student.classifier.parameters():
+        parameter.data += 0.01  # or the largest student has nothing to learn
+    seen: list[list[Tensor | None]] = []
+
+    class Recorder:
+        def __init__(self, parameters: Any, training: Training, steps: int) -> None:
+            self.parameters = list(parameters)
+            assert steps == 1
+
+        def step(self) -> None:
+            seen.append([p.grad for p in self.parameters])
+
+    students = [(1.0, LAYERS), (0.25, 1), (0.5, 2)]
+    monkeypatch.setattr(distillation, "Optimization", Recorder)
+    monkeypatch.setattr(distillation, "sandwich", lambda *_: students)
+    samples, generator = make_samples(12), torch.Generator().manual_seed(0)
+    distill(teacher, student, SAME_WIDTH, samples, Training(epochs=1, batch_size=12), generator)
+    (gradients,) = seen
+
+    total = torch.zeros(())
+    for width, depth in students:
+        layers = kept_layers(depth, LAYERS)
+        assert depth != 2 or layers == (1, 3)
+        lesson = teacher.run(teacher.shape(width, LAYERS), samples.inputs)
+        mine = student.run(student.shape(width, depth), samples.inputs)
+        total = total + distillation_loss(mine, lesson, layers, 1.0, 1.0)
+    expected = torch.autograd.grad(total, list(student.classifier.parameters()), allow_unused=True)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        if theirs is None:
+            assert ours is None or not ours.any()
+        else:
+            assert ours is not None
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_augmentation_reaches_teacher_and_student_alike(
+    pair: tuple[ElasticClassifier, ElasticClassifier], make_samples: Callable[..., Any]
+) -> None:
+    """If only one of the two saw the change, the largest student would not be at zero loss."""
+    teacher, student = pair
+    start, epochs = state_of(student), []
+    only_largest = DistillationStep([1.0], [LAYERS], lambda w: w, 1.0, 1.0, 0)
+
+    def augment(batch: Any, generator: torch.Generator) -> Any:
+        noise = torch.randn(batch.inputs["pixel_values"].shape, generator=generator)
+        return type(batch)({"pixel_values": noise}, batch.labels, batch.stored_bytes)
+
+    distill(
+        teacher,
+        student,
+        only_largest,
+        make_samples(8),
+        Training(epochs=2, batch_size=8, weight_decay=0),
+        torch.Generator().manual_seed(0),
+        augment=augment,
+        on_epoch=lambda done, total: epochs.append((done, total)),
+    )
+    assert epochs == [(1, 2), (2, 2)]
+    assert all(torch.equal(state_of(student)[name], value) for name, value in start.items())

@@ -48,7 +48,10 @@ def init(path: FleetFile) -> None:
 
         if path.exists():
             raise FleetError(f"{path} exists already; it was not changed")
-        path.write_text(EXAMPLE.read_text())
+        try:
+            path.write_text(EXAMPLE.read_text())
+        except OSError as error:
+            raise FleetError(f"cannot write {path}: {error.strerror}") from error
     _say(f"wrote {path}; look at its plan with: acme check {path}")
 
 
@@ -111,7 +114,7 @@ def predict(
 def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
     from acme_fleet.pipeline import customize
     from acme_fleet.report.terminal import LiveStages, print_summary
-    from acme_fleet.run_directory import REPORT
+    from acme_fleet.run_directory import REPORT, RunDirectory
 
     if seed is not None:
         fleet = fleet.model_copy(update={"seed": seed})
@@ -119,7 +122,8 @@ def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
         with LiveStages() as stages:
             summary: Summary = customize(fleet, out, resume=resume, observer=stages)
     except KeyboardInterrupt:
-        _say(f"interrupted; what is finished is in {out}: go on with --resume", error=True)
+        command = RunDirectory(out).resume_command
+        _say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
         raise typer.Exit(130) from None
     print_summary(summary)
     _say(f"report: {(out / REPORT).resolve()}")

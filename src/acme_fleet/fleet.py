@@ -43,8 +43,9 @@ def parse_bytes(value: Any) -> Any:
     return round(float(match[1]) * _UNITS[match[2].lower()])
 
 
-ByteSize = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
+ByteSize = Annotated[int, Field(gt=0, le=2**53), BeforeValidator(parse_bytes)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Width = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads class 3 as a number
 ClassNames = Annotated[list[ClassName], Field(min_length=1)]
@@ -53,7 +54,7 @@ ClassNames = Annotated[list[ClassName], Field(min_length=1)]
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -201,8 +202,8 @@ class Distillation(Settings):
 class Backbone(Settings):
     """The candidates δ(θ0, w, d) and how they are made elastic."""
 
-    widths: list[Annotated[float, Field(gt=0, le=1)]] = [0.25, 0.5, 0.75, 1.0]
-    depths: list[PositiveInt] = [1, 2, 3, 4, 5, 6]
+    widths: Annotated[list[Width], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
+    depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
     importance_samples: PositiveInt = 256
     distillation: Distillation = Distillation()
 
@@ -246,10 +247,14 @@ class Personalization(Settings):
     similarity: Literal["debiased", "literal"] = "debiased"
     temperature: PositiveFloat = 0.1
     timeout_s: PositiveFloat = 3600.0
-    quorum: Fraction = 0.5
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 # --- who takes part ---------------------------------------------------------------------------
+
+
+# Bounded, so that no device's constants make its cluster's energy infinite.
+Constant = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class Energy(Settings):
@@ -259,12 +264,12 @@ class Energy(Settings):
     ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k.
     """
 
-    power_w: NonNegativeFloat = 2.0
-    power_per_layer_w: NonNegativeFloat = 0.5
-    batch_power_w: NonNegativeFloat = 0.01
-    latency_s: NonNegativeFloat = 0.01
-    latency_per_layer_s: NonNegativeFloat = 0.005
-    epochs: PositiveInt = 1
+    power_w: Constant = 2.0
+    power_per_layer_w: Constant = 0.5
+    batch_power_w: Constant = 0.01
+    latency_s: Constant = 0.01
+    latency_per_layer_s: Constant = 0.005
+    epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
 
 
 class Device(Settings):
@@ -326,7 +331,7 @@ class Fleet(Settings):
             content = yaml.safe_load(path.read_text())
         except OSError as error:
             raise FleetError(f"cannot read the fleet file {path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or no such date
             raise FleetError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(content, dict):
             raise FleetError(f"{path} holds no settings; `acme init {path}` writes an example")

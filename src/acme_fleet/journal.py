@@ -28,6 +28,8 @@ class Journal:
         self._observer = observer
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
+        if path.exists() and (text := path.read_text()) and not text.endswith("\n"):
+            path.write_text(text + "\n")  # a line cut off by a crash must not swallow the next
 
     def cancel(self) -> None:
         """Make every thread that still works for this run stop at its next event."""

@@ -20,14 +20,11 @@ from pydantic import (
     Field,
     JsonValue,
     NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
 )
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
-from acme_fleet.fleet import Energy, Name
+from acme_fleet.fleet import Energy, Name, Width
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
@@ -52,13 +49,17 @@ def _check_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
 Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
 
 
 class Message(BaseModel):
     """Base of all messages."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
     registry: ClassVar[dict[str, type[Message]]] = {}
 
     @classmethod
@@ -77,18 +78,18 @@ class ClusterProfile(Message):
     """Edge to cloud: statistics of the cluster N_s, and no device's identity."""
 
     name: Name
-    storage_bytes: PositiveInt
+    storage_bytes: PositiveCount
     """min C_n over the cluster (Eq. 10)."""
     energies: Annotated[list[Energy], Field(min_length=1)]
     """The distinct energy constants in the cluster; the worst device decides (Eq. 10)."""
-    devices: PositiveInt
+    devices: PositiveCount
 
 
 class BackboneAssignment(Message):
     """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for the cluster."""
 
-    width: PositiveFloat
-    depth: PositiveInt
+    width: Width
+    depth: PositiveCount
     config: dict[str, JsonValue]
     backbone: Tensors
     classifier: Tensors
@@ -103,7 +104,7 @@ class DeviceProfile(Message):
     """Device to edge: storage C_n and energy constants."""
 
     name: Name
-    storage_bytes: PositiveInt
+    storage_bytes: PositiveCount
     energy: Energy
 
 
@@ -132,28 +133,28 @@ class FeatureSample(Message):
 class RoundStart(Message):
     """Edge to device: train, and tell how important each neuron was."""
 
-    round: NonNegativeInt
+    round: Count
 
 
 class ImportanceUpload(Message):
     """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``."""
 
-    round: NonNegativeInt
+    round: Count
     importance: Tensors
 
 
 class ImportanceUpdate(Message):
     """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer."""
 
-    round: NonNegativeInt
+    round: Count
     importance: Tensors
 
 
 class RoundReport(Message):
     """Device to edge: how many neurons are left after pruning."""
 
-    round: NonNegativeInt
-    neurons: NonNegativeInt
+    round: Count
+    neurons: Count
     changed: bool
 
 
@@ -165,16 +166,16 @@ class DeviceReport(Message):
     """Device to edge to cloud: what the device ended with, as numbers."""
 
     name: Name
-    size_bytes: PositiveInt
-    params: PositiveInt
+    size_bytes: PositiveCount
+    params: PositiveCount
     accuracy_coarse: Share
     accuracy: Share
     accuracy_linear: Share
-    test_samples: PositiveInt
+    test_samples: PositiveCount
     latency_s: NonNegativeFloat
-    neurons_coarse: NonNegativeInt
-    neurons: NonNegativeInt
-    raw_data_bytes: NonNegativeInt
+    neurons_coarse: Count
+    neurons: Count
+    raw_data_bytes: Count
 
 
 class ClusterReport(Message):
@@ -209,6 +210,18 @@ def check_shapes(
             )
 
 
+def check_features(features: Tensor, most: int, hidden: int, what: str) -> None:
+    """Refuse a feature sample that is not 1 to ``most`` rows of ``hidden`` numbers.
+
+    Raises:
+        ProtocolError: naming the shape.
+    """
+    if features.ndim != 2 or not 1 <= len(features) <= most or features.shape[1] != hidden:
+        raise ProtocolError(
+            f"{what} has shape {tuple(features.shape)}, expected at most ({most}, {hidden})"
+        )
+
+
 def check_importance(
     importance: Mapping[str, Tensor], channels: Mapping[str, int], what: str
 ) -> None:
@@ -218,6 +231,6 @@ def check_importance(
         ProtocolError: if names, shapes or signs are wrong, or all are zero.
     """
     check_shapes(importance, {name: (size,) for name, size in channels.items()}, what)
-    total = math.fsum(float(values.sum()) for values in importance.values())
+    total = math.fsum(float(values.double().sum()) for values in importance.values())
     if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
         raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")

@@ -49,6 +49,7 @@ def customize(
         RunError: if the run directory cannot be used.
         QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
     """
+    fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
     world = distribute(fleet, load_source(fleet.data))
     check_feasible(fleet, plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
@@ -262,6 +263,6 @@ def rebuild_report(run_dir: str | Path) -> Path:
     """
     run = RunDirectory.open(run_dir)
     if not run.summary.exists():
-        raise RunError(f"{run.path} is not finished: it has no {run.summary.name}; use --resume")
+        raise RunError(f"{run.path} is not finished; go on with it: {run.resume_command}")
     write_report(Summary.read(run.summary), read_events(run.events), run.report)
     return run.report

@@ -35,7 +35,10 @@ def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Predict
     """
     folder, model = _load(RunDirectory.open(run_dir), device)
     class_names = read_document(folder, CLASS_NAMES)
-    preprocessing = ImagePreprocessing.model_validate(read_document(folder, PREPROCESSING))
+    try:
+        preprocessing = ImagePreprocessing.model_validate(read_document(folder, PREPROCESSING))
+    except ValueError as error:
+        raise RunError(f"{folder / PREPROCESSING} is damaged: {error}") from error
     pixels = preprocessing.pixel_values(read_images(files))
     with torch.no_grad():
         best = model(pixel_values=pixels).softmax(dim=1).max(dim=1)

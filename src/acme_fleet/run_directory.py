@@ -31,7 +31,8 @@ class RunDirectory:
         if stored.exists():
             if not resume:
                 raise RunError(
-                    f"{run.path} already holds a run; go on with --resume, or choose another --out"
+                    f"{run.path} already holds a run; choose another --out, or go on with it: "
+                    f"{run.resume_command}"
                 )
             if Fleet.from_yaml(stored) != fleet:
                 raise RunError(
@@ -43,9 +44,15 @@ class RunDirectory:
         elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise RunError(f"{run.path} is not an empty directory; choose another --out")
         else:
-            run.path.mkdir(parents=True, exist_ok=True)
-            stored.write_text(fleet.to_yaml())
+            run._start(fleet)
         return run
+
+    def _start(self, fleet: Fleet) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / FLEET).write_text(fleet.to_yaml())
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
 
     @staticmethod
     def open(path: str | Path) -> RunDirectory:
@@ -58,6 +65,11 @@ class RunDirectory:
         if not (run.path / FLEET).exists():
             raise RunError(f"{run.path} holds no run: it has no {FLEET}")
         return run
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with an interrupted run."""
+        return f"acme run {self.path / FLEET} --out {self.path} --resume"
 
     @property
     def fleet(self) -> Fleet:

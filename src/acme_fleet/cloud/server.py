@@ -31,7 +31,13 @@ from acme_fleet.messages import (
 )
 from acme_fleet.models.elastic import reorder
 from acme_fleet.models.features import Classifier, patches
-from acme_fleet.models.io import clone_state, config_document, read_tensors, write_tensors
+from acme_fleet.models.io import (
+    clone_state,
+    config_document,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
@@ -215,7 +221,7 @@ class CloudServer:
         if not path.exists():
             with self._journal.stage("cloud", "candidate losses") as progress:
                 losses = candidate_losses(elastic, self.grid, self._public.validation, progress)
-            path.write_text(json.dumps(losses.tolist()))
+            write_json(path, losses.tolist())
         return np.array(json.loads(path.read_text()))
 
     # --- line 19: backbones down, reports up ---

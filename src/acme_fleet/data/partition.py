@@ -15,6 +15,9 @@ from acme_fleet.errors import FleetError
 from acme_fleet.fleet import IID, Dirichlet, Fleet, Natural, Pathological
 from acme_fleet.seeding import derive_seed
 
+# An edge server's data are cut in quarters: two to train on, one for rewards, one to choose on.
+_EDGE_PARTS = 4
+
 Parts = dict[str, np.ndarray]  # by name, indices of samples, int64 of shape (chosen,)
 
 
@@ -255,10 +258,10 @@ def _check_sizes(world: World) -> None:
                 f"`data.public`, `data.validation` and `data.partition`"
             )
     for name, samples in world.shared.items():
-        if len(samples) == 0:
+        if len(samples) < _EDGE_PARTS:
             raise FleetError(
-                f"cluster {name} has no samples for its edge server; raise `data.edge_share` "
-                f"or give its devices more samples"
+                f"cluster {name}: its edge server has {len(samples)} samples and needs "
+                f"{_EDGE_PARTS} or more; raise `data.edge_share`, or give its devices more samples"
             )
 
 

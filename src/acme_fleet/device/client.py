@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from acme_fleet import fleet
+from acme_fleet.cost.size import file_size
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.profile import measure_latency
@@ -32,7 +33,7 @@ from acme_fleet.messages import (
 from acme_fleet.models.features import CustomizedModel, feature_samples
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import WEIGHTS, backbone_from, save_device_model
+from acme_fleet.models.io import WEIGHTS, backbone_from, save_device_model, with_prefix
 from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
 
@@ -86,6 +87,7 @@ class DeviceClient:
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
         coarse = _coarse_header(assignment)
+        self._check_size(assignment)
         self._state_file("assignment").parent.mkdir(parents=True, exist_ok=True)
         self._state_file("assignment").write_bytes(encode(assignment))
         self._assignment, self._features = assignment, None
@@ -118,9 +120,9 @@ class DeviceClient:
 
     def _report(self) -> DeviceReport:
         """Fine-tune once more, save the best model of all, and test it."""
+        state, _ = self._trained(self._personalization.rounds)
+        assignment = self._received()
         with self._journal.stage(self._settings.name, "final model"):
-            state, _ = self._trained(self._personalization.rounds)
-            assignment = self._received()
             backbone = backbone_from(assignment.config, assignment.backbone)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(
@@ -148,11 +150,24 @@ class DeviceClient:
 
     # --- parts ---
 
+    def _check_size(self, assignment: HeaderAssignment) -> None:
+        """The last guard: the edge server may not have heard of this device's storage."""
+        backbone = with_prefix("backbone", assignment.backbone)
+        tensors = backbone | with_prefix("header", assignment.header)
+        size = file_size({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        if size > self._settings.storage:
+            raise ProtocolError(
+                f"a model of {size} bytes was sent, {self._settings.name} stores "
+                f"{self._settings.storage}"
+            )
+
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, from the state on disk before it."""
         state = HeaderState.read(self._state_before(number))
         features = self._private_features()
-        with self._journal.stage(self._settings.name, f"round {number + 1}"):
+        last = number == self._personalization.rounds
+        stage = "fine-tuning" if last else f"round {number + 1}"
+        with self._journal.stage(self._settings.name, stage):
             header, importance = train_header(
                 state.current,
                 features,

@@ -37,6 +37,7 @@ from acme_fleet.messages import (
     ReportRequest,
     RoundReport,
     RoundStart,
+    check_features,
     check_importance,
 )
 from acme_fleet.models.families import family_of
@@ -49,6 +50,7 @@ from acme_fleet.models.io import (
     read_tensors,
     with_prefix,
     without_prefix,
+    write_json,
     write_tensors,
 )
 from acme_fleet.models.training import fit
@@ -114,10 +116,11 @@ class EdgeServer:
         weights, names = self._similarity(coarse)
         for number in range(self._rounds_done(), self._personalization.rounds):
             changed = self._round(number, plan, weights, names)
-            _write_json(self._folder / "rounds.json", {"done": number + 1})
+            done = number + 1 if changed else self._personalization.rounds
+            write_json(self._folder / "rounds.json", {"done": done})
             if not changed:
                 break
-        reports = self._ask(ReportRequest(), DeviceReport)
+        reports = self._ask(ReportRequest(), DeviceReport, check=_check_report)
         return ClusterReport(
             name=self._name,
             genotype=plan.genotype.model_dump(mode="json"),
@@ -199,31 +202,32 @@ class EdgeServer:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
         path = self._folder / "similarity.json"
         if not path.exists():
-            samples = {
-                name: reply.features.double().numpy()
-                for name, reply in self._ask(coarse, FeatureSample).items()
-            }
+            most = self._personalization.feature_samples
+            hidden = HeaderPlan.model_validate(coarse.plan).hidden
+
+            def check(name: str, reply: FeatureSample) -> None:
+                check_features(reply.features, most, hidden, f"the feature sample of {name}")
+
+            replies = self._ask(coarse, FeatureSample, check=check)
+            samples = {name: reply.features.double().numpy() for name, reply in replies.items()}
             with self._journal.stage(self._name, "similarity"):
                 distances = distance_matrix(list(samples.values()))
                 if self._personalization.similarity == "debiased":
                     distances = debias(distances, list(samples.values()))
                 weights = mixing_weights(distances, self._personalization.temperature)
-            _write_json(path, {"devices": list(samples), "weights": weights.tolist()})
+            write_json(path, {"devices": list(samples), "weights": weights.tolist()})
         stored = json.loads(path.read_text())
         return np.array(stored["weights"]), stored["devices"]
 
     def _round(self, number: int, plan: HeaderPlan, weights: np.ndarray, names: list[str]) -> bool:
         """One round of Algorithm 2; whether any device's header still changed."""
-        uploads = self._ask(RoundStart(round=number), ImportanceUpload, names)
         channels = dict.fromkeys(plan.layers, plan.genotype.channels)
-        sets: dict[str, dict[str, Tensor]] = {}
-        for name, upload in uploads.items():
-            try:
-                check_importance(upload.importance, channels, f"the importance of {name}")
-                sets[name] = upload.importance
-            except ProtocolError as error:
-                self._lost[name] = str(error)
-        self._require_quorum(len(sets), len(names))
+
+        def check(name: str, upload: ImportanceUpload) -> None:
+            check_importance(upload.importance, channels, f"the importance of {name}")
+
+        uploads = self._ask(RoundStart(round=number), ImportanceUpload, names, check)
+        sets = {name: upload.importance for name, upload in uploads.items()}
         mixed = aggregate(sets, present(weights, [names.index(name) for name in sets]))
         updates: dict[str, Message] = {
             name: ImportanceUpdate(round=number, importance=importance)
@@ -235,22 +239,40 @@ class EdgeServer:
     # --- talking to the devices ---
 
     def _ask(
-        self, message: Message, reply: type[Reply], names: list[str] | None = None
+        self,
+        message: Message,
+        reply: type[Reply],
+        names: list[str] | None = None,
+        check: Callable[[str, Reply], None] | None = None,
     ) -> dict[str, Reply]:
         """Send one message to all devices, or to those named."""
         chosen = self._devices.members() if names is None else names
-        return self._call(dict.fromkeys(chosen, message), reply)
+        return self._call(dict.fromkeys(chosen, message), reply, check)
 
-    def _call(self, requests: Mapping[str, Message], reply: type[Reply]) -> dict[str, Reply]:
-        """Call devices; those who fail are left out and remembered, too few end the run."""
+    def _call(
+        self,
+        requests: Mapping[str, Message],
+        reply: type[Reply],
+        check: Callable[[str, Reply], None] | None = None,
+    ) -> dict[str, Reply]:
+        """Call devices; those who fail are left out and remembered, too few end the run.
+
+        ``check`` raises ProtocolError if a device's reply does not fit, which is a failure too.
+        """
         answers = self._devices.call(requests, reply, self._personalization.timeout_s)
         good: dict[str, Reply] = {}
         for name, answer in answers.items():
-            if isinstance(answer, reply):
+            if isinstance(answer, Failure):
+                self._lost[name] = answer.reason
+                continue
+            assert isinstance(answer, reply)
+            try:
+                if check:
+                    check(name, answer)
                 good[name] = answer
                 self._lost.pop(name, None)
-            elif isinstance(answer, Failure):
-                self._lost[name] = answer.reason
+            except ProtocolError as error:
+                self._lost[name] = str(error)
         self._require_quorum(len(good), len(requests))
         return good
 
@@ -270,8 +292,6 @@ class EdgeServer:
         return json.loads(path.read_text())["done"] if path.exists() else 0
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write atomically."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+def _check_report(name: str, report: DeviceReport) -> None:
+    if report.name != name:
+        raise ProtocolError(f"the report of {name} bears the name {report.name}")

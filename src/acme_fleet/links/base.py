@@ -39,7 +39,7 @@ class Link(Protocol):
         Args:
             requests: a message for each peer that is asked.
             reply: the only message type that is accepted as an answer.
-            timeout_s: how long to wait for all of them.
+            timeout_s: how long to wait for each of them, once it is its turn.
 
         Returns:
             A reply or a failure for each peer that was asked, in the order of ``requests``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -22,14 +23,20 @@ def encode(message: Message) -> bytes:
     tensors: dict[str, Tensor] = {}
     for field, value in message:
         if isinstance(value, Tensor):
-            tensors[field] = value.detach().contiguous()
+            tensors[field] = _copy(value)
         elif isinstance(value, dict):
             for name, item in value.items():
                 if isinstance(item, Tensor):
-                    tensors[f"{field}{_SEPARATOR}{name}"] = item.detach().contiguous()
+                    tensors[f"{field}{_SEPARATOR}{name}"] = _copy(item)
     fields = {name.partition(_SEPARATOR)[0] for name in tensors}
     body = message.model_dump_json(exclude=fields)
-    return save(tensors, metadata={"type": type(message).__name__, "body": body})
+    # One entry: safetensors writes several in any order, and equal messages are equal bytes.
+    return save(tensors, metadata={type(message).__name__: body})
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Contiguous memory of its own: safetensors refuses tensors that share theirs."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def decode(data: bytes, expected: Iterable[type[Message]]) -> Message:
@@ -42,17 +49,19 @@ def decode(data: bytes, expected: Iterable[type[Message]]) -> Message:
         raise ProtocolError(f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
     try:
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        message_type = Message.registry.get(metadata["type"])
+        ((kind, body),) = json.loads(data[8 : 8 + length])["__metadata__"].items()
+        message_type = Message.registry.get(kind)
         if message_type is None or message_type not in tuple(expected):
-            raise ProtocolError(f"unexpected message of type {metadata['type']!r}")
-        fields = json.loads(metadata["body"])
+            raise ProtocolError(f"unexpected message of type {kind!r}")
+        fields = json.loads(body)
+        # Python reads NaN and halves of characters, and JSON elsewhere could not hold them.
+        json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
         for name, tensor in load(data).items():
             field, _, key = name.partition(_SEPARATOR)
             if key:
                 fields.setdefault(field, {})[key] = tensor
-            else:
-                fields[field] = tensor
+            elif fields.setdefault(field, tensor) is not tensor:
+                raise ProtocolError(f"{field} is there twice")
         for field, info in message_type.model_fields.items():
             if info.is_required() and field not in fields:
                 fields[field] = {}  # an empty set of tensors leaves no trace in the blob

@@ -62,6 +62,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"cannot read {path}: {error}") from error
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a document atomically: readers see the old file or the new one."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
+
+
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors, each name preceded by ``prefix.``."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from acme_fleet.errors import RunError
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,10 +100,19 @@ class Summary(_Record):
     traffic: Traffic
 
     def write(self, path: Path) -> None:
-        """Write as indented JSON."""
-        path.write_text(self.model_dump_json(indent=2))
+        """Write as indented JSON, whole or not at all."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(self.model_dump_json(indent=2))
+        partial.replace(path)
 
     @staticmethod
     def read(path: Path) -> Summary:
-        """Read what :meth:`write` wrote."""
-        return Summary.model_validate_json(path.read_text())
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            RunError: if it is missing or damaged.
+        """
+        try:
+            return Summary.model_validate_json(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {path}: {error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -144,7 +145,7 @@ def print_summary(summary: Summary) -> None:
     )
     for cluster in summary.clusters:
         for name, reason in cluster.lost.items():
-            console.print(f"[red]lost[/red] {name}: {reason}")
+            console.print(f"[red]lost[/red] {name}: {escape(reason)}")
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
@@ -152,7 +153,7 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
     table = Table("file", "class", "probability")
     for prediction in predictions:
         probability = f"{prediction.probability:.3f}"
-        table.add_row(str(prediction.file), prediction.class_name, probability)
+        table.add_row(escape(str(prediction.file)), escape(prediction.class_name), probability)
     Console().print(table)
 
 

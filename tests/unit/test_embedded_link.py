@@ -1,0 +1,323 @@
+"""All peers in one process: as separate as over a network, and counted like there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acme_fleet.errors import ProtocolError, QuorumError
+from acme_fleet.journal import Journal, read_events
+from acme_fleet.links.base import Failure
+from acme_fleet.links.embedded import EmbeddedLink
+from acme_fleet.links.wire import encode
+from acme_fleet.messages import (
+    FeatureSample,
+    ImportanceUpdate,
+    ImportanceUpload,
+    Message,
+    ReportRequest,
+    RoundReport,
+    RoundStart,
+)
+
+_LONG = 60.0
+
+
+class _Peer:
+    """Answers with what a function makes of the message, and remembers both."""
+
+    def __init__(self, answer: Callable[[Message], Message]) -> None:
+        self.answer = answer
+        self.received: list[Message] = []
+
+    def handle(self, message: Message) -> Message:
+        self.received.append(message)
+        return self.answer(message)
+
+
+def _report(neurons: int = 1) -> RoundReport:
+    return RoundReport(round=0, neurons=neurons, changed=True)
+
+
+def _steady(neurons: int = 1) -> _Peer:
+    return _Peer(lambda _: _report(neurons))
+
+
+def _raises(error: BaseException) -> _Peer:
+    def fail(_: Message) -> Message:
+        raise error
+
+    return _Peer(fail)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "events.jsonl")
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    return lambda: read_events(tmp_path / "events.jsonl")
+
+
+@pytest.fixture
+def late() -> Iterator[_Peer]:
+    """A peer that answers only when the test is over."""
+    over = threading.Event()
+
+    def wait(_: Message) -> Message:
+        assert over.wait(_LONG)
+        return _report(99)
+
+    peer = _Peer(wait)
+    yield peer
+    over.set()
+
+
+def test_what_is_counted_is_what_was_encoded(journal: Journal, events):
+    request = ImportanceUpdate(round=0, importance={"layer": torch.rand(7)})
+    answer = ImportanceUpload(round=0, importance={"layer": torch.rand(30), "b": torch.rand(2)})
+    link = EmbeddedLink("north", {"cam": _Peer(lambda _: answer)}, journal)
+    link.call({"cam": request}, ImportanceUpload, _LONG)
+    told = [{k: v for k, v in event.items() if k != "time"} for event in events()]
+    assert told == [
+        {"from": "north", "to": "cam", "type": "ImportanceUpdate", "bytes": len(encode(request))},
+        {"from": "cam", "to": "north", "type": "ImportanceUpload", "bytes": len(encode(answer))},
+    ]
+
+
+def test_no_memory_is_shared(journal: Journal):
+    sent = ImportanceUpdate(round=0, importance={"layer": torch.ones(3)})
+    answered = ImportanceUpload(round=0, importance={"layer": torch.full((3,), 2.0)})
+
+    def spoil(message: Message) -> Message:
+        assert isinstance(message, ImportanceUpdate)
+        message.importance["layer"].zero_()
+        message.importance["new"] = torch.zeros(1)
+        return answered
+
+    peers = {name: _Peer(spoil) for name in ("a", "b")}
+    link = EmbeddedLink("north", peers, journal)
+    replies = link.call(dict.fromkeys(peers, sent), ImportanceUpload, _LONG)
+    assert sent.importance.keys() == {"layer"}
+    assert torch.equal(sent.importance["layer"], torch.ones(3))
+    # The second peer got its own copy, not what the first had made of it.
+    first, second = (peer.received[0] for peer in peers.values())
+    assert first is not sent
+    assert first is not second
+    for reply in replies.values():
+        assert isinstance(reply, ImportanceUpload)
+        reply.importance["layer"].zero_()
+    assert torch.equal(answered.importance["layer"], torch.full((3,), 2.0))
+
+
+def test_tensors_that_share_memory_can_be_sent(journal: Journal):
+    whole = torch.arange(6.0).reshape(2, 3)
+    views = {"row": whole[0], "same": whole[0], "turned": whole.T, "slice": whole[:, 1]}
+    peer = _steady()
+    message = ImportanceUpdate(round=0, importance=views)
+    EmbeddedLink("north", {"cam": peer}, journal).call({"cam": message}, RoundReport, _LONG)
+    received = peer.received[0]
+    assert isinstance(received, ImportanceUpdate)
+    assert all(torch.equal(received.importance[name], view) for name, view in views.items())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_late_peer_is_a_failure_and_the_others_are_kept(journal: Journal, late, workers: int):
+    peers = {"first": _steady(1), "late": late, "third": _steady(3), "fourth": _steady(4)}
+    link = EmbeddedLink("north", peers, journal, workers=workers)
+    # Long for the others, who need less than a millisecond; the late one never answers.
+    replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, 1.0)
+    assert isinstance(replies["late"], Failure)
+    assert "deadline" in replies["late"].reason
+    assert [replies[name] for name in ("first", "third", "fourth")] == [
+        _report(1),
+        _report(3),
+        _report(4),
+    ]
+
+
+def test_late_answer_does_not_reach_a_later_call(journal: Journal):
+    over, calls = threading.Event(), iter((98, 5))
+
+    def answer(_: Message) -> Message:
+        neurons = next(calls)
+        if neurons == 98:
+            assert over.wait(_LONG)
+        return _report(neurons)
+
+    link = EmbeddedLink("north", {"cam": _Peer(answer)}, journal)
+    request = {"cam": RoundStart(round=0)}
+    assert isinstance(link.call(request, RoundReport, 0.05)["cam"], Failure)
+    over.set()
+    assert link.call(request, RoundReport, _LONG) == {"cam": _report(5)}
+
+
+@pytest.mark.parametrize(
+    "error", [ProtocolError("the plan does not fit"), QuorumError("1 of 3 answered")]
+)
+def test_error_of_a_handler_is_a_failure_with_its_reason(journal: Journal, error: Exception):
+    peers = {"bad": _raises(error), "good": _steady()}
+    link = EmbeddedLink("north", peers, journal)
+    replies = link.call(dict.fromkeys(peers, ReportRequest()), RoundReport, _LONG)
+    assert replies == {"bad": Failure(str(error)), "good": _report()}
+
+
+def test_message_that_its_own_sender_cannot_build_is_a_failure(journal: Journal):
+    """A device whose training went to NaN has nothing to send; the others go on."""
+    nan = {"layer": torch.tensor([float("nan")])}
+    peers = {
+        "bad": _Peer(lambda _: ImportanceUpload(round=0, importance=nan)),
+        "good": _Peer(lambda _: ImportanceUpload(round=0, importance={})),
+    }
+    link = EmbeddedLink("north", peers, journal)
+    replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), ImportanceUpload, _LONG)
+    assert isinstance(replies["bad"], Failure)
+    assert "not finite" in replies["bad"].reason
+    assert isinstance(replies["good"], ImportanceUpload)
+
+
+def test_invalid_reply_is_refused_on_arrival_and_counted(journal: Journal, events):
+    nan = {"layer": torch.tensor([float("nan")])}
+    forged = ImportanceUpload.model_construct(round=0, importance=nan)
+    link = EmbeddedLink("north", {"bad": _Peer(lambda _: forged)}, journal)
+    reply = link.call({"bad": RoundStart(round=0)}, ImportanceUpload, _LONG)["bad"]
+    assert isinstance(reply, Failure)
+    assert "not finite" in reply.reason
+    assert [event["bytes"] for event in events()][1:] == [len(encode(forged))]
+
+
+def test_reply_of_another_type_is_a_failure(journal: Journal):
+    link = EmbeddedLink("north", {"bad": _steady()}, journal)
+    reply = link.call({"bad": RoundStart(round=0)}, FeatureSample, _LONG)["bad"]
+    assert reply == Failure("unexpected message of type 'RoundReport'")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt(), SystemExit(3)])
+def test_bug_or_interruption_is_not_taken_for_a_peers_failure(
+    journal: Journal, error: BaseException
+):
+    peers = {"good": _steady(), "bad": _raises(error)}
+    link = EmbeddedLink("north", peers, journal)
+    with pytest.raises(type(error)):
+        link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_replies_come_in_the_order_of_the_requests(journal: Journal, workers: int):
+    gate = threading.Event()
+    names = ["delta", "alpha", "charlie", "bravo"]
+
+    def slow(_: Message) -> Message:
+        if workers > 1:  # the first one answers last
+            assert gate.wait(_LONG)
+        return _report(0)
+
+    def quick(number: int) -> Callable[[Message], Message]:
+        def answer(_: Message) -> Message:
+            gate.set()
+            return _report(number)
+
+        return answer
+
+    peers = {name: _Peer(slow if i == 0 else quick(i)) for i, name in enumerate(names)}
+    link = EmbeddedLink("north", dict(sorted(peers.items())), journal, workers=workers)
+    assert link.members() == sorted(names)
+    replies = link.call(dict.fromkeys(names, RoundStart(round=0)), RoundReport, _LONG)
+    assert list(replies.items()) == [(name, _report(i)) for i, name in enumerate(names)]
+
+
+def test_only_those_asked_are_called(journal: Journal):
+    peers = {"a": _steady(), "b": _steady()}
+    link = EmbeddedLink("north", peers, journal)
+    assert link.call({"b": RoundStart(round=0)}, RoundReport, _LONG).keys() == {"b"}
+    assert link.call({}, RoundReport, _LONG) == {}
+    assert [len(peer.received) for peer in peers.values()] == [0, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_workers_than_allowed(journal: Journal, workers: int):
+    lock, at_work, most = threading.Lock(), 0, 0
+    together = threading.Barrier(workers)
+
+    def answer(_: Message) -> Message:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        together.wait(_LONG)  # passes only if as many as allowed are at work at once
+        with lock:
+            at_work -= 1
+        return _report()
+
+    peers = {f"p{i}": _Peer(answer) for i in range(6)}
+    link = EmbeddedLink("north", peers, journal, workers=workers)
+    replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
+    assert replies == dict.fromkeys(peers, _report())
+    assert most == workers
+
+
+# --- the journal beneath ----------------------------------------------------------------------
+
+
+def test_cancelled_journal_stops_whoever_still_writes(journal: Journal, events):
+    journal.message("a", "b", "X", 1)
+    journal.cancel()
+    with pytest.raises(KeyboardInterrupt):
+        journal.message("a", "b", "X", 1)
+    with pytest.raises(KeyboardInterrupt), journal.stage("a", "work"):
+        pytest.fail("a cancelled run begins no stage")
+    assert len(events()) == 1
+
+
+def test_stage_that_fails_is_not_recorded(journal: Journal, events):
+    with pytest.raises(ValueError, match="broken"), journal.stage("a", "work"):
+        raise ValueError("broken")
+    with journal.stage("a", "better work"):
+        pass
+    assert [event["stage"] for event in events()] == ["better work"]
+
+
+def test_line_cut_off_by_a_crash_does_not_swallow_the_next(tmp_path: Path):
+    path = tmp_path / "events.jsonl"
+    Journal(path).message("a", "b", "First", 1)
+    with path.open("a") as file:
+        file.write('{"time": "2025-01-0')
+    Journal(path).message("a", "b", "Third", 3)
+    assert [event["type"] for event in read_events(path)] == ["First", "Third"]
+
+
+def test_journal_is_shared_by_threads(journal: Journal, events):
+    def write(number: int) -> None:
+        for _ in range(50):
+            journal.message("a", "b", "x" * 200, number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(event["bytes"] for event in events()) == sorted([0, 1, 2, 3] * 50)
+
+
+class _Watcher:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int, int]] = []
+
+    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+        self.seen.append((actor, name, done, total))
+
+
+def test_observer_sees_the_beginning_the_parts_and_one_end(tmp_path: Path):
+    watcher = _Watcher()
+    journal = Journal(tmp_path / "events.jsonl", watcher)
+    with journal.stage("cloud", "reference") as progress:
+        for done in range(1, 4):
+            progress(done, 3)
+    assert [(done, total) for _, _, done, total in watcher.seen] == [(0, 1), (1, 3), (2, 3), (1, 1)]
+    assert {(actor, name) for actor, name, _, _ in watcher.seen} == {("cloud", "reference")}

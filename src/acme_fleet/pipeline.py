@@ -12,8 +12,7 @@ import numpy as np
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer, ClusterChoice, ReferenceResult
-from acme_fleet.data.datasets import load_source
-from acme_fleet.data.partition import World, distribute
+from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import FleetError, RunError
@@ -50,7 +49,7 @@ def customize(
         QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
     """
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
-    world = distribute(fleet, load_source(fleet.data))
+    world = load_world(fleet)
     check_feasible(fleet, plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
     journal = Journal(run.events, observer)
@@ -128,7 +127,7 @@ class Plan:
 
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`plan`."""
-    return plan(fleet, distribute(fleet, load_source(fleet.data)))
+    return plan(fleet, load_world(fleet))
 
 
 def plan(fleet: Fleet, world: World) -> Plan:

@@ -172,8 +172,8 @@ class DeviceClient:
 
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, from the state on disk before it."""
-        state = HeaderState.read(self._state_before(number))
         features = self._private_features()
+        state = HeaderState.read(self._state_before(number))
         last = number == self._personalization.rounds
         stage = "fine-tuning" if last else f"round {number + 1}"
         with self._journal.stage(self._settings.name, stage):

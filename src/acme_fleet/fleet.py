@@ -232,10 +232,23 @@ class Header(Settings):
     channels: PositiveInt = 24
 
 
-class Search(Settings):
-    """The edge's search (Eq. 15) and the fine-tuning of what it chose."""
+StrategyName = Literal["random", "evolution", "controller"]
 
+
+class Search(Settings):
+    """The edge's search (Eq. 15) and the fine-tuning of what it chose.
+
+    ``strategy`` says who proposes headers; with ``rivals`` the other strategies, on the same
+    budget, and hand-made headers of the same size are trained too and reported. ``population``
+    and ``tournament`` belong to evolution, the controller's rate and the entropy's weight to the
+    controller. After ``time_limit_s`` the best so far is taken: then the machine's speed decides
+    too, and not the seed alone.
+    """
+
+    strategy: StrategyName = "controller"
+    rivals: bool = True
     steps: PositiveInt = 60
+    time_limit_s: PositiveFloat | None = None
     children_per_step: PositiveInt = 4
     weight_updates_per_step: PositiveInt = 4
     batch_size: PositiveInt = 32
@@ -243,6 +256,8 @@ class Search(Settings):
     backbone_learning_rate: NonNegativeFloat = 1e-4
     controller_learning_rate: PositiveFloat = 5e-3
     entropy_weight: NonNegativeFloat = 1e-2
+    population: Annotated[int, Field(ge=2)] = 32
+    tournament: PositiveInt = 8
     final_samples: PositiveInt = 24
     fine_tuning: Training = Training(epochs=30, batch_size=32, learning_rate=2e-3)
 

@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 
+class Progress(Protocol):
+    """How a stage tells that it has finished ``done`` of ``total`` parts."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """``note`` says in words how it stands."""
+        ...
+
+
 class Observer(Protocol):
     """Someone who watches a run, for example a live display."""
 
-    def stage(self, actor: str, name: str, done: int, total: int) -> None:
-        """A stage has finished ``done`` of ``total`` parts; equal numbers mean it is over."""
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+        """A stage has finished ``done`` of ``total`` parts; equal numbers mean it is over.
+
+        ``note`` says in words how it stands.
+        """
         ...
 
 
@@ -40,14 +51,14 @@ class Journal:
         self._write({"from": sender, "to": receiver, "type": kind, "bytes": size})
 
     @contextmanager
-    def stage(self, actor: str, name: str) -> Iterator[Callable[[int, int], None]]:
-        """Record a stage with its duration; yields ``progress(done, total)``."""
+    def stage(self, actor: str, name: str) -> Iterator[Progress]:
+        """Record a stage with its duration; yields how to tell its progress."""
         started, clock = _now(), time.monotonic()
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: int, total: int, note: str = "") -> None:
             self._stop_if_cancelled()
             if self._observer and done < total:
-                self._observer.stage(actor, name, done, total)
+                self._observer.stage(actor, name, done, total, note)
 
         progress(0, 1)
         yield progress

@@ -178,12 +178,26 @@ class DeviceReport(Message):
     raw_data_bytes: Count
 
 
+class HeaderContender(BaseModel):
+    """A header that an edge server tried, on its samples for the final choice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    params: PositiveCount
+    accuracy: Share
+    loss: NonNegativeFloat
+    evaluated: Count
+
+
 class ClusterReport(Message):
     """Edge to cloud: the header that was searched, who listened to whom, and the devices."""
 
     name: Name
     genotype: dict[str, JsonValue]
     header: str
+    contenders: list[HeaderContender]
+    """The header that was searched, then what it was compared with."""
     device_names: list[Name]
     similarity: list[list[Share]]
     reports: list[DeviceReport]

@@ -25,6 +25,7 @@ from acme_fleet.report.html import write_report
 from acme_fleet.report.summary import (
     Candidate,
     ClusterSummary,
+    Contender,
     DeviceSummary,
     ReferenceSummary,
     Summary,
@@ -231,6 +232,7 @@ def _cluster(name: str, grid: Grid, choice: ClusterChoice, report: ClusterReport
         front=len(selection.front),
         header=report.header,
         genotype=dict(report.genotype),
+        contenders=[Contender(**told.model_dump()) for told in report.contenders],
         device_names=report.device_names,
         similarity=report.similarity,
         lost=report.lost,

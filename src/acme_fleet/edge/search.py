@@ -1,30 +1,36 @@
-"""The search for a header: shared weights and a controller, trained in turn (Eq. 15)."""
+"""The search for a header: shared weights and a strategy that learn in turn (Eq. 15)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.controller import Controller, Proposals, reinforce_loss
-from acme_fleet.edge.search_space import SearchSpace, choices, decisions_of
+from acme_fleet.edge.search_space import SearchSpace
+from acme_fleet.edge.shared_weights import SharedWeights
+from acme_fleet.edge.strategies import Fits, make_strategy
 from acme_fleet.fleet import Search
 from acme_fleet.models.features import feature_maps, feature_samples
-from acme_fleet.models.header import Header, build_header, initial_tensors
+from acme_fleet.models.header import Header, build_header
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.training import Evaluation, evaluate
+from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.models.training import (
+    Evaluation,
+    evaluate,
+    optimizer_tensors,
+    restore_optimizer,
+)
 
-_BASELINE_DECAY = 0.9
-_PROPOSALS_PER_FINALIST = 4
-_DRAWS = 50
+_SAVE_EVERY_S = 20.0
 
-Fits = Callable[[HeaderPlan], bool]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -44,39 +50,22 @@ def split_shared_data(samples: Samples, generator: torch.Generator) -> SearchDat
     return SearchData(samples[weights], samples[reward], samples[choice])
 
 
-class SharedWeights:
-    """ω: one tensor for every place and operation, whichever header it serves."""
-
-    def __init__(
-        self, space: SearchSpace, classifier: Mapping[str, Tensor], generator: torch.Generator
-    ) -> None:
-        """Draw ω; the columns of the pooled token start as θ0^H, ``classifier``."""
-        self.tensors = initial_tensors(space.shared_shapes(), generator)
-        for part, value in classifier.items():
-            self.tensors[f"classifier.pooled.{part}"] = value.clone()
-        for tensor in self.tensors.values():
-            tensor.requires_grad_(True)
-
-    def child(self, plan: HeaderPlan) -> Callable[..., Tensor]:
-        """The header of this plan, running on ω itself."""
-        with torch.device("meta"):
-            skeleton = Header(plan)
-        own = {name: self.tensors[name] for name in plan.shapes()}
-
-        def run(**features: Tensor) -> Tensor:
-            return functional_call(skeleton, own, (), features)
-
-        return run
-
-
 @dataclass(frozen=True)
 class SearchResult:
-    """The chosen header with its weights, how it fared, and the rewards seen on the way."""
+    """The chosen header with its weights, how it fared, and what was seen on the way.
+
+    Attributes:
+        plan, header: not fine-tuned yet.
+        choice: of the header on the samples for the final choice.
+        rewards: mean reward of the children of each step.
+        evaluated: how many children were evaluated, the finalists included.
+    """
 
     plan: HeaderPlan
     header: Header
     choice: Evaluation
     rewards: list[float]
+    evaluated: int
 
 
 def search_header(
@@ -87,7 +76,8 @@ def search_header(
     data: SearchData,
     settings: Search,
     generator: torch.Generator,
-    progress: Callable[[int, int], None],
+    progress: Progress,
+    state: Path | None = None,
 ) -> SearchResult:
     """Search a header for a backbone. The backbone is trained along, in place.
 
@@ -98,142 +88,150 @@ def search_header(
         fits: whether a header and this backbone are within the storage limit; children that do
             not fit are never built.
         data: three disjoint parts of the edge's shared data.
-        settings: the budget. A backbone learning rate of 0 freezes the backbone, and its
+        settings: strategy and budget. A backbone learning rate of 0 freezes the backbone, and its
             features are then computed once.
         generator: decides the run.
-        progress: called with finished and total steps.
+        progress: called with finished and total steps, and how it stands in words.
+        state: a file that keeps an unfinished search, which goes on from there bit for bit.
+
+    Raises:
+        RunError: if that file is damaged.
     """
-    shared = SharedWeights(space, classifier, generator)
-    controller = Controller(choices(space.blocks), generator)
-    search = _Search(backbone, shared, controller, space, fits, settings, generator)
-    training = data.weights if search.joint else feature_samples(backbone, data.weights)
-    reward_data = feature_samples(backbone, data.reward)
-    batches = _endless(training, settings.batch_size, generator)
-    rewards: list[float] = []
-    for step in range(settings.steps):
-        for _ in range(settings.weight_updates_per_step):
-            search.update_weights(next(batches))
-        if search.joint:
-            reward_data = feature_samples(backbone, data.reward)
-        rewards.append(search.update_controller(reward_data))
-        progress(step + 1, settings.steps)
+    search = _Search(backbone, classifier, space, fits, data, settings, generator)
+    if state and state.exists():
+        search.restore(state)
+    saved = time.monotonic()
+    while len(search.rewards) < settings.steps and not search.out_of_time():
+        search.step()
+        progress(len(search.rewards), settings.steps, search.describe())
+        if state and time.monotonic() - saved >= _SAVE_EVERY_S:
+            search.save(state)
+            saved = time.monotonic()
+    progress(settings.steps, settings.steps, search.describe())
     backbone.requires_grad_(False)
-    choice = feature_samples(backbone, data.choice)
-    plan, evaluation = _choose(controller, shared, space, fits, choice, settings, generator)
-    return SearchResult(plan, build_header(plan, shared.tensors), evaluation, rewards)
+    return search.choose()
 
 
 class _Search:
-    """The two sets of parameters that are learned in turn: ω (and θ^B), and the controller."""
+    """What is learned in turn: ω (and θ^B) by gradients, and the strategy by rewards."""
 
     def __init__(
         self,
         backbone: PreTrainedModel,
-        shared: SharedWeights,
-        controller: Controller,
+        classifier: Mapping[str, Tensor],
         space: SearchSpace,
         fits: Fits,
+        data: SearchData,
         settings: Search,
         generator: torch.Generator,
     ) -> None:
-        self.backbone, self.shared, self.controller = backbone, shared, controller
-        self.space, self.fits, self.settings, self.generator = space, fits, settings, generator
+        self.backbone, self.space, self.data = backbone, space, data
+        self.settings, self.generator = settings, generator
+        self.shared = SharedWeights(space, classifier, generator)
+        self.strategy = make_strategy(settings, space, fits, generator)
         self.joint = settings.backbone_learning_rate > 0
-        self.baseline: float | None = None
+        self.rewards: list[float] = []
+        self.best, self.seconds_before, self.started = 0.0, 0.0, time.monotonic()
         backbone.requires_grad_(self.joint)
-        groups = [{"params": list(shared.tensors.values()), "lr": settings.learning_rate}]
+        groups = [{"params": list(self.shared.tensors.values()), "lr": settings.learning_rate}]
         if self.joint:
             rate = settings.backbone_learning_rate
             groups.append({"params": list(backbone.parameters()), "lr": rate})
         self.trained = [parameter for group in groups for parameter in group["params"]]
-        self.weights = torch.optim.AdamW(groups)
-        self.policy = torch.optim.Adam(
-            controller.parameters(), lr=settings.controller_learning_rate
-        )
+        self.optimizer = torch.optim.AdamW(groups)
+        self.training = data.weights if self.joint else feature_samples(backbone, data.weights)
+        self.reward_data = feature_samples(backbone, data.reward)
+        self.order = torch.empty(0, dtype=torch.int64)
+
+    def step(self) -> None:
+        """Some steps on ω with the strategy fixed, then one of the strategy with ω fixed."""
+        for _ in range(self.settings.weight_updates_per_step):
+            self.update_weights(self.next_batch())
+        if self.joint:
+            self.reward_data = feature_samples(self.backbone, self.data.reward)
+        children = self.strategy.propose(self.settings.children_per_step)
+        rewards = [
+            evaluate(self.shared.child(self.space.plan(child)), self.reward_data).accuracy
+            for child in children
+        ]
+        self.strategy.learn(children, rewards)
+        self.rewards.append(sum(rewards) / len(rewards))
+        self.best = max(self.best, *rewards)
 
     def update_weights(self, batch: Samples) -> None:
-        """One step on ω with the policy fixed: the mean loss of M sampled children (Eq. 15)."""
+        """One step on the mean loss of M proposed children (Eq. 15)."""
         features = feature_maps(self.backbone, batch.inputs) if self.joint else batch.inputs
         losses = [
-            F.cross_entropy(self.shared.child(plan)(**features), batch.labels)
-            for plan in self._plans(self._propose())
+            F.cross_entropy(self.shared.child(self.space.plan(child))(**features), batch.labels)
+            for child in self.strategy.propose(self.settings.children_per_step)
         ]
         torch.stack(losses).mean().backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.weights.step()
-        self.weights.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
-    def update_controller(self, reward_data: Samples) -> float:
-        """One REINFORCE step with ω fixed; returns the children's mean reward."""
-        proposals = self._propose()
-        rewards = [
-            evaluate(self.shared.child(plan), reward_data).accuracy
-            for plan in self._plans(proposals)
-        ]
-        mean = sum(rewards) / len(rewards)
-        baseline = mean if self.baseline is None else self.baseline
-        loss = reinforce_loss(
-            proposals, torch.tensor(rewards), baseline, self.settings.entropy_weight
-        )
-        self.policy.zero_grad()
-        loss.backward()
-        self.policy.step()
-        self.baseline = _BASELINE_DECAY * baseline + (1 - _BASELINE_DECAY) * mean
-        return mean
+    def next_batch(self) -> Samples:
+        """Each sample once, in random order, and again."""
+        if not len(self.order):
+            self.order = torch.randperm(len(self.training), generator=self.generator)
+        size = self.settings.batch_size
+        index, self.order = self.order[:size], self.order[size:]
+        return self.training[index]
 
-    def _propose(self) -> Proposals:
-        children = self.settings.children_per_step
-        return propose(self.controller, children, self.space, self.fits, self.generator)
+    @torch.no_grad()
+    def choose(self) -> SearchResult:
+        """The best of the finalists on samples that were not used before."""
+        choice = feature_samples(self.backbone, self.data.choice)
+        finalists = self.strategy.finalists(self.settings.final_samples)
+        best: tuple[HeaderPlan, Evaluation] | None = None
+        for decisions in finalists:
+            plan = self.space.plan(decisions)
+            result = evaluate(self.shared.child(plan), choice)
+            if best is None or result.better_than(best[1]):
+                best = plan, result
+        assert best is not None
+        evaluated = len(self.rewards) * self.settings.children_per_step + len(finalists)
+        header = build_header(best[0], self.shared.tensors)
+        return SearchResult(best[0], header, best[1], self.rewards, evaluated)
 
-    def _plans(self, proposals: Proposals) -> list[HeaderPlan]:
-        return [self.space.plan(decisions) for decisions in proposals.decisions.tolist()]
+    # --- where it stands ---
 
+    def describe(self) -> str:
+        last = self.rewards[-1] if self.rewards else 0.0
+        return f"reward {last:.3f}, best {self.best:.3f}, {self.strategy.describe()}"
 
-def propose(
-    controller: Controller,
-    children: int,
-    space: SearchSpace,
-    fits: Fits,
-    generator: torch.Generator,
-) -> Proposals:
-    """Draw children until enough of them fit; the smallest header stands in for those missing."""
-    fitting: list[Tensor] = []
-    for _ in range(_DRAWS):
-        with torch.no_grad():
-            drawn = controller.propose(children, generator).decisions
-        fitting += [d for d in drawn if fits(space.plan(d.tolist()))]
-        if len(fitting) >= children:
-            break
-    smallest = torch.tensor(decisions_of(space.smallest().genotype))
-    fitting += [smallest] * (children - len(fitting))
-    return controller.judge(torch.stack(fitting[:children]))
+    def out_of_time(self) -> bool:
+        limit = self.settings.time_limit_s
+        return limit is not None and bool(self.rewards) and self._seconds() >= limit
 
+    def save(self, path: Path) -> None:
+        """Write all that decides the rest of the search."""
+        tensors, document = self.strategy.state()
+        named = {
+            **with_prefix("omega", self.shared.tensors),
+            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
+            **with_prefix("strategy", tensors),
+            "order": self.order,
+            "generator": self.generator.get_state(),
+        }
+        if self.joint:
+            named |= with_prefix("backbone", self.backbone.state_dict())
+        about = {"rewards": self.rewards, "best": self.best, "seconds": self._seconds()}
+        write_tensors(path, named, {**about, "strategy": document})
 
-@torch.no_grad()
-def _choose(
-    controller: Controller,
-    shared: SharedWeights,
-    space: SearchSpace,
-    fits: Fits,
-    choice: Samples,
-    settings: Search,
-    generator: torch.Generator,
-) -> tuple[HeaderPlan, Evaluation]:
-    """Rank many proposals by predicted accuracy, evaluate the first, take the best."""
-    count = settings.final_samples * _PROPOSALS_PER_FINALIST
-    proposals = propose(controller, count, space, fits, generator)
-    order = proposals.predicted_accuracy.argsort(descending=True, stable=True)
-    distinct = dict.fromkeys(tuple(d) for d in proposals.decisions[order].tolist())
-    best: tuple[HeaderPlan, Evaluation] | None = None
-    for decisions in list(distinct)[: settings.final_samples]:
-        plan = space.plan(decisions)
-        result = evaluate(shared.child(plan), choice)
-        if best is None or result.better_than(best[1]):
-            best = plan, result
-    assert best is not None
-    return best
+    def restore(self, path: Path) -> None:
+        """Go on from what :meth:`save` wrote."""
+        tensors, about = read_tensors(path)
+        for name, value in without_prefix("omega", tensors).items():
+            self.shared.tensors[name].data.copy_(value)
+        if self.joint:
+            self.backbone.load_state_dict(without_prefix("backbone", tensors))
+        restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
+        self.strategy.restore(without_prefix("strategy", tensors), about["strategy"])
+        self.order = tensors["order"]
+        self.generator.set_state(tensors["generator"])
+        self.rewards, self.best = about["rewards"], about["best"]
+        self.seconds_before = about["seconds"]
 
-
-def _endless(samples: Samples, batch_size: int, generator: torch.Generator) -> Iterator[Samples]:
-    while True:
-        yield from samples.batches(batch_size, generator)
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started

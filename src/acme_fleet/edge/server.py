@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from torch import Tensor
-from transformers import PreTrainedModel
+import torch
 
 from acme_fleet import fleet
-from acme_fleet.cost.size import file_size, shapes_of
-from acme_fleet.data.samples import Samples, join
+from acme_fleet.cost.size import parameter_count
+from acme_fleet.data.samples import Samples
 from acme_fleet.edge.aggregation import aggregate, present
-from acme_fleet.edge.search import search_header, split_shared_data
-from acme_fleet.edge.search_space import SearchSpace
+from acme_fleet.edge.comparison import Contender, Task
+from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
 from acme_fleet.errors import ProtocolError, QuorumError
 from acme_fleet.journal import Journal
@@ -29,6 +29,7 @@ from acme_fleet.messages import (
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
+    HeaderContender,
     ImportanceUpdate,
     ImportanceUpload,
     Message,
@@ -39,9 +40,6 @@ from acme_fleet.messages import (
     check_features,
     check_importance,
 )
-from acme_fleet.models.families import family_of
-from acme_fleet.models.features import feature_samples
-from acme_fleet.models.header import LinearHeader
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
     backbone_from,
@@ -53,10 +51,11 @@ from acme_fleet.models.io import (
     write_json,
     write_tensors,
 )
-from acme_fleet.models.training import fit
 from acme_fleet.seeding import generator
 
 Reply = TypeVar("Reply", bound=Message)
+
+_COARSE = "coarse.safetensors"
 
 
 class EdgeServer:
@@ -127,18 +126,22 @@ class EdgeServer:
             header=plan.genotype.describe(),
             device_names=names,
             similarity=weights.tolist(),
+            contenders=self._contenders(assignment, coarse),
             reports=list(reports.values()),
             lost=self._lost,
         )
 
     def _coarse_model(self, assignment: BackboneAssignment) -> HeaderAssignment:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
-        path = self._folder / "coarse.safetensors"
+        path = self._folder / _COARSE
         if not path.exists():
             backbone = backbone_from(assignment.config, assignment.backbone)
+            unfinished = self._folder / "search.safetensors"
             with self._journal.stage(self._name, "header search") as progress:
-                tensors, about = self._search(backbone, assignment.classifier, progress)
+                task = self._task(assignment)
+                tensors, about = task.coarse(backbone, self._generator, progress, unfinished)
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
+            unfinished.unlink(missing_ok=True)
         tensors, about = read_tensors(path)
         return HeaderAssignment(
             config=assignment.config,
@@ -150,53 +153,42 @@ class EdgeServer:
             preprocessing=assignment.preprocessing,
         )
 
-    def _search(
-        self,
-        backbone: PreTrainedModel,
-        classifier: Mapping[str, Tensor],
-        progress: Callable[[int, int], None],
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Search, then fine-tune what was found, beside a linear header on the same data."""
-        random = generator(self._settings.seed, self._name, "search")
-        data = split_shared_data(self._shared, random)
-        space = self._search_space(backbone, classifier)
-        fits = self._size_check(backbone)
-        result = search_header(
-            backbone, classifier, space, fits, data, self._settings.search, random, progress
-        )
-        known = feature_samples(backbone, join([data.weights, data.reward]))
-        choice = feature_samples(backbone, data.choice)
-        linear = LinearHeader(classifier)
-        for module in (result.header, linear):
-            fit(module, known, self._settings.search.fine_tuning, random, validation=choice)
-        tensors = with_prefix("header", clone_state(result.header))
-        tensors |= with_prefix("linear", clone_state(linear.linear))
-        about = {"plan": result.plan.model_dump(mode="json"), "rewards": result.rewards}
-        return tensors, about
+    def _contenders(
+        self, assignment: BackboneAssignment, coarse: HeaderAssignment
+    ) -> list[HeaderContender]:
+        """How the searched header and its rivals fared on the edge's own data, the former first."""
+        path = self._folder / "contenders.json"
+        if not path.exists():
+            _, about = read_tensors(self._folder / _COARSE)
+            rivals = self._rivals(assignment, coarse) if self._settings.search.rivals else []
+            write_json(path, about["contenders"] + [asdict(rival) for rival in rivals])
+        stored = read_document(self._folder, path.name)
+        return [HeaderContender(**told.pop("choice"), **told) for told in stored]
 
-    def _search_space(
-        self, backbone: PreTrainedModel, classifier: Mapping[str, Tensor]
-    ) -> SearchSpace:
-        classes, hidden = classifier["weight"].shape
-        return SearchSpace(
-            blocks=self._settings.header.blocks,
-            cells=self._settings.header.cells,
-            channels=self._settings.header.channels,
-            hidden=hidden,
-            classes=classes,
-            axes=2 if family_of(backbone.config).grid == "image" else 1,
+    def _rivals(self, assignment: BackboneAssignment, coarse: HeaderAssignment) -> list[Contender]:
+        """The other strategies from the same start, and hand-made headers of the same size."""
+        with self._journal.stage(self._name, "header rivals") as progress:
+            return self._task(assignment).rivals(
+                lambda: backbone_from(assignment.config, assignment.backbone),
+                backbone_from(coarse.config, coarse.backbone),
+                parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
+                self._generator,
+                progress,
+            )
+
+    def _task(self, assignment: BackboneAssignment) -> Task:
+        """What every contender gets."""
+        return Task.of(
+            backbone_from(assignment.config, assignment.backbone),
+            assignment.classifier,
+            self._settings.header,
+            self._settings.search,
+            split_shared_data(self._shared, self._generator("split")),
+            self._limit or self._profile().storage_bytes,
         )
 
-    def _size_check(self, backbone: PreTrainedModel) -> Callable[[HeaderPlan], bool]:
-        """Whether backbone and header together fit the cluster's smallest device."""
-        limit = self._limit or self._profile().storage_bytes
-        backbone_shapes = shapes_of(backbone, "backbone.")
-
-        def fits(plan: HeaderPlan) -> bool:
-            header_shapes = {f"header.{name}": shape for name, shape in plan.shapes().items()}
-            return file_size(backbone_shapes | header_shapes) <= limit
-
-        return fits
+    def _generator(self, purpose: str) -> torch.Generator:
+        return generator(self._settings.seed, self._name, "header", purpose)
 
     def _similarity(self, coarse: HeaderAssignment) -> tuple[np.ndarray, list[str]]:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""

@@ -59,6 +59,22 @@ def warmup_cosine(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
 
 
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's moments and step counts, by parameter and name."""
+    by_parameter = optimizer.state_dict()["state"]
+    return {f"{i}.{k}": value for i, of in by_parameter.items() for k, value in of.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Go on from what :func:`optimizer_tensors` returned."""
+    by_parameter: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        by_parameter[int(index)][key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": by_parameter, "param_groups": groups})
+
+
 class Optimization:
     """AdamW with warm-up, cosine decay and gradient clipping over a known number of steps."""
 
@@ -78,18 +94,11 @@ class Optimization:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Moments and step counts by parameter, and the schedule's state as JSON has it."""
-        by_parameter = self.optimizer.state_dict()["state"]
-        tensors = {f"{i}.{k}": value for i, of in by_parameter.items() for k, value in of.items()}
-        return tensors, self.schedule.state_dict()
+        return optimizer_tensors(self.optimizer), self.schedule.state_dict()
 
     def restore(self, tensors: Mapping[str, Tensor], schedule: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
-        by_parameter: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name, value in tensors.items():
-            index, _, key = name.partition(".")
-            by_parameter[int(index)][key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": by_parameter, "param_groups": groups})
+        restore_optimizer(self.optimizer, tensors)
         self.schedule.load_state_dict(schedule)
         for group, rate in zip(self.optimizer.param_groups, schedule["_last_lr"], strict=True):
             group["lr"] = rate

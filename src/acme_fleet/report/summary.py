@@ -38,6 +38,19 @@ class Candidate(_Record):
     chosen: bool
 
 
+class Contender(_Record):
+    """A header that an edge server tried, fine-tuned, on its own samples for the final choice.
+
+    ``evaluated`` counts the architectures that were tried on the way.
+    """
+
+    name: str
+    params: int
+    accuracy: float
+    loss: float
+    evaluated: int
+
+
 class ClusterSummary(_Record):
     """One edge server: what it could choose from, what it got, what its search found."""
 
@@ -51,6 +64,8 @@ class ClusterSummary(_Record):
     header: str
     """The header's architecture as one line of text."""
     genotype: dict[str, object]
+    contenders: list[Contender] = []
+    """The searched header, then the other strategies' and hand-made ones."""
     device_names: list[str]
     similarity: list[list[float]]
     """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""

@@ -14,6 +14,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -41,6 +42,8 @@ class LiveStages:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -55,12 +58,12 @@ class LiveStages:
         """Stop the display; finished stages stay on the screen."""
         self._progress.stop()
 
-    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         """See :class:`acme_fleet.journal.Observer`."""
         key = (actor, name)
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(name, actor=actor, total=total)
-        self._progress.update(self._tasks[key], completed=done, total=total)
+            self._tasks[key] = self._progress.add_task(name, actor=actor, total=total, note="")
+        self._progress.update(self._tasks[key], completed=done, total=total, note=note)
         if done == total and not self._console.is_terminal:
             self._console.print(f"{actor}: {name} done", highlight=False)
 

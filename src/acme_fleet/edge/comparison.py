@@ -1,0 +1,201 @@
+"""What the search is worth: every way to find a header, on the same data, room and training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.data.samples import Samples, join
+from acme_fleet.edge.search import Progress, SearchData, SearchResult, search_header
+from acme_fleet.edge.search_space import SearchSpace
+from acme_fleet.edge.strategies import Fits
+from acme_fleet.fleet import Header, Search, StrategyName
+from acme_fleet.models.families import family_of
+from acme_fleet.models.features import feature_samples
+from acme_fleet.models.hand_made import HAND_MADE, HandMade, hand_made
+from acme_fleet.models.header import LinearHeader
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.io import clone_state, with_prefix
+from acme_fleet.models.training import Evaluation, evaluate, fit
+
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A header after fine-tuning.
+
+    Attributes:
+        name: a strategy's or a hand-made header's.
+        params: of the header alone.
+        choice: on the samples for the final choice, which also chose the epoch.
+        evaluated: architectures that were tried on the way.
+    """
+
+    name: str
+    params: int
+    choice: Evaluation
+    evaluated: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all have in common.
+
+    Attributes:
+        classifier: θ0^H, ``weight`` and ``bias``.
+        space, fits: the headers that may be proposed, see :func:`search_header`.
+        data: the edge's shared data in three parts; fine-tuning is on the first two.
+        settings: the budget of a search, and of the fine-tuning.
+    """
+
+    classifier: Mapping[str, Tensor]
+    space: SearchSpace
+    fits: Fits
+    data: SearchData
+    settings: Search
+
+    @staticmethod
+    def of(
+        backbone: PreTrainedModel,
+        classifier: Mapping[str, Tensor],
+        header: Header,
+        settings: Search,
+        data: SearchData,
+        limit_bytes: int,
+    ) -> Task:
+        """The task of a cluster: backbone and header together must fit its smallest device."""
+        classes, hidden = classifier["weight"].shape
+        space = SearchSpace(
+            blocks=header.blocks,
+            cells=header.cells,
+            channels=header.channels,
+            hidden=hidden,
+            classes=classes,
+            axes=2 if family_of(backbone.config).grid == "image" else 1,
+        )
+        backbone_shapes = shapes_of(backbone, "backbone.")
+
+        def fits(plan: HeaderPlan) -> bool:
+            header_shapes = {f"header.{name}": shape for name, shape in plan.shapes().items()}
+            return file_size(backbone_shapes | header_shapes) <= limit_bytes
+
+        return Task(classifier, space, fits, data, settings)
+
+    def search(
+        self,
+        strategy: StrategyName,
+        backbone: PreTrainedModel,
+        generator: torch.Generator,
+        progress: Progress,
+        state: Path | None = None,
+    ) -> tuple[SearchResult, Contender]:
+        """Search with a strategy, then fine-tune; header and backbone are trained in place."""
+        settings = self.settings.model_copy(update={"strategy": strategy})
+        result = search_header(
+            backbone,
+            self.classifier,
+            self.space,
+            self.fits,
+            self.data,
+            settings,
+            generator,
+            progress,
+            state,
+        )
+        choice = self.fine_tune(result.header, *self.features(backbone), generator)
+        params = parameter_count(result.plan.shapes())
+        return result, Contender(strategy, params, choice, result.evaluated)
+
+    def features(self, backbone: PreTrainedModel) -> tuple[Samples, Samples]:
+        """Of a frozen backbone: to fine-tune headers on, and to choose the epoch."""
+        known = join([self.data.weights, self.data.reward])
+        return feature_samples(backbone, known), feature_samples(backbone, self.data.choice)
+
+    def fine_tune(
+        self, header: nn.Module, known: Samples, choice: Samples, generator: torch.Generator
+    ) -> Evaluation:
+        """Train a header on features, in place; the best epoch on ``choice`` is kept."""
+        fit(header, known, self.settings.fine_tuning, generator, validation=choice)
+        return evaluate(header, choice)
+
+    def linear(
+        self, backbone: PreTrainedModel, generator: torch.Generator
+    ) -> tuple[LinearHeader, Contender]:
+        """The plain linear header, fine-tuned."""
+        header = LinearHeader(self.classifier)
+        choice = self.fine_tune(header, *self.features(backbone), generator)
+        return header, Contender("linear", parameter_count(shapes_of(header)), choice)
+
+    def by_hand(
+        self, kind: HandMade, backbone: PreTrainedModel, params: int, generator: torch.Generator
+    ) -> tuple[nn.Module, Contender] | None:
+        """A hand-made header of at most ``params`` parameters, fine-tuned; none if too few."""
+        known, choice = self.features(backbone)
+        grid = tuple(known.inputs["last"].shape[2:])
+        header = hand_made(kind, self.classifier, grid, params, generator)
+        if header is None:
+            return None
+        result = self.fine_tune(header, known, choice, generator)
+        return header, Contender(kind, parameter_count(shapes_of(header)), result)
+
+    def coarse(
+        self,
+        backbone: PreTrainedModel,
+        draw: Callable[[str], torch.Generator],
+        progress: Progress,
+        state: Path,
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The header that the devices get, and beside it a linear one on the same backbone.
+
+        Args:
+            backbone: trained in place.
+            draw: a generator by name.
+            progress, state: see :func:`search_header`.
+
+        Returns:
+            The tensors ``header.*`` and ``linear.*``, and what is told of them: ``plan``,
+            ``rewards``, ``contenders``.
+        """
+        strategy = self.settings.strategy
+        result, found = self.search(strategy, backbone, draw(strategy), progress, state)
+        linear, plain = self.linear(backbone, draw("linear"))
+        tensors = with_prefix("header", clone_state(result.header))
+        tensors |= with_prefix("linear", clone_state(linear.linear))
+        plan, contenders = result.plan.model_dump(mode="json"), [asdict(found), asdict(plain)]
+        return tensors, {"plan": plan, "rewards": result.rewards, "contenders": contenders}
+
+    def rivals(
+        self,
+        fresh: Callable[[], PreTrainedModel],
+        coarse: PreTrainedModel,
+        params: int,
+        draw: Callable[[str], torch.Generator],
+        progress: Progress,
+    ) -> list[Contender]:
+        """All that the searched header is compared with, but the linear one.
+
+        Args:
+            fresh: makes the backbone as it came from the cloud, for each other strategy anew.
+            coarse: the backbone that the chosen search ended with, for the hand-made headers.
+            params: those of the searched header.
+            draw: a generator for each rival by name.
+            progress: see :func:`search_header`.
+        """
+        found: list[Contender] = []
+        others: list[StrategyName] = [name for name in STRATEGIES if name != self.settings.strategy]
+
+        def tell(done: int, total: int, note: str) -> None:
+            progress(len(found), len(others) + 1, f"{others[len(found)]} {done}/{total}: {note}")
+
+        for name in others:
+            found.append(self.search(name, fresh(), draw(name), tell)[1])
+        made = [self.by_hand(kind, coarse, params, draw(kind)) for kind in HAND_MADE]
+        return found + [contender for _, contender in filter(None, made)]

@@ -1,0 +1,38 @@
+"""ω: the weights that all headers of a space share while they are searched (Eq. 15)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from acme_fleet.edge.search_space import SearchSpace
+from acme_fleet.models.header import Header, initial_tensors
+from acme_fleet.models.header_plan import HeaderPlan
+
+
+class SharedWeights:
+    """One tensor for every place and operation, whichever header it serves."""
+
+    def __init__(
+        self, space: SearchSpace, classifier: Mapping[str, Tensor], generator: torch.Generator
+    ) -> None:
+        """Draw ω; the columns of the pooled token start as θ0^H, ``classifier``."""
+        self.tensors = initial_tensors(space.shared_shapes(), generator)
+        for part, value in classifier.items():
+            self.tensors[f"classifier.pooled.{part}"] = value.clone()
+        for tensor in self.tensors.values():
+            tensor.requires_grad_(True)
+
+    def child(self, plan: HeaderPlan) -> Callable[..., Tensor]:
+        """The header of this plan, running on ω itself."""
+        with torch.device("meta"):
+            skeleton = Header(plan)
+        own = {name: self.tensors[name] for name in plan.shapes()}
+
+        def run(**features: Tensor) -> Tensor:
+            return functional_call(skeleton, own, (), features)
+
+        return run

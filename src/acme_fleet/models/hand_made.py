@@ -1,0 +1,159 @@
+"""Headers made by hand, to measure a searched one against at equal size.
+
+Each reads the same features as a searched header and ends like it: the pooled token's linear
+classifier, which starts as the reference's, plus a linear classifier on what its own layers found.
+The fourth, the linear classifier alone, is :class:`acme_fleet.models.header.LinearHeader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acme_fleet.cost.size import parameter_count, shapes_of
+from acme_fleet.models.header import initial_tensors
+
+HandMade = Literal["mlp", "cnn", "mixer"]
+HAND_MADE: tuple[HandMade, ...] = get_args(HandMade)
+_WIDEST = 4096
+
+
+class _HandMadeHeader(nn.Module):
+    """What the three share: the classifiers."""
+
+    def __init__(self, hidden: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.classifier = nn.ModuleDict(
+            {
+                "pooled": nn.Linear(hidden, classes),
+                "branch": nn.Linear(width, classes, bias=False),
+            }
+        )
+
+    def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``; see :class:`Header` for the arguments."""
+        found = self.branch(last, penultimate, pooled)
+        return self.classifier["pooled"](pooled) + self.classifier["branch"](found)
+
+    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """What the header's own layers find, shape ``(batch, width)``."""
+        raise NotImplementedError
+
+
+class MLPHeader(_HandMadeHeader):
+    """One hidden layer on the pooled token and the mean of either map."""
+
+    def __init__(self, hidden: int, classes: int, width: int) -> None:
+        super().__init__(hidden, classes, width)
+        self.layers = nn.ModuleDict({"mix": nn.Linear(3 * hidden, width)})
+
+    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """See the base class."""
+        means = [features.flatten(2).mean(dim=2) for features in (last, penultimate)]
+        return F.gelu(self.layers["mix"](torch.cat([pooled, *means], dim=1)))
+
+
+class CNNHeader(_HandMadeHeader):
+    """A 1×1 convolution on both maps, two convolutions of kernel 3, the mean."""
+
+    def __init__(self, hidden: int, classes: int, width: int, axes: Literal[1, 2]) -> None:
+        super().__init__(hidden, classes, width)
+        convolution = nn.Conv1d if axes == 1 else nn.Conv2d
+        self.layers = nn.ModuleDict(
+            {
+                "reduce": convolution(2 * hidden, width, 1),
+                "first": convolution(width, width, 3, padding=1),
+                "second": convolution(width, width, 3, padding=1),
+            }
+        )
+
+    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """See the base class."""
+        x = torch.cat([last, penultimate], dim=1)
+        for layer in self.layers.values():
+            x = F.relu(layer(x))
+        return x.flatten(2).mean(dim=2)
+
+
+class MixerHeader(_HandMadeHeader):
+    """One MLP-Mixer layer (Tolstikhin et al., 2021) on both maps: over tokens, over channels."""
+
+    def __init__(self, hidden: int, classes: int, width: int, tokens: int) -> None:
+        super().__init__(hidden, classes, width)
+        self.layers = nn.ModuleDict(
+            {
+                "reduce": nn.Linear(2 * hidden, width),
+                "tokens_in": nn.Linear(tokens, tokens),
+                "tokens_out": nn.Linear(tokens, tokens),
+                "channels_in": nn.Linear(width, 2 * width),
+                "channels_out": nn.Linear(2 * width, width),
+            }
+        )
+
+    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+        """See the base class."""
+        both = torch.cat([last, penultimate], dim=1).flatten(2).transpose(1, 2)
+        x = self.layers["reduce"](both)
+        x = x + self._mlp("tokens", _normalized(x).transpose(1, 2)).transpose(1, 2)
+        x = x + self._mlp("channels", _normalized(x))
+        return x.mean(dim=1)
+
+    def _mlp(self, over: str, x: Tensor) -> Tensor:
+        return self.layers[f"{over}_out"](F.gelu(self.layers[f"{over}_in"](x)))
+
+
+def _normalized(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def hand_made(
+    kind: HandMade,
+    classifier: Mapping[str, Tensor],
+    grid: tuple[int, ...],
+    params: int,
+    generator: torch.Generator,
+) -> nn.Module | None:
+    """A hand-made header, as wide as its budget allows.
+
+    Args:
+        kind: which one.
+        classifier: θ0^H, ``weight`` and ``bias``, from which it starts.
+        grid: shape of the feature maps without batch and channels: ``(rows, columns)`` or
+            ``(tokens,)``.
+        params: the most parameters that it may have.
+        generator: draws its weights.
+
+    Returns:
+        The untrained header, or none if not even the narrowest is within the budget.
+    """
+    classes, hidden = classifier["weight"].shape
+    axes: Literal[1, 2] = 2 if len(grid) == 2 else 1
+    makers: dict[str, Callable[[int], nn.Module]] = {
+        "mlp": lambda width: MLPHeader(hidden, classes, width),
+        "cnn": lambda width: CNNHeader(hidden, classes, width, axes),
+        "mixer": lambda width: MixerHeader(hidden, classes, width, torch.Size(grid).numel()),
+    }
+    header = _widest(makers[kind], params)
+    if header is None:
+        return None
+    tensors = initial_tensors(shapes_of(header), generator)
+    tensors |= {f"classifier.pooled.{part}": value.clone() for part, value in classifier.items()}
+    header.load_state_dict(tensors, assign=True)
+    return header.requires_grad_(True)
+
+
+def _widest(make: Callable[[int], nn.Module], params: int) -> nn.Module | None:
+    """By bisection; a module's parameters grow with its width. Nothing is allocated."""
+    fitting, too_wide = 0, _WIDEST
+    with torch.device("meta"):
+        while too_wide - fitting > 1:
+            width = (fitting + too_wide) // 2
+            if parameter_count(shapes_of(make(width))) <= params:
+                fitting = width
+            else:
+                too_wide = width
+        return make(fitting) if fitting else None

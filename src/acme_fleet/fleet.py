@@ -241,14 +241,16 @@ class Search(Settings):
     ``strategy`` says who proposes headers; with ``rivals`` the other strategies, on the same
     budget, and hand-made headers of the same size are trained too and reported. ``population``
     and ``tournament`` belong to evolution, the controller's rate and the entropy's weight to the
-    controller. After ``time_limit_s`` the best so far is taken: then the machine's speed decides
-    too, and not the seed alone.
+    controller. The chosen header is fine-tuned from the ``shared`` weights that it was searched
+    with, or from a ``fresh`` start. After ``time_limit_s`` the best so far is taken: then the
+    machine's speed decides too, and not the seed alone.
     """
 
     strategy: StrategyName = "controller"
     rivals: bool = True
     steps: PositiveInt = 60
     time_limit_s: PositiveFloat | None = None
+    fine_tune_from: Literal["shared", "fresh"] = "fresh"
     children_per_step: PositiveInt = 4
     weight_updates_per_step: PositiveInt = 4
     batch_size: PositiveInt = 32

@@ -111,7 +111,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Fleet
 
 
 def _is_early(event: dict[str, Any]) -> bool:
-    return event.get("actor") == "cloud" or event.get("stage") == "header search"
+    return event.get("actor") == "cloud" or event.get("stage") in ("header search", "header rivals")
 
 
 @pytest.fixture
@@ -123,7 +123,8 @@ def prepared(finished: Run, tmp_path: Path) -> Path:
     done = [event for event in read_events(finished.path / "events.jsonl") if _is_early(event)]
     (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in done))
     shutil.copytree(finished.path / "cloud", path / "cloud")
-    for coarse in finished.path.glob("edges/*/coarse.safetensors"):
-        (path / "edges" / coarse.parent.name).mkdir(parents=True)
-        shutil.copy(coarse, path / "edges" / coarse.parent.name)
+    for edge in finished.path.glob("edges/*"):
+        (path / "edges" / edge.name).mkdir(parents=True)
+        for name in ("coarse.safetensors", "contenders.json"):
+            shutil.copy(edge / name, path / "edges" / edge.name)
     return path

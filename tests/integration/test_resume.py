@@ -36,7 +36,7 @@ class StopAt:
     stop: Callable[[], None] | None = None
     stopped: bool = False
 
-    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         moment = "begin" if done == 0 else "end" if done == total else "middle"
         if (actor, name, moment) == (self.actor, self.stage_name, self.moment):
             self.stopped = True

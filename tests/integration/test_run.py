@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import World, distribute
 from acme_fleet.fleet import Fleet
@@ -31,6 +32,7 @@ from acme_fleet.journal import read_events
 from acme_fleet.links import embedded
 from acme_fleet.links.wire import encode
 from acme_fleet.messages import FeatureSample, Message
+from acme_fleet.models.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.training import evaluate
 from acme_fleet.report.summary import Summary
 
@@ -43,6 +45,11 @@ def world(finished) -> World:
 @pytest.fixture(scope="module")
 def events(finished) -> list[dict[str, Any]]:
     return read_events(finished.path / "events.jsonl")
+
+
+def _models(path: Path) -> dict[str, bytes]:
+    files = path.glob("devices/*/model.safetensors")
+    return {file.parent.name: file.read_bytes() for file in files}
 
 
 # --- the run directory ------------------------------------------------------------------------
@@ -146,6 +153,41 @@ def test_chosen_candidates_are_on_the_front_and_fit(finished):
     assert (north.storage_limit_bytes, south.storage_limit_bytes) == (60_000, 20_000)
     assert north.feasible == 4
     assert south.feasible == 3
+
+
+def test_searched_header_is_compared_with_its_rivals(finished):
+    searched = finished.fleet.search
+    tried = searched.steps * searched.children_per_step
+    for cluster in finished.summary.clusters:
+        names = [one.name for one in cluster.contenders]
+        others = {"random", "evolution", "controller"} - {searched.strategy}
+        assert names[:2] == [searched.strategy, "linear"]
+        assert set(names[2:4]) == others
+        assert set(names[4:]) <= {"mlp", "cnn", "mixer"}
+        by_name = {one.name: one for one in cluster.contenders}
+        for name in (searched.strategy, *others):
+            assert tried < by_name[name].evaluated <= tried + searched.final_samples
+        plan = HeaderPlan(
+            genotype=Genotype.model_validate(cluster.genotype), hidden=16, classes=10, axes=2
+        )
+        assert by_name[searched.strategy].params == parameter_count(plan.shapes())
+        assert by_name["linear"].params == 16 * 10 + 10
+        for name in names[4:]:
+            assert by_name[name].params <= by_name[searched.strategy].params
+        assert all(0 <= one.accuracy <= 1 for one in cluster.contenders)
+
+
+def test_rivals_change_nothing_and_can_be_left_out(
+    finished, prepared: Path, tiny: Callable[..., Fleet]
+):
+    fleet = tiny(**{"search.rivals": False})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    for told in prepared.glob("edges/*/contenders.json"):
+        told.unlink()
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    assert _models(prepared) == finished.models
+    for ours, full in zip(summary.clusters, finished.summary.clusters, strict=True):
+        assert ours.contenders == full.contenders[:2]
 
 
 def test_similarity_rows_are_weights(finished):
@@ -317,7 +359,7 @@ def test_seconds_are_the_sum_of_the_stages(finished, events):
     per_device = ("round 1", "round 2", "round 3", "fine-tuning", "final model")
     assert by_name == {
         **dict.fromkeys(once, 1),
-        **dict.fromkeys(("header search", "similarity"), 2),
+        **dict.fromkeys(("header search", "header rivals", "similarity"), 2),
         **dict.fromkeys(per_device, 4),
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +18,16 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge import search
 from acme_fleet.edge.controller import Controller, Proposals, reinforce_loss
-from acme_fleet.edge.search import (
-    SearchData,
-    SearchResult,
-    SharedWeights,
-    propose,
-    search_header,
-    split_shared_data,
-)
+from acme_fleet.edge.search import SearchData, SearchResult, search_header, split_shared_data
 from acme_fleet.edge.search_space import SearchSpace, choices
+from acme_fleet.edge.shared_weights import SharedWeights
+from acme_fleet.edge.strategies import (
+    Evolution,
+    RandomSearch,
+    ReinforcedController,
+    Strategy,
+    make_strategy,
+)
 from acme_fleet.fleet import Search
 from acme_fleet.models.elastic import as_elastic
 from acme_fleet.models.features import feature_samples
@@ -179,23 +182,123 @@ def small(plan: HeaderPlan) -> bool:
     return parameter_count(plan.shapes()) <= 450
 
 
-def test_children_over_the_budget_are_never_proposed() -> None:
-    controller = Controller(choices(1), seeded())
-    free = controller.propose(200, seeded()).decisions.tolist()
+STRATEGIES = ("random", "evolution", "controller")
+
+
+def strategy_of(
+    name: str, fits: Callable[[HeaderPlan], bool] = anything, seed: int = 0, **changes: Any
+) -> Strategy:
+    settings = FROZEN.model_copy(update={"strategy": name, "population": 6, **changes})
+    return make_strategy(settings, SPACE, fits, seeded(seed))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_children_over_the_budget_are_never_proposed(name: str) -> None:
+    free = strategy_of(name).propose(200)
     assert 0 < sum(small(SPACE.plan(d)) for d in free) < 150  # most of what is drawn is too large
-    proposals = propose(controller, 60, SPACE, small, seeded())
-    assert len(proposals.decisions) == 60
-    assert all(small(SPACE.plan(d)) for d in proposals.decisions.tolist())
-    assert len({tuple(d) for d in proposals.decisions.tolist()}) > 10
-    assert proposals.log_probability.requires_grad  # REINFORCE needs the way back
-    torch.testing.assert_close(proposals[torch.tensor([3])].decisions, proposals.decisions[3:4])
+    strategy = strategy_of(name, small)
+    for _ in range(4):
+        children = strategy.propose(60)
+        assert len(children) == 60
+        assert all(small(SPACE.plan(d)) for d in children)
+        strategy.learn(children, [d[0] / 2 for d in children])
+    assert len(set(children)) > 10
+    finalists = strategy.finalists(5)
+    assert len(set(finalists)) == len(finalists) == 5
+    assert all(small(SPACE.plan(d)) for d in finalists)
 
 
-def test_the_smallest_header_stands_in_when_nothing_else_fits() -> None:
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_smallest_header_stands_in_when_nothing_else_fits(name: str) -> None:
     smallest = SPACE.smallest()
-    controller = Controller(choices(1), seeded())
-    proposals = propose(controller, 3, SPACE, lambda plan: plan == smallest, seeded())
-    assert [SPACE.plan(d) for d in proposals.decisions.tolist()] == [smallest] * 3
+    strategy = strategy_of(name, lambda plan: plan == smallest)
+    assert [SPACE.plan(d) for d in strategy.propose(3)] == [smallest] * 3
+
+
+def test_random_proposals_are_uniform() -> None:
+    drawn = torch.tensor(strategy_of("random").propose(4000))
+    for column, options in zip(drawn.T, choices(1), strict=True):
+        shares = torch.bincount(column, minlength=options) / len(column)
+        deviation = (1 / options * (1 - 1 / options) / len(column)) ** 0.5
+        assert (shares - 1 / options).abs().max() < 5 * deviation
+
+
+def test_finalists_are_those_with_the_highest_latest_reward() -> None:
+    strategy = strategy_of("random")
+    one, two, three = (0, 0, 0, 0), (0, 1, 0, 0), (1, 1, 0, 0)
+    strategy.learn([one, two, three], [0.9, 0.5, 0.7])
+    strategy.learn([one], [0.1])  # on better weights it turned out to be worse
+    assert strategy.finalists(2) == [three, two]
+
+
+def test_evolution_changes_one_decision_of_a_good_parent() -> None:
+    strategy = strategy_of("evolution", population=4, tournament=4)
+    members = [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 2), (1, 0, 3, 3)]
+    strategy.learn(members, [0.1, 0.2, 0.9, 0.3])
+    children = strategy.propose(300)
+    for child in children:  # a tournament of all four has one winner
+        assert sum(a != b for a, b in zip(child, members[2], strict=True)) == 1
+    assert len(set(children)) == sum(n - 1 for n in choices(1))
+    # Regularised: the best dies of age, and its children are no longer proposed.
+    strategy.learn([(1, 1, 6, 6), *members[:2], members[3]], [0.4, 0.1, 0.2, 0.3])
+    later = strategy.propose(50)
+    assert all(sum(a != b for a, b in zip(c, (1, 1, 6, 6), strict=True)) == 1 for c in later)
+
+
+def test_evolution_is_random_until_its_population_is_full() -> None:
+    evolution, chance = strategy_of("evolution", population=4), strategy_of("random")
+    assert evolution.propose(20) == chance.propose(20)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_better_headers_are_found_where_there_is_something_to_learn(name: str) -> None:
+    """The reward counts pools: evolution and controller must do better than chance."""
+
+    def reward(decisions: tuple[int, ...]) -> float:
+        return sum(operation >= 5 for operation in decisions[2:]) / 2
+
+    strategy = strategy_of(name, population=16, controller_learning_rate=2e-2)
+    means = []
+    for _ in range(60):
+        children = strategy.propose(4)
+        rewards = [reward(child) for child in children]
+        strategy.learn(children, rewards)
+        means.append(sum(rewards) / 4)
+    late = sum(means[-20:]) / 20
+    assert (0.1 < late < 0.5) if name == "random" else late > 0.75
+    assert reward(strategy.finalists(1)[0]) == 1
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_strategy_goes_on_from_its_state(name: str) -> None:
+    def play(strategy: Strategy, turns: int) -> None:
+        for _ in range(turns):
+            children = strategy.propose(4)
+            strategy.learn(children, [sum(child) / 20 for child in children])
+
+    whole, stopped = strategy_of(name, seed=3), strategy_of(name, seed=3)
+    for strategy in (whole, stopped):
+        play(strategy, 4)
+    tensors, document = stopped.state()
+    generator = seeded()
+    settings = FROZEN.model_copy(update={"strategy": name, "population": 6})
+    again = make_strategy(settings, SPACE, anything, generator)
+    again.restore(
+        {key: value.clone() for key, value in tensors.items()}, json.loads(json.dumps(document))
+    )
+    generator.set_state(stopped._generator.get_state())  # type: ignore[attr-defined]
+    play(whole, 3)
+    play(again, 3)
+    assert again.finalists(6) == whole.finalists(6)
+    assert again.describe() == whole.describe()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("random", RandomSearch), ("evolution", Evolution), ("controller", ReinforcedController)],
+)
+def test_strategy_is_the_one_that_was_named(name: str, kind: type) -> None:
+    assert type(strategy_of(name)) is kind
 
 
 # --- ω ----------------------------------------------------------------------------------------
@@ -238,9 +341,8 @@ def test_gradient_of_shared_weights_is_the_mean_over_children(
     plain_backbone: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """∇ω = 1/M Σ ∇ L(m_i) (Eq. 15), each child's own gradient taken from a header of its own."""
-    children = [[0, 1, 1, 4], [0, 1, 1, 3], [1, 0, 2, 0], [0, 1, 1, 4]]
-    fixed = torch.tensor(children)
-    monkeypatch.setattr(search, "propose", lambda controller, *_: controller.judge(fixed))
+    children = [(0, 1, 1, 4), (0, 1, 1, 3), (1, 0, 2, 0), (0, 1, 1, 4)]
+    monkeypatch.setattr(RandomSearch, "propose", lambda *_: children)
     before: list[dict[str, Tensor]] = []
     after: list[list[Tensor | None]] = []
 
@@ -253,7 +355,8 @@ def test_gradient_of_shared_weights_is_the_mean_over_children(
         after.append([None if p.grad is None else p.grad.clone() for p in parameters])
 
     data = SearchData(synthetic(12, 0), synthetic(4, 1), synthetic(4, 2))
-    settings = FROZEN.model_copy(update={"steps": 1, "weight_updates_per_step": 1})
+    changes = {"steps": 1, "weight_updates_per_step": 1, "strategy": "random"}
+    settings = FROZEN.model_copy(update=changes)
     monkeypatch.setattr(search, "SharedWeights", Recorded)
     monkeypatch.setattr(search, "feature_samples", lambda backbone, samples: samples)
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", record)
@@ -265,7 +368,7 @@ def test_gradient_of_shared_weights_is_the_mean_over_children(
         data,
         settings,
         seeded(),
-        lambda done, total: None,
+        lambda done, total, note: None,
     )
     omega, gradients = before[0], dict(zip(before[0], after[0], strict=True))
 
@@ -306,6 +409,7 @@ def run_search(
     settings: Search,
     fits: Callable[[HeaderPlan], bool] = anything,
     seed: int = 0,
+    state: Path | None = None,
 ) -> SearchResult:
     data = split_shared_data(samples, seeded(7))
     steps: list[tuple[int, int]] = []
@@ -317,10 +421,12 @@ def run_search(
         data,
         settings,
         seeded(seed),
-        lambda done, total: steps.append((done, total)),
+        lambda done, total, note: steps.append((done, total)),
+        state,
     )
-    assert steps == [(n + 1, settings.steps) for n in range(settings.steps)]
+    assert steps[-1] == (settings.steps, settings.steps)
     assert len(result.rewards) == settings.steps
+    assert result.evaluated > settings.steps * settings.children_per_step
     assert evaluate(result.header, feature_samples(backbone, data.choice)) == result.choice
     return result
 
@@ -345,6 +451,68 @@ def test_deterministic_by_seed(
     )
     one, two = (clone_state(backbone) for backbone in backbones[:2])
     assert all(torch.equal(two[name], value) for name, value in one.items())
+
+
+class _Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_search_that_is_stopped_ends_as_if_it_had_not_been(
+    rate: float,
+    name: str,
+    plain_backbone: Callable[..., PreTrainedModel],
+    make_samples: Callable[..., Samples],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    changes = {"backbone_learning_rate": rate, "strategy": name, "steps": 5, "population": 6}
+    settings, file = FROZEN.model_copy(update=changes), tmp_path / "search.safetensors"
+    backbones = [as_elastic(plain_backbone("vit", layers=1)) for _ in range(2)]
+    whole = run_search(backbones[0], make_samples(64), settings)
+    monkeypatch.setattr(search, "_SAVE_EVERY_S", 0.0)
+
+    def stop(done: int, total: int, note: str) -> None:
+        assert "reward" in note
+        if done == 4:  # three are on disk
+            raise _Stopped
+
+    def parts(progress: Callable[[int, int, str], None]) -> tuple[Any, ...]:
+        data = split_shared_data(make_samples(64), seeded(7))
+        return CLASSIFIER, SPACE, anything, data, settings, seeded(), progress, file
+
+    with pytest.raises(_Stopped):
+        search_header(as_elastic(plain_backbone("vit", layers=1)), *parts(stop))
+    seen: list[int] = []
+    again = search_header(backbones[1], *parts(lambda done, total, note: seen.append(done)))
+    assert seen[0] == 4
+    assert again.plan == whole.plan
+    assert again.rewards == whole.rewards
+    assert again.evaluated == whole.evaluated
+    ended = [clone_state(module) for module in (whole.header, again.header, *backbones)]
+    for one, other in (ended[:2], ended[2:]):
+        assert all(torch.equal(one[key], value) for key, value in other.items())
+
+
+def test_time_limit_takes_the_best_so_far(
+    plain_backbone: Callable[..., PreTrainedModel], make_samples: Callable[..., Samples]
+) -> None:
+    settings = FROZEN.model_copy(update={"steps": 10_000, "time_limit_s": 1e-6})
+    data = split_shared_data(make_samples(64), seeded(7))
+    told: list[tuple[int, int]] = []
+    result = search_header(
+        as_elastic(plain_backbone("vit", layers=1)),
+        CLASSIFIER,
+        SPACE,
+        anything,
+        data,
+        settings,
+        seeded(),
+        lambda done, total, note: told.append((done, total)),
+    )
+    assert len(result.rewards) == 1
+    assert told == [(1, 10_000), (10_000, 10_000)]
 
 
 def test_backbone_trains_along_only_with_a_learning_rate_of_its_own(
@@ -397,7 +565,7 @@ def test_finds_a_header_for_what_the_pooled_token_does_not_say(
         data,
         settings,
         seeded(),
-        lambda done, total: None,
+        lambda done, total, note: None,
     )
     assert result.choice.accuracy > 0.7
     assert evaluate(result.header, synthetic(200, 3)).accuracy > 0.6

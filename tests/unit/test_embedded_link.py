@@ -309,7 +309,7 @@ class _Watcher:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, int, int]] = []
 
-    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         self.seen.append((actor, name, done, total))
 
 

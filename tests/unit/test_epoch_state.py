@@ -115,7 +115,7 @@ class Stopper(Observer):
     def __init__(self, stage: str, done: int) -> None:
         self.at = stage, done
 
-    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         if (name, done) == self.at:
             raise Interrupted
 

@@ -29,6 +29,7 @@ from acme_fleet.report.plots import short, wilson
 from acme_fleet.report.summary import (
     Candidate,
     ClusterSummary,
+    Contender,
     DeviceSummary,
     ReferenceSummary,
     Summary,
@@ -89,9 +90,20 @@ def make_cluster(name: str, devices: list[str], limit: int, blocks: int = 2) -> 
         front=sum(c.on_front for c in candidates),
         header="[conv3(last) + identity(penultimate)] × 1 cell of 24 channels",
         genotype=make_genotype(blocks, random),
+        contenders=make_contenders(),
         device_names=devices,
         similarity=(raw / raw.sum(1, keepdims=True)).tolist(),
     )
+
+
+def make_contenders() -> list[Contender]:
+    named = {"controller": 0.71, "linear": 0.66, "random": 0.73, "evolution": 0.72, "cnn": 0.64}
+    return [
+        Contender(
+            name=name, params=9_000 + i, accuracy=a, loss=1.5 - a, evaluated=184 * (i in (0, 2))
+        )
+        for i, (name, a) in enumerate(named.items())
+    ]
 
 
 def make_device(name: str, cluster: ClusterSummary, index: int) -> DeviceSummary:
@@ -255,9 +267,17 @@ def test_the_page_shows_everything(html: str, two: Summary) -> None:
         assert device.name in page.text
     for heading in ("What each device got", "What each cluster could choose from", "Numbers"):
         assert heading in page.text
-    # accuracy, sizes, two links, the time line; for each cluster its front and its header
+    # accuracy, sizes, two links, the time line; for each cluster its front, header and rivals
     assert page.count("svg") == 5 + 2 * 2
-    assert page.count("table") == 2 + 2
+    assert page.count("table") == 2 + 2 * 2
+
+
+def test_what_else_was_tried_is_shown(html: str, two: Summary) -> None:
+    text = re.sub(r"<[^>]+>", " ", html)
+    for one in two.clusters[0].contenders:
+        assert f"{one.params:,}" in text
+    assert text.count("controller (shipped)") == len(two.clusters)
+    assert "evolution (shipped)" not in text
 
 
 def test_the_page_needs_nothing_else(html: str) -> None:

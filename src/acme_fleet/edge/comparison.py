@@ -13,14 +13,16 @@ from transformers import PreTrainedModel
 
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.edge.search import Progress, SearchData, SearchResult, search_header
+from acme_fleet.edge.search import Progress, SearchData, search_header
 from acme_fleet.edge.search_space import SearchSpace
+from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
-from acme_fleet.fleet import Header, Search, StrategyName
+from acme_fleet.fleet import Header as HeaderSpace
+from acme_fleet.fleet import Search, StrategyName
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.hand_made import HAND_MADE, HandMade, hand_made
-from acme_fleet.models.header import LinearHeader
+from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import clone_state, with_prefix
 from acme_fleet.models.training import Evaluation, evaluate, fit
@@ -66,7 +68,7 @@ class Task:
     def of(
         backbone: PreTrainedModel,
         classifier: Mapping[str, Tensor],
-        header: Header,
+        header: HeaderSpace,
         settings: Search,
         data: SearchData,
         limit_bytes: int,
@@ -96,8 +98,12 @@ class Task:
         generator: torch.Generator,
         progress: Progress,
         state: Path | None = None,
-    ) -> tuple[SearchResult, Contender]:
-        """Search with a strategy, then fine-tune; header and backbone are trained in place."""
+    ) -> tuple[Header, list[float], Contender]:
+        """Search with a strategy, then fine-tune what it chose; the backbone is trained in place.
+
+        Returns:
+            The header, the rewards on the way, and how the header fares.
+        """
         settings = self.settings.model_copy(update={"strategy": strategy})
         result = search_header(
             backbone,
@@ -110,9 +116,17 @@ class Task:
             progress,
             state,
         )
-        choice = self.fine_tune(result.header, *self.features(backbone), generator)
+        header = result.header
+        if settings.fine_tune_from == "fresh":
+            header = self.fresh(result.plan, generator)
+        choice = self.fine_tune(header, *self.features(backbone), generator)
         params = parameter_count(result.plan.shapes())
-        return result, Contender(strategy, params, choice, result.evaluated)
+        return header, result.rewards, Contender(strategy, params, choice, result.evaluated)
+
+    def fresh(self, plan: HeaderPlan, generator: torch.Generator) -> Header:
+        """An untrained header that starts near the reference's classifier."""
+        fresh = SharedWeights(self.space, self.classifier, generator)
+        return build_header(plan, fresh.tensors)
 
     def features(self, backbone: PreTrainedModel) -> tuple[Samples, Samples]:
         """Of a frozen backbone: to fine-tune headers on, and to choose the epoch."""
@@ -165,12 +179,12 @@ class Task:
             ``rewards``, ``contenders``.
         """
         strategy = self.settings.strategy
-        result, found = self.search(strategy, backbone, draw(strategy), progress, state)
+        header, rewards, found = self.search(strategy, backbone, draw(strategy), progress, state)
         linear, plain = self.linear(backbone, draw("linear"))
-        tensors = with_prefix("header", clone_state(result.header))
+        tensors = with_prefix("header", clone_state(header))
         tensors |= with_prefix("linear", clone_state(linear.linear))
-        plan, contenders = result.plan.model_dump(mode="json"), [asdict(found), asdict(plain)]
-        return tensors, {"plan": plan, "rewards": result.rewards, "contenders": contenders}
+        plan, contenders = header.plan.model_dump(mode="json"), [asdict(found), asdict(plain)]
+        return tensors, {"plan": plan, "rewards": rewards, "contenders": contenders}
 
     def rivals(
         self,
@@ -196,6 +210,6 @@ class Task:
             progress(len(found), len(others) + 1, f"{others[len(found)]} {done}/{total}: {note}")
 
         for name in others:
-            found.append(self.search(name, fresh(), draw(name), tell)[1])
+            found.append(self.search(name, fresh(), draw(name), tell)[-1])
         made = [self.by_hand(kind, coarse, params, draw(kind)) for kind in HAND_MADE]
         return found + [contender for _, contender in filter(None, made)]

@@ -218,7 +218,7 @@ class ReinforcedController:
         loss.backward()
         self._optimizer.step()
         self._baseline = _BASELINE_DECAY * baseline + (1 - _BASELINE_DECAY) * mean
-        self._entropy = float(proposals.entropy.mean())
+        self._entropy = float(proposals.entropy.detach().mean())
 
     @torch.no_grad()
     def finalists(self, count: int) -> list[Decisions]:

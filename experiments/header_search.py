@@ -47,6 +47,7 @@ RESULTS = Path(__file__).parent / "results"
 BACKBONES = {"small": (0.25, 2), "large": (0.75, 4)}
 SAMPLED = 20  # headers whose shared-weight reward is compared with training alone
 ANY_SIZE = 2**40
+JOINT_LEARNING_RATE = 1e-4
 
 
 def fleet_of(source: str, data: Path | None, seed: int) -> Fleet:
@@ -80,9 +81,8 @@ class Seed:
         return elastic.extract(elastic.shape(*BACKBONES[name])).requires_grad_(False).eval()
 
     def task(self, name: str, header: Header | None = None, *, joint: bool) -> Task:
-        settings = self.fleet.search
-        if not joint:
-            settings = settings.model_copy(update={"backbone_learning_rate": 0.0})
+        rate = JOINT_LEARNING_RATE if joint else 0.0
+        settings = self.fleet.search.model_copy(update={"backbone_learning_rate": rate})
         head = self.elastic.classifier.head
         return Task.of(
             self.backbone(name),
@@ -293,7 +293,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/header_search"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    np.seterr(all="raise", under="ignore")
     records = []
     for number in range(arguments.seeds):
         fleet = fleet_of(arguments.source, arguments.data, number)

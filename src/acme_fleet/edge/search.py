@@ -97,7 +97,7 @@ def search_header(
     Raises:
         RunError: if that file is damaged.
     """
-    search = _Search(backbone, classifier, space, fits, data, settings, generator)
+    search = HeaderSearch(backbone, classifier, space, fits, data, settings, generator)
     if state and state.exists():
         search.restore(state)
     saved = time.monotonic()
@@ -112,8 +112,11 @@ def search_header(
     return search.choose()
 
 
-class _Search:
-    """What is learned in turn: ω (and θ^B) by gradients, and the strategy by rewards."""
+class HeaderSearch:
+    """What is learned in turn: ω (and θ^B) by gradients, and the strategy by rewards.
+
+    See :func:`search_header` for the arguments.
+    """
 
     def __init__(
         self,
@@ -149,6 +152,10 @@ class _Search:
             self.update_weights(self.next_batch())
         if self.joint:
             self.reward_data = feature_samples(self.backbone, self.data.reward)
+        self.update_strategy()
+
+    def update_strategy(self) -> None:
+        """Tell the strategy how children of its choice fare."""
         children = self.strategy.propose(self.settings.children_per_step)
         rewards = [
             evaluate(self.shared.child(self.space.plan(child)), self.reward_data).accuracy
@@ -197,10 +204,12 @@ class _Search:
     # --- where it stands ---
 
     def describe(self) -> str:
+        """In words, for whoever watches."""
         last = self.rewards[-1] if self.rewards else 0.0
         return f"reward {last:.3f}, best {self.best:.3f}, {self.strategy.describe()}"
 
     def out_of_time(self) -> bool:
+        """Whether the time limit is over; there is always one step."""
         limit = self.settings.time_limit_s
         return limit is not None and bool(self.rewards) and self._seconds() >= limit
 

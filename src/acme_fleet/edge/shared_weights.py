@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from acme_fleet.edge.search_space import SearchSpace
-from acme_fleet.models.header import Header, initial_tensors
+from acme_fleet.models.header import Header, Pool, initial_tensors
 from acme_fleet.models.header_plan import HeaderPlan
 
 
@@ -25,11 +25,12 @@ class SharedWeights:
             self.tensors[f"classifier.pooled.{part}"] = value.clone()
         for tensor in self.tensors.values():
             tensor.requires_grad_(True)
+        self._skeletons: Pool = {}
 
     def child(self, plan: HeaderPlan) -> Callable[..., Tensor]:
         """The header of this plan, running on ω itself."""
         with torch.device("meta"):
-            skeleton = Header(plan)
+            skeleton = Header(plan, self._skeletons)
         own = {name: self.tensors[name] for name in plan.shapes()}
 
         def run(**features: Tensor) -> Tensor:

@@ -17,25 +17,32 @@ from torch.nn import functional as F
 
 from acme_fleet.models.header_plan import Channels, HeaderPlan, Layer, Node, Operation, Term
 
+Pool = dict[Layer | tuple[str, Channels], nn.Module]
+"""Modules by the layer, or the classifier's name and channels, that they stand for."""
+
 
 class Header(nn.Module):
-    """Maps two feature maps and a pooled token to logits; see :class:`HeaderPlan`."""
+    """Maps two feature maps and a pooled token to logits; see :class:`HeaderPlan`.
 
-    def __init__(self, plan: HeaderPlan) -> None:
+    ``pool`` holds modules that skeletons without weights of their own, which are many, may share.
+    """
+
+    def __init__(self, plan: HeaderPlan, pool: Pool | None = None) -> None:
         super().__init__()
         self.plan = plan
+        pool = {} if pool is None else pool
         convolution = nn.Conv1d if plan.axes == 1 else nn.Conv2d
-        self.layers = nn.ModuleDict(
-            {name: _convolution(convolution, layer) for name, layer in plan.layers.items()}
-        )
+        for layer in plan.layers.values():
+            if layer not in pool:
+                pool[layer] = _convolution(convolution, layer)
+        self.layers = nn.ModuleDict({name: pool[layer] for name, layer in plan.layers.items()})
         self.sums = nn.ModuleDict({node.name: _Sum(node) for node in plan.nodes})
-        self.classifier = nn.ModuleDict(
-            {
-                name: nn.Linear(len(node.channels), plan.classes, bias=False)
-                for name, node in plan.ends.items()
-            }
-        )
-        self.classifier["pooled"] = nn.Linear(plan.hidden, plan.classes)
+        read = {name: node.channels for name, node in plan.ends.items()}
+        read["pooled"] = tuple(range(plan.hidden))
+        for key in read.items():
+            if key not in pool:
+                pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
+        self.classifier = nn.ModuleDict({key[0]: pool[key] for key in read.items()})
 
     def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``.
@@ -93,7 +100,7 @@ class _Sum(nn.Module):
         super().__init__()
         self.channels = len(node.channels)
         self.full = all(len(term.channels) == self.channels for term in node.terms)
-        for number, term in enumerate(node.terms):
+        for number, term in enumerate(() if self.full else node.terms):
             # On the CPU even when the module is built on the meta device: it is derived data.
             index = torch.tensor(positions(term.channels, node.channels), device="cpu")
             self.register_buffer(f"index{number}", index, persistent=False)

@@ -1,0 +1,50 @@
+"""A search step on cached features ÷ the same step that runs the frozen backbone on each batch.
+
+``python benchmarks/search_cache.py``; see ``search_setup.py`` for the shapes.
+"""
+
+from __future__ import annotations
+
+import time
+
+from record import cpu_times, ratio_of_medians, write_result
+from search_setup import make_search, make_task
+
+from acme_fleet.models.features import feature_samples
+
+REPETITIONS = 20
+
+
+def main() -> None:
+    started = time.perf_counter()
+    backbone, task, draw = make_task()
+    cached, uncached = (make_search(backbone, task, draw) for _ in range(2))
+    uncached.training = task.data.weights
+
+    def run_backbone_too() -> None:
+        for _ in range(task.settings.weight_updates_per_step):
+            uncached.update_weights(feature_samples(backbone, uncached.next_batch()))
+        uncached.reward_data = feature_samples(backbone, task.data.reward)
+        uncached.update_strategy()
+
+    times = cpu_times({"cached": cached.step, "uncached": run_backbone_too}, REPETITIONS)
+    value, interval = ratio_of_medians(times["cached"], times["uncached"])
+    details = {name: float(seconds.mean()) for name, seconds in times.items()}
+    print(f"cached ÷ uncached: {value:.2f} {interval}, seconds {details}")
+    path = write_result(
+        "search_cache",
+        value,
+        "CPU time of a step, cached / uncached",
+        "lower",
+        1.0,
+        "the same step, features computed for each batch",
+        [0],
+        interval,
+        time.perf_counter() - started,
+        details,
+    )
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

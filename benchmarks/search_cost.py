@@ -1,0 +1,64 @@
+"""Training a header alone ÷ the search's time for each header that it evaluates.
+
+``python benchmarks/search_cost.py``: default budget and fine-tuning, CPU time of one thread; see
+``search_setup.py`` for the shapes.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from record import write_result
+from search_setup import make_search, make_task
+
+from acme_fleet.edge.strategies import Fitting
+
+ALONE = 12
+
+
+def main() -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(1)
+    backbone, task, draw = make_task()
+    start = time.process_time()
+    search = make_search(backbone, task, draw)
+    while len(search.rewards) < task.settings.steps:
+        search.step()
+    result = search.choose()
+    per_header = (time.process_time() - start) / result.evaluated
+
+    fitting, known = Fitting(task.space, task.fits), task.features(backbone)
+    alone = []
+    for _ in range(ALONE):
+        header = task.fresh(task.space.plan(fitting.uniform(draw)), draw)
+        start = time.process_time()
+        task.fine_tune(header, *known, draw)
+        alone.append(time.process_time() - start)
+    ratios = np.array(alone) / per_header
+    picks = np.random.default_rng(0).integers(0, ALONE, (2000, ALONE))
+    low, high = np.quantile(ratios[picks].mean(axis=1), [0.025, 0.975])
+    details = {
+        "seconds per evaluated header": per_header,
+        "seconds alone": float(np.mean(alone)),
+        "headers evaluated": result.evaluated,
+    }
+    print(f"alone ÷ searched: {ratios.mean():.1f} [{low:.1f}, {high:.1f}], {details}")
+    path = write_result(
+        "search_cost",
+        float(ratios.mean()),
+        "CPU time to train a header alone / CPU time of the search per header evaluated",
+        "higher",
+        50.0,
+        "training each header alone with the default fine-tuning",
+        [0],
+        (float(low), float(high)),
+        time.perf_counter() - started,
+        details,
+    )
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

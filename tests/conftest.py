@@ -11,7 +11,8 @@ from jaxtyping import install_import_hook
 # Shapes and types of the mathematics are checked in every test; before acme_fleet is imported.
 _MATHEMATICS = (
     *("cloud.importance", "cloud.distillation", "cloud.objectives"),
-    *("edge.controller", "edge.search", "edge.search_space", "edge.similarity"),
+    *("edge.controller", "edge.search", "edge.search_space", "edge.shared_weights"),
+    *("edge.strategies", "edge.comparison", "edge.similarity"),
     *("edge.aggregation", "device.importance", "device.refinement", "models"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "beartype.beartype")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ Decisions = tuple[int, ...]
 Fits = Callable[[HeaderPlan], bool]
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """What a search needs of whoever proposes headers."""
 

@@ -56,7 +56,7 @@ def feature_maps(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[s
     """The header's inputs: two feature maps and the pooled token.
 
     The penultimate layer's hidden state has passed no final normalisation; it is normalised here
-    without parameters, so that both maps have one scale.
+    without parameters, so that both maps have one scale. Padded tokens are zero in both.
 
     Returns:
         ``last`` and ``penultimate`` of shape ``(batch, hidden, rows, columns)`` for images and
@@ -65,12 +65,16 @@ def feature_maps(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[s
     run = activations(backbone, inputs)
     before = run.hidden[-2] if len(run.hidden) > 1 else run.embeddings
     before = F.layer_norm(before, before.shape[-1:])
-    config = backbone.config
+    config, mask = backbone.config, inputs.get("attention_mask")
     return {
-        "last": _as_map(run.final, config),
-        "penultimate": _as_map(before, config),
+        "last": _as_map(_unpadded(run.final, mask), config),
+        "penultimate": _as_map(_unpadded(before, mask), config),
         "pooled": run.pooled,
     }
+
+
+def _unpadded(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    return tokens if mask is None else tokens * mask[:, :, None].to(tokens.dtype)
 
 
 def _as_map(tokens: Tensor, config: PreTrainedConfig) -> Tensor:

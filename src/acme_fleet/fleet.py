@@ -241,12 +241,13 @@ class Search(Settings):
     ``strategy`` says who proposes headers; with ``rivals`` the other strategies, on the same
     budget, and hand-made headers of the same size are trained too and reported. ``population``
     and ``tournament`` belong to evolution, the controller's rate and the entropy's weight to the
-    controller. The chosen header is fine-tuned from the ``shared`` weights that it was searched
-    with, or from a ``fresh`` start. After ``time_limit_s`` the best so far is taken: then the
-    machine's speed decides too, and not the seed alone.
+    controller. A backbone with a learning rate trains along. The chosen header is fine-tuned from
+    the ``shared`` weights that it was searched with, or from a ``fresh`` start. After
+    ``time_limit_s`` the best so far is taken: then the machine's speed decides too, and not the
+    seed alone.
     """
 
-    strategy: StrategyName = "controller"
+    strategy: StrategyName = "random"
     rivals: bool = True
     steps: PositiveInt = 60
     time_limit_s: PositiveFloat | None = None
@@ -255,7 +256,7 @@ class Search(Settings):
     weight_updates_per_step: PositiveInt = 4
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 3e-3
-    backbone_learning_rate: NonNegativeFloat = 1e-4
+    backbone_learning_rate: NonNegativeFloat = 0.0
     controller_learning_rate: PositiveFloat = 5e-3
     entropy_weight: NonNegativeFloat = 1e-2
     population: Annotated[int, Field(ge=2)] = 32

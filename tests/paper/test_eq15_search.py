@@ -38,6 +38,7 @@ from acme_fleet.models.training import evaluate
 
 SPACE = SearchSpace(blocks=1, cells=1, channels=4, hidden=16, classes=4, axes=2)
 FROZEN = Search(
+    strategy="controller",
     steps=3,
     children_per_step=3,
     weight_updates_per_step=2,

@@ -168,5 +168,5 @@ def test_hand_made_headers_and_the_linear_one_learn(make_task, monkeypatch: pyte
     for header, told in tried:
         assert told.choice == evaluate(header, choice)
         assert told.params == sum(p.numel() for p in header.parameters())
-        assert evaluate(header, unseen).accuracy > 0.8, told
+        assert evaluate(header, unseen).accuracy > 0.6, told  # .25 by chance
     assert task.by_hand("cnn", backbone, 10, draw()) is None

@@ -1,6 +1,7 @@
 """Small models and data that several tests share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from torch import Tensor, nn  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModel,
     BertConfig,
+    BertModel,
+    BertTokenizerFast,
     DeiTConfig,
     DistilBertConfig,
     LlamaConfig,
@@ -118,3 +121,28 @@ def make_classifier() -> Callable[..., Classifier]:
         return Classifier(backbone, head).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a tokenizer, in the format of the hub."""
+    words = (
+        "turn the light on what is weather sing it off now please lamp bright rain sun wind "
+        "play song loud a"
+    )
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words.split()]
+    folder = tmp_path_factory.mktemp("text-checkpoint")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        num_hidden_layers=2,
+        vocab_size=len(vocabulary),
+        max_position_embeddings=32,
+        hidden_size=16,
+        num_attention_heads=4,
+        intermediate_size=24,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return folder

@@ -98,9 +98,11 @@ def report(run_dir: RunDir) -> None:
 def predict(
     run_dir: RunDir,
     device: Annotated[str, typer.Option(help="Name of the device.", show_default=False)],
-    files: Annotated[list[Path] | None, typer.Argument(help="Image files.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Image files, or text files of one text each.")
+    ] = None,
 ) -> None:
-    """Use a device's shipped model: on its test data, or on image files."""
+    """Use a device's shipped model: on its test data, or on files."""
     with _errors_explained():
         from acme_fleet.predict import predict_files, predict_test_data
         from acme_fleet.report.terminal import print_predictions, print_test_result

@@ -114,15 +114,19 @@ class Data(Settings):
     server's own and never on a device. Devices with a ``data`` path of their own keep theirs.
 
     ``train`` and ``test`` are paths: ``arrays`` .npz files, ``images`` folders of class folders,
-    ``parquet`` files. For ``huggingface``, ``train`` is a data set's name, or its folder if it
-    starts with ``.`` or ``/``, and ``test`` the name of its test split. Without ``test``,
-    ``test_share`` of the samples is held out. ``classes`` keeps the first n, or those named.
+    ``parquet`` files, ``text`` JSON Lines files with ``text_column`` and ``label_column``, whose
+    texts are cut or padded to ``max_tokens`` of the checkpoint's tokenizer. For ``huggingface``,
+    ``train`` is a data set's name, or its folder if it starts with ``.`` or ``/``, and ``test``
+    the name of its test split. Without ``test``, ``test_share`` of the samples is held out.
+    ``classes`` keeps the first n, or those named.
     """
 
-    source: Literal["digits", "arrays", "images", "parquet", "huggingface"] = "digits"
+    source: Literal["digits", "arrays", "images", "parquet", "huggingface", "text"] = "digits"
     train: Path | list[Path] | str | None = None
     test: Path | list[Path] | str | None = None
     image_column: str = "image"
+    text_column: str = "text"
+    max_tokens: Annotated[int, Field(ge=2, le=4096)] = 64
     label_column: str = "label"
     classes: ClassNames | PositiveInt | None = None
     image_size: PositiveInt | None = None
@@ -340,6 +344,12 @@ class Fleet(Settings):
                 f"cluster and device names must differ from each other and from 'cloud'; "
                 f"used more than once: {', '.join(repeated or ['cloud'])}"
             )
+        if self.data.source == "text" and self.reference.checkpoint is None:
+            raise ValueError(
+                "data.source text needs a text model and its tokenizer in reference.checkpoint"
+            )
+        if self.data.source == "text" and (self.reference.crop_padding or self.reference.flip):
+            raise ValueError("reference.crop_padding and reference.flip are for images, not texts")
         return self
 
     @property

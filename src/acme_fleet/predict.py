@@ -7,12 +7,19 @@ from pathlib import Path
 
 import torch
 
-from acme_fleet.data.datasets import load_source
+from acme_fleet.data.datasets import Preprocessing, load_source
 from acme_fleet.data.partition import distribute
-from acme_fleet.data.preprocessing import ImagePreprocessing, read_images
+from acme_fleet.data.preprocessing import ImagePreprocessing
+from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import RunError
 from acme_fleet.models.features import CustomizedModel
-from acme_fleet.models.io import CLASS_NAMES, PREPROCESSING, load_device_model, read_document
+from acme_fleet.models.io import (
+    CLASS_NAMES,
+    PREPROCESSING,
+    TOKENIZER,
+    load_device_model,
+    read_document,
+)
 from acme_fleet.models.training import Evaluation, evaluate
 from acme_fleet.run_directory import RunDirectory
 
@@ -27,17 +34,18 @@ class Prediction:
 
 
 def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Prediction]:
-    """Classify image files.
+    """Classify image files, or text files of one text each.
 
     Raises:
         RunError: if the run or the device does not exist, or has no finished model.
-        FleetError: if a file cannot be read as an image.
+        FleetError: if a file cannot be read as what the model takes.
     """
     folder, model = _load(RunDirectory.open(run_dir), device)
     class_names = read_document(folder, CLASS_NAMES)
-    pixels = _preprocessing(folder).pixel_values(read_images(files))
+    preprocessing = read_preprocessing(folder)
+    inputs = preprocessing.inputs(preprocessing.read(files))
     with torch.no_grad():
-        best = model(pixel_values=pixels).softmax(dim=1).max(dim=1)
+        best = model(**inputs).softmax(dim=1).max(dim=1)
     return [
         Prediction(file, class_names[int(index)], float(probability))
         for file, probability, index in zip(files, best.values, best.indices, strict=True)
@@ -52,14 +60,28 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
     """
     run = RunDirectory.open(run_dir)
     folder, model = _load(run, device)
-    source = load_source(run.fleet.data, _preprocessing(folder).normalization)
+    preprocessing = read_preprocessing(folder)
+    images = isinstance(preprocessing, ImagePreprocessing)
+    source = load_source(run.fleet.data, preprocessing.normalization if images else preprocessing)
     test = distribute(run.fleet, source).private[device].test
     return evaluate(model, test), len(test)
 
 
-def _preprocessing(folder: Path) -> ImagePreprocessing:
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """What stands beside a device's model.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    document = read_document(folder, PREPROCESSING)
+    kind = ImagePreprocessing
+    if (folder / TOKENIZER).exists():
+        kind, document = (
+            TextPreprocessing,
+            {**document, "tokenizer": read_document(folder, TOKENIZER)},
+        )
     try:
-        return ImagePreprocessing.model_validate(read_document(folder, PREPROCESSING))
+        return kind.model_validate(document)
     except ValueError as error:
         raise RunError(f"{folder / PREPROCESSING} is damaged: {error}") from error
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from acme_fleet.data.datasets import load_own, load_source
-from acme_fleet.data.preprocessing import ImagePreprocessing, read_images
+from acme_fleet.data.preprocessing import ImagePreprocessing, open_image
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data
 
@@ -479,7 +479,7 @@ def test_preprocessing_that_contradicts_itself(change):
 def test_files_of_every_colour_mode_fit_a_model(tmp_path, mode, channels):
     path = tmp_path / "a.tif"
     Image.new("RGB", (5, 7), (255, 255, 255)).convert(mode).save(path)
-    pixels = ImagePreprocessing.centred(4, 4, channels).pixel_values(read_images([path]))
+    pixels = ImagePreprocessing.centred(4, 4, channels).pixel_values([open_image(path, "x")])
     assert pixels.shape == (1, channels, 4, 4)
     torch.testing.assert_close(pixels, torch.ones(1, channels, 4, 4))
 
@@ -506,20 +506,20 @@ def test_a_photo_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(array[::-1, ::-1].copy()).save(tmp_path / "a.png", exif=exif)
-    pixels = ImagePreprocessing.centred(8, 8, 3).pixel_values(read_images([tmp_path / "a.png"]))
+    pixels = ImagePreprocessing.centred(8, 8, 3).pixel_values([open_image(tmp_path / "a.png", "")])
     np.testing.assert_allclose(pixels[0].permute(1, 2, 0) * 127.5 + 127.5, array, atol=1e-3)
 
 
 def test_files_that_are_no_images(tmp_path):
     with pytest.raises(FleetError, match=r"nothing\.png"):
-        read_images([tmp_path / "nothing.png"])
+        ImagePreprocessing.centred(4, 4, 1).read([tmp_path / "nothing.png"])
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(FleetError, match=r"a\.png"):
-        read_images([tmp_path / "a.png"])
+        ImagePreprocessing.centred(4, 4, 1).read([tmp_path / "a.png"])
     Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
     with pytest.raises(FleetError, match="8 bits"):
-        ImagePreprocessing.centred(4, 4, 1).pixel_values(read_images([tmp_path / "deep.png"]))
+        ImagePreprocessing.centred(4, 4, 1).pixel_values([open_image(tmp_path / "deep.png", "x")])
 
 
 # --- real data --------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ViTConfig, ViTModel
+from transformers import PreTrainedConfig, ViTConfig, ViTModel
 
 from acme_fleet import fleet
 from acme_fleet.data.samples import Samples, Splits
@@ -29,14 +29,14 @@ def untrained_reference(
     Raises:
         FleetError: if the images cannot be cut into patches, or the checkpoint cannot be used.
     """
-    _, channels, rows, columns = public.train.inputs["pixel_values"].shape
-    pixel_shape = (channels, rows, columns)
+    inputs = public.train.inputs
     # Hugging Face initialises from the global generator: seed it, then give it back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "reference"))
         if settings.reference.checkpoint is not None:
-            return _from_checkpoint(settings.reference.checkpoint, pixel_shape, class_names)
-        config = vit_config(settings.reference, pixel_shape)
+            return _from_checkpoint(settings.reference.checkpoint, inputs, class_names)
+        _, channels, rows, columns = inputs["pixel_values"].shape
+        config = vit_config(settings.reference, (channels, rows, columns))
         backbone = ViTModel(config, add_pooling_layer=False)
         return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, len(class_names)))
 
@@ -66,22 +66,43 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
 
 
 def _from_checkpoint(
-    checkpoint: str, pixel_shape: tuple[int, int, int], class_names: list[str]
+    checkpoint: str, inputs: dict[str, Tensor], class_names: list[str]
 ) -> Classifier:
     backbone = load_backbone(checkpoint)
     config = backbone.config
-    if family_of(config).grid != "image":
-        raise FleetError(f"reference.checkpoint: {checkpoint!r} does not take images")
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint!r} was made narrower already")
+    images = family_of(config).grid == "image"
+    if images != ("pixel_values" in inputs):
+        takes, are = ("images", "texts") if images else ("texts", "images")
+        raise FleetError(f"reference.checkpoint: {checkpoint!r} takes {takes}, the data are {are}")
+    (_check_images if images else _check_texts)(checkpoint, config, inputs)
+    head = load_head(checkpoint, class_names) if images else None
+    return Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
+
+
+def _check_images(checkpoint: str, config: PreTrainedConfig, inputs: dict[str, Tensor]) -> None:
     size = (config.num_channels, config.image_size, config.image_size)
-    if size != pixel_shape:
+    shape = tuple(inputs["pixel_values"].shape[1:])
+    if size != shape:
         raise FleetError(
             f"reference.checkpoint: {checkpoint!r} takes images of {size}, the data have "
-            f"{pixel_shape}; set data.image_size to {config.image_size}"
+            f"{shape}; set data.image_size to {config.image_size}"
         )
-    head = load_head(checkpoint, class_names)
-    return Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
+
+
+def _check_texts(checkpoint: str, config: PreTrainedConfig, inputs: dict[str, Tensor]) -> None:
+    tokens, known = inputs["input_ids"].shape[1], int(inputs["input_ids"].max())
+    if tokens > config.max_position_embeddings:
+        raise FleetError(
+            f"data.max_tokens: {tokens} is more than the {config.max_position_embeddings} tokens "
+            f"that {checkpoint!r} takes"
+        )
+    if known >= config.vocab_size:
+        raise FleetError(
+            f"reference.checkpoint: the tokenizer of {checkpoint!r} says token {known}, the model "
+            f"knows {config.vocab_size} tokens"
+        )
 
 
 def augmentation(

@@ -219,14 +219,12 @@ class CloudServer:
             FleetError: if no candidate fits a cluster.
             QuorumError: if an edge does not answer.
         """
-        config = self._initial.backbone.config
+        tokens = patches(self._initial.backbone.config, self._public.train.inputs)
         losses = self._losses(elastic)
         sizes = candidate_sizes(elastic, self.grid, self._settings.header)
         matches = {}
         for name, profile in self._call(ProfileRequest(), ClusterProfile).items():
-            energies = worst_energy_j(
-                profile.energies, self.grid.widths, self.grid.depths, patches(config)
-            )
+            energies = worst_energy_j(profile.energies, self.grid.widths, self.grid.depths, tokens)
             objectives = np.column_stack([losses, energies, sizes])
             selection = match(
                 objectives,

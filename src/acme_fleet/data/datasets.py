@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from acme_fleet.data.classes import check_known, chosen_classes, class_names, relabelled
 from acme_fleet.data.preprocessing import (
     ImagePreprocessing,
     Normalization,
@@ -18,7 +19,7 @@ from acme_fleet.data.preprocessing import (
 )
 from acme_fleet.data.readers import (
     Columns,
-    RawImages,
+    RawSamples,
     read_arrays,
     read_digits,
     read_folders,
@@ -26,8 +27,12 @@ from acme_fleet.data.readers import (
     read_parquet,
 )
 from acme_fleet.data.samples import Samples, stratified_split
+from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Natural
+
+Preprocessing = ImagePreprocessing | TextPreprocessing
+"""How a file becomes a sample; ``inputs`` and ``read`` are the same for both."""
 
 # The test samples of a data set stay the same whatever the run's seed is: runs are compared on
 # them. Not zero, so that no run's own generator happens to repeat this one.
@@ -42,7 +47,7 @@ class Source:
         train: samples to share out for training and validation.
         test: samples that nothing is chosen on.
         classes: the classes' names, in the order of the labels.
-        preprocessing: how an image file becomes a sample.
+        preprocessing: how an image or text file becomes a sample.
         train_groups: whose each train sample is, shape ``(samples,)``, for a natural partition.
         test_groups: the same for the test samples.
     """
@@ -50,38 +55,39 @@ class Source:
     train: Samples
     test: Samples
     classes: list[str]
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
     train_groups: np.ndarray | None = None
     test_groups: np.ndarray | None = None
 
 
-def load_source(data: Data, normalization: Normalization | None = None) -> Source:
+def load_source(data: Data, known: Normalization | TextPreprocessing | None = None) -> Source:
     """Load the data set that a fleet's devices, edge servers and cloud share out.
 
     Only the images of classes that are kept are decoded.
 
     Args:
         data: where the samples are.
-        normalization: what the reference was trained with, and on how many channels; without it,
-            values are centred and the images keep their channels.
+        known: what the reference was trained with. For images the normalisation, and on how many
+            channels; without it, values are centred and the images keep their channels. Texts
+            need the tokenizer.
 
     Raises:
         FleetError: naming the setting, and the file, column or class that is wrong.
     """
     train, test = _read(data)
-    known = _class_names(train)
-    classes = _chosen_classes(data.classes, known)
+    names = class_names(train)
+    classes = chosen_classes(data.classes, names)
     if test is not None:
-        _check_known(test, known)
-        test = _relabelled(test, known, classes)
-    train = _relabelled(train, known, classes)
+        check_known(test, names)
+        test = relabelled(test, names, classes)
+    train = relabelled(train, names, classes)
     if test is None:
         generator = np.random.default_rng(_TEST_SPLIT_SEED)
         rest, held_out = stratified_split(
             strata(train.labels, train.groups), data.test_share, generator
         )
         train, test = train[rest], train[held_out]
-    preprocessing = _preprocessing(train, data.image_size, normalization)
+    preprocessing = _preprocessing(train, data, known)
     return Source(
         train=_samples(train, preprocessing),
         test=_samples(test, preprocessing),
@@ -108,8 +114,10 @@ def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
         FleetError: naming the owner, and the path or class that is wrong.
     """
     _check_paths([path], where)
-    columns = Columns(data.image_column, data.label_column)
-    if path.is_dir():
+    columns = _columns(data)
+    if data.source == "text":
+        raw = read_json_lines([path], columns, where)
+    elif path.is_dir():
         raw = read_folders([path], where)
     elif path.suffix == ".npz":
         raw = read_arrays([path], columns, where)
@@ -119,8 +127,8 @@ def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
         raise FleetError(
             f"{where}: {path} is no .npz file, .parquet file or folder of class folders"
         )
-    _check_known(raw, source.classes)
-    raw = _relabelled(raw, source.classes, source.classes)
+    check_known(raw, source.classes)
+    raw = relabelled(raw, source.classes, source.classes)
     return _samples(raw, source.preprocessing)
 
 
@@ -132,10 +140,10 @@ def strata(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return numbered * (int(labels.max(initial=0)) + 1) + labels
 
 
-def _read(data: Data) -> tuple[RawImages, RawImages | None]:
+def _read(data: Data) -> tuple[RawSamples, RawSamples | None]:
     """The train and, if there is one, the test samples, not decoded."""
     group = data.partition.column if isinstance(data.partition, Natural) else None
-    columns = Columns(data.image_column, data.label_column, group)
+    columns = _columns(data, group)
     if data.source == "digits":
         if group:
             raise FleetError(f"data.partition: the digits have no column {group!r}")
@@ -150,10 +158,17 @@ def _read(data: Data) -> tuple[RawImages, RawImages | None]:
     return train, _read_files(data, _as_paths(data.test), columns, "data.test")
 
 
-def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> RawImages:
+def _columns(data: Data, group: str | None = None) -> Columns:
+    item = data.text_column if data.source == "text" else data.image_column
+    return Columns(item, data.label_column, group)
+
+
+def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> RawSamples:
     _check_paths(paths, where)
     if data.source == "arrays":
         return read_arrays(paths, columns, where)
+    if data.source == "text":
+        return read_json_lines(paths, columns, where)
     if data.source == "parquet":
         return read_parquet(paths, columns, where)
     if columns.group:
@@ -178,66 +193,27 @@ def _check_paths(paths: Sequence[Path], where: str) -> None:
             raise FleetError(f"{where}: {path} does not exist")
 
 
-def _class_names(raw: RawImages) -> list[str]:
-    return raw.names or [str(label) for label in range(int(raw.labels.max()) + 1)]
-
-
-def _chosen_classes(chosen: list[str] | int | None, known: list[str]) -> list[str]:
-    """The names of the classes kept, in the order of their new labels."""
-    if isinstance(chosen, int):
-        if chosen > len(known):
-            raise FleetError(f"data.classes: {chosen} classes asked for, there are {len(known)}")
-        names = known[:chosen]
-    else:
-        names = known if chosen is None else chosen
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise FleetError(
-            f"data.classes: unknown {_listing(unknown)}; the data set has {_listing(known)}"
-        )
-    if len(set(names)) != len(names):
-        raise FleetError(f"data.classes: a class is named more than once in {_listing(names)}")
-    if len(names) < 2:
-        raise FleetError(f"data.classes: {len(names)} class; telling apart needs 2 or more")
-    return names
-
-
-def _check_known(raw: RawImages, known: list[str]) -> None:
-    """Refuse samples of classes that are not ``known``; without names, labels count in them."""
-    names = raw.names or known
-    present = [int(label) for label in np.unique(raw.labels)]
-    called = [names[label] if label < len(names) else str(label) for label in present]
-    unknown = [name for name in called if name not in known]
-    if unknown:
-        raise FleetError(
-            f"{raw.where}: class {_listing(unknown)} is not known to the reference; "
-            f"it knows {_listing(known)}"
-        )
-
-
-def _relabelled(raw: RawImages, known: list[str], classes: list[str]) -> RawImages:
-    """The samples whose class is among ``classes``, labelled in that order."""
-    names = raw.names or known
-    place = {name: label for label, name in enumerate(classes)}
-    new_labels = np.array([place.get(name, -1) for name in names])[raw.labels]
-    kept = new_labels >= 0
-    if not kept.any():
-        raise FleetError(f"{raw.where}: no sample of {_listing(classes)}")
-    groups = None if raw.groups is None else raw.groups[kept]
-    return RawImages(
-        raw.images[kept], new_labels[kept], classes, raw.stored_bytes[kept], groups, raw.where
-    )
-
-
 def _preprocessing(
-    raw: RawImages, image_size: int | None, normalization: Normalization | None
+    raw: RawSamples, data: Data, known: Normalization | TextPreprocessing | None
+) -> Preprocessing:
+    """What suits the samples: for texts the tokenizer, for images their size and channels."""
+    if data.source == "text":
+        if not isinstance(known, TextPreprocessing):
+            raise FleetError("data.source: texts need a reference.checkpoint with a tokenizer")
+        return known
+    if isinstance(known, TextPreprocessing):
+        raise FleetError(f"data.source: {data.source} has images, the reference takes texts")
+    return _image_preprocessing(raw, data.image_size, known)
+
+
+def _image_preprocessing(
+    raw: RawSamples, image_size: int | None, normalization: Normalization | None
 ) -> ImagePreprocessing:
-    """The preprocessing that suits the images: their size and channels unless those are given."""
-    if raw.images.dtype == object:
+    if raw.items.dtype == object:
         with _said_of(raw.where):
             forms = {image_form(image, name) for image, name in _named(raw)}
     else:
-        forms = {(*raw.images.shape[1:3], raw.images.shape[3] if raw.images.ndim == 4 else 1)}
+        forms = {(*raw.items.shape[1:3], raw.items.shape[3] if raw.items.ndim == 4 else 1)}
     sizes = sorted({(height, width) for height, width, _ in forms})
     height, width = sizes[0] if image_size is None else (image_size, image_size)
     if image_size is None and (len(sizes) > 1 or height != width):
@@ -251,15 +227,15 @@ def _preprocessing(
     return ImagePreprocessing.centred(height, width, channels)
 
 
-def _samples(raw: RawImages, preprocessing: ImagePreprocessing) -> Samples:
+def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
     """Decode and preprocess."""
-    encoded = raw.images.dtype == object
+    encoded = raw.items.dtype == object and isinstance(preprocessing, ImagePreprocessing)
     with _said_of(raw.where):
-        pixels = preprocessing.pixel_values(
-            (open_image(image, name) for image, name in _named(raw)) if encoded else raw.images
+        inputs = preprocessing.inputs(
+            (open_image(image, name) for image, name in _named(raw)) if encoded else raw.items
         )
     return Samples(
-        inputs={"pixel_values": pixels},
+        inputs=inputs,
         labels=torch.from_numpy(raw.labels),
         stored_bytes=torch.from_numpy(raw.stored_bytes),
     )
@@ -274,14 +250,8 @@ def _said_of(where: str) -> Iterator[None]:
         raise FleetError(f"{where}: {error}") from error
 
 
-def _named(raw: RawImages) -> Iterator[tuple[bytes | Path, str]]:
+def _named(raw: RawSamples) -> Iterator[tuple[bytes | Path, str]]:
     """The encoded images, each with what to call it in an error."""
-    names = _class_names(raw)
-    for image, label in zip(raw.images, raw.labels.tolist(), strict=True):
+    names = class_names(raw)
+    for image, label in zip(raw.items, raw.labels.tolist(), strict=True):
         yield image, str(image) if isinstance(image, Path) else f"a sample of class {names[label]}"
-
-
-def _listing(names: Sequence[str]) -> str:
-    """Names with commas, cut where there are too many to read."""
-    shown = ", ".join(names[:20])
-    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from acme_fleet.data.datasets import Source, load_own, load_source, strata
-from acme_fleet.data.preprocessing import ImagePreprocessing, read_normalization
+from acme_fleet.data.datasets import Preprocessing, Source, load_own, load_source, strata
+from acme_fleet.data.preprocessing import read_normalization
 from acme_fleet.data.samples import Samples, Splits, stratified_split
+from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import IID, Dirichlet, Fleet, Natural, Pathological
 from acme_fleet.seeding import derive_seed
@@ -30,14 +31,14 @@ class World:
         shared: each edge server's own, by cluster name.
         private: each device's, by device name. Its test samples are of its own distribution.
         classes: the classes' names, in the order of the labels.
-        preprocessing: how an image file becomes a sample.
+        preprocessing: how an image or text file becomes a sample.
     """
 
     public: Splits
     shared: dict[str, Samples]
     private: dict[str, Splits]
     classes: list[str]
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
 
 
 def load_world(fleet: Fleet) -> World:
@@ -48,8 +49,13 @@ def load_world(fleet: Fleet) -> World:
             :func:`distribute`.
     """
     checkpoint = fleet.reference.checkpoint
-    normalization = read_normalization(checkpoint) if checkpoint else None
-    return distribute(fleet, load_source(fleet.data, normalization))
+    if checkpoint is None:
+        known = None
+    elif fleet.data.source == "text":
+        known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens)
+    else:
+        known = read_normalization(checkpoint)
+    return distribute(fleet, load_source(fleet.data, known))
 
 
 def class_shares(

@@ -93,6 +93,18 @@ class ImagePreprocessing(BaseModel):
         """Channels of the result: 1 for grey, 3 for colour."""
         return len(self.image_mean)
 
+    def inputs(self, images: Iterable[Any]) -> dict[str, Tensor]:
+        """What a model takes by name: ``pixel_values``, see there."""
+        return {"pixel_values": self.pixel_values(images)}
+
+    def read(self, paths: Iterable[Path]) -> list[Any]:
+        """Read image files.
+
+        Raises:
+            FleetError: naming the file that is missing or no image.
+        """
+        return [open_image(path, str(path)) for path in paths]
+
     def pixel_values(self, images: Iterable[Any]) -> Tensor:
         """Preprocess images.
 
@@ -173,15 +185,6 @@ def pillow() -> ModuleType:
     except ImportError as error:
         raise FleetError('reading images needs Pillow: pip install "acme-fleet[data]"') from error
     return Image
-
-
-def read_images(paths: Iterable[str | Path]) -> list[Any]:
-    """Read image files, ready for :meth:`ImagePreprocessing.pixel_values`.
-
-    Raises:
-        FleetError: naming the file that is missing or no image.
-    """
-    return [open_image(Path(path), str(path)) for path in paths]
 
 
 def open_image(encoded: bytes | Path, name: str) -> Any:

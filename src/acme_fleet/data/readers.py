@@ -1,4 +1,4 @@
-"""From a data set's files to labelled images that are not decoded yet."""
+"""From a data set's files to labelled samples that are not decoded yet."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ _IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns to read: the image's, the label's and, if any, the one that says whose."""
+    """Which columns to read: the image's or text's, the label's, and the one that says whose."""
 
-    image: str
+    item: str
     label: str
     group: str | None = None
 
     @property
     def wanted(self) -> list[str]:
         """All names, once each."""
-        return list(dict.fromkeys(x for x in (self.image, self.label, self.group) if x))
+        return list(dict.fromkeys(x for x in (self.item, self.label, self.group) if x))
 
 
 @dataclass(frozen=True)
-class RawImages:
-    """Labelled images as they are stored.
+class RawSamples:
+    """Labelled images or texts as they are stored.
 
     Attributes:
-        images: an array of shape ``(samples, height, width)`` or ``(samples, height, width,
-            channels)``; or, with dtype object, each image file's content (bytes) or path.
+        items: images as an array of shape ``(samples, height, width)`` or ``(samples, height,
+            width, channels)``; or, with dtype object, each image file's content (bytes) or path,
+            or each text.
         labels: integers from 0, shape ``(samples,)``.
         names: the classes' names in the order of the labels, where the data set tells them.
         stored_bytes: size of each sample as stored, shape ``(samples,)``, int64.
@@ -48,7 +49,7 @@ class RawImages:
         where: the setting that they come from, for error messages.
     """
 
-    images: np.ndarray
+    items: np.ndarray
     labels: np.ndarray
     names: list[str] | None
     stored_bytes: np.ndarray
@@ -56,9 +57,9 @@ class RawImages:
     where: str
 
     def __post_init__(self) -> None:
-        if self.images.ndim not in (1, 3, 4) or len(self.images) != len(self.labels):
+        if self.items.ndim not in (1, 3, 4) or len(self.items) != len(self.labels):
             raise FleetError(
-                f"{self.where}: images of shape {self.images.shape} and labels of shape "
+                f"{self.where}: images of shape {self.items.shape} and labels of shape "
                 f"{self.labels.shape}; (samples, height, width[, channels]) and (samples,) belong "
                 f"together"
             )
@@ -77,10 +78,10 @@ class RawImages:
                 f"there are {len(self.names)} names"
             )
 
-    def __getitem__(self, index: np.ndarray) -> RawImages:
+    def __getitem__(self, index: np.ndarray) -> RawSamples:
         """The samples at ``index``, int64 of shape ``(chosen,)``."""
-        return RawImages(
-            self.images[index],
+        return RawSamples(
+            self.items[index],
             self.labels[index],
             self.names,
             self.stored_bytes[index],
@@ -89,7 +90,7 @@ class RawImages:
         )
 
 
-def read_digits() -> RawImages:
+def read_digits() -> RawSamples:
     """scikit-learn's 1,797 handwritten digits, 8 × 8, their 17 grey levels spread over 0..255."""
     from sklearn.datasets import load_digits
 
@@ -99,7 +100,7 @@ def read_digits() -> RawImages:
     return _arrays(grey, np.asarray(labels), names, None, "digits")
 
 
-def read_arrays(paths: Sequence[Path], columns: Columns, where: str) -> RawImages:
+def read_arrays(paths: Sequence[Path], columns: Columns, where: str) -> RawSamples:
     """Read .npz files with ``images``, ``labels`` and, optionally, ``label_names``.
 
     Raises:
@@ -110,7 +111,7 @@ def read_arrays(paths: Sequence[Path], columns: Columns, where: str) -> RawImage
     for path in paths:
         try:
             with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-                _require_columns(wanted, list(file.files), f"{where}: {path}")
+                require_columns(wanted, list(file.files), f"{where}: {path}")
                 for name in file.files:
                     parts.setdefault(name, []).append(file[name])
         except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
@@ -127,7 +128,7 @@ def read_arrays(paths: Sequence[Path], columns: Columns, where: str) -> RawImage
     return _arrays(images, labels, list(names.pop()) if names else None, groups, where)
 
 
-def read_folders(paths: Sequence[Path], where: str) -> RawImages:
+def read_folders(paths: Sequence[Path], where: str) -> RawSamples:
     """Read folders whose sub-folders are the classes and hold image files.
 
     Raises:
@@ -145,12 +146,12 @@ def read_folders(paths: Sequence[Path], where: str) -> RawImages:
                 raise FleetError(f"{where}: the class folder {folder} holds no image files")
             files += found
             classes += [folder.name] * len(found)
-    labels, names = _coded(np.array(classes), where)
+    labels, names = coded(np.array(classes), where)
     sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
-    return RawImages(_as_objects(files), labels, names, sizes, None, where)
+    return RawSamples(as_objects(files), labels, names, sizes, None, where)
 
 
-def read_parquet(paths: Sequence[Path], columns: Columns, where: str) -> RawImages:
+def read_parquet(paths: Sequence[Path], columns: Columns, where: str) -> RawSamples:
     """Read parquet files with a column of encoded images and one of labels.
 
     Class names come from the schema's metadata: Hugging Face's features, or ``<label>_names``.
@@ -164,7 +165,7 @@ def read_parquet(paths: Sequence[Path], columns: Columns, where: str) -> RawImag
     try:
         for path in paths:
             schema = parquet.read_schema(path)
-            _require_columns(columns.wanted, schema.names, f"{where}: {path}")
+            require_columns(columns.wanted, schema.names, f"{where}: {path}")
             metadata = metadata or schema.metadata or {}
             tables.append(parquet.read_table(path, columns=columns.wanted))
         table = pyarrow.concat_tables(tables)
@@ -173,7 +174,7 @@ def read_parquet(paths: Sequence[Path], columns: Columns, where: str) -> RawImag
     return _from_table(table, columns, _names_in(metadata, columns.label), where)
 
 
-def read_hub(name: str, split: str, columns: Columns, where: str) -> RawImages:
+def read_hub(name: str, split: str, columns: Columns, where: str) -> RawSamples:
     """Read a split of a data set of the Hugging Face hub, or of a folder that `datasets` reads.
 
     Raises:
@@ -184,11 +185,11 @@ def read_hub(name: str, split: str, columns: Columns, where: str) -> RawImages:
         dataset = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FleetError(f"{where}: cannot load split {split!r} of {name!r}: {error}") from error
-    _require_columns(columns.wanted, dataset.column_names, f"{where}: {name}")
+    require_columns(columns.wanted, dataset.column_names, f"{where}: {name}")
     dataset = dataset.select_columns(columns.wanted)
-    if isinstance(dataset.features[columns.image], datasets.Image):
+    if isinstance(dataset.features[columns.item], datasets.Image):
         # else each image would be decoded, those of classes that are not kept too
-        dataset = dataset.cast_column(columns.image, datasets.Image(decode=False))
+        dataset = dataset.cast_column(columns.item, datasets.Image(decode=False))
     names = getattr(dataset.features[columns.label], "names", None)
     table = dataset.with_format("arrow")[:]
     return _from_table(table, columns, names, where)
@@ -214,28 +215,28 @@ def _arrays(
     names: list[str] | None,
     groups: np.ndarray | None,
     where: str,
-) -> RawImages:
+) -> RawSamples:
     if images.ndim not in (3, 4) or labels.ndim != 1:
         raise FleetError(
             f"{where}: images of shape {images.shape} and labels of shape {labels.shape}; "
             f"needed are (samples, height, width[, channels]) and (samples,)"
         )
-    labels, own_names = _coded(labels, where)
+    labels, own_names = coded(labels, where)
     size = images[:1].nbytes
     stored = np.full(len(images), size, dtype=np.int64)
-    return RawImages(images, labels, own_names or names, stored, groups, where)
+    return RawSamples(images, labels, own_names or names, stored, groups, where)
 
 
-def _from_table(table: Any, columns: Columns, names: list[str] | None, where: str) -> RawImages:
+def _from_table(table: Any, columns: Columns, names: list[str] | None, where: str) -> RawSamples:
     for column in columns.wanted[1:]:
         if table[column].null_count:
             raise FleetError(f"{where}: column {column!r} has empty cells")
-    images = [_encoded(cell, columns.image, where) for cell in table[columns.image].to_pylist()]
+    images = [_encoded(cell, columns.item, where) for cell in table[columns.item].to_pylist()]
     sizes = [x.stat().st_size if isinstance(x, Path) else len(x) for x in images]
-    labels, own_names = _coded(table[columns.label].to_numpy(), where)
+    labels, own_names = coded(table[columns.label].to_numpy(), where)
     groups = np.array(table[columns.group].to_pylist()) if columns.group else None
     stored = np.array(sizes, dtype=np.int64)
-    return RawImages(_as_objects(images), labels, own_names or names, stored, groups, where)
+    return RawSamples(as_objects(images), labels, own_names or names, stored, groups, where)
 
 
 def _encoded(cell: Any, column: str, where: str) -> bytes | Path:
@@ -253,8 +254,12 @@ def _encoded(cell: Any, column: str, where: str) -> bytes | Path:
     return cell
 
 
-def _coded(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str] | None]:
-    """Labels as integers; labels that are text are numbered in sorted order and name themselves."""
+def coded(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str] | None]:
+    """Labels as integers; labels that are text are numbered in sorted order and name themselves.
+
+    Raises:
+        FleetError: if they are neither.
+    """
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64), None
     if labels.dtype.kind in "UTO" and all(isinstance(label, str) for label in labels):
@@ -274,13 +279,19 @@ def _names_in(metadata: dict[bytes, bytes], label: str) -> list[str] | None:
     return text.split("|" if "|" in text else ",") if text else None
 
 
-def _as_objects(items: Sequence[Any]) -> np.ndarray:
+def as_objects(items: Sequence[Any]) -> np.ndarray:
+    """An array of dtype object and shape ``(items,)``, whatever the items are."""
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array
 
 
-def _require_columns(wanted: list[str], present: list[str], where: str) -> None:
+def require_columns(wanted: list[str], present: list[str], where: str) -> None:
+    """Refuse data that lack a column.
+
+    Raises:
+        FleetError: naming what is missing and what there is.
+    """
     missing = [name for name in wanted if name not in present]
     if missing:
         raise FleetError(f"{where} lacks {', '.join(missing)}; it has {', '.join(present)}")

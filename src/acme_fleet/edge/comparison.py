@@ -19,8 +19,7 @@ from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
 from acme_fleet.fleet import Header as HeaderSpace
 from acme_fleet.fleet import Search, StrategyName
-from acme_fleet.models.families import family_of
-from acme_fleet.models.features import feature_samples
+from acme_fleet.models.features import feature_samples, map_axes
 from acme_fleet.models.hand_made import HAND_MADE, HandMade, hand_made
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
@@ -81,7 +80,7 @@ class Task:
             channels=header.channels,
             hidden=hidden,
             classes=classes,
-            axes=2 if family_of(backbone.config).grid == "image" else 1,
+            axes=map_axes(backbone.config),
         )
         backbone_shapes = shapes_of(backbone, "backbone.")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +93,14 @@ def grid_side(config: PreTrainedConfig) -> int:
     return config.image_size // config.patch_size
 
 
-def patches(config: PreTrainedConfig) -> int:
-    """p of Eq. 2: patches of an image."""
-    return grid_side(config) ** 2
+def map_axes(config: PreTrainedConfig) -> Literal[1, 2]:
+    """Axes of a feature map: 2 for images' patches, 1 for texts' tokens."""
+    return 2 if family_of(config).grid == "image" else 1
+
+
+def patches(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> int:
+    """p of Eq. 2: patches of an image, or tokens of a text."""
+    return inputs["input_ids"].shape[1] if map_axes(config) == 1 else grid_side(config) ** 2
 
 
 @torch.no_grad()

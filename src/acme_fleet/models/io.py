@@ -25,6 +25,7 @@ from acme_fleet.models.header_plan import HeaderPlan
 
 WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
 CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
+TOKENIZER = "tokenizer.json"  # of text models only
 DEVICE_FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
 # What Hugging Face and torch raise for a configuration that makes no sense.
 _INVALID = (
@@ -121,8 +122,10 @@ def save_device_model(
         CONFIG: config_document(model.backbone),
         HEADER: header.plan.model_dump(mode="json"),
         CLASS_NAMES: class_names,
-        PREPROCESSING: dict(preprocessing),
+        PREPROCESSING: {k: v for k, v in preprocessing.items() if k != "tokenizer"},
     }
+    if "tokenizer" in preprocessing:
+        documents[TOKENIZER] = preprocessing["tokenizer"]
     for name, content in documents.items():
         (folder / name).write_text(json.dumps(content, indent=1))
     partial = folder / (WEIGHTS + ".partial")

@@ -1,0 +1,107 @@
+"""A fleet whose devices hold texts, from a BERT checkpoint to `acme predict`."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import acme_fleet
+from acme_fleet.cli import app
+from acme_fleet.fleet import Fleet
+from acme_fleet.models.io import load_device_model
+from acme_fleet.predict import predict_test_data, read_preprocessing
+from acme_fleet.report.summary import Summary
+
+_SAID = {
+    "light": ["turn", "light", "on", "off", "lamp", "bright"],
+    "weather": ["what", "is", "weather", "rain", "sun", "wind"],
+    "music": ["sing", "play", "song", "now", "loud", "please"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tuple[Path, Summary]:
+    folder, draw = tmp_path_factory.mktemp("texts"), random.Random(0)
+    rows = []
+    for number in range(420):
+        intent = sorted(_SAID)[number % 3]
+        text = " ".join(draw.choices(_SAID[intent], k=draw.randint(2, 6)))
+        rows.append({"text": text, "intent": intent, "room": ("kitchen", "cellar")[number % 2]})
+    (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fleet = Fleet.parse(_settings(folder / "said.jsonl", text_checkpoint))
+    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+
+
+def _settings(data: Path, checkpoint: Path) -> dict[str, Any]:
+    devices = [
+        {"name": "speaker-1", "storage": "60 kB"},
+        {"name": "speaker-2", "storage": "60 kB"},
+    ]
+    return {
+        "data": {
+            "source": "text",
+            "train": str(data),
+            "label_column": "intent",
+            "max_tokens": 8,
+            "partition": {"scheme": "natural", "column": "room"},
+        },
+        "reference": {
+            "checkpoint": str(checkpoint),
+            "training": {"epochs": 6, "batch_size": 16, "learning_rate": 0.01},
+        },
+        "backbone": {
+            "widths": [0.5, 1.0],
+            "depths": [1, 2],
+            "importance_samples": 64,
+            "distillation": {"training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.005}},
+        },
+        "header": {"blocks": 1, "channels": 6},
+        "search": {"steps": 2, "children_per_step": 2, "final_samples": 3},
+        "personalization": {"rounds": 2, "local": {"epochs": 2, "batch_size": 16}},
+        "clusters": [{"name": "home", "devices": devices}],
+    }
+
+
+def test_models_are_small_and_know_more_than_chance(run: tuple[Path, Summary]):
+    path, summary = run
+    assert len(summary.devices) == 2
+    for device in summary.devices:
+        assert device.accuracy > 0.6  # a third by chance
+        assert device.size_bytes <= 60_000
+        assert (
+            device.size_bytes
+            == (path / "devices" / device.name / "model.safetensors").stat().st_size
+        )
+    (cluster,) = summary.clusters
+    assert {one.name for one in cluster.contenders} >= {"random", "controller", "linear", "cnn"}
+
+
+def test_folder_alone_is_enough(run: tuple[Path, Summary]):
+    path, _ = run
+    folder = path / "devices" / "speaker-1"
+    preprocessing, model = read_preprocessing(folder), load_device_model(folder)
+    names = json.loads((folder / "labels.json").read_text())
+    with torch.no_grad():
+        logits = model(**preprocessing.inputs(["play song", "rain wind weather", "lamp light on"]))
+    assert [names[i] for i in logits.argmax(dim=1)] == ["music", "weather", "light"]
+    document = json.loads((folder / "preprocessor_config.json").read_text())
+    assert document == {"kind": "text", "max_tokens": 8, "pad_id": 0}
+
+
+def test_predict(run: tuple[Path, Summary], tmp_path: Path):
+    path, summary = run
+    for device in summary.devices:
+        result, samples = predict_test_data(path, device.name)
+        assert (result.accuracy, samples) == (device.accuracy, device.test_samples)
+    (tmp_path / "a.txt").write_text("please play a song\n")
+    told = CliRunner().invoke(
+        app, ["predict", str(path), "--device", "speaker-2", str(tmp_path / "a.txt")]
+    )
+    assert told.exit_code == 0, told.output
+    assert "music" in told.output

@@ -211,7 +211,7 @@ def test_a_reference_must_fit_the_data(tmp_path):
     with pytest.raises(FleetError, match=r"takes images of \(3, 8, 8\).*set data.image_size to 8"):
         untrained_reference(vit, public(size=16), ["a", "b"])
     bert = make_fleet(write_checkpoint(tmp_path / "b", tiny("bert"), "bert"))
-    with pytest.raises(FleetError, match="does not take images"):
+    with pytest.raises(FleetError, match="takes texts, the data are images"):
         untrained_reference(bert, public(), ["a", "b"])
     small = extract(as_elastic(tiny("vit").base_model), Architecture((0, 1), (1, 4), (24, 24)))
     small.save_pretrained(tmp_path / "s")

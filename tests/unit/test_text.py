@@ -120,6 +120,7 @@ def fleet(path: Path, checkpoint: Path | None, **settings: object) -> Fleet:
         {
             "data": {"source": "text", "train": str(path), "label_column": "intent", **settings},
             "reference": {"checkpoint": None if checkpoint is None else str(checkpoint)},
+            "backbone": {"depths": [1, 2]},
             "clusters": [{"name": "home", "devices": [{"name": "a", "storage": "1 MB"}]}],
         }
     )
@@ -151,6 +152,17 @@ def check_reference(tmp_path: Path) -> Callable[..., str]:
         return str(caught.value)
 
     return check
+
+
+def test_loading_a_checkpoint_says_nothing(
+    tmp_path: Path, text_checkpoint: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Its pooler is left out on purpose; the library would warn of it at length."""
+    from acme_fleet.pipeline import examine
+
+    limit = examine(fleet(lines(tmp_path / "a.jsonl", rows(80)), text_checkpoint, max_tokens=8))
+    assert limit.sizes.size == 8
+    assert capfd.readouterr() == ("", "")
 
 
 def test_more_tokens_than_the_model_takes(check_reference, text_checkpoint: Path):

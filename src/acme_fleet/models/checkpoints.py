@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from acme_fleet.errors import FleetError
 from acme_fleet.models.elastic import as_elastic
@@ -87,7 +88,7 @@ def _load(
     loader: Any, checkpoint: str | Path, config: PreTrainedConfig, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, set[str]]]:
     """A model, and the names of the tensors that its file lacked or had too many."""
-    with _explained(checkpoint):
+    with _explained(checkpoint), _quiet():
         model, info = loader.from_pretrained(
             checkpoint,
             config=config,
@@ -97,6 +98,20 @@ def _load(
             **options,
         )
     return model.eval(), info
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no load report: what matters in it is checked, and said, by the callers."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

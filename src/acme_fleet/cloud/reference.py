@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -66,18 +67,18 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
 
 
 def _from_checkpoint(
-    checkpoint: str, pixel_shape: tuple[int, int, int], class_names: list[str]
+    checkpoint: str | Path, pixel_shape: tuple[int, int, int], class_names: list[str]
 ) -> Classifier:
     backbone = load_backbone(checkpoint)
     config = backbone.config
     if family_of(config).grid != "image":
-        raise FleetError(f"reference.checkpoint: {checkpoint!r} does not take images")
+        raise FleetError(f"reference.checkpoint: {checkpoint} does not take images")
     if not is_full_width(config):
-        raise FleetError(f"reference.checkpoint: {checkpoint!r} was made narrower already")
+        raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
     size = (config.num_channels, config.image_size, config.image_size)
     if size != pixel_shape:
         raise FleetError(
-            f"reference.checkpoint: {checkpoint!r} takes images of {size}, the data have "
+            f"reference.checkpoint: {checkpoint} takes images of {size}, the data have "
             f"{pixel_shape}; set data.image_size to {config.image_size}"
         )
     head = load_head(checkpoint, class_names)

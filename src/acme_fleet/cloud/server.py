@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.io import (
     clone_state,
     config_document,
+    read_document,
     read_tensors,
     write_json,
     write_tensors,
@@ -244,7 +244,7 @@ class CloudServer:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 losses = candidate_losses(elastic, self.grid, self._public.validation, progress)
             write_json(path, losses.tolist())
-        return np.array(json.loads(path.read_text()))
+        return np.array(read_document(self._folder, path.name))
 
     # --- line 19: backbones down, reports up ---
 

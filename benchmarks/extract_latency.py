@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import islice, product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from record import cpu_times, ratio_of_medians, write_result
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
-from acme_fleet.cost.size import parameter_count, shapes_of
+from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of
 from acme_fleet.models.elastic import Architecture, architecture, as_elastic, extract
 from acme_fleet.models.families import dimensions, family_of
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.precision import pack
+from acme_fleet.models.supernet import ElasticClassifier
 
 REPETITIONS, GOAL = 60, 1 / 3
 
@@ -35,6 +41,30 @@ def mask(backbone: PreTrainedModel, arch: Architecture) -> None:
             linear.register_forward_pre_hook(lambda _, x, ones=ones: (x[0] * ones,))
     for index in set(range(sizes.layers)) - set(arch.layers):  # computed, and then passed over
         layers[index].register_forward_hook(lambda _, x, output: x[0])
+
+
+def file_sizes(backbone: PreTrainedModel) -> dict[str, int]:
+    """Bytes of the files at each precision, as written; each was known before."""
+    sizes, shapes = {}, shapes_of(backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in get_args(Precision):
+            path = Path(folder) / precision
+            save_file(pack(backbone.state_dict(), precision), path, metadata={"format": "pt"})
+            sizes[precision] = path.stat().st_size
+            assert sizes[precision] == file_size(shapes, precision)
+        backbone.save_pretrained(folder)
+        assert (Path(folder) / "model.safetensors").stat().st_size == sizes["fp32"]
+    return sizes
+
+
+def seconds_for_sizes(backbone: PreTrainedModel) -> float:
+    """CPU time for the exact sizes of 1,000 different candidates, none of which is built."""
+    elastic = ElasticClassifier(Classifier(backbone, nn.Linear(192, 1)))
+    candidates = islice(product(range(1, 101), range(1, 13)), 1000)
+    start = time.process_time()
+    for percent, depth in candidates:
+        file_size(elastic.tensor_shapes(elastic.shape(percent / 100, depth)))
+    return time.process_time() - start
 
 
 @torch.no_grad()
@@ -60,12 +90,10 @@ def main() -> None:
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     value, interval = ratio_of_medians(seconds["extracted"], seconds["full"])
     parameters = parameter_count(shapes_of(small))
-    with tempfile.TemporaryDirectory() as folder:
-        small.save_pretrained(folder)
-        file_bytes = (Path(folder) / "model.safetensors").stat().st_size
+    file_bytes = {name: file_sizes(model) for name, model in (("full", full), ("extracted", small))}
     for name, median in medians.items():
         print(f"{name:<12}{1000 * median:8.2f} ms")
-    print(f"{parameters:,} parameters in a file of {file_bytes:,} bytes")
+    print(f"{parameters:,} parameters in files of {file_bytes['extracted']} bytes")
     path = write_result(
         name="extract_latency",
         value=value,
@@ -85,7 +113,8 @@ def main() -> None:
             "parameters": parameters,
             "parameters of the full model": parameter_count(shapes_of(full)),
             "file bytes": file_bytes,
-            "file bytes / (4 x parameters)": file_bytes / (4 * parameters),
+            "file bytes / (4 x parameters)": file_bytes["extracted"]["fp32"] / (4 * parameters),
+            "CPU seconds to know the sizes of 1,000 candidates": seconds_for_sizes(full),
         },
     )
     print(f"{value:.3f} of the full model's, 95 % interval {interval}; wrote {path}")

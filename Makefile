@@ -24,7 +24,7 @@ check: $(VENV)/.developer ## lint, types, import contracts
 test-slow: $(VENV)/.developer ## minutes-long examples; ACME_DATA=folder with the data sets
 	$(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/.developer ## benchmarks; one of them with NAME=selection_scale
+bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
 	@for file in $(if $(NAME),benchmarks/$(NAME).py,$(filter-out benchmarks/record.py,$(wildcard benchmarks/*.py))); do \
 		$(BIN)/python $$file || exit 1; done
 
@@ -38,4 +38,8 @@ $(VENV)/.user: pyproject.toml constraints.txt
 
 $(VENV)/.developer: $(VENV)/.user
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.developer
+	$(PIP) -e '.[bench]'
 	@touch $@

@@ -185,13 +185,21 @@ class ViT(Settings):
 
 
 class Reference(Settings):
-    """The reference model θ0: a checkpoint, or a ViT that is trained on the public data."""
+    """The reference model θ0: a checkpoint, or a ViT that is trained on the public data.
 
-    checkpoint: str | None = None
+    ``checkpoint`` is a Hugging Face hub name, or a folder if it starts with ``.`` or ``/``.
+    """
+
+    checkpoint: Path | str | None = None
     model: ViT = ViT()
     training: Training = Training(epochs=30)
     crop_padding: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _as_path(cls, value: Any) -> Any:
+        return Path(value) if str(value)[:1] in (".", "/") else value
 
 
 class Distillation(Settings):
@@ -406,7 +414,8 @@ class Fleet(Settings):
             for cluster in self.clusters
         ]
         data = in_place(self.data, "train", "test")
-        return self.model_copy(update={"clusters": clusters, "data": data})
+        reference = in_place(self.reference, "checkpoint")
+        return self.model_copy(update={"clusters": clusters, "data": data, "reference": reference})
 
     def to_yaml(self) -> str:
         """The fleet with every default written out; reading it back gives an equal fleet."""

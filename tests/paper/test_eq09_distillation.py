@@ -18,6 +18,7 @@ from acme_fleet.fleet import Training
 from acme_fleet.models.elastic import Architecture, kept_layers
 from acme_fleet.models.features import Activations, Classifier
 from acme_fleet.models.supernet import ElasticClassifier, Run
+from acme_fleet.models.training import fit
 
 LAYERS = 4
 STEP = DistillationStep(
@@ -172,6 +173,17 @@ def test_deterministic_by_generator(
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_batches_go_to_the_weights_device(
+    pair: tuple[ElasticClassifier, ElasticClassifier], make_samples: Callable[..., Any]
+) -> None:
+    """On torch's device without memory, that takes no tensor of another device."""
+    for model in pair:
+        model.classifier.to("meta")
+    distill(*pair, SAME_WIDTH, make_samples(8), Training(epochs=1), torch.Generator())
+    fit(pair[1].classifier, make_samples(8), Training(epochs=1), torch.Generator())
+    assert all(value.is_meta for value in pair[1].classifier.parameters())
 
 
 @pytest.mark.parametrize(("step", "widths"), [(STEP, [1.0]), (SAME_WIDTH, [0.25, 0.5, 1.0])])

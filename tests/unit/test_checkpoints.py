@@ -304,3 +304,14 @@ def test_a_fleet_takes_its_checkpoints_statistics(tmp_path):
     assert world.public.train.inputs["pixel_values"].shape[1:] == (3, 8, 8)
     without = load_world(make_fleet(None))
     assert without.preprocessing.image_mean == (0.5,)
+
+
+def test_the_setting_is_a_hub_name_or_a_folder(tmp_path):
+    """A folder is found from the fleet file, a name stays one, and both survive YAML."""
+    near = make_fleet("./theta0").with_paths_from(tmp_path)
+    assert near.reference.checkpoint == tmp_path / "theta0"
+    named = make_fleet("google/vit-base-patch16-224").with_paths_from(tmp_path)
+    assert named.reference.checkpoint == "google/vit-base-patch16-224"
+    for settings in (near, named):
+        (tmp_path / "fleet.yaml").write_text(settings.to_yaml())
+        assert Fleet.from_yaml(tmp_path / "fleet.yaml") == settings

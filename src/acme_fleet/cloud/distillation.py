@@ -15,7 +15,7 @@ from acme_fleet.fleet import Training
 from acme_fleet.models.elastic import Architecture
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.supernet import ElasticClassifier, Run
-from acme_fleet.models.training import Optimization, steps_of
+from acme_fleet.models.training import Optimization, mixed_precision, steps_of
 
 LogitsLoss = Literal["mse", "soft_cross_entropy"]
 Augment = Callable[[Samples, torch.Generator], Samples]
@@ -105,7 +105,7 @@ def distill(
     on_epoch: Callable[[int, int], None] | None = None,
     state: EpochState | None = None,
 ) -> None:
-    """Train the student's shared weights in place; the teacher does not change.
+    """Train the student's shared weights in place, on their device; the teacher does not change.
 
     Args:
         teacher, student: elastic models of one reference.
@@ -142,18 +142,21 @@ def teach(
 
     The teacher runs once for each width it is asked at, whatever the number of students.
     """
+    device = student.classifier.head.weight.device
     lessons: dict[Architecture, Run] = {}
     for width, depth in students:
         lesson = teacher.shape(step.teacher_width(width), teacher.sizes.layers)
         if lesson not in lessons:
-            with torch.no_grad():
+            with torch.no_grad(), mixed_precision(device):
                 lessons[lesson] = teacher.run(lesson, inputs)
         arch = student.shape(width, depth)
-        distillation_loss(
-            student.run(arch, inputs),
-            lessons[lesson],
-            arch.layers,
-            step.logits_weight,
-            step.embeddings_weight,
-            step.logits_loss,
-        ).backward()
+        with mixed_precision(device):
+            loss = distillation_loss(
+                student.run(arch, inputs),
+                lessons[lesson],
+                arch.layers,
+                step.logits_weight,
+                step.embeddings_weight,
+                step.logits_loss,
+            )
+        loss.backward()

@@ -34,17 +34,19 @@ def taylor_importance(
     heads, neurons = _zeros(model)
     for batch in samples.batches(batch_size):
         with _record_inputs(model) as (head_outputs, neuron_outputs):
-            loss = F.cross_entropy(model(**batch.inputs), batch.labels, reduction="sum")
+            logits = model(**batch.inputs)
+            labels = batch.labels.to(logits.device)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
         gradients = torch.autograd.grad(loss, head_outputs + neuron_outputs)
         for layer, (output, gradient) in enumerate(
             zip(head_outputs, gradients[: len(heads)], strict=True)
         ):
             by_head = (output * gradient).unflatten(-1, (heads.shape[1], -1))
-            heads[layer] += by_head.sum(dim=(1, 3)).abs().sum(dim=0).detach()
+            heads[layer] += by_head.sum(dim=(1, 3)).abs().sum(dim=0).detach().cpu()
         for layer, (output, gradient) in enumerate(
             zip(neuron_outputs, gradients[len(heads) :], strict=True)
         ):
-            neurons[layer] += (output * gradient).sum(dim=1).abs().sum(dim=0).detach()
+            neurons[layer] += (output * gradient).sum(dim=1).abs().sum(dim=0).detach().cpu()
     return heads / len(samples), neurons / len(samples)
 
 

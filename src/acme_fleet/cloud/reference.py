@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -66,41 +67,45 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
 
 
 def _from_checkpoint(
-    checkpoint: str, inputs: dict[str, Tensor], class_names: list[str]
+    checkpoint: str | Path, inputs: dict[str, Tensor], class_names: list[str]
 ) -> Classifier:
     backbone = load_backbone(checkpoint)
     config = backbone.config
     if not is_full_width(config):
-        raise FleetError(f"reference.checkpoint: {checkpoint!r} was made narrower already")
+        raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
     images = family_of(config).grid == "image"
     if images != ("pixel_values" in inputs):
         takes, are = ("images", "texts") if images else ("texts", "images")
-        raise FleetError(f"reference.checkpoint: {checkpoint!r} takes {takes}, the data are {are}")
+        raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
     head = load_head(checkpoint, class_names) if images else None
     return Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
 
 
-def _check_images(checkpoint: str, config: PreTrainedConfig, inputs: dict[str, Tensor]) -> None:
+def _check_images(
+    checkpoint: str | Path, config: PreTrainedConfig, inputs: dict[str, Tensor]
+) -> None:
     size = (config.num_channels, config.image_size, config.image_size)
     shape = tuple(inputs["pixel_values"].shape[1:])
     if size != shape:
         raise FleetError(
-            f"reference.checkpoint: {checkpoint!r} takes images of {size}, the data have "
+            f"reference.checkpoint: {checkpoint} takes images of {size}, the data have "
             f"{shape}; set data.image_size to {config.image_size}"
         )
 
 
-def _check_texts(checkpoint: str, config: PreTrainedConfig, inputs: dict[str, Tensor]) -> None:
+def _check_texts(
+    checkpoint: str | Path, config: PreTrainedConfig, inputs: dict[str, Tensor]
+) -> None:
     tokens, known = inputs["input_ids"].shape[1], int(inputs["input_ids"].max())
     if tokens > config.max_position_embeddings:
         raise FleetError(
             f"data.max_tokens: {tokens} is more than the {config.max_position_embeddings} tokens "
-            f"that {checkpoint!r} takes"
+            f"that {checkpoint} takes"
         )
     if known >= config.vocab_size:
         raise FleetError(
-            f"reference.checkpoint: the tokenizer of {checkpoint!r} says token {known}, the model "
+            f"reference.checkpoint: the tokenizer of {checkpoint} says token {known}, the model "
             f"knows {config.vocab_size} tokens"
         )
 

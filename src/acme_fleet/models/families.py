@@ -9,26 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
-    BertConfig,
-    BertModel,
-    DeiTConfig,
-    DeiTModel,
-    DistilBertConfig,
-    DistilBertModel,
-    LlamaConfig,
-    LlamaModel,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2Model,
-    ViTConfig,
-    ViTModel,
 )
 
 from acme_fleet.errors import FleetError
@@ -263,10 +253,6 @@ def _elastic_classes(
 
 
 ELASTIC: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
-    "vit": _elastic_classes(ViTConfig, ViTModel),
-    "deit": _elastic_classes(DeiTConfig, DeiTModel),
-    "bert": _elastic_classes(BertConfig, BertModel),
-    "distilbert": _elastic_classes(DistilBertConfig, DistilBertModel),
-    "llama": _elastic_classes(LlamaConfig, LlamaModel),
-    "qwen2": _elastic_classes(Qwen2Config, Qwen2Model),
+    name: _elastic_classes(CONFIG_MAPPING[name], cast(Any, MODEL_MAPPING)[CONFIG_MAPPING[name]])
+    for name in FAMILIES
 }

@@ -124,8 +124,9 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of shape ``(batch, classes)``."""
-        return self.head(activations(self.backbone, inputs).pooled)
+        """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
+        moved = {name: values.to(self.head.weight.device) for name, values in inputs.items()}
+        return self.head(activations(self.backbone, moved).pooled)
 
 
 class CustomizedModel(nn.Module):

@@ -18,7 +18,7 @@ from acme_fleet.cost.size import shapes_of
 from acme_fleet.errors import ProtocolError, RunError
 from acme_fleet.messages import check_shapes
 from acme_fleet.models.elastic import build
-from acme_fleet.models.families import ELASTIC, FAMILIES
+from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header import Header, build_header
 from acme_fleet.models.header_plan import HeaderPlan
@@ -38,6 +38,8 @@ _INVALID = (
     TypeError,
     ValueError,
 )
+_WIDEST_ATTENTION = 8
+"""Times the hidden size; known models have at most 2. A reference's width is in no tensor."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -100,11 +102,19 @@ def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> P
         parsed = config_class.from_dict(dict(config))
         if parsed.num_hidden_layers > len(tensors):  # do not even name a million layers
             raise ValueError(f"{parsed.num_hidden_layers} layers, but {len(tensors)} tensors")
+        sizes = dimensions(parsed)
+        attention = sizes.heads * sizes.queries_per_head * sizes.head_dim
+        if attention > _WIDEST_ATTENTION * sizes.hidden:
+            raise ValueError(f"attention is {attention} wide, hidden states are {sizes.hidden}")
         skeleton = build(parsed)  # shapes only: nothing is allocated for a hostile configuration
     except _INVALID as error:
         raise ProtocolError(f"the backbone's configuration is invalid: {error}") from error
     check_shapes(tensors, shapes_of(skeleton), "the backbone")
+    # Layers are built as wide as the reference's and then replaced: skip its MLPs' width.
+    neurons_key = FAMILIES[family].neurons_key
+    setattr(parsed, neurons_key, 1)
     backbone = build(parsed, "cpu")
+    setattr(parsed, neurons_key, sizes.neurons)
     backbone.load_state_dict(dict(tensors))
     return backbone.requires_grad_(False)
 

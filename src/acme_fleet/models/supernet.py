@@ -81,8 +81,10 @@ class ElasticClassifier:
         return self._skeletons[arch].backbone
 
     def run(self, arch: Architecture, inputs: dict[str, Tensor]) -> Run:
-        """Run a sub-network on views of the shared weights."""
+        """Run a sub-network on views of the shared weights; inputs are moved to where they are."""
         self.skeleton(arch)
+        device = self.classifier.head.weight.device
+        inputs = {name: values.to(device) for name, values in inputs.items()}
         backbone = self.classifier.backbone
         views = subnetwork(tensors_of(backbone), backbone.config, arch)
         observed: Activations = functional_call(

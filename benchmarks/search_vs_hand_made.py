@@ -1,0 +1,54 @@
+"""The searched header − the best hand-made one of its size, in test accuracy.
+
+``python benchmarks/search_vs_hand_made.py`` reads ``experiments/results/header_search_*.json``,
+where both were trained side by side on the same backbone and data; run the experiment first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from record import write_result
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments" / "results"
+DEFAULT = "random, frozen, fresh - best hand-made"
+SOURCE = "cifar20"  # the larger of the two; both are in the details
+
+
+def main() -> None:
+    started = time.perf_counter()
+    results = {
+        path.stem.removeprefix("header_search_"): json.loads(path.read_text())
+        for path in sorted(EXPERIMENTS.glob("header_search_*.json"))
+    }
+    details = {
+        source: {
+            row: gap
+            for row, gap in result["differences in points of test accuracy"].items()
+            if row.endswith("best hand-made")
+        }
+        for source, result in results.items()
+    }
+    for source, rows in details.items():
+        for row, gap in rows.items():
+            print(f"{source:<8} {row:<44} {gap['mean']:+.2f} {gap['interval']}")
+    low, high = (x / 100 for x in details[SOURCE][DEFAULT]["interval"])
+    path = write_result(
+        "search_vs_hand_made",
+        low,
+        "lower end of the 95 % interval of (searched - best hand-made), test accuracy",
+        "higher",
+        0.0,
+        "the best of linear, MLP, CNN and Mixer of equal size by the edge's own choice data",
+        [record["seed"] for record in results[SOURCE]["seeds"]],
+        (low, high),
+        time.perf_counter() - started,
+        {"points of test accuracy": details},
+    )
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -103,7 +103,7 @@ def mix_headers(
     }
     whole = contain(whole, start)
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    matrix = torch.from_numpy(weights)
+    matrix = torch.from_numpy(weights).double()
     for key in start:
         values = torch.stack([whole[name][key] for name in names]).flatten(1).double()
         there = torch.stack([present[name][key] for name in names]).flatten(1).double()

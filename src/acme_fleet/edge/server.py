@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from acme_fleet import fleet
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.edge.aggregation import aggregate, present
+from acme_fleet.edge.aggregation import present
+from acme_fleet.edge.rounds import check_upload, mixed_updates
 from acme_fleet.edge.search import search_header, split_shared_data
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
@@ -29,7 +30,6 @@ from acme_fleet.messages import (
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
-    ImportanceUpdate,
     ImportanceUpload,
     Message,
     ProfileRequest,
@@ -37,7 +37,6 @@ from acme_fleet.messages import (
     RoundReport,
     RoundStart,
     check_features,
-    check_importance,
 )
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import feature_samples
@@ -115,7 +114,7 @@ class EdgeServer:
         plan = HeaderPlan.model_validate(coarse.plan)
         weights, names = self._similarity(coarse)
         for number in range(self._rounds_done(), self._personalization.rounds):
-            changed = self._round(number, plan, weights, names)
+            changed = self._round(number, plan, coarse.header, weights, names)
             done = number + 1 if changed else self._personalization.rounds
             write_json(self._folder / "rounds.json", {"done": done})
             if not changed:
@@ -219,20 +218,23 @@ class EdgeServer:
         stored = read_document(self._folder, path.name)
         return np.array(stored["weights"]), stored["devices"]
 
-    def _round(self, number: int, plan: HeaderPlan, weights: np.ndarray, names: list[str]) -> bool:
+    def _round(
+        self,
+        number: int,
+        plan: HeaderPlan,
+        coarse: Mapping[str, Tensor],
+        weights: np.ndarray,
+        names: list[str],
+    ) -> bool:
         """One round of Algorithm 2; whether any device's header still changed."""
-        channels = dict.fromkeys(plan.layers, plan.genotype.channels)
+        mix = self._personalization.mix
 
         def check(name: str, upload: ImportanceUpload) -> None:
-            check_importance(upload.importance, channels, f"the importance of {name}")
+            check_upload(name, upload, plan, mix)
 
         uploads = self._ask(RoundStart(round=number), ImportanceUpload, names, check)
-        sets = {name: upload.importance for name, upload in uploads.items()}
-        mixed = aggregate(sets, present(weights, [names.index(name) for name in sets]))
-        updates: dict[str, Message] = {
-            name: ImportanceUpdate(round=number, importance=importance)
-            for name, importance in mixed.items()
-        }
+        among = present(weights, [names.index(name) for name in uploads])
+        updates = mixed_updates(uploads, plan, coarse, among, mix)
         reports = self._call(updates, RoundReport)
         return any(report.changed for report in reports.values())
 

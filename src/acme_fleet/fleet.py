@@ -277,13 +277,21 @@ class Search(Settings):
     fine_tuning: Training = Training(epochs=30, batch_size=32, learning_rate=2e-3)
 
 
+Mix = Literal["importance", "weights", "both"]
+
+
 class Personalization(Settings):
-    """Algorithm 2: rounds between an edge server and its devices."""
+    """Algorithm 2: rounds between an edge server and its devices.
+
+    ``mix`` says what similar devices share: the importance of neurons (the paper), the header's
+    weights, or both.
+    """
 
     rounds: PositiveInt = 3
     local: Training = Training(epochs=10, batch_size=32, learning_rate=2e-3)
     prune_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     feature_samples: PositiveInt = 32
+    mix: Mix = "importance"
     similarity: Literal["debiased", "literal"] = "debiased"
     temperature: PositiveFloat = 0.1
     timeout_s: PositiveFloat = 3600.0

@@ -51,6 +51,7 @@ Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
+Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
 ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
 
 
@@ -137,17 +138,24 @@ class RoundStart(Message):
 
 
 class ImportanceUpload(Message):
-    """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``."""
+    """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``.
+
+    Where header weights are mixed (``personalization.mix``), also the header as it is now.
+    """
 
     round: Count
     importance: Tensors
+    header: Tensors = {}
+    kept: dict[Name, Kept] = {}
+    """Channels that pruning has left, by layer; a layer that is not listed has all."""
 
 
 class ImportanceUpdate(Message):
-    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer."""
+    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer, and mixed weights."""
 
     round: Count
     importance: Tensors
+    header: Tensors = {}
 
 
 class RoundReport(Message):

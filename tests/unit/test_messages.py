@@ -229,7 +229,9 @@ _TENSOR_FIELDS = {
     ("HeaderAssignment", "linear"): "weights, downwards",
     ("FeatureSample", "features"): "pooled features of a few samples (Eq. 19)",
     ("ImportanceUpload", "importance"): "a number for each neuron (Eq. 17-18)",
+    ("ImportanceUpload", "header"): "weights, where the fleet mixes them",
     ("ImportanceUpdate", "importance"): "a number for each neuron (Eq. 21)",
+    ("ImportanceUpdate", "header"): "weights, where the fleet mixes them",
 }
 # Free documents: model and header configurations, which only the servers write.
 _DOCUMENT_FIELDS = {
@@ -250,6 +252,7 @@ _LIST_FIELDS = {
     ("ClusterReport", "similarity"),
     ("ClusterReport", "reports"),
     ("ClusterReport", "lost"),
+    ("ImportanceUpload", "kept"),
 }
 _RAW_NAMES = ("pixel", "image", "input_id", "token", "label", "text", "sample_data", "raw_sample")
 _SCALARS = {int, float, bool, str}

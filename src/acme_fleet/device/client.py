@@ -34,7 +34,7 @@ from acme_fleet.messages import (
 from acme_fleet.models.features import CustomizedModel, feature_samples
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import WEIGHTS, backbone_from, save_device_model, with_prefix
+from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, save_device_model, with_prefix
 from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
 
@@ -103,7 +103,14 @@ class DeviceClient:
         """Train the header on private data and tell each neuron's importance."""
         state, importance = self._trained(number)
         state.write(self._state_file(f"trained-{number}"))
-        return ImportanceUpload(round=number, importance=importance)
+        if self._personalization.mix == "importance":
+            return ImportanceUpload(round=number, importance=importance)
+        return ImportanceUpload(
+            round=number,
+            importance=importance,
+            header=clone_state(state.current),
+            kept={name: list(channels) for name, channels in state.current.plan.kept.items()},
+        )
 
     def _prune(self, update: ImportanceUpdate) -> RoundReport:
         """Remove the neurons that matter least to this device and its peers."""
@@ -111,13 +118,17 @@ class DeviceClient:
         channels = state.current.plan.genotype.channels
         wanted = dict.fromkeys(state.current.plan.layers, channels)
         check_importance(update.importance, wanted, "the mixed importance")
+        if update.header:
+            check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
+            mixed = build_header(state.current.plan, update.header)
+            state = state.with_current(mixed, self._private_features().validation)
         smaller = prune_header(state.current, update.importance, self._personalization.prune_share)
         after = state.with_current(smaller, self._private_features().validation)
         after.write(self._state_file(f"pruned-{update.round}"))
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
-            changed=smaller.plan.neurons < state.current.plan.neurons,
+            changed=bool(update.header) or smaller.plan.neurons < state.current.plan.neurons,
         )
 
     def _report(self) -> DeviceReport:

@@ -1,4 +1,4 @@
-"""Personalised aggregation of importance sets (Eq. 21)."""
+"""Personalised aggregation of importance sets (Eq. 21), and of header weights (a deviation)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.unpruned import expand, places, presence
 
 ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
 """Importance by layer, one number for each of its channels."""
@@ -45,3 +48,73 @@ def present(
     """The weights among those who answered, rows summing to 1 again."""
     chosen = weights[np.ix_(index, index)]
     return chosen / chosen.sum(axis=1, keepdims=True)
+
+
+def contain(
+    headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = 2.0
+) -> dict[str, dict[str, Tensor]]:
+    """Shorten updates that are much longer than the others', so that no device outvotes the rest.
+
+    Args:
+        headers: each device's tensors in the unpruned shapes; absent entries equal ``start``.
+        start: what all devices received, in the same shapes.
+        most: an update, header less start, is scaled to at most this many median lengths.
+    """
+    lengths = {
+        name: float(sum((own[k].double() - start[k]).square().sum() for k in start)) ** 0.5
+        for name, own in headers.items()
+    }
+    limit = most * float(np.median(list(lengths.values())))
+    return {
+        name: {
+            k: start[k] + (own[k] - start[k]) * min(1.0, limit / max(lengths[name], 1e-30))
+            for k in start
+        }
+        for name, own in headers.items()
+    }
+
+
+def mix_headers(
+    headers: Mapping[str, Mapping[str, Tensor]],
+    plans: Mapping[str, HeaderPlan],
+    weights: Float[np.ndarray, "devices devices"],
+    start: Mapping[str, Tensor],
+) -> dict[str, dict[str, Tensor]]:
+    """v'_n = Σ_i ŵ_{n,i} v_i, entry by entry over the peers that still have the entry.
+
+    A named deviation: the paper mixes importance alone (METHOD 8). Where pruning left different
+    neurons, the weights of those who have one are renormalised.
+
+    Args:
+        headers: tensors by device, in the shapes of its own plan.
+        plans: by device, of one genotype.
+        weights: Ŵ, rows and columns in the order of ``headers``.
+        start: the coarse header that all received; updates are contained relative to it.
+
+    Returns:
+        For each device tensors in the shapes of its own plan.
+    """
+    names = list(headers)
+    present = {name: presence(plans[name]) for name in names}
+    expanded = {name: expand(plans[name], headers[name]) for name in names}
+    whole = {
+        name: {k: torch.where(present[name][k], own[k], start[k]) for k in start}
+        for name, own in expanded.items()
+    }
+    whole = contain(whole, start)
+    mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    matrix = torch.from_numpy(weights).double()
+    for key in start:
+        values = torch.stack([whole[name][key] for name in names]).flatten(1).double()
+        there = torch.stack([present[name][key] for name in names]).flatten(1).double()
+        share = matrix @ there
+        combined = (matrix @ (values * there)) / share
+        combined = torch.where(share > 0, combined, values)
+        for row, name in zip(combined, names, strict=True):
+            mixed[name][key] = row.view(start[key].shape).to(start[key].dtype)
+    return {name: _own(plans[name], tensors) for name, tensors in mixed.items()}
+
+
+def _own(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Out of tensors in the unpruned shapes those entries that a plan still has."""
+    return {name: tensors[name][place or ...].clone() for name, place in places(plan)}

@@ -10,12 +10,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.aggregation import aggregate, present
+from acme_fleet.edge.aggregation import present
 from acme_fleet.edge.comparison import Contender, Task
+from acme_fleet.edge.rounds import check_upload, mixed_updates
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
 from acme_fleet.errors import ProtocolError, QuorumError
@@ -30,7 +32,6 @@ from acme_fleet.messages import (
     FeatureSample,
     HeaderAssignment,
     HeaderContender,
-    ImportanceUpdate,
     ImportanceUpload,
     Message,
     ProfileRequest,
@@ -38,7 +39,6 @@ from acme_fleet.messages import (
     RoundReport,
     RoundStart,
     check_features,
-    check_importance,
 )
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
@@ -114,7 +114,7 @@ class EdgeServer:
         plan = HeaderPlan.model_validate(coarse.plan)
         weights, names = self._similarity(coarse)
         for number in range(self._rounds_done(), self._personalization.rounds):
-            changed = self._round(number, plan, weights, names)
+            changed = self._round(number, plan, coarse.header, weights, names)
             done = number + 1 if changed else self._personalization.rounds
             write_json(self._folder / "rounds.json", {"done": done})
             if not changed:
@@ -211,20 +211,23 @@ class EdgeServer:
         stored = read_document(self._folder, path.name)
         return np.array(stored["weights"]), stored["devices"]
 
-    def _round(self, number: int, plan: HeaderPlan, weights: np.ndarray, names: list[str]) -> bool:
+    def _round(
+        self,
+        number: int,
+        plan: HeaderPlan,
+        coarse: Mapping[str, Tensor],
+        weights: np.ndarray,
+        names: list[str],
+    ) -> bool:
         """One round of Algorithm 2; whether any device's header still changed."""
-        channels = dict.fromkeys(plan.layers, plan.genotype.channels)
+        mix = self._personalization.mix
 
         def check(name: str, upload: ImportanceUpload) -> None:
-            check_importance(upload.importance, channels, f"the importance of {name}")
+            check_upload(name, upload, plan, mix)
 
         uploads = self._ask(RoundStart(round=number), ImportanceUpload, names, check)
-        sets = {name: upload.importance for name, upload in uploads.items()}
-        mixed = aggregate(sets, present(weights, [names.index(name) for name in sets]))
-        updates: dict[str, Message] = {
-            name: ImportanceUpdate(round=number, importance=importance)
-            for name, importance in mixed.items()
-        }
+        among = present(weights, [names.index(name) for name in uploads])
+        updates = mixed_updates(uploads, plan, coarse, among, mix)
         reports = self._call(updates, RoundReport)
         return any(report.changed for report in reports.values())
 

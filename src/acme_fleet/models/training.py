@@ -53,16 +53,21 @@ def steps_of(samples: Samples, training: Training) -> int:
     return training.epochs * math.ceil(len(samples) / training.batch_size)
 
 
+def learning_rate_scale(step: int, steps: int, warmup_share: float = 0.1) -> float:
+    """Share of the learning rate at a step: linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, steps: int, warmup_share: float = 0.1
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rate: linear warm-up, then a cosine to zero."""
-    warmup = max(1, round(steps * warmup_share))
+    """Learning rate by :func:`learning_rate_scale`."""
 
     def scale(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        return learning_rate_scale(step, steps, warmup_share)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
 

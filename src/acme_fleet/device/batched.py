@@ -1,0 +1,201 @@
+"""Many devices train their headers together, with the numbers of one after another.
+
+For a simulation on one machine: a small header's step is mostly the cost of starting it, and one
+start serves all devices here. Every device keeps its own order of samples, schedule, clipping,
+validation and best epoch. Memory is that of the devices of one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.fleet import Training
+from acme_fleet.models.header import Header
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.stacked import join_tensors, split_vectors, stacked_logits
+from acme_fleet.models.training import learning_rate_scale
+from acme_fleet.models.unpruned import expand, presence, shrink, unpruned
+
+_EVALUATED = 64  # validation samples of a device at a time
+_ABSENT = -100  # cross-entropy's label for what does not count
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults for AdamW
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One device's work: its header, its features, and the generator of its samples' order."""
+
+    header: Header
+    features: Splits
+    generator: torch.Generator
+
+
+Trained = tuple[Header, dict[str, Tensor]]
+"""A trained header and its neurons' importance, as ``train_header`` returns them."""
+
+
+def train_headers(
+    devices: Iterable[LocalTraining], training: Training, together: int = 100
+) -> Iterator[Trained]:
+    """What ``train_header`` gives for each device, computed for ``together`` devices at a time.
+
+    Args:
+        devices: their headers have one genotype; each may be pruned in its own way. They are
+            taken from the iterable only as they are needed.
+        training: the same for all.
+        together: devices in a batch; memory grows with it.
+
+    Raises:
+        ValueError: if headers of a batch differ in more than what is pruned.
+    """
+    waiting = iter(devices)
+    while batch := list(islice(waiting, together)):
+        yield from _train_batch(batch, training)
+
+
+def _train_batch(batch: Sequence[LocalTraining], training: Training) -> list[Trained]:
+    plan = unpruned(batch[0].header.plan)
+    if any(unpruned(device.header.plan) != plan for device in batch):
+        raise ValueError("headers of different genotypes or sizes cannot be trained together")
+    # Devices with more steps first: those that are not finished are then always the first.
+    order = sorted(range(len(batch)), key=lambda i: -len(batch[i].features.train))
+    trained = _Batch(plan, [batch[i] for i in order], training).run()
+    results = dict(zip(order, trained, strict=True))
+    return [results[i] for i in range(len(batch))]
+
+
+class _Padded:
+    """Samples of several devices in one tensor; samples that do not exist have an absent label.
+
+    ``inputs`` have the axes ``(device, channel, sample, *grid)``, ``labels`` ``(device, sample)``.
+    """
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self.counts = torch.tensor([len(part) for part in parts])
+        most = int(self.counts.max())
+        self.inputs = {
+            name: torch.zeros(len(parts), first.shape[1], most, *first.shape[2:])
+            for name, first in parts[0].inputs.items()
+        }
+        self.labels = torch.full((len(parts), most), _ABSENT)
+        for row, part in enumerate(parts):
+            self.put(row, part, torch.arange(len(part)))
+
+    def put(self, row: int, part: Samples, order: Int[Tensor, " samples"]) -> None:
+        """Write a device's samples in this order."""
+        for name, values in part.inputs.items():
+            self.inputs[name][row, :, : len(part)] = values[order].transpose(0, 1)
+        self.labels[row, : len(part)] = part.labels[order]
+
+    def batches(self, size: int) -> Iterator[tuple[dict[str, Tensor], Int[Tensor, "devices _"]]]:
+        """Inputs and labels of each device's next samples; the last batches may have none."""
+        for start in range(0, self.labels.shape[1], size):
+            at = slice(start, start + size)
+            yield {name: x[:, :, at] for name, x in self.inputs.items()}, self.labels[:, at]
+
+
+class _Batch:
+    """The state of one batch: each device's parameters and AdamW moments are a row."""
+
+    def __init__(
+        self, plan: HeaderPlan, devices: Sequence[LocalTraining], training: Training
+    ) -> None:
+        self.plan, self.devices, self.training = plan, devices, training
+        headers = [device.header for device in devices]
+        self.values = torch.stack(
+            [join_tensors(plan, expand(h.plan, h.state_dict())) for h in headers]
+        )
+        self.present = torch.stack([join_tensors(plan, presence(h.plan)) for h in headers])
+        self.first = torch.zeros_like(self.values)
+        self.second = torch.zeros_like(self.values)
+        self.importance = torch.zeros_like(self.values)
+        self.data = _Padded([device.features.train for device in devices])
+        self.validation = _Padded([device.features.validation for device in devices])
+        self.steps = [math.ceil(n / training.batch_size) for n in self.data.counts.tolist()]
+
+    def run(self) -> list[Trained]:
+        best, accuracy, loss = self.values.clone(), *self._evaluate()
+        for epoch in range(self.training.epochs):
+            for row, device in enumerate(self.devices):
+                part = device.features.train
+                self.data.put(row, part, torch.randperm(len(part), generator=device.generator))
+            for step, (inputs, labels) in enumerate(self.data.batches(self.training.batch_size)):
+                active = sum(steps > step for steps in self.steps)
+                now = {name: x[:active] for name, x in inputs.items()}
+                self._step(now, labels[:active], epoch, step)
+            now_accuracy, now_loss = self._evaluate()
+            better = (now_accuracy > accuracy) | ((now_accuracy == accuracy) & (now_loss < loss))
+            best[better], accuracy[better], loss[better] = (
+                self.values[better],
+                now_accuracy[better],
+                now_loss[better],
+            )
+        return self._results(best)
+
+    def _step(self, inputs: dict[str, Tensor], labels: Tensor, epoch: int, step: int) -> None:
+        """One step of AdamW with clipping for the first devices, as in ``Optimization``."""
+        active = len(labels)
+        values = self.values[:active].requires_grad_()
+        logits = stacked_logits(self.plan, split_vectors(self.plan, values), inputs)
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=_ABSENT)
+        mean = losses.sum(dim=1) / (labels != _ABSENT).sum(dim=1)
+        (gradients,) = torch.autograd.grad(mean.sum(), values)
+        with torch.no_grad():
+            gradients.mul_(self.present[:active])
+            self.importance[:active].addcmul_(gradients.square(), values.square())
+            self._update(gradients, epoch, step)
+
+    def _update(self, gradients: Float[Tensor, "active parameters"], epoch: int, step: int) -> None:
+        active, training = len(gradients), self.training
+        values, first, second = self.values[:active], self.first[:active], self.second[:active]
+        done = [epoch * steps + step for steps in self.steps[:active]]
+        ends = [training.epochs * steps for steps in self.steps[:active]]
+        scales = [learning_rate_scale(at, end) for at, end in zip(done, ends, strict=True)]
+        rate = training.learning_rate * torch.tensor(scales)[:, None]
+        number = torch.tensor(done)[:, None] + 1
+        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        gradients.mul_((1.0 / (norms + 1e-6)).clamp(max=1.0))
+        values.mul_(1 - rate * training.weight_decay)
+        first.lerp_(gradients, 1 - _BETAS[0])
+        second.mul_(_BETAS[1]).addcmul_(gradients, gradients, value=1 - _BETAS[1])
+        scale = (1 - _BETAS[1] ** number.double()).sqrt().float()
+        denominator = second.sqrt().div_(scale).add_(_EPSILON)
+        values.sub_(first / denominator * (rate / (1 - _BETAS[0] ** number.double()).float()))
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[Float[Tensor, " devices"], Float[Tensor, " devices"]]:
+        """Each device's accuracy and mean loss on its validation split."""
+        losses, correct = torch.zeros(len(self.devices)), torch.zeros(len(self.devices))
+        tensors = split_vectors(self.plan, self.values)
+        for inputs, labels in self.validation.batches(_EVALUATED):
+            logits = stacked_logits(self.plan, tensors, inputs)
+            loss = F.cross_entropy(logits, labels, reduction="none", ignore_index=_ABSENT)
+            losses += loss.sum(dim=1)
+            correct += (logits.argmax(dim=1) == labels).sum(dim=1)
+        return correct / self.validation.counts, losses / self.validation.counts
+
+    def _results(self, best: Float[Tensor, "devices parameters"]) -> list[Trained]:
+        tensors = split_vectors(self.plan, best)
+        iterations = self.training.epochs * torch.tensor(self.steps)[:, None]
+        squares = split_vectors(self.plan, self.importance / iterations)
+        importance = {
+            layer: squares[f"layers.{layer}.weight"].flatten(2).sum(dim=2)
+            + squares[f"layers.{layer}.bias"]
+            for layer in self.plan.layers
+        }
+        return [
+            (
+                shrink(device.header.plan, {name: of[i] for name, of in tensors.items()}),
+                {layer: of[i] for layer, of in importance.items()},
+            )
+            for i, device in enumerate(self.devices)
+        ]

@@ -1,0 +1,171 @@
+"""Devices that share their headers' weights: through messages, the same every time, contained."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import acme_fleet
+from acme_fleet import pipeline
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.edge.rounds import check_upload, mixed_updates
+from acme_fleet.errors import ProtocolError
+from acme_fleet.fleet import Fleet, Mix
+from acme_fleet.journal import read_events
+from acme_fleet.messages import ImportanceUpdate, ImportanceUpload, Message
+from acme_fleet.models.header import initial_tensors
+from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.report.summary import Summary
+
+PLAN = HeaderPlan(
+    genotype=Genotype(
+        blocks=(Block(inputs=(0, 1), operations=("conv3", "identity")),), cells=1, channels=3
+    ),
+    hidden=4,
+    classes=2,
+    axes=1,
+)
+LAYER = next(iter(PLAN.layers))
+
+
+def _upload(seed: int, **kept: list[int]) -> ImportanceUpload:
+    plan = HeaderPlan.model_validate({**PLAN.model_dump(), "kept": kept})
+    random = torch.Generator().manual_seed(seed)
+    return ImportanceUpload(
+        round=1,
+        importance={name: torch.rand(3, generator=random) for name in PLAN.layers},
+        header=initial_tensors(plan.shapes(), random),
+        kept=kept,
+    )
+
+
+# --- at the edge ------------------------------------------------------------------------------
+
+
+def test_what_is_mixed_is_what_was_asked_for() -> None:
+    uploads = {"a": _upload(1), "b": _upload(2)}
+    coarse = initial_tensors(PLAN.shapes(), torch.Generator().manual_seed(0))
+    half = torch.full((2, 2), 0.5).numpy()
+
+    def updates(mix: Mix) -> dict[str, ImportanceUpdate]:
+        return mixed_updates(uploads, PLAN, coarse, half, mix)
+
+    importance, weights, both = (updates(mix) for mix in ("importance", "weights", "both"))
+    assert importance["a"].header == {}
+    own = uploads["a"].importance[LAYER]
+    ratio = weights["a"].importance[LAYER] / own
+    torch.testing.assert_close(ratio, ratio[:1].expand(3))  # its own set, scaled
+    torch.testing.assert_close(both["a"].importance, importance["a"].importance)
+    torch.testing.assert_close(both["a"].header, weights["a"].header)
+    bias = "classifier.pooled.weight"
+    expected = (uploads["a"].header[bias] + uploads["b"].header[bias]) / 2
+    torch.testing.assert_close(both["a"].header[bias], expected)
+
+
+def test_uploads_that_do_not_fit_are_refused() -> None:
+    good = _upload(1, **{LAYER: [0, 2]})
+    check_upload("cam-1", good, PLAN, "both")
+    cases: list[tuple[dict[str, Any], Mix, str]] = [
+        ({}, "importance", "the header of cam-1 has unknown"),
+        ({"header": {}}, "weights", "the header of cam-1 lacks"),
+        ({"kept": {}}, "both", "the header of cam-1: .* has shape"),
+        ({"kept": {LAYER: [0, 3]}}, "both", "cam-1 kept"),
+        ({"kept": {LAYER: [2, 0]}}, "both", "cam-1 kept"),
+        ({"kept": {"elsewhere": [0]}}, "both", "cam-1 kept"),
+        ({"importance": {LAYER: torch.full((3,), -1.0)}}, "both", "the importance of cam-1"),
+    ]
+    for changes, mix, message in cases:
+        with pytest.raises(ProtocolError, match=message):
+            check_upload("cam-1", good.model_copy(update=changes), PLAN, mix)
+
+
+# --- whole runs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet(tiny: Callable[..., Fleet], prepared: Path) -> Fleet:
+    """The tiny fleet, mixing weights too, stopped before any device has got a model."""
+    fleet = tiny(**{"personalization.mix": "both", "personalization.rounds": 2})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    return fleet
+
+
+@pytest.fixture
+def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``sends(name, change)``: changes what one device uploads in its rounds."""
+
+    def install(name: str, change: Callable[[ImportanceUpload], ImportanceUpload]) -> None:
+        class Device(DeviceClient):
+            def handle(self, message: Message) -> Message:
+                reply = super().handle(message)
+                own = self._settings.name == name and isinstance(reply, ImportanceUpload)
+                return change(reply) if own else reply
+
+        monkeypatch.setattr(pipeline, "DeviceClient", Device)
+
+    return install
+
+
+def _outcome(summary: Summary) -> list[dict[str, Any]]:
+    return [device.model_dump(exclude={"latency_s"}) for device in summary.devices]
+
+
+def _models(path: Path) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in path.glob("devices/*/model.safetensors")}
+
+
+def _uploads(path: Path) -> list[int]:
+    events = read_events(path / "events.jsonl")
+    return [event["bytes"] for event in events if event.get("type") == "ImportanceUpload"]
+
+
+class _StopInRound:
+    """Stops a run at the beginning of a device's second round."""
+
+    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+        if (actor, name, done) == ("cam-2", "round 2", 0):
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_mixes_weights_is_the_same_after_a_stop(
+    finished: Any, fleet: Fleet, prepared: Path, tmp_path: Path
+) -> None:
+    stopped = shutil.copytree(prepared, tmp_path / "stopped")
+    whole = acme_fleet.customize(fleet, prepared, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        acme_fleet.customize(fleet, stopped, resume=True, observer=_StopInRound())
+    resumed = acme_fleet.customize(fleet, stopped, resume=True)
+    assert _outcome(resumed) == _outcome(whole)
+    assert _models(stopped) == _models(prepared)
+    # The bytes of the weights are counted, and devices end elsewhere than without mixing.
+    assert min(_uploads(prepared)) > max(_uploads(finished.path))
+    assert _models(prepared) != _models(finished.path)
+
+
+def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
+    fleet: Fleet, prepared: Path, sends: Callable[..., None]
+) -> None:
+    def spoil(upload: ImportanceUpload) -> ImportanceUpload:
+        if upload.round == 0:
+            huge = {name: 1e30 * values for name, values in upload.header.items()}
+            return upload.model_copy(update={"header": huge})
+        return upload.model_copy(update={"header": {}})
+
+    sends("cam-1", spoil)
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    by_name = {device.name: device for device in summary.devices}
+    # Its header is left out of the second round; it had a model already and still reports.
+    assert by_name.keys() == {"cam-1", "cam-2", "badge-1", "badge-2"}
+    assert by_name["cam-2"].accuracy > by_name["cam-2"].accuracy_coarse - 0.1
+    received = [
+        (event["to"], event["type"])
+        for event in read_events(prepared / "events.jsonl")
+        if event.get("type") == "ImportanceUpdate"
+    ]
+    assert received.count(("cam-1", "ImportanceUpdate")) == 1
+    assert received.count(("cam-2", "ImportanceUpdate")) == 2

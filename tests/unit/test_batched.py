@@ -1,0 +1,131 @@
+"""Devices trained together: the numbers of one after another, whatever their data and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+import torch
+
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.device.batched import LocalTraining, train_headers
+from acme_fleet.device.refinement import prune_header, train_header
+from acme_fleet.fleet import Training
+from acme_fleet.models.header import Header, build_header, initial_tensors
+from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan, Operation
+from acme_fleet.models.stacked import split_vectors
+from acme_fleet.models.unpruned import expand, presence, shrink, unpruned
+
+HIDDEN, CLASSES = 6, 4
+TRAINING = Training(epochs=3, batch_size=8, learning_rate=0.02)
+CELLS: list[tuple[tuple[int, int], tuple[Operation, Operation]]] = [
+    ((0, 1), ("conv3", "avg_pool")),
+    ((2, 0), ("downsample", "max_pool")),
+    ((1, 2), ("conv5", "identity")),
+]
+
+
+def header(axes: Literal[1, 2], seed: int, cells: int = 1) -> Header:
+    blocks = tuple(Block(inputs=inputs, operations=operations) for inputs, operations in CELLS)
+    genotype = Genotype(blocks=blocks, cells=cells, channels=5)
+    plan = HeaderPlan(genotype=genotype, hidden=HIDDEN, classes=CLASSES, axes=axes)
+    return build_header(plan, initial_tensors(plan.shapes(), torch.Generator().manual_seed(seed)))
+
+
+def samples(count: int, axes: int, seed: int) -> Samples:
+    generator = torch.Generator().manual_seed(seed)
+    grid = (4,) * axes
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    shift = labels.view(-1, 1, *(1 for _ in grid)).float()
+    inputs = {
+        name: torch.randn(count, HIDDEN, *grid, generator=generator) + shift
+        for name in ("last", "penultimate")
+    }
+    inputs["pooled"] = torch.randn(count, HIDDEN, generator=generator)
+    return Samples(inputs, labels, torch.ones(count, dtype=torch.int64))
+
+
+def device(number: int, axes: Literal[1, 2], *, pruned: bool) -> LocalTraining:
+    """Devices differ in how much data they have: a part of a batch up to several."""
+    own = header(axes, seed=number % 2)
+    if pruned:
+        random = torch.Generator().manual_seed(number)
+        channels = own.plan.genotype.channels
+        scores = {name: torch.rand(channels, generator=random) for name in own.plan.layers}
+        own = prune_header(own, scores, 0.15 * number)
+    parts = (samples(n, axes, seed) for seed, n in enumerate((5 + 9 * number, 3 + number, 1)))
+    return LocalTraining(own, Splits(*parts), torch.Generator().manual_seed(number))
+
+
+@pytest.mark.parametrize(("axes", "pruned"), [(1, False), (2, False), (1, True), (2, True)])
+def test_together_is_one_by_one(axes: Literal[1, 2], pruned: bool) -> None:
+    def fleet() -> list[LocalTraining]:
+        return [device(number, axes, pruned=pruned) for number in (2, 0, 3, 1)]
+
+    together = list(train_headers(fleet(), TRAINING, together=3))
+    for one, (trained, importance) in zip(fleet(), together, strict=True):
+        expected, expected_importance = train_header(
+            one.header, one.features, TRAINING, one.generator
+        )
+        assert trained.plan == expected.plan
+        torch.testing.assert_close(
+            trained.state_dict(), expected.state_dict(), rtol=1e-3, atol=1e-5
+        )
+        torch.testing.assert_close(importance, expected_importance, rtol=1e-3, atol=1e-7)
+        before = one.header.state_dict()
+        assert any(not torch.equal(value, before[n]) for n, value in trained.state_dict().items())
+
+
+def test_the_header_that_was_given_stays_as_it_was() -> None:
+    one = device(1, 1, pruned=False)
+    before = {name: value.clone() for name, value in one.header.state_dict().items()}
+    list(train_headers([one], TRAINING))
+    torch.testing.assert_close(one.header.state_dict(), before, rtol=0, atol=0)
+
+
+def test_devices_are_taken_only_as_they_are_needed() -> None:
+    taken = []
+
+    def fleet() -> Iterator[LocalTraining]:
+        for number in range(5):
+            taken.append(number)
+            yield device(number, 1, pruned=False)
+
+    results = train_headers(fleet(), TRAINING, together=2)
+    next(results)
+    assert taken == [0, 1]
+
+
+def test_different_genotypes_are_refused() -> None:
+    one, two = device(0, 1, pruned=False), device(1, 1, pruned=False)
+    other = LocalTraining(header(1, seed=0, cells=2), two.features, two.generator)
+    with pytest.raises(ValueError, match="different genotypes"):
+        list(train_headers([one, other], TRAINING))
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_a_pruned_header_in_the_places_of_the_unpruned_one(axes: Literal[1, 2]) -> None:
+    own = device(3, axes, pruned=True)
+    tensors = expand(own.header.plan, own.header.state_dict())
+    full = build_header(unpruned(own.header.plan), tensors)
+    inputs = own.features.train.inputs
+    assert own.header.plan.neurons < full.plan.neurons
+    torch.testing.assert_close(full(**inputs), own.header(**inputs))
+    back = shrink(own.header.plan, tensors)
+    torch.testing.assert_close(back.state_dict(), own.header.state_dict(), rtol=0, atol=0)
+    present = presence(own.header.plan)
+    assert sum(int(p.sum()) for p in present.values()) == sum(
+        p.numel() for p in own.header.parameters()
+    )
+
+
+def test_vectors_are_split_by_the_plans_order() -> None:
+    plan = header(1, seed=0).plan
+    total = sum(t.numel() for t in header(1, seed=0).state_dict().values())
+    rows = torch.arange(2.0 * total).view(2, total)
+    pieces = split_vectors(plan, rows)
+    assert {name: tuple(piece.shape[1:]) for name, piece in pieces.items()} == plan.shapes()
+    torch.testing.assert_close(
+        torch.cat([piece.flatten(1) for piece in pieces.values()], dim=1), rows
+    )

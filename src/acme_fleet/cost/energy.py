@@ -72,6 +72,10 @@ class Fit:
     r_squared: float
     max_relative_error: float
 
+    def at(self, widths: np.ndarray, depths: np.ndarray) -> np.ndarray:
+        """What the fitted form says, of the shape of ``widths`` and ``depths``."""
+        return self.base + self.per_layer * widths * depths + self.per_depth * depths
+
 
 def fit_latency(widths: np.ndarray, depths: np.ndarray, seconds: np.ndarray) -> Fit:
     """Fit L and ΔL of Eq. 2 to measured latencies, ``base`` and ``per_layer`` of the result.

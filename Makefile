@@ -18,7 +18,7 @@ test: $(VENV)/.developer ## the tests that CI runs
 check: $(VENV)/.developer ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	PATH=$(BIN):$$PATH lint-imports --no-cache
 
 test-slow: $(VENV)/.developer ## minutes-long examples; ACME_DATA=folder with the data sets

@@ -166,19 +166,29 @@ class Reference(Settings):
 
 
 class Distillation(Settings):
-    """Eq. 9, one entry for each of the two steps (METHOD: width, then width and depth)."""
+    """Eq. 9, one entry for each of the two steps: width, then width and depth.
+
+    ``logits_loss`` is Eq. 9's mean squared error, or the cross-entropy of the student's class
+    probabilities under the teacher's.
+    """
 
     training: Training = Training(epochs=8, learning_rate=5e-4)
     random_subnetworks: Annotated[int, Field(ge=0)] = 1
+    logits_loss: Literal["mse", "soft_cross_entropy"] = "mse"
     logits_weight: tuple[float, float] = (1.0, 1.0)
     embeddings_weight: tuple[float, float] = (0.1, 1.0)
 
 
 class Backbone(Settings):
-    """The candidates δ(θ0, w, d) and how they are made elastic."""
+    """The candidates δ(θ0, w, d) and how they are made elastic.
+
+    ``allocation`` says how a width is spread over the layers: ``uniform``, the same in each, or
+    ``global``, as much in all by one ranking of importance per parameter.
+    """
 
     widths: Annotated[list[Width], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
+    allocation: Literal["uniform", "global"] = "uniform"
     importance_samples: PositiveInt = 256
     distillation: Distillation = Distillation()
 

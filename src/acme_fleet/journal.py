@@ -70,7 +70,9 @@ class Journal:
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events of a run, oldest first; a line cut off by a crash is left out."""
-    events = []
+    events: list[dict[str, Any]] = []
+    if not path.exists():
+        return events
     for line in path.read_text().splitlines():
         try:
             events.append(json.loads(line))

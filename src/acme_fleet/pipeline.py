@@ -12,8 +12,7 @@ import numpy as np
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer, ClusterChoice, ReferenceResult
-from acme_fleet.data.datasets import load_source
-from acme_fleet.data.partition import World, distribute
+from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import FleetError, RunError
@@ -21,6 +20,7 @@ from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal, Observer, read_events
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages import ClusterReport
+from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.report.html import write_report
 from acme_fleet.report.summary import (
     Candidate,
@@ -50,7 +50,7 @@ def customize(
         QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
     """
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
-    world = distribute(fleet, load_source(fleet.data))
+    world = load_world(fleet)
     check_feasible(fleet, plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
     journal = Journal(run.events, observer)
@@ -113,7 +113,8 @@ class Plan:
 
     Attributes:
         grid: the candidates (w, d).
-        sizes: exact bytes of each with the smallest header, shape ``(candidates,)``.
+        sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
+            allocation, which is known only after training, those of the uniform one: its bound.
         limits: min C_n for each cluster by name.
         feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
         importance_bytes: the most that a device uploads in one round (Eq. 18), likewise.
@@ -128,7 +129,7 @@ class Plan:
 
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`plan`."""
-    return plan(fleet, distribute(fleet, load_source(fleet.data)))
+    return plan(fleet, load_world(fleet))
 
 
 def plan(fleet: Fleet, world: World) -> Plan:
@@ -142,7 +143,7 @@ def plan(fleet: Fleet, world: World) -> Plan:
     layers = fleet.header.cells * (4 * fleet.header.blocks + 2)
     return Plan(
         grid=grid,
-        sizes=candidate_sizes(reference, grid, fleet.header),
+        sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
         feature_bytes=2 * fleet.personalization.feature_samples * reference.head.in_features,
         importance_bytes=4 * layers * fleet.header.channels,

@@ -35,11 +35,7 @@ def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Predict
     """
     folder, model = _load(RunDirectory.open(run_dir), device)
     class_names = read_document(folder, CLASS_NAMES)
-    try:
-        preprocessing = ImagePreprocessing.model_validate(read_document(folder, PREPROCESSING))
-    except ValueError as error:
-        raise RunError(f"{folder / PREPROCESSING} is damaged: {error}") from error
-    pixels = preprocessing.pixel_values(read_images(files))
+    pixels = _preprocessing(folder).pixel_values(read_images(files))
     with torch.no_grad():
         best = model(pixel_values=pixels).softmax(dim=1).max(dim=1)
     return [
@@ -55,10 +51,17 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
         RunError: if the run or the device does not exist, or has no finished model.
     """
     run = RunDirectory.open(run_dir)
-    _, model = _load(run, device)
-    fleet = run.fleet
-    test = distribute(fleet, load_source(fleet.data)).private[device].test
+    folder, model = _load(run, device)
+    source = load_source(run.fleet.data, _preprocessing(folder).normalization)
+    test = distribute(run.fleet, source).private[device].test
     return evaluate(model, test), len(test)
+
+
+def _preprocessing(folder: Path) -> ImagePreprocessing:
+    try:
+        return ImagePreprocessing.model_validate(read_document(folder, PREPROCESSING))
+    except ValueError as error:
+        raise RunError(f"{folder / PREPROCESSING} is damaged: {error}") from error
 
 
 def _load(run: RunDirectory, device: str) -> tuple[Path, CustomizedModel]:

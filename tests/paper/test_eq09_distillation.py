@@ -248,6 +248,9 @@ def test_augmentation_reaches_teacher_and_student_alike(
 ) -> None:
     """If only one of the two saw the change, the largest student would not be at zero loss."""
     teacher, student = pair
+    seen: list[Tensor] = []
+    embeddings = student.skeleton(student.shape(1.0, LAYERS)).get_submodule("embeddings")
+    embeddings.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     start, epochs = state_of(student), []
     only_largest = DistillationStep([1.0], [LAYERS], lambda w: w, 1.0, 1.0, 0)
 
@@ -266,4 +269,9 @@ def test_augmentation_reaches_teacher_and_student_alike(
         on_epoch=lambda done, total: epochs.append((done, total)),
     )
     assert epochs == [(1, 2), (2, 2)]
+    assert len(seen) == 2
+    assert not torch.allclose(seen[0], seen[1])  # drawn anew, also unlike the data
+    assert not torch.allclose(
+        seen[0].std(), make_samples(8).inputs["pixel_values"].std(), rtol=0.02
+    )
     assert all(torch.equal(state_of(student)[name], value) for name, value in start.items())

@@ -96,6 +96,23 @@ def test_entropy_of_a_uniform_policy_is_the_mean_of_the_logarithms() -> None:
     torch.testing.assert_close(controller.propose(5, seeded()).entropy, expected)
 
 
+def test_entropy_of_any_policy_by_enumeration() -> None:
+    controller = opinionated([4])
+    probability = controller.judge(torch.arange(4)[:, None]).log_probability.exp()
+    assert probability.std() > 0.02
+    expected = -(probability * probability.log()).sum()
+    torch.testing.assert_close(controller.propose(3, seeded()).entropy, expected.expand(3))
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_predicted_accuracy_depends_on_every_decision(step: int) -> None:
+    """The last one too: candidates that differ in one operation only must be told apart."""
+    pair = torch.zeros(2, 4, dtype=torch.int64)
+    pair[1, step] = 1
+    one, other = opinionated([2, 2, 7, 7]).judge(pair).predicted_accuracy.tolist()
+    assert abs(one - other) > 1e-3
+
+
 def test_a_choice_depends_on_the_choices_before_it() -> None:
     controller = opinionated([3, 4])
     joint = controller.judge(torch.tensor(list(itertools.product(range(3), range(4)))))
@@ -275,6 +292,8 @@ def test_shared_data_is_cut_in_three_disjoint_parts(
 ) -> None:
     data = split_shared_data(make_samples(41), seeded())
     assert (len(data.weights), len(data.reward), len(data.choice)) == (21, 10, 10)
+    other = split_shared_data(make_samples(41), seeded(1))
+    assert not torch.equal(other.reward.labels, data.reward.labels)
     images = torch.cat(
         [part.inputs["pixel_values"] for part in (data.weights, data.reward, data.choice)]
     )

@@ -102,7 +102,7 @@ def interpret(plan: HeaderPlan, weights: dict[str, Tensor], inputs: dict[str, Te
 
     def cell_input(name: str, parts: dict[int, Tensor], raw: bool) -> Tensor | None:
         """1×1 convolutions of all that is joined; None where the header reads no such input."""
-        if f"layers.{name}-{next(iter(parts))}.weight" not in weights:
+        if not parts or f"layers.{name}-{next(iter(parts))}.weight" not in weights:
             return None
         side = min(x.shape[2] for x in parts.values())
         joined = [

@@ -341,6 +341,20 @@ def test_hostile_configuration_is_refused_before_anything_is_allocated(
         backbone_from(document, tensors)
 
 
+@pytest.mark.xfail(
+    raises=RuntimeError, strict=True, reason="built at the reference's width before it is narrowed"
+)
+@pytest.mark.parametrize("family", ["vit", "bert", "llama"])
+def test_a_width_that_no_layer_keeps_is_not_allocated(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+) -> None:
+    """Tensors that fit, and a configuration whose reference had 10¹⁵ neurons."""
+    small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
+    document = config_document(small) | {"intermediate_size": 10**15}
+    rebuilt = backbone_from(document, clone_state(small))
+    assert torch.equal(rebuilt(**inputs)[0], small(**inputs)[0])
+
+
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
 def test_tensors_that_do_not_fit_the_configuration_are_refused(
     change: str, plain_backbone: MakeBackbone

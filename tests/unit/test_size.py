@@ -14,14 +14,14 @@ from safetensors.torch import save, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from acme_fleet.cost.size import file_size, parameter_count, shapes_of, zeta
+from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of, zeta
 from acme_fleet.models.elastic import Architecture, as_elastic, build, elastic_config, extract
 from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header import Header
 from acme_fleet.models.header_plan import HeaderPlan, smallest_genotype
 
-DTYPES = [torch.float32, torch.float16, torch.int8]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 UNEVEN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2))
 
 
@@ -30,24 +30,27 @@ def real_size(module: nn.Module, dtype: torch.dtype, path: Path) -> int:
     return path.stat().st_size
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_file_of_a_backbone(
-    family: str, dtype: torch.dtype, plain_backbone: Callable[..., PreTrainedModel], tmp_path: Path
+    family: str,
+    precision: Precision,
+    plain_backbone: Callable[..., PreTrainedModel],
+    tmp_path: Path,
 ) -> None:
     """Known from the configuration alone: the skeleton has shapes but no weights."""
     elastic = as_elastic(plain_backbone(family))
     for model in (elastic, extract(elastic, UNEVEN)):
         skeleton = build(model.config)
         assert all(parameter.is_meta for parameter in skeleton.parameters())
-        size = real_size(model, dtype, tmp_path / "model")
-        assert file_size(shapes_of(skeleton), dtype) == size
+        size = real_size(model, DTYPES[precision], tmp_path / "model")
+        assert file_size(shapes_of(skeleton), precision) == size
         assert parameter_count(shapes_of(skeleton)) == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("precision", DTYPES)
 def test_file_of_a_whole_device_model(
-    dtype: torch.dtype, plain_backbone: Callable[..., PreTrainedModel], tmp_path: Path
+    precision: Precision, plain_backbone: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
     """Backbone and header in one file, both from their descriptions."""
     elastic = as_elastic(plain_backbone("vit"))
@@ -55,7 +58,7 @@ def test_file_of_a_whole_device_model(
     model = CustomizedModel(extract(elastic, UNEVEN), Header(plan))
     shapes = shapes_of(build(elastic_config(elastic.config, UNEVEN)), "backbone.")
     shapes |= {f"header.{name}": shape for name, shape in plan.shapes().items()}
-    assert file_size(shapes, dtype) == real_size(model, dtype, tmp_path / "model")
+    assert file_size(shapes, precision) == real_size(model, DTYPES[precision], tmp_path / "model")
     assert shapes == shapes_of(model)
 
 
@@ -66,12 +69,12 @@ def test_file_of_a_whole_device_model(
         min_size=1,
         max_size=12,
     ),
-    st.sampled_from(DTYPES),
+    st.sampled_from(list(DTYPES)),
 )
-def test_file_of_any_tensors(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+def test_file_of_any_tensors(shapes: dict[str, tuple[int, ...]], precision: Precision) -> None:
     """Scalars and empty tensors too."""
-    tensors = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
-    assert file_size(shapes, dtype) == len(save(tensors, metadata={"format": "pt"}))
+    tensors = {name: torch.zeros(shape, dtype=DTYPES[precision]) for name, shape in shapes.items()}
+    assert file_size(shapes, precision) == len(save(tensors, metadata={"format": "pt"}))
     assert parameter_count(shapes) == sum(math.prod(shape) for shape in shapes.values())
 
 

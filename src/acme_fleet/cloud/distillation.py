@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from torch.nn import functional as F
 from acme_fleet.data.samples import Samples
 from acme_fleet.fleet import Training
 from acme_fleet.models.elastic import Architecture
+from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.supernet import ElasticClassifier, Run
 from acme_fleet.models.training import Optimization, steps_of
 
+LogitsLoss = Literal["mse", "soft_cross_entropy"]
 Augment = Callable[[Samples, torch.Generator], Samples]
 
 
@@ -29,6 +32,7 @@ class DistillationStep:
         logits_weight, embeddings_weight: λ1 and λ2.
         random_subnetworks: how many students of each step are drawn besides the largest and the
             smallest (sandwich rule, Yu & Huang 2019).
+        logits_loss: l of the logits, see :func:`distillation_loss`.
     """
 
     widths: Sequence[float]
@@ -37,6 +41,7 @@ class DistillationStep:
     logits_weight: float
     embeddings_weight: float
     random_subnetworks: int
+    logits_loss: LogitsLoss = "mse"
 
 
 def distillation_loss(
@@ -45,6 +50,7 @@ def distillation_loss(
     layers: Sequence[int],
     logits_weight: float,
     embeddings_weight: float,
+    logits_loss: LogitsLoss = "mse",
 ) -> Tensor:
     """λ1·l(ŷ, y) + λ2·l(Ê, E) + l(Ĥ, H), l the mean squared error (Eq. 9).
 
@@ -52,13 +58,20 @@ def distillation_loss(
         student, teacher: one forward pass of each on the same inputs.
         layers: for each of the student's layers the teacher's layer that it stands for.
         logits_weight, embeddings_weight: λ1 and λ2.
+        logits_loss: l(ŷ, y): Eq. 9's, or the cross-entropy −Σ softmax(y)·log softmax(ŷ) that
+            the authors ran (a named deviation).
     """
     hidden = [
         F.mse_loss(mine, teacher.activations.hidden[layer])
         for mine, layer in zip(student.activations.hidden, layers, strict=True)
     ]
+    logits = (
+        F.mse_loss(student.logits, teacher.logits)
+        if logits_loss == "mse"
+        else F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
+    )
     return (
-        logits_weight * F.mse_loss(student.logits, teacher.logits)
+        logits_weight * logits
         + embeddings_weight
         * F.mse_loss(student.activations.embeddings, teacher.activations.embeddings)
         + torch.stack(hidden).mean()
@@ -90,33 +103,57 @@ def distill(
     *,
     augment: Augment | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
+    state: EpochState | None = None,
 ) -> None:
     """Train the student's shared weights in place; the teacher does not change.
 
-    The teacher runs once per batch for each width it is asked at, whatever the number of
-    students.
+    Args:
+        teacher, student: elastic models of one reference.
+        step: what the students are, and whom they learn from.
+        samples: the training data; labels are not used.
+        training: epochs, batch size, learning rate, weight decay.
+        generator: decides the order of the samples, the augmentation and the students.
+        augment: changes each batch before teacher and students see it.
+        on_epoch: called with the number of finished epochs, and of all.
+        state: written after each epoch; if it holds something, training goes on from there.
     """
     parameters = student.classifier.parameters()
     optimization = Optimization(parameters, training, steps_of(samples, training))
-    full_depth = teacher.sizes.layers
-    for epoch in range(training.epochs):
+    finished = state.restore(student.classifier, optimization, generator) if state else 0
+    for epoch in range(finished, training.epochs):
         for batch in samples.batches(training.batch_size, generator):
             inputs = (augment(batch, generator) if augment else batch).inputs
-            lessons: dict[Architecture, Run] = {}
-            for width, depth in sandwich(step, generator):
-                lesson = teacher.shape(step.teacher_width(width), full_depth)
-                if lesson not in lessons:
-                    with torch.no_grad():
-                        lessons[lesson] = teacher.run(lesson, inputs)
-                arch = student.shape(width, depth)
-                loss = distillation_loss(
-                    student.run(arch, inputs),
-                    lessons[lesson],
-                    arch.layers,
-                    step.logits_weight,
-                    step.embeddings_weight,
-                )
-                loss.backward()
+            teach(teacher, student, step, inputs, sandwich(step, generator))
             optimization.step()
+        if state:
+            state.save(epoch + 1, student.classifier, optimization, generator)
         if on_epoch:
             on_epoch(epoch + 1, training.epochs)
+
+
+def teach(
+    teacher: ElasticClassifier,
+    student: ElasticClassifier,
+    step: DistillationStep,
+    inputs: dict[str, Tensor],
+    students: Sequence[tuple[float, int]],
+) -> None:
+    """Gather the gradients of all students (w, d) of one batch (Eq. 9).
+
+    The teacher runs once for each width it is asked at, whatever the number of students.
+    """
+    lessons: dict[Architecture, Run] = {}
+    for width, depth in students:
+        lesson = teacher.shape(step.teacher_width(width), teacher.sizes.layers)
+        if lesson not in lessons:
+            with torch.no_grad():
+                lessons[lesson] = teacher.run(lesson, inputs)
+        arch = student.shape(width, depth)
+        distillation_loss(
+            student.run(arch, inputs),
+            lessons[lesson],
+            arch.layers,
+            step.logits_weight,
+            step.embeddings_weight,
+            step.logits_loss,
+        ).backward()

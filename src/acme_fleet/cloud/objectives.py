@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from acme_fleet import fleet
-from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.cost.size import file_size
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import dimensions
@@ -47,7 +47,7 @@ def candidate_grid(settings: fleet.Backbone, reference: Classifier) -> Grid:
     return Grid(np.array(widths, dtype=float), np.array(depths, dtype=int))
 
 
-def candidate_sizes(reference: Classifier, grid: Grid, settings: fleet.Header) -> np.ndarray:
+def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: fleet.Header) -> np.ndarray:
     """Exact bytes of the file that would ship, shape ``(candidates,)``.
 
     Each backbone is counted with the smallest header of the search space: what it must leave
@@ -55,15 +55,16 @@ def candidate_sizes(reference: Classifier, grid: Grid, settings: fleet.Header) -
     """
     header = HeaderPlan(
         genotype=smallest_genotype(settings.blocks, settings.cells, settings.channels),
-        hidden=reference.head.in_features,
-        classes=reference.head.out_features,
+        hidden=elastic.classifier.head.in_features,
+        classes=elastic.classifier.head.out_features,
         axes=2,
     )
     header_shapes = {f"header.{name}": shape for name, shape in header.shapes().items()}
-    elastic, sizes = ElasticClassifier(reference), []
+    sizes = []
     for width, depth in zip(grid.widths, grid.depths, strict=True):
-        skeleton = elastic.skeleton(elastic.shape(float(width), int(depth)))
-        sizes.append(file_size(shapes_of(skeleton, "backbone.") | header_shapes))
+        shapes = elastic.tensor_shapes(elastic.shape(float(width), int(depth)))
+        backbone_shapes = {f"backbone.{name}": shape for name, shape in shapes.items()}
+        sizes.append(file_size(backbone_shapes | header_shapes))
     return np.array(sizes, dtype=np.int64)
 
 

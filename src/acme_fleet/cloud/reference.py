@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, ViTConfig, ViTModel
+from transformers import ViTConfig, ViTModel
 
 from acme_fleet import fleet
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.errors import FleetError
-from acme_fleet.models.elastic import as_elastic
+from acme_fleet.models.checkpoints import load_backbone, load_head
+from acme_fleet.models.elastic import as_elastic, is_full_width
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import derive_seed
@@ -67,24 +68,20 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
 def _from_checkpoint(
     checkpoint: str, pixel_shape: tuple[int, int, int], class_names: list[str]
 ) -> Classifier:
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-        family_of(config)
-        backbone = AutoModel.from_pretrained(checkpoint)
-        known = [name for _, name in sorted((config.id2label or {}).items())]
-        head = nn.Linear(config.hidden_size, len(class_names))
-        if known == class_names:
-            whole = AutoModelForImageClassification.from_pretrained(checkpoint)
-            head.load_state_dict(whole.classifier.state_dict())
-    except (OSError, ValueError, AttributeError) as error:
-        raise FleetError(f"reference.checkpoint: cannot use {checkpoint!r}: {error}") from error
+    backbone = load_backbone(checkpoint)
+    config = backbone.config
+    if family_of(config).grid != "image":
+        raise FleetError(f"reference.checkpoint: {checkpoint!r} does not take images")
+    if not is_full_width(config):
+        raise FleetError(f"reference.checkpoint: {checkpoint!r} was made narrower already")
     size = (config.num_channels, config.image_size, config.image_size)
     if size != pixel_shape:
         raise FleetError(
             f"reference.checkpoint: {checkpoint!r} takes images of {size}, the data have "
             f"{pixel_shape}; set data.image_size to {config.image_size}"
         )
-    return Classifier(as_elastic(backbone), head)
+    head = load_head(checkpoint, class_names)
+    return Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
 
 
 def augmentation(

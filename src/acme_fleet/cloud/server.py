@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,15 @@ from acme_fleet.messages import (
     Message,
     ProfileRequest,
 )
+from acme_fleet.models.allocation import Importance
 from acme_fleet.models.elastic import reorder
+from acme_fleet.models.epoch_state import EpochState
+from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.io import (
     clone_state,
     config_document,
+    read_document,
     read_tensors,
     write_json,
     write_tensors,
@@ -43,6 +46,8 @@ from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
 
 _DAY_S = 86_400.0
+_STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
+_IMPORTANCE = "importance.safetensors"
 
 Reply = TypeVar("Reply", bound=Message)
 Progress = Callable[[int, int], None]
@@ -109,9 +114,16 @@ class CloudServer:
             accuracy=evaluate(reference, self._public.test).accuracy,
         )
         ordered = self._staged("reordered", reference, self._reorder)
-        wide = self._staged("width-elastic", ordered, self._distill_width)
-        elastic = self._staged("elastic", wide, self._distill_depth)
-        return result, ElasticClassifier(elastic)
+        wide = self._staged(_STEPS[0], ordered, self._distill_width)
+        elastic = self._staged(_STEPS[1], wide, self._distill_depth)
+        return result, self._elastic(elastic)
+
+    def _elastic(self, model: Classifier) -> ElasticClassifier:
+        """A reordered model as what any of its sub-networks can be cut from."""
+        if self._settings.backbone.allocation == "uniform":
+            return ElasticClassifier(model)
+        importance, _ = read_tensors(self._folder / _IMPORTANCE)
+        return ElasticClassifier(model, Importance(importance["heads"], importance["neurons"]))
 
     def _staged(
         self,
@@ -125,10 +137,15 @@ class CloudServer:
             with self._journal.stage("cloud", name) as progress:
                 after = work(before, progress)
             write_tensors(path, after.state_dict(), {})
+        self._epochs(name).remove()
         tensors, _ = read_tensors(path)
         stored = ElasticClassifier(before).frozen_copy().classifier
         stored.load_state_dict(tensors)
         return stored.requires_grad_(True)
+
+    def _epochs(self, name: str) -> EpochState:
+        """Where an unfinished stage stands."""
+        return EpochState(self._folder / f"{name}-epochs.safetensors")
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
         training = self._settings.reference.training
@@ -146,12 +163,15 @@ class CloudServer:
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         samples = self._public.train[: self._settings.backbone.importance_samples]
         heads, neurons = taylor_importance(model, samples)
+        importance = Importance.sorted(heads, neurons)
+        named = {"heads": importance.heads, "neurons": importance.neurons}
+        write_tensors(self._folder / _IMPORTANCE, named, {})
         return Classifier(reorder(model.backbone, heads, neurons), model.head)
 
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
-        layers = ElasticClassifier(model).sizes.layers
-        return self._distill(model, 0, [layers], lambda width: 1.0, progress)
+        layers = [dimensions(model.backbone.config).layers]
+        return self._distill(model, 0, layers, lambda width: 1.0, progress)
 
     def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
         """Second step of Eq. 9: teacher of the same width at full depth."""
@@ -174,8 +194,9 @@ class CloudServer:
             logits_weight=settings.logits_weight[number],
             embeddings_weight=settings.embeddings_weight[number],
             random_subnetworks=settings.random_subnetworks,
+            logits_loss=settings.logits_loss,
         )
-        student = ElasticClassifier(model)
+        student = self._elastic(model)
         distill(
             student.frozen_copy(),
             student,
@@ -185,6 +206,7 @@ class CloudServer:
             generator(self._settings.seed, "distillation", number),
             augment=self._augment,
             on_epoch=progress,
+            state=self._epochs(_STEPS[number]),
         )
         return model
 
@@ -199,7 +221,7 @@ class CloudServer:
         """
         config = self._initial.backbone.config
         losses = self._losses(elastic)
-        sizes = candidate_sizes(self._initial, self.grid, self._settings.header)
+        sizes = candidate_sizes(elastic, self.grid, self._settings.header)
         matches = {}
         for name, profile in self._call(ProfileRequest(), ClusterProfile).items():
             energies = worst_energy_j(
@@ -222,7 +244,7 @@ class CloudServer:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 losses = candidate_losses(elastic, self.grid, self._public.validation, progress)
             write_json(path, losses.tolist())
-        return np.array(json.loads(path.read_text()))
+        return np.array(read_document(self._folder, path.name))
 
     # --- line 19: backbones down, reports up ---
 

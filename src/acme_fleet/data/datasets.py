@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from acme_fleet.data.preprocessing import ImagePreprocessing, image_form, open_image
+from acme_fleet.data.preprocessing import (
+    ImagePreprocessing,
+    Normalization,
+    image_form,
+    open_image,
+)
 from acme_fleet.data.readers import (
     Columns,
     RawImages,
@@ -50,10 +55,15 @@ class Source:
     test_groups: np.ndarray | None = None
 
 
-def load_source(data: Data) -> Source:
+def load_source(data: Data, normalization: Normalization | None = None) -> Source:
     """Load the data set that a fleet's devices, edge servers and cloud share out.
 
     Only the images of classes that are kept are decoded.
+
+    Args:
+        data: where the samples are.
+        normalization: what the reference was trained with, and on how many channels; without it,
+            values are centred and the images keep their channels.
 
     Raises:
         FleetError: naming the setting, and the file, column or class that is wrong.
@@ -71,7 +81,7 @@ def load_source(data: Data) -> Source:
             strata(train.labels, train.groups), data.test_share, generator
         )
         train, test = train[rest], train[held_out]
-    preprocessing = _preprocessing(train, data.image_size)
+    preprocessing = _preprocessing(train, data.image_size, normalization)
     return Source(
         train=_samples(train, preprocessing),
         test=_samples(test, preprocessing),
@@ -219,23 +229,25 @@ def _relabelled(raw: RawImages, known: list[str], classes: list[str]) -> RawImag
     )
 
 
-def _preprocessing(raw: RawImages, image_size: int | None) -> ImagePreprocessing:
-    """The preprocessing that suits the images: their size unless one is given, their channels."""
+def _preprocessing(
+    raw: RawImages, image_size: int | None, normalization: Normalization | None
+) -> ImagePreprocessing:
+    """The preprocessing that suits the images: their size and channels unless those are given."""
     if raw.images.dtype == object:
         with _said_of(raw.where):
             forms = {image_form(image, name) for image, name in _named(raw)}
     else:
         forms = {(*raw.images.shape[1:3], raw.images.shape[3] if raw.images.ndim == 4 else 1)}
     sizes = sorted({(height, width) for height, width, _ in forms})
-    channels = max(channels for _, _, channels in forms)
-    if image_size is not None:
-        return ImagePreprocessing.centred(image_size, image_size, channels)
-    height, width = sizes[0]
-    if len(sizes) > 1 or height != width:
+    height, width = sizes[0] if image_size is None else (image_size, image_size)
+    if image_size is None and (len(sizes) > 1 or height != width):
         raise FleetError(
             f"{raw.where}: images of {height} × {width} to {sizes[-1][0]} × {sizes[-1][1]} "
             f"pixels; set `data.image_size` to bring all of them to one square size"
         )
+    if normalization is not None:
+        return ImagePreprocessing.normalized(height, width, normalization)
+    channels = max(channels for _, _, channels in forms)
     return ImagePreprocessing.centred(height, width, channels)
 
 

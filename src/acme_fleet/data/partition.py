@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from acme_fleet.data.datasets import Source, load_own, strata
-from acme_fleet.data.preprocessing import ImagePreprocessing
+from acme_fleet.data.datasets import Source, load_own, load_source, strata
+from acme_fleet.data.preprocessing import ImagePreprocessing, read_normalization
 from acme_fleet.data.samples import Samples, Splits, stratified_split
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import IID, Dirichlet, Fleet, Natural, Pathological
@@ -38,6 +38,18 @@ class World:
     private: dict[str, Splits]
     classes: list[str]
     preprocessing: ImagePreprocessing
+
+
+def load_world(fleet: Fleet) -> World:
+    """Load a fleet's data, prepared as its reference takes them, and share them out.
+
+    Raises:
+        FleetError: if the data or the reference's preprocessing cannot be read, see
+            :func:`distribute`.
+    """
+    checkpoint = fleet.reference.checkpoint
+    normalization = read_normalization(checkpoint) if checkpoint else None
+    return distribute(fleet, load_source(fleet.data, normalization))
 
 
 def class_shares(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,13 @@ from torch import Tensor
 from acme_fleet.errors import FleetError
 
 _GREY_MODES = {"1", "L", "LA"}
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel, of values from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class ImageSize(BaseModel):
@@ -61,12 +69,24 @@ class ImagePreprocessing(BaseModel):
     @classmethod
     def centred(cls, height: int, width: int, channels: int) -> ImagePreprocessing:
         """The project's default: values from -1 to 1, by no statistic of anyone's data."""
+        return cls.normalized(height, width, Normalization((0.5,) * channels, (0.5,) * channels))
+
+    @classmethod
+    def normalized(
+        cls, height: int, width: int, normalization: Normalization
+    ) -> ImagePreprocessing:
+        """Images of this size with as many channels as ``normalization`` has."""
         return cls(
-            do_convert_rgb=channels == 3,
+            do_convert_rgb=len(normalization.mean) == 3,
             size=ImageSize(height=height, width=width),
-            image_mean=(0.5,) * channels,
-            image_std=(0.5,) * channels,
+            image_mean=normalization.mean,
+            image_std=normalization.std,
         )
+
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation of each channel."""
+        return Normalization(self.image_mean, self.image_std)
 
     @property
     def channels(self) -> int:
@@ -116,6 +136,30 @@ class ImagePreprocessing(BaseModel):
     def _resized(self, plane: np.ndarray) -> np.ndarray:
         image = pillow().fromarray(np.ascontiguousarray(plane))
         return np.asarray(image.resize((self.size.width, self.size.height), self.resample))
+
+
+def read_normalization(checkpoint: str | Path) -> Normalization | None:
+    """The mean and deviation that a Hugging Face checkpoint was trained with.
+
+    They stand in its ``preprocessor_config.json``; None where there is no such file.
+
+    Raises:
+        FleetError: if the file cannot be read.
+    """
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(
+            checkpoint, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+        )
+        if path is None:
+            return None
+        content = json.loads(Path(path).read_text())
+        if not content.get("do_normalize", True):
+            return Normalization((0.0,) * 3, (1.0,) * 3)
+        return Normalization(tuple(content["image_mean"]), tuple(content["image_std"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FleetError(f"cannot read the preprocessing of {checkpoint}: {error!r}") from error
 
 
 def pillow() -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -36,6 +37,8 @@ from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import WEIGHTS, backbone_from, save_device_model, with_prefix
 from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
+
+Kept = TypeVar("Kept", bound=Message)
 
 
 class DeviceClient:
@@ -88,8 +91,7 @@ class DeviceClient:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
         coarse = _coarse_header(assignment)
         self._check_size(assignment)
-        self._state_file("assignment").parent.mkdir(parents=True, exist_ok=True)
-        self._state_file("assignment").write_bytes(encode(assignment))
+        self._store("assignment", assignment)
         self._assignment, self._features = assignment, None
         features = self._private_features()
         HeaderState.start(coarse, features.validation).write(self._state_file("start"))
@@ -119,7 +121,14 @@ class DeviceClient:
         )
 
     def _report(self) -> DeviceReport:
-        """Fine-tune once more, save the best model of all, and test it."""
+        """Fine-tune once more, save the best model of all, and test it; once only."""
+        stored = self._stored("report", DeviceReport)
+        if stored is None:
+            stored = self._finish()
+            self._store("report", stored)
+        return stored
+
+    def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
         assignment = self._received()
         with self._journal.stage(self._settings.name, "final model"):
@@ -163,8 +172,8 @@ class DeviceClient:
 
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, from the state on disk before it."""
-        state = HeaderState.read(self._state_before(number))
         features = self._private_features()
+        state = HeaderState.read(self._state_before(number))
         last = number == self._personalization.rounds
         stage = "fine-tuning" if last else f"round {number + 1}"
         with self._journal.stage(self._settings.name, stage):
@@ -208,13 +217,26 @@ class DeviceClient:
 
     def _received(self) -> HeaderAssignment:
         if self._assignment is None:
-            path = self._state_file("assignment")
-            if not path.exists():
-                raise ProtocolError(f"{self._settings.name} has received no model yet")
-            message = decode(path.read_bytes(), [HeaderAssignment])
-            assert isinstance(message, HeaderAssignment)
-            self._assignment = message
+            self._assignment = self._stored("assignment", HeaderAssignment)
+        if self._assignment is None:
+            raise ProtocolError(f"{self._settings.name} has received no model yet")
         return self._assignment
+
+    def _store(self, name: str, message: Message) -> None:
+        """Keep a message in the state folder; written whole or not at all."""
+        path = self._state_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(encode(message))
+        partial.replace(path)
+
+    def _stored(self, name: str, kind: type[Kept]) -> Kept | None:
+        path = self._state_file(name)
+        if not path.exists():
+            return None
+        message = decode(path.read_bytes(), [kind])
+        assert isinstance(message, kind)
+        return message
 
     def _state_before(self, number: int) -> Path:
         """The last state before a round; a device may have missed rounds in between."""

@@ -44,7 +44,7 @@ class Controller(nn.Module):
         self.options = options
         self.hidden = hidden
         self.start = nn.Parameter(torch.empty(hidden))
-        self.embeddings = nn.ModuleList(nn.Embedding(n, hidden) for n in options[:-1])
+        self.embeddings = nn.ModuleList(nn.Embedding(n, hidden) for n in options)
         self.cell = nn.LSTMCell(hidden, hidden)
         self.choices = nn.ModuleList(nn.Linear(hidden, n) for n in options)
         self.accuracy = nn.Linear(hidden, 1)
@@ -75,13 +75,13 @@ class Controller(nn.Module):
             taken.append(decision)
             log_probabilities.append(log_p.gather(1, decision[:, None])[:, 0])
             entropies.append(-(log_p.exp() * log_p).sum(dim=1))
-            if step < len(self.embeddings):
-                x = self.embeddings[step](decision)
+            x = self.embeddings[step](decision)
+        final, _ = self.cell(x, state)  # has read the last decision too
         return Proposals(
             decisions=torch.stack(taken, dim=1),
             log_probability=torch.stack(log_probabilities).sum(dim=0),
             entropy=torch.stack(entropies).mean(dim=0),
-            predicted_accuracy=torch.sigmoid(self.accuracy(state[0]))[:, 0],
+            predicted_accuracy=torch.sigmoid(self.accuracy(final))[:, 0],
         )
 
 

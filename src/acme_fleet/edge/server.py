@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,6 +46,7 @@ from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
     backbone_from,
     clone_state,
+    read_document,
     read_tensors,
     with_prefix,
     without_prefix,
@@ -216,7 +216,7 @@ class EdgeServer:
                     distances = debias(distances, list(samples.values()))
                 weights = mixing_weights(distances, self._personalization.temperature)
             write_json(path, {"devices": list(samples), "weights": weights.tolist()})
-        stored = json.loads(path.read_text())
+        stored = read_document(self._folder, path.name)
         return np.array(stored["weights"]), stored["devices"]
 
     def _round(self, number: int, plan: HeaderPlan, weights: np.ndarray, names: list[str]) -> bool:
@@ -289,7 +289,7 @@ class EdgeServer:
 
     def _rounds_done(self) -> int:
         path = self._folder / "rounds.json"
-        return json.loads(path.read_text())["done"] if path.exists() else 0
+        return read_document(self._folder, path.name)["done"] if path.exists() else 0
 
 
 def _check_report(name: str, report: DeviceReport) -> None:

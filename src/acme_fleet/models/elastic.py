@@ -80,6 +80,15 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
     return config_class.from_dict(content)
 
 
+def is_full_width(config: PreTrainedConfig) -> bool:
+    """Whether every layer of an elastic configuration has all heads and neurons."""
+    sizes = dimensions(config)
+    return (config.heads_per_layer, config.neurons_per_layer) == (
+        [sizes.heads] * sizes.layers,
+        [sizes.neurons] * sizes.layers,
+    )
+
+
 def build(config: PreTrainedConfig, device: str | torch.device = "meta") -> PreTrainedModel:
     """An elastic model of this configuration; on ``meta`` it has shapes but no weights."""
     _, model_class = ELASTIC[config.model_type.removeprefix("acme_")]

@@ -168,12 +168,26 @@ def family_of(config: PreTrainedConfig) -> Family:
     Raises:
         FleetError: if the model type is not in :data:`FAMILIES`; the message lists those known.
     """
-    name = config.model_type.removeprefix(_PREFIX)
+    return FAMILIES[check_known(config.model_type)]
+
+
+def check_known(model_type: str) -> str:
+    """The family's name of a model type, elastic or not.
+
+    Raises:
+        FleetError: if it is not in :data:`FAMILIES`; the message lists those known.
+    """
+    name = model_type.removeprefix(_PREFIX)
     if name not in FAMILIES:
         raise FleetError(
-            f"model type {config.model_type!r} is not supported; known: {', '.join(FAMILIES)}"
+            f"model type {model_type!r} is not supported; known: {', '.join(FAMILIES)}"
         )
-    return FAMILIES[name]
+    return name
+
+
+def is_elastic(config: PreTrainedConfig) -> bool:
+    """Whether this is a configuration of ours, whose layers may differ in heads and neurons."""
+    return config.model_type.startswith(_PREFIX)
 
 
 # --- elastic classes --------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
+from acme_fleet.models.allocation import Importance, UnitParams, global_architecture
 from acme_fleet.models.elastic import (
     Architecture,
     architecture,
@@ -48,14 +49,29 @@ class ElasticClassifier:
     Training a sub-network trains the shared weights; the skeletons hold shapes only.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, importance: Importance | None = None) -> None:
+        """With ``importance`` the layers of a sub-network may differ in width."""
         self.classifier = classifier
         self.sizes = dimensions(classifier.backbone.config)
+        self._importance = importance
+        self._shapes: dict[tuple[float, int], Architecture] = {}
         self._skeletons: dict[Architecture, _Probe] = {}
 
     def shape(self, width: float, depth: int) -> Architecture:
-        """The uniform architecture of δ(θ0, w, d)."""
-        return architecture(self.sizes, width, depth)
+        """δ(θ0, w, d): uniform, or of the same size by one ranking over all layers."""
+        if (width, depth) not in self._shapes:
+            shape = architecture(self.sizes, width, depth)
+            if self._importance is not None:
+                params = UnitParams.of(self.classifier.backbone)
+                shape = global_architecture(shape, self._importance, params)
+            self._shapes[width, depth] = shape
+        return self._shapes[width, depth]
+
+    def tensor_shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        """Shapes of all that a file of the sub-network holds; nothing is built."""
+        backbone = self.classifier.backbone
+        views = subnetwork(backbone.state_dict(), backbone.config, arch)
+        return {name: tuple(view.shape) for name, view in views.items()}
 
     def skeleton(self, arch: Architecture) -> PreTrainedModel:
         """The sub-network's module without weights."""
@@ -77,7 +93,7 @@ class ElasticClassifier:
     def frozen_copy(self) -> ElasticClassifier:
         """The same weights, never to change: a teacher."""
         classifier = copy.deepcopy(self.classifier)
-        return ElasticClassifier(classifier.requires_grad_(False).eval())
+        return ElasticClassifier(classifier.requires_grad_(False).eval(), self._importance)
 
     def extract(self, arch: Architecture) -> PreTrainedModel:
         """A physically small backbone with copies of a sub-network's weights."""

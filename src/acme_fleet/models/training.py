@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,24 @@ class Optimization:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Moments and step counts by parameter, and the schedule's state as JSON has it."""
+        by_parameter = self.optimizer.state_dict()["state"]
+        tensors = {f"{i}.{k}": value for i, of in by_parameter.items() for k, value in of.items()}
+        return tensors, self.schedule.state_dict()
+
+    def restore(self, tensors: Mapping[str, Tensor], schedule: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        by_parameter: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            index, _, key = name.partition(".")
+            by_parameter[int(index)][key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": by_parameter, "param_groups": groups})
+        self.schedule.load_state_dict(schedule)
+        for group, rate in zip(self.optimizer.param_groups, schedule["_last_lr"], strict=True):
+            group["lr"] = rate
 
 
 def fit(

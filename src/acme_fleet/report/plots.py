@@ -7,6 +7,7 @@ The module imports matplotlib, so it is imported only when a report is written.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import warnings
@@ -54,6 +55,12 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "savefig.transparent": True,
 }
+BEHIND = {"facecolor": SURFACE, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+TIME_STEPS = (
+    *(digit * unit for unit in (0.001, 0.01, 0.1, 1) for digit in (1, 2, 5)),
+    *(10, 20, 30, 60, 120, 300, 600, 1200, 1800),
+    *(3600 * hours for hours in (1, 2, 4, 12, 24, 96)),
+)
 Row = tuple[str, str, DeviceSummary | None]
 """Label, colour, and the device; none for the line that names a cluster."""
 
@@ -155,7 +162,8 @@ def sizes(rows: Sequence[Row]) -> Figure:
     )
     devices = [device for _, _, device in rows if device]
     longest = max(device.size_bytes for device in devices)
-    end = 1.03 * max(longest, min(2 * longest, max(d.capacity_bytes for d in devices)))
+    limits = [d.capacity_bytes for d in devices if d.capacity_bytes <= 3 * longest]
+    end = 1.03 * max(longest, *limits, 0 if len(limits) == len(devices) else 1.5 * longest)
     axes.set_xlim(0, end)
     for y, (_, color, device) in enumerate(rows):
         if device is None:
@@ -199,14 +207,15 @@ def front(cluster: ClusterSummary, color: str) -> Figure:
     for c in sorted((c for c in cluster.candidates if c.on_front), key=lambda c: c.size_bytes):
         if not best or c.loss < best[-1].loss:
             best.append(c)
-    points = [c.size_bytes for c in best], [c.loss for c in best]
-    axes.step(*points, where="post", color=color, linewidth=1.2, alpha=0.6)
+    line = _stairs([(c.size_bytes, c.loss) for c in best])
+    axes.plot([x for x, _ in line], [y for _, y in line], color=color, linewidth=1.2, alpha=0.6)
     _storage_limit(axes, cluster)
     _energy_key(axes, [c.energy_j for c in cluster.candidates])
+    spots = [(c.size_bytes, c.loss) for c in cluster.candidates] + line
     for c in (c for c in cluster.candidates if c.chosen):
         size = (math.sqrt(max(6.0, 160 * c.energy_j / most)) + 5) ** 2
         axes.scatter(c.size_bytes, c.loss, s=size, facecolor="none", edgecolor=INK, linewidth=1.5)
-        _label(axes, c, cluster.candidates, cluster.storage_limit_bytes)
+        _label(axes, c, spots, cluster.storage_limit_bytes)
     axes.set_xlabel("size of the whole model with the smallest header")
     axes.set_ylabel("loss on public validation data")
     axes.grid(visible=True, axis="both")
@@ -241,11 +250,23 @@ def _energy_key(axes: Axes, energies: Sequence[float]) -> None:
         x += 0.17
 
 
-def _label(axes: Axes, chosen: Candidate, others: Sequence[Candidate], stop: float) -> None:
-    """Name the chosen candidate on that side where the fewest others lie."""
+def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The stairs through points from left to right, in steps small enough to keep labels off."""
+    corners = [point for (_, y), (x, z) in itertools.pairwise(points) for point in ((x, y), (x, z))]
+    line = list(points[:1])
+    for x, y in corners:
+        (a, b), parts = line[-1], 10
+        line += [(a + (x - a) * k / parts, b + (y - b) * k / parts) for k in range(1, parts + 1)]
+    return line
+
+
+def _label(
+    axes: Axes, chosen: Candidate, others: Sequence[tuple[float, float]], stop: float
+) -> None:
+    """Name the chosen candidate where the fewest other things are."""
     axes.set_ylim(axes.get_ylim())
     text = f"chosen: w {chosen.width:g}, d {chosen.depth}"
-    spots = axes.transData.transform([(c.size_bytes, c.loss) for c in others]) / 100 * 72
+    spots = axes.transData.transform(others) / 100 * 72
     x, y = axes.transData.transform((chosen.size_bytes, chosen.loss)) / 100 * 72
     frame, wide = axes.get_window_extent().bounds, 5.6 * len(text)
 
@@ -262,7 +283,7 @@ def _label(axes: Axes, chosen: Candidate, others: Sequence[Candidate], stop: flo
 
     sides = [
         (h, dx, dy)
-        for dy in (18, -18, 36, -36, 60)
+        for dy in (18, -18, 36, -36, 60, -60, 84, -84)
         for h, dx in (("right", -8), ("left", 8), ("center", 0))
     ]
     side = min(sides, key=crowd)
@@ -274,6 +295,8 @@ def _label(axes: Axes, chosen: Candidate, others: Sequence[Candidate], stop: flo
         ha=side[0],
         va="center",
         weight="bold",
+        bbox=BEHIND,
+        zorder=2.5,
         arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 8},
     )
 
@@ -320,7 +343,7 @@ def timeline(line: TimeLine, colors: Mapping[str, str]) -> Figure:
         for name, cluster in line.actors
     ]
     figure, axes = _row_canvas(FULL, rows, right=0.2, label="running time")
-    end = 1.08 * line.end or 1.0
+    end = 1.13 * line.end or 1.0
     axes.set_xlim(0, end)
     points = axes.get_window_extent().width * 0.72 / end
     for row, (_, color, _) in enumerate(rows):
@@ -345,10 +368,8 @@ def timeline(line: TimeLine, colors: Mapping[str, str]) -> Figure:
     for at, seconds in line.pauses:
         axes.axvline(at, color=MUTED, linestyle=":", linewidth=1)
         text = f"pause of {duration_text(seconds)}"
-        axes.text(at, -0.75, text, ha="center", va="center", color=MUTED)
-    steps = [s * u for u in (0.001, 0.01, 0.1, 1) for s in (1, 2, 5)] + [10, 20, 30]
-    steps += [60 * s for s in (*steps[9:], 10, 20, 30)] + [3600 * s for s in (1, 2, 4, 12, 24, 96)]
-    step = next((step for step in steps if end / step <= 8), end / 4)
+        axes.text(at, -0.8, text, ha="center", va="center", color=MUTED, bbox=BEHIND)
+    step = next((step for step in TIME_STEPS if end / step <= 8), end / 4)
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration_text(value)))
     return figure
@@ -358,6 +379,8 @@ def _name_stages(
     axes: Axes, row: int, stages: Sequence[tuple[float, float, str]], points: float
 ) -> None:
     """Names inside their bars or, where there is room, after them."""
+    if not stages:  # a device that was lost before it did anything
+        return
     starts = [start for start, _, _ in stages[1:]] + [axes.get_xlim()[1]]
     for (start, stop, name), following in zip(stages, starts, strict=True):
         wide = 4.7 * len(short(name)) + 8

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from acme_fleet.fleet import Fleet
+from acme_fleet.report.html import bytes_text
 from acme_fleet.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -64,15 +65,6 @@ class LiveStages:
             self._console.print(f"{actor}: {name} done", highlight=False)
 
 
-def readable_bytes(size: float) -> str:
-    """A size as people write it, e.g. ``412 kB``."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
-
-
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
     console = Console()
@@ -82,7 +74,7 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
         "width",
         "depth",
         "bytes",
-        *(f"{n} ≤ {readable_bytes(limits[n])}" for n in limits),
+        *(f"{n} ≤ {bytes_text(limits[n])}" for n in limits),
     ):
         table.add_column(column, justify="right")
     for width, depth, size in zip(plan.grid.widths, plan.grid.depths, plan.sizes, strict=True):
@@ -108,9 +100,9 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
         table.add_row(
             cluster.name,
             str(count),
-            f"{readable_bytes(feasible.min())} – {readable_bytes(feasible.max())}",
-            f"{readable_bytes(count * feasible.min())} – {readable_bytes(down)}",
-            f"{readable_bytes(up)} – {readable_bytes(up + count * rounds)}",
+            f"{bytes_text(feasible.min())} – {bytes_text(feasible.max())}",
+            f"{bytes_text(count * feasible.min())} – {bytes_text(down)}",
+            f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
         )
     console.print(table)
 
@@ -129,8 +121,8 @@ def print_summary(summary: Summary) -> None:
             device.name,
             device.cluster,
             f"{cluster.width:g}, {cluster.depth}",
-            readable_bytes(device.size_bytes),
-            readable_bytes(device.capacity_bytes),
+            bytes_text(device.size_bytes),
+            bytes_text(device.capacity_bytes),
             f"{device.accuracy_coarse:.3f}",
             f"{device.accuracy_linear:.3f}",
             f"{device.accuracy:.3f}",
@@ -139,8 +131,8 @@ def print_summary(summary: Summary) -> None:
     console.print(table)
     traffic, reference = summary.traffic, summary.reference
     console.print(
-        f"reference: {readable_bytes(reference.size_bytes)}, accuracy {reference.accuracy:.3f} on "
-        f"public test data; devices uploaded {readable_bytes(traffic.device_up_bytes)}, "
+        f"reference: {bytes_text(reference.size_bytes)}, accuracy {reference.accuracy:.3f} on "
+        f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
         f"{traffic.upload_ratio:.3f} of their raw data; {sum(summary.seconds.values()):.0f} s"
     )
     for cluster in summary.clusters:

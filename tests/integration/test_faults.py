@@ -1,0 +1,384 @@
+"""Devices fail and lie; a run goes on with those who are left, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import acme_fleet
+from acme_fleet import pipeline
+from acme_fleet.cli import app
+from acme_fleet.data.datasets import load_source
+from acme_fleet.data.partition import distribute
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.edge import server
+from acme_fleet.edge.aggregation import normalize
+from acme_fleet.errors import ProtocolError, QuorumError
+from acme_fleet.journal import Journal, read_events
+from acme_fleet.links.wire import decode
+from acme_fleet.messages import (
+    DeviceReport,
+    FeatureSample,
+    HeaderAssignment,
+    ImportanceUpdate,
+    ImportanceUpload,
+    Message,
+    ProfileRequest,
+    ReportRequest,
+    RoundStart,
+)
+
+Handle = Callable[[DeviceClient, Message], Message]
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Handle], None]:
+    """``faulty(name, handle)``: replaces what one device does with a message."""
+    wrong: dict[str, Handle] = {}
+
+    class Device(DeviceClient):
+        def handle(self, message: Message) -> Message:
+            own = super().handle
+            handle = wrong.get(self._settings.name)
+            return own(message) if handle is None else handle(_Sound(own), message)
+
+    monkeypatch.setattr(pipeline, "DeviceClient", Device)
+    return wrong.__setitem__
+
+
+class _Sound:
+    """What the device would do if it were sound."""
+
+    def __init__(self, handle: Callable[[Message], Message]) -> None:
+        self.handle = handle
+
+
+def _fails(*kinds: type[Message], rounds: tuple[int, ...] | None = None) -> Handle:
+    def handle(device: Any, message: Message) -> Message:
+        here = rounds is None or getattr(message, "round", None) in rounds
+        if isinstance(message, kinds) and here:
+            raise ProtocolError("the battery is empty")
+        return device.handle(message)
+
+    return handle
+
+
+def _sends(change: Callable[[Message], Message]) -> Handle:
+    return lambda device, message: change(device.handle(message))
+
+
+def _names(summary) -> list[str]:
+    return [device.name for device in summary.devices]
+
+
+def _received(path: Path, device: str, kind: str) -> int:
+    """Bytes and number of messages that a device got."""
+    events = read_events(path / "events.jsonl")
+    return sum(event.get("to") == device and event["type"] == kind for event in events)
+
+
+# --- a device fails ---------------------------------------------------------------------------
+
+
+def test_device_that_misses_a_round_returns(finished, prepared: Path, faulty):
+    faulty("cam-1", _fails(RoundStart, rounds=(1,)))
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert _names(summary) == _names(finished.summary)
+    assert all(cluster.lost == {} for cluster in summary.clusters)
+    assert _received(prepared, "cam-1", "RoundStart") == 3
+    assert _received(prepared, "cam-1", "ImportanceUpdate") == 2
+    assert _received(prepared, "cam-2", "ImportanceUpdate") == 3
+    # The other cluster has noticed nothing.
+    assert summary.devices[2:] == [
+        d.model_copy(update={"latency_s": summary.devices[2 + i].latency_s})
+        for i, d in enumerate(finished.summary.devices[2:])
+    ]
+
+
+def test_device_that_is_gone_is_named_and_the_others_finish(finished, prepared: Path, faulty):
+    faulty("cam-1", _fails(RoundStart, ReportRequest))
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert _names(summary) == ["cam-2", "badge-1", "badge-2"]
+    assert summary.clusters[0].lost == {"cam-1": "the battery is empty"}
+    assert summary.clusters[1].lost == {}
+    assert "cam-1" in (prepared / "report.html").read_text()
+    assert not (prepared / "devices" / "cam-1" / "model.safetensors").exists()
+    # It is told what happened, and what the others have can be used.
+    told = CliRunner().invoke(app, ["predict", str(prepared), "--device", "cam-1"])
+    assert told.exit_code == 2
+    assert "cam-1" in told.stderr
+    assert acme_fleet.load(prepared / "devices" / "cam-2")
+
+
+def test_device_that_never_got_a_model_is_left_out(finished, prepared: Path, faulty):
+    faulty("badge-2", _fails(HeaderAssignment))
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    south = summary.clusters[1]
+    assert south.device_names == ["badge-1"]
+    assert south.similarity == [[1.0]]
+    assert south.lost == {"badge-2": "badge-2 has received no model yet"}
+    assert _received(prepared, "badge-2", "RoundStart") == 0
+
+
+def test_device_without_profile_gets_no_model_that_it_cannot_store(
+    finished, tmp_path: Path, tiny: Callable[..., Any], faulty
+):
+    """Its cluster's limit is then that of the others; the device itself refuses what is too big."""
+    fleet = tiny(**{"reference.training.epochs": 1, "personalization.rounds": 1})
+    south = fleet.clusters[1]
+    small = south.devices[0].model_copy(update={"storage": 11_000})
+    large = south.devices[1].model_copy(update={"storage": 60_000})
+    south = south.model_copy(update={"devices": [small, large]})
+    only_large = {"widths": [1.0], "depths": [1, 2]}
+    backbone = fleet.backbone.model_copy(update=only_large)
+    fleet = fleet.model_copy(update={"clusters": [south], "backbone": backbone})
+    faulty("badge-1", _fails(ProfileRequest))
+    # The plan knows of the small device and refuses; this is about a device that lies low.
+    assert fleet.clusters[0].devices[0].storage < 14_488
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "check_feasible", lambda *_: None)
+        summary = acme_fleet.customize(fleet, tmp_path / "run")
+    assert _names(summary) == ["badge-2"]
+    assert list(summary.clusters[0].lost) == ["badge-1"]
+    assert not (tmp_path / "run" / "devices" / "badge-1" / "model.safetensors").exists()
+
+
+def test_device_refuses_a_model_that_is_too_large(finished, tmp_path: Path):
+    stored = finished.path / "devices" / "cam-1" / "state" / "assignment.safetensors"
+    assignment = decode(stored.read_bytes(), [HeaderAssignment])
+    fleet = finished.fleet
+    private = distribute(fleet, load_source(fleet.data)).private["cam-1"]
+    coarse = sum(
+        tensor.numel() * 4
+        for part in (assignment.backbone, assignment.header)
+        for tensor in part.values()
+    )
+    for storage, fits in ((coarse, False), (coarse + 10_000, True)):
+        settings = fleet.devices[0].model_copy(update={"storage": storage})
+        device = DeviceClient(
+            settings,
+            fleet.personalization,
+            private,
+            tmp_path / str(storage),
+            fleet.seed,
+            Journal(tmp_path / "events.jsonl"),
+        )
+        if fits:
+            assert isinstance(device.handle(assignment), FeatureSample)
+        else:
+            with pytest.raises(ProtocolError, match=rf"bytes was sent, cam-1 stores {storage}"):
+                device.handle(assignment)
+
+
+# --- a device lies ----------------------------------------------------------------------------
+
+
+def _forged(message: Message, **fields: Any) -> Message:
+    """The message with fields that its constructor would refuse."""
+    return type(message).model_construct(**{**dict(message), **fields})
+
+
+def _importance(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Handle:
+    def forge(answer: Message) -> Message:
+        if not isinstance(answer, ImportanceUpload):
+            return answer
+        return _forged(answer, importance=change(dict(answer.importance)))
+
+    return _sends(forge)
+
+
+_LIES = {
+    "nan": (lambda q: {n: v * float("nan") for n, v in q.items()}, "not finite"),
+    "infinite": (lambda q: {n: v + float("inf") for n, v in q.items()}, "not finite"),
+    "negative": (lambda q: {n: -v - 1 for n, v in q.items()}, "must be non-negative"),
+    "both overflows": (
+        lambda q: {n: torch.full_like(v, (-1) ** i * 3e38) for i, (n, v) in enumerate(q.items())},
+        "importance of cam-1",
+    ),
+    "zero": (lambda q: {n: v * 0 for n, v in q.items()}, "not all zero"),
+    "wrong shape": (lambda q: {n: v[:-1] for n, v in q.items()}, "has shape (5,), expected (6,)"),
+    "other dimensions": (lambda q: {n: v[None] for n, v in q.items()}, "has shape (1, 6)"),
+    "missing layer": (lambda q: {}, "lacks"),
+    "unknown layer": (lambda q: {**q, "evil": torch.ones(6)}, "has unknown evil"),
+}
+
+
+@pytest.mark.parametrize("lie", _LIES)
+def test_importance_that_makes_no_sense_is_left_out(
+    prepared: Path, tiny: Callable[..., Any], faulty, monkeypatch: pytest.MonkeyPatch, lie: str
+):
+    fleet = tiny(**{"personalization.rounds": 2, "personalization.local.epochs": 1})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    forge, reason = _LIES[lie]
+    faulty("cam-1", _importance(forge))
+    own: list[dict[str, torch.Tensor]] = []
+    mixed: list[dict[str, torch.Tensor]] = []
+
+    def listen(device: Any, message: Message) -> Message:
+        if isinstance(message, ImportanceUpdate):
+            mixed.append(message.importance)
+        answer = device.handle(message)
+        if isinstance(answer, ImportanceUpload):
+            own.append(answer.importance)
+        return answer
+
+    faulty("cam-2", listen)
+    reasons: list[dict[str, str]] = []
+    ask = server.EdgeServer._round
+
+    def watch(edge: server.EdgeServer, *arguments: Any) -> bool:
+        changed = ask(edge, *arguments)
+        reasons.append(dict(edge._lost))
+        return changed
+
+    monkeypatch.setattr(server.EdgeServer, "_round", watch)
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    # The other one listened to itself alone, in every round.
+    assert len(own) == len(mixed) == 2
+    for said, heard in zip(own, mixed, strict=True):
+        for layer, values in normalize(said).items():
+            torch.testing.assert_close(heard[layer], values)
+    north = [told for told in reasons if "cam-1" in told]
+    assert len(north) == 2
+    assert all(reason in told["cam-1"] for told in north)
+    assert _received(prepared, "cam-1", "ImportanceUpdate") == 0
+    # It ends with what it could make alone.
+    assert _names(summary) == ["cam-1", "cam-2", "badge-1", "badge-2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: f[:, :-1], "has shape (12, 15), expected at most (12, 16)"),
+        (lambda f: f.float() * float("inf"), "not finite"),
+    ],
+    ids=["shape", "infinite"],
+)
+def test_feature_sample_that_does_not_fit_is_left_out(
+    finished, prepared: Path, faulty, change: Callable[[torch.Tensor], torch.Tensor], reason: str
+):
+    def forge(answer: Message) -> Message:
+        wrong = isinstance(answer, FeatureSample)
+        return _forged(answer, features=change(answer.features)) if wrong else answer
+
+    faulty("badge-1", _sends(forge))
+    faulty("badge-2", _fails(HeaderAssignment))
+    with pytest.raises(QuorumError) as stopped:  # both are out, so the reason can be read
+        acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert reason in str(stopped.value)
+    assert "badge-2: the battery is empty" in str(stopped.value)
+
+
+def test_report_in_anothers_name_is_left_out(finished, prepared: Path, faulty):
+    def forge(answer: Message) -> Message:
+        return _forged(answer, name="cam-2") if isinstance(answer, DeviceReport) else answer
+
+    faulty("cam-1", _sends(forge))
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert _names(summary) == ["cam-2", "badge-1", "badge-2"]
+    assert summary.clusters[0].lost == {"cam-1": "the report of cam-1 bears the name cam-2"}
+
+
+def test_report_with_numbers_that_cannot_be_is_left_out(finished, prepared: Path, faulty):
+    def forge(answer: Message) -> Message:
+        return _forged(answer, accuracy=1.5) if isinstance(answer, DeviceReport) else answer
+
+    faulty("cam-1", _sends(forge))
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert "accuracy" in summary.clusters[0].lost["cam-1"]
+    # What is said about the lie can be shown on a terminal that reads markup.
+    from acme_fleet.report.terminal import print_summary
+
+    print_summary(summary)
+
+
+# --- too few ----------------------------------------------------------------------------------
+
+
+def test_too_few_devices_stop_the_run_with_their_names_and_its_state(
+    finished, prepared: Path, faulty, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("cam-1", "cam-2"):
+        faulty(name, _fails(RoundStart, rounds=(1,)))
+    with pytest.raises(QuorumError) as stopped:
+        acme_fleet.customize(finished.fleet, prepared, resume=True)
+    for words in (
+        *("1 of 2 edge servers failed", "north: 0 of 2 devices answered, 1 are needed"),
+        *("cam-1: the battery is empty", "cam-2: the battery is empty"),
+        f"what was finished is in {prepared / 'edges' / 'north'}",
+    ):
+        assert words in str(stopped.value)
+    # Nothing pretends to be finished; what is, is kept.
+    assert not (prepared / "summary.json").exists()
+    assert not (prepared / "report.html").exists()
+    assert json.loads((prepared / "edges" / "north" / "rounds.json").read_text()) == {"done": 1}
+    assert json.loads((prepared / "edges" / "south" / "rounds.json").read_text()) == {"done": 3}
+    # With new batteries it ends as if nothing had happened.
+    monkeypatch.undo()
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    models = {p.parent.name: p.read_bytes() for p in prepared.glob("devices/*/model.safetensors")}
+    assert models == finished.models
+    assert all(cluster.lost == {} for cluster in summary.clusters)
+
+
+def test_quorum_of_all_needs_all(finished, prepared: Path, tiny: Callable[..., Any], faulty):
+    fleet = tiny(**{"personalization.quorum": 1.0})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    faulty("badge-2", _fails(RoundStart, rounds=(2,)))
+    with pytest.raises(QuorumError, match="south: 1 of 2 devices answered, 2 are needed"):
+        acme_fleet.customize(fleet, prepared, resume=True)
+
+
+def test_command_line_says_it_in_one_message(finished, prepared: Path, faulty):
+    for name in ("badge-1", "badge-2"):
+        faulty(name, _fails(HeaderAssignment))
+    arguments = ["run", str(prepared / "fleet.yaml"), "--out", str(prepared), "--resume"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "badge-1: the battery is empty" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_bug_is_not_taken_for_a_failing_device(finished, prepared: Path, faulty):
+    """A run must not pass by leaving out whatever does not work."""
+
+    def broken(device: Any, message: Message) -> Message:
+        if isinstance(message, RoundStart):
+            raise RuntimeError("a bug")
+        return device.handle(message)
+
+    faulty("cam-1", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert not (prepared / "summary.json").exists()
+
+
+# --- the disk lies ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["cloud/elastic.safetensors", "edges/north/coarse.safetensors", "cloud/losses.json"]
+)
+def test_damaged_state_is_named(finished, prepared: Path, name: str):
+    (prepared / name).write_bytes((prepared / name).read_bytes()[:20])
+    result = CliRunner().invoke(
+        app, ["run", str(prepared / "fleet.yaml"), "--out", str(prepared), "--resume"]
+    )
+    assert result.exit_code == 2
+    assert name.split("/")[-1] in result.stderr
+
+
+def test_device_that_lost_its_state_is_told_to_be_lost(finished, prepared: Path, tmp_path: Path):
+    acme_fleet.customize(finished.fleet, prepared, resume=True)
+    shutil.rmtree(prepared / "devices" / "cam-1")
+    (prepared / "summary.json").unlink()
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert summary.clusters[0].lost == {"cam-1": "cam-1 has received no model yet"}
+    assert _names(summary) == ["cam-2", "badge-1", "badge-2"]

@@ -1,0 +1,306 @@
+"""Checkpoints as they lie on disk, in the names of transformers 4, load as the same functions."""
+
+import json
+import re
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.data.datasets import load_source
+from acme_fleet.data.partition import load_world
+from acme_fleet.data.preprocessing import Normalization, read_normalization
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Data, Fleet
+from acme_fleet.models.checkpoints import load_backbone, load_head
+from acme_fleet.models.elastic import Architecture, as_elastic, extract
+from acme_fleet.models.families import FAMILIES
+
+IMAGE = {
+    "image_size": 8,
+    "patch_size": 4,
+    "num_channels": 3,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+}
+BERT = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 12,
+}
+DECODER = BERT | {"num_key_value_heads": 2, "tie_word_embeddings": False}
+DISTILBERT = {
+    "vocab_size": 40,
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 24,
+    "max_position_embeddings": 12,
+}
+PETS = {0: "cat", 1: "dog", 2: "eel"}
+
+MODELS = {
+    "vit": (hf.ViTConfig, hf.ViTForImageClassification, IMAGE | {"id2label": PETS}),
+    "deit": (hf.DeiTConfig, hf.DeiTForImageClassificationWithTeacher, IMAGE | {"id2label": PETS}),
+    "bert": (hf.BertConfig, hf.BertForMaskedLM, BERT),
+    "distilbert": (hf.DistilBertConfig, hf.DistilBertForMaskedLM, DISTILBERT),
+    "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, DECODER),
+    "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, DECODER),
+}
+
+IMAGE_NAMES_4 = (
+    (r"\blayers\.(\d+)\.", r"encoder.layer.\1."),
+    (r"attention\.q_proj", "attention.attention.query"),
+    (r"attention\.k_proj", "attention.attention.key"),
+    (r"attention\.v_proj", "attention.attention.value"),
+    (r"attention\.o_proj", "attention.output.dense"),
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+)
+
+
+def old_name(name, kind):
+    """What transformers 4 calls a tensor; only the image families were renamed since."""
+    for new, old in IMAGE_NAMES_4 if kind in ("vit", "deit") else ():
+        name = re.sub(new, old, name)
+    return name
+
+
+def tiny(kind):
+    torch.manual_seed(0)
+    config_class, model_class, options = MODELS[kind]
+    model = model_class(config_class(**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms begin as constants: tell them apart
+            parameter.normal_(0, 0.3)
+    return model
+
+
+def write_checkpoint(folder, model, kind):
+    """The two files of a checkpoint as transformers 4 wrote them."""
+    folder.mkdir(exist_ok=True)
+    tensors = {old_name(n, kind): t.contiguous().clone() for n, t in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _, model_class, options = MODELS[kind]
+    content = {
+        "model_type": kind,
+        "architectures": [model_class.__name__],
+        "transformers_version": "4.8.2",
+        **options,
+    }
+    (folder / "config.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def inputs_of(kind):
+    generator = torch.Generator().manual_seed(1)
+    if kind in ("vit", "deit"):
+        return {"pixel_values": torch.rand(3, 3, 8, 8, generator=generator)}
+    words = torch.randint(1, 40, (3, 7), generator=generator)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words)}
+
+
+@pytest.fixture(params=FAMILIES)
+def kind(request):
+    return request.param
+
+
+def test_the_backbone_is_the_checkpoint(tmp_path, kind):
+    model = tiny(kind)
+    path = write_checkpoint(tmp_path / kind, model, kind)
+    names = load_file(tmp_path / kind / "model.safetensors").keys()
+    if kind == "vit":
+        assert "vit.encoder.layer.0.attention.attention.query.weight" in names
+    backbone = load_backbone(path)
+    inputs = inputs_of(kind)
+    with torch.no_grad():
+        expected = model.base_model(**inputs).last_hidden_state
+        actual = backbone(**inputs).last_hidden_state
+    torch.testing.assert_close(actual, expected)
+    assert backbone.config.heads_per_layer == ([2, 2] if kind in ("llama", "qwen2") else [4, 4])
+
+
+def test_the_backbone_without_a_task_is_found_too(tmp_path, kind):
+    model = tiny(kind).base_model
+    path = write_checkpoint(tmp_path / kind, model, kind)
+    inputs = inputs_of(kind)
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+        torch.testing.assert_close(load_backbone(path)(**inputs).last_hidden_state, expected)
+
+
+def test_half_precision_checkpoints_become_float32(tmp_path):
+    path = write_checkpoint(tmp_path / "l", tiny("llama").half(), "llama")
+    assert {p.dtype for p in load_backbone(path).parameters()} == {torch.float32}
+
+
+def test_a_saved_elastic_backbone_comes_back(tmp_path, kind):
+    backbone = as_elastic(tiny(kind).base_model)
+    small = extract(backbone, Architecture((0, 1), (1, 2), (5, 24)))
+    small.save_pretrained(tmp_path)
+    loaded = load_backbone(tmp_path)
+    assert loaded.config.neurons_per_layer == [5, 24]
+    with torch.no_grad():
+        inputs = inputs_of(kind)
+        assert torch.equal(
+            loaded(**inputs).last_hidden_state, small.eval()(**inputs).last_hidden_state
+        )
+
+
+# --- classifiers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_a_classifier_of_the_same_classes_is_kept(tmp_path, kind):
+    model = tiny(kind)
+    path = write_checkpoint(tmp_path / kind, model, kind)
+    head = load_head(path, ["cat", "dog", "eel"])
+    assert head is not None
+    own = model.cls_classifier if kind == "deit" else model.classifier
+    assert torch.equal(head.weight, own.weight)
+    assert torch.equal(head.bias, own.bias)
+    assert load_head(path, ["dog", "cat", "eel"]) is None
+    assert load_head(path, ["cat", "dog"]) is None
+
+
+def test_a_classifier_that_the_file_lacks_is_not_made_up(tmp_path):
+    path = write_checkpoint(tmp_path / "v", tiny("vit").base_model, "vit")
+    assert load_head(path, ["cat", "dog", "eel"]) is None
+
+
+def public(channels=3, size=8):
+    samples = Samples(
+        {"pixel_values": torch.rand(4, channels, size, size)},
+        torch.zeros(4, dtype=torch.int64),
+        torch.ones(4, dtype=torch.int64),
+    )
+    return Splits(samples, samples, samples)
+
+
+def make_fleet(checkpoint, **others):
+    cluster = {"name": "edge", "devices": [{"name": "cam", "storage": 1000}]}
+    return Fleet.model_validate(
+        {"reference": {"checkpoint": checkpoint}, "clusters": [cluster], **others}
+    )
+
+
+def test_the_reference_is_the_checkpoint_with_its_classifier(tmp_path):
+    model = tiny("vit")
+    settings = make_fleet(write_checkpoint(tmp_path / "v", model, "vit"))
+    reference = untrained_reference(settings, public(), ["cat", "dog", "eel"])
+    with torch.no_grad():
+        torch.testing.assert_close(reference(**inputs_of("vit")), model(**inputs_of("vit")).logits)
+    other = untrained_reference(settings, public(), ["ant", "bee"])
+    assert other.head.out_features == 2
+    torch.testing.assert_close(
+        other.backbone(**inputs_of("vit")).last_hidden_state,
+        reference.backbone(**inputs_of("vit")).last_hidden_state,
+    )
+
+
+def test_a_reference_must_fit_the_data(tmp_path):
+    vit = make_fleet(write_checkpoint(tmp_path / "v", tiny("vit"), "vit"))
+    with pytest.raises(FleetError, match=r"takes images of \(3, 8, 8\).*set data.image_size to 8"):
+        untrained_reference(vit, public(size=16), ["a", "b"])
+    bert = make_fleet(write_checkpoint(tmp_path / "b", tiny("bert"), "bert"))
+    with pytest.raises(FleetError, match="does not take images"):
+        untrained_reference(bert, public(), ["a", "b"])
+    small = extract(as_elastic(tiny("vit").base_model), Architecture((0, 1), (1, 4), (24, 24)))
+    small.save_pretrained(tmp_path / "s")
+    with pytest.raises(FleetError, match="narrower already"):
+        untrained_reference(make_fleet(str(tmp_path / "s")), public(), ["a", "b"])
+
+
+# --- what is wrong is said --------------------------------------------------------------------
+
+
+def test_an_unknown_model_type_lists_those_known(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "swin"}))
+    with pytest.raises(FleetError, match="'swin' is not supported; known: vit, deit, bert, dist"):
+        load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FleetError, match="known: vit"):
+        load_backbone(tmp_path)
+
+
+def test_missing_and_damaged_files(tmp_path, kind):
+    with pytest.raises(FleetError, match="no such folder"):
+        load_backbone(tmp_path / "nothing")
+    folder = tmp_path / kind
+    write_checkpoint(folder, tiny(kind), kind)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FleetError, match=f"cannot use {folder}"):
+        load_backbone(folder)
+    weights.write_bytes(b"\xff" * 100)
+    with pytest.raises(FleetError, match=f"cannot use {folder}"):
+        load_backbone(folder)
+    weights.unlink()
+    with pytest.raises(FleetError, match=f"cannot use {folder}"):
+        load_backbone(folder)
+    (folder / "config.json").write_text("{ not JSON")
+    with pytest.raises(FleetError, match=f"cannot use {folder}"):
+        load_backbone(folder)
+
+
+def test_a_configuration_that_disagrees_with_its_tensors(tmp_path):
+    folder = tmp_path / "v"
+    write_checkpoint(folder, tiny("vit"), "vit")
+    config = json.loads((folder / "config.json").read_text())
+    for change in (
+        {"intermediate_size": 32},
+        {"num_hidden_layers": 3},
+        {"num_hidden_layers": 1},
+        {"hidden_size": 18},
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(FleetError, match=f"cannot use {folder}"):
+            load_backbone(folder)
+
+
+# --- normalisation ----------------------------------------------------------------------------
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def test_normalization_is_read_where_there_is_one(tmp_path):
+    assert read_normalization(tmp_path) is None
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({"do_normalize": True, "size": 224, **IMAGENET}))
+    assert read_normalization(tmp_path) == Normalization(
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
+    file.write_text(json.dumps({"do_normalize": False, **IMAGENET}))
+    assert read_normalization(tmp_path) == Normalization((0.0,) * 3, (1.0,) * 3)
+    for wrong in ("{", "[]", '{"do_normalize": true}'):
+        file.write_text(wrong)
+        with pytest.raises(FleetError, match="cannot read the preprocessing"):
+            read_normalization(tmp_path)
+
+
+def test_images_are_normalised_as_the_checkpoint_was(tmp_path):
+    """Grey digits become three channels with the checkpoint's statistics."""
+    mean, std = (torch.tensor(IMAGENET[k]).view(3, 1, 1) for k in ("image_mean", "image_std"))
+    plain = load_source(Data())
+    source = load_source(Data(), Normalization(*(tuple(v) for v in IMAGENET.values())))
+    assert source.preprocessing.image_mean == tuple(IMAGENET["image_mean"])
+    values = plain.train.inputs["pixel_values"] * 0.5 + 0.5
+    torch.testing.assert_close(source.train.inputs["pixel_values"], (values - mean) / std)
+
+
+def test_a_fleet_takes_its_checkpoints_statistics(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(IMAGENET))
+    world = load_world(make_fleet(str(tmp_path)))
+    assert world.preprocessing.image_std == tuple(IMAGENET["image_std"])
+    assert world.public.train.inputs["pixel_values"].shape[1:] == (3, 8, 8)
+    without = load_world(make_fleet(None))
+    assert without.preprocessing.image_mean == (0.5,)

@@ -16,17 +16,15 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app
 from acme_fleet.cost.power import Unavailable, Work
-from acme_fleet.device import profile as profiling
-from acme_fleet.device.profile import (
-    Fits,
-    Profile,
+from acme_fleet.device import measurement
+from acme_fleet.device.measurement import (
+    WIDTHS,
     Spread,
-    fit_constants,
     measure_power,
     powers_of_two,
-    profile_model,
     spread_depths,
 )
+from acme_fleet.device.profile import Fits, Profile, fit_constants, profile_model
 from acme_fleet.device.profile_file import power_label, profile_document, write_profile
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet
@@ -60,8 +58,8 @@ class TenJoules:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "_LEAST_S", 0.0)
-    monkeypatch.setattr(profiling, "_TURNS", 2)
+    monkeypatch.setattr(measurement, "_LEAST_S", 0.0)
+    monkeypatch.setattr(measurement, "_TURNS", 2)
 
 
 @pytest.fixture
@@ -143,7 +141,7 @@ def test_batches() -> None:
 
 def make_spread(depths: list[int], power: bool = True) -> Spread:
     """T = 1 + 2·w·d + 3·d milliseconds, P = 4 + 0.5·w·d watts."""
-    widths, deep = (a.ravel() for a in np.meshgrid(profiling.WIDTHS, np.array(depths, float)))
+    widths, deep = (a.ravel() for a in np.meshgrid(WIDTHS, np.array(depths, float)))
     watts = 4 + 0.5 * widths * deep if power else None
     return Spread(widths, deep, 1e-3 * (1 + 2 * widths * deep + 3 * deep), watts)
 
@@ -185,7 +183,7 @@ def test_profile_of_a_checkpoint(checkpoint: Path) -> None:
     assert found.tokens == 16
     assert found.params == sum(p.numel() for p in ModelShape.read(checkpoint).build().parameters())
     places = set(zip(found.spread.widths, found.spread.depths, strict=True))
-    assert places == {(w, d) for w in profiling.WIDTHS for d in (1, 2, 3)}
+    assert places == {(w, d) for w in WIDTHS for d in (1, 2, 3)}
     assert source.asked == 3 + 2 * 12  # each batch size once, each width and depth in two turns
     assert found.spread.power_w is not None
     assert found.spread.power_w.shape == (12,)
@@ -215,7 +213,7 @@ def test_without_a_source_there_are_no_joules(device_folder: Path) -> None:
 
 def test_gpu_that_is_not_there(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(FleetError, match="finds no NVIDIA GPU .* measure without --gpu"):
+    with pytest.raises(FleetError, match=r"finds no NVIDIA GPU .* measure without --gpu"):
         profile_model(checkpoint, TenJoules(), on_gpu=True)
 
 
@@ -225,7 +223,22 @@ def test_gpu_that_is_not_there(checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 def make_profile(power: TenJoules | Unavailable) -> Profile:
     spread = make_spread([3, 6], power=isinstance(power, TenJoules))
     fits: Fits = fit_constants(spread)
-    return Profile("m", "a machine", 16, 1000, 5, power, [], spread, fits)
+    return Profile("m", "a machine", "of the process", 16, 1000, 5, power, [], spread, fits)
+
+
+def test_check_plans_a_fleet_with_a_profile(tmp_path: Path) -> None:
+    write_profile(make_profile(TenJoules()), tmp_path / "pi4.yaml")
+    (tmp_path / "fleet.yaml").write_text(
+        """
+        device_types: {pi4: pi4.yaml}
+        devices:
+          - {name: cam-1, storage: 900 kB, type: pi4}
+          - {name: cam-2, storage: 800 kB, type: pi4, energy: {epochs: 5}}
+        """
+    )
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "fleet.yaml")])
+    assert result.exit_code == 0, result.output
+    assert "group-1 ≤ 800 kB" in result.output
 
 
 def test_fleet_reads_what_is_written(tmp_path: Path) -> None:
@@ -254,7 +267,7 @@ def test_every_number_says_whether_it_is_measured(measured: bool) -> None:
     word = "measured" if measured else "estimated"
     assert labels["power"] == power_label(source) == f"{word}: ten joules"
     assert labels["latency"] == "measured"
-    assert labels["memory"].startswith("measured")
+    assert labels["memory"] == "measured: of the process"
 
 
 def test_file_without_power_says_why() -> None:

@@ -53,7 +53,7 @@ def profile_document(profile: Profile) -> str:
         "energy": energy,
         "labels": {
             "latency": "measured",
-            "memory": "measured: main memory resident in the whole process",
+            "memory": f"measured: {profile.memory}",
             "power": power_label(profile.power),
         },
         "model": profile.model,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from acme_fleet.report.terminal import readable_bytes
+from acme_fleet.report.html import bytes_text
 
 if TYPE_CHECKING:
     from acme_fleet.cost.energy import Fit
@@ -45,22 +45,23 @@ def print_profile(profile: Profile, power: str) -> None:
             str(cost.batch),
             f"{1e3 * cost.latency_s:.3g} ms",
             f"{1e3 * cost.latency_s / cost.batch:.3g} ms",
-            readable_bytes(cost.peak_bytes),
+            bytes_text(cost.peak_bytes),
             joules,
         )
     console.print(table)
-    before = readable_bytes(profile.start_bytes)
-    console.print(f"memory is the whole process's; it had {before} before there was a model")
+    before = bytes_text(profile.start_bytes)
+    console.print(f"memory: {profile.memory}; it was {before} before there was a model")
     console.print(f"energy {escape(power)}; on {escape(profile.machine)}", highlight=False)
-    _print_spread(console, profile)
-    _print_fits(console, profile)
+    _print_spread(console, profile, label)
+    _print_fits(console, profile, label)
 
 
-def _print_spread(console: Console, profile: Profile) -> None:
+def _print_spread(console: Console, profile: Profile, label: str) -> None:
     spread, fits = profile.spread, profile.fits
+    power = "power" if spread.power_w is None else f"power, {label}"
     table = _table(
-        "widths and depths of this shape, one sample: latency and how far the fits are off",
-        *("width", "depth", "measured", "Eq. 2", "with a depth term", "power"),
+        "widths and depths of this shape, one sample, and how far the fits are off",
+        *("width", "depth", "latency, measured", "Eq. 2", "with a depth term", power),
     )
 
     def off(fit: Fit | None, row: int) -> str:
@@ -81,14 +82,17 @@ def _print_spread(console: Console, profile: Profile) -> None:
     console.print(table)
 
 
-def _print_fits(console: Console, profile: Profile) -> None:
+def _print_fits(console: Console, profile: Profile, label: str) -> None:
     fits = profile.fits
     forms = [("T = L + ΔL·w·d", fits.latency, 1e3, "ms")]
     if fits.with_depth is not None:
         forms.append(("T = L + ΔL·w·d + ΔD·d", fits.with_depth, 1e3, "ms"))
     if fits.power is not None:
         forms.append(("P = (G + p·G^β) + ΔG·w·d", fits.power, 1, "W"))
-    table = _table("least squares", "form", "constants", "R²", "largest error")
+    table = _table(
+        "least squares" + (f"; T measured, P {label}" if fits.power else "; T measured"),
+        *("form", "constants", "R²", "largest error"),
+    )
     for form, fit, scale, unit in forms:
         constants = [fit.base, fit.per_layer] + ([fit.per_depth] if "ΔD" in form else [])
         words = ", ".join(f"{scale * constant:.3g}" for constant in constants)

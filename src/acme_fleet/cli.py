@@ -61,11 +61,13 @@ def check(path: FleetFile) -> None:
     with _errors_explained():
         from acme_fleet.fleet import Fleet
         from acme_fleet.pipeline import check_feasible, examine
+        from acme_fleet.report.reasons import print_limits
         from acme_fleet.report.terminal import print_plan
 
         fleet = Fleet.from_yaml(path)
         plan = examine(fleet)
         print_plan(fleet, plan)
+        print_limits(fleet, plan)
         check_feasible(fleet, plan)
 
 
@@ -109,6 +111,24 @@ def predict(
             print_predictions(predict_files(run_dir, device, files))
         else:
             print_test_result(device, *predict_test_data(run_dir, device))
+
+
+@app.command()
+def explain(
+    run_dir: RunDir,
+    device: Annotated[
+        str | None, typer.Option(help="Name of a device; without it, the whole fleet is compared.")
+    ] = None,
+) -> None:
+    """Why a device got its backbone, and what other storage limits would have bought."""
+    with _errors_explained():
+        from acme_fleet.explain import compare_matching, explain_device
+        from acme_fleet.report.reasons import print_explanation, print_matching
+
+        if device is None:
+            print_matching(compare_matching(run_dir))
+        else:
+            print_explanation(explain_device(run_dir, device))
 
 
 @app.command()

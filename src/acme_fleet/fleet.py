@@ -30,6 +30,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[float, Field(gt=0, le=1)]
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads class 3 as a number
 ClassNames = Annotated[list[ClassName], Field(min_length=1)]
+Rule = Literal["nearest", "literal"]
+"""How Eq. 13 measures the distance to the ideal point, see ``cloud.pareto.distances``."""
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -194,9 +196,14 @@ class Backbone(Settings):
 
 
 class Selection(Settings):
-    """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest."""
+    """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest.
+
+    ``rule`` says what is nearest to the ideal point: in the objectives themselves, or, literally
+    as in the paper, in grid coordinates.
+    """
 
     performance_window: PositiveFloat = 0.1
+    rule: Rule = "nearest"
 
 
 class Header(Settings):

@@ -1,4 +1,4 @@
-"""What a model costs on a machine, and why a device got the model it has, in the terminal."""
+"""What a model costs on a machine, in the terminal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
-
-
-# --- acme profile -----------------------------------------------------------------------------
 
 
 def print_profile(profile: Profile, power: str) -> None:

@@ -45,7 +45,7 @@ def capabilities(devices: Sequence[Device]) -> np.ndarray:
             [
                 device.storage,
                 max(e.power_w + e.power_per_layer_w + e.batch_power_w, _SMALLEST),
-                max(e.latency_s + e.latency_per_layer_s, _SMALLEST),
+                max(e.latency_s + e.latency_per_layer_s + e.latency_per_depth_s, _SMALLEST),
             ]
             for device in devices
             for e in [device.energy]

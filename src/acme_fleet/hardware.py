@@ -57,7 +57,8 @@ class Energy(Settings):
     """Constants of Eq. 1-2 for one device. Watts and seconds, at batch size β.
 
     ``power_w`` G, ``power_per_layer_w`` ΔG, ``batch_power_w`` G^β (for each patch),
-    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k.
+    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k. ``latency_per_depth_s`` ΔD is what
+    a layer takes whatever its width; Eq. 2 has no such term.
     """
 
     power_w: Constant = 2.0
@@ -65,6 +66,7 @@ class Energy(Settings):
     batch_power_w: Constant = 0.01
     latency_s: Constant = 0.01
     latency_per_layer_s: Constant = 0.005
+    latency_per_depth_s: Constant = 0.0
     epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
 
 

@@ -15,7 +15,8 @@ from transformers import GPT2Config, PreTrainedModel
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app
-from acme_fleet.cost.power import Unavailable, Work
+from acme_fleet.cost.energy import latency_s
+from acme_fleet.cost.power import ThermalDesignPower, Unavailable, Work
 from acme_fleet.device import measurement
 from acme_fleet.device.measurement import (
     WIDTHS,
@@ -60,6 +61,7 @@ class TenJoules:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "_LEAST_S", 0.0)
     monkeypatch.setattr(measurement, "_TURNS", 2)
+    monkeypatch.setattr(ThermalDesignPower, "least_s", 1e-3)
 
 
 @pytest.fixture
@@ -248,7 +250,8 @@ def test_fleet_reads_what_is_written(tmp_path: Path) -> None:
         "device_types": {"pi4": "pi4.yaml"},
         "devices": [{"name": "a", "storage": 1, "type": "pi4"}],
     }
-    fitted, power = profile.fits.latency, profile.fits.power
+    fitted, power = profile.fits.with_depth, profile.fits.power
+    assert fitted is not None
     assert power is not None
     energy = Fleet.parse(content, folder=tmp_path).devices[0].energy
     assert energy == Energy(
@@ -257,7 +260,10 @@ def test_fleet_reads_what_is_written(tmp_path: Path) -> None:
         batch_power_w=0,
         latency_s=float(f"{fitted.base:.6g}"),
         latency_per_layer_s=float(f"{fitted.per_layer:.6g}"),
+        latency_per_depth_s=float(f"{fitted.per_depth:.6g}"),
     )
+    widths, depths = profile.spread.widths, profile.spread.depths
+    np.testing.assert_allclose(latency_s(energy, widths, depths), profile.spread.latency_s)
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -273,7 +279,7 @@ def test_every_number_says_whether_it_is_measured(measured: bool) -> None:
 def test_file_without_power_says_why() -> None:
     content = yaml.safe_load(profile_document(make_profile(Unavailable("no RAPL here"))))
     assert content["labels"]["power"] == "none: no RAPL here"
-    assert content["energy"].keys() == {"latency_s", "latency_per_layer_s"}
+    assert all(name.startswith("latency") for name in content["energy"])
     assert "power" not in content["fits"]
 
 
@@ -281,11 +287,19 @@ def test_residuals_stand_beside_the_measurements() -> None:
     content = yaml.safe_load(profile_document(make_profile(TenJoules())))
     row = content["spread"][0]
     assert row["fitted_with_depth_s"] == pytest.approx(row["latency_s"])
+    paper = content["fits"]["latency"]
     assert row["fitted_s"] == pytest.approx(
-        content["energy"]["latency_s"]
-        + content["energy"]["latency_per_layer_s"] * row["width"] * row["depth"],
-        rel=1e-4,
+        paper["base"] + paper["per_layer"] * row["width"] * row["depth"], rel=1e-4
     )
+
+
+def test_one_depth_is_fitted_as_the_paper_does() -> None:
+    spread = make_spread([2], power=False)
+    nothing = Unavailable("")
+    profile = Profile("m", "", "", 1, 1, 1, nothing, [], spread, fit_constants(spread))
+    energy = yaml.safe_load(profile_document(profile))["energy"]
+    assert energy["latency_per_depth_s"] == 0
+    assert energy["latency_per_layer_s"] == pytest.approx(2e-3)
 
 
 # --- the command ------------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def match_many(
     With candidates sorted by size, those that fit are a prefix: there are at most as many cases
     as candidates for each type of cluster, and a cluster costs one look-up. A type is an energy
     column. Columns that differ by a factor give the same choices, so clusters whose constants
-    are proportional (ΔG, G^β ∝ G and ΔL ∝ L, Eq. 2) may share a type.
+    are proportional (ΔG, G^β ∝ G and ΔL, ΔD ∝ L, Eq. 2) may share a type.
 
     Args:
         tables: one table for each type, shape ``(types, candidates, objectives)``.

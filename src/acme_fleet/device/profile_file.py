@@ -34,7 +34,12 @@ def write_profile(profile: Profile, path: Path) -> None:
 def profile_document(profile: Profile) -> str:
     """The profile as YAML. A fleet reads its ``energy``; the rest says where that comes from."""
     fits, spread = profile.fits, profile.spread
-    energy = {"latency_s": fits.latency.base, "latency_per_layer_s": fits.latency.per_layer}
+    latency = fits.with_depth or fits.latency
+    energy = {
+        "latency_s": latency.base,
+        "latency_per_layer_s": latency.per_layer,
+        "latency_per_depth_s": latency.per_depth,
+    }
     if fits.power is not None:  # at one number of patches G and p·G^β are one number
         power = {"power_w": fits.power.base, "power_per_layer_w": fits.power.per_layer}
         energy |= power | {"batch_power_w": 0.0}

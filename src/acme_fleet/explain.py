@@ -63,7 +63,7 @@ class Explanation:
         candidates = self.cluster.candidates
         excess = candidates[row].size_bytes - self.cluster.storage_limit_bytes
         if excess > 0:
-            return f"infeasible by {excess:,} bytes"
+            return f"infeasible by {excess:,} B"
         if row == self.match.chosen:
             return f"chosen, distance {self.distances[row]:.3f}"
         if row in self.distances:

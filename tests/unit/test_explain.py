@@ -117,8 +117,8 @@ def test_by_hand(run: Path) -> None:
     assert [found.verdict(row) for row in range(4)] == [
         "front, loss above 0.6000",
         f"chosen, distance {found.distances[1]:.3f}",
-        "infeasible by 40 bytes",
-        "infeasible by 90 bytes",
+        "infeasible by 40 B",
+        "infeasible by 90 B",
     ]
     assert list(found.distances) == [1]
     # At 150 bytes the third fits too, which is worse than the second; at 200 comes the best.
@@ -187,7 +187,7 @@ def test_command(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.exit_code == 0, shown.output
     for words in (
         "Limit: 110 bytes, the storage of n-0; n-1 stores 250",
-        "infeasible by 40 bytes",
+        "infeasible by 40 B",
         "γ_p = 0.1",
         "rule nearest",
         "first change",

@@ -8,7 +8,7 @@ compared on the device itself: energy, loss, and accuracy on test data that no c
     python experiments/device_matching.py
 
 writes ``results/device_matching.json``: mean differences, device minus cluster, with 95 %
-intervals over the runs' tables and draws.
+intervals over the drawn clusters. The runs are few: nothing is said about other runs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from acme_fleet.report.html import bytes_text
+from acme_fleet.report.html import bytes_text, energy_text
 
 if TYPE_CHECKING:
     from acme_fleet.cost.energy import Fit
@@ -37,7 +37,7 @@ def print_profile(profile: Profile, power: str) -> None:
         *("batch", "latency, measured", "a sample", "peak memory, measured", energy),
     )
     for cost in profile.batches:
-        joules = "–" if cost.energy_j is None else f"{1e3 * cost.energy_j / cost.batch:.3g} mJ"
+        joules = "–" if cost.energy_j is None else energy_text(cost.energy_j / cost.batch)
         table.add_row(
             str(cost.batch),
             f"{1e3 * cost.latency_s:.3g} ms",

@@ -61,11 +61,13 @@ def check(path: FleetFile) -> None:
     with _errors_explained():
         from acme_fleet.fleet import Fleet
         from acme_fleet.pipeline import check_feasible, examine
+        from acme_fleet.report.reasons import print_limits
         from acme_fleet.report.terminal import print_plan
 
         fleet = Fleet.from_yaml(path)
         plan = examine(fleet)
         print_plan(fleet, plan)
+        print_limits(fleet, plan)
         check_feasible(fleet, plan)
 
 
@@ -111,6 +113,71 @@ def predict(
             print_predictions(predict_files(run_dir, device, files))
         else:
             print_test_result(device, *predict_test_data(run_dir, device))
+
+
+@app.command()
+def explain(
+    run_dir: RunDir,
+    device: Annotated[
+        str | None, typer.Option(help="Name of a device; without it, the whole fleet is compared.")
+    ] = None,
+) -> None:
+    """Why a device got its backbone, and what other storage limits would have bought."""
+    with _errors_explained():
+        from acme_fleet.explain import compare_matching, explain_device
+        from acme_fleet.report.reasons import print_explanation, print_matching
+
+        if device is None:
+            print_matching(compare_matching(run_dir))
+        else:
+            print_explanation(explain_device(run_dir, device))
+
+
+@app.command()
+def profile(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A device's folder in a run, or a checkpoint.", show_default=False),
+    ],
+    device_file: Annotated[
+        Path | None, typer.Option(help="Write the profile here, for a fleet's device_types.")
+    ] = None,
+    meter: Annotated[
+        Path | None, typer.Option(help="CSV (time,watts) that a meter is appending to.")
+    ] = None,
+    tdp: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="The processor's TDP in watts, to estimate energy by load."),
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+    largest_batch: Annotated[int, typer.Option(min=1, help="Batches are 1, 2, 4, … this.")] = 16,
+    runs: Annotated[int, typer.Option(min=5, help="Forward passes at least, of each.")] = 20,
+) -> None:
+    """Measure what a model costs on this machine, and fit the constants of Eq. 2."""
+    with _errors_explained():
+        from acme_fleet.cost.power import find_source
+        from acme_fleet.device.profile import profile_model
+        from acme_fleet.device.profile_file import power_label, write_profile
+        from acme_fleet.errors import FleetError
+        from acme_fleet.report.costs import print_profile
+        from acme_fleet.report.terminal import LiveStages
+
+        if device_file is not None and device_file.exists():
+            raise FleetError(f"{device_file} exists already; it was not changed")
+        source = find_source(on_gpu=gpu, meter=meter, tdp_w=tdp)
+        with LiveStages() as stages:
+            found = profile_model(
+                model,
+                source,
+                on_gpu=gpu,
+                largest_batch=largest_batch,
+                runs=runs,
+                progress=lambda stage, done, total: stages.stage("profile", stage, done, total),
+            )
+        print_profile(found, power_label(source))
+        if device_file is not None:
+            write_profile(found, device_file)
+            _say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 
 
 def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:

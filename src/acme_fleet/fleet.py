@@ -5,15 +5,11 @@ Every class is frozen and refuses unknown keys, so a fleet that exists is a flee
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -25,36 +21,17 @@ from pydantic import (
 )
 
 from acme_fleet.errors import FleetError
+from acme_fleet.fleet_file import written_out
+from acme_fleet.hardware import Cluster, Device, Settings, mistakes
+from acme_fleet.hardware import Energy as Energy  # an alias of the same name: to be imported
+from acme_fleet.hardware import Name as Name
 
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_bytes(value: Any) -> Any:
-    """Read a storage size: a number of bytes, or text such as ``"400 kB"`` or ``"2 MiB"``.
-
-    Raises:
-        ValueError: if the text is not a number followed by a known unit.
-    """
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", value)
-    if match is None or match[2].lower() not in _UNITS:
-        raise ValueError(f"{value!r} is not a size; write bytes, or a number with kB, MB, KiB, MiB")
-    return round(float(match[1]) * _UNITS[match[2].lower()])
-
-
-ByteSize = Annotated[int, Field(gt=0, le=2**53), BeforeValidator(parse_bytes)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads class 3 as a number
 ClassNames = Annotated[list[ClassName], Field(min_length=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+Rule = Literal["nearest", "literal"]
+"""How Eq. 13 measures the distance to the ideal point, see ``cloud.pareto.distances``."""
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -231,9 +208,14 @@ class Backbone(Settings):
 
 
 class Selection(Settings):
-    """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest."""
+    """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest.
+
+    ``rule`` says what is nearest to the ideal point: in the objectives themselves, or, literally
+    as in the paper, in grid coordinates.
+    """
 
     performance_window: PositiveFloat = 0.1
+    rule: Rule = "nearest"
 
 
 class Header(Settings):
@@ -301,42 +283,6 @@ class Personalization(Settings):
 # --- who takes part ---------------------------------------------------------------------------
 
 
-# Bounded, so that no device's constants make its cluster's energy infinite.
-Constant = Annotated[float, Field(ge=0, le=1e9)]
-
-
-class Energy(Settings):
-    """Constants of Eq. 1-2 for one device. Watts and seconds, at batch size β.
-
-    ``power_w`` G, ``power_per_layer_w`` ΔG, ``batch_power_w`` G^β (for each patch),
-    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k.
-    """
-
-    power_w: Constant = 2.0
-    power_per_layer_w: Constant = 0.5
-    batch_power_w: Constant = 0.01
-    latency_s: Constant = 0.01
-    latency_per_layer_s: Constant = 0.005
-    epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
-
-
-class Device(Settings):
-    """One device n: its storage C_n, its energy constants and, optionally, its own data."""
-
-    name: Name
-    storage: ByteSize
-    energy: Energy = Energy()
-    data: Path | None = None
-
-
-class Cluster(Settings):
-    """One edge server s and its devices N_s."""
-
-    name: Name
-    devices: Annotated[list[Device], Field(min_length=1)]
-    data: Path | None = None
-
-
 class Fleet(Settings):
     """Everything that decides a run. See ``acme init`` for a commented example."""
 
@@ -389,19 +335,22 @@ class Fleet(Settings):
             raise FleetError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(content, dict):
             raise FleetError(f"{path} holds no settings; `acme init {path}` writes an example")
-        return Fleet.parse(content, where=str(path)).with_paths_from(path.parent)
+        return Fleet.parse(content, str(path), path.parent).with_paths_from(path.parent)
 
     @staticmethod
-    def parse(content: dict[str, Any], where: str = "fleet") -> Fleet:
+    def parse(content: dict[str, Any], where: str = "fleet", folder: Path = Path()) -> Fleet:
         """Check settings that are already in memory.
+
+        ``device_types``, and ``devices`` with or without ``grouping`` in place of ``clusters``,
+        are written out: the fleet has neither. Profiles of device types are taken from ``folder``.
 
         Raises:
             FleetError: naming the key, its value and what would be right.
         """
         try:
-            return Fleet.model_validate(content)
+            return Fleet.model_validate(written_out(content, where, folder))
         except ValidationError as error:
-            raise FleetError(_explain(error, where)) from error
+            raise FleetError(mistakes(error, where)) from error
 
     def with_paths_from(self, folder: Path) -> Fleet:
         """The same fleet with relative paths made absolute, taken from ``folder``."""
@@ -428,17 +377,3 @@ class Fleet(Settings):
     def to_yaml(self) -> str:
         """The fleet with every default written out; reading it back gives an equal fleet."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    """One line for each mistake: the place, the value, the remedy."""
-    lines = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"]) or "fleet"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or correct its spelling"
-        value = item.get("input")
-        shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
-        lines.append(f"{where}: {place}: {message}{shown}")
-    return "\n".join(lines)

@@ -15,7 +15,7 @@ from acme_fleet.cloud.server import CloudServer, ClusterChoice, ReferenceResult
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.server import EdgeServer
-from acme_fleet.errors import FleetError, RunError
+from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal, Observer, read_events
 from acme_fleet.links.embedded import EmbeddedLink
@@ -198,8 +198,12 @@ def summarize(
         seed=fleet.seed,
         seconds={stage: round(total, 3) for stage, total in seconds.items()},
         reference=ReferenceSummary(
-            params=reference.params, size_bytes=reference.size_bytes, accuracy=reference.accuracy
+            params=reference.params,
+            patches=reference.patches,
+            size_bytes=reference.size_bytes,
+            accuracy=reference.accuracy,
         ),
+        selection=fleet.selection,
         clusters=[_cluster(name, grid, matches[name], report) for name, report in reports.items()],
         devices=devices,
         traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
@@ -213,6 +217,7 @@ def _cluster(name: str, grid: Grid, choice: ClusterChoice, report: ClusterReport
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
             loss=float(choice.objectives[i, 0]),
+            accuracy=float(choice.accuracies[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),
@@ -265,7 +270,5 @@ def rebuild_report(run_dir: str | Path) -> Path:
         RunError: if the directory holds no finished run.
     """
     run = RunDirectory.open(run_dir)
-    if not run.summary.exists():
-        raise RunError(f"{run.path} is not finished; go on with it: {run.resume_command}")
-    write_report(Summary.read(run.summary), read_events(run.events), run.report)
+    write_report(Summary.read(run.finished()), read_events(run.events), run.report)
     return run.report

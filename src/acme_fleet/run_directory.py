@@ -81,6 +81,16 @@ class RunDirectory:
         """``summary.json``."""
         return self.path / SUMMARY
 
+    def finished(self) -> Path:
+        """``summary.json`` of a run that is finished.
+
+        Raises:
+            RunError: if it is not, with the command that goes on with it.
+        """
+        if not self.summary.exists():
+            raise RunError(f"{self.path} is not finished; go on with it: {self.resume_command}")
+        return self.summary
+
     @property
     def report(self) -> Path:
         """``report.html``."""

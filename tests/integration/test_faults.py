@@ -364,7 +364,7 @@ def test_bug_is_not_taken_for_a_failing_device(finished, prepared: Path, faulty)
 
 
 @pytest.mark.parametrize(
-    "name", ["cloud/elastic.safetensors", "edges/north/coarse.safetensors", "cloud/losses.json"]
+    "name", ["cloud/elastic.safetensors", "edges/north/coarse.safetensors", "cloud/candidates.json"]
 )
 def test_damaged_state_is_named(finished, prepared: Path, name: str):
     (prepared / name).write_bytes((prepared / name).read_bytes()[:20])

@@ -32,6 +32,13 @@ def test_by_hand() -> None:
     assert energy_j(DEVICE, 0.5, 6, patches=100) == pytest.approx(7 * 5.5 * 0.032)
 
 
+def test_depth_term_is_the_same_for_every_width() -> None:
+    with_term = DEVICE.model_copy(update={"latency_per_depth_s": 0.5})
+    for width in (0.1, 1.0):
+        added = latency_s(with_term, width, 3) - latency_s(DEVICE, width, 3)
+        assert added == pytest.approx(1.5)
+
+
 def test_arrays_equal_one_by_one() -> None:
     together = energy_j(DEVICE, WIDTHS, DEPTHS, patches=64)
     alone = [

@@ -17,6 +17,7 @@ from acme_fleet.cloud.pareto import (
     front,
     grid_coordinates,
     interval_count,
+    interval_end,
     match,
     match_many,
     pareto_front_grid,
@@ -119,6 +120,16 @@ def test_coordinates_follow_eq_11(table: np.ndarray, window: float) -> None:
 def test_first_interval_is_no_wider_than_the_window(table: np.ndarray, window: float) -> None:
     near = table[grid_coordinates(table, window)[:, 0] == 1, 0]
     assert near.max() - near.min() <= window * (1 + 1e-9)
+
+
+@given(tables, windows)
+def test_end_of_the_first_interval_parts_it_from_the_others(
+    table: np.ndarray, window: float
+) -> None:
+    end, losses = interval_end(table[:, 0], window), table[:, 0]
+    first, rounding = grid_coordinates(table, window)[:, 0] == 1, 1e-8 * float(np.ptp(losses))
+    assert (losses[first] <= end + rounding).all()
+    assert (losses[~first] >= end - rounding).all()
 
 
 @given(

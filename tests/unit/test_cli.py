@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE, app
-from acme_fleet.fleet import Fleet
+from acme_fleet.fleet import Fleet, Selection
 from acme_fleet.pipeline import examine
 from acme_fleet.report.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
 from acme_fleet.report.terminal import LiveStages, print_summary
 from acme_fleet.run_directory import RunDirectory
 
-_COMMANDS = ("demo", "init", "check", "run", "report", "predict")
+_COMMANDS = ("demo", "init", "check", "run", "report", "predict", "explain", "profile")
 
 
 def _acme(*arguments: str | Path) -> Any:
@@ -123,15 +123,22 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
     fleet = Fleet.from_yaml(fleet_file)
     plan = examine(fleet)
     lines = result.output.replace("│", " ").splitlines()
+    candidates = lines[: next(n for n, line in enumerate(lines) if "expected bytes" in line)]
     for width, depth, size in zip(plan.grid.widths, plan.grid.depths, plan.sizes, strict=True):
         fitting = ["fits" if size <= limit else "–" for limit in plan.limits.values()]
-        (row,) = [line.split() for line in lines if f" {size:,} " in line]
+        (row,) = [line.split() for line in candidates if f" {size:,} " in line]
         assert row == [f"{width:g}", str(depth), f"{size:,}", *fitting]
     assert len(plan.sizes) == 20
     assert max(plan.sizes) == 1_226_728  # to the byte
     for cluster in fleet.clusters:
         assert cluster.name in result.output
     assert "expected bytes on each link" in result.output
+    admitted = [line.split() for line in lines if "one backbone" in line or " badge-2, " in line]
+    assert [row[-5:] for row in admitted] == [
+        ["kB", "15", "of", "20", "631,480"],
+        ["kB", "5", "of", "20", "281,072"],
+        ["kB", "8", "of", "20", "333,832"],
+    ]
     assert sorted(fleet_file.parent.rglob("*")) == before  # it leaves nothing behind
 
 
@@ -247,21 +254,25 @@ def test_seed_that_is_none(fleet_file: Path, seed: str):
 # --- report and predict -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["report"], ["predict", "--device", "cam-1"]])
+@pytest.mark.parametrize(
+    "command", [["report"], ["predict", "--device", "cam-1"], ["explain", "--device", "cam-1"]]
+)
 def test_directory_without_a_run(tmp_path: Path, command: list[str]):
     result = _acme(*command, tmp_path)
     assert result.exit_code == 2
     assert "holds no run" in result.stderr
 
 
-def test_report_of_an_unfinished_run(begun: Path):
-    result = _acme("report", begun)
+@pytest.mark.parametrize("command", [["report"], ["explain"], ["explain", "--device", "cam-1"]])
+def test_report_of_an_unfinished_run(begun: Path, command: list[str]):
+    result = _acme(*command, begun)
     assert result.exit_code == 2
     assert "is not finished; go on with it: acme run " in result.stderr
 
 
-def test_predict_with_an_unknown_device(begun: Path):
-    result = _acme("predict", begun, "--device", "cam-9")
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_unknown_device(begun: Path, command: str):
+    result = _acme(command, begun, "--device", "cam-9")
     assert result.exit_code == 2
     assert "no device 'cam-9'; it has cam-1, cam-2, cam-3, badge-1" in result.stderr
 
@@ -301,7 +312,8 @@ def _summary(lost: dict[str, str]) -> Summary:
         name="a",
         seed=0,
         seconds={"reference": 1.5},
-        reference=ReferenceSummary(params=1, size_bytes=1, accuracy=0.5),
+        reference=ReferenceSummary(params=1, patches=1, size_bytes=1, accuracy=0.5),
+        selection=Selection(),
         clusters=[cluster],
         devices=[],
         traffic=Traffic(**dict.fromkeys(Traffic.model_fields, 1)),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from acme_fleet.fleet import Selection
 from acme_fleet.report.html import (
     bytes_text,
     cluster_colors,
@@ -50,6 +51,7 @@ def make_candidates(limit: int) -> list[Candidate]:
         Candidate(
             width=w,
             depth=d,
+            accuracy=0.2 + 0.4 * w + 0.03 * d,
             loss=2.2 - 0.6 * w - 0.12 * d + 0.05 * ((i * 7) % 5),
             energy_j=0.02 + 0.3 * w * d / 6,
             size_bytes=sizes[i],
@@ -140,7 +142,8 @@ def make_summary(*sizes: int, blocks: int = 2) -> Summary:
         name="farm",
         seed=3,
         seconds={"reference": 43.6, "header search": 25.0, "round 1": 0.8, "final model": 2.7},
-        reference=ReferenceSummary(params=302_154, size_bytes=1_219_184, accuracy=0.61),
+        reference=ReferenceSummary(params=302_154, patches=16, size_bytes=1_219_184, accuracy=0.61),
+        selection=Selection(performance_window=0.125),
         clusters=clusters,
         devices=devices,
         traffic=Traffic(
@@ -267,6 +270,7 @@ def test_the_page_shows_everything(html: str, two: Summary) -> None:
         assert device.name in page.text
     for heading in ("What each device got", "What each cluster could choose from", "Numbers"):
         assert heading in page.text
+    assert "The performance window γ_p was 0.125" in page.text
     # accuracy, sizes, two links, the time line; for each cluster its front, header and rivals
     assert page.count("svg") == 5 + 2 * 2
     assert page.count("table") == 2 + 2 * 2

@@ -68,20 +68,29 @@ def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: fleet.Head
     return np.array(sizes, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Quality:
+    """How good the candidates are with θ0^H, each of shape ``(candidates,)``.
+
+    Attributes:
+        losses: mean cross-entropy, the objective f^1.
+        accuracies: for people to read; nothing is chosen by them.
+    """
+
+    losses: np.ndarray
+    accuracies: np.ndarray
+
+
 @torch.no_grad()
-def candidate_losses(
+def candidate_quality(
     elastic: ElasticClassifier,
     grid: Grid,
     validation: Samples,
     progress: Callable[[int, int], None],
     batch_size: int = 256,
-) -> np.ndarray:
-    """Mean cross-entropy of each candidate with θ0^H, in one pass over the data.
-
-    Returns:
-        Shape ``(candidates,)``.
-    """
-    totals = np.zeros(len(grid))
+) -> Quality:
+    """Loss and accuracy of each candidate on the public validation data, in one pass over them."""
+    losses, hits = np.zeros(len(grid)), np.zeros(len(grid))
     shapes = [
         elastic.shape(float(w), int(d)) for w, d in zip(grid.widths, grid.depths, strict=True)
     ]
@@ -89,7 +98,8 @@ def candidate_losses(
     for batch in validation.batches(batch_size):
         for candidate, shape in enumerate(shapes):
             logits = elastic.run(shape, batch.inputs).logits
-            totals[candidate] += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            losses[candidate] += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            hits[candidate] += int((logits.argmax(dim=1) == batch.labels).sum())
             done += 1
             progress(done, total)
-    return totals / len(validation)
+    return Quality(losses / len(validation), hits / len(validation))

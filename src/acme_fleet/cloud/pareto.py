@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import moocore
 import numpy as np
 
 from acme_fleet.errors import FleetError
-
-Rule = Literal["nearest", "literal"]
-"""How Eq. 13 measures the distance to the ideal point; see ``distances``."""
+from acme_fleet.fleet import Rule as Rule  # an alias of the same name: to be imported
 
 _ROUNDING = 1e-12  # relative: what two ways of computing one number may differ by
 _MOST_INTERVALS = 2**52
@@ -38,6 +35,14 @@ def interval_count(losses: np.ndarray, performance_window: float) -> int:
         raise ValueError(f"the performance window must be positive, not {performance_window}")
     ratio = min(float(np.ptp(losses)) / performance_window, _MOST_INTERVALS)
     return max(1, math.ceil(ratio * (1 - _ROUNDING)))
+
+
+def interval_end(losses: np.ndarray, performance_window: float) -> float:
+    """The largest loss of the best performer's interval, Ψ^1 = 1: ideal + (worst - ideal) / K.
+
+    Arguments and errors as for ``interval_count``.
+    """
+    return float(losses.min() + np.ptp(losses) / interval_count(losses, performance_window))
 
 
 def grid_coordinates(
@@ -226,7 +231,7 @@ def match_many(
     With candidates sorted by size, those that fit are a prefix: there are at most as many cases
     as candidates for each type of cluster, and a cluster costs one look-up. A type is an energy
     column. Columns that differ by a factor give the same choices, so clusters whose constants
-    are proportional (ΔG, G^β ∝ G and ΔL ∝ L, Eq. 2) may share a type.
+    are proportional (ΔG, G^β ∝ G and ΔL, ΔD ∝ L, Eq. 2) may share a type.
 
     Args:
         tables: one table for each type, shape ``(types, candidates, objectives)``.

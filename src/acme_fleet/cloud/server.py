@@ -12,7 +12,7 @@ import numpy as np
 from acme_fleet import fleet
 from acme_fleet.cloud.distillation import DistillationStep, distill
 from acme_fleet.cloud.importance import taylor_importance
-from acme_fleet.cloud.objectives import candidate_grid, candidate_losses, candidate_sizes
+from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_quality, candidate_sizes
 from acme_fleet.cloud.pareto import Match, match
 from acme_fleet.cloud.reference import augmentation, untrained_reference
 from acme_fleet.cost.energy import worst_energy_j
@@ -60,19 +60,22 @@ class ClusterChoice:
     Attributes:
         profile: the cluster's statistics.
         objectives: loss, energy in J, size in bytes, shape ``(candidates, 3)``.
+        accuracies: on the data of the losses, shape ``(candidates,)``.
         selection: the front and the choice (Eq. 11-13).
     """
 
     profile: ClusterProfile
     objectives: np.ndarray
+    accuracies: np.ndarray
     selection: Match
 
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """θ0: its size, and its accuracy on the public test data."""
+    """θ0: its size, p of Eq. 2, and its accuracy on the public test data."""
 
     params: int
+    patches: int
     size_bytes: int
     accuracy: float
 
@@ -110,6 +113,7 @@ class CloudServer:
         shapes = shapes_of(reference)
         result = ReferenceResult(
             params=parameter_count(shapes),
+            patches=patches(reference.backbone.config, self._public.test.inputs),
             size_bytes=file_size(shapes),
             accuracy=evaluate(reference, self._public.test).accuracy,
         )
@@ -220,29 +224,32 @@ class CloudServer:
             QuorumError: if an edge does not answer.
         """
         tokens = patches(self._initial.backbone.config, self._public.train.inputs)
-        losses = self._losses(elastic)
+        settings = self._settings.selection
+        quality = self._quality(elastic)
         sizes = candidate_sizes(elastic, self.grid, self._settings.header)
         matches = {}
         for name, profile in self._call(ProfileRequest(), ClusterProfile).items():
             energies = worst_energy_j(profile.energies, self.grid.widths, self.grid.depths, tokens)
-            objectives = np.column_stack([losses, energies, sizes])
+            objectives = np.column_stack([quality.losses, energies, sizes])
             selection = match(
                 objectives,
                 sizes,
                 profile.storage_bytes,
-                self._settings.selection.performance_window,
+                settings.performance_window,
                 cluster=name,
+                rule=settings.rule,
             )
-            matches[name] = ClusterChoice(profile, objectives, selection)
+            matches[name] = ClusterChoice(profile, objectives, quality.accuracies, selection)
         return matches
 
-    def _losses(self, elastic: ElasticClassifier) -> np.ndarray:
-        path = self._folder / "losses.json"
+    def _quality(self, elastic: ElasticClassifier) -> Quality:
+        path = self._folder / "candidates.json"
         if not path.exists():
             with self._journal.stage("cloud", "candidate losses") as progress:
-                losses = candidate_losses(elastic, self.grid, self._public.validation, progress)
-            write_json(path, losses.tolist())
-        return np.array(read_document(self._folder, path.name))
+                found = candidate_quality(elastic, self.grid, self._public.validation, progress)
+            write_json(path, {name: values.tolist() for name, values in vars(found).items()})
+        stored = read_document(self._folder, path.name)
+        return Quality(**{name: np.array(values) for name, values in stored.items()})
 
     # --- line 19: backbones down, reports up ---
 

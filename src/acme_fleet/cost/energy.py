@@ -29,12 +29,14 @@ def power_w(constants: Energy, width: ArrayLike, depth: ArrayLike, patches: int)
 
 
 def latency_s(constants: Energy, width: ArrayLike, depth: ArrayLike) -> np.ndarray:
-    """Seconds of an epoch of a candidate on a device: T = L + ΔL·w·d (Eq. 2).
+    """Seconds of an epoch of a candidate on a device: T = L + ΔL·w·d + ΔD·d.
 
+    Eq. 2, to which ΔD adds what a layer takes whatever its width; it is zero unless it is given.
     Arguments and shapes as for ``power_w``.
     """
     layers = np.asarray(width) * np.asarray(depth)
-    return np.asarray(constants.latency_s + constants.latency_per_layer_s * layers)
+    backbone = constants.latency_s + constants.latency_per_layer_s * layers
+    return np.asarray(backbone + constants.latency_per_depth_s * np.asarray(depth))
 
 
 def energy_j(constants: Energy, width: ArrayLike, depth: ArrayLike, patches: int) -> np.ndarray:
@@ -71,6 +73,10 @@ class Fit:
     per_depth: float
     r_squared: float
     max_relative_error: float
+
+    def at(self, widths: np.ndarray, depths: np.ndarray) -> np.ndarray:
+        """What the fitted form says, of the shape of ``widths`` and ``depths``."""
+        return self.base + self.per_layer * widths * depths + self.per_depth * depths
 
 
 def fit_latency(widths: np.ndarray, depths: np.ndarray, seconds: np.ndarray) -> Fit:

@@ -11,7 +11,7 @@ from acme_fleet import fleet
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.device.profile import measure_latency
+from acme_fleet.device.measurement import measure_latency
 from acme_fleet.device.refinement import HeaderState, prune_header, train_header
 from acme_fleet.errors import ProtocolError
 from acme_fleet.journal import Journal

@@ -14,11 +14,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
+from acme_fleet.cloud.pareto import interval_end
 from acme_fleet.report.html import Flow, TimeLine, bytes_text, duration_text, energy_text
 from acme_fleet.report.summary import Candidate, ClusterSummary, DeviceSummary, Summary
 
@@ -78,7 +80,13 @@ def figures(
         found |= {"accuracy": svg("accuracy", accuracy, rows), "sizes": svg("sizes", sizes, rows)}
     for number, cluster in enumerate(summary.clusters):
         if cluster.candidates:
-            drawn = svg(f"front-{number}", front, cluster, colors[cluster.name])
+            drawn = svg(
+                f"front-{number}",
+                front,
+                cluster,
+                colors[cluster.name],
+                summary.selection.performance_window,
+            )
             found["fronts"][cluster.name] = drawn
     for tier in sorted({flow.tier for flow in flows}):
         found["traffic"][tier] = svg(f"traffic-{tier}", traffic, flows, tier, colors)
@@ -187,8 +195,8 @@ def sizes(rows: Sequence[Row]) -> Figure:
 # --- the clusters -----------------------------------------------------------------------------
 
 
-def front(cluster: ClusterSummary, color: str) -> Figure:
-    """A cluster's candidates: loss against size, energy as area (Eq. 10)."""
+def front(cluster: ClusterSummary, color: str, window: float) -> Figure:
+    """A cluster's candidates: loss against size, energy as area (Eq. 10), and what γ_p spans."""
     figure, axes = _canvas(HALF, 3.5, left=0.6, right=0.2, top=0.6, bottom=0.5)
     most = max((c.energy_j for c in cluster.candidates), default=0.0) or 1.0
     for c in cluster.candidates:
@@ -209,6 +217,9 @@ def front(cluster: ClusterSummary, color: str) -> Figure:
             best.append(c)
     line = _stairs([(c.size_bytes, c.loss) for c in best])
     axes.plot([x for x, _ in line], [y for _, y in line], color=color, linewidth=1.2, alpha=0.6)
+    losses = np.array([c.loss for c in cluster.candidates if c.feasible])
+    if losses.size:
+        axes.axhspan(losses.min(), interval_end(losses, window), color=color, alpha=0.1, lw=0)
     _storage_limit(axes, cluster)
     _energy_key(axes, [c.energy_j for c in cluster.candidates])
     spots = [(c.size_bytes, c.loss) for c in cluster.candidates] + line

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from acme_fleet.errors import RunError
+from acme_fleet.fleet import Selection
 
 
 class _Record(BaseModel):
@@ -14,9 +15,10 @@ class _Record(BaseModel):
 
 
 class ReferenceSummary(_Record):
-    """The reference model θ0 on the cloud's public test data."""
+    """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2."""
 
     params: int
+    patches: int
     size_bytes: int
     accuracy: float
 
@@ -24,13 +26,14 @@ class ReferenceSummary(_Record):
 class Candidate(_Record):
     """One backbone δ(θ0, w, d) with its objectives (Eq. 10) for one cluster.
 
-    ``loss`` on the cloud's public validation data, ``energy_j`` of the cluster's worst device,
-    ``size_bytes`` of the whole model as shipped with the smallest header.
+    ``loss`` and ``accuracy`` on the cloud's public validation data, ``energy_j`` of the cluster's
+    worst device, ``size_bytes`` of the whole model as shipped with the smallest header.
     """
 
     width: float
     depth: int
     loss: float
+    accuracy: float
     energy_j: float
     size_bytes: int
     feasible: bool
@@ -110,6 +113,8 @@ class Summary(_Record):
     seed: int
     seconds: dict[str, float]
     reference: ReferenceSummary
+    selection: Selection
+    """How the clusters' backbones were chosen; ``performance_window`` is γ_p."""
     clusters: list[ClusterSummary]
     devices: list[DeviceSummary]
     traffic: Traffic

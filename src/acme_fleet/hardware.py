@@ -1,0 +1,87 @@
+"""Who takes part: devices with their storage and energy constants, and clusters of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Read a storage size: a number of bytes, or text such as ``"400 kB"`` or ``"2 MiB"``.
+
+    Raises:
+        ValueError: if the text is not a number followed by a known unit.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", value)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{value!r} is not a size; write bytes, or a number with kB, MB, KiB, MiB")
+    return round(float(match[1]) * _UNITS[match[2].lower()])
+
+
+ByteSize = Annotated[int, Field(gt=0, le=2**53), BeforeValidator(parse_bytes)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def mistakes(error: ValidationError, where: str) -> str:
+    """One line for each mistake: the place, the value, the remedy."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"]) or "fleet"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        value = item.get("input")
+        shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
+        lines.append(f"{where}: {place}: {message}{shown}")
+    return "\n".join(lines)
+
+
+# Bounded, so that no device's constants make its cluster's energy infinite.
+Constant = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class Energy(Settings):
+    """Constants of Eq. 1-2 for one device. Watts and seconds, at batch size β.
+
+    ``power_w`` G, ``power_per_layer_w`` ΔG, ``batch_power_w`` G^β (for each patch),
+    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k. ``latency_per_depth_s`` ΔD is what
+    a layer takes whatever its width; Eq. 2 has no such term.
+    """
+
+    power_w: Constant = 2.0
+    power_per_layer_w: Constant = 0.5
+    batch_power_w: Constant = 0.01
+    latency_s: Constant = 0.01
+    latency_per_layer_s: Constant = 0.005
+    latency_per_depth_s: Constant = 0.0
+    epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
+
+
+class Device(Settings):
+    """One device n: its storage C_n, its energy constants and, optionally, its own data."""
+
+    name: Name
+    storage: ByteSize
+    energy: Energy = Energy()
+    data: Path | None = None
+
+
+class Cluster(Settings):
+    """One edge server s and its devices N_s."""
+
+    name: Name
+    devices: Annotated[list[Device], Field(min_length=1)]
+    data: Path | None = None

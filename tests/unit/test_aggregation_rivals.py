@@ -140,6 +140,12 @@ def test_a_poisoned_device_is_contained() -> None:
         torch.testing.assert_close(contained[name], dict(own))
 
 
+def test_of_two_devices_the_shorter_update_sets_the_limit() -> None:
+    start, one = zeros(), dict(header(1).state_dict())
+    contained = contain({"a": one, "b": {n: 1e30 * v for n, v in one.items()}}, start)
+    torch.testing.assert_close(contained["b"], {name: 2 * value for name, value in one.items()})
+
+
 def test_headers_that_did_not_move_are_left_alone() -> None:
     start = dict(header(0).state_dict())
     torch.testing.assert_close(contain({"a": start, "b": start}, start)["a"], start)

@@ -48,6 +48,7 @@ def mixed_of(headers: list[Header], weights: np.ndarray) -> list[dict[str, Tenso
         {n: h.plan for n, h in zip(names, headers, strict=True)},
         weights,
         header(0).state_dict(),
+        most=float("inf"),
     )
     return [mixed[name] for name in names]
 

@@ -61,6 +61,8 @@ class Method:
     prune_share: float = 0.1
     learning_rate: float = LOCAL.learning_rate
     feature_samples: int = 32
+    poison: float = 1.0  # the first device uploads its header times this …
+    contained: float = 2.0  # … of which the edge takes at most so many median lengths
 
 
 METHODS = {
@@ -81,6 +83,11 @@ ABLATIONS = {
     **{f"prune share {share:g}": replace(OURS, prune_share=share) for share in (0.0, 0.25)},
     "weights, own importance": replace(OURS, mix="weights"),
     "100 feature samples, temperature 0.03": replace(OURS, feature_samples=100, temperature=0.03),
+}
+POISONED = {
+    "times 1000": replace(OURS, poison=1000.0),
+    "times 1000, not contained": replace(OURS, poison=1000.0, contained=float("inf")),
+    "times -1": replace(OURS, poison=-1.0),
 }
 
 
@@ -234,11 +241,14 @@ def personalise(method: Method, world: World, first: dict[float, Trained]) -> di
             break
         if method.mix in ("both", "weights"):
             headers = {str(i): state.current for i, state in enumerate(states)}
+            sent = {name: dict(header.state_dict()) for name, header in headers.items()}
+            sent["0"] = {name: method.poison * values for name, values in sent["0"].items()}
             mixed = mix_headers(
-                {name: header.state_dict() for name, header in headers.items()},
+                sent,
                 {name: header.plan for name, header in headers.items()},
                 weights,
                 start,
+                method.contained,
             )
             states = advance(
                 states, [build_header(headers[n].plan, mixed[n]) for n in headers], world
@@ -362,6 +372,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--partitions", nargs="+", default=["iid", "natural", "c1", "c2", "c3"])
     parser.add_argument("--ablations", type=int, default=2, help="seeds of the ablations")
+    parser.add_argument("--poisoned", type=int, default=5, help="seeds with a poisoned device")
     parser.add_argument("--runs", type=Path, default=Path("runs/personalisation.jsonl"))
     arguments = parser.parse_args()
     arguments.runs.parent.mkdir(parents=True, exist_ok=True)
@@ -373,7 +384,12 @@ def main() -> None:
             continue
         wanted = [p for p in arguments.partitions if what == "text" or p != "natural"]
         done = {(r["data"], r["partition"], r["seed"], r["method"]) for r in results}
-        for methods, seeds in ((METHODS, arguments.seeds), (ABLATIONS, arguments.ablations)):
+        sets = (
+            (METHODS, arguments.seeds),
+            (ABLATIONS, arguments.ablations),
+            (POISONED, arguments.poisoned),
+        )
+        for methods, seeds in sets:
             for run in run_all(what, Path(path), wanted, range(seeds), methods, done):
                 with arguments.runs.open("a") as file:
                     file.write(json.dumps(run) + "\n")
@@ -407,7 +423,27 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         "methods": tabulate(main_runs),
         "ablation seeds": sorted(seeds),
         "ablations": tabulate(compared + ablated),
+        "honest devices, less without poison": honest_losses(results),
     }
+
+
+def honest_losses(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What one poisoned device of ten costs the others, in points of test accuracy."""
+    sound = {key(r): r for r in results if r["method"] == "weights, debiased"}
+    table: dict[str, Any] = {}
+    for name, fleet in itertools.product(POISONED, dict.fromkeys(key(r)[:2] for r in results)):
+        pairs = [(r, sound[key(r)]) for r in results if r["method"] == name and key(r)[:2] == fleet]
+        if pairs:
+            by_seed = [
+                100 * float(np.mean(np.subtract(a["test"], b["test"])[1:])) for a, b in pairs
+            ]
+            told = {"mean": round(float(np.mean(by_seed)), 2), "interval": interval(by_seed)}
+            table.setdefault(" ".join(fleet), {})[name] = told
+    return table
+
+
+def key(run: dict[str, Any]) -> tuple[str, str, int]:
+    return run["data"], run["partition"], run["seed"]
 
 
 COMPARED = ("Alone", "FedAvg", "weights, debiased")

@@ -48,6 +48,7 @@ def mixed_of(headers: list[Header], weights: np.ndarray) -> list[dict[str, Tenso
         {n: h.plan for n, h in zip(names, headers, strict=True)},
         weights,
         header(0).state_dict(),
+        most=float("inf"),
     )
     return [mixed[name] for name in names]
 
@@ -138,6 +139,12 @@ def test_a_poisoned_device_is_contained() -> None:
     assert length(contained["bad"]) <= 2.01 * max(lengths.values())
     for name, own in honest.items():
         torch.testing.assert_close(contained[name], dict(own))
+
+
+def test_of_two_devices_the_shorter_update_sets_the_limit() -> None:
+    start, one = zeros(), dict(header(1).state_dict())
+    contained = contain({"a": one, "b": {n: 1e30 * v for n, v in one.items()}}, start)
+    torch.testing.assert_close(contained["b"], {name: 2 * value for name, value in one.items()})
 
 
 def test_headers_that_did_not_move_are_left_alone() -> None:

@@ -64,7 +64,8 @@ def contain(
         name: float(sum((own[k].double() - start[k]).square().sum() for k in start)) ** 0.5
         for name, own in headers.items()
     }
-    limit = most * float(np.median(list(lengths.values())))
+    # The lower median: of two devices the shorter update sets the limit.
+    limit = most * sorted(lengths.values())[(len(lengths) - 1) // 2]
     return {
         name: {
             k: start[k] + (own[k] - start[k]) * min(1.0, limit / max(lengths[name], 1e-30))
@@ -79,6 +80,7 @@ def mix_headers(
     plans: Mapping[str, HeaderPlan],
     weights: Float[np.ndarray, "devices devices"],
     start: Mapping[str, Tensor],
+    most: float = 2.0,
 ) -> dict[str, dict[str, Tensor]]:
     """v'_n = Σ_i ŵ_{n,i} v_i, entry by entry over the peers that still have the entry.
 
@@ -89,7 +91,8 @@ def mix_headers(
         headers: tensors by device, in the shapes of its own plan.
         plans: by device, of one genotype.
         weights: Ŵ, rows and columns in the order of ``headers``.
-        start: the coarse header that all received; updates are contained relative to it.
+        start: the coarse header that all received.
+        most: see :func:`contain`.
 
     Returns:
         For each device tensors in the shapes of its own plan.
@@ -101,7 +104,7 @@ def mix_headers(
         name: {k: torch.where(present[name][k], own[k], start[k]) for k in start}
         for name, own in expanded.items()
     }
-    whole = contain(whole, start)
+    whole = contain(whole, start, most)
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     matrix = torch.from_numpy(weights).double()
     for key in start:

@@ -127,7 +127,7 @@ def _uploads(path: Path) -> list[int]:
 class _StopInRound:
     """Stops a run at the beginning of a device's second round."""
 
-    def stage(self, actor: str, name: str, done: int, total: int) -> None:
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         if (actor, name, done) == ("cam-2", "round 2", 0):
             raise KeyboardInterrupt
 

@@ -68,9 +68,15 @@ class LiveStages:
             self._console.print(f"{actor}: {name} done", highlight=False)
 
 
+def _console() -> Console:
+    """A console for tables; in a log file they need not fit a terminal's 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
+
+
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
-    console = Console()
+    console = _console()
     limits = plan.limits
     table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
     for column in (
@@ -112,7 +118,7 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
 
 def print_summary(summary: Summary) -> None:
     """The devices, the clusters' choices and the traffic."""
-    console = Console()
+    console = _console()
     table = Table(title=f"{summary.name}, seed {summary.seed}")
     columns = ("device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests")
     for column in columns:

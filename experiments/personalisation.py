@@ -347,6 +347,7 @@ def row(own: list[dict[str, Any]], by_method: dict[str, list[dict[str, Any]]]) -
     gains = [np.subtract(r["test"], r["coarse"]) for r in own]
     error = [np.sqrt(0.5 / np.array(r["test samples"])) for r in own]
     return {
+        "seeds": sorted(r["seed"] for r in own),
         "coarse": round(float(np.mean([r["coarse"] for r in own])), 4),
         "test": round(float(np.mean([r["test"] for r in own])), 4),
         "validation": round(float(np.mean([r["validation"] for r in own])), 4),
@@ -407,8 +408,8 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     main_runs = [r for r in results if r["method"] in METHODS]
     ablated = [r for r in results if r["method"] in ABLATIONS]
-    seeds = {r["seed"] for r in ablated}
-    compared = [r for r in main_runs if r["seed"] in seeds and r["method"] in COMPARED]
+    worlds = {key(r) for r in ablated}
+    compared = [r for r in main_runs if key(r) in worlds and r["method"] in COMPARED]
     settings = {
         "devices": DEVICES,
         "rounds": ROUNDS,
@@ -419,9 +420,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
     return {
         "settings": settings,
-        "seeds": sorted({r["seed"] for r in main_runs}),
         "methods": tabulate(main_runs),
-        "ablation seeds": sorted(seeds),
         "ablations": tabulate(compared + ablated),
         "honest devices, less without poison": honest_losses(results),
     }

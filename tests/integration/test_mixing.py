@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import acme_fleet
 from acme_fleet import pipeline
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.edge.rounds import check_upload, mixed_updates
+from acme_fleet.edge.rounds import header_shapes, mix_round
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Fleet, Mix
 from acme_fleet.journal import read_events
-from acme_fleet.messages import ImportanceUpdate, ImportanceUpload, Message
+from acme_fleet.messages import ImportanceUpload, Message
 from acme_fleet.models.header import initial_tensors
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.report.summary import Summary
@@ -50,38 +52,29 @@ def _upload(seed: int, **kept: list[int]) -> ImportanceUpload:
 def test_what_is_mixed_is_what_was_asked_for() -> None:
     uploads = {"a": _upload(1), "b": _upload(2)}
     coarse = initial_tensors(PLAN.shapes(), torch.Generator().manual_seed(0))
-    half = torch.full((2, 2), 0.5).numpy()
+    sets = {name: upload.importance for name, upload in uploads.items()}
 
-    def updates(mix: Mix) -> dict[str, ImportanceUpdate]:
-        return mixed_updates(uploads, PLAN, coarse, half, mix)
+    def mixed(mix: Mix) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return mix_round(uploads, PLAN, coarse, np.full((2, 2), 0.5), mix)["a"]
 
-    importance, weights, both = (updates(mix) for mix in ("importance", "weights", "both"))
-    assert importance["a"].header == {}
-    own = uploads["a"].importance[LAYER]
-    ratio = weights["a"].importance[LAYER] / own
+    importance, weights, both = (mixed(mix) for mix in ("importance", "weights", "both"))
+    assert importance[1] == {}
+    ratio = weights[0][LAYER] / sets["a"][LAYER]
     torch.testing.assert_close(ratio, ratio[:1].expand(3))  # its own set, scaled
-    torch.testing.assert_close(both["a"].importance, importance["a"].importance)
-    torch.testing.assert_close(both["a"].header, weights["a"].header)
-    bias = "classifier.pooled.weight"
-    expected = (uploads["a"].header[bias] + uploads["b"].header[bias]) / 2
-    torch.testing.assert_close(both["a"].header[bias], expected)
+    torch.testing.assert_close(both, (importance[0], weights[1]))
+    name = "classifier.pooled.weight"
+    expected = (uploads["a"].header[name] + uploads["b"].header[name]) / 2
+    torch.testing.assert_close(both[1][name], expected)
 
 
-def test_uploads_that_do_not_fit_are_refused() -> None:
-    good = _upload(1, **{LAYER: [0, 2]})
-    check_upload("cam-1", good, PLAN, "both")
-    cases: list[tuple[dict[str, Any], Mix, str]] = [
-        ({}, "importance", "the header of cam-1 has unknown"),
-        ({"header": {}}, "weights", "the header of cam-1 lacks"),
-        ({"kept": {}}, "both", "the header of cam-1: .* has shape"),
-        ({"kept": {LAYER: [0, 3]}}, "both", "cam-1 kept"),
-        ({"kept": {LAYER: [2, 0]}}, "both", "cam-1 kept"),
-        ({"kept": {"elsewhere": [0]}}, "both", "cam-1 kept"),
-        ({"importance": {LAYER: torch.full((3,), -1.0)}}, "both", "the importance of cam-1"),
-    ]
-    for changes, mix, message in cases:
-        with pytest.raises(ProtocolError, match=message):
-            check_upload("cam-1", good.model_copy(update=changes), PLAN, mix)
+def test_kept_channels_that_do_not_exist_are_refused() -> None:
+    assert header_shapes("cam-1", {LAYER: [0, 3]}, PLAN, "importance") == {}
+    shapes = header_shapes("cam-1", {LAYER: [0, 2]}, PLAN, "both")
+    assert shapes[f"layers.{LAYER}.bias"] == (2,)
+    wrong: list[dict[str, list[int]]] = [{LAYER: [0, 3]}, {LAYER: [2, 0]}, {"elsewhere": [0]}]
+    for kept in wrong:
+        with pytest.raises(ProtocolError, match="cam-1 kept"):
+            header_shapes("cam-1", kept, PLAN, "weights")
 
 
 # --- whole runs -------------------------------------------------------------------------------

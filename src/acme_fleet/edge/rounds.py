@@ -2,68 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from acme_fleet.edge.aggregation import aggregate, mix_headers
+from acme_fleet.edge.aggregation import ImportanceSet, aggregate, mix_headers
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Mix
-from acme_fleet.messages import ImportanceUpdate, ImportanceUpload, check_importance, check_shapes
 from acme_fleet.models.header_plan import HeaderPlan
 
-
-def check_upload(name: str, upload: ImportanceUpload, plan: HeaderPlan, mix: Mix) -> None:
-    """Refuse what does not fit the coarse header's plan.
-
-    Raises:
-        ProtocolError: naming the device and what is wrong.
-    """
-    channels = dict.fromkeys(plan.layers, plan.genotype.channels)
-    check_importance(upload.importance, channels, f"the importance of {name}")
-    shapes = {} if mix == "importance" else plan_of(name, upload, plan).shapes()
-    check_shapes(upload.header, shapes, f"the header of {name}")
+Kept = Mapping[str, Sequence[int]]
+"""Channels that pruning has left, by layer; a layer that is not listed has all."""
 
 
-def plan_of(name: str, upload: ImportanceUpload, plan: HeaderPlan) -> HeaderPlan:
-    """What pruning has left of a device's header.
+class Upload(Protocol):
+    """What a device sends in a round."""
+
+    @property
+    def importance(self) -> ImportanceSet:
+        """Q_n by layer."""
+        ...
+
+    @property
+    def header(self) -> Mapping[str, Tensor]:
+        """The header's tensors, where weights are mixed."""
+        ...
+
+    @property
+    def kept(self) -> Kept:
+        """Channels that pruning has left."""
+        ...
+
+
+def header_shapes(name: str, kept: Kept, plan: HeaderPlan, mix: Mix) -> dict[str, tuple[int, ...]]:
+    """Shapes of the header that a device must send: none where weights are not mixed.
 
     Raises:
         ProtocolError: if the device kept what does not exist.
     """
+    if mix == "importance":
+        return {}
     try:
-        return HeaderPlan.model_validate({**plan.model_dump(), "kept": upload.kept})
+        return _left(plan, kept).shapes()
     except ValueError as error:
         raise ProtocolError(f"the channels that {name} kept: {error}") from error
 
 
-def mixed_updates(
-    uploads: Mapping[str, ImportanceUpload],
+def mix_round(
+    uploads: Mapping[str, Upload],
     plan: HeaderPlan,
     coarse: Mapping[str, Tensor],
     weights: Float[np.ndarray, "devices devices"],
     mix: Mix,
-) -> dict[str, ImportanceUpdate]:
-    """What each device gets back.
+) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Importance set and header that each device gets back; no header where none is mixed.
 
     Args:
-        uploads: checked ones, of one round.
+        uploads: by device, checked.
         plan, coarse: the header that all received.
         weights: Ŵ, rows and columns in the order of ``uploads``.
-        mix: what is mixed by Ŵ; what is not comes back as the device sent it, or stays there.
+        mix: what is mixed by Ŵ; an importance set that is not comes back as the device's own.
     """
     sets = {name: upload.importance for name, upload in uploads.items()}
     importance = aggregate(sets, np.eye(len(sets)) if mix == "weights" else weights)
-    headers: Mapping[str, dict[str, Tensor]] = {name: {} for name in uploads}
-    if mix != "importance":
-        sent = {name: upload.header for name, upload in uploads.items()}
-        plans = {name: plan_of(name, upload, plan) for name, upload in uploads.items()}
-        headers = mix_headers(sent, plans, weights, coarse)
-    return {
-        name: ImportanceUpdate(
-            round=upload.round, importance=importance[name], header=headers[name]
-        )
-        for name, upload in uploads.items()
-    }
+    if mix == "importance":
+        return {name: (own, {}) for name, own in importance.items()}
+    mixed = mix_headers(
+        {name: upload.header for name, upload in uploads.items()},
+        {name: _left(plan, upload.kept) for name, upload in uploads.items()},
+        weights,
+        coarse,
+    )
+    return {name: (own, mixed[name]) for name, own in importance.items()}
+
+
+def _left(plan: HeaderPlan, kept: Kept) -> HeaderPlan:
+    return HeaderPlan.model_validate({**plan.model_dump(), "kept": kept})

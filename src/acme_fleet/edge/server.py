@@ -10,14 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge.aggregation import present
 from acme_fleet.edge.comparison import Contender, Task
-from acme_fleet.edge.rounds import check_upload, mixed_updates
+from acme_fleet.edge.rounds import header_shapes, mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
 from acme_fleet.errors import ProtocolError, QuorumError
@@ -32,6 +31,7 @@ from acme_fleet.messages import (
     FeatureSample,
     HeaderAssignment,
     HeaderContender,
+    ImportanceUpdate,
     ImportanceUpload,
     Message,
     ProfileRequest,
@@ -39,6 +39,8 @@ from acme_fleet.messages import (
     RoundReport,
     RoundStart,
     check_features,
+    check_importance,
+    check_shapes,
 )
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
@@ -107,14 +109,12 @@ class EdgeServer:
             devices=len(profiles),
         )
 
-    # --- phase 2 ---
-
     def _customize(self, assignment: BackboneAssignment) -> ClusterReport:
         coarse = self._coarse_model(assignment)
         plan = HeaderPlan.model_validate(coarse.plan)
         weights, names = self._similarity(coarse)
         for number in range(self._rounds_done(), self._personalization.rounds):
-            changed = self._round(number, plan, coarse.header, weights, names)
+            changed = self._round(number, coarse, weights, names)
             done = number + 1 if changed else self._personalization.rounds
             write_json(self._folder / "rounds.json", {"done": done})
             if not changed:
@@ -212,22 +212,24 @@ class EdgeServer:
         return np.array(stored["weights"]), stored["devices"]
 
     def _round(
-        self,
-        number: int,
-        plan: HeaderPlan,
-        coarse: Mapping[str, Tensor],
-        weights: np.ndarray,
-        names: list[str],
+        self, number: int, coarse: HeaderAssignment, weights: np.ndarray, names: list[str]
     ) -> bool:
         """One round of Algorithm 2; whether any device's header still changed."""
-        mix = self._personalization.mix
+        plan, mix = HeaderPlan.model_validate(coarse.plan), self._personalization.mix
+        channels = dict.fromkeys(plan.layers, plan.genotype.channels)
 
         def check(name: str, upload: ImportanceUpload) -> None:
-            check_upload(name, upload, plan, mix)
+            check_importance(upload.importance, channels, f"the importance of {name}")
+            shapes = header_shapes(name, upload.kept, plan, mix)
+            check_shapes(upload.header, shapes, f"the header of {name}")
 
         uploads = self._ask(RoundStart(round=number), ImportanceUpload, names, check)
         among = present(weights, [names.index(name) for name in uploads])
-        updates = mixed_updates(uploads, plan, coarse, among, mix)
+        mixed = mix_round(uploads, plan, coarse.header, among, mix)
+        updates = {
+            name: ImportanceUpdate(round=number, importance=importance, header=header)
+            for name, (importance, header) in mixed.items()
+        }
         reports = self._call(updates, RoundReport)
         return any(report.changed for report in reports.values())
 
@@ -279,8 +281,6 @@ class EdgeServer:
                 f"{self._name}: {present} of {asked} devices answered, {needed} are needed "
                 f"({reasons}); what was finished is in {self._folder}"
             )
-
-    # --- state on disk ---
 
     def _rounds_done(self) -> int:
         path = self._folder / "rounds.json"

@@ -12,14 +12,17 @@ import numpy as np
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer, ClusterChoice, ReferenceResult
+from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Fleet
+from acme_fleet.fleet import Fleet, Header
 from acme_fleet.journal import Journal, Observer, read_events
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages import ClusterReport
+from acme_fleet.models.features import Classifier, map_axes
+from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.report.html import write_report
 from acme_fleet.report.summary import (
@@ -118,14 +121,15 @@ class Plan:
             allocation, which is known only after training, those of the uniform one: its bound.
         limits: min C_n for each cluster by name.
         feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
-        importance_bytes: the most that a device uploads in one round (Eq. 18), likewise.
+        round_bytes: the most that a device uploads in one round, likewise: its importance set
+            (Eq. 18) and, where headers are mixed, its header.
     """
 
     grid: Grid
     sizes: np.ndarray
     limits: dict[str, int]
     feature_bytes: int
-    importance_bytes: int
+    round_bytes: int
 
 
 def examine(fleet: Fleet) -> Plan:
@@ -141,14 +145,28 @@ def plan(fleet: Fleet, world: World) -> Plan:
     """
     reference = untrained_reference(fleet, world.public, world.classes)
     grid = candidate_grid(fleet.backbone, reference)
-    layers = fleet.header.cells * (4 * fleet.header.blocks + 2)
+    header = largest_header(fleet.header, reference)
+    # A block of other operations may also have one layer that aligns its inputs.
+    aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
+    weights = 0 if fleet.personalization.mix == "importance" else parameter_count(header.shapes())
     return Plan(
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
         feature_bytes=2 * fleet.personalization.feature_samples * reference.head.in_features,
-        importance_bytes=4 * layers * fleet.header.channels,
+        round_bytes=4 * (header.neurons + aligned + weights),
     )
+
+
+def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:
+    """The header with the most weights: the largest convolution everywhere."""
+    block = Block(inputs=(0, 1), operations=("conv5", "conv5"))
+    genotype = Genotype(
+        blocks=(block,) * settings.blocks, cells=settings.cells, channels=settings.channels
+    )
+    classes, hidden = reference.head.weight.shape
+    axes = map_axes(reference.backbone.config)
+    return HeaderPlan(genotype=genotype, hidden=hidden, classes=classes, axes=axes)
 
 
 def check_feasible(fleet: Fleet, plan: Plan) -> None:

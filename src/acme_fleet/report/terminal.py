@@ -103,7 +103,7 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
         if not len(feasible):
             table.add_row(cluster.name, str(count), "nothing fits", "–", "–")
             continue
-        rounds = fleet.personalization.rounds * plan.importance_bytes
+        rounds = fleet.personalization.rounds * plan.round_bytes
         up = count * plan.feature_bytes
         down = count * (limit + rounds)
         table.add_row(

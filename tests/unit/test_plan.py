@@ -1,0 +1,34 @@
+"""The plan's bounds hold for every header that a search could find."""
+
+from __future__ import annotations
+
+import pytest
+
+from acme_fleet.cli import EXAMPLE
+from acme_fleet.cost.size import parameter_count
+from acme_fleet.edge.search_space import every_genotype
+from acme_fleet.fleet import Fleet
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.pipeline import examine
+
+
+def _fleet(mix: str, blocks: int, cells: int) -> Fleet:
+    content = Fleet.from_yaml(EXAMPLE).model_dump()
+    content["header"] = {"blocks": blocks, "cells": cells, "channels": 3}
+    content["personalization"]["mix"] = mix
+    return Fleet.parse(content)
+
+
+@pytest.mark.parametrize(("blocks", "cells"), [(1, 1), (1, 2), (1, 3), (2, 1)])
+def test_no_round_uploads_more_than_the_plan_says(blocks: int, cells: int):
+    plans = [
+        HeaderPlan(genotype=genotype, hidden=64, classes=10, axes=2)
+        for number, genotype in enumerate(every_genotype(blocks, cells, 3))
+        if blocks == 1 or number % 97 == 0
+    ]
+    most = max(4 * plan.neurons for plan in plans)
+    with_header = max(4 * (plan.neurons + parameter_count(plan.shapes())) for plan in plans)
+    importance = examine(_fleet("importance", blocks, cells)).round_bytes
+    both = examine(_fleet("both", blocks, cells)).round_bytes
+    assert most <= importance <= 3 * most
+    assert with_header <= both <= 1.5 * with_header

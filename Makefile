@@ -25,7 +25,7 @@ test-slow: $(VENV)/.developer ## minutes-long examples; ACME_DATA=folder with th
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
-	@for file in $(if $(NAME),benchmarks/$(NAME).py,$(filter-out benchmarks/record.py,$(wildcard benchmarks/*.py))); do \
+	@for file in $(if $(NAME),benchmarks/$(NAME).py,$(filter-out benchmarks/record.py benchmarks/search_setup.py,$(wildcard benchmarks/*.py))); do \
 		$(BIN)/python $$file || exit 1; done
 
 clean: ## remove the environment and caches

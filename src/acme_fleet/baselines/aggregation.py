@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr
 from sklearn.decomposition import PCA
 
 Square = Float[np.ndarray, "devices devices"]
@@ -50,7 +50,7 @@ def jensen_shannon_distances(
     pca = PCA(n_components=min(components, *joined.shape), svd_solver="full").fit(joined)
     projected = [pca.transform(sample) for sample in samples]
     inner = np.quantile(np.concatenate(projected), np.linspace(0, 1, bins + 1)[1:-1], axis=0)
-    # (devices, components, bins); jensenshannon normalises the counts and returns a square root.
+    # (devices, components, bins)
     counts = np.array(
         [
             [
@@ -61,5 +61,8 @@ def jensen_shannon_distances(
         ],
         dtype=np.float64,
     )
-    roots = jensenshannon(counts[:, None], counts[None, :], base=2, axis=-1)
-    return np.square(np.nan_to_num(roots)).mean(axis=-1)
+    shares = counts / counts.sum(axis=-1, keepdims=True)
+    ours, theirs = shares[:, None], shares[None, :]
+    middle = (ours + theirs) / 2
+    entropies = rel_entr(ours, middle) + rel_entr(theirs, middle)
+    return np.asarray(entropies.sum(axis=-1).mean(axis=-1)) / (2 * np.log(2))

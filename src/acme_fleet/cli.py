@@ -156,7 +156,7 @@ def profile(
     """Measure what a model costs on this machine, and fit the constants of Eq. 2."""
     with _errors_explained():
         from acme_fleet.cost.power import find_source
-        from acme_fleet.device.profile import profile_model
+        from acme_fleet.device.profile import check_fit, profile_model
         from acme_fleet.device.profile_file import power_label, write_profile
         from acme_fleet.errors import FleetError
         from acme_fleet.report.costs import print_profile
@@ -176,6 +176,7 @@ def profile(
             )
         print_profile(found, power_label(source))
         if device_file is not None:
+            check_fit(found)
             write_profile(found, device_file)
             _say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 

@@ -284,10 +284,14 @@ class Personalization(Settings):
 
 
 class Fleet(Settings):
-    """Everything that decides a run. See ``acme init`` for a commented example."""
+    """Everything that decides a run. See ``acme init`` for a commented example.
+
+    ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
+    """
 
     name: Name = "fleet"
     seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     data: Data = Data()
     reference: Reference = Reference()
     backbone: Backbone = Backbone()

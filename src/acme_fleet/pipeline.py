@@ -35,6 +35,7 @@ from acme_fleet.report.summary import (
     Traffic,
 )
 from acme_fleet.run_directory import RunDirectory
+from acme_fleet.seeding import threads
 
 
 def customize(
@@ -60,11 +61,12 @@ def customize(
     journal = Journal(run.events, observer)
     cloud = assemble(fleet, world, run, journal)
     try:
-        # Phase 1 (Algorithm 1): an elastic backbone, and the right part of it for each cluster.
-        reference, elastic = cloud.prepare()
-        matches = cloud.match(elastic)
-        # Phases 2-1 and 2-2 (Algorithm 2): each edge searches a header, its devices refine it.
-        reports = cloud.distribute(elastic, matches)
+        with threads(fleet.threads):
+            # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
+            reference, elastic = cloud.prepare()
+            matches = cloud.match(elastic)
+            # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
+            reports = cloud.distribute(elastic, matches)
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise

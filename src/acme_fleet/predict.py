@@ -22,6 +22,7 @@ from acme_fleet.models.io import (
 )
 from acme_fleet.models.training import Evaluation, evaluate
 from acme_fleet.run_directory import RunDirectory
+from acme_fleet.seeding import threads
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
     images = isinstance(preprocessing, ImagePreprocessing)
     source = load_source(run.fleet.data, preprocessing.normalization if images else preprocessing)
     test = distribute(run.fleet, source).private[device].test
-    return evaluate(model, test), len(test)
+    with threads(run.fleet.threads):
+        return evaluate(model, test), len(test)
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:

@@ -27,6 +27,7 @@ from acme_fleet.cli import app
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import World, distribute
+from acme_fleet.edge.server import EdgeServer
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import read_events
 from acme_fleet.links import embedded
@@ -487,6 +488,29 @@ def test_resolved_fleet_repeats_the_run_bit_for_bit(finished, tmp_path: Path):
     summary = Summary.read(folder / "summary.json")
     assert _without_clock(summary) == _without_clock(finished.summary)
     assert (folder / "fleet.yaml").read_text() == (finished.path / "fleet.yaml").read_text()
+
+
+def test_the_fleet_and_not_the_process_decides_the_threads(
+    finished, prepared: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Rounding depends on them, and with it what is chosen."""
+    seen: list[int] = []
+    original = EdgeServer.handle
+
+    def handle(self: EdgeServer, message: Message) -> Message:
+        seen.append(torch.get_num_threads())
+        return original(self, message)
+
+    monkeypatch.setattr(EdgeServer, "handle", handle)
+    torch.set_num_threads(2)
+    try:
+        acme_fleet.customize(finished.fleet, prepared, resume=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen
+    assert set(seen) == {1}
+    assert _models(prepared) == finished.models
 
 
 def test_another_seed_gives_other_models(finished, tmp_path: Path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -150,6 +150,7 @@ def test_rounding_favours_nobody():
     classes=st.integers(5, 9),
     seed=seeds,
 )
+@example(scheme=Dirichlet(scheme="dirichlet", alpha=0.001), devices=1, classes=5, seed=1)
 def test_shares_of_a_class_sum_to_one(scheme, devices, classes, seed):
     names = [str(i) for i in range(classes)]
     shares = class_shares(scheme, devices, names, np.random.default_rng(seed))

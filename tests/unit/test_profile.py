@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from acme_fleet.device.measurement import (
     powers_of_two,
     spread_depths,
 )
-from acme_fleet.device.profile import Fits, Profile, fit_constants, profile_model
+from acme_fleet.device.profile import Fits, Profile, check_fit, fit_constants, profile_model
 from acme_fleet.device.profile_file import power_label, profile_document, write_profile
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet
@@ -305,7 +305,21 @@ def test_one_depth_is_fitted_as_the_paper_does() -> None:
 # --- the command ------------------------------------------------------------------------------
 
 
-def test_command_measures_prints_and_writes(checkpoint: Path, tmp_path: Path) -> None:
+def test_fit_that_explains_little_is_not_written() -> None:
+    profile = make_profile(TenJoules())
+    check_fit(profile)
+    noise = np.random.default_rng(0).permutation(profile.spread.latency_s)
+    spread = replace(profile.spread, latency_s=noise)
+    poor = replace(profile, spread=spread, fits=fit_constants(spread))
+    with pytest.raises(FleetError, match=r"explains \d+% .* nothing was written"):
+        check_fit(poor)
+
+
+def test_command_measures_prints_and_writes(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So tiny a model's times are noise on a busy machine.
+    monkeypatch.setattr("acme_fleet.device.profile.check_fit", lambda found: None)
     file = tmp_path / "here.yaml"
     arguments = ["profile", str(checkpoint), "--tdp", "9", "--device-file", str(file)]
     result = CliRunner().invoke(app, [*arguments, "--largest-batch", "2", "--runs", "5"])

@@ -75,7 +75,7 @@ def class_shares(
     if isinstance(partition, Dirichlet):
         shares = generator.dirichlet([partition.alpha] * len(classes), size=devices)
         # For a small alpha the draws of a class may all underflow: its devices are then equal.
-        shares[:, shares.sum(axis=0) == 0] = 1
+        shares[:, shares.sum(axis=0) < np.finfo(float).tiny] = 1
     elif isinstance(partition, Pathological):
         held = (
             _drawn_classes(partition.classes_per_device or 0, devices, len(classes), generator)

@@ -48,7 +48,8 @@ class TextPreprocessing(BaseModel):
             document = json.loads(tokenizer.backend_tokenizer.to_str())
         except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
             raise FleetError(
-                f"reference.checkpoint: the tokenizer of {checkpoint} cannot be read: {error}"
+                f"reference.checkpoint: {checkpoint} has no tokenizer that can be read; texts need "
+                f"a BERT-like checkpoint with its tokenizer.json"
             ) from error
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where there is no file
             raise FleetError(f"reference.checkpoint: {checkpoint} has no tokenizer")

@@ -24,6 +24,8 @@ from acme_fleet.device.measurement import (
 from acme_fleet.errors import FleetError
 from acme_fleet.models.shape import ModelShape
 
+_LEAST_R_SQUARED = 0.5
+
 
 @dataclass(frozen=True)
 class Fits:
@@ -118,3 +120,18 @@ def _machine(on_gpu: bool) -> str:
         models = [line for line in lines if line.startswith(("model name", "Model"))]
         name = models[0].partition(":")[2].strip() if models else name
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {version}"
+
+
+def check_fit(found: Profile) -> None:
+    """Refuse constants that say little about what was measured.
+
+    Raises:
+        FleetError: if not even half of the latencies' variance is explained.
+    """
+    fit = found.fits.with_depth or found.fits.latency
+    if fit.r_squared < _LEAST_R_SQUARED:
+        raise FleetError(
+            f"the fitted latency explains {max(0.0, fit.r_squared):.0%} of the measured one and is "
+            f"up to {fit.max_relative_error:.0%} off; nothing was written. Measure again while the "
+            f"machine does nothing else, with OMP_NUM_THREADS=1 if its cores are shared"
+        )

@@ -143,7 +143,12 @@ def _print_limits(console: Console, found: Explanation) -> None:
         add(words, option.limit_bytes, option.chosen)
     add(f"{found.device.name} alone", found.alone.limit_bytes, found.alone.chosen)
     console.print(table)
-    if not found.larger:
+    if found.larger:
+        console.print(
+            "A larger limit may change the choice for a model that fits already: distances are to "
+            "the best of what fits."
+        )
+    else:
         console.print("Every candidate fits: a larger limit for the cluster buys nothing.")
     console.print("Loss and accuracy: public validation data, the reference's linear header.")
 

@@ -14,7 +14,7 @@ from acme_fleet.cloud.pareto import Match, distances, interval_end, match, match
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.errors import RunError
 from acme_fleet.fleet import Energy, Fleet, Selection
-from acme_fleet.hardware import Cluster, Device
+from acme_fleet.hardware import Device
 from acme_fleet.report.summary import Candidate, ClusterSummary, Summary
 from acme_fleet.run_directory import RunDirectory
 
@@ -88,9 +88,9 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
         raise RunError(f"the run has no device {name!r}; it has {', '.join(names)}")
     summary = Summary.read(run.finished())
     device, cluster, members = next(
-        (device, cluster, members.devices)
+        (device, cluster, members)
         for members, cluster in _paired(fleet, summary)
-        for device in members.devices
+        for device in members
         if device.name == name
     )
     table, limit = _objectives(cluster.candidates), cluster.storage_limit_bytes
@@ -170,8 +170,8 @@ def compare_matching(run_dir: Path) -> list[DeviceChoice]:
     summary = Summary.read(run.finished())
     members = [
         (device, next(row for row, c in enumerate(cluster.candidates) if c.chosen))
-        for group, cluster in _paired(run.fleet, summary)
-        for device in group.devices
+        for devices, cluster in _paired(run.fleet, summary)
+        for device in devices
     ]
     candidates = summary.clusters[0].candidates  # loss and size are the same for all clusters
     distinct = dict.fromkeys(device.energy for device, _ in members)
@@ -201,9 +201,17 @@ def compare_matching(run_dir: Path) -> list[DeviceChoice]:
 # --- shared -----------------------------------------------------------------------------------
 
 
-def _paired(fleet: Fleet, summary: Summary) -> list[tuple[Cluster, ClusterSummary]]:
-    found = {cluster.name: cluster for cluster in summary.clusters}
-    return [(cluster, found[cluster.name]) for cluster in fleet.clusters]
+def _paired(fleet: Fleet, summary: Summary) -> list[tuple[list[Device], ClusterSummary]]:
+    """The devices for whom each choice was made, those that were lost on the way included."""
+    members = {
+        name: group for group in summary.clusters for name in [*group.device_names, *group.lost]
+    }
+    first = {group.edge: group for group in reversed(summary.clusters)}
+    found: dict[str, list[Device]] = {group.name: [] for group in summary.clusters}
+    for cluster in fleet.clusters:
+        for device in cluster.devices:
+            found[members.get(device.name, first[cluster.name]).name].append(device)
+    return [(found[group.name], group) for group in summary.clusters]
 
 
 def _objectives(candidates: list[Candidate]) -> np.ndarray:

@@ -211,9 +211,12 @@ class Selection(Settings):
     """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest.
 
     ``rule`` says what is nearest to the ideal point: in the objectives themselves, or, literally
-    as in the paper, in grid coordinates.
+    as in the paper, in grid coordinates. ``matching`` says for whom: one backbone for each
+    cluster (the paper), or one for each device by its own limits; those of a cluster that get
+    the same one share a header search and personalise together.
     """
 
+    matching: Literal["cluster", "device"] = "cluster"
     performance_window: PositiveFloat = 0.1
     rule: Rule = "nearest"
 

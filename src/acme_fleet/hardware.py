@@ -70,6 +70,18 @@ class Energy(Settings):
     epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
 
 
+class Part(Settings):
+    """Devices of a cluster for which one backbone is chosen, as numbers without names (Eq. 10).
+
+    The smallest storage in bytes, the distinct energy constants, of which the worst decides, and
+    how many devices there are.
+    """
+
+    storage_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    energies: Annotated[list[Energy], Field(min_length=1)]
+    devices: Annotated[int, Field(ge=1, le=2**53)]
+
+
 class Device(Settings):
     """One device n: its storage C_n, its energy constants and, optionally, its own data."""
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Energy, Name, Width
+from acme_fleet.hardware import Part
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
@@ -51,6 +52,7 @@ Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[0-9]{1,6})?$")]
 Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
 ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
 
@@ -79,16 +81,15 @@ class ClusterProfile(Message):
     """Edge to cloud: statistics of the cluster N_s, and no device's identity."""
 
     name: Name
-    storage_bytes: PositiveCount
-    """min C_n over the cluster (Eq. 10)."""
-    energies: Annotated[list[Energy], Field(min_length=1)]
-    """The distinct energy constants in the cluster; the worst device decides (Eq. 10)."""
-    devices: PositiveCount
+    parts: Annotated[list[Part], Field(min_length=1, max_length=100_000)]
+    """The whole cluster or, with ``selection.matching: device``, each kind of device."""
 
 
 class BackboneAssignment(Message):
-    """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for the cluster."""
+    """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for some parts of it."""
 
+    parts: Annotated[list[Count], Field(min_length=1)]
+    """Their places in the :class:`ClusterProfile`."""
     width: Width
     depth: PositiveCount
     config: dict[str, JsonValue]
@@ -199,9 +200,12 @@ class HeaderContender(BaseModel):
 
 
 class ClusterReport(Message):
-    """Edge to cloud: the header that was searched, who listened to whom, and the devices."""
+    """Edge to cloud: the header that was searched, who listened to whom, and the devices.
 
-    name: Name
+    ``name`` is the cluster's, with a number where it has several groups of devices.
+    """
+
+    name: GroupName
     genotype: dict[str, JsonValue]
     header: str
     contenders: list[HeaderContender]

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
-from acme_fleet.cloud.server import CloudServer, ClusterChoice, ReferenceResult
+from acme_fleet.cloud.server import CloudServer, ReferenceResult
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
@@ -64,13 +65,13 @@ def customize(
         with threads(fleet.threads):
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
             reference, elastic = cloud.prepare()
-            matches = cloud.match(elastic)
+            choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
-            reports = cloud.distribute(elastic, matches)
+            reports = cloud.distribute(elastic, choices)
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
-    summary = summarize(fleet, reference, cloud.grid, matches, reports, read_events(run.events))
+    summary = summarize(fleet, reference, cloud.grid, choices, reports, read_events(run.events))
     summary.write(run.summary)
     write_report(summary, read_events(run.events), run.report)
     return summary
@@ -195,18 +196,18 @@ def summarize(
     fleet: Fleet,
     reference: ReferenceResult,
     grid: Grid,
-    matches: dict[str, ClusterChoice],
-    reports: dict[str, ClusterReport],
+    choices: list[ClusterChoice],
+    reports: list[ClusterReport],
     events: list[dict[str, Any]],
 ) -> Summary:
     """Everything that was measured, in one record."""
     devices = [
         DeviceSummary(
-            cluster=name,
+            cluster=report.name,
             capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
             **device.model_dump(),
         )
-        for name, report in reports.items()
+        for report in reports
         for device in report.reports
     ]
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -224,13 +225,13 @@ def summarize(
             accuracy=reference.accuracy,
         ),
         selection=fleet.selection,
-        clusters=[_cluster(name, grid, matches[name], report) for name, report in reports.items()],
+        clusters=[_cluster(grid, *found) for found in zip(choices, reports, strict=True)],
         devices=devices,
         traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
     )
 
 
-def _cluster(name: str, grid: Grid, choice: ClusterChoice, report: ClusterReport) -> ClusterSummary:
+def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> ClusterSummary:
     selection = choice.selection
     candidates = [
         Candidate(
@@ -248,10 +249,10 @@ def _cluster(name: str, grid: Grid, choice: ClusterChoice, report: ClusterReport
     ]
     chosen = candidates[selection.chosen]
     return ClusterSummary(
-        name=name,
+        name=report.name,
         width=chosen.width,
         depth=chosen.depth,
-        storage_limit_bytes=choice.profile.storage_bytes,
+        storage_limit_bytes=choice.storage_bytes,
         candidates=candidates,
         feasible=len(selection.feasible),
         front=len(selection.front),

@@ -29,7 +29,8 @@ def test_cloud_chooses_by_the_rule_of_the_settings(
     run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
     shutil.copytree(finished.path / "cloud", run.cloud)
     cloud = assemble(fleet, load_world(fleet), run, Journal(run.events, None))
-    choice = cloud.match(cloud.prepare()[1])["north"]
+    choice = cloud.match(cloud.prepare()[1])[0]
+    assert choice.edge == "north"
     losses, energies, sizes = choice.objectives[choice.selection.feasible].T
     chosen = int(np.flatnonzero(choice.selection.feasible == choice.selection.chosen)[0])
     assert len(losses) > 1

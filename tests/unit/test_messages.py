@@ -17,6 +17,7 @@ from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Energy
+from acme_fleet.hardware import Part
 from acme_fleet.links import wire
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import (
@@ -79,11 +80,16 @@ EXAMPLES: dict[str, Message] = {
         ProfileRequest(),
         ClusterProfile(
             name="north",
-            storage_bytes=1,
-            energies=[Energy(), Energy(power_w=0.1, epochs=3)],
-            devices=7,
+            parts=[
+                Part(
+                    storage_bytes=1,
+                    energies=[Energy(), Energy(power_w=0.1, epochs=3)],
+                    devices=7,
+                )
+            ],
         ),
         BackboneAssignment(
+            parts=[0, 2],
             width=0.75,
             depth=3,
             config=_DOCUMENT,

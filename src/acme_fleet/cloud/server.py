@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from acme_fleet import fleet
+from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
 from acme_fleet.cloud.distillation import DistillationStep, distill
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_quality, candidate_sizes
-from acme_fleet.cloud.pareto import Match, match
 from acme_fleet.cloud.reference import augmentation, untrained_reference
-from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Splits
-from acme_fleet.errors import QuorumError
 from acme_fleet.journal import Journal
-from acme_fleet.links.base import Failure, Link
+from acme_fleet.links.base import Link
+from acme_fleet.links.roll_call import RollCall
 from acme_fleet.messages import (
     BackboneAssignment,
     ClusterProfile,
     ClusterReport,
-    Message,
     ProfileRequest,
 )
 from acme_fleet.models.allocation import Importance
@@ -49,25 +49,7 @@ _DAY_S = 86_400.0
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _IMPORTANCE = "importance.safetensors"
 
-Reply = TypeVar("Reply", bound=Message)
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ClusterChoice:
-    """What one cluster asked for, what it could have had, and what it gets.
-
-    Attributes:
-        profile: the cluster's statistics.
-        objectives: loss, energy in J, size in bytes, shape ``(candidates, 3)``.
-        accuracies: on the data of the losses, shape ``(candidates,)``.
-        selection: the front and the choice (Eq. 11-13).
-    """
-
-    profile: ClusterProfile
-    objectives: np.ndarray
-    accuracies: np.ndarray
-    selection: Match
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class CloudServer:
         self._public = public
         self._class_names = class_names
         self._preprocessing = preprocessing
-        self._edges = edges
+        self._edges = RollCall("cloud", edges, _DAY_S, 1.0, folder)
         self._folder = folder
         self._journal = journal
         self._initial = untrained_reference(settings, public, class_names)
@@ -216,31 +198,22 @@ class CloudServer:
 
     # --- lines 5-18 ---
 
-    def match(self, elastic: ElasticClassifier) -> dict[str, ClusterChoice]:
-        """Ask every edge for its cluster's statistics and choose a backbone for it (Eq. 10-13).
+    def match(self, elastic: ElasticClassifier) -> list[ClusterChoice]:
+        """Ask every edge for its cluster's statistics and choose backbones for it (Eq. 10-13).
 
         Raises:
             FleetError: if no candidate fits a cluster.
             QuorumError: if an edge does not answer.
         """
-        tokens = patches(self._initial.backbone.config, self._public.train.inputs)
-        settings = self._settings.selection
-        quality = self._quality(elastic)
-        sizes = candidate_sizes(elastic, self.grid, self._settings.header)
-        matches = {}
-        for name, profile in self._call(ProfileRequest(), ClusterProfile).items():
-            energies = worst_energy_j(profile.energies, self.grid.widths, self.grid.depths, tokens)
-            objectives = np.column_stack([quality.losses, energies, sizes])
-            selection = match(
-                objectives,
-                sizes,
-                profile.storage_bytes,
-                settings.performance_window,
-                cluster=name,
-                rule=settings.rule,
-            )
-            matches[name] = ClusterChoice(profile, objectives, quality.accuracies, selection)
-        return matches
+        candidates = Candidates(
+            grid=self.grid,
+            quality=self._quality(elastic),
+            sizes=candidate_sizes(elastic, self.grid, self._settings.header),
+            tokens=patches(self._initial.backbone.config, self._public.train.inputs),
+        )
+        profiles = self._edges.ask(ProfileRequest(), ClusterProfile, self._edges.members())
+        parts = {edge: profile.parts for edge, profile in profiles.items()}
+        return choose_for(candidates, parts, self._settings.selection)
 
     def _quality(self, elastic: ElasticClassifier) -> Quality:
         path = self._folder / "candidates.json"
@@ -254,38 +227,36 @@ class CloudServer:
     # --- line 19: backbones down, reports up ---
 
     def distribute(
-        self, elastic: ElasticClassifier, matches: dict[str, ClusterChoice]
-    ) -> dict[str, ClusterReport]:
-        """Cut each cluster's backbone, send it, and wait for the edges' reports.
+        self, elastic: ElasticClassifier, choices: list[ClusterChoice]
+    ) -> list[ClusterReport]:
+        """Cut each choice's backbone, send it, and wait for the edges' reports, in that order.
+
+        Edge servers work side by side; one that has several groups of devices does one at a time.
 
         Raises:
             QuorumError: if an edge fails; what the others finished is on disk.
         """
-        assignments = {}
-        for name, matched in matches.items():
-            width = float(self.grid.widths[matched.selection.chosen])
-            depth = int(self.grid.depths[matched.selection.chosen])
-            backbone = elastic.extract(elastic.shape(width, depth))
-            assignments[name] = BackboneAssignment(
-                width=width,
-                depth=depth,
-                config=config_document(backbone),
-                backbone=clone_state(backbone),
-                classifier=clone_state(elastic.classifier.head),
-                class_names=self._class_names,
-                preprocessing=self._preprocessing,
-            )
-        return self._call(assignments, ClusterReport)
+        queues: defaultdict[str, list[ClusterChoice]] = defaultdict(list)
+        for choice in choices:
+            queues[choice.edge].append(choice)
+        reports: dict[str, list[ClusterReport]] = {edge: [] for edge in queues}
+        for turn in itertools.zip_longest(*queues.values()):
+            requests = {c.edge: self._assignment(elastic, c) for c in turn if c is not None}
+            for edge, report in self._edges.call(requests, ClusterReport).items():
+                reports[edge].append(report)
+        return [reports[choice.edge].pop(0) for choice in choices]
 
-    def _call(
-        self, requests: Message | Mapping[str, Message], reply: type[Reply]
-    ) -> dict[str, Reply]:
-        if isinstance(requests, Message):
-            requests = dict.fromkeys(self._edges.members(), requests)
-        answers = self._edges.call(requests, reply, _DAY_S)
-        good = {name: answer for name, answer in answers.items() if isinstance(answer, reply)}
-        failed = {n: a.reason for n, a in answers.items() if isinstance(a, Failure)}
-        if failed:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise QuorumError(f"{len(failed)} of {len(answers)} edge servers failed ({reasons})")
-        return good
+    def _assignment(self, elastic: ElasticClassifier, choice: ClusterChoice) -> BackboneAssignment:
+        width = float(self.grid.widths[choice.selection.chosen])
+        depth = int(self.grid.depths[choice.selection.chosen])
+        backbone = elastic.extract(elastic.shape(width, depth))
+        return BackboneAssignment(
+            parts=choice.parts,
+            width=width,
+            depth=depth,
+            config=config_document(backbone),
+            backbone=clone_state(backbone),
+            classifier=clone_state(elastic.classifier.head),
+            class_names=self._class_names,
+            preprocessing=self._preprocessing,
+        )

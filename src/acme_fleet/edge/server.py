@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +14,15 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge.aggregation import present
 from acme_fleet.edge.comparison import Contender, Task
+from acme_fleet.edge.parts import kinds, whole
 from acme_fleet.edge.rounds import header_shapes, mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
-from acme_fleet.errors import ProtocolError, QuorumError
+from acme_fleet.errors import ProtocolError
+from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
-from acme_fleet.links.base import Failure, Link
+from acme_fleet.links.base import Link
+from acme_fleet.links.roll_call import RollCall
 from acme_fleet.messages import (
     BackboneAssignment,
     ClusterProfile,
@@ -55,9 +56,26 @@ from acme_fleet.models.io import (
 )
 from acme_fleet.seeding import generator
 
-Reply = TypeVar("Reply", bound=Message)
-
 _COARSE = "coarse.safetensors"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Devices of the cluster that share a backbone and a coarse header.
+
+    Attributes:
+        name: the cluster's, and a number where the cluster has several groups.
+        members: the devices.
+        strangers: devices that are in no group; their loss is told with the first one.
+        limit: min C_n in bytes.
+        folder: what was finished for them.
+    """
+
+    name: str
+    members: list[str]
+    strangers: list[str]
+    limit: int
+    folder: Path
 
 
 class EdgeServer:
@@ -76,11 +94,15 @@ class EdgeServer:
         self._settings = settings
         self._personalization = settings.personalization
         self._shared = shared
-        self._devices = devices
         self._folder = folder
         self._journal = journal
-        self._limit: int | None = None
-        self._lost: dict[str, str] = {}
+        self._devices = RollCall(
+            name,
+            devices,
+            settings.personalization.timeout_s,
+            settings.personalization.quorum,
+            folder,
+        )
         folder.mkdir(parents=True, exist_ok=True)
 
     def handle(self, message: Message) -> Message:
@@ -92,54 +114,80 @@ class EdgeServer:
         """
         match message:
             case ProfileRequest():
-                return self._profile()
+                parts = [part for part, _ in self._parts()]
+                return ClusterProfile(name=self._name, parts=parts)
             case BackboneAssignment():
-                return self._customize(message)
+                return self._customize(message, self._group(message))
         raise ProtocolError(f"an edge server does not answer {type(message).__name__}")
 
     # --- phase 1: statistics up ---
 
-    def _profile(self) -> ClusterProfile:
-        profiles = self._ask(ProfileRequest(), DeviceProfile)
-        self._limit = min(profile.storage_bytes for profile in profiles.values())
-        return ClusterProfile(
-            name=self._name,
-            storage_bytes=self._limit,
-            energies=list(dict.fromkeys(profile.energy for profile in profiles.values())),
-            devices=len(profiles),
+    def _parts(self) -> list[tuple[Part, list[str]]]:
+        """What backbones are chosen for, and whose they are; asked once, so that it stays."""
+        path = self._folder / "parts.json"
+        if not path.exists():
+            everyone = self._devices.members()
+            profiles = self._devices.ask(ProfileRequest(), DeviceProfile, everyone)
+            limits = {name: (told.storage_bytes, told.energy) for name, told in profiles.items()}
+            per_device = self._settings.selection.matching == "device"
+            found = kinds(limits) if per_device else [(whole(limits.values()), everyone)]
+            stored = [{"part": p.model_dump(mode="json"), "members": names} for p, names in found]
+            write_json(path, stored)
+        stored = read_document(self._folder, path.name)
+        return [(Part.model_validate(told["part"]), told["members"]) for told in stored]
+
+    def _group(self, assignment: BackboneAssignment) -> Group:
+        """Those for whom a backbone was sent."""
+        parts = self._parts()
+        if unknown := [number for number in assignment.parts if number >= len(parts)]:
+            raise ProtocolError(f"{self._name} has {len(parts)} parts and no number {unknown[0]}")
+        chosen = [parts[number] for number in assignment.parts]
+        several, number = len(chosen) < len(parts), 1 + min(assignment.parts)
+        known = {name for _, names in parts for name in names}
+        return Group(
+            name=f"{self._name}:{number}" if several else self._name,
+            members=[name for _, names in chosen for name in names],
+            strangers=[n for n in self._devices.members() if number == 1 and n not in known],
+            limit=min(part.storage_bytes for part, _ in chosen),
+            folder=self._folder / f"group-{number}" if several else self._folder,
         )
 
-    def _customize(self, assignment: BackboneAssignment) -> ClusterReport:
-        coarse = self._coarse_model(assignment)
+    def _customize(self, assignment: BackboneAssignment, group: Group) -> ClusterReport:
+        group.folder.mkdir(exist_ok=True)
+        coarse = self._coarse_model(assignment, group)
         plan = HeaderPlan.model_validate(coarse.plan)
-        weights, names = self._similarity(coarse)
-        for number in range(self._rounds_done(), self._personalization.rounds):
+        weights, names = self._similarity(coarse, group)
+        for number in range(_rounds_done(group), self._personalization.rounds):
             changed = self._round(number, coarse, weights, names)
             done = number + 1 if changed else self._personalization.rounds
-            write_json(self._folder / "rounds.json", {"done": done})
+            write_json(group.folder / "rounds.json", {"done": done})
             if not changed:
                 break
-        reports = self._ask(ReportRequest(), DeviceReport, check=_check_report)
+        reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, _check_report)
+        lost = dict.fromkeys(group.strangers, "it never told its limits")
+        own = {*group.members, *group.strangers}
+        lost |= {name: why for name, why in self._devices.lost.items() if name in own}
         return ClusterReport(
-            name=self._name,
+            name=group.name,
             genotype=plan.genotype.model_dump(mode="json"),
             header=plan.genotype.describe(),
             device_names=names,
             similarity=weights.tolist(),
-            contenders=self._contenders(assignment, coarse),
+            contenders=self._contenders(assignment, coarse, group),
             reports=list(reports.values()),
-            lost=self._lost,
+            lost=lost,
         )
 
-    def _coarse_model(self, assignment: BackboneAssignment) -> HeaderAssignment:
+    def _coarse_model(self, assignment: BackboneAssignment, group: Group) -> HeaderAssignment:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
-        path = self._folder / _COARSE
+        path = group.folder / _COARSE
         if not path.exists():
             backbone = backbone_from(assignment.config, assignment.backbone)
-            unfinished = self._folder / "search.safetensors"
-            with self._journal.stage(self._name, "header search") as progress:
-                task = self._task(assignment)
-                tensors, about = task.coarse(backbone, self._generator, progress, unfinished)
+            unfinished = group.folder / "search.safetensors"
+            with self._journal.stage(group.name, "header search") as progress:
+                tensors, about = self._task(assignment, group).coarse(
+                    backbone, _generators(self._settings.seed, group), progress, unfinished
+                )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
             unfinished.unlink(missing_ok=True)
         tensors, about = read_tensors(path)
@@ -154,45 +202,44 @@ class EdgeServer:
         )
 
     def _contenders(
-        self, assignment: BackboneAssignment, coarse: HeaderAssignment
+        self, assignment: BackboneAssignment, coarse: HeaderAssignment, group: Group
     ) -> list[HeaderContender]:
         """How the searched header and its rivals fared on the edge's own data, the former first."""
-        path = self._folder / "contenders.json"
+        path = group.folder / "contenders.json"
         if not path.exists():
-            _, about = read_tensors(self._folder / _COARSE)
-            rivals = self._rivals(assignment, coarse) if self._settings.search.rivals else []
+            _, about = read_tensors(group.folder / _COARSE)
+            rivals = self._rivals(assignment, coarse, group) if self._settings.search.rivals else []
             write_json(path, about["contenders"] + [asdict(rival) for rival in rivals])
-        stored = read_document(self._folder, path.name)
+        stored = read_document(group.folder, path.name)
         return [HeaderContender(**told.pop("choice"), **told) for told in stored]
 
-    def _rivals(self, assignment: BackboneAssignment, coarse: HeaderAssignment) -> list[Contender]:
+    def _rivals(
+        self, assignment: BackboneAssignment, coarse: HeaderAssignment, group: Group
+    ) -> list[Contender]:
         """The other strategies from the same start, and hand-made headers of the same size."""
-        with self._journal.stage(self._name, "header rivals") as progress:
-            return self._task(assignment).rivals(
+        with self._journal.stage(group.name, "header rivals") as progress:
+            return self._task(assignment, group).rivals(
                 lambda: backbone_from(assignment.config, assignment.backbone),
                 backbone_from(coarse.config, coarse.backbone),
                 parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
-                self._generator,
+                _generators(self._settings.seed, group),
                 progress,
             )
 
-    def _task(self, assignment: BackboneAssignment) -> Task:
+    def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
         """What every contender gets."""
         return Task.of(
             backbone_from(assignment.config, assignment.backbone),
             assignment.classifier,
             self._settings.header,
             self._settings.search,
-            split_shared_data(self._shared, self._generator("split")),
-            self._limit or self._profile().storage_bytes,
+            split_shared_data(self._shared, _generators(self._settings.seed, group)("split")),
+            group.limit,
         )
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return generator(self._settings.seed, self._name, "header", purpose)
-
-    def _similarity(self, coarse: HeaderAssignment) -> tuple[np.ndarray, list[str]]:
+    def _similarity(self, coarse: HeaderAssignment, group: Group) -> tuple[np.ndarray, list[str]]:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
-        path = self._folder / "similarity.json"
+        path = group.folder / "similarity.json"
         if not path.exists():
             most = self._personalization.feature_samples
             hidden = HeaderPlan.model_validate(coarse.plan).hidden
@@ -200,15 +247,15 @@ class EdgeServer:
             def check(name: str, reply: FeatureSample) -> None:
                 check_features(reply.features, most, hidden, f"the feature sample of {name}")
 
-            replies = self._ask(coarse, FeatureSample, check=check)
+            replies = self._devices.ask(coarse, FeatureSample, group.members, check)
             samples = {name: reply.features.double().numpy() for name, reply in replies.items()}
-            with self._journal.stage(self._name, "similarity"):
+            with self._journal.stage(group.name, "similarity"):
                 distances = distance_matrix(list(samples.values()))
                 if self._personalization.similarity == "debiased":
                     distances = debias(distances, list(samples.values()))
                 weights = mixing_weights(distances, self._personalization.temperature)
             write_json(path, {"devices": list(samples), "weights": weights.tolist()})
-        stored = read_document(self._folder, path.name)
+        stored = read_document(group.folder, path.name)
         return np.array(stored["weights"]), stored["devices"]
 
     def _round(
@@ -223,70 +270,26 @@ class EdgeServer:
             shapes = header_shapes(name, upload.kept, plan, mix)
             check_shapes(upload.header, shapes, f"the header of {name}")
 
-        uploads = self._ask(RoundStart(round=number), ImportanceUpload, names, check)
+        uploads = self._devices.ask(RoundStart(round=number), ImportanceUpload, names, check)
         among = present(weights, [names.index(name) for name in uploads])
         mixed = mix_round(uploads, plan, coarse.header, among, mix)
         updates = {
             name: ImportanceUpdate(round=number, importance=importance, header=header)
             for name, (importance, header) in mixed.items()
         }
-        reports = self._call(updates, RoundReport)
+        reports = self._devices.call(updates, RoundReport)
         return any(report.changed for report in reports.values())
 
-    # --- talking to the devices ---
 
-    def _ask(
-        self,
-        message: Message,
-        reply: type[Reply],
-        names: list[str] | None = None,
-        check: Callable[[str, Reply], None] | None = None,
-    ) -> dict[str, Reply]:
-        """Send one message to all devices, or to those named."""
-        chosen = self._devices.members() if names is None else names
-        return self._call(dict.fromkeys(chosen, message), reply, check)
-
-    def _call(
-        self,
-        requests: Mapping[str, Message],
-        reply: type[Reply],
-        check: Callable[[str, Reply], None] | None = None,
-    ) -> dict[str, Reply]:
-        """Call devices; those who fail are left out and remembered, too few end the run.
-
-        ``check`` raises ProtocolError if a device's reply does not fit, which is a failure too.
-        """
-        answers = self._devices.call(requests, reply, self._personalization.timeout_s)
-        good: dict[str, Reply] = {}
-        for name, answer in answers.items():
-            if isinstance(answer, Failure):
-                self._lost[name] = answer.reason
-                continue
-            assert isinstance(answer, reply)
-            try:
-                if check:
-                    check(name, answer)
-                good[name] = answer
-                self._lost.pop(name, None)
-            except ProtocolError as error:
-                self._lost[name] = str(error)
-        self._require_quorum(len(good), len(requests))
-        return good
-
-    def _require_quorum(self, present: int, asked: int) -> None:
-        needed = math.ceil(self._personalization.quorum * asked)
-        if present < needed:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._lost.items())
-            raise QuorumError(
-                f"{self._name}: {present} of {asked} devices answered, {needed} are needed "
-                f"({reasons}); what was finished is in {self._folder}"
-            )
-
-    def _rounds_done(self) -> int:
-        path = self._folder / "rounds.json"
-        return read_document(self._folder, path.name)["done"] if path.exists() else 0
+def _rounds_done(group: Group) -> int:
+    path = group.folder / "rounds.json"
+    return read_document(group.folder, path.name)["done"] if path.exists() else 0
 
 
 def _check_report(name: str, report: DeviceReport) -> None:
     if report.name != name:
         raise ProtocolError(f"the report of {name} bears the name {report.name}")
+
+
+def _generators(seed: int, group: Group) -> Callable[[str], torch.Generator]:
+    return lambda purpose: generator(seed, group.name, "header", purpose)

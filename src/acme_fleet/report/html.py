@@ -58,7 +58,8 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
 
 def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:
     """Each cluster's colour; the same in all figures."""
-    names = dict.fromkeys([c.name for c in summary.clusters] + [d.cluster for d in summary.devices])
+    named = [name for c in summary.clusters for name in (c.edge, c.name)]
+    names = dict.fromkeys(named + [d.cluster for d in summary.devices])
     return dict(zip(names, itertools.cycle(palette), strict=False))
 
 
@@ -133,7 +134,7 @@ def link_flows(summary: Summary, events: Sequence[Event]) -> list[Flow]:
     ``tier`` is ``cloud`` or ``device``: the other end of the edge server's link. Up is towards
     the cloud.
     """
-    edges = {cluster.name for cluster in summary.clusters}
+    edges = {cluster.edge for cluster in summary.clusters}
     sizes: defaultdict[tuple[str, bool, str, str], list[int]] = defaultdict(list)
     for event in events:
         if "bytes" not in event:
@@ -213,6 +214,7 @@ def _actors(summary: Summary, seen: Sequence[str]) -> list[tuple[str, str]]:
     known = {"cloud": ""}
     for cluster in summary.clusters:
         reported = [d.name for d in summary.devices if d.cluster == cluster.name]
+        known.setdefault(cluster.edge, cluster.edge)
         members = [cluster.name, *cluster.device_names, *reported, *cluster.lost]
         known |= dict.fromkeys(members, cluster.name)
     known |= {name: "" for name in seen if name not in known}

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 def print_limits(fleet: Fleet, plan: Plan) -> None:
-    """What fits each cluster, all of whose devices get one backbone, and its devices alone."""
+    """What fits each cluster as a whole, and its devices alone."""
     table = Table(title="what the limits admit: a cluster's, and its devices' own")
     table.add_column("cluster")
     table.add_column("devices")
     for column in ("storage", "candidates", "largest"):
         table.add_column(column, justify="right")
     sizes = np.sort(plan.sizes)
+    together = fleet.selection.matching == "cluster"
     for cluster in fleet.clusters:
         limit = plan.limits[cluster.name]
         members: dict[int, list[Device]] = {}
@@ -38,11 +39,15 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
             members.setdefault(_fitting(sizes, device.storage), []).append(device)
         count = len(cluster.devices)
         admitted = _admitted(sizes, limit)
-        table.add_row(cluster.name, f"all {count}, one backbone", bytes_text(limit), *admitted)
+        words = f"all {count}, one backbone" if together else f"all {count}"
+        table.add_row(cluster.name, words, bytes_text(limit), *admitted)
         for group in members.values() if count > 1 else ():
             ends = dict.fromkeys(bytes_text(group[end].storage) for end in (0, -1))
             table.add_row("", _names(group), " – ".join(ends), *_admitted(sizes, group[0].storage))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if not together:
+        console.print("matching: device. Each device gets a backbone by its own limits.")
 
 
 def _fitting(sizes: np.ndarray, limit: int) -> int:
@@ -68,8 +73,10 @@ def print_explanation(found: Explanation) -> None:
     """The limit, every candidate with a verdict, the reason, and what other limits would buy."""
     console = Console()
     device, cluster = found.device, found.cluster
+    together = found.selection.matching == "cluster"
+    whose = "all of whose devices have one backbone" if together else "a group with one backbone"
     console.print(
-        f"{device.name} is in cluster {cluster.name}, all of whose devices have one backbone. "
+        f"{device.name} is in {'cluster ' if together else ''}{cluster.name}, {whose}. "
         f"Limit: {cluster.storage_limit_bytes:,} bytes, the storage of {found.smallest.name}; "
         f"{device.name} stores {device.storage:,}.",
         highlight=False,
@@ -166,7 +173,7 @@ def _change(difference: float, words: Callable[[float], str]) -> str:
 
 def print_matching(choices: Sequence[DeviceChoice]) -> None:
     """One backbone for a cluster beside one for each device, and what each buys on average."""
-    table = Table(title="one backbone for a cluster, as run, and one for each device alone")
+    table = Table(title="the backbone as run, and the one for each device alone")
     table.add_column("device")
     for column in ("storage", "w, d", "loss", "energy", "alone", "loss", "energy"):
         table.add_column(column, justify="right")
@@ -186,7 +193,7 @@ def print_matching(choices: Sequence[DeviceChoice]) -> None:
         means.add_column(column, justify="left" if not column else "right")
     together = [(choice.cluster, choice.cluster_energy_j) for choice in choices]
     alone = [(choice.alone, choice.alone_energy_j) for choice in choices]
-    means.add_row("for a cluster", *_means(together))
+    means.add_row("as run", *_means(together))
     means.add_row("for each device", *_means(alone))
     console.print(means)
     console.print("Loss and accuracy: public validation data, the reference's linear header.")

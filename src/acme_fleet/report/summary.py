@@ -55,7 +55,11 @@ class Contender(_Record):
 
 
 class ClusterSummary(_Record):
-    """One edge server: what it could choose from, what it got, what its search found."""
+    """Devices of an edge server that share a backbone: what there was to choose from, what they
+    got, what the search of their header found.
+
+    ``name`` is the edge server's, followed by a colon and a number where it has several groups.
+    """
 
     name: str
     width: float
@@ -74,6 +78,11 @@ class ClusterSummary(_Record):
     """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
     lost: dict[str, str] = {}
     """Devices that did not finish, and why."""
+
+    @property
+    def edge(self) -> str:
+        """The name of the edge server."""
+        return self.name.partition(":")[0]
 
 
 class DeviceSummary(_Record):

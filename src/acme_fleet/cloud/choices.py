@@ -1,0 +1,85 @@
+"""Algorithm 1, lines 5-18, for all parts of the clusters: who gets which candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from acme_fleet.cloud.objectives import Grid, Quality
+from acme_fleet.cloud.pareto import Match, match
+from acme_fleet.cost.energy import worst_energy_j
+from acme_fleet.fleet import Selection
+from acme_fleet.hardware import Part
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Everything about the candidates that does not depend on who asks.
+
+    Attributes:
+        grid: w and d of each.
+        quality: loss and accuracy of each.
+        sizes: bytes as shipped with the smallest header, shape ``(candidates,)``.
+        tokens: p of Eq. 2.
+    """
+
+    grid: Grid
+    quality: Quality
+    sizes: np.ndarray
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ClusterChoice:
+    """What some parts of a cluster could have had, and what they get.
+
+    Attributes:
+        edge: the cluster's edge server.
+        parts: their places in its profile; all choose the same.
+        storage_bytes: min C_n over them. The rest is of the part with that limit.
+        objectives: loss, energy in J, size in bytes, shape ``(candidates, 3)``.
+        accuracies: on the data of the losses, shape ``(candidates,)``.
+        selection: the front and the choice (Eq. 11-13).
+    """
+
+    edge: str
+    parts: list[int]
+    storage_bytes: int
+    objectives: np.ndarray
+    accuracies: np.ndarray
+    selection: Match
+
+
+def choose_for(
+    candidates: Candidates, clusters: Mapping[str, Sequence[Part]], settings: Selection
+) -> list[ClusterChoice]:
+    """A choice for each part; parts of a cluster that choose the same candidate are together.
+
+    Raises:
+        FleetError: if no candidate fits a part.
+    """
+    choices = []
+    for edge, parts in clusters.items():
+        alike: dict[int, ClusterChoice] = {}
+        for number in sorted(range(len(parts)), key=lambda number: parts[number].storage_bytes):
+            found = _choice(candidates, edge, parts[number], settings)
+            alike.setdefault(found.selection.chosen, found).parts.append(number)
+        choices += alike.values()
+    return choices
+
+
+def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) -> ClusterChoice:
+    grid, quality = candidates.grid, candidates.quality
+    energies = worst_energy_j(part.energies, grid.widths, grid.depths, candidates.tokens)
+    objectives = np.column_stack([quality.losses, energies, candidates.sizes])
+    selection = match(
+        objectives,
+        candidates.sizes,
+        part.storage_bytes,
+        settings.performance_window,
+        cluster=edge,
+        rule=settings.rule,
+    )
+    return ClusterChoice(edge, [], part.storage_bytes, objectives, quality.accuracies, selection)

@@ -1,0 +1,90 @@
+"""Ask peers, leave out those who fail, and go on only if enough of them answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from acme_fleet.errors import ProtocolError, QuorumError
+from acme_fleet.links.base import Failure, Link
+from acme_fleet.messages import Message
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+class RollCall:
+    """A role's peers, and who of them is lost at the moment and why.
+
+    Args:
+        owner: the role that asks, for errors.
+        link: to the peers.
+        timeout_s: how long to wait for an answer.
+        quorum: the share of those asked that must give a valid answer.
+        kept: what a failure does not lose, for errors.
+    """
+
+    def __init__(
+        self, owner: str, link: Link, timeout_s: float, quorum: float, kept: object
+    ) -> None:
+        self._owner = owner
+        self._link = link
+        self._timeout_s = timeout_s
+        self._quorum = quorum
+        self._kept = kept
+        self.lost: dict[str, str] = {}
+
+    def members(self) -> list[str]:
+        """Names of all peers, in a fixed order."""
+        return self._link.members()
+
+    def ask(
+        self,
+        message: Message,
+        reply: type[Reply],
+        names: Sequence[str],
+        check: Callable[[str, Reply], None] | None = None,
+    ) -> dict[str, Reply]:
+        """Send one message to those named, see :meth:`call`."""
+        return self.call(dict.fromkeys(names, message), reply, check)
+
+    def call(
+        self,
+        requests: Mapping[str, Message],
+        reply: type[Reply],
+        check: Callable[[str, Reply], None] | None = None,
+    ) -> dict[str, Reply]:
+        """Send each peer its message; the valid replies, the others are remembered as lost.
+
+        Args:
+            requests: by peer.
+            reply: the only message type that is accepted as an answer.
+            check: raises ProtocolError if a peer's reply does not fit, which is a failure too.
+
+        Raises:
+            QuorumError: if too few answered.
+        """
+        good: dict[str, Reply] = {}
+        for name, answer in self._link.call(requests, reply, self._timeout_s).items():
+            if isinstance(answer, Failure):
+                self.lost[name] = answer.reason
+                continue
+            assert isinstance(answer, reply)
+            try:
+                if check:
+                    check(name, answer)
+                good[name] = answer
+                self.lost.pop(name, None)
+            except ProtocolError as error:
+                self.lost[name] = str(error)
+        self._require_quorum(len(good), len(requests))
+        return good
+
+    def _require_quorum(self, present: int, asked: int) -> None:
+        needed = math.ceil(self._quorum * asked)
+        if present < needed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.lost.items())
+            raise QuorumError(
+                f"{self._owner}: {present} of {asked} answered, {needed} are needed "
+                f"({reasons}); what was finished is in {self._kept}"
+            )

@@ -235,7 +235,7 @@ def test_importance_that_makes_no_sense_is_left_out(
 
     def watch(edge: server.EdgeServer, *arguments: Any) -> bool:
         changed = ask(edge, *arguments)
-        reasons.append(dict(edge._lost))
+        reasons.append(dict(edge._devices.lost))
         return changed
 
     monkeypatch.setattr(server.EdgeServer, "_round", watch)
@@ -310,7 +310,10 @@ def test_too_few_devices_stop_the_run_with_their_names_and_its_state(
     with pytest.raises(QuorumError) as stopped:
         acme_fleet.customize(finished.fleet, prepared, resume=True)
     for words in (
-        *("1 of 2 edge servers failed", "north: 0 of 2 devices answered, 1 are needed"),
+        *(
+            "cloud: 1 of 2 edge servers answered, 2 are needed",
+            "north: 0 of 2 devices answered, 1 are needed",
+        ),
         *("cam-1: the battery is empty", "cam-2: the battery is empty"),
         f"what was finished is in {prepared / 'edges' / 'north'}",
     ):

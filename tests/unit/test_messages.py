@@ -252,7 +252,8 @@ _DOCUMENT_FIELDS = {
 _LIST_FIELDS = {
     ("BackboneAssignment", "class_names"),
     ("HeaderAssignment", "class_names"),
-    ("ClusterProfile", "energies"),
+    ("BackboneAssignment", "parts"),
+    ("ClusterProfile", "parts"),
     ("ClusterReport", "contenders"),
     ("ClusterReport", "device_names"),
     ("ClusterReport", "similarity"),

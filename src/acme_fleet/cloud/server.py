@@ -79,7 +79,7 @@ class CloudServer:
         self._public = public
         self._class_names = class_names
         self._preprocessing = preprocessing
-        self._edges = RollCall("cloud", edges, _DAY_S, 1.0, folder)
+        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, 1.0, folder)
         self._folder = folder
         self._journal = journal
         self._initial = untrained_reference(settings, public, class_names)

@@ -98,6 +98,7 @@ class EdgeServer:
         self._journal = journal
         self._devices = RollCall(
             name,
+            "devices",
             devices,
             settings.personalization.timeout_s,
             settings.personalization.quorum,

@@ -18,6 +18,7 @@ class RollCall:
 
     Args:
         owner: the role that asks, for errors.
+        peers: what those asked are, for errors.
         link: to the peers.
         timeout_s: how long to wait for an answer.
         quorum: the share of those asked that must give a valid answer.
@@ -25,9 +26,16 @@ class RollCall:
     """
 
     def __init__(
-        self, owner: str, link: Link, timeout_s: float, quorum: float, kept: object
+        self,
+        owner: str,
+        peers: str,
+        link: Link,
+        timeout_s: float,
+        quorum: float,
+        kept: object,
     ) -> None:
         self._owner = owner
+        self._peers = peers
         self._link = link
         self._timeout_s = timeout_s
         self._quorum = quorum
@@ -85,6 +93,6 @@ class RollCall:
         if present < needed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.lost.items())
             raise QuorumError(
-                f"{self._owner}: {present} of {asked} answered, {needed} are needed "
+                f"{self._owner}: {present} of {asked} {self._peers} answered, {needed} are needed "
                 f"({reasons}); what was finished is in {self._kept}"
             )

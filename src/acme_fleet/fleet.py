@@ -269,7 +269,8 @@ class Personalization(Settings):
     """Algorithm 2: rounds between an edge server and its devices.
 
     ``mix`` says what similar devices share: the importance of neurons (the paper), the header's
-    weights, or both.
+    weights, or both. Of a device that misses a round its last set counts for the others,
+    ``stale_decay`` times as much for each round since; with 0 it does not.
     """
 
     rounds: PositiveInt = 3
@@ -281,6 +282,7 @@ class Personalization(Settings):
     temperature: PositiveFloat = 0.1
     timeout_s: PositiveFloat = 3600.0
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    stale_decay: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 # --- who takes part ---------------------------------------------------------------------------

@@ -215,6 +215,10 @@ class ClusterReport(Message):
     reports: list[DeviceReport]
     lost: dict[Name, str]
     """Devices that did not finish, and why."""
+    missed: dict[Name, PositiveCount] = {}
+    """Rounds that devices missed, or in which what they sent was refused."""
+    shortened: dict[Name, Share] = {}
+    """Devices whose header's update was scaled down, and the least scale."""
 
 
 def check_shapes(

@@ -262,6 +262,8 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         device_names=report.device_names,
         similarity=report.similarity,
         lost=report.lost,
+        missed=report.missed,
+        shortened=report.shortened,
     )
 
 

@@ -231,3 +231,16 @@ def test_present_renormalises_among_those_who_answered(
     np.testing.assert_allclose(among.sum(axis=1), 1)
     for a, i in enumerate(who):  # the proportions between peers stay
         np.testing.assert_allclose(among[a] * weights[i, who].sum(), weights[i, who])
+
+
+@given(matrices(st.floats(0.01, 1)), st.data())
+def test_present_counts_old_sets_less_for_others_only(
+    weights: np.ndarray, data: st.DataObject
+) -> None:
+    count = len(weights)
+    fresh = data.draw(st.lists(st.floats(0.01, 1), min_size=count, max_size=count))
+    among = present(weights, [*range(count)], fresh)
+    np.testing.assert_allclose(among.sum(axis=1), 1)
+    for i in range(count):
+        expected = [weights[i, j] * (1 if i == j else fresh[j]) for j in range(count)]
+        np.testing.assert_allclose(among[i], np.array(expected) / sum(expected))

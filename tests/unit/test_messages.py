@@ -259,6 +259,8 @@ _LIST_FIELDS = {
     ("ClusterReport", "similarity"),
     ("ClusterReport", "reports"),
     ("ClusterReport", "lost"),
+    ("ClusterReport", "missed"),
+    ("ClusterReport", "shortened"),
     ("ImportanceUpload", "kept"),
 }
 _RAW_NAMES = ("pixel", "image", "input_id", "token", "label", "text", "sample_data", "raw_sample")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,22 +43,35 @@ def aggregate(
 
 
 def present(
-    weights: Float[np.ndarray, "devices devices"], index: list[int]
+    weights: Float[np.ndarray, "devices devices"],
+    index: list[int],
+    freshness: Sequence[float] | None = None,
 ) -> Float[np.ndarray, "present present"]:
-    """The weights among those who answered, rows summing to 1 again."""
+    """The weights among those who count in a round, rows summing to 1 again.
+
+    Args:
+        weights: Ŵ of all devices.
+        index: the rows of those who count.
+        freshness: how much each of them counts for the others, in their order; 1 by default. A
+            device's weight for itself stays.
+    """
     chosen = weights[np.ix_(index, index)]
+    if freshness is not None:
+        own = np.diag(chosen).copy()
+        chosen = chosen * np.asarray(freshness)
+        np.fill_diagonal(chosen, own)
     return chosen / chosen.sum(axis=1, keepdims=True)
 
 
-def contain(
+def update_scales(
     headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = 2.0
-) -> dict[str, dict[str, Tensor]]:
-    """Shorten updates that are much longer than the others', so that no device outvotes the rest.
+) -> dict[str, float]:
+    """By what each device's update, header less start, is scaled: below 1 if it is too long.
 
     Args:
         headers: each device's tensors in the unpruned shapes; absent entries equal ``start``.
         start: what all devices received, in the same shapes.
-        most: an update, header less start, is scaled to at most this many median lengths.
+        most: an update is scaled to at most this many (lower) median lengths.
     """
     lengths = {
         name: float(sum((own[k].double() - start[k]).square().sum() for k in start)) ** 0.5
@@ -66,13 +79,34 @@ def contain(
     }
     # The lower median: of two devices the shorter update sets the limit.
     limit = most * sorted(lengths.values())[(len(lengths) - 1) // 2]
+    return {name: min(1.0, limit / max(length, 1e-30)) for name, length in lengths.items()}
+
+
+def contain(
+    headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = 2.0
+) -> dict[str, dict[str, Tensor]]:
+    """Shorten updates that are much longer than the others', so that no device outvotes the rest.
+
+    Arguments as for :func:`update_scales`.
+    """
+    scales = update_scales(headers, start, most)
     return {
-        name: {
-            k: start[k] + (own[k] - start[k]) * min(1.0, limit / max(lengths[name], 1e-30))
-            for k in start
-        }
+        name: {k: start[k] + (own[k] - start[k]) * scales[name] for k in start}
         for name, own in headers.items()
     }
+
+
+def completed(
+    headers: Mapping[str, Mapping[str, Tensor]],
+    plans: Mapping[str, HeaderPlan],
+    start: Mapping[str, Tensor],
+) -> dict[str, dict[str, Tensor]]:
+    """Headers in the unpruned shapes; what pruning took is as in ``start``."""
+    whole = {}
+    for name, header in headers.items():
+        own, there = expand(plans[name], header), presence(plans[name])
+        whole[name] = {k: torch.where(there[k], own[k], start[k]) for k in start}
+    return whole
 
 
 def mix_headers(
@@ -99,12 +133,7 @@ def mix_headers(
     """
     names = list(headers)
     present = {name: presence(plans[name]) for name in names}
-    expanded = {name: expand(plans[name], headers[name]) for name in names}
-    whole = {
-        name: {k: torch.where(present[name][k], own[k], start[k]) for k in start}
-        for name, own in expanded.items()
-    }
-    whole = contain(whole, start, most)
+    whole = contain(completed(headers, plans, start), start, most)
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     matrix = torch.from_numpy(weights).double()
     for key in start:

@@ -1,8 +1,10 @@
-"""For which of a cluster's devices one backbone is chosen: for all, or for each kind (Eq. 10)."""
+"""Which of a cluster's devices share a backbone: all, or those of each kind (Eq. 10)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from acme_fleet.hardware import Energy, Part
 
@@ -23,3 +25,22 @@ def kinds(limits: Mapping[str, Limits]) -> list[tuple[Part, list[str]]]:
     for name, own in sorted(limits.items(), key=lambda item: item[1][0]):
         members.setdefault(own, []).append(name)
     return [(whole([own] * len(names)), names) for own, names in members.items()]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Devices of the cluster that share a backbone and a coarse header.
+
+    Attributes:
+        name: the cluster's, and a number where the cluster has several groups.
+        members: the devices.
+        strangers: devices that are in no group; their loss is told with the first one.
+        limit: min C_n in bytes.
+        folder: what was finished for them.
+    """
+
+    name: str
+    members: list[str]
+    strangers: list[str]
+    limit: int
+    folder: Path

@@ -9,7 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from acme_fleet.edge.aggregation import ImportanceSet, aggregate, mix_headers
+from acme_fleet.edge.aggregation import (
+    ImportanceSet,
+    aggregate,
+    completed,
+    mix_headers,
+    update_scales,
+)
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Mix
 from acme_fleet.models.header_plan import HeaderPlan
@@ -77,6 +83,18 @@ def mix_round(
         coarse,
     )
     return {name: (own, mixed[name]) for name, own in importance.items()}
+
+
+def shortened(
+    uploads: Mapping[str, Upload], plan: HeaderPlan, coarse: Mapping[str, Tensor], mix: Mix
+) -> dict[str, float]:
+    """By how much the updates of devices were shortened, of those that were."""
+    if mix == "importance":
+        return {}
+    headers = {name: upload.header for name, upload in uploads.items()}
+    plans = {name: _left(plan, upload.kept) for name, upload in uploads.items()}
+    scales = update_scales(completed(headers, plans, coarse), coarse)
+    return {name: scale for name, scale in scales.items() if scale < 1}
 
 
 def _left(plan: HeaderPlan, kept: Kept) -> HeaderPlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge.aggregation import present
 from acme_fleet.edge.comparison import Contender, Task
-from acme_fleet.edge.parts import kinds, whole
-from acme_fleet.edge.rounds import header_shapes, mix_round
+from acme_fleet.edge.memory import Rounds, recall, remember
+from acme_fleet.edge.parts import Group, kinds, whole
+from acme_fleet.edge.rounds import header_shapes, mix_round, shortened
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
 from acme_fleet.errors import ProtocolError
@@ -57,25 +58,6 @@ from acme_fleet.models.io import (
 from acme_fleet.seeding import generator
 
 _COARSE = "coarse.safetensors"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Devices of the cluster that share a backbone and a coarse header.
-
-    Attributes:
-        name: the cluster's, and a number where the cluster has several groups.
-        members: the devices.
-        strangers: devices that are in no group; their loss is told with the first one.
-        limit: min C_n in bytes.
-        folder: what was finished for them.
-    """
-
-    name: str
-    members: list[str]
-    strangers: list[str]
-    limit: int
-    folder: Path
 
 
 class EdgeServer:
@@ -158,12 +140,10 @@ class EdgeServer:
         coarse = self._coarse_model(assignment, group)
         plan = HeaderPlan.model_validate(coarse.plan)
         weights, names = self._similarity(coarse, group)
-        for number in range(_rounds_done(group), self._personalization.rounds):
-            changed = self._round(number, coarse, weights, names)
-            done = number + 1 if changed else self._personalization.rounds
-            write_json(group.folder / "rounds.json", {"done": done})
-            if not changed:
-                break
+        told = Rounds.read(group.folder)
+        while told.done < self._personalization.rounds:
+            told = self._round(told, coarse, weights, names, group)
+            told.write(group.folder)
         reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, _check_report)
         lost = dict.fromkeys(group.strangers, "it never told its limits")
         own = {*group.members, *group.strangers}
@@ -177,6 +157,8 @@ class EdgeServer:
             contenders=self._contenders(assignment, coarse, group),
             reports=list(reports.values()),
             lost=lost,
+            missed=told.missed,
+            shortened=told.shortened,
         )
 
     def _coarse_model(self, assignment: BackboneAssignment, group: Group) -> HeaderAssignment:
@@ -205,27 +187,23 @@ class EdgeServer:
     def _contenders(
         self, assignment: BackboneAssignment, coarse: HeaderAssignment, group: Group
     ) -> list[HeaderContender]:
-        """How the searched header and its rivals fared on the edge's own data, the former first."""
+        """How the searched header fared on the edge's own data, then its rivals."""
         path = group.folder / "contenders.json"
         if not path.exists():
             _, about = read_tensors(group.folder / _COARSE)
-            rivals = self._rivals(assignment, coarse, group) if self._settings.search.rivals else []
+            rivals: list[Contender] = []
+            if self._settings.search.rivals:
+                with self._journal.stage(group.name, "header rivals") as progress:
+                    rivals = self._task(assignment, group).rivals(
+                        lambda: backbone_from(assignment.config, assignment.backbone),
+                        backbone_from(coarse.config, coarse.backbone),
+                        parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
+                        _generators(self._settings.seed, group),
+                        progress,
+                    )
             write_json(path, about["contenders"] + [asdict(rival) for rival in rivals])
         stored = read_document(group.folder, path.name)
         return [HeaderContender(**told.pop("choice"), **told) for told in stored]
-
-    def _rivals(
-        self, assignment: BackboneAssignment, coarse: HeaderAssignment, group: Group
-    ) -> list[Contender]:
-        """The other strategies from the same start, and hand-made headers of the same size."""
-        with self._journal.stage(group.name, "header rivals") as progress:
-            return self._task(assignment, group).rivals(
-                lambda: backbone_from(assignment.config, assignment.backbone),
-                backbone_from(coarse.config, coarse.backbone),
-                parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
-                _generators(self._settings.seed, group),
-                progress,
-            )
 
     def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
         """What every contender gets."""
@@ -260,9 +238,15 @@ class EdgeServer:
         return np.array(stored["weights"]), stored["devices"]
 
     def _round(
-        self, number: int, coarse: HeaderAssignment, weights: np.ndarray, names: list[str]
-    ) -> bool:
-        """One round of Algorithm 2; whether any device's header still changed."""
+        self,
+        told: Rounds,
+        coarse: HeaderAssignment,
+        weights: np.ndarray,
+        names: list[str],
+        group: Group,
+    ) -> Rounds:
+        """One round of Algorithm 2; the last one if no device's header changes any more."""
+        number, folder = told.done, group.folder / "uploads"
         plan, mix = HeaderPlan.model_validate(coarse.plan), self._personalization.mix
         channels = dict.fromkeys(plan.layers, plan.genotype.channels)
 
@@ -272,19 +256,22 @@ class EdgeServer:
             check_shapes(upload.header, shapes, f"the header of {name}")
 
         uploads = self._devices.ask(RoundStart(round=number), ImportanceUpload, names, check)
-        among = present(weights, [names.index(name) for name in uploads])
-        mixed = mix_round(uploads, plan, coarse.header, among, mix)
+        remember(folder, number, uploads)
+        known = recall(folder, number, names, self._personalization.stale_decay)
+        fresh = [sent.freshness for sent in known.values()]
+        among = present(weights, [names.index(name) for name in known], fresh)
+        mixed = mix_round(known, plan, coarse.header, among, mix)
         updates = {
-            name: ImportanceUpdate(round=number, importance=importance, header=header)
-            for name, (importance, header) in mixed.items()
+            name: ImportanceUpdate(round=number, importance=mixed[name][0], header=mixed[name][1])
+            for name in uploads
         }
         reports = self._devices.call(updates, RoundReport)
-        return any(report.changed for report in reports.values())
-
-
-def _rounds_done(group: Group) -> int:
-    path = group.folder / "rounds.json"
-    return read_document(group.folder, path.name)["done"] if path.exists() else 0
+        return told.after(
+            absent=[name for name in names if name not in uploads],
+            shortened=shortened(known, plan, coarse.header, mix),
+            last=not any(report.changed for report in reports.values()),
+            rounds=self._personalization.rounds,
+        )
 
 
 def _check_report(name: str, report: DeviceReport) -> None:

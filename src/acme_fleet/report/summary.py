@@ -78,6 +78,10 @@ class ClusterSummary(_Record):
     """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
     lost: dict[str, str] = {}
     """Devices that did not finish, and why."""
+    missed: dict[str, int] = {}
+    """Rounds that devices missed, or in which what they sent was refused."""
+    shortened: dict[str, float] = {}
+    """Devices whose header's update was scaled down, and the least scale."""
 
     @property
     def edge(self) -> str:

@@ -147,6 +147,10 @@ def print_summary(summary: Summary) -> None:
     for cluster in summary.clusters:
         for name, reason in cluster.lost.items():
             console.print(f"[red]lost[/red] {name}: {escape(reason)}")
+        for name, count in cluster.missed.items():
+            console.print(f"{name} missed {count} round{'s' if count > 1 else ''}")
+        for name, scale in cluster.shortened.items():
+            console.print(f"{name}: its header's update was shortened to {scale:.2g} of its length")
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:

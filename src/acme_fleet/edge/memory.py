@@ -1,0 +1,93 @@
+"""What devices sent last: in a round that a device misses, its last set counts for its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from acme_fleet.edge.rounds import Upload
+from acme_fleet.models.io import (
+    read_document,
+    read_tensors,
+    with_prefix,
+    without_prefix,
+    write_json,
+    write_tensors,
+)
+
+_ROUNDS = "rounds.json"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A device's last valid upload, and how much it still counts, 1 if it is of this round."""
+
+    importance: dict[str, Tensor]
+    header: dict[str, Tensor]
+    kept: dict[str, list[int]]
+    freshness: float
+
+
+def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:
+    """Keep the uploads of a round on disk, each in place of the device's earlier one."""
+    for name, upload in uploads.items():
+        tensors = with_prefix("importance", upload.importance)
+        tensors |= with_prefix("header", upload.header)
+        about = {"round": number, "kept": {k: list(of) for k, of in upload.kept.items()}}
+        write_tensors(folder / f"{name}.safetensors", tensors, about)
+
+
+def recall(folder: Path, number: int, names: Iterable[str], decay: float) -> dict[str, Remembered]:
+    """Who counts in a round: freshness ``decay`` to the power of the rounds missed since.
+
+    A device that has never sent anything, or whose freshness is zero, is left out.
+    """
+    found = {}
+    for name in names:
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            continue
+        tensors, about = read_tensors(path)
+        freshness = decay ** (number - about["round"])
+        if freshness > 0:
+            importance = without_prefix("importance", tensors)
+            header = without_prefix("header", tensors)
+            found[name] = Remembered(importance, header, about["kept"], freshness)
+    return found
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How far the rounds of Algorithm 2 have come, and what was not as it should be.
+
+    Attributes:
+        done: rounds that need not be done any more.
+        missed: how many each device missed, or in which what it sent was refused.
+        shortened: devices whose update was scaled down, and the least scale.
+    """
+
+    done: int = 0
+    missed: dict[str, int] = field(default_factory=dict)
+    shortened: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def read(folder: Path) -> Rounds:
+        """What was written last, or the beginning."""
+        if not (folder / _ROUNDS).exists():
+            return Rounds()
+        return Rounds(**read_document(folder, _ROUNDS))
+
+    def write(self, folder: Path) -> None:
+        """Keep it on disk."""
+        write_json(folder / _ROUNDS, asdict(self))
+
+    def after(
+        self, absent: Iterable[str], shortened: Mapping[str, float], last: bool, rounds: int
+    ) -> Rounds:
+        """One round later; all ``rounds`` are done after the last one."""
+        missed = self.missed | {name: self.missed.get(name, 0) + 1 for name in absent}
+        least = {n: min(scale, self.shortened.get(n, 1.0)) for n, scale in shortened.items()}
+        return Rounds(rounds if last else self.done + 1, missed, self.shortened | least)

@@ -197,6 +197,12 @@ def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
         raise typer.Exit(130) from None
     print_summary(summary)
     _say(f"report: {(out / REPORT).resolve()}")
+    if summary.lost:
+        command = RunDirectory(out).resume_command
+        _say(
+            f"clusters that did not finish: {', '.join(summary.lost)}; go on: {command}", error=True
+        )
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from acme_fleet.fleet import Energy, Name, Width
 from acme_fleet.hardware import Part
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8)
 
 
 def _check_tensor(tensor: Tensor) -> Tensor:
@@ -47,13 +48,22 @@ def _check_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_shares(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if any(tensor.dtype != torch.int32 for tensor in tensors.values()):
+        raise ValueError("masked shares are whole numbers of 32 bits")
+    return tensors
+
+
 OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
 Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
+Shares = Annotated[Tensors, AfterValidator(_check_shares)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[0-9]{1,6})?$")]
 Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
+PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
 
 
@@ -127,36 +137,59 @@ class HeaderAssignment(Message):
 
 
 class FeatureSample(Message):
-    """Device to edge, once: features of a few samples, shape ``(samples, hidden)`` (Eq. 19)."""
+    """Device to edge, once: features of a few samples, or sketches of them (Eq. 19).
+
+    Shape ``(samples, hidden)`` or ``(samples, sketch_dim)``; they count ``scale`` times.
+    """
 
     features: OneTensor
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    public_key: PublicKey = ""
+    """X25519; empty without masking."""
+
+    def rows(self) -> Tensor:
+        """The features or sketches as numbers, double precision."""
+        return self.features.double() * self.scale
 
 
 class RoundStart(Message):
-    """Edge to device: train, and tell how important each neuron was."""
+    """Edge to device: train, and tell how important each neuron was.
+
+    For a masked round also who takes part, and this device's weight in each one's mixture.
+    """
 
     round: Count
+    public_keys: dict[Name, PublicKey] = {}
+    weights: dict[Name, Share] = {}
+    nonce: Nonce = ""
 
 
 class ImportanceUpload(Message):
     """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``.
 
-    Where header weights are mixed (``personalization.mix``), also the header as it is now.
+    Where header weights are mixed (``personalization.mix``), also the header as it is now. In a
+    masked round ``masked`` alone: a masked share for each receiver, shape ``(neurons,)``.
     """
 
     round: Count
     importance: Tensors
+    masked: Shares = {}
     header: Tensors = {}
     kept: dict[Name, Kept] = {}
     """Channels that pruning has left, by layer; a layer that is not listed has all."""
 
 
 class ImportanceUpdate(Message):
-    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer, and mixed weights."""
+    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer, and mixed weights.
+
+    In a masked round ``masked`` holds the ``sum`` of all shares for the device.
+    """
 
     round: Count
     importance: Tensors
     header: Tensors = {}
+    masked: Shares = {}
+    nonce: Nonce = ""
 
 
 class RoundReport(Message):

@@ -106,8 +106,14 @@ EXAMPLES: dict[str, Message] = {
             linear={},
             **_SHARED,
         ),
-        FeatureSample(features=torch.randn(5, 4, generator=torch.Generator()).half()),
-        RoundStart(round=0),
+        FeatureSample(
+            features=torch.randn(5, 4, generator=torch.Generator()).half(),
+            scale=0.1,
+            public_key="0f" * 32,
+        ),
+        RoundStart(
+            round=0, public_keys={"cam-1": "0f" * 32}, weights={"cam-1": 1 / 3}, nonce="00ff" * 8
+        ),
         ImportanceUpload(round=1, importance=_tensors(6)),
         ImportanceUpdate(round=2, importance={}),
         RoundReport(round=2, neurons=40, changed=False),
@@ -236,7 +242,9 @@ _TENSOR_FIELDS = {
     ("FeatureSample", "features"): "pooled features of a few samples (Eq. 19)",
     ("ImportanceUpload", "importance"): "a number for each neuron (Eq. 17-18)",
     ("ImportanceUpload", "header"): "weights, where the fleet mixes them",
+    ("ImportanceUpload", "masked"): "a share for each neuron and receiver, masked",
     ("ImportanceUpdate", "importance"): "a number for each neuron (Eq. 21)",
+    ("ImportanceUpdate", "masked"): "a sum of masked shares for each neuron",
     ("ImportanceUpdate", "header"): "weights, where the fleet mixes them",
 }
 # Free documents: model and header configurations, which only the servers write.
@@ -262,6 +270,8 @@ _LIST_FIELDS = {
     ("ClusterReport", "missed"),
     ("ClusterReport", "shortened"),
     ("ImportanceUpload", "kept"),
+    ("RoundStart", "public_keys"),
+    ("RoundStart", "weights"),
 }
 _RAW_NAMES = ("pixel", "image", "input_id", "token", "label", "text", "sample_data", "raw_sample")
 _SCALARS = {int, float, bool, str}
@@ -312,8 +322,8 @@ def test_no_field_bears_the_name_of_raw_data():
         assert not any(word in name for word in _RAW_NAMES), f"{kind}.{name}"
 
 
-def test_devices_send_nothing_but_numbers_names_and_three_kinds_of_tensors():
-    """Of the tensor fields, only these go upwards from a device; the last where it was asked for.
+def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
+    """Of the tensor fields, only these go upwards; the last two where they were asked for.
 
     The one list is of a header's channels: the edge checks that they ascend and exist.
     """
@@ -323,6 +333,7 @@ def test_devices_send_nothing_but_numbers_names_and_three_kinds_of_tensors():
         ("FeatureSample", "features"),
         ("ImportanceUpload", "importance"),
         ("ImportanceUpload", "header"),
+        ("ImportanceUpload", "masked"),
     }
     for kind, name in (_DOCUMENT_FIELDS | _LIST_FIELDS) - {("ImportanceUpload", "kept")}:
         assert Message.registry[kind] not in up, f"{kind}.{name} could carry anything"
@@ -410,6 +421,30 @@ def test_body_that_is_none(body: str):
         decode(_forged("RoundStart", body), [RoundStart])
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scale_that_makes_no_sense(scale: float):
+    with pytest.raises(ValidationError):
+        FeatureSample(features=torch.zeros(2, 2, dtype=torch.int8), scale=scale)
+
+
+@pytest.mark.parametrize("key", ["0f" * 31, "0F" * 32, "zz" * 32, "0f" * 32 + "\n", "label 3"])
+def test_text_that_is_no_key(key: str):
+    """A key is 64 digits and nothing else: no text can be carried along."""
+    with pytest.raises(ValidationError):
+        FeatureSample(features=torch.zeros(2, 2), public_key=key)
+    with pytest.raises(ValidationError):
+        RoundStart(round=0, public_keys={"cam-1": key})
+
+
+def test_masked_shares_are_whole_numbers():
+    """A mask hides nothing that is not a number modulo 2^32."""
+    good = {"cam-1": torch.zeros(3, dtype=torch.int32)}
+    ImportanceUpload(round=0, importance={}, masked=good)
+    for other in (torch.float32, torch.int64, torch.int8):
+        with pytest.raises(ValidationError, match="32 bits"):
+            ImportanceUpload(round=0, importance={}, masked={"cam-1": torch.zeros(3, dtype=other)})
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1.0", '"x"', "null"])
 @pytest.mark.parametrize("field", ["latency_s", "accuracy", "accuracy_linear"])
 def test_number_that_makes_no_sense(field: str, value: str):
@@ -480,7 +515,7 @@ def test_too_many_tensors():
 @pytest.mark.parametrize(
     ("dtype", "width"),
     [
-        *(("F64", 8), ("I32", 4), ("U8", 1), ("BOOL", 1), ("U64", 8), ("C64", 8)),
+        *(("F64", 8), ("I16", 2), ("U8", 1), ("BOOL", 1), ("U64", 8), ("C64", 8)),
         *(("F8_E4M3", 1), ("F4", 1), ("F128", 16)),
     ],
 )
@@ -490,7 +525,7 @@ def test_tensor_of_another_dtype(dtype: str, width: int):
         decode(_forged("FeatureSample", {}, tensors, b"\0" * 4 * width), [FeatureSample])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int16, torch.bool, torch.complex64])
 def test_sender_cannot_build_such_a_tensor_either(dtype: torch.dtype):
     with pytest.raises(ValidationError, match="not accepted"):
         FeatureSample(features=torch.zeros(2, 2, dtype=dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.pipeline import assemble
 from acme_fleet.report.summary import Summary
 from acme_fleet.run_directory import RunDirectory
-from acme_fleet.seeding import generator
+from acme_fleet.seeding import generator, threads
 
 Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -60,8 +61,10 @@ class Bench:
         self.name = config.stem
         self._content = yaml.safe_load(config.read_text())
         self.extra: dict[str, Any] = self._content.pop("experiment")
-        self.shared_folder = options.out / self.name
-        self.folder = self.shared_folder / f"seed-{seed}"
+        # Pieces of other settings are never taken for these.
+        self.folder = options.out / f"{self.name}-{_digest(self._content)}" / f"seed-{seed}"
+        trained = self.extra.get("pretraining")
+        self.pretrained_folder = options.out / f"pretrained-{_digest(trained)}"
 
     # --- settings and data ---
 
@@ -110,7 +113,7 @@ class Bench:
 
     def checkpoint(self) -> Path:
         """The pre-trained reference, made by ``acme pretrain``'s function if it is not there."""
-        folder = (self.shared_folder / "pretrained").resolve()
+        folder = (self.pretrained_folder / "reference").resolve()
         if not (folder / "config.json").exists():
             pretrain(
                 self.pretraining_source(),
@@ -133,9 +136,9 @@ class Bench:
 
     # --- what is made of them ---
 
-    def piece(self, name: str, work: Callable[[], T], *, shared: bool = False) -> T:
-        """A result that is on disk already, or is put there; ``shared`` by all seeds."""
-        path = (self.shared_folder if shared else self.folder) / f"{name}.json"
+    def piece(self, name: str, work: Callable[[], T]) -> T:
+        """A result that is on disk already, or is put there."""
+        path = self.folder / f"{name}.json"
         if not path.exists():
             value = work()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +149,7 @@ class Bench:
     def elastic(self) -> ElasticClassifier:
         """The reordered and distilled reference."""
         run, journal = self._run_directory()
-        with acme_threads(self.options.threads):
+        with threads(self.options.threads):
             cloud = assemble(self.fleet, self.world, run, journal)
             self._grid = cloud.grid
             return cloud.prepare()[1]
@@ -206,11 +209,8 @@ class Bench:
         return np.random.default_rng(self.draw(*purpose).initial_seed())
 
 
-def acme_threads(count: int) -> Any:
-    """See :func:`acme_fleet.seeding.threads`."""
-    from acme_fleet.seeding import threads
-
-    return threads(count)
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _config(scale: str, story: str) -> Path:

@@ -131,7 +131,7 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     rows, start = [], time.perf_counter()
     for seed in range(options.seeds):
         bench = Bench(options, seed, story.name)
-        rows.append(bench.piece(f"{story.name}/seed-{seed}", lambda b=bench: story.measure(b)))
+        rows.append(bench.piece(f"stories/{story.name}", lambda b=bench: story.measure(b)))
         print(f"{story.name}, {options.scale}: seed {seed} done", flush=True)
     findings = story.find(rows)
     result = {

@@ -30,7 +30,9 @@ from acme_fleet.cloud.pretraining import train_averaged
 from acme_fleet.cloud.reference import augmentation
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.hardware import Cluster
 from acme_fleet.models.epoch_state import EpochState
+from acme_fleet.models.features import Classifier, activations
 from acme_fleet.models.io import read_tensors, write_tensors
 from acme_fleet.models.training import evaluate, fit
 
@@ -153,6 +155,23 @@ class Rival(nn.Module):
         return self.head(self.features(pixel_values))
 
 
+class Plain(nn.Module):
+    """A backbone with a linear classifier on its pooled token, adapted like a rival."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.head = classifier.head
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """The pooled token, shape ``(batch, hidden)``."""
+        return activations(self.classifier.backbone, {"pixel_values": pixel_values}).pooled
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``."""
+        return self.classifier(pixel_values=pixel_values)
+
+
 class Head(nn.Module):
     """A classifier on features that are computed already."""
 
@@ -225,7 +244,7 @@ def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> Rival:
     """After the pre-training, by the reference's recipe; one for all seeds, as the reference is."""
     source, recipe = bench.pretraining_source(), bench.recipe()
     rival = make(shape, k, bench, len(source.classes))
-    path = bench.shared_folder / "rivals" / f"{shape}-{limit}.safetensors"
+    path = bench.pretrained_folder / "rivals" / f"{shape}-{limit}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         state = EpochState(path.with_suffix(".epochs"))
@@ -259,40 +278,38 @@ def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def features_of(rival: Rival, samples: Samples, batch_size: int = 256) -> Samples:
+def features_of(rival: Rival | Plain, samples: Samples, batch_size: int = 256) -> Samples:
     """Samples whose inputs are what the classifier sees."""
     rival.eval()
     found = [rival.features(**batch.inputs) for batch in samples.batches(batch_size)]
     return Samples({"features": torch.cat(found)}, samples.labels, samples.stored_bytes)
 
 
-def personal_accuracies(rival: Rival, bench: Bench, purpose: str) -> dict[str, list[float]]:
-    """Each device's test accuracy: as it came, and with a classifier of its own, by device."""
-    told: dict[str, list[float]] = {}
+def personal_accuracies(
+    rival: Rival | Plain, cluster: Cluster, bench: Bench, purpose: str
+) -> list[float]:
+    """Test accuracy of each device of a cluster with a classifier of its own."""
     local = bench.fleet.personalization.local
     epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
-    for cluster in bench.fleet.clusters:
-        head = Head(rival.head)
-        shared = features_of(rival, bench.world.shared[cluster.name])
-        cut = 3 * len(shared) // 4
-        tuning = bench.fleet.search.fine_tuning
-        draw = bench.draw("rival edge", purpose, cluster.name)
-        order = torch.randperm(len(shared), generator=draw)
-        fit(head, shared[order[:cut]], tuning, draw, validation=shared[order[cut:]])
-        accuracies = []
-        for device in cluster.devices:
-            own = bench.world.private[device.name]
-            parts = Splits(*(features_of(rival, s) for s in (own.train, own.validation, own.test)))
-            personal = Head(head.head)
-            fit(
-                personal,
-                parts.train,
-                local.model_copy(update={"epochs": epochs}),
-                bench.draw("rival device", purpose, device.name),
-                validation=parts.validation,
-            )
-            accuracies.append(evaluate(personal, parts.test).accuracy)
-        told[cluster.name] = accuracies
-    return told
+    head = Head(rival.head)
+    shared = features_of(rival, bench.world.shared[cluster.name])
+    draw = bench.draw("rival edge", purpose, cluster.name)
+    order = torch.randperm(len(shared), generator=draw)
+    known, choice = shared[order[len(order) // 4 :]], shared[order[: len(order) // 4]]
+    fit(head, known, bench.fleet.search.fine_tuning, draw, validation=choice)
+    accuracies = []
+    for device in cluster.devices:
+        own = bench.world.private[device.name]
+        parts = Splits(*(features_of(rival, s) for s in (own.train, own.validation, own.test)))
+        personal = Head(head.head)
+        fit(
+            personal,
+            parts.train,
+            local.model_copy(update={"epochs": epochs}),
+            bench.draw("rival device", purpose, device.name),
+            validation=parts.validation,
+        )
+        accuracies.append(evaluate(personal, parts.test).accuracy)
+    return accuracies
 
 

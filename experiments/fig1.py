@@ -49,9 +49,9 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     )
     numbers = {key: over(key) for key in keys}
     return Findings(
-        f"models of like size (within 10 %) differ by up to {text(numbers[keys[0]])} points; of two "
-        f"models the larger is worse in {text(numbers[keys[1]], 0)} % of pairs; rank correlation of "
-        f"size and accuracy {text(numbers[keys[2]], 2, 1)}",
+        f"models of like size (within 10 %) differ by up to {text(numbers[keys[0]])} points; of "
+        f"two models the larger is worse in {text(numbers[keys[1]], 0)} % of pairs; rank "
+        f"correlation of size and accuracy {text(numbers[keys[2]], 2, 1)}",
         numbers,
     )
 
@@ -65,7 +65,9 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         (right, "energy_j", "energy of the cluster's worst device, J", 1),
     ):
         x = factor * np.array(rows[0][key])
-        points = axes.scatter(x, accuracy, c=rows[0]["depth"], s=20 + 60 * np.array(rows[0]["width"]))
+        points = axes.scatter(
+            x, accuracy, c=rows[0]["depth"], s=20 + 60 * np.array(rows[0]["width"])
+        )
         axes.set_xlabel(unit)
         axes.grid(alpha=0.3)
     left.set_ylabel("test accuracy, %")

@@ -16,8 +16,12 @@ def measure(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (width, depth) in bench.extra["backbones"].items():
         found[name] = {
-            "B": {str(b): searched(bench, width, depth, b, base.cells) for b in bench.extra["blocks"]},
-            "U": {str(u): searched(bench, width, depth, base.blocks, u) for u in bench.extra["cells"]},
+            "B": {
+                str(b): searched(bench, width, depth, b, base.cells) for b in bench.extra["blocks"]
+            },
+            "U": {
+                str(u): searched(bench, width, depth, base.blocks, u) for u in bench.extra["cells"]
+            },
         }
     return found
 

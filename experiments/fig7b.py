@@ -37,7 +37,10 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
     over_best = mean_interval([gap(row, None) for row in rows])
     over_linear = mean_interval([gap(row, "linear") for row in rows])
-    shallow, deep = (numbers["searched - best hand-made"][d] for d in (min(rows[0], key=int), max(rows[0], key=int)))
+    shallow, deep = (
+        numbers["searched - best hand-made"][d]
+        for d in (min(rows[0], key=int), max(rows[0], key=int))
+    )
     numbers |= {"mean over depths, - best": over_best, "mean over depths, - linear": over_linear}
     low = over_best["interval"][0] if over_best["interval"] else over_best["mean"]
     goal = Goal(

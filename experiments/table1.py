@@ -62,8 +62,8 @@ def find(rows: list[dict[str, Any]]) -> Findings:
         ),
     ]
     return Findings(
-        f"space {text(numbers[SPACE], 2)} % of the centralised one, {text(tried, 5)} % of it tried; "
-        f"uploaded {text(upload, 2)} % of the raw data, {text(numbers[LENT], 1)} % if the edges' "
+        f"space {text(numbers[SPACE], 2)} % of the centralised one, {text(tried, 5)} % of it "
+        f"tried; uploaded {text(upload, 2)} % of the raw data, {text(numbers[LENT], 1)} % if the edges' "
         f"own data came from the devices",
         numbers,
         goals,
@@ -72,8 +72,16 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     left, right = figure.subplots(1, 2)
-    bars(left, {"space": result["numbers"][SPACE], "tried": result["numbers"][EVALUATED]}, "% of the centralised space")
-    bars(right, {"messages": result["numbers"][UPLOAD], "and edges' data": result["numbers"][LENT]}, "upload, % of the raw data")
+    bars(
+        left,
+        {"space": result["numbers"][SPACE], "tried": result["numbers"][EVALUATED]},
+        "% of the centralised space",
+    )
+    bars(
+        right,
+        {"messages": result["numbers"][UPLOAD], "and edges' data": result["numbers"][LENT]},
+        "upload, % of the raw data",
+    )
 
 
 STORY = Story(

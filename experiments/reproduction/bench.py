@@ -22,6 +22,7 @@ from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.cloud.pretraining import SHAPES, Recipe, pretrain
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
+from acme_fleet.data.readers import read_digits
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet, Training
@@ -74,21 +75,41 @@ class Bench:
         content = dict(self._content)
         if "files" in self.extra:
             content["data"] = {**content["data"], **self._files(**self.extra["files"])}
+        if "generated" in self.extra:
+            content["data"] = {**content["data"], "train": str(self._turned_digits())}
         if "pretraining" in self.extra:
             reference = {**content["reference"], "checkpoint": str(self.checkpoint())}
             content["reference"] = reference
         return Fleet.parse({**content, "seed": self.seed}, self.name)
 
     def settings(self) -> dict[str, Any]:
-        """For the result file: the fleet with every default, without this machine's paths."""
-        content = yaml.safe_load(Fleet.parse(self._content, self.name).to_yaml())
-        return {"fleet": content, "experiment": self.extra, "threads": self.options.threads}
+        """For the result file: the scale's file as it is, without this machine's paths."""
+        return {"fleet": self._content, "experiment": self.extra, "threads": self.options.threads}
 
-    def _files(self, folder: str, train: list[str], test: list[str]) -> dict[str, Any]:
+    def _turned_digits(self) -> Path:
+        """The digits as negatives, turned by a quarter: other data without a download."""
+        path = self.options.out.resolve() / "turned-digits.npz"
+        if not path.exists():
+            raw = read_digits()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images = np.ascontiguousarray(255 - np.rot90(raw.items, axes=(1, 2)))
+            np.savez(path, images=images, labels=raw.labels)
+        return path
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder with the data sets.
+
+        Raises:
+            FleetError: if it was not named.
+        """
         data = self.options.data or os.environ.get("ACME_DATA")
         if data is None:
             raise FleetError(f"scale {self.options.scale} needs --data, the data sets' folder")
-        base = Path(data).resolve() / folder
+        return Path(data).resolve()
+
+    def _files(self, folder: str, train: list[str], test: list[str]) -> dict[str, Any]:
+        base = self.data_folder / folder
         for name in (*train, *test):
             if not (base / name).exists():
                 raise FleetError(f"--data: {base / name} does not exist")
@@ -100,9 +121,7 @@ class Bench:
     def pretraining_source(self) -> Source:
         """The data that the reference is pre-trained on: none of them is any device's."""
         settings = self.extra["pretraining"]
-        data = {key: value for key, value in self._content["data"].items() if key != "classes"}
-        keep = {k: data[k] for k in ("source", "image_column", "label_column", "image_size") if k in data}
-        return load_source(Data(**keep, **self._files(**settings["files"])))
+        return load_source(Data(**settings["data"], **self._files(**settings["files"])))
 
     def recipe(self) -> Recipe:
         """How the reference is pre-trained."""
@@ -120,7 +139,9 @@ class Bench:
                 self.recipe(),
                 folder,
                 torch_device=self.options.device,
-                progress=lambda done, of, note: print(f"pretraining {done}/{of}: {note}", flush=True),
+                progress=lambda done, of, note: print(
+                    f"pretraining {done}/{of}: {note}", flush=True
+                ),
             )
         return folder
 

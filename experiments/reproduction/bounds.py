@@ -57,7 +57,9 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
         return None
     from prune_vs_torch_pruning import taylor_pruned
 
-    teacher = Classifier(bench.backbone(1.0, bench.elastic.sizes.layers), bench.elastic.classifier.head)
+    teacher = Classifier(
+        bench.backbone(1.0, bench.elastic.sizes.layers), bench.elastic.classifier.head
+    )
     teacher.eval()
     public = bench.world.public
     grid = dimensions(teacher.backbone.config).neurons // 8

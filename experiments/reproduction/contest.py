@@ -86,7 +86,7 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
         lead, gap = table[best]["ACME - it"], table[bound]["ACME - it"]
         goals += [
             Goal(
-                f"{place}: ACME's mean accuracy is the best of all of its size: {text(table[OURS])} "
+                f"{place}: ACME's mean accuracy is the best of its size: {text(table[OURS])} "
                 f"against {text(table[best])} of {best} (difference {text(lead)})",
                 lead["mean"],
                 lead["mean"] >= 0,

@@ -13,14 +13,20 @@ def bars(axes: Axes, told: dict[str, dict[str, Any]], label: str, factor: float 
     """A bar with its interval for each name."""
     places = np.arange(len(told))
     means = [factor * value["mean"] for value in told.values()]
-    axes.bar(places, means, color=[f"C{i % 10}" for i in places], yerr=_errors(told.values(), factor))
+    axes.bar(
+        places, means, color=[f"C{i % 10}" for i in places], yerr=_errors(told.values(), factor)
+    )
     axes.set_xticks(places, list(told), rotation=30, ha="right")
     axes.set_ylabel(label)
     axes.grid(axis="y", alpha=0.3)
 
 
 def line(
-    axes: Axes, x: Sequence[float], told: Sequence[dict[str, Any]], label: str, factor: float = 100.0
+    axes: Axes,
+    x: Sequence[float],
+    told: Sequence[dict[str, Any]],
+    label: str,
+    factor: float = 100.0,
 ) -> None:
     """Means over x with their intervals."""
     means = [factor * value["mean"] for value in told]

@@ -1,4 +1,4 @@
-"""The searched header against hand-made ones of its size, on one frozen backbone (Fig. 7b, 8, 12)."""
+"""The searched header against hand-made ones of its size, on one backbone (Fig. 7b, 8, 12)."""
 
 from __future__ import annotations
 

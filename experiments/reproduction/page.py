@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from acme_fleet.report.stories import read_stories
+
 HERE = Path(__file__).parents[1]
 PAGE, RESULTS = HERE / "README.md", HERE / "results"
-STORIES = (
-    *("fig1", "table1", "fig7a", "fig7b", "fig8"),
-    *("fig9", "fig10", "fig11", "fig12", "fig13"),
-)
+STORIES = tuple(read_stories())
 SCALES = ("full", "small", "smoke")
 ENOUGH_SEEDS = 3
 
@@ -33,9 +32,9 @@ def render(results: list[dict[str, Any]]) -> str:
     parts = [
         "<!-- written by experiments/reproduction/page.py from results/*.json -->",
         "# The paper's evaluation, redone",
-        "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it lists\n"
-        "them. `smoke` only shows that the stories run. Means over seeds with Student's 95 % interval,\n"
-        "full test sets, choices on validation data; every seed is in the result file.",
+        "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it\n"
+        "lists them. `smoke` only shows that the stories run. Means over seeds with Student's\n"
+        "95 % interval, full test sets, choices on validation data; every seed is in the file.",
         "## Goals that are missed",
         "\n".join(filter(None, [*missed, absent])) or "None of those that were measured.",
         "## Goals that are reached",
@@ -85,9 +84,9 @@ def file_of(result: dict[str, Any]) -> str:
 def _others() -> str:
     return (
         "## Other stories\n\n"
-        "`backbone_ablations.py`, `header_search.py`, `personalisation.py`, `device_matching.py` and\n"
-        "`demo_gain.py` write the results that [backbones](../docs/backbones.md),\n"
-        "[header search](../docs/header_search.md), [personalisation](../docs/personalisation.md) and\n"
+        "`backbone_ablations.py`, `header_search.py`, `personalisation.py`, `device_matching.py`\n"
+        "and `demo_gain.py` write the results that [backbones](../docs/backbones.md), [header\n"
+        "search](../docs/header_search.md), [personalisation](../docs/personalisation.md) and\n"
         "[costs](../docs/costs.md) discuss."
     )
 

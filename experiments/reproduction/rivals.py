@@ -311,5 +311,3 @@ def personal_accuracies(
         )
         accuracies.append(evaluate(personal, parts.test).accuracy)
     return accuracies
-
-

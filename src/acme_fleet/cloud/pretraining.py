@@ -24,7 +24,7 @@ from acme_fleet import fleet
 from acme_fleet.cloud.reference import augmentation, new_vit, vit_config
 from acme_fleet.data.datasets import Source
 from acme_fleet.data.samples import Samples, stratified_split
-from acme_fleet.errors import RunError
+from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.checkpoints import quiet
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier
@@ -69,6 +69,36 @@ class Recipe:
         """As JSON has it."""
         parts = {"model": self.model.model_dump(), "training": self.training.model_dump()}
         return {**vars(self), **parts}
+
+
+def recipe_for(
+    source: Source,
+    model: str,
+    training: fleet.Training,
+    patch_size: int | None = None,
+    cutmix: float | None = None,
+    seed: int = 0,
+) -> Recipe:
+    """The recipe that suits a data set: crops move by an eighth, colour images may be mirrored.
+
+    Grey images are often signs, whose mirror images are others. Half of the batches are mixed by
+    CutMix where training is long (from 50 epochs on).
+
+    Raises:
+        FleetError: if there is no such model.
+    """
+    if model not in SHAPES:
+        raise FleetError(f"--model: there is no {model}; choose one of {', '.join(SHAPES)}")
+    _, channels, side, _ = source.train.inputs["pixel_values"].shape
+    patch = patch_size or (16 if side >= 128 else max(1, side // 8))
+    return Recipe(
+        SHAPES[model].model_copy(update={"patch_size": patch}),
+        training,
+        crop_padding=side // 8,
+        flip=channels == 3,
+        cutmix=(0.5 if training.epochs >= 50 else 0.0) if cutmix is None else cutmix,
+        seed=seed,
+    )
 
 
 def pretrain(

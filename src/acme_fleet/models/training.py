@@ -118,7 +118,7 @@ class Optimization:
 
 
 class Resumable(Protocol):
-    """Where a training stage stands, kept on disk: :class:`acme_fleet.models.epoch_state.EpochState`."""
+    """Where a training stage stands, on disk: ``models.epoch_state.EpochState``."""
 
     def save(
         self, epochs: int, module: nn.Module, optimization: Optimization, generator: torch.Generator

@@ -63,8 +63,8 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     ]
     return Findings(
         f"space {text(numbers[SPACE], 2)} % of the centralised one, {text(tried, 5)} % of it "
-        f"tried; uploaded {text(upload, 2)} % of the raw data, {text(numbers[LENT], 1)} % if the edges' "
-        f"own data came from the devices",
+        f"tried; uploaded {text(upload, 2)} % of the raw data, {text(numbers[LENT], 1)} % if "
+        f"the edges' own data came from the devices",
         numbers,
         goals,
     )

@@ -191,7 +191,8 @@ class Head(nn.Module):
 def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
     """An untrained rival of width ``k``."""
     _, channels, side, _ = bench.world.public.train.inputs["pixel_values"].shape
-    patch = bench.elastic.classifier.backbone.config.patch_size
+    trained = "pretraining" in bench.extra
+    patch = (bench.recipe() if trained else bench.fleet.reference).model.patch_size
     larger = bench.extra["upsampling"] if shape != "deit" else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(k)

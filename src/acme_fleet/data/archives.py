@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from acme_fleet.data.readers import RawSamples, as_objects, optional_module
 from acme_fleet.errors import FleetError
@@ -66,7 +67,14 @@ def _matlab(path: Path, name: str, where: str) -> np.ndarray:
     try:
         content: dict[str, Any] = loadmat(path, squeeze_me=True)
         return np.atleast_1d(content[name])
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        MatReadError,
+        NotImplementedError,
+    ) as error:
         raise FleetError(f"{where}: cannot read {name} in {path}: {error!r}") from error
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,7 @@ class Optimization:
             group["lr"] = rate
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """Where a training stage stands, on disk: ``models.epoch_state.EpochState``."""
 

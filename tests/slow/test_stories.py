@@ -10,9 +10,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 
-from reproduction.bench import Options  # noqa: E402
-from reproduction.frame import run  # noqa: E402
-from reproduction.page import STORIES  # noqa: E402
+from reproduction.bench import Options
+from reproduction.frame import run
+from reproduction.page import STORIES
 
 pytestmark = pytest.mark.slow
 

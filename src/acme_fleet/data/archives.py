@@ -14,6 +14,8 @@ from acme_fleet.data.readers import RawSamples, as_objects, optional_module
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data
 
+# What SciPy raises for a file that is no MATLAB file, or lacks a variable.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, MatReadError, NotImplementedError)
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from reproduction.bench import Bench
 from reproduction.drawing import line
-from reproduction.frame import Findings, Story, main, mean_interval, text
+from reproduction.frame import Findings, Story, main, mean_interval, paired, text
 from reproduction.headers import KINDS, best_hand_made, race
 
 
@@ -36,13 +36,13 @@ def find(rows: list[dict[str, Any]]) -> Findings:
         won = [c["searched"]["test"] > c[best_hand_made(c)]["test"] for c in cells]
         return float(np.mean(won))
 
-    def complex_header_gain(row: dict[str, Any], axis: str, pick: Any) -> float:
-        cell = row[axis][pick(row[axis], key=float)]
-        return cell["cnn"]["test"] - cell["linear"]["test"] if "cnn" in cell else 0.0
+    def cnn_gain(pick: Any) -> dict[str, Any]:
+        cells = [row["depth"][pick(row["depth"], key=float)] for row in rows]
+        cells = [cell for cell in cells if "cnn" in cell]  # none where a small header has no room
+        return paired([c["cnn"]["test"] for c in cells], [c["linear"]["test"] for c in cells])
 
     won = mean_interval([wins(row) for row in rows])
-    simple = mean_interval([complex_header_gain(row, "depth", min) for row in rows])
-    large = mean_interval([complex_header_gain(row, "depth", max) for row in rows])
+    simple, large = cnn_gain(min), cnn_gain(max)
     return Findings(
         f"searched better than the best hand-made in {text(won, 0)} % of the cells; CNN − linear "
         f"header, points: shallowest backbone {text(simple)}, deepest {text(large)}",

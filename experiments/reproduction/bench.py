@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.cloud.pretraining import SHAPES, Recipe, pretrain
+from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.readers import read_digits
@@ -27,7 +28,8 @@ from acme_fleet.data.samples import Samples, join
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet, Training
 from acme_fleet.journal import Journal
-from acme_fleet.models.io import write_json
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.io import read_tensors, write_json
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.pipeline import assemble
 from acme_fleet.report.summary import Summary
@@ -174,6 +176,15 @@ class Bench:
             cloud = assemble(self.fleet, self.world, run, journal)
             self._grid = cloud.grid
             return cloud.prepare()[1]
+
+    @cached_property
+    def reference(self) -> Classifier:
+        """θ0 as it was before reordering and distillation."""
+        _ = self.elastic  # its making leaves the reference on disk
+        model = untrained_reference(self.fleet, self.world.public, self.world.classes)
+        tensors, _ = read_tensors(RunDirectory(self.run_folder).cloud / "reference.safetensors")
+        model.load_state_dict(tensors)
+        return model.requires_grad_(False).eval()
 
     @cached_property
     def summary(self) -> Summary:

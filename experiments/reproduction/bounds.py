@@ -11,19 +11,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from acme_fleet.cloud.reference import augmentation
-from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.hardware import Cluster
-from acme_fleet.models.elastic import build
+from acme_fleet.models.elastic import Architecture, architecture, build, extract
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, map_axes
-from acme_fleet.models.header import build_header, initial_tensors
+from acme_fleet.models.hand_made import HAND_MADE, hand_made
+from acme_fleet.models.header import LinearHeader, build_header, initial_tensors
 from acme_fleet.models.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.training import Optimization, evaluate, fit, steps_of
+from acme_fleet.pipeline import largest_header
 from acme_fleet.report.summary import ClusterSummary
 
 from .bench import Bench
-from .rivals import Plain, personal_accuracies
+from .rivals import Plain, adapted_accuracies, personal_accuracies
+
+_FRAME = 512  # scalars' worth of bytes for the names of a header's tensors
 
 
 def limit_of(cluster: Cluster) -> int:
@@ -102,6 +106,51 @@ def _recover(student: Classifier, teacher: Classifier, bench: Bench, purpose: st
             F.mse_loss(student(**inputs), target).backward()
             optimization.step()
     student.eval()
+
+
+def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
+    """The reference's first layers, as many as fit, with the best of four hand-made headers.
+
+    A header is as large as ACME's largest would be, less where the limit leaves less, and is
+    trained on the public data; the best is chosen by the public validation data. None where not
+    even one layer fits.
+    """
+    reference, public = bench.reference, bench.world.public
+    sizes = dimensions(reference.backbone.config)
+    room = parameter_count(largest_header(bench.fleet.header, reference).shapes())
+    for depth in range(sizes.layers, 0, -1):
+        whole = architecture(sizes, 1.0, sizes.layers)
+        first = Architecture(tuple(range(depth)), whole.heads[:depth], whole.neurons[:depth])
+        backbone = extract(reference.backbone, first).requires_grad_(False)
+        spare = (limit_of(cluster) - file_size(shapes_of(backbone, "backbone."))) // 4
+        if spare > 2 * reference.head.in_features * len(bench.world.classes):
+            break
+    else:
+        return None
+    train, validation = (feature_samples(backbone, s) for s in (public.train, public.validation))
+    grid = tuple(train.inputs["last"].shape[2:])
+    state = {name: value.detach() for name, value in reference.head.state_dict().items()}
+    found = []
+    for kind in ("linear", *HAND_MADE):
+        draw = bench.draw("early exit", cluster.name, kind)
+        header = (
+            LinearHeader(state)
+            if kind == "linear"
+            else hand_made(kind, state, grid, min(room, spare - _FRAME), draw)
+        )
+        if header is not None:
+            fit(header, train, bench.fleet.search.fine_tuning, draw, validation=validation)
+            found.append((evaluate(header, validation), kind, header))
+    _, kind, header = max(found, key=lambda entry: (entry[0].accuracy, -entry[0].loss))
+    shapes = shapes_of(backbone, "backbone.") | shapes_of(header, "header.")
+    return {
+        "accuracy": adapted_accuracies(
+            lambda samples: feature_samples(backbone, samples), header, cluster, bench, "early exit"
+        ),
+        "size_bytes": file_size(shapes),
+        "layers": depth,
+        "header": kind,
+    }
 
 
 # --- bounds -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from acme_fleet.cost.size import file_size, shapes_of
 
 from .bench import Bench
-from .bounds import centralised, dynabert, limit_of, local_only, torch_pruned
+from .bounds import centralised, dynabert, early_exit, limit_of, local_only, torch_pruned
 from .frame import Findings, Goal, mean_interval, paired, text
 from .rivals import NAMES, personal_accuracies, trained
 
@@ -32,6 +32,7 @@ def measure(bench: Bench) -> dict[str, dict[str, Entry]]:
             LINEAR: {"accuracy": [d.accuracy_linear for d in own], "size_bytes": max(sizes)},
             "DynaBERT's recipe": _piece(bench, cluster, "dynabert", dynabert),
             "Torch-Pruning, distilled": _piece(bench, cluster, "torch-pruning", torch_pruned),
+            "early exit, best header": _piece(bench, cluster, "early-exit", early_exit),
         }
         for shape in bench.extra["rivals"]:
             entries[NAMES[shape]] = _piece(bench, cluster, shape, _rival(shape))

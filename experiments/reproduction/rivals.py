@@ -9,6 +9,7 @@ many epochs as a customised header is.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -290,19 +291,36 @@ def personal_accuracies(
     rival: Rival | Plain, cluster: Cluster, bench: Bench, purpose: str
 ) -> list[float]:
     """Test accuracy of each device of a cluster with a classifier of its own."""
+    return adapted_accuracies(
+        lambda samples: features_of(rival, samples), Head(rival.head), cluster, bench, purpose
+    )
+
+
+def adapted_accuracies(
+    features: Callable[[Samples], Samples],
+    header: nn.Module,
+    cluster: Cluster,
+    bench: Bench,
+    purpose: str,
+) -> list[float]:
+    """Test accuracy of each device with a header of its own on frozen features.
+
+    The header is trained on the edge's data, a quarter of them to choose the epoch, and then on
+    the device's, for as many epochs as a customised header is.
+    """
     local = bench.fleet.personalization.local
     epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
-    head = Head(rival.head)
-    shared = features_of(rival, bench.world.shared[cluster.name])
+    shared = features(bench.world.shared[cluster.name])
     draw = bench.draw("rival edge", purpose, cluster.name)
     order = torch.randperm(len(shared), generator=draw)
     known, choice = shared[order[len(order) // 4 :]], shared[order[: len(order) // 4]]
-    fit(head, known, bench.fleet.search.fine_tuning, draw, validation=choice)
+    header = copy.deepcopy(header)
+    fit(header, known, bench.fleet.search.fine_tuning, draw, validation=choice)
     accuracies = []
     for device in cluster.devices:
         own = bench.world.private[device.name]
-        parts = Splits(*(features_of(rival, s) for s in (own.train, own.validation, own.test)))
-        personal = Head(head.head)
+        parts = Splits(*(features(s) for s in (own.train, own.validation, own.test)))
+        personal = copy.deepcopy(header)
         fit(
             personal,
             parts.train,

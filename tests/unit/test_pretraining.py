@@ -134,6 +134,23 @@ def test_the_average_is_the_exponential_mean_of_the_weights():
         assert float(model.eval()(**one)) == pytest.approx(expected)
 
 
+def test_statistics_of_normalisation_are_averaged_too():
+    module = nn.BatchNorm1d(1)
+    model = Averaged(module, 4)
+    for value in (1.0, 5.0):
+        module.running_mean = torch.tensor([value])
+        model.update()
+    buffers = dict(model.average.module.named_buffers())
+    assert float(buffers["running_mean"]) == pytest.approx(0.75 * 1 + 0.25 * 5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_named(digits: Source, tmp_path: Path):
+    with pytest.raises(FleetError, match="sees no CUDA GPU"):
+        pretrain(digits, _recipe(), tmp_path / "model", torch_device="cuda")
+    assert not (tmp_path / "model").exists()
+
+
 def test_cutmix_draws_labels_by_area():
     count = 4000
     pixels = torch.arange(count).float()[:, None, None, None].expand(-1, 1, 8, 8).contiguous()

@@ -126,8 +126,10 @@ def pretrain(
 
     Raises:
         RunError: if the folder holds something else.
-        FleetError: if the images cannot be cut into patches.
+        FleetError: if the images cannot be cut into patches, or there is no such GPU.
     """
+    if torch_device.startswith("cuda") and not torch.cuda.is_available():
+        raise FleetError(f"--device: {torch_device} is not here; PyTorch sees no CUDA GPU")
     state = _start(folder, recipe.describe(), len(source.train))
     labels = source.train.labels.numpy()
     random = np.random.default_rng(derive_seed(recipe.seed, "pretraining", "split"))

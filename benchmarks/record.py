@@ -70,8 +70,8 @@ def write_result(
         "seeds": seeds,
         "interval": list(interval),
         "seconds": round(seconds, 1),
-        "hardware": _hardware(),
-        "commit": _commit(),
+        "hardware": hardware(),
+        "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "details": details,
     }
@@ -81,7 +81,8 @@ def write_result(
     return path
 
 
-def _hardware() -> str:
+def hardware() -> str:
+    """The processor and its cores."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -90,7 +91,7 @@ def _hardware() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit, with ``-dirty`` where tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     folder = Path(__file__).parent

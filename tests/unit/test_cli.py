@@ -19,7 +19,10 @@ from acme_fleet.report.summary import ClusterSummary, ReferenceSummary, Summary,
 from acme_fleet.report.terminal import LiveStages, print_summary
 from acme_fleet.run_directory import RunDirectory
 
-_COMMANDS = ("demo", "init", "check", "run", "report", "predict", "explain", "profile")
+_COMMANDS = (
+    *("demo", "init", "check", "run", "report", "predict"),
+    *("explain", "profile", "pretrain", "reproduce"),
+)
 
 
 def _acme(*arguments: str | Path) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,15 +32,27 @@ def untrained_reference(
         FleetError: if the images cannot be cut into patches, or the checkpoint cannot be used.
     """
     inputs = public.train.inputs
-    # Hugging Face initialises from the global generator: seed it, then give it back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "reference"))
-        if settings.reference.checkpoint is not None:
-            return _from_checkpoint(settings.reference.checkpoint, inputs, class_names)
+    if settings.reference.checkpoint is None:
         _, channels, rows, columns = inputs["pixel_values"].shape
         config = vit_config(settings.reference, (channels, rows, columns))
+        return new_vit(config, len(class_names), settings.seed)
+    with _seeded(settings.seed):
+        return _from_checkpoint(settings.reference.checkpoint, inputs, class_names)
+
+
+def new_vit(config: ViTConfig, classes: int, seed: int) -> Classifier:
+    """An untrained ViT with a linear classifier."""
+    with _seeded(seed):
         backbone = ViTModel(config, add_pooling_layer=False)
-        return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, len(class_names)))
+        return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, classes))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Hugging Face initialises from the global generator: seed it, then give it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "reference"))
+        yield
 
 
 def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> ViTConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from acme_fleet.data.archives import cars_annotations, read_cars
 from acme_fleet.data.classes import check_known, chosen_classes, class_names, relabelled
 from acme_fleet.data.preprocessing import (
     ImagePreprocessing,
@@ -176,6 +177,8 @@ def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> 
             f"data.partition: folders of images have no column {columns.group!r}; "
             f"use `source: parquet`, or give each device its folder in `data`"
         )
+    if cars_annotations(paths[0]):
+        return read_cars(paths, where)
     return read_folders(paths, where)
 
 

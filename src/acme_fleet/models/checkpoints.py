@@ -88,7 +88,7 @@ def _load(
     loader: Any, checkpoint: str | Path, config: PreTrainedConfig, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, set[str]]]:
     """A model, and the names of the tensors that its file lacked or had too many."""
-    with _explained(checkpoint), _quiet():
+    with _explained(checkpoint), quiet():
         model, info = loader.from_pretrained(
             checkpoint,
             config=config,
@@ -101,7 +101,7 @@ def _load(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars and no load report: what matters in it is checked, and said, by the callers."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,23 @@ class Optimization:
             group["lr"] = rate
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """Where a training stage stands, on disk: ``models.epoch_state.EpochState``."""
+
+    def save(
+        self, epochs: int, module: nn.Module, optimization: Optimization, generator: torch.Generator
+    ) -> None:
+        """Keep the state after ``epochs`` epochs."""
+        ...
+
+    def restore(
+        self, module: nn.Module, optimization: Optimization, generator: torch.Generator
+    ) -> int:
+        """Go back to the state kept; returns the epochs that are finished."""
+        ...
+
+
 def fit(
     module: nn.Module,
     samples: Samples,
@@ -127,6 +144,7 @@ def fit(
     augment: Callable[[Samples, torch.Generator], Samples] | None = None,
     after_backward: Callable[[], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    state: Resumable | None = None,
 ) -> None:
     """Train with cross-entropy, in place, where the module's parameters are.
 
@@ -141,14 +159,19 @@ def fit(
         augment: changes each batch before it is used.
         after_backward: called while the gradients of a step are present.
         on_epoch: called with the number of finished epochs.
+        state: written after each epoch; if it holds something, training goes on from there. It
+            does not hold the best epoch, so it cannot be combined with ``validation``.
     """
+    if state and validation is not None:
+        raise ValueError("the best epoch so far is not kept in the state of an epoch")
     optimization = Optimization(module.parameters(), training, steps_of(samples, training))
     device = optimization.parameters[0].device
     best = best_state = None
     module.eval()
     if validation is not None:
         best, best_state = evaluate(module, validation), copy.deepcopy(module.state_dict())
-    for epoch in range(training.epochs):
+    finished = state.restore(module, optimization, generator) if state else 0
+    for epoch in range(finished, training.epochs):
         module.train()
         for batch in samples.batches(training.batch_size, generator):
             batch = augment(batch, generator) if augment else batch
@@ -164,6 +187,8 @@ def fit(
             result = evaluate(module, validation)
             if best is not None and result.better_than(best):
                 best, best_state = result, copy.deepcopy(module.state_dict())
+        if state:
+            state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
             on_epoch(epoch + 1)
     if best_state is not None:

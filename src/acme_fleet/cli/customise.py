@@ -1,66 +1,31 @@
-"""The command line. Heavy libraries are imported by the command that needs them."""
+"""From a fleet file to models: plan, run, look at, use."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.errors import AcmeError
+from acme_fleet.cli.app import app, errors_explained, say
 
 if TYPE_CHECKING:
     from acme_fleet.fleet import Fleet
     from acme_fleet.report.summary import Summary
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
 Out = Annotated[Path | None, typer.Option(help="Run directory; must be new or empty.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's seed.")]
 FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
-
-keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
-
-KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
-
-
 Engine = Literal["embedded", "flower"]
-Role = Literal["cloud", "edge", "device"]
-Units = Literal["systemd", "compose"]
 
-EXAMPLE = Path(__file__).parent / "demo.yaml"
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        _say(f"acme-fleet {version('acme-fleet')}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """One large Transformer in, one small model for every device of a fleet out."""
+EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 
 
 @app.command()
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.fleet import Fleet
 
         _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
@@ -69,7 +34,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
 @app.command()
 def init(path: FleetFile) -> None:
     """Write a commented example fleet file."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.errors import FleetError
 
         if path.exists():
@@ -78,13 +43,13 @@ def init(path: FleetFile) -> None:
             path.write_text(EXAMPLE.read_text())
         except OSError as error:
             raise FleetError(f"cannot write {path}: {error.strerror}") from error
-    _say(f"wrote {path}; look at its plan with: acme check {path}")
+    say(f"wrote {path}; look at its plan with: acme check {path}")
 
 
 @app.command()
 def check(path: FleetFile) -> None:
     """Validate a fleet file and print the plan; nothing is trained."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.fleet import Fleet
         from acme_fleet.pipeline import check_feasible, examine
         from acme_fleet.report.reasons import print_limits
@@ -112,7 +77,7 @@ def run(
     ] = None,
 ) -> None:
     """Customise a fleet: the main job."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.errors import FleetError
         from acme_fleet.fleet import Fleet
 
@@ -125,11 +90,11 @@ def run(
 @app.command()
 def report(run_dir: RunDir) -> None:
     """Rebuild the report of a finished run."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.pipeline import rebuild_report
 
         page = rebuild_report(run_dir)
-    _say(f"report: {page}")
+    say(f"report: {page}")
 
 
 @app.command()
@@ -141,7 +106,7 @@ def predict(
     ] = None,
 ) -> None:
     """Use a device's shipped model: on its test data, or on files."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.predict import predict_files, predict_test_data
         from acme_fleet.report.terminal import print_predictions, print_test_result
 
@@ -159,7 +124,7 @@ def explain(
     ] = None,
 ) -> None:
     """Why a device got its backbone, and what other storage limits would have bought."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.explain import compare_matching, explain_device
         from acme_fleet.report.reasons import print_explanation, print_matching
 
@@ -190,7 +155,7 @@ def profile(
     runs: Annotated[int, typer.Option(min=5, help="Forward passes at least, of each.")] = 20,
 ) -> None:
     """Measure what a model costs on this machine, and fit the constants of Eq. 2."""
-    with _errors_explained():
+    with errors_explained():
         from acme_fleet.cost.power import find_source
         from acme_fleet.device.profile import check_fit, profile_model
         from acme_fleet.device.profile_file import power_label, write_profile
@@ -214,53 +179,7 @@ def profile(
         if device_file is not None:
             check_fit(found)
             write_profile(found, device_file)
-            _say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
-
-
-@app.command()
-def up(
-    role: Annotated[Role, typer.Argument(help="What this host is.", show_default=False)],
-    config: Annotated[Path, typer.Option(help="The host's site file.", show_default=False)],
-    show: Annotated[
-        Units | None, typer.Option("--print", help="Print a unit for this host instead.")
-    ] = None,
-) -> None:
-    """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
-    with _errors_explained():
-        from acme_fleet.deploy.units import unit
-        from acme_fleet.deploy.up import up as run_host
-
-        if show is not None:
-            _say(unit(config, role, show))
-        else:
-            run_host(config, role, _say)
-
-
-@keys.command("init")
-def keys_init(
-    host: Annotated[
-        list[str],
-        typer.Option(help="NAME=ADDRESS[,ADDRESS…] of the cloud and of each edge."),
-    ],
-    keys_dir: KeysDir = Path("keys"),
-) -> None:
-    """Make the certificate authority and the servers' certificates, and say what goes where."""
-    with _errors_explained():
-        from acme_fleet.deploy.keygen import init_keys
-
-        _say(init_keys(keys_dir, host))
-
-
-@keys.command("device")
-def keys_device(
-    name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
-    keys_dir: KeysDir = Path("keys"),
-) -> None:
-    """Make the key of a device, or of an edge for the cloud, and say what goes where."""
-    with _errors_explained():
-        from acme_fleet.deploy.keygen import device_key
-
-        _say(device_key(keys_dir, name))
+            say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 
 
 def _run(
@@ -283,7 +202,7 @@ def _run(
     except KeyboardInterrupt:
         command = RunDirectory(out).resume_command
         command += f" --engine flower --config {config}" if config else ""
-        _say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
+        say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
         raise typer.Exit(130) from None
     print_summary(summary)
     if config is not None:
@@ -291,27 +210,11 @@ def _run(
         from acme_fleet.journal import read_events
 
         edges = {cluster.name for cluster in fleet.clusters}
-        _say(overhead_text(read_events(RunDirectory(out).events), edges))
-    _say(f"report: {(out / REPORT).resolve()}")
+        say(overhead_text(read_events(RunDirectory(out).events), edges))
+    say(f"report: {(out / REPORT).resolve()}")
     if summary.lost:
         command = RunDirectory(out).resume_command
-        _say(
+        say(
             f"clusters that did not finish: {', '.join(summary.lost)}; go on: {command}", error=True
         )
         raise typer.Exit(1)
-
-
-@contextmanager
-def _errors_explained() -> Iterator[None]:
-    """Bad input is one clear message and exit code 2, not a traceback."""
-    try:
-        yield
-    except AcmeError as error:
-        _say(f"error: {error}", error=True)
-        raise typer.Exit(2) from None
-
-
-def _say(text: str, *, error: bool = False) -> None:
-    stream = sys.stderr if error else sys.stdout
-    stream.write(text + "\n")
-    stream.flush()

@@ -1,0 +1,19 @@
+"""Fig. 7 (a): customised models against light-weight ones under each storage limit."""
+
+from __future__ import annotations
+
+from reproduction.contest import draw, find, measure
+from reproduction.frame import Story, main
+
+STORY = Story(
+    "fig7a",
+    "customised against light-weight models of the same size",
+    "under 25 M parameters nearly +10 points; +4.07 over Efficient-ViT, +5.62 over Twins-SVT, "
+    "nearly +5 over DeViT with 85.3 % of its parameters",
+    measure,
+    find,
+    draw,
+)
+
+if __name__ == "__main__":
+    main(STORY)

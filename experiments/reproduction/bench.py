@@ -1,0 +1,251 @@
+"""One seed of one scale: its fleet, data, reference, elastic backbone and finished run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import acme_fleet
+from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
+from acme_fleet.cloud.pretraining import SHAPES, Recipe, pretrain
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.data.datasets import Source, load_source
+from acme_fleet.data.partition import World, load_world
+from acme_fleet.data.readers import read_digits
+from acme_fleet.data.samples import Samples, join
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Data, Fleet, Training
+from acme_fleet.journal import Journal
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.io import read_tensors, write_json
+from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.pipeline import assemble
+from acme_fleet.report.summary import Summary
+from acme_fleet.run_directory import RunDirectory
+from acme_fleet.seeding import generator, threads
+
+Scale = Literal["smoke", "small", "full"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+CONFIGS = Path(__file__).parents[1] / "configs"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a story is run."""
+
+    scale: Scale
+    seeds: int
+    data: Path | None
+    out: Path
+    results: Path
+    device: str = "cpu"
+    threads: int = 1
+
+
+class Bench:
+    """What the stories of one seed share; made when it is asked for, and kept on disk."""
+
+    def __init__(self, options: Options, seed: int, story: str) -> None:
+        self.options, self.seed = options, seed
+        config = _config(options.scale, story)
+        self.name = config.stem
+        self._content = yaml.safe_load(config.read_text())
+        self.extra: dict[str, Any] = self._content.pop("experiment")
+        # Pieces of other settings are never taken for these.
+        self.folder = options.out / f"{self.name}-{_digest(self._content)}" / f"seed-{seed}"
+        trained = self.extra.get("pretraining")
+        self.pretrained_folder = options.out / f"pretrained-{_digest(trained)}"
+
+    # --- settings and data ---
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The fleet file of the scale with this seed, on the data and the pre-trained model."""
+        content = dict(self._content)
+        if "files" in self.extra:
+            content["data"] = {**content["data"], **self._files(**self.extra["files"])}
+        if "generated" in self.extra:
+            content["data"] = {**content["data"], "train": str(self._turned_digits())}
+        if "pretraining" in self.extra:
+            reference = {**content["reference"], "checkpoint": str(self.checkpoint())}
+            content["reference"] = reference
+        return Fleet.parse({**content, "seed": self.seed}, self.name)
+
+    def settings(self) -> dict[str, Any]:
+        """For the result file: the scale's file as it is, without this machine's paths."""
+        return {"fleet": self._content, "experiment": self.extra, "threads": self.options.threads}
+
+    def _turned_digits(self) -> Path:
+        """The digits as negatives, turned by a quarter: other data without a download."""
+        path = self.options.out.resolve() / "turned-digits.npz"
+        if not path.exists():
+            raw = read_digits()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images = np.ascontiguousarray(255 - np.rot90(raw.items, axes=(1, 2)))
+            np.savez(path, images=images, labels=raw.labels)
+        return path
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder with the data sets.
+
+        Raises:
+            FleetError: if it was not named.
+        """
+        data = self.options.data or os.environ.get("ACME_DATA")
+        if data is None:
+            raise FleetError(f"scale {self.options.scale} needs --data, the data sets' folder")
+        return Path(data).resolve()
+
+    def _files(self, folder: str, train: list[str], test: list[str]) -> dict[str, Any]:
+        base = self.data_folder / folder
+        for name in (*train, *test):
+            if not (base / name).exists():
+                raise FleetError(f"--data: {base / name} does not exist")
+        return {
+            "train": [str(base / name) for name in train],
+            "test": [str(base / name) for name in test],
+        }
+
+    def pretraining_source(self) -> Source:
+        """The data that the reference is pre-trained on: none of them is any device's."""
+        settings = self.extra["pretraining"]
+        return load_source(Data(**settings["data"], **self._files(**settings["files"])))
+
+    def recipe(self) -> Recipe:
+        """How the reference is pre-trained."""
+        settings = self.extra["pretraining"]
+        model = SHAPES[settings["model"]].model_copy(update={"patch_size": settings["patch_size"]})
+        training = Training(**settings["training"])
+        return Recipe(model, training, **settings.get("augmentation", {}))
+
+    def checkpoint(self) -> Path:
+        """The pre-trained reference, made by ``acme pretrain``'s function if it is not there."""
+        folder = (self.pretrained_folder / "reference").resolve()
+        if not (folder / "config.json").exists():
+            pretrain(
+                self.pretraining_source(),
+                self.recipe(),
+                folder,
+                torch_device=self.options.device,
+                progress=lambda done, of, note: print(
+                    f"pretraining {done}/{of}: {note}", flush=True
+                ),
+            )
+        return folder
+
+    @cached_property
+    def world(self) -> World:
+        """Who holds which samples."""
+        return load_world(self.fleet)
+
+    @cached_property
+    def test(self) -> Samples:
+        """All test samples, the cloud's and the devices'."""
+        return join([self.world.public.test, *(own.test for own in self.world.private.values())])
+
+    # --- what is made of them ---
+
+    def piece(self, name: str, work: Callable[[], T]) -> T:
+        """A result that is on disk already, or is put there."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            value = work()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, value)
+        return json.loads(path.read_text())
+
+    @cached_property
+    def elastic(self) -> ElasticClassifier:
+        """The reordered and distilled reference."""
+        run, journal = self._run_directory()
+        with threads(self.options.threads):
+            cloud = assemble(self.fleet, self.world, run, journal)
+            self._grid = cloud.grid
+            return cloud.prepare()[1]
+
+    @cached_property
+    def reference(self) -> Classifier:
+        """θ0 as it was before reordering and distillation."""
+        _ = self.elastic  # its making leaves the reference on disk
+        model = untrained_reference(self.fleet, self.world.public, self.world.classes)
+        tensors, _ = read_tensors(RunDirectory(self.run_folder).cloud / "reference.safetensors")
+        model.load_state_dict(tensors)
+        return model.requires_grad_(False).eval()
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The whole run of the fleet."""
+        run, _ = self._run_directory()
+        if run.summary.exists():
+            return Summary.read(run.summary)
+        return acme_fleet.customize(self.fleet, run.path, resume=True)
+
+    @property
+    def run_folder(self) -> Path:
+        """The fleet's run directory."""
+        return self.folder / "run"
+
+    def _run_directory(self) -> tuple[RunDirectory, Journal]:
+        begun = (self.run_folder / "fleet.yaml").exists()
+        run = RunDirectory.create(self.run_folder, self.fleet, resume=begun)
+        return run, Journal(run.events)
+
+    def candidates(self) -> dict[str, Any]:
+        """All (w, d): size, loss and accuracy on validation and on all test samples."""
+        return self.piece("candidates", self._measure_candidates)
+
+    def _measure_candidates(self) -> dict[str, Any]:
+        elastic, grid = self.elastic, self._grid
+        seen = candidate_quality(elastic, grid, self.world.public.validation, lambda *_: None)
+        unseen = candidate_quality(elastic, grid, self.test, lambda *_: None)
+        columns = {
+            "width": grid.widths,
+            "depth": grid.depths,
+            "size_bytes": candidate_sizes(elastic, grid, self.fleet.header),
+            "loss": seen.losses,
+            "accuracy": seen.accuracies,
+            "test_accuracy": unseen.accuracies,
+        }
+        return {name: column.tolist() for name, column in columns.items()}
+
+    def backbone(self, width: float, depth: int) -> PreTrainedModel:
+        """A small frozen backbone."""
+        small = self.elastic.extract(self.elastic.shape(width, depth))
+        return small.requires_grad_(False).eval()
+
+    def classifier(self) -> dict[str, Tensor]:
+        """θ0^H."""
+        head = self.elastic.classifier.head
+        return {"weight": head.weight.detach(), "bias": head.bias.detach()}
+
+    def draw(self, *purpose: str | int) -> torch.Generator:
+        """A generator for one purpose."""
+        return generator(self.seed, "reproduce", *purpose)
+
+    def random(self, *purpose: str | int) -> np.random.Generator:
+        """The same for NumPy."""
+        return np.random.default_rng(self.draw(*purpose).initial_seed())
+
+
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _config(scale: str, story: str) -> Path:
+    """The scale's fleet; a story on other data has its own."""
+    own = CONFIGS / f"{story}-{scale}.yaml"
+    return own if own.exists() else CONFIGS / f"{scale}.yaml"

@@ -1,0 +1,232 @@
+"""Other ways to a model of the same size, and the bounds: centralised and local training."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from acme_fleet.cloud.reference import augmentation
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.data.samples import Samples, join
+from acme_fleet.hardware import Cluster
+from acme_fleet.models.elastic import Architecture, architecture, build, extract
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, map_axes
+from acme_fleet.models.hand_made import HAND_MADE, hand_made
+from acme_fleet.models.header import LinearHeader, build_header, initial_tensors
+from acme_fleet.models.header_plan import Genotype, HeaderPlan
+from acme_fleet.models.training import Optimization, evaluate, fit, steps_of
+from acme_fleet.pipeline import largest_header
+from acme_fleet.report.summary import ClusterSummary
+
+from .bench import Bench
+from .rivals import Plain, adapted_accuracies, personal_accuracies
+
+_FRAME = 512  # scalars' worth of bytes for the names of a header's tensors
+
+
+def limit_of(cluster: Cluster) -> int:
+    """min C_n of a cluster in bytes."""
+    return min(device.storage for device in cluster.devices)
+
+
+# --- the same ViT, made smaller in other ways -------------------------------------------------
+
+
+def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
+    """DynaBERT's recipe: the most accurate width and depth that fits, a linear classifier."""
+    table = bench.candidates()
+    fitting = [i for i, size in enumerate(table["size_bytes"]) if size <= limit_of(cluster)]
+    best = min(fitting, key=lambda i: table["loss"][i])
+    backbone = bench.backbone(table["width"][best], table["depth"][best])
+    model = Plain(Classifier(backbone, bench.elastic.classifier.head)).eval()
+    return {
+        "accuracy": personal_accuracies(model, cluster, bench, "dynabert"),
+        "size_bytes": file_size(shapes_of(model.classifier)),
+    }
+
+
+def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
+    """Torch-Pruning's Taylor pruning of the reference, recovered by distillation from it.
+
+    None where Torch-Pruning is not installed. The teacher's logits are matched in as many epochs
+    as both distillation steps take.
+    """
+    if importlib.util.find_spec("torch_pruning") is None:
+        return None
+    from prune_vs_torch_pruning import taylor_pruned
+
+    teacher = Classifier(
+        bench.backbone(1.0, bench.elastic.sizes.layers), bench.elastic.classifier.head
+    )
+    teacher.eval()
+    public = bench.world.public
+    grid = dimensions(teacher.backbone.config).neurons // 8
+
+    def pruned(kept: int) -> Classifier:
+        samples = public.train[: bench.fleet.backbone.importance_samples]
+        trainable = Classifier(teacher.backbone, teacher.head).requires_grad_(True)
+        return taylor_pruned(trainable, samples, 1 - kept / grid, "all dimensions")
+
+    low, high = 0, grid
+    while high - low > 1:
+        middle = (low + high) // 2
+        if middle and file_size(shapes_of(pruned(middle))) <= limit_of(cluster):
+            low = middle
+        else:
+            high = middle
+    if low == 0:
+        return None
+    student = pruned(low).requires_grad_(True)
+    _recover(student, teacher.requires_grad_(False), bench, cluster.name)
+    return {
+        "accuracy": personal_accuracies(Plain(student), cluster, bench, "torch pruning"),
+        "size_bytes": file_size(shapes_of(student)),
+    }
+
+
+def _recover(student: Classifier, teacher: Classifier, bench: Bench, purpose: str) -> None:
+    distillation, train = bench.fleet.backbone.distillation.training, bench.world.public.train
+    training = distillation.model_copy(update={"epochs": 2 * distillation.epochs})
+    optimization = Optimization(student.parameters(), training, steps_of(train, training))
+    reference = bench.fleet.reference
+    augment = augmentation(reference.crop_padding, flip=reference.flip)
+    draw = bench.draw("recovery", purpose)
+    student.train()
+    for _ in range(training.epochs):
+        for batch in train.batches(training.batch_size, draw):
+            inputs = (augment(batch, draw) if augment else batch).inputs
+            with torch.no_grad():
+                target = teacher(**inputs)
+            F.mse_loss(student(**inputs), target).backward()
+            optimization.step()
+    student.eval()
+
+
+def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
+    """The reference's first layers, as many as fit, with the best of four hand-made headers.
+
+    A header is as large as ACME's largest would be, less where the limit leaves less, and is
+    trained on the public data; the best is chosen by the public validation data. None where not
+    even one layer fits.
+    """
+    reference, public = bench.reference, bench.world.public
+    sizes = dimensions(reference.backbone.config)
+    room = parameter_count(largest_header(bench.fleet.header, reference).shapes())
+    for depth in range(sizes.layers, 0, -1):
+        whole = architecture(sizes, 1.0, sizes.layers)
+        first = Architecture(tuple(range(depth)), whole.heads[:depth], whole.neurons[:depth])
+        backbone = extract(reference.backbone, first).requires_grad_(False)
+        spare = (limit_of(cluster) - file_size(shapes_of(backbone, "backbone."))) // 4
+        if spare > 2 * reference.head.in_features * len(bench.world.classes):
+            break
+    else:
+        return None
+    train, validation = (feature_samples(backbone, s) for s in (public.train, public.validation))
+    grid = tuple(train.inputs["last"].shape[2:])
+    state = {name: value.detach() for name, value in reference.head.state_dict().items()}
+    found = []
+    for kind in ("linear", *HAND_MADE):
+        draw = bench.draw("early exit", cluster.name, kind)
+        header = (
+            LinearHeader(state)
+            if kind == "linear"
+            else hand_made(kind, state, grid, min(room, spare - _FRAME), draw)
+        )
+        if header is not None:
+            fit(header, train, bench.fleet.search.fine_tuning, draw, validation=validation)
+            found.append((evaluate(header, validation), kind, header))
+    _, kind, header = max(found, key=lambda entry: (entry[0].accuracy, -entry[0].loss))
+    shapes = shapes_of(backbone, "backbone.") | shapes_of(header, "header.")
+    return {
+        "accuracy": adapted_accuracies(
+            lambda samples: feature_samples(backbone, samples), header, cluster, bench, "early exit"
+        ),
+        "size_bytes": file_size(shapes),
+        "layers": depth,
+        "header": kind,
+    }
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+def pooled(bench: Bench) -> tuple[Samples, Samples]:
+    """What a centralised system has: everybody's training data, everybody's validation data."""
+    world = bench.world
+    own = world.private.values()
+    train = [world.public.train, *world.shared.values(), *(splits.train for splits in own)]
+    return join(train), join([world.public.validation, *(splits.validation for splits in own)])
+
+
+def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> CustomizedModel:
+    """The cluster's architecture with an untrained header, on an untrained backbone or its own."""
+    backbone = bench.elastic.extract(bench.elastic.shape(cluster.width, cluster.depth))
+    if not pretrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(bench.draw("local only").initial_seed() % 2**63)
+            backbone = build(backbone.config, "cpu")
+    plan = HeaderPlan(
+        genotype=Genotype.model_validate(cluster.genotype),
+        hidden=bench.elastic.classifier.head.in_features,
+        classes=len(bench.world.classes),
+        axes=map_axes(backbone.config),
+    )
+    header = build_header(plan, initial_tensors(plan.shapes(), bench.draw("bound", cluster.name)))
+    return CustomizedModel(backbone.requires_grad_(True), header.requires_grad_(True))
+
+
+def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
+    """All of the cluster's architecture trained on pooled data; then each header on its own too."""
+    model = model_of(summary, bench, pretrained=True)
+    train, validation = pooled(bench)
+    settings = bench.fleet.reference
+    fit(
+        model,
+        train,
+        settings.training,
+        bench.draw("centralised", cluster.name),
+        validation=validation,
+        augment=augmentation(settings.crop_padding, flip=settings.flip),
+    )
+    model.requires_grad_(False)
+    local = bench.fleet.personalization.local
+    epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
+    plain, adapted = [], []
+    start = {name: value.clone() for name, value in model.header.state_dict().items()}
+    for device in cluster.devices:
+        own = bench.world.private[device.name]
+        parts = [feature_samples(model.backbone, s) for s in (own.train, own.validation, own.test)]
+        model.header.load_state_dict(start)
+        plain.append(evaluate(model.header, parts[2]).accuracy)
+        model.header.requires_grad_(True)
+        training = local.model_copy(update={"epochs": epochs})
+        draw = bench.draw("centralised", device.name)
+        fit(model.header, parts[0], training, draw, validation=parts[1])
+        adapted.append(evaluate(model.header, parts[2]).accuracy)
+    return {"pooled": plain, "pooled, then adapted": adapted, "size_bytes": _size(model)}
+
+
+def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
+    """The cluster's architecture, trained from scratch on each device's own data alone."""
+    accuracies = []
+    training = bench.fleet.reference.training.model_copy(
+        update={"epochs": bench.extra["local_only_epochs"], "learning_rate": 1e-3}
+    )
+    size = 0
+    for device in cluster.devices:
+        own = bench.world.private[device.name]
+        model = model_of(summary, bench, pretrained=False)
+        fit(model, own.train, training, bench.draw("local", device.name), validation=own.validation)
+        accuracies.append(evaluate(model, own.test).accuracy)
+        size = _size(model)
+    return {"accuracy": accuracies, "size_bytes": size}
+
+
+def _size(model: nn.Module) -> int:
+    return int(np.int64(file_size(shapes_of(model))))

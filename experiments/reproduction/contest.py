@@ -1,0 +1,134 @@
+"""ACME's customised models against all others of the devices' storage limits (Fig. 7a, 13a)."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from acme_fleet.cost.size import file_size, shapes_of
+
+from .bench import Bench
+from .bounds import centralised, dynabert, early_exit, limit_of, local_only, torch_pruned
+from .frame import Findings, Goal, mean_interval, paired, text
+from .rivals import NAMES, personal_accuracies, trained
+
+OURS, LINEAR = "ACME", "ACME's backbone, linear header"
+POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"
+BOUNDS = (POOLED, ADAPTED, LOCAL)
+Entry = dict[str, Any]
+
+
+def measure(bench: Bench) -> dict[str, dict[str, Entry]]:
+    """For each cluster and model the devices' test accuracies and the size in bytes."""
+    told: dict[str, dict[str, Entry]] = {}
+    summaries = {cluster.name: cluster for cluster in bench.summary.clusters}
+    for cluster in bench.fleet.clusters:
+        own = [d for d in bench.summary.devices if d.cluster == cluster.name]
+        sizes = [d.size_bytes for d in own]
+        entries: dict[str, Entry] = {
+            OURS: {"accuracy": [d.accuracy for d in own], "size_bytes": max(sizes)},
+            LINEAR: {"accuracy": [d.accuracy_linear for d in own], "size_bytes": max(sizes)},
+            "DynaBERT's recipe": _piece(bench, cluster, "dynabert", dynabert),
+            "Torch-Pruning, distilled": _piece(bench, cluster, "torch-pruning", torch_pruned),
+            "early exit, best header": _piece(bench, cluster, "early-exit", early_exit),
+        }
+        for shape in bench.extra["rivals"]:
+            entries[NAMES[shape]] = _piece(bench, cluster, shape, _rival(shape))
+        summary = summaries[cluster.name]
+        bound = _piece(bench, cluster, "centralised", lambda c, b, s=summary: centralised(c, s, b))
+        size = {"size_bytes": bound["size_bytes"]}
+        entries[POOLED] = {"accuracy": bound["pooled"], **size}
+        entries[ADAPTED] = {"accuracy": bound["pooled, then adapted"], **size}
+        entries[LOCAL] = _piece(
+            bench, cluster, "local-only", lambda c, b, s=summary: local_only(c, s, b)
+        )
+        limit = limit_of(cluster)
+        told[str(limit)] = {name: entry for name, entry in entries.items() if entry}
+    return told
+
+
+def _piece(bench: Bench, cluster: Any, name: str, work: Any) -> Any:
+    return bench.piece(f"contest/{cluster.name}-{name}", lambda: work(cluster, bench))
+
+
+def _rival(shape: str) -> Any:
+    def work(cluster: Any, bench: Bench) -> Entry | None:
+        rival = trained(shape, limit_of(cluster), bench)
+        if rival is None:
+            return None
+        accuracies = personal_accuracies(rival, cluster, bench, shape)
+        return {"accuracy": accuracies, "size_bytes": file_size(shapes_of(rival))}
+
+    return work
+
+
+def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
+    """One mean over devices for each seed; differences are paired by seed."""
+    numbers: dict[str, Any] = {}
+    goals, parts = [], []
+    for limit in rows[0]:
+        names = [name for name in rows[0][limit] if all(name in row[limit] for row in rows)]
+        by_name = {n: [statistics.fmean(r[limit][n]["accuracy"]) for r in rows] for n in names}
+        table = {
+            name: {
+                **mean_interval(values),
+                "size_bytes": max(row[limit][name]["size_bytes"] for row in rows),
+                "ACME - it": paired(by_name[OURS], values),
+            }
+            for name, values in by_name.items()
+        }
+        numbers[limit] = table
+        rivals = [name for name in names if name not in (OURS, *BOUNDS)]
+        best = max(rivals, key=lambda name: table[name]["mean"])
+        bound = max((POOLED, ADAPTED), key=lambda name: table[name]["mean"])
+        place = f"limit {int(limit) / 1e6:.2f} MB"
+        lead, gap = table[best]["ACME - it"], table[bound]["ACME - it"]
+        goals += [
+            Goal(
+                f"{place}: ACME's mean accuracy is the best of its size: {text(table[OURS])} "
+                f"against {text(table[best])} of {best} (difference {text(lead)})",
+                lead["mean"],
+                lead["mean"] >= 0,
+                f"{len(rivals)} rivals with classifiers adapted like ACME's headers",
+            ),
+            Goal(
+                f"{place}: within 3 points of {bound} training ({text(table[bound])}; difference "
+                f"{text(gap)})",
+                gap["mean"],
+                gap["mean"] >= -0.03,
+                "backbones stay frozen on devices",
+            ),
+        ]
+        parts.append(
+            f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}, {bound} "
+            f"{text(table[bound])}, local only {text(table[LOCAL])}"
+        )
+    return Findings("; ".join(parts), numbers, goals)
+
+
+def draw(figure: Figure, result: dict[str, Any]) -> None:
+    """Accuracy over size for each limit."""
+    tables = result["numbers"]
+    for axes, (limit, table) in zip(
+        figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables.items(), strict=True
+    ):
+        for i, (name, told) in enumerate(table.items()):
+            error = 100 * (told["interval"][1] - told["mean"]) if told["interval"] else 0
+            mark = "*" if name == OURS else "_" if name in BOUNDS else "o"
+            axes.errorbar(
+                told["size_bytes"] / 1e6,
+                100 * told["mean"],
+                yerr=error,
+                marker=mark,
+                markersize=9,
+                linestyle="",
+                color=f"C{i % 10}",
+                label=name,
+            )
+        axes.axvline(int(limit) / 1e6, color="grey", linestyle=":")
+        axes.set_xlabel("size, MB")
+        axes.set_ylabel("mean test accuracy of the devices, %")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))

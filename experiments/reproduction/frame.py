@@ -1,0 +1,181 @@
+"""The frame of a story: its scales and seeds, finished pieces on disk, the result file.
+
+A story says what one seed measures, how seeds are summed up, and how that is drawn. Everything
+that took time is a piece: a JSON file in ``--out`` that is not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.figure import Figure
+from scipy import stats
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from record import commit, hardware
+
+from acme_fleet.errors import AcmeError
+
+from .bench import SCALES, Bench, Options
+
+RESULTS = Path(__file__).parents[1] / "results"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was aimed at, and whether it was reached."""
+
+    text: str
+    value: float
+    met: bool
+    tried: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What all seeds say together.
+
+    Attributes:
+        headline: one line for the table of results.
+        numbers: means with intervals, for people and for the picture.
+        goals: those that this story decides.
+    """
+
+    headline: str
+    numbers: dict[str, Any]
+    goals: Sequence[Goal] = ()
+
+
+@dataclass(frozen=True)
+class Story:
+    """One table or figure of the paper.
+
+    Attributes:
+        paper: what the paper shows there, with the authors' recovered figures where there are.
+        measure: one seed's figures, as JSON has them.
+        find: of all seeds' figures, in their order.
+        draw: the picture of a finished result.
+        summary: what the story compares, in a line.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    measure: Callable[[Bench], Row]
+    find: Callable[[list[Row]], Findings]
+    draw: Callable[[Figure, dict[str, Any]], None]
+
+
+# --- figures over seeds -----------------------------------------------------------------------
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean with Student's 95 % interval; none for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return {"mean": mean, "interval": None, "n": len(values)}
+    error = statistics.stdev(values) / len(values) ** 0.5
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return {"mean": mean, "interval": [mean - half, mean + half], "n": len(values)}
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Mean difference with its interval, and the p-value of the paired t-test."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    told = mean_interval(differences)
+    if len(differences) > 1 and statistics.stdev(differences) > 0:
+        told["p"] = float(stats.ttest_rel(ours, theirs).pvalue)
+    return told
+
+
+def text(told: dict[str, Any], digits: int = 1, factor: float = 100.0) -> str:
+    """A mean with its interval, for a line."""
+    mean = f"{factor * told['mean']:.{digits}f}"
+    if told["interval"] is None:
+        return mean
+    low, high = (f"{factor * x:.{digits}f}" for x in told["interval"])
+    return f"{mean} [{low}, {high}]"
+
+
+# --- running a story --------------------------------------------------------------------------
+
+
+def main(story: Story, arguments: Sequence[str] | None = None) -> None:
+    """The command line of a story's file."""
+    options = _options(story, arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        result = run(story, options)
+    except AcmeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{story.name}, {options.scale}: {result['headline']}")
+
+
+def run(story: Story, options: Options) -> dict[str, Any]:
+    """Measure what is not on disk yet, write the result, its picture and the README's line."""
+    from .page import write_page
+
+    rows, start = [], time.perf_counter()
+    for seed in range(options.seeds):
+        bench = Bench(options, seed, story.name)
+        rows.append(bench.piece(f"stories/{story.name}", lambda b=bench: story.measure(b)))
+        print(f"{story.name}, {options.scale}: seed {seed} done", flush=True)
+    findings = story.find(rows)
+    result = {
+        "name": story.name,
+        "scale": options.scale,
+        "summary": story.summary,
+        "paper": story.paper,
+        "headline": findings.headline,
+        "goals": [vars(goal) for goal in findings.goals],
+        "numbers": findings.numbers,
+        "settings": Bench(options, 0, story.name).settings(),
+        "seeds": rows,
+        "seconds of this call": round(time.perf_counter() - start, 1),
+        "hardware": hardware(),
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"{story.name}-{options.scale}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    picture(story, result, path.with_suffix(".svg"))
+    if options.results == RESULTS:
+        write_page()
+    return result
+
+
+def picture(story: Story, result: dict[str, Any], path: Path) -> None:
+    """Draw a result; the same result gives the same file."""
+    with mpl.rc_context({"svg.hashsalt": story.name, "font.size": 9, "axes.axisbelow": True}):
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        story.draw(figure, result)
+        figure.suptitle(f"{story.name}, {result['scale']}: {story.summary}", fontsize=9)
+        figure.savefig(path, metadata={"Date": None})
+    # matplotlib ends path data with blanks
+    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
+
+
+def _options(story: Story, arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(description=story.summary)
+    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, help="the folder with the data sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="pieces")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON and picture")
+    parser.add_argument("--device", default="cpu", help="where models are pre-trained")
+    parser.add_argument("--threads", type=int, default=1)
+    return Options(**vars(parser.parse_args(arguments)))

@@ -1,0 +1,332 @@
+"""Light-weight models at a device's storage limit: the same data, the same number of passes.
+
+Each is a shape of ``transformers``, as wide as the limit allows, all parameters counted. It is
+trained from scratch like the reference: on the pre-training data, then on the cloud's public data
+for as many epochs as the reference and both distillation steps took together. Then each device
+gets it with a linear classifier of its own, adapted to the edge's and the device's own data for as
+many epochs as a customised header is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    LevitConfig,
+    LevitForImageClassification,
+    MobileViTConfig,
+    MobileViTForImageClassification,
+    PvtV2Config,
+    PvtV2ForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from acme_fleet.cloud.pretraining import train_averaged
+from acme_fleet.cloud.reference import augmentation
+from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.hardware import Cluster
+from acme_fleet.models.epoch_state import EpochState
+from acme_fleet.models.features import Classifier, activations
+from acme_fleet.models.io import read_tensors, write_tensors
+from acme_fleet.models.training import evaluate, fit
+
+from .bench import Bench
+
+_WIDEST = 256
+_LEARNING_RATE = 1e-3  # of the public stage, a training from scratch where nothing came before
+
+
+def _to(multiple: int, value: float) -> int:
+    return max(multiple, round(value / multiple) * multiple)
+
+
+def _deit(k: int, side: int, channels: int, patch: int) -> nn.Module:
+    """DeiT-tiny's twelve layers and three heads, narrower."""
+    hidden = 3 * k
+    return ViTForImageClassification(
+        ViTConfig(
+            image_size=side,
+            patch_size=patch,
+            num_channels=channels,
+            hidden_size=hidden,
+            num_hidden_layers=12,
+            num_attention_heads=3,
+            intermediate_size=4 * hidden,
+        )
+    )
+
+
+def _pvt(k: int, side: int, channels: int, patch: int) -> nn.Module:
+    """PVTv2-B0's four stages, narrower: the pyramid that Twins-SVT starts from."""
+    return PvtV2ForImageClassification(
+        PvtV2Config(
+            image_size=side,
+            num_channels=channels,
+            hidden_sizes=[2 * k, 4 * k, _to(2, 10 * k), _to(4, 16 * k)],
+            depths=[1, 1, 2, 2],
+            num_attention_heads=[1, 1, 2, 4],
+            sr_ratios=[4, 2, 1, 1],
+            mlp_ratios=[4, 4, 4, 4],
+        )
+    )
+
+
+def _levit(k: int, side: int, channels: int, patch: int) -> nn.Module:
+    """LeViT-128S's three stages, narrower, on images of twice the side: its stem divides by 16."""
+    model = LevitForImageClassification(
+        LevitConfig(
+            image_size=2 * side,
+            num_channels=channels,
+            hidden_sizes=[8 * k + 8, 12 * k + 12, 16 * k + 16],
+            num_attention_heads=[2, 3, 4],
+            depths=[2, 2, 2],
+            key_dim=[16, 16, 16],
+            attention_ratio=[2, 2, 2],
+            mlp_ratio=[2, 2, 2],
+        )
+    )
+    return _Enlarged(model, 2)
+
+
+def _mobilevit(k: int, side: int, channels: int, patch: int) -> nn.Module:
+    """MobileViT-XXS's stages, narrower, at output stride 8."""
+    return MobileViTForImageClassification(
+        MobileViTConfig(
+            image_size=side,
+            num_channels=channels,
+            patch_size=2,
+            hidden_sizes=[_to(4, x * k / 16) for x in (64, 80, 96)],
+            neck_hidden_sizes=[_to(4, x * k / 16) for x in (16, 16, 24, 48, 64, 80, 320)],
+            expand_ratio=2.0,
+            output_stride=8,
+        )
+    )
+
+
+SHAPES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+    "deit": _deit,
+    "pvt": _pvt,
+    "levit": _levit,
+    "mobilevit": _mobilevit,
+}
+NAMES = {
+    "deit": "DeiT-tiny, narrowed",
+    "pvt": "PVTv2 (Twins-SVT-like)",
+    "levit": "LeViT (efficient ViT)",
+    "mobilevit": "MobileViT",
+}
+
+
+class _Enlarged(nn.Module):
+    """A model on images that are enlarged first; it looks like the model otherwise."""
+
+    def __init__(self, model: nn.Module, factor: int) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        larger = F.interpolate(pixel_values, scale_factor=self.factor, mode="nearest")
+        return self.model(pixel_values=larger)
+
+
+class Rival(nn.Module):
+    """A body without its classifier, and a linear classifier."""
+
+    def __init__(self, body: nn.Module, features: int, classes: int) -> None:
+        super().__init__()
+        inner = body
+        while isinstance(inner, _Enlarged):
+            inner = inner.model
+        inner.classifier = nn.Identity()
+        self.body, self.head = body, nn.Linear(features, classes)
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """What the classifier sees, shape ``(batch, features)``."""
+        return self.body(pixel_values=pixel_values.to(self.head.weight.device)).logits
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``."""
+        return self.head(self.features(pixel_values))
+
+
+class Plain(nn.Module):
+    """A backbone with a linear classifier on its pooled token, adapted like a rival."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.head = classifier.head
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """The pooled token, shape ``(batch, hidden)``."""
+        return activations(self.classifier.backbone, {"pixel_values": pixel_values}).pooled
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``."""
+        return self.classifier(pixel_values=pixel_values)
+
+
+class Head(nn.Module):
+    """A classifier on features that are computed already."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = nn.Linear(head.in_features, head.out_features)
+        self.head.load_state_dict(head.state_dict())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)``."""
+        return self.head(features)
+
+
+# --- shapes -----------------------------------------------------------------------------------
+
+
+def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
+    """An untrained rival of width ``k``."""
+    _, channels, side, _ = bench.world.public.train.inputs["pixel_values"].shape
+    trained = "pretraining" in bench.extra
+    patch = (bench.recipe() if trained else bench.fleet.reference).model.patch_size
+    larger = bench.extra["upsampling"] if shape != "deit" else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(k)
+        body = SHAPES[shape](k, side * larger, channels, patch)
+        body = _Enlarged(body, larger) if larger > 1 else body
+        rival = Rival(body, 1, classes).eval()
+        features = rival.features(torch.zeros(1, channels, side, side)).shape[1]
+        rival.head = nn.Linear(features, classes)
+    return rival
+
+
+def widest(shape: str, limit: int, bench: Bench) -> int | None:
+    """The largest width whose file is within ``limit`` bytes; none if the narrowest is not."""
+    classes, fitting, too_wide = len(bench.world.classes), 0, 2
+    while file_size(shapes_of(make(shape, too_wide, bench, classes))) <= limit < 2**40:
+        fitting, too_wide = too_wide, min(2 * too_wide, _WIDEST)
+        if fitting == _WIDEST:
+            return fitting
+    while too_wide - fitting > 1:
+        k = (fitting + too_wide) // 2
+        if file_size(shapes_of(make(shape, k, bench, classes))) <= limit:
+            fitting = k
+        else:
+            too_wide = k
+    return fitting or None
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def trained(shape: str, limit: int, bench: Bench) -> Rival | None:
+    """A rival after the cloud's two stages; both are kept on disk."""
+    k = widest(shape, limit, bench)
+    if k is None:
+        return None
+    rival = make(shape, k, bench, len(bench.world.classes))
+    path = bench.folder / "rivals" / f"{shape}-{limit}.safetensors"
+    if not path.exists():
+        if "pretraining" in bench.extra:
+            body = _pretrained(shape, k, limit, bench).body
+            rival.body.load_state_dict(body.state_dict())
+        public_stage(rival, bench, bench.draw("rival", shape, limit))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, rival.state_dict(), {})
+    rival.load_state_dict(read_tensors(path)[0])
+    return rival.eval()
+
+
+def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> Rival:
+    """After the pre-training, by the reference's recipe; one for all seeds, as the reference is."""
+    source, recipe = bench.pretraining_source(), bench.recipe()
+    rival = make(shape, k, bench, len(source.classes))
+    path = bench.pretrained_folder / "rivals" / f"{shape}-{limit}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = EpochState(path.with_suffix(".epochs"))
+        model = train_averaged(
+            rival.to(bench.options.device),
+            source.train,
+            recipe,
+            state,
+            lambda epoch, _: print(f"{shape} {limit}: epoch {epoch}", flush=True),
+        ).cpu()
+        print(f"{shape} {limit}: {evaluate(model, source.test)}", flush=True)
+        write_tensors(path, model.state_dict(), {})
+        state.remove()
+    rival.cpu().load_state_dict(read_tensors(path)[0])
+    return rival
+
+
+def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:
+    """The cloud's public data, the best epoch by its validation data."""
+    reference, distillation = bench.fleet.reference, bench.fleet.backbone.distillation
+    epochs = reference.training.epochs + 2 * distillation.training.epochs
+    rate = reference.training.learning_rate if "pretraining" in bench.extra else _LEARNING_RATE
+    fit(
+        model,
+        bench.world.public.train,
+        reference.training.model_copy(update={"epochs": epochs, "learning_rate": rate}),
+        draw,
+        validation=bench.world.public.validation,
+        augment=augmentation(reference.crop_padding, flip=reference.flip),
+    )
+
+
+@torch.no_grad()
+def features_of(rival: Rival | Plain, samples: Samples, batch_size: int = 256) -> Samples:
+    """Samples whose inputs are what the classifier sees."""
+    rival.eval()
+    found = [rival.features(**batch.inputs) for batch in samples.batches(batch_size)]
+    return Samples({"features": torch.cat(found)}, samples.labels, samples.stored_bytes)
+
+
+def personal_accuracies(
+    rival: Rival | Plain, cluster: Cluster, bench: Bench, purpose: str
+) -> list[float]:
+    """Test accuracy of each device of a cluster with a classifier of its own."""
+    return adapted_accuracies(
+        lambda samples: features_of(rival, samples), Head(rival.head), cluster, bench, purpose
+    )
+
+
+def adapted_accuracies(
+    features: Callable[[Samples], Samples],
+    header: nn.Module,
+    cluster: Cluster,
+    bench: Bench,
+    purpose: str,
+) -> list[float]:
+    """Test accuracy of each device with a header of its own on frozen features.
+
+    The header is trained on the edge's data, a quarter of them to choose the epoch, and then on
+    the device's, for as many epochs as a customised header is.
+    """
+    local = bench.fleet.personalization.local
+    epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
+    shared = features(bench.world.shared[cluster.name])
+    draw = bench.draw("rival edge", purpose, cluster.name)
+    order = torch.randperm(len(shared), generator=draw)
+    known, choice = shared[order[len(order) // 4 :]], shared[order[: len(order) // 4]]
+    header = copy.deepcopy(header)
+    fit(header, known, bench.fleet.search.fine_tuning, draw, validation=choice)
+    accuracies = []
+    for device in cluster.devices:
+        own = bench.world.private[device.name]
+        parts = Splits(*(features(s) for s in (own.train, own.validation, own.test)))
+        personal = copy.deepcopy(header)
+        fit(
+            personal,
+            parts.train,
+            local.model_copy(update={"epochs": epochs}),
+            bench.draw("rival device", purpose, device.name),
+            validation=parts.validation,
+        )
+        accuracies.append(evaluate(personal, parts.test).accuracy)
+    return accuracies

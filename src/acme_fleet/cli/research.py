@@ -1,0 +1,82 @@
+"""References from data alone, and the paper's evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acme_fleet.cli.app import app, errors_explained, say
+
+
+@app.command()
+def pretrain(
+    data: Annotated[
+        Path,
+        typer.Option(help="Images: a folder, .parquet or .npz file.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the model; must be new or empty.")],
+    model: Annotated[str, typer.Option(help="vit-micro, vit-tiny, vit-small or vit-base.")] = (
+        "vit-tiny"
+    ),
+    patch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; an eighth of a small image by default.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=4, help="Resize images to this.")] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Only the first n classes.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    learning_rate: Annotated[float, typer.Option(min=1e-9)] = 1e-3,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of mixed batches; half from 50 epochs on."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and compiled.")] = "cpu",
+) -> None:
+    """Train a reference model from data alone; it goes on where it was interrupted."""
+    with errors_explained():
+        from acme_fleet.cloud.pretraining import pretrain, recipe_for
+        from acme_fleet.data.archives import data_at
+        from acme_fleet.data.datasets import load_source
+        from acme_fleet.fleet import Training
+        from acme_fleet.report.terminal import LiveStages
+
+        source = load_source(data_at(data, image_size, classes))
+        training = Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        recipe = recipe_for(source, model, training, patch_size, cutmix, seed)
+        with LiveStages() as stages:
+            found = pretrain(
+                source,
+                recipe,
+                out,
+                torch_device=device,
+                progress=lambda done, of, note: stages.stage("cloud", "pretrain", done, of, note),
+            )
+    say(f"test accuracy {found['test']['accuracy']:.4f} on {found['test']['samples']} images")
+    say(f"wrote {out}; in a fleet file: reference: {{checkpoint: {out.resolve()}}}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def reproduce(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="fig7a, say; without it, all are listed.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Run a table or figure of the paper again (a clone of the project has the stories).
+
+    Further options are the story's own: --data, --out, --results, --device, --threads.
+    """
+    with errors_explained():
+        from acme_fleet.report.stories import read_stories, run_story
+
+        if name is None:
+            for story, summary in read_stories().items():
+                say(f"{story:<8} {summary}")
+            return
+        options = ["--scale", scale, "--seeds", str(seeds), *context.args]
+        raise typer.Exit(run_story(name, options))

@@ -1,0 +1,195 @@
+"""The stories' frame: intervals, pieces on disk, the page that is written from results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from typer.testing import CliRunner
+
+from acme_fleet.cli import app
+from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.report import stories
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.append(str(EXPERIMENTS))
+
+import fig9  # noqa: E402
+from reproduction import page, rivals  # noqa: E402
+from reproduction.bench import CONFIGS, SCALES, Bench, Options  # noqa: E402
+from reproduction.frame import mean_interval, paired, run, text  # noqa: E402
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(Options("smoke", 1, None, tmp_path, tmp_path), 0, "fig7a")
+
+
+# --- figures over seeds -----------------------------------------------------------------------
+
+
+def test_intervals_are_students():
+    values = [0.61, 0.64, 0.70, 0.58]
+    told = mean_interval(values)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert told["interval"] == pytest.approx([low, high])
+    assert mean_interval([0.5])["interval"] is None
+    assert text(told) == f"63.2 [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def test_paired_differences_do_not_see_what_seeds_share():
+    ours, theirs = [0.5, 0.7, 0.9], [0.48, 0.69, 0.89]
+    told = paired(ours, theirs)
+    assert told["mean"] == pytest.approx(0.04 / 3)
+    assert told["p"] == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert told["interval"][0] < told["mean"] < told["interval"][1]
+    assert "p" not in paired([1, 2], [1, 2])
+
+
+# --- pieces -----------------------------------------------------------------------------------
+
+
+def test_a_piece_is_computed_once(bench: Bench):
+    calls = []
+
+    def work() -> dict[str, int]:
+        calls.append(1)
+        return {"a": len(calls)}
+
+    again = Bench(bench.options, 0, "fig9")
+    assert [bench.piece("x/y", work), again.piece("x/y", work)] == [{"a": 1}, {"a": 1}]
+    assert Bench(bench.options, 1, "fig9").piece("x/y", work) == {"a": 2}
+
+
+def test_pieces_of_other_settings_are_not_taken(bench: Bench):
+    other = Bench(bench.options, 0, "fig13")
+    assert other.folder != bench.folder
+    assert bench.folder.is_relative_to(bench.options.out)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_scale_is_a_fleet(path: Path, tmp_path: Path):
+    """Without its data: the settings alone must be those of a fleet."""
+    story, _, scale = path.stem.rpartition("-")
+    assert scale in SCALES
+    bench = Bench(Options(scale, 1, None, tmp_path, tmp_path), 0, story or "fig1")
+    assert bench.name == path.stem
+    bench.extra.pop("files", None)
+    bench.extra.pop("pretraining", None)
+    data = bench.settings()["fleet"]["data"]
+    if data["source"] not in ("digits", "arrays"):
+        data["train"] = ["somewhere"]
+    assert len(bench.fleet.clusters) >= 2
+
+
+# --- rivals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", rivals.SHAPES)
+def test_a_rival_is_as_wide_as_fits_and_learns(bench: Bench, shape: str):
+    pixels = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    limit = 400_000
+    k = rivals.widest(shape, limit, bench)
+    assert k is not None
+    rival = rivals.make(shape, k, bench, 10)
+    assert file_size(shapes_of(rival)) <= limit
+    assert file_size(shapes_of(rivals.make(shape, k + 1, bench, 10))) > limit
+    rival.train()(pixels).square().sum().backward()
+    idle = [name for name, p in rival.named_parameters() if p.grad is None]
+    assert not idle
+    assert rivals.widest(shape, 2000, bench) is None
+
+
+# --- a story from end to end ------------------------------------------------------------------
+
+
+def test_a_story_writes_its_result_and_picture(tmp_path: Path):
+    options = Options("smoke", 1, None, tmp_path / "pieces", tmp_path / "results")
+    result = run(fig9.STORY, options)
+    stored = json.loads((tmp_path / "results" / "fig9-smoke.json").read_text())
+    assert stored == json.loads(json.dumps(result))
+    means = stored["seeds"][0]["means"]
+    # Greedy-Size is by its definition the largest; the choice by Eq. 13 cannot cost more energy.
+    assert means["Greedy-Size"]["size"] >= max(row["size"] for row in means.values())
+    assert means[fig9.OURS]["energy"] <= means[fig9.RIVAL]["energy"]
+    assert (tmp_path / "results" / "fig9-smoke.svg").read_text().startswith("<?xml")
+    before = (options.out / "turned-digits.npz").exists()
+    assert not before
+    again = run(fig9.STORY, options)
+    assert again["seeds"] == result["seeds"], "finished pieces are not computed again"
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def _result(**changes: Any) -> dict[str, Any]:
+    goal = {"text": "as good as it gets", "value": 1.0, "met": False, "tried": "much"}
+    base = {"name": "fig9", "scale": "small", "summary": "s", "paper": "p", "headline": "h"}
+    return {**base, "goals": [goal], "seeds": [1, 2, 3], "date": "2026-11-21T", **changes}
+
+
+def test_the_page_says_first_what_is_missed():
+    told = page.render([_result()])
+    missed = told.index("as good as it gets")
+    assert told.index("Goals that are missed") < missed < told.index("Goals that are reached")
+    assert "Tried: much" in told
+    assert "fig7a" in told[missed : told.index("Goals that are reached")], "what is not measured"
+    reached = page.render([_result(goals=[{**_result()["goals"][0], "met": True}])])
+    assert reached.index("Goals that are reached") < reached.index("as good as it gets")
+    smoke = page.render([_result(scale="smoke")])
+    assert "as good as it gets" not in smoke
+
+
+def test_too_few_seeds_are_not_reported(tmp_path: Path):
+    (tmp_path / "fig9-small.json").write_text(json.dumps(_result(seeds=[1, 2])))
+    assert page.read_results(tmp_path) == []
+    (tmp_path / "fig9-small.json").write_text(json.dumps(_result()))
+    assert [r["name"] for r in page.read_results(tmp_path)] == ["fig9"]
+
+
+def test_the_page_is_that_of_the_results():
+    assert page.PAGE.read_text() == page.render(page.read_results())
+
+
+# --- acme reproduce ---------------------------------------------------------------------------
+
+
+def test_reproduce_lists_the_stories():
+    told = CliRunner().invoke(app, ["reproduce"])
+    assert told.exit_code == 0
+    assert [line.split()[0] for line in told.output.splitlines()] == list(page.STORIES)
+
+
+def test_reproduce_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    told = CliRunner().invoke(app, ["reproduce", "fig99"])
+    assert told.exit_code == 2
+    assert "no story fig99" in told.output
+    monkeypatch.setattr(stories, "EXPERIMENTS", tmp_path)
+    told = CliRunner().invoke(app, ["reproduce", "fig9"])
+    assert told.exit_code == 2
+    assert "in a clone of the project" in told.output
+
+
+def test_reproduce_hands_options_on(monkeypatch: pytest.MonkeyPatch):
+    seen: list[list[str]] = []
+
+    class _Done:
+        returncode = 3
+
+    def remember(command: list[str], **_: Any) -> _Done:
+        seen.append(command)
+        return _Done()
+
+    monkeypatch.setattr(stories.subprocess, "run", remember)
+    arguments = ["reproduce", "fig9", "--scale", "small", "--out", "here"]
+    assert CliRunner().invoke(app, arguments).exit_code == 3
+    assert seen[0][1:] == [
+        str(EXPERIMENTS / "fig9.py"),
+        *("--scale", "small", "--seeds", "3", "--out", "here"),
+    ]

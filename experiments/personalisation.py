@@ -19,7 +19,7 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -232,8 +232,16 @@ def train(headers: list[Header], world: World, method: Method, number: int) -> T
     return list(train_headers(work, training))
 
 
-def personalise(method: Method, world: World, first: dict[float, Trained]) -> dict[str, Any]:
-    """All rounds; test accuracies of the guarded and of the last header, by device."""
+def personalise(
+    method: Method,
+    world: World,
+    first: dict[float, Trained],
+    sent: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> dict[str, Any]:
+    """All rounds; test accuracies of the guarded and of the last header, by device.
+
+    ``sent`` makes an importance set what a device sends of it.
+    """
     weights = similarity(method, world)
     begin = pooled_header(world) if method.pooled else world.coarse
     states = [HeaderState.start(begin, data.validation) for data in world.private]
@@ -251,10 +259,10 @@ def personalise(method: Method, world: World, first: dict[float, Trained]) -> di
             break
         if method.mix in ("both", "weights"):
             headers = {str(i): state.current for i, state in enumerate(states)}
-            sent = {name: dict(header.state_dict()) for name, header in headers.items()}
-            sent["0"] = {name: method.poison * values for name, values in sent["0"].items()}
+            weights_of = {name: dict(header.state_dict()) for name, header in headers.items()}
+            poisoned = {name: method.poison * t for name, t in weights_of["0"].items()}
             mixed = mix_headers(
-                sent,
+                weights_of | {"0": poisoned},
                 {name: header.plan for name, header in headers.items()},
                 weights,
                 start,
@@ -263,7 +271,7 @@ def personalise(method: Method, world: World, first: dict[float, Trained]) -> di
             states = advance(
                 states, [build_header(headers[n].plan, mixed[n]) for n in headers], world
             )
-        sets = {str(i): importance for i, (_, importance) in enumerate(trained)}
+        sets = {str(i): sent(importance) for i, (_, importance) in enumerate(trained)}
         own = np.eye(len(states)) if method.mix == "weights" else weights
         combined = aggregate(sets, own)
         smaller = [

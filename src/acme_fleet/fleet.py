@@ -262,6 +262,25 @@ class Search(Settings):
     fine_tuning: Training = Training(epochs=30, batch_size=32, learning_rate=2e-3)
 
 
+class Privacy(Settings):
+    """What a device does to its messages before they leave it; all off by default.
+
+    Feature samples are projected to ``sketch_dim`` numbers, sent with ``sketch_bits`` each.
+    ``feature_noise`` and ``importance_noise`` are noise multipliers of Gaussian mechanisms,
+    standard deviation ÷ sensitivity; the report states their ε at ``delta``. ``feature_clip`` is
+    the longest that a feature may then be, in √hidden. With ``masking`` importance sets are sent
+    as masked shares: the edge server adds them up and reads none of them.
+    """
+
+    sketch_dim: PositiveInt | None = None
+    sketch_bits: Literal[8, 16] = 16
+    feature_noise: PositiveFloat | None = None
+    feature_clip: PositiveFloat = 1.0
+    importance_noise: PositiveFloat | None = None
+    delta: Fraction = 1e-5
+    masking: bool = False
+
+
 Mix = Literal["importance", "weights", "both"]
 
 
@@ -283,6 +302,16 @@ class Personalization(Settings):
     timeout_s: PositiveFloat = 3600.0
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     stale_decay: Annotated[float, Field(ge=0, le=1)] = 0.5
+    privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _nothing_beside_the_masks(self) -> Personalization:
+        if self.privacy.masking and self.mix != "importance":
+            raise ValueError(
+                f"privacy.masking hides importance sets alone, and mix: {self.mix} would send the "
+                f"header's weights unmasked; set mix: importance"
+            )
+        return self
 
 
 # --- who takes part ---------------------------------------------------------------------------

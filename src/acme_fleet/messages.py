@@ -28,7 +28,7 @@ from acme_fleet.fleet import Energy, Name, Width
 from acme_fleet.hardware import Part
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8)
 
 
 def _check_tensor(tensor: Tensor) -> Tensor:
@@ -127,9 +127,17 @@ class HeaderAssignment(Message):
 
 
 class FeatureSample(Message):
-    """Device to edge, once: features of a few samples, shape ``(samples, hidden)`` (Eq. 19)."""
+    """Device to edge, once: features of a few samples, or sketches of them (Eq. 19).
+
+    Shape ``(samples, hidden)`` or ``(samples, sketch_dim)``; they count ``scale`` times.
+    """
 
     features: OneTensor
+    scale: Annotated[float, Field(gt=0)] = 1.0
+
+    def rows(self) -> Tensor:
+        """The features or sketches as numbers, double precision."""
+        return self.features.double() * self.scale
 
 
 class RoundStart(Message):

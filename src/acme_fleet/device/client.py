@@ -12,6 +12,12 @@ from acme_fleet.cost.size import file_size
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.measurement import measure_latency
+from acme_fleet.device.privacy import (
+    device_secret,
+    protect_features,
+    protect_importance,
+    quantize,
+)
 from acme_fleet.device.refinement import HeaderState, prune_header, train_header
 from acme_fleet.errors import ProtocolError
 from acme_fleet.journal import Journal
@@ -97,12 +103,17 @@ class DeviceClient:
         HeaderState.start(coarse, features.validation).write(self._state_file("start"))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.feature_samples]
-        return FeatureSample(features=features.train.inputs["pooled"][chosen].half())
+        rows, privacy = features.train.inputs["pooled"][chosen], self._personalization.privacy
+        protected = protect_features(rows.double().numpy(), privacy, self._seed, self._secret())
+        sent = quantize(protected, privacy.sketch_bits)
+        return FeatureSample(features=sent.values, scale=sent.scale)
 
     def _train(self, number: int) -> ImportanceUpload:
         """Train the header on private data and tell each neuron's importance."""
         state, importance = self._trained(number)
         state.write(self._state_file(f"trained-{number}"))
+        if (noise := self._personalization.privacy.importance_noise) is not None:
+            importance = protect_importance(importance, noise, self._secret())
         if self._personalization.mix == "importance":
             return ImportanceUpload(round=number, importance=importance)
         return ImportanceUpload(
@@ -256,6 +267,9 @@ class DeviceClient:
 
     def _state_file(self, name: str) -> Path:
         return self._folder / "state" / f"{name}.safetensors"
+
+    def _secret(self) -> bytes:
+        return device_secret(self._folder / "state" / "secret")
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)

@@ -222,12 +222,13 @@ class EdgeServer:
         if not path.exists():
             most = self._personalization.feature_samples
             hidden = HeaderPlan.model_validate(coarse.plan).hidden
+            width = self._personalization.privacy.sketch_dim or hidden
 
             def check(name: str, reply: FeatureSample) -> None:
-                check_features(reply.features, most, hidden, f"the feature sample of {name}")
+                check_features(reply.features, most, width, f"the feature sample of {name}")
 
             replies = self._devices.ask(coarse, FeatureSample, group.members, check)
-            samples = {name: reply.features.double().numpy() for name, reply in replies.items()}
+            samples = {name: reply.rows().numpy() for name, reply in replies.items()}
             with self._journal.stage(group.name, "similarity"):
                 distances = distance_matrix(list(samples.values()))
                 if self._personalization.similarity == "debiased":

@@ -1,0 +1,190 @@
+"""What sketches and noise do to the mixing weights and to accuracy, on cached features.
+
+``python experiments/privacy.py --features text=FILE digits=FILE`` uses the worlds, the training
+and the mathematics of ``personalisation.py``. Features are judged where mixing weights matter
+most, with header weights mixed by the debiased Ŵ; noise in importance sets where those are mixed.
+Weights are compared with those of the same samples sent as they are (half precision): Spearman's
+rank correlation over all pairs of devices, the largest difference, and the effective peers.
+Accuracies are paired by device; intervals are Student's over seeds.
+"""
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from personalisation import (
+    DEVICES,
+    METHODS,
+    OURS,
+    ROUNDS,
+    Trained,
+    World,
+    interval,
+    load,
+    make_world,
+    personalise,
+    read_runs,
+    similarity,
+)
+from scipy import stats
+
+from acme_fleet.cost.privacy import epsilon
+from acme_fleet.device.privacy import protect_features, protect_importance, quantize
+from acme_fleet.fleet import Privacy
+
+RESULT = Path(__file__).parent / "results" / "privacy.json"
+DELTA = 1e-5
+EPSILONS = (1.0, 3.0, 10.0)
+CLIP = {"text": 0.3, "digits": 1.1}  # the median length of a feature, in √hidden
+PARTITIONS = ("c1", "c3")
+Change = Callable[[np.ndarray, int], np.ndarray]
+
+
+def multiplier(wanted: float, releases: int) -> float:
+    """The noise multiplier of each of several releases whose ε together is ``wanted``."""
+    low, high = 0.01, 1000.0
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        if epsilon([middle] * releases, DELTA) > wanted:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def sent(privacy: Privacy, rows: np.ndarray, seed: int) -> np.ndarray:
+    """What the edge server gets of a device's feature sample."""
+    found = quantize(
+        protect_features(rows, privacy, seed, secret=b"%d" % seed), privacy.sketch_bits
+    )
+    return found.values.double().numpy() * found.scale
+
+
+def coordinates(dim: int, rows: np.ndarray, seed: int) -> np.ndarray:
+    """A rival of the projection: some of the features."""
+    return rows[:, np.random.default_rng(seed).permutation(rows.shape[1])[:dim]]
+
+
+def cauchy(dim: int, rows: np.ndarray, seed: int) -> np.ndarray:
+    """A rival that keeps L1 distances, if one takes medians and not the ground cost's sums."""
+    return rows @ np.random.default_rng(seed).standard_cauchy((rows.shape[1], dim))
+
+
+def feature_changes(what: str) -> dict[str, Change]:
+    def of(**settings: Any) -> Change:
+        return partial(sent, Privacy(feature_clip=CLIP[what], **settings))
+
+    changes: dict[str, Change] = {"as they are": of()}
+    for dim, bits in itertools.product((None, 64, 16), (16, 8)):
+        if (dim, bits) != (None, 16):
+            changes[f"sketch {dim or 'none'}, {bits} bits"] = of(sketch_dim=dim, sketch_bits=bits)
+    for dim, eps in itertools.product((None, 16), EPSILONS):
+        noise = multiplier(eps, 1)
+        changes[f"sketch {dim or 'none'}, epsilon {eps:g}"] = of(
+            sketch_dim=dim, feature_noise=noise
+        )
+    changes["16 of the features"] = partial(coordinates, 16)
+    changes["Cauchy sketch 16"] = partial(cauchy, 16)
+    return changes
+
+
+def run_features(what: str, world: World, first: dict[float, Trained]) -> list[dict[str, Any]]:
+    exact = similarity(OURS, world)
+    pairs = ~np.eye(DEVICES, dtype=bool)
+    runs = []
+    for name, change in feature_changes(what).items():
+        samples = [change(own[: OURS.feature_samples], world.seed) for own in world.samples]
+        changed = replace(world, samples=samples)
+        weights = similarity(OURS, changed)
+        equal = np.ptp(weights[pairs]) == 0  # everybody listens to all alike
+        found = {
+            "rank correlation": 0.0
+            if equal
+            else float(stats.spearmanr(exact[pairs], weights[pairs]).statistic),
+            "largest difference": float(np.abs(exact - weights).max()),
+        }
+        runs.append({"change": name, **found, **personalise(OURS, changed, first)})
+    return runs
+
+
+def run_importance(world: World, first: dict[float, Trained]) -> list[dict[str, Any]]:
+    method = METHODS["ACME debiased"]
+    runs = [{"change": "importance as it is", **personalise(method, world, first)}]
+    for eps in EPSILONS:
+        noise = partial(
+            protect_importance, multiplier=multiplier(eps, ROUNDS), secret=b"%d" % world.seed
+        )
+        found = personalise(method, world, first, noise)
+        runs.append({"change": f"importance, epsilon {eps:g}", **found})
+    return runs
+
+
+def tabulate(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for fleet in dict.fromkeys((r["data"], r["partition"]) for r in runs):
+        here = [r for r in runs if (r["data"], r["partition"]) == fleet]
+        for change in dict.fromkeys(r["change"] for r in here):
+            plain = "importance as it is" if change.startswith("importance") else "as they are"
+            own = [r for r in here if r["change"] == change]
+            base = [r for r in here if r["change"] == plain]
+            by_seed = [
+                100 * float(np.mean(np.subtract(a["test"], b["test"])))
+                for a, b in zip(own, base, strict=True)
+            ]
+            told: dict[str, Any] = {
+                "test": round(float(np.mean([r["test"] for r in own])), 4),
+                "validation": round(float(np.mean([r["validation"] for r in own])), 4),
+                "points lost": round(-float(np.mean(by_seed)), 2),
+                "interval": [-bound for bound in reversed(interval(by_seed))],
+                "seeds": [r["seed"] for r in own],
+                "peers": round(float(np.mean([r["peers"] for r in own])), 2),
+            }
+            for key in ("rank correlation", "largest difference"):
+                if key in own[0]:
+                    told[key] = round(float(np.mean(np.nan_to_num([r[key] for r in own]))), 3)
+            table.setdefault(" ".join(fleet), {})[change] = told
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", nargs="+", required=True, metavar="text|digits=FILE")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--runs", type=Path, default=Path("runs/privacy.jsonl"))
+    arguments = parser.parse_args()
+    arguments.runs.parent.mkdir(parents=True, exist_ok=True)
+    done = {(r["data"], r["partition"], r["seed"]) for r in read_runs(arguments.runs)}
+    for given in arguments.features:
+        what, _, path = given.partition("=")
+        tensors, about = load(Path(path))
+        for seed, partition in itertools.product(range(arguments.seeds), PARTITIONS):
+            if (what, partition, seed) in done:
+                continue
+            world, first = make_world(what, tensors, about, partition, seed), {}
+            runs = run_features(what, world, first) + run_importance(world, first)
+            told = {"data": what, "partition": partition, "seed": seed}
+            with arguments.runs.open("a") as file:
+                file.write("".join(json.dumps(told | run) + "\n" for run in runs))
+            print(f"{what} {partition} {seed}", flush=True)
+    settings = {
+        "delta": DELTA,
+        "feature samples": OURS.feature_samples,
+        "rounds": ROUNDS,
+        "clip": CLIP,
+        "noise multiplier of features": {f"{e:g}": multiplier(e, 1) for e in EPSILONS},
+        "noise multiplier of importance": {f"{e:g}": multiplier(e, ROUNDS) for e in EPSILONS},
+    }
+    table = {"settings": settings, "results": tabulate(read_runs(arguments.runs))}
+    RESULT.write_text(json.dumps(table, indent=1) + "\n")
+    print(f"wrote {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

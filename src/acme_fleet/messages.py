@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -54,6 +54,8 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[0-9]{1,6})?$")]
 Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
+PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
 
 
@@ -134,6 +136,8 @@ class FeatureSample(Message):
 
     features: OneTensor
     scale: Annotated[float, Field(gt=0)] = 1.0
+    public_key: PublicKey = ""
+    """X25519, for masks in common with other devices; empty without masking."""
 
     def rows(self) -> Tensor:
         """The features or sketches as numbers, double precision."""
@@ -141,30 +145,44 @@ class FeatureSample(Message):
 
 
 class RoundStart(Message):
-    """Edge to device: train, and tell how important each neuron was."""
+    """Edge to device: train, and tell how important each neuron was.
+
+    For a masked round: who takes part, by public keys, what this device's set weighs in each
+    one's mixture, and a number that was never used before.
+    """
 
     round: Count
+    public_keys: dict[Name, PublicKey] = {}
+    weights: dict[Name, Share] = {}
+    nonce: Nonce = ""
 
 
 class ImportanceUpload(Message):
     """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``.
 
-    Where header weights are mixed (``personalization.mix``), also the header as it is now.
+    Where header weights are mixed (``personalization.mix``), also the header as it is now. In a
+    masked round ``masked`` alone: a masked share for each receiver, shape ``(neurons,)``.
     """
 
     round: Count
     importance: Tensors
+    masked: Tensors = {}
     header: Tensors = {}
     kept: dict[Name, Kept] = {}
     """Channels that pruning has left, by layer; a layer that is not listed has all."""
 
 
 class ImportanceUpdate(Message):
-    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer, and mixed weights."""
+    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer, and mixed weights.
+
+    In a masked round ``masked`` holds the ``sum`` of all shares for the device.
+    """
 
     round: Count
     importance: Tensors
     header: Tensors = {}
+    masked: Tensors = {}
+    nonce: Nonce = ""
 
 
 class RoundReport(Message):
@@ -272,3 +290,16 @@ def check_importance(
     total = math.fsum(float(values.double().sum()) for values in importance.values())
     if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
         raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")
+
+
+def check_masked(
+    masked: Mapping[str, Tensor], receivers: Sequence[str], neurons: int, what: str
+) -> None:
+    """Refuse masked shares that are not one whole number for each receiver and neuron.
+
+    Raises:
+        ProtocolError: if names, shapes or types are wrong.
+    """
+    check_shapes(masked, dict.fromkeys(receivers, (neurons,)), what)
+    if any(numbers.dtype != torch.int32 for numbers in masked.values()):
+        raise ProtocolError(f"{what} must be whole numbers of 32 bits")

@@ -38,6 +38,7 @@ from acme_fleet.messages import (
     RoundStart,
     check_features,
     check_importance,
+    check_masked,
     check_shapes,
 )
 
@@ -106,8 +107,14 @@ EXAMPLES: dict[str, Message] = {
             linear={},
             **_SHARED,
         ),
-        FeatureSample(features=torch.randn(5, 4, generator=torch.Generator()).half()),
-        RoundStart(round=0),
+        FeatureSample(
+            features=torch.randn(5, 4, generator=torch.Generator()).half(),
+            scale=0.1,
+            public_key="0f" * 32,
+        ),
+        RoundStart(
+            round=0, public_keys={"cam-1": "0f" * 32}, weights={"cam-1": 1 / 3}, nonce="00ff" * 8
+        ),
         ImportanceUpload(round=1, importance=_tensors(6)),
         ImportanceUpdate(round=2, importance={}),
         RoundReport(round=2, neurons=40, changed=False),
@@ -236,7 +243,9 @@ _TENSOR_FIELDS = {
     ("FeatureSample", "features"): "pooled features of a few samples (Eq. 19)",
     ("ImportanceUpload", "importance"): "a number for each neuron (Eq. 17-18)",
     ("ImportanceUpload", "header"): "weights, where the fleet mixes them",
+    ("ImportanceUpload", "masked"): "a share for each neuron and receiver, masked",
     ("ImportanceUpdate", "importance"): "a number for each neuron (Eq. 21)",
+    ("ImportanceUpdate", "masked"): "a sum of masked shares for each neuron",
     ("ImportanceUpdate", "header"): "weights, where the fleet mixes them",
 }
 # Free documents: model and header configurations, which only the servers write.
@@ -262,6 +271,8 @@ _LIST_FIELDS = {
     ("ClusterReport", "missed"),
     ("ClusterReport", "shortened"),
     ("ImportanceUpload", "kept"),
+    ("RoundStart", "public_keys"),
+    ("RoundStart", "weights"),
 }
 _RAW_NAMES = ("pixel", "image", "input_id", "token", "label", "text", "sample_data", "raw_sample")
 _SCALARS = {int, float, bool, str}
@@ -312,8 +323,8 @@ def test_no_field_bears_the_name_of_raw_data():
         assert not any(word in name for word in _RAW_NAMES), f"{kind}.{name}"
 
 
-def test_devices_send_nothing_but_numbers_names_and_three_kinds_of_tensors():
-    """Of the tensor fields, only these go upwards from a device; the last where it was asked for.
+def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
+    """Of the tensor fields, only these go upwards; the last two where they were asked for.
 
     The one list is of a header's channels: the edge checks that they ascend and exist.
     """
@@ -323,6 +334,7 @@ def test_devices_send_nothing_but_numbers_names_and_three_kinds_of_tensors():
         ("FeatureSample", "features"),
         ("ImportanceUpload", "importance"),
         ("ImportanceUpload", "header"),
+        ("ImportanceUpload", "masked"),
     }
     for kind, name in (_DOCUMENT_FIELDS | _LIST_FIELDS) - {("ImportanceUpload", "kept")}:
         assert Message.registry[kind] not in up, f"{kind}.{name} could carry anything"
@@ -408,6 +420,31 @@ def test_header_that_is_none(header: bytes):
 def test_body_that_is_none(body: str):
     with pytest.raises(ProtocolError):
         decode(_forged("RoundStart", body), [RoundStart])
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scale_that_makes_no_sense(scale: float):
+    with pytest.raises(ValidationError):
+        FeatureSample(features=torch.zeros(2, 2, dtype=torch.int8), scale=scale)
+
+
+@pytest.mark.parametrize("key", ["0f" * 31, "0F" * 32, "zz" * 32, "0f" * 32 + "\n", "label 3"])
+def test_text_that_is_no_key(key: str):
+    """A key is 64 digits and nothing else: no text can be carried along."""
+    with pytest.raises(ValidationError):
+        FeatureSample(features=torch.zeros(2, 2), public_key=key)
+    with pytest.raises(ValidationError):
+        RoundStart(round=0, public_keys={"cam-1": key})
+
+
+def test_masked_shares_have_the_shape_that_was_asked_for():
+    good = {"a": torch.zeros(3, dtype=torch.int32), "b": torch.ones(3, dtype=torch.int32)}
+    check_masked(good, ["a", "b"], 3, "the shares")
+    for wrong in ({"a": good["a"]}, good | {"c": good["a"]}, good | {"b": good["b"][:2]}):
+        with pytest.raises(ProtocolError, match="the shares"):
+            check_masked(wrong, ["a", "b"], 3, "the shares")
+    with pytest.raises(ProtocolError, match="32 bits"):
+        check_masked(good | {"b": torch.zeros(3)}, ["a", "b"], 3, "the shares")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1.0", '"x"', "null"])

@@ -12,13 +12,8 @@ from acme_fleet.cost.size import file_size
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.measurement import measure_latency
-from acme_fleet.device.privacy import (
-    device_secret,
-    protect_features,
-    protect_importance,
-    quantize,
-)
-from acme_fleet.device.refinement import HeaderState, prune_header, train_header
+from acme_fleet.device.protection import Protection
+from acme_fleet.device.refinement import HeaderState, linear_rival, prune_header, train_header
 from acme_fleet.errors import ProtocolError
 from acme_fleet.journal import Journal
 from acme_fleet.links.wire import decode, encode
@@ -35,13 +30,14 @@ from acme_fleet.messages import (
     RoundReport,
     RoundStart,
     check_importance,
+    check_masked,
     check_shapes,
 )
 from acme_fleet.models.features import CustomizedModel, feature_samples
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, save_device_model, with_prefix
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.models.training import evaluate
 from acme_fleet.seeding import generator
 
 Kept = TypeVar("Kept", bound=Message)
@@ -67,6 +63,8 @@ class DeviceClient:
         self._journal = journal
         self._assignment: HeaderAssignment | None = None
         self._features: Splits | None = None
+        secret = folder / "state" / "secret"
+        self._protection = Protection(settings.name, personalization.privacy, seed, secret)
 
     def handle(self, message: Message) -> Message:
         """Answer the edge server.
@@ -84,7 +82,7 @@ class DeviceClient:
             case HeaderAssignment():
                 return self._receive(message)
             case RoundStart():
-                return self._train(message.round)
+                return self._train(message)
             case ImportanceUpdate():
                 return self._prune(message)
             case ReportRequest():
@@ -103,22 +101,24 @@ class DeviceClient:
         HeaderState.start(coarse, features.validation).write(self._state_file("start"))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.feature_samples]
-        rows, privacy = features.train.inputs["pooled"][chosen], self._personalization.privacy
-        protected = protect_features(rows.double().numpy(), privacy, self._seed, self._secret())
-        sent = quantize(protected, privacy.sketch_bits)
-        return FeatureSample(features=sent.values, scale=sent.scale)
+        sent = self._protection.features(features.train.inputs["pooled"][chosen])
+        key = self._protection.public_key()
+        return FeatureSample(features=sent.values, scale=sent.scale, public_key=key)
 
-    def _train(self, number: int) -> ImportanceUpload:
+    def _train(self, start: RoundStart) -> ImportanceUpload:
         """Train the header on private data and tell each neuron's importance."""
-        state, importance = self._trained(number)
-        state.write(self._state_file(f"trained-{number}"))
-        if (noise := self._personalization.privacy.importance_noise) is not None:
-            importance = protect_importance(importance, noise, self._secret())
+        state, importance = self._trained(start.round)
+        state.write(self._state_file(f"trained-{start.round}"))
+        importance = self._protection.importance(importance)
+        if self._protection.masking:
+            told = start.public_keys, start.weights, f"{start.round}/{start.nonce}"
+            shares = self._protection.shares(importance, *told)
+            return ImportanceUpload(round=start.round, importance={}, masked=shares)
         if self._personalization.mix == "importance":
-            return ImportanceUpload(round=number, importance=importance)
+            return ImportanceUpload(round=start.round, importance=dict(importance))
         return ImportanceUpload(
-            round=number,
-            importance=importance,
+            round=start.round,
+            importance=dict(importance),
             header=clone_state(state.current),
             kept={name: list(channels) for name, channels in state.current.plan.kept.items()},
         )
@@ -128,12 +128,17 @@ class DeviceClient:
         state = HeaderState.read(self._state_file(f"trained-{update.round}"))
         channels = state.current.plan.genotype.channels
         wanted = dict.fromkeys(state.current.plan.layers, channels)
-        check_importance(update.importance, wanted, "the mixed importance")
+        importance = update.importance
+        if self._protection.masking:
+            check_masked(update.masked, ["sum"], sum(wanted.values()), "the masked sum")
+            occasion = f"{update.round}/{update.nonce}"
+            importance = self._protection.mixture(update.masked["sum"], occasion, wanted)
+        check_importance(importance, wanted, "the mixed importance")
         if update.header:
             check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
             mixed = build_header(state.current.plan, update.header)
             state = state.with_current(mixed, self._private_features().validation)
-        smaller = prune_header(state.current, update.importance, self._personalization.prune_share)
+        smaller = prune_header(state.current, importance, self._personalization.prune_share)
         after = state.with_current(smaller, self._private_features().validation)
         after.write(self._state_file(f"pruned-{update.round}"))
         return RoundReport(
@@ -208,19 +213,12 @@ class DeviceClient:
         return state.with_current(header, features.validation), importance
 
     def _linear_rival(self, assignment: HeaderAssignment) -> LinearHeader:
-        """A linear header on the same backbone and data, with the same number of epochs."""
-        rival = LinearHeader(assignment.linear)
+        """With as many epochs in all as the header has had."""
         local = self._personalization.local
         epochs = local.epochs * (self._personalization.rounds + 1)
-        features = self._private_features()
-        fit(
-            rival,
-            features.train,
-            local.model_copy(update={"epochs": epochs}),
-            self._generator("linear"),
-            validation=features.validation,
-        )
-        return rival
+        training = local.model_copy(update={"epochs": epochs})
+        generator = self._generator("linear")
+        return linear_rival(assignment.linear, self._private_features(), training, generator)
 
     def _private_features(self) -> Splits:
         """Features of all private data; the backbone is frozen, so they are computed once."""
@@ -267,9 +265,6 @@ class DeviceClient:
 
     def _state_file(self, name: str) -> Path:
         return self._folder / "state" / f"{name}.safetensors"
-
-    def _secret(self) -> bytes:
-        return device_secret(self._folder / "state" / "secret")
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)

@@ -13,7 +13,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
 from acme_fleet.errors import RunError
 from acme_fleet.fleet import Training
-from acme_fleet.models.header import Header, build_header, prune
+from acme_fleet.models.header import Header, LinearHeader, build_header, prune
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.models.training import Evaluation, evaluate, fit
@@ -102,3 +102,12 @@ def prune_header(header: Header, importance: Mapping[str, Tensor], share: float)
     """Physically remove the least important share of the neurons (METHOD 8)."""
     left = {name: layer.outputs for name, layer in header.plan.layers.items()}
     return prune(header, neurons_to_keep(importance, left, share))
+
+
+def linear_rival(
+    tensors: Mapping[str, Tensor], features: Splits, training: Training, generator: torch.Generator
+) -> LinearHeader:
+    """A linear header from its coarse weights, trained on the same data as the header."""
+    rival = LinearHeader(tensors)
+    fit(rival, features.train, training, generator, validation=features.validation)
+    return rival

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from acme_fleet.hardware import Energy, Part
+from acme_fleet.seeding import generator
 
 Limits = tuple[int, Energy]
 """C_n in bytes and the energy constants of a device."""
@@ -44,3 +47,27 @@ class Group:
     strangers: list[str]
     limit: int
     folder: Path
+
+    @staticmethod
+    def choose(
+        cluster: str,
+        parts: Sequence[tuple[Part, list[str]]],
+        chosen: Sequence[int],
+        everyone: Iterable[str],
+        folder: Path,
+    ) -> Group:
+        """The devices of the parts with the ``chosen`` numbers; ``folder`` is the cluster's."""
+        own = [parts[number] for number in chosen]
+        several, number = len(own) < len(parts), 1 + min(chosen)
+        known = {name for _, names in parts for name in names}
+        return Group(
+            name=f"{cluster}:{number}" if several else cluster,
+            members=[name for _, names in own for name in names],
+            strangers=[name for name in everyone if number == 1 and name not in known],
+            limit=min(part.storage_bytes for part, _ in own),
+            folder=folder / f"group-{number}" if several else folder,
+        )
+
+    def generators(self, seed: int) -> Callable[[str], torch.Generator]:
+        """How the group draws for a purpose in its header search."""
+        return lambda purpose: generator(seed, self.name, "header", purpose)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.aggregation import present
 from acme_fleet.edge.comparison import Contender, Task
+from acme_fleet.edge.masking import Order, masked_sums
 from acme_fleet.edge.memory import Rounds, recall, remember
 from acme_fleet.edge.parts import Group, kinds, whole
+from acme_fleet.edge.peers import Peers
 from acme_fleet.edge.rounds import header_shapes, mix_round, shortened
 from acme_fleet.edge.search import split_shared_data
-from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
+from acme_fleet.edge.similarity import who_listens_to_whom
 from acme_fleet.errors import ProtocolError
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
@@ -42,6 +40,7 @@ from acme_fleet.messages import (
     RoundStart,
     check_features,
     check_importance,
+    check_masked,
     check_shapes,
 )
 from acme_fleet.models.header_plan import HeaderPlan
@@ -55,7 +54,6 @@ from acme_fleet.models.io import (
     write_json,
     write_tensors,
 )
-from acme_fleet.seeding import generator
 
 _COARSE = "coarse.safetensors"
 
@@ -124,25 +122,17 @@ class EdgeServer:
         parts = self._parts()
         if unknown := [number for number in assignment.parts if number >= len(parts)]:
             raise ProtocolError(f"{self._name} has {len(parts)} parts and no number {unknown[0]}")
-        chosen = [parts[number] for number in assignment.parts]
-        several, number = len(chosen) < len(parts), 1 + min(assignment.parts)
-        known = {name for _, names in parts for name in names}
-        return Group(
-            name=f"{self._name}:{number}" if several else self._name,
-            members=[name for _, names in chosen for name in names],
-            strangers=[n for n in self._devices.members() if number == 1 and n not in known],
-            limit=min(part.storage_bytes for part, _ in chosen),
-            folder=self._folder / f"group-{number}" if several else self._folder,
-        )
+        everyone = self._devices.members()
+        return Group.choose(self._name, parts, assignment.parts, everyone, self._folder)
 
     def _customize(self, assignment: BackboneAssignment, group: Group) -> ClusterReport:
         group.folder.mkdir(exist_ok=True)
         coarse = self._coarse_model(assignment, group)
         plan = HeaderPlan.model_validate(coarse.plan)
-        weights, names = self._similarity(coarse, group)
+        peers = self._similarity(coarse, group)
         told = Rounds.read(group.folder)
         while told.done < self._personalization.rounds:
-            told = self._round(told, coarse, weights, names, group)
+            told = self._round(told, coarse, peers, group)
             told.write(group.folder)
         reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, _check_report)
         lost = dict.fromkeys(group.strangers, "it never told its limits")
@@ -152,8 +142,8 @@ class EdgeServer:
             name=group.name,
             genotype=plan.genotype.model_dump(mode="json"),
             header=plan.genotype.describe(),
-            device_names=names,
-            similarity=weights.tolist(),
+            device_names=peers.devices,
+            similarity=peers.weights,
             contenders=self._contenders(assignment, coarse, group),
             reports=list(reports.values()),
             lost=lost,
@@ -169,7 +159,7 @@ class EdgeServer:
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search") as progress:
                 tensors, about = self._task(assignment, group).coarse(
-                    backbone, _generators(self._settings.seed, group), progress, unfinished
+                    backbone, group.generators(self._settings.seed), progress, unfinished
                 )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
             unfinished.unlink(missing_ok=True)
@@ -198,7 +188,7 @@ class EdgeServer:
                         lambda: backbone_from(assignment.config, assignment.backbone),
                         backbone_from(coarse.config, coarse.backbone),
                         parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
-                        _generators(self._settings.seed, group),
+                        group.generators(self._settings.seed),
                         progress,
                     )
             write_json(path, about["contenders"] + [asdict(rival) for rival in rivals])
@@ -212,42 +202,53 @@ class EdgeServer:
             assignment.classifier,
             self._settings.header,
             self._settings.search,
-            split_shared_data(self._shared, _generators(self._settings.seed, group)("split")),
+            split_shared_data(self._shared, group.generators(self._settings.seed)("split")),
             group.limit,
         )
 
-    def _similarity(self, coarse: HeaderAssignment, group: Group) -> tuple[np.ndarray, list[str]]:
+    def _similarity(self, coarse: HeaderAssignment, group: Group) -> Peers:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
-        path = group.folder / "similarity.json"
-        if not path.exists():
-            most = self._personalization.feature_samples
-            hidden = HeaderPlan.model_validate(coarse.plan).hidden
-            width = self._personalization.privacy.sketch_dim or hidden
+        if stored := Peers.read(group.folder):
+            return stored
+        asked = self._personalization
+        most, hidden = asked.feature_samples, HeaderPlan.model_validate(coarse.plan).hidden
+        width = asked.privacy.sketch_dim or hidden
 
-            def check(name: str, reply: FeatureSample) -> None:
-                check_features(reply.features, most, width, f"the feature sample of {name}")
+        def check(name: str, reply: FeatureSample) -> None:
+            check_features(reply.features, most, width, f"the feature sample of {name}")
 
-            replies = self._devices.ask(coarse, FeatureSample, group.members, check)
-            samples = {name: reply.rows().numpy() for name, reply in replies.items()}
-            with self._journal.stage(group.name, "similarity"):
-                distances = distance_matrix(list(samples.values()))
-                if self._personalization.similarity == "debiased":
-                    distances = debias(distances, list(samples.values()))
-                weights = mixing_weights(distances, self._personalization.temperature)
-            write_json(path, {"devices": list(samples), "weights": weights.tolist()})
-        stored = read_document(group.folder, path.name)
-        return np.array(stored["weights"]), stored["devices"]
+        replies = self._devices.ask(coarse, FeatureSample, group.members, check)
+        with self._journal.stage(group.name, "similarity"):
+            samples = [reply.rows().numpy() for reply in replies.values()]
+            weights = who_listens_to_whom(samples, asked.similarity, asked.temperature)
+        keys = {name: reply.public_key for name, reply in replies.items()}
+        peers = Peers(list(replies), weights.tolist(), keys)
+        peers.write(group.folder)
+        return peers
 
-    def _round(
-        self,
-        told: Rounds,
-        coarse: HeaderAssignment,
-        weights: np.ndarray,
-        names: list[str],
-        group: Group,
-    ) -> Rounds:
+    def _round(self, told: Rounds, coarse: HeaderAssignment, peers: Peers, group: Group) -> Rounds:
         """One round of Algorithm 2; the last one if no device's header changes any more."""
-        number, folder = told.done, group.folder / "uploads"
+        scales: dict[str, float] = {}
+        if self._personalization.privacy.masking:
+            updates = self._masked_updates(told.done, coarse, peers)
+        else:
+            updates, scales = self._updates(told.done, coarse, peers, group)
+        reports = self._devices.call(updates, RoundReport)
+        return told.after(
+            absent=[name for name in peers.devices if name not in updates],
+            shortened=scales,
+            last=not any(report.changed for report in reports.values()),
+            rounds=self._personalization.rounds,
+        )
+
+    def _updates(
+        self, number: int, coarse: HeaderAssignment, peers: Peers, group: Group
+    ) -> tuple[dict[str, ImportanceUpdate], dict[str, float]]:
+        """Gather importance sets, and headers if asked for, and mix them for each device.
+
+        Returns:
+            By device what it gets back, and by how much its header's update was shortened.
+        """
         plan, mix = HeaderPlan.model_validate(coarse.plan), self._personalization.mix
         channels = dict.fromkeys(plan.layers, plan.genotype.channels)
 
@@ -256,29 +257,39 @@ class EdgeServer:
             shapes = header_shapes(name, upload.kept, plan, mix)
             check_shapes(upload.header, shapes, f"the header of {name}")
 
-        uploads = self._devices.ask(RoundStart(round=number), ImportanceUpload, names, check)
+        start, folder = RoundStart(round=number), group.folder / "uploads"
+        uploads = self._devices.ask(start, ImportanceUpload, peers.devices, check)
         remember(folder, number, uploads)
-        known = recall(folder, number, names, self._personalization.stale_decay)
-        fresh = [sent.freshness for sent in known.values()]
-        among = present(weights, [names.index(name) for name in known], fresh)
+        known = recall(folder, number, peers.devices, self._personalization.stale_decay)
+        among = peers.among(known, [sent.freshness for sent in known.values()])
         mixed = mix_round(known, plan, coarse.header, among, mix)
         updates = {
             name: ImportanceUpdate(round=number, importance=mixed[name][0], header=mixed[name][1])
             for name in uploads
         }
-        reports = self._devices.call(updates, RoundReport)
-        return told.after(
-            absent=[name for name in names if name not in uploads],
-            shortened=shortened(known, plan, coarse.header, mix),
-            last=not any(report.changed for report in reports.values()),
-            rounds=self._personalization.rounds,
-        )
+        return updates, shortened(known, plan, coarse.header, mix)
+
+    def _masked_updates(
+        self, number: int, coarse: HeaderAssignment, peers: Peers
+    ) -> dict[str, ImportanceUpdate]:
+        """Gather masked shares and add them up for each device, without reading any set."""
+        plan = HeaderPlan.model_validate(coarse.plan)
+        neurons = len(plan.layers) * plan.genotype.channels
+
+        def ask(orders: Mapping[str, Order]) -> dict[str, ImportanceUpload]:
+            def check(name: str, upload: ImportanceUpload) -> None:
+                check_masked(upload.masked, list(orders), neurons, f"the masked shares of {name}")
+
+            starts = {name: RoundStart(round=number, **vars(own)) for name, own in orders.items()}
+            return self._devices.call(starts, ImportanceUpload, check)
+
+        nonce, sums = masked_sums(peers, ask)
+        return {
+            name: ImportanceUpdate(round=number, importance={}, masked={"sum": own}, nonce=nonce)
+            for name, own in sums.items()
+        }
 
 
 def _check_report(name: str, report: DeviceReport) -> None:
     if report.name != name:
         raise ProtocolError(f"the report of {name} bears the name {report.name}")
-
-
-def _generators(seed: int, group: Group) -> Callable[[str], torch.Generator]:
-    return lambda purpose: generator(seed, group.name, "header", purpose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import ot
@@ -64,3 +65,15 @@ def mixing_weights(
     symmetric = np.sqrt(similarity * similarity.T)
     scores = np.exp((symmetric - symmetric.max(axis=1, keepdims=True)) / temperature)
     return scores / scores.sum(axis=1, keepdims=True)
+
+
+def who_listens_to_whom(
+    samples: Sequence[Float[np.ndarray, "_ features"]],
+    similarity: Literal["debiased", "literal"],
+    temperature: float,
+) -> Float[np.ndarray, "devices devices"]:
+    """Ŵ from feature samples, by distances as they are or debiased (Eq. 19-20)."""
+    distances = distance_matrix(samples)
+    if similarity == "debiased":
+        distances = debias(distances, samples)
+    return mixing_weights(distances, temperature)

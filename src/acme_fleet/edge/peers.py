@@ -1,0 +1,46 @@
+"""Devices that personalise together: who listens to whom, and whose masks have whose in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from acme_fleet.edge.aggregation import present
+from acme_fleet.models.io import read_document, write_json
+
+_FILE = "similarity.json"
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Those whose feature samples arrived.
+
+    Attributes:
+        devices: their names.
+        weights: Ŵ of Eq. 20 as lists, row = receiver.
+        keys: public keys by name; empty without masking.
+    """
+
+    devices: list[str]
+    weights: list[list[float]]
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def read(folder: Path) -> Peers | None:
+        """What was written there, or none."""
+        return Peers(**read_document(folder, _FILE)) if (folder / _FILE).exists() else None
+
+    def write(self, folder: Path) -> None:
+        """Keep it on disk."""
+        write_json(folder / _FILE, asdict(self))
+
+    def among(
+        self, names: Iterable[str], freshness: Sequence[float] | None = None
+    ) -> Float[np.ndarray, "present present"]:
+        """The weights among some of them, see :func:`acme_fleet.edge.aggregation.present`."""
+        index = [self.devices.index(name) for name in names]
+        return present(np.array(self.weights), index, freshness)

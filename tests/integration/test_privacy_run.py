@@ -1,0 +1,142 @@
+"""Protected messages in whole runs: the same results where nothing is lost, and what is sent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import acme_fleet
+from acme_fleet import pipeline
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.errors import FleetError, ProtocolError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import read_events
+from acme_fleet.messages import FeatureSample, ImportanceUpload, Message, RoundStart
+from acme_fleet.report.summary import Summary
+
+Tiny = Callable[..., Fleet]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
+    """All messages that devices send, in order."""
+    seen: list[tuple[str, Message]] = []
+
+    class Device(DeviceClient):
+        def handle(self, message: Message) -> Message:
+            reply = super().handle(message)
+            seen.append((self._settings.name, reply))
+            return reply
+
+    monkeypatch.setattr(pipeline, "DeviceClient", Device)
+    return seen
+
+
+def _run(tiny: Tiny, path: Path, rounds: int = 1, **privacy: Any) -> Summary:
+    """The tiny fleet from its coarse headers on, with other settings of privacy."""
+    fleet = tiny(**{"personalization.rounds": rounds, "personalization.privacy": privacy})
+    (path / "fleet.yaml").write_text(fleet.to_yaml())
+    return acme_fleet.customize(fleet, path, resume=True)
+
+
+def _outcome(summary: Summary) -> list[dict[str, Any]]:
+    return [device.model_dump(exclude={"latency_s"}) for device in summary.devices]
+
+
+def _models(path: Path) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in path.glob("devices/*/model.safetensors")}
+
+
+def test_masked_rounds_end_where_open_ones_do(
+    tiny: Tiny, prepared: Path, tmp_path: Path, sent: list[tuple[str, Message]]
+) -> None:
+    pytest.importorskip("cryptography")
+    other = shutil.copytree(prepared, tmp_path / "open")
+    masked = _run(tiny, prepared, rounds=2, masking=True)
+    uploads = [message for _, message in sent if isinstance(message, ImportanceUpload)]
+    assert len(uploads) == 2 * 4
+    for upload in uploads:
+        assert upload.importance == upload.header == upload.kept == {}
+        assert len(upload.masked) == 2  # a share for each device of the cluster
+    assert _outcome(_run(tiny, other, rounds=2)) == _outcome(masked)
+    assert _models(prepared) == _models(other)
+
+
+def test_a_device_that_fails_in_a_masked_round_is_left_out_of_the_masks(
+    tiny: Tiny, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+
+    class Device(DeviceClient):
+        def handle(self, message: Message) -> Message:
+            if isinstance(message, RoundStart) and (
+                self._settings.name == "cam-1" and message.round == 1
+            ):
+                raise ProtocolError("its battery is empty")
+            return super().handle(message)
+
+    monkeypatch.setattr(pipeline, "DeviceClient", Device)
+    summary = _run(tiny, prepared, rounds=2, masking=True)
+    events = [e for e in read_events(prepared / "events.jsonl") if e.get("to") == "cam-2"]
+    kinds = [event["type"] for event in events]
+    assert kinds.count("RoundStart") == 3  # the second round twice
+    assert kinds.count("ImportanceUpdate") == 2
+    assert {device.name for device in summary.devices} == {"cam-1", "cam-2", "badge-1", "badge-2"}
+
+
+def test_a_masked_device_never_sends_an_open_set(tiny: Tiny, prepared: Path) -> None:
+    """An edge server that asks without keys gets nothing."""
+    pytest.importorskip("cryptography")
+    _run(tiny, prepared, masking=True)
+    fleet = Fleet.from_yaml(prepared / "fleet.yaml")
+    world = pipeline.load_world(fleet)
+    device = DeviceClient(
+        fleet.devices[0],
+        fleet.personalization,
+        world.private["cam-1"],
+        prepared / "devices" / "cam-1",
+        fleet.seed,
+        pipeline.Journal(prepared / "events.jsonl"),
+    )
+    with pytest.raises(ProtocolError, match="lack that of cam-1"):
+        device.handle(RoundStart(round=0))
+
+
+def test_sketches_of_eight_bits_are_what_is_sent(
+    tiny: Tiny, prepared: Path, sent: list[tuple[str, Message]]
+) -> None:
+    summary = _run(tiny, prepared, sketch_dim=5, sketch_bits=8)
+    samples = [message for _, message in sent if isinstance(message, FeatureSample)]
+    assert len(samples) == 4
+    for sample in samples:
+        assert sample.features.shape == (12, 5)
+        assert sample.features.dtype == torch.int8
+        assert sample.scale > 0
+    assert len(summary.devices) == 4
+
+
+def test_noise_is_in_every_set_and_differs_from_device_to_device(
+    tiny: Tiny, prepared: Path, tmp_path: Path, sent: list[tuple[str, Message]]
+) -> None:
+    pytest.importorskip("dp_accounting")
+    again = shutil.copytree(prepared, tmp_path / "again")
+    _run(tiny, prepared, feature_noise=1.0, importance_noise=2.0)
+    first = [message for _, message in sent]
+    sent.clear()
+    _run(tiny, again, feature_noise=1.0, importance_noise=2.0)
+    for one, two in zip(first, (message for _, message in sent), strict=True):
+        if isinstance(one, FeatureSample) and isinstance(two, FeatureSample):
+            assert not torch.equal(one.features, two.features)  # another secret
+        if isinstance(one, ImportanceUpload):
+            total = sum(float(values.sum()) for values in one.importance.values())
+            assert total == pytest.approx(1, abs=1e-5)
+
+
+def test_masks_with_open_headers_make_no_sense(tiny: Tiny) -> None:
+    with pytest.raises(FleetError, match="masking hides importance sets alone"):
+        tiny(**{"personalization.privacy": {"masking": True}, "personalization.mix": "both"})

@@ -13,9 +13,11 @@ from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer, ReferenceResult
+from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
+from acme_fleet.device.masking import public_key
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet, Header
@@ -26,6 +28,7 @@ from acme_fleet.models.features import Classifier, map_axes
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.report.html import write_report
+from acme_fleet.report.leaving import sent_by_devices
 from acme_fleet.report.summary import (
     Candidate,
     ClusterSummary,
@@ -33,8 +36,8 @@ from acme_fleet.report.summary import (
     DeviceSummary,
     ReferenceSummary,
     Summary,
-    Traffic,
 )
+from acme_fleet.report.traffic import count_traffic, expected_loss, privacy_losses, row_bytes
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import threads
 
@@ -125,7 +128,8 @@ class Plan:
         limits: min C_n for each cluster by name.
         feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
         round_bytes: the most that a device uploads in one round, likewise: its importance set
-            (Eq. 18) and, where headers are mixed, its header.
+            (Eq. 18) or masked shares of it and, where headers are mixed, its header.
+        loss: (ε, δ) of what a device sends with noise; none where it adds none.
     """
 
     grid: Grid
@@ -133,6 +137,7 @@ class Plan:
     limits: dict[str, int]
     feature_bytes: int
     round_bytes: int
+    loss: PrivacyLoss | None
 
 
 def examine(fleet: Fleet) -> Plan:
@@ -151,13 +156,19 @@ def plan(fleet: Fleet, world: World) -> Plan:
     header = largest_header(fleet.header, reference)
     # A block of other operations may also have one layer that aligns its inputs.
     aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
-    weights = 0 if fleet.personalization.mix == "importance" else parameter_count(header.shapes())
+    personalization = fleet.personalization
+    weights = 0 if personalization.mix == "importance" else parameter_count(header.shapes())
+    masked = personalization.privacy.masking
+    receivers = max(len(cluster.devices) for cluster in fleet.clusters) if masked else 1
+    if masked:
+        public_key(b"")  # its library must be there before any work is done
     return Plan(
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
-        feature_bytes=2 * fleet.personalization.feature_samples * reference.head.in_features,
-        round_bytes=4 * (header.neurons + aligned + weights),
+        feature_bytes=personalization.feature_samples * row_bytes(personalization, header.hidden),
+        round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
+        loss=expected_loss(personalization),
     )
 
 
@@ -210,6 +221,7 @@ def summarize(
         for _, report in finished
         for device in report.reports
     ]
+    sent = sent_by_devices(events, [device.name for device in fleet.devices])
     seconds: defaultdict[str, float] = defaultdict(float)
     for event in events:
         if "stage" in event:
@@ -229,6 +241,10 @@ def summarize(
         devices=devices,
         lost=lost,
         traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
+        privacy=fleet.personalization.privacy,
+        mix=fleet.personalization.mix,
+        sent=sent,
+        privacy_loss=privacy_losses(fleet, sent),
     )
 
 
@@ -266,25 +282,6 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         missed=report.missed,
         shortened=report.shortened,
     )
-
-
-def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: int) -> Traffic:
-    """Sum the messages' bytes by link and direction; up is towards the cloud."""
-    edges = {cluster.name for cluster in fleet.clusters}
-    totals = dict.fromkeys(
-        ("cloud_edge_bytes", "edge_device_bytes", "up_bytes", "down_bytes", "device_up_bytes"), 0
-    )
-    for event in events:
-        if "bytes" not in event:
-            continue
-        with_cloud = "cloud" in (event["from"], event["to"])
-        up = event["to"] == "cloud" or event["from"] not in edges | {"cloud"}
-        totals["cloud_edge_bytes" if with_cloud else "edge_device_bytes"] += event["bytes"]
-        totals["up_bytes" if up else "down_bytes"] += event["bytes"]
-        if up and not with_cloud:
-            totals["device_up_bytes"] += event["bytes"]
-    ratio = totals["device_up_bytes"] / max(1, raw_data_bytes)
-    return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio)
 
 
 def rebuild_report(run_dir: str | Path) -> Path:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.errors import RunError
-from acme_fleet.fleet import Selection
+from acme_fleet.fleet import Mix, Privacy, Selection
+from acme_fleet.report.leaving import Leaving, what_leaves
 
 
 class _Record(BaseModel):
@@ -133,6 +135,17 @@ class Summary(_Record):
     lost: dict[str, str] = {}
     """Edge servers that did not finish, and why."""
     traffic: Traffic
+    privacy: Privacy = Privacy()
+    mix: Mix = "importance"
+    sent: dict[str, dict[str, list[int]]] = {}
+    """For each device, by kind, the bytes of every message that it sent, oldest first."""
+    privacy_loss: dict[str, PrivacyLoss] = {}
+    """For each device that put noise into its messages."""
+
+    @property
+    def leaving(self) -> list[Leaving]:
+        """What left the devices, in words."""
+        return what_leaves(self.privacy, self.mix)
 
     def write(self, path: Path) -> None:
         """Write as indented JSON, whole or not at all."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -28,7 +28,8 @@ from acme_fleet.fleet import Energy, Name, Width
 from acme_fleet.hardware import Part
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8)
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8)
 
 
 def _check_tensor(tensor: Tensor) -> Tensor:
@@ -47,8 +48,15 @@ def _check_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_shares(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if any(tensor.dtype != torch.int32 for tensor in tensors.values()):
+        raise ValueError("masked shares are whole numbers of 32 bits")
+    return tensors
+
+
 OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
 Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
+Shares = Annotated[Tensors, AfterValidator(_check_shares)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
@@ -137,7 +145,7 @@ class FeatureSample(Message):
     features: OneTensor
     scale: Annotated[float, Field(gt=0)] = 1.0
     public_key: PublicKey = ""
-    """X25519, for masks in common with other devices; empty without masking."""
+    """X25519; empty without masking."""
 
     def rows(self) -> Tensor:
         """The features or sketches as numbers, double precision."""
@@ -147,8 +155,7 @@ class FeatureSample(Message):
 class RoundStart(Message):
     """Edge to device: train, and tell how important each neuron was.
 
-    For a masked round: who takes part, by public keys, what this device's set weighs in each
-    one's mixture, and a number that was never used before.
+    For a masked round also who takes part, and this device's weight in each one's mixture.
     """
 
     round: Count
@@ -166,7 +173,7 @@ class ImportanceUpload(Message):
 
     round: Count
     importance: Tensors
-    masked: Tensors = {}
+    masked: Shares = {}
     header: Tensors = {}
     kept: dict[Name, Kept] = {}
     """Channels that pruning has left, by layer; a layer that is not listed has all."""
@@ -181,7 +188,7 @@ class ImportanceUpdate(Message):
     round: Count
     importance: Tensors
     header: Tensors = {}
-    masked: Tensors = {}
+    masked: Shares = {}
     nonce: Nonce = ""
 
 
@@ -290,16 +297,3 @@ def check_importance(
     total = math.fsum(float(values.double().sum()) for values in importance.values())
     if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
         raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")
-
-
-def check_masked(
-    masked: Mapping[str, Tensor], receivers: Sequence[str], neurons: int, what: str
-) -> None:
-    """Refuse masked shares that are not one whole number for each receiver and neuron.
-
-    Raises:
-        ProtocolError: if names, shapes or types are wrong.
-    """
-    check_shapes(masked, dict.fromkeys(receivers, (neurons,)), what)
-    if any(numbers.dtype != torch.int32 for numbers in masked.values()):
-        raise ProtocolError(f"{what} must be whole numbers of 32 bits")

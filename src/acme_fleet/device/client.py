@@ -30,7 +30,6 @@ from acme_fleet.messages import (
     RoundReport,
     RoundStart,
     check_importance,
-    check_masked,
     check_shapes,
 )
 from acme_fleet.models.features import CustomizedModel, feature_samples
@@ -130,7 +129,7 @@ class DeviceClient:
         wanted = dict.fromkeys(state.current.plan.layers, channels)
         importance = update.importance
         if self._protection.masking:
-            check_masked(update.masked, ["sum"], sum(wanted.values()), "the masked sum")
+            check_shapes(update.masked, {"sum": (sum(wanted.values()),)}, "the masked sum")
             occasion = f"{update.round}/{update.nonce}"
             importance = self._protection.mixture(update.masked["sum"], occasion, wanted)
         check_importance(importance, wanted, "the mixed importance")

@@ -40,7 +40,6 @@ from acme_fleet.messages import (
     RoundStart,
     check_features,
     check_importance,
-    check_masked,
     check_shapes,
 )
 from acme_fleet.models.header_plan import HeaderPlan
@@ -278,7 +277,8 @@ class EdgeServer:
 
         def ask(orders: Mapping[str, Order]) -> dict[str, ImportanceUpload]:
             def check(name: str, upload: ImportanceUpload) -> None:
-                check_masked(upload.masked, list(orders), neurons, f"the masked shares of {name}")
+                shapes = dict.fromkeys(orders, (neurons,))
+                check_shapes(upload.masked, shapes, f"the masked shares of {name}")
 
             starts = {name: RoundStart(round=number, **vars(own)) for name, own in orders.items()}
             return self._devices.call(starts, ImportanceUpload, check)

@@ -78,12 +78,13 @@ def check(path: FleetFile) -> None:
         from acme_fleet.fleet import Fleet
         from acme_fleet.pipeline import check_feasible, examine
         from acme_fleet.report.reasons import print_limits
-        from acme_fleet.report.terminal import print_plan
+        from acme_fleet.report.terminal import print_leaving, print_plan
 
         fleet = Fleet.from_yaml(path)
         plan = examine(fleet)
         print_plan(fleet, plan)
         print_limits(fleet, plan)
+        print_leaving(fleet, plan)
         check_feasible(fleet, plan)
 
 

@@ -125,7 +125,7 @@ def test_noise_is_in_every_set_and_differs_from_device_to_device(
 ) -> None:
     pytest.importorskip("dp_accounting")
     again = shutil.copytree(prepared, tmp_path / "again")
-    _run(tiny, prepared, feature_noise=1.0, importance_noise=2.0)
+    summary = _run(tiny, prepared, feature_noise=1.0, importance_noise=2.0)
     first = [message for _, message in sent]
     sent.clear()
     _run(tiny, again, feature_noise=1.0, importance_noise=2.0)
@@ -135,8 +135,27 @@ def test_noise_is_in_every_set_and_differs_from_device_to_device(
         if isinstance(one, ImportanceUpload):
             total = sum(float(values.sum()) for values in one.importance.values())
             assert total == pytest.approx(1, abs=1e-5)
+    page = (prepared / "report.html").read_text()
+    assert "Privacy loss" in page
+    loss = summary.privacy_loss["cam-1"]
+    assert loss.device is not None
+    assert f"<td>{loss.device:.3g}</td>" in page
+    assert Summary.read(prepared / "summary.json") == summary
 
 
 def test_masks_with_open_headers_make_no_sense(tiny: Tiny) -> None:
     with pytest.raises(FleetError, match="masking hides importance sets alone"):
         tiny(**{"personalization.privacy": {"masking": True}, "personalization.mix": "both"})
+
+
+def test_the_report_lists_all_that_left_each_device(finished: Any) -> None:
+    summary, page = finished.summary, (finished.path / "report.html").read_text()
+    assert "What leaves a device" in page
+    assert summary.sent.keys() == {"cam-1", "cam-2", "badge-1", "badge-2"}
+    for kinds in summary.sent.values():
+        assert len(kinds["FeatureSample"]) == len(kinds["DeviceReport"]) == 1
+        assert len(kinds["ImportanceUpload"]) == len(kinds["RoundReport"]) == 3
+    total = sum(sum(sizes) for kinds in summary.sent.values() for sizes in kinds.values())
+    assert total == summary.traffic.device_up_bytes
+    assert summary.privacy_loss == {}
+    assert "Privacy loss" not in page

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from acme_fleet.fleet import Fleet
 from acme_fleet.report.html import bytes_text
+from acme_fleet.report.leaving import what_leaves
 from acme_fleet.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -114,6 +115,30 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
             f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
         )
     console.print(table)
+
+
+def print_leaving(fleet: Fleet, plan: Plan) -> None:
+    """What would leave each device, the most bytes of it, and what noise would guarantee."""
+    personalization = fleet.personalization
+    table = Table(title="what would leave each device; samples and labels never do")
+    for column in ("message", "sent", "holds", "bytes, at most", "protection"):
+        table.add_column(column, justify="right" if column.startswith("bytes") else "left")
+    most = {"FeatureSample": plan.feature_bytes, "ImportanceUpload": plan.round_bytes}
+    for one in what_leaves(personalization.privacy, personalization.mix):
+        size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
+        table.add_row(one.kind, one.often, one.holds, size, one.protection)
+    console = _console()
+    console.print(table)
+    if loss := plan.loss:
+        console.print(
+            f"noise guarantees, at δ = {loss.delta:g}: ε {_epsilon(loss.features)} for a sample by "
+            f"the feature sample, {_epsilon(loss.importance)} for all of a device's data by its "
+            f"importance sets; {_epsilon(loss.sample)} and {_epsilon(loss.device)} by both"
+        )
+
+
+def _epsilon(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
 
 
 def print_summary(summary: Summary) -> None:

@@ -80,13 +80,14 @@ def test_noise_is_gaussian_and_as_large_as_accounted():
 def test_noise_depends_on_the_secret_and_on_what_it_hides():
     clean = ROWS[0]
 
-    def noise(values: np.ndarray, secret: bytes) -> np.ndarray:
-        return gaussian_mechanism(values, 1.0, 1.0, secret) - values
+    def noise(values: np.ndarray, secret: bytes, size: float = 1.0) -> np.ndarray:
+        return gaussian_mechanism(values, 1.0, size, secret) - values
 
     # Asked again: the same answer. Otherwise the mean of many answers would lose the noise.
     np.testing.assert_array_equal(noise(clean, SECRET), noise(clean, SECRET))
-    # Another vector: other noise. Otherwise the difference of two answers would have none.
-    for other in (noise(clean + 1e-12, SECRET), noise(clean, SECRET[::-1])):
+    # Another vector or size: other noise. Otherwise two answers together would have none.
+    others = (clean + 1e-12, SECRET), (clean, SECRET[::-1]), (clean, SECRET, 2.0)
+    for other in (noise(*arguments) for arguments in others):
         assert abs(np.corrcoef(noise(clean, SECRET), other)[0, 1]) < 0.4
 
 

@@ -46,13 +46,16 @@ def gaussian_mechanism(
 ) -> np.ndarray:
     """``clean`` plus noise of standard deviation ``multiplier`` times ``sensitivity``.
 
-    The noise depends on the secret and on ``clean`` itself. The same vector asked for again gets
-    the same noise, so that repeating tells nothing new; another vector gets independent noise.
+    The noise depends on the secret, on ``clean`` and on its own size. Who asks again gets the same
+    noise, so that repeating tells nothing new; any other vector or size gets independent noise,
+    so that no two answers can be combined to take it off.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(clean, dtype="<f8").tobytes()).hexdigest()
-    drawn = np.frombuffer(stream(secret, f"noise/{digest}", 8 * clean.size), dtype="<u8")
+    deviation = multiplier * sensitivity
+    told = np.append(clean, deviation).astype("<f8").tobytes()
+    purpose = f"noise/{hashlib.sha256(told).hexdigest()}"
+    drawn = np.frombuffer(stream(secret, purpose, 8 * clean.size), dtype="<u8")
     uniform = ((drawn >> 11) + 0.5) / 2.0**53
-    return clean + multiplier * sensitivity * ndtri(uniform).reshape(clean.shape)
+    return clean + deviation * ndtri(uniform).reshape(clean.shape)
 
 
 def clipped(

@@ -12,7 +12,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from personalisation import (
     similarity,
 )
 from scipy import stats
+from torch import Tensor
 
 from acme_fleet.cost.privacy import epsilon
 from acme_fleet.device.privacy import protect_features, protect_importance, quantize
@@ -43,6 +44,7 @@ RESULT = Path(__file__).parent / "results" / "privacy.json"
 DELTA = 1e-5
 EPSILONS = (1.0, 3.0, 10.0)
 CLIP = {"text": 0.3, "digits": 1.1}  # the median length of a feature, in √hidden
+PLAIN = "importance as it is"
 PARTITIONS = ("c1", "c3")
 Change = Callable[[np.ndarray, int], np.ndarray]
 
@@ -95,11 +97,14 @@ def feature_changes(what: str) -> dict[str, Change]:
     return changes
 
 
-def run_features(what: str, world: World, first: dict[float, Trained]) -> list[dict[str, Any]]:
+def run_features(
+    what: str, world: World, first: dict[float, Trained], done: set[str]
+) -> Iterator[dict[str, Any]]:
     exact = similarity(OURS, world)
     pairs = ~np.eye(DEVICES, dtype=bool)
-    runs = []
     for name, change in feature_changes(what).items():
+        if name in done:
+            continue
         samples = [change(own[: OURS.feature_samples], world.seed) for own in world.samples]
         changed = replace(world, samples=samples)
         weights = similarity(OURS, changed)
@@ -110,20 +115,21 @@ def run_features(what: str, world: World, first: dict[float, Trained]) -> list[d
             else float(stats.spearmanr(exact[pairs], weights[pairs]).statistic),
             "largest difference": float(np.abs(exact - weights).max()),
         }
-        runs.append({"change": name, **found, **personalise(OURS, changed, first)})
-    return runs
+        yield {"change": name, **found, **personalise(OURS, changed, first)}
 
 
-def run_importance(world: World, first: dict[float, Trained]) -> list[dict[str, Any]]:
-    method = METHODS["ACME debiased"]
-    runs = [{"change": "importance as it is", **personalise(method, world, first)}]
+def run_importance(
+    world: World, first: dict[float, Trained], done: set[str]
+) -> Iterator[dict[str, Any]]:
+    sends: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {PLAIN: dict}
     for eps in EPSILONS:
-        noise = partial(
-            protect_importance, multiplier=multiplier(eps, ROUNDS), secret=b"%d" % world.seed
+        noise, secret = multiplier(eps, ROUNDS), b"%d" % world.seed
+        sends[f"importance, epsilon {eps:g}"] = partial(
+            protect_importance, multiplier=noise, secret=secret
         )
-        found = personalise(method, world, first, noise)
-        runs.append({"change": f"importance, epsilon {eps:g}", **found})
-    return runs
+    for name, send in sends.items():
+        if name not in done:
+            yield {"change": name, **personalise(METHODS["ACME debiased"], world, first, send)}
 
 
 def tabulate(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -131,9 +137,11 @@ def tabulate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     for fleet in dict.fromkeys((r["data"], r["partition"]) for r in runs):
         here = [r for r in runs if (r["data"], r["partition"]) == fleet]
         for change in dict.fromkeys(r["change"] for r in here):
-            plain = "importance as it is" if change.startswith("importance") else "as they are"
-            own = [r for r in here if r["change"] == change]
-            base = [r for r in here if r["change"] == plain]
+            plain = PLAIN if change.startswith("importance") else "as they are"
+            own, base = (
+                sorted((r for r in here if r["change"] == name), key=lambda r: r["seed"])
+                for name in (change, plain)
+            )
             by_seed = [
                 100 * float(np.mean(np.subtract(a["test"], b["test"])))
                 for a, b in zip(own, base, strict=True)
@@ -160,18 +168,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/privacy.jsonl"))
     arguments = parser.parse_args()
     arguments.runs.parent.mkdir(parents=True, exist_ok=True)
-    done = {(r["data"], r["partition"], r["seed"]) for r in read_runs(arguments.runs)}
     for given in arguments.features:
         what, _, path = given.partition("=")
         tensors, about = load(Path(path))
         for seed, partition in itertools.product(range(arguments.seeds), PARTITIONS):
-            if (what, partition, seed) in done:
-                continue
-            world, first = make_world(what, tensors, about, partition, seed), {}
-            runs = run_features(what, world, first) + run_importance(world, first)
             told = {"data": what, "partition": partition, "seed": seed}
-            with arguments.runs.open("a") as file:
-                file.write("".join(json.dumps(told | run) + "\n" for run in runs))
+            earlier = [r for r in read_runs(arguments.runs) if told.items() <= r.items()]
+            done = {r["change"] for r in earlier}
+            world, first = make_world(what, tensors, about, partition, seed), {}
+            runs = run_features(what, world, first, done), run_importance(world, first, done)
+            for run in itertools.chain(*runs):
+                with arguments.runs.open("a") as file:
+                    file.write(json.dumps(told | run) + "\n")
             print(f"{what} {partition} {seed}", flush=True)
     settings = {
         "delta": DELTA,

@@ -47,6 +47,8 @@ def run(data: Path, runs: Path, seed: int, kind: str) -> Summary:
     first, own = (
         runs / f"seed-{seed}-{name.replace(' ', '-')}" for name in (next(iter(KINDS)), kind)
     )
+    if (own / "summary.json").exists():
+        return Summary.read(own / "summary.json")
     fleet = fleet_of(data, seed, KINDS[kind])
     if not own.exists():
         own.mkdir(parents=True)

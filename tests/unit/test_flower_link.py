@@ -490,3 +490,11 @@ def test_news_of_others_or_malformed_are_dropped(told: dict[str, Any], tmp_path:
     assert _ask(link, "cam-1") == {"cam-1": _report()}
     assert len(read_events(tmp_path / "events.jsonl")) == 2
     assert json.dumps(told)[:5] not in (tmp_path / "events.jsonl").read_text()
+
+
+def test_news_of_a_group_are_those_of_its_edge() -> None:
+    stage = {"actor": "north:2", "name": "header search", "done": 1, "total": 9}
+    event = {"time": "t", "stage": "header search", "actor": "north:2", "seconds": 1.0}
+    told = {"told": 1, "stages": [stage], "events": [event]}
+    assert News.about({"north", "cam-1"}, told) is not None
+    assert News.about({"south"}, told) is None

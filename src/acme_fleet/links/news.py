@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
 from acme_fleet.fleet import Name
+from acme_fleet.messages import GroupName
 
 MOST_EVENTS, MOST_STAGES = 2000, 200
 
@@ -24,13 +25,13 @@ class StageEvent(_Part):
 
     time: Text
     stage: Text
-    actor: Name
+    actor: GroupName
     seconds: NonNegativeFloat
 
     @property
     def subjects(self) -> set[str]:
         """Whom it is about."""
-        return {self.actor}
+        return {self.actor.partition(":")[0]}  # a group of an edge's devices bears its name
 
 
 class MessageEvent(_Part):
@@ -51,7 +52,7 @@ class MessageEvent(_Part):
 class Stage(_Part):
     """A stage that is not over."""
 
-    actor: Name
+    actor: GroupName
     name: Text
     done: Count
     total: Count
@@ -73,5 +74,5 @@ class News(_Part):
         except ValidationError:
             return None
         spoken_of = {name for event in news.events for name in event.subjects}
-        spoken_of |= {stage.actor for stage in news.stages}
+        spoken_of |= {stage.actor.partition(":")[0] for stage in news.stages}
         return news if spoken_of <= subjects else None

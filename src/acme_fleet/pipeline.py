@@ -14,7 +14,7 @@ import numpy as np
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
-from acme_fleet.cloud.server import ReferenceResult
+from acme_fleet.cloud.server import CloudServer, ReferenceResult
 from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
@@ -95,7 +95,17 @@ def customize(
 
 @contextmanager
 def embedded(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Iterator[Link]:
-    """All edge servers and devices in this process, each with its own data and folder."""
+    """All edge servers and devices in this process; what :func:`customize` connects to."""
+    yield embedded_link(fleet, world, run, journal)
+
+
+def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
+    """The cloud server of a fleet that is in this process."""
+    return cloud_role(fleet, world, embedded_link(fleet, world, run, journal), run, journal)
+
+
+def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Link:
+    """All edge servers and devices, each with its own data and folder."""
     edges = {}
     for cluster in fleet.clusters:
         devices = {
@@ -104,7 +114,7 @@ def embedded(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) ->
         }
         link = EmbeddedLink(cluster.name, devices, journal)
         edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
-    yield EmbeddedLink("cloud", edges, journal)
+    return EmbeddedLink("cloud", edges, journal)
 
 
 # --- the plan: known before any training ------------------------------------------------------

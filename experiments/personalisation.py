@@ -7,9 +7,12 @@ header, first local training and number of trainings. A gain is the final test a
 coarse header's, on a test set that the devices share out as they do the train set. Intervals are
 Student's over seeds of a seed's mean over its devices.
 
+*Pooled* is no rival but a bound: everybody's private data train one header together, which no
+device would allow, and each device then trains it on. A method cannot be expected to be far above.
+
 Partitions: ``iid``; ``natural`` (text: a device per domain, no two devices alike); ``c1`` three
 groups that share no class; ``c2`` five pairs, neighbours share half of their classes; ``c3`` every
-device draws three tenths of the classes.
+device draws three tenths of the classes. ``c1 of 5`` is ``c1`` with five devices.
 """
 
 import argparse
@@ -63,6 +66,7 @@ class Method:
     feature_samples: int = 32
     poison: float = 1.0  # the first device uploads its header times this …
     contained: float = 2.0  # … of which the edge takes at most so many median lengths
+    pooled: bool = False  # start from a header that all private data have trained together
 
 
 METHODS = {
@@ -75,6 +79,7 @@ METHODS = {
     "weights, as printed": Method("literal", "both", temperature=1.0),
     "weights, JS": Method("js", "both"),
     "weights, debiased": Method("debiased", "both"),
+    "Pooled": Method("alone", pooled=True),
 }
 OURS = METHODS["weights, debiased"]
 ABLATIONS = {
@@ -110,23 +115,25 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["about"])
 
 
-def held_classes(partition: str, about: dict[str, Any], random: np.random.Generator) -> list:
+def held_classes(
+    partition: str, devices: int, about: dict[str, Any], random: np.random.Generator
+) -> list:
     """Each device's classes, by number; None for all."""
     classes = about["classes"]
     everything = random.permutation(classes)
     if partition == "iid":
-        return [range(classes)] * DEVICES
+        return [range(classes)] * devices
     if partition == "natural":
         domains = sorted(set(about["domains"]))
         return [[c for c in range(classes) if about["domains"][c] == d] for d in domains]
     if partition == "c1":
         groups = np.array_split(everything, 3)
-        return [groups[i % 3] for i in range(DEVICES)]
+        return [groups[i % 3] for i in range(devices)]
     if partition == "c2":
         parts = np.array_split(everything, 5)
-        return [np.concatenate([parts[i // 2], parts[(i // 2 + 1) % 5]]) for i in range(DEVICES)]
+        return [np.concatenate([parts[i // 2], parts[(i // 2 + 1) % 5]]) for i in range(devices)]
     each = max(2, round(0.3 * classes))
-    return [random.permutation(classes)[:each] for _ in range(DEVICES)]
+    return [random.permutation(classes)[:each] for _ in range(devices)]
 
 
 def make_world(
@@ -134,13 +141,13 @@ def make_world(
 ) -> World:
     random = np.random.default_rng(derive_seed(seed, what, partition))
     names = [str(c) for c in range(about["classes"])]
-    held = [[str(c) for c in own] for own in held_classes(partition, about, random)]
+    kind, _, count = partition.partition(" of ")
+    devices = int(count or DEVICES)
+    held = [[str(c) for c in own] for own in held_classes(kind, devices, about, random)]
     scheme = (
-        IID(scheme="iid")
-        if partition == "iid"
-        else Pathological(scheme="pathological", classes=held)
+        IID(scheme="iid") if kind == "iid" else Pathological(scheme="pathological", classes=held)
     )
-    shares = class_shares(scheme, DEVICES, names, random)
+    shares = class_shares(scheme, devices, names, random)
     labels, is_test = tensors["labels"].numpy(), tensors["test"].numpy()
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     size = PRIVATE[what] / (1 - SHARED)
@@ -196,15 +203,16 @@ def coarse_header(shared: Samples, classes: int, seed: int) -> Header:
 
 def similarity(method: Method, world: World) -> np.ndarray:
     samples = [own[: method.feature_samples] for own in world.samples]
+    devices = len(samples)
     if method.weights == "alone":
-        return rivals.alone(DEVICES)
+        return rivals.alone(devices)
     if method.weights == "average":
-        return rivals.average(DEVICES)
+        return rivals.average(devices)
     if method.weights == "federated":
         return rivals.federated_average([len(s.train) for s in world.private])
     if method.weights == "js":
         distances = rivals.jensen_shannon_distances(samples)
-        others = distances[~np.eye(DEVICES, dtype=bool)]
+        others = distances[~np.eye(devices, dtype=bool)]
         return mixing_weights(distances / np.median(others), method.temperature)
     distances = distance_matrix(samples)
     if method.weights == "debiased":
@@ -227,14 +235,16 @@ def train(headers: list[Header], world: World, method: Method, number: int) -> T
 def personalise(method: Method, world: World, first: dict[float, Trained]) -> dict[str, Any]:
     """All rounds; test accuracies of the guarded and of the last header, by device."""
     weights = similarity(method, world)
-    states = [HeaderState.start(world.coarse, data.validation) for data in world.private]
+    begin = pooled_header(world) if method.pooled else world.coarse
+    states = [HeaderState.start(begin, data.validation) for data in world.private]
     start = dict(world.coarse.state_dict())
     for number in range(ROUNDS + 1):
-        if number == 0 and method.learning_rate in first:
+        shared = number == 0 and not method.pooled
+        if shared and method.learning_rate in first:
             trained = first[method.learning_rate]
         else:
             trained = train([state.current for state in states], world, method, number)
-        if number == 0:
+        if shared:
             first[method.learning_rate] = trained
         states = advance(states, [header for header, _ in trained], world)
         if number == ROUNDS:
@@ -254,7 +264,7 @@ def personalise(method: Method, world: World, first: dict[float, Trained]) -> di
                 states, [build_header(headers[n].plan, mixed[n]) for n in headers], world
             )
         sets = {str(i): importance for i, (_, importance) in enumerate(trained)}
-        own = np.eye(DEVICES) if method.mix == "weights" else weights
+        own = np.eye(len(states)) if method.mix == "weights" else weights
         combined = aggregate(sets, own)
         smaller = [
             prune_header(state.current, combined[str(i)], method.prune_share)
@@ -262,6 +272,25 @@ def personalise(method: Method, world: World, first: dict[float, Trained]) -> di
         ]
         states = advance(states, smaller, world)
     return measure(states, world, weights)
+
+
+def pooled_header(world: World) -> Header:
+    """What all private data make of the coarse header, were they in one place."""
+
+    def together(parts: list[Samples]) -> Samples:
+        inputs = {k: torch.cat([part.inputs[k] for part in parts]) for k in parts[0].inputs}
+        labels = torch.cat([part.labels for part in parts])
+        return Samples(inputs, labels, torch.ones(len(labels), dtype=torch.int64))
+
+    header = build_header(world.coarse.plan, world.coarse.state_dict())
+    fit(
+        header,
+        together([data.train for data in world.private]),
+        COARSE,
+        generator(world.seed, "pooled"),
+        validation=together([data.validation for data in world.private]),
+    )
+    return header.eval()
 
 
 def advance(states: list[HeaderState], headers: list[Header], world: World) -> list[HeaderState]:
@@ -357,6 +386,10 @@ def row(own: list[dict[str, Any]], by_method: dict[str, list[dict[str, Any]]]) -
         ),
         "against Alone": difference(own, by_method["Alone"], "test"),
         "against FedAvg": difference(own, by_method["FedAvg"], "test"),
+        "below Pooled": difference(own, by_method["Pooled"], "test")
+        if "Pooled" in by_method
+        else None,
+        "by seed": [round(float(np.mean(r["test"])), 5) for r in sorted(own, key=key)],
         "devices below coarse": sum(int((g < 0).sum()) for g in gains),
         "devices below coarse by more than two errors": sum(
             int((g < -2 * e).sum()) for g, e in zip(gains, error, strict=True)
@@ -385,13 +418,15 @@ def main() -> None:
             continue
         wanted = [p for p in arguments.partitions if what == "text" or p != "natural"]
         done = {(r["data"], r["partition"], r["seed"], r["method"]) for r in results}
+        five = [f"{p} of 5" for p in wanted if p in ("iid", "c1", "c3")]
         sets = (
-            (METHODS, arguments.seeds),
-            (ABLATIONS, arguments.ablations),
-            (POISONED, arguments.poisoned),
+            (wanted, METHODS, arguments.seeds),
+            (wanted, ABLATIONS, arguments.ablations),
+            (wanted, POISONED, arguments.poisoned),
+            (five, {"weights, debiased": OURS} | POISONED, arguments.poisoned),
         )
-        for methods, seeds in sets:
-            for run in run_all(what, Path(path), wanted, range(seeds), methods, done):
+        for partitions, methods, seeds in sets:
+            for run in run_all(what, Path(path), partitions, range(seeds), methods, done):
                 with arguments.runs.open("a") as file:
                     file.write(json.dumps(run) + "\n")
     results = read_runs(arguments.runs)
@@ -406,7 +441,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    main_runs = [r for r in results if r["method"] in METHODS]
+    main_runs = [r for r in results if r["method"] in METHODS and " of " not in r["partition"]]
     ablated = [r for r in results if r["method"] in ABLATIONS]
     worlds = {key(r) for r in ablated}
     compared = [r for r in main_runs if key(r) in worlds and r["method"] in COMPARED]
@@ -427,7 +462,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def honest_losses(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What one poisoned device of ten costs the others, in points of test accuracy."""
+    """What one poisoned device of ten, or of five, costs the others, in points of test accuracy."""
     sound = {key(r): r for r in results if r["method"] == "weights, debiased"}
     table: dict[str, Any] = {}
     for name, fleet in itertools.product(POISONED, dict.fromkeys(key(r)[:2] for r in results)):

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from acme_fleet.report.summary import Summary
 
 app = typer.Typer(
-    help="One large Transformer in, one small model for every device of a fleet out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,6 +28,23 @@ FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_def
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 EXAMPLE = Path(__file__).parent / "demo.yaml"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        _say(f"acme-fleet {version('acme-fleet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """One large Transformer in, one small model for every device of a fleet out."""
 
 
 @app.command()
@@ -269,6 +285,12 @@ def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
         raise typer.Exit(130) from None
     print_summary(summary)
     _say(f"report: {(out / REPORT).resolve()}")
+    if summary.lost:
+        command = RunDirectory(out).resume_command
+        _say(
+            f"clusters that did not finish: {', '.join(summary.lost)}; go on: {command}", error=True
+        )
+        raise typer.Exit(1)
 
 
 @contextmanager

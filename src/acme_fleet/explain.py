@@ -87,6 +87,9 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
     if name not in (names := [device.name for device in fleet.devices]):
         raise RunError(f"the run has no device {name!r}; it has {', '.join(names)}")
     summary = Summary.read(run.finished())
+    home = next(c.name for c in fleet.clusters if any(d.name == name for d in c.devices))
+    if home in summary.lost:
+        raise RunError(f"{name} got nothing: its cluster {home} did not finish")
     device, cluster, members = next(
         (device, cluster, members)
         for members, cluster in _paired(fleet, summary)
@@ -207,8 +210,9 @@ def _paired(fleet: Fleet, summary: Summary) -> list[tuple[list[Device], ClusterS
         name: group for group in summary.clusters for name in [*group.device_names, *group.lost]
     }
     first = {group.edge: group for group in reversed(summary.clusters)}
+    clusters = [cluster for cluster in fleet.clusters if cluster.name in first]
     found: dict[str, list[Device]] = {group.name: [] for group in summary.clusters}
-    for cluster in fleet.clusters:
+    for cluster in clusters:
         for device in cluster.devices:
             found[members.get(device.name, first[cluster.name]).name].append(device)
     return [(found[group.name], group) for group in summary.clusters]

@@ -292,11 +292,14 @@ class Fleet(Settings):
     """Everything that decides a run. See ``acme init`` for a commented example.
 
     ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
+    ``edge_quorum`` is the share of the clusters that must finish for a run to end with a report;
+    the others can be finished with ``--resume``.
     """
 
     name: Name = "fleet"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    edge_quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     data: Data = Data()
     reference: Reference = Reference()
     backbone: Backbone = Backbone()

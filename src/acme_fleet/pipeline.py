@@ -67,11 +67,11 @@ def customize(
             reference, elastic = cloud.prepare()
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
-            reports = cloud.distribute(elastic, choices)
+            finished = cloud.distribute(elastic, choices)
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
-    summary = summarize(fleet, reference, cloud.grid, choices, reports, read_events(run.events))
+    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, read_events(run.events))
     summary.write(run.summary)
     write_report(summary, read_events(run.events), run.report)
     return summary
@@ -196,8 +196,8 @@ def summarize(
     fleet: Fleet,
     reference: ReferenceResult,
     grid: Grid,
-    choices: list[ClusterChoice],
-    reports: list[ClusterReport],
+    finished: list[tuple[ClusterChoice, ClusterReport]],
+    lost: dict[str, str],
     events: list[dict[str, Any]],
 ) -> Summary:
     """Everything that was measured, in one record."""
@@ -207,7 +207,7 @@ def summarize(
             capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
             **device.model_dump(),
         )
-        for report in reports
+        for _, report in finished
         for device in report.reports
     ]
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -225,8 +225,9 @@ def summarize(
             accuracy=reference.accuracy,
         ),
         selection=fleet.selection,
-        clusters=[_cluster(grid, *found) for found in zip(choices, reports, strict=True)],
+        clusters=[_cluster(grid, *pair) for pair in finished],
         devices=devices,
+        lost=lost,
         traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
     )
 

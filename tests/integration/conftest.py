@@ -20,6 +20,7 @@ from acme_fleet.report.summary import Summary
 _TINY: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
+    "edge_quorum": 1.0,
     "data": {"partition": {"scheme": "pathological", "classes_per_device": 5}},
     "reference": {
         "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},

@@ -34,6 +34,7 @@ from acme_fleet.messages import (
     ReportRequest,
     RoundStart,
 )
+from acme_fleet.report.summary import Summary
 
 Handle = Callable[[DeviceClient, Message], Message]
 
@@ -404,6 +405,33 @@ def test_quorum_of_all_needs_all(finished, prepared: Path, tiny: Callable[..., A
     faulty("badge-2", _fails(RoundStart, rounds=(2,)))
     with pytest.raises(QuorumError, match="south: 1 of 2 devices answered, 2 are needed"):
         acme_fleet.customize(fleet, prepared, resume=True)
+
+
+def test_cluster_that_fails_does_not_keep_the_others_from_ending(
+    finished, prepared: Path, tiny: Callable[..., Any], faulty, monkeypatch: pytest.MonkeyPatch
+):
+    fleet = tiny(edge_quorum=0.5)
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    for name in ("cam-1", "cam-2"):
+        faulty(name, _fails(HeaderAssignment))
+    arguments = [str(prepared / "fleet.yaml"), "--out", str(prepared), "--resume"]
+    result = CliRunner().invoke(app, ["run", *arguments])
+    assert result.exit_code == 1, result.output
+    summary = Summary.read(prepared / "summary.json")
+    assert _names(summary) == ["badge-1", "badge-2"]
+    assert "cam-1: the battery is empty" in summary.lost["north"]
+    assert "<b>north</b>" in (prepared / "report.html").read_text()
+    told = CliRunner().invoke(app, ["explain", str(prepared), "--device", "cam-1"])
+    assert told.exit_code == 2
+    assert "cluster north did not finish" in told.stderr
+    assert CliRunner().invoke(app, ["explain", str(prepared)]).exit_code == 0
+    # Later the rest is made up for, and nothing else is done again.
+    monkeypatch.undo()
+    whole = acme_fleet.customize(fleet, prepared, resume=True)
+    assert whole.lost == {}
+    models = {p.parent.name: p.read_bytes() for p in prepared.glob("devices/*/model.safetensors")}
+    assert models == finished.models
+    assert _received(prepared, "badge-1", "RoundStart") == 3
 
 
 def test_command_line_says_it_in_one_message(finished, prepared: Path, faulty):

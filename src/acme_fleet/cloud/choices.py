@@ -31,7 +31,7 @@ class Candidates:
     tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClusterChoice:
     """What some parts of a cluster could have had, and what they get.
 

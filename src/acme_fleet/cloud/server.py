@@ -79,7 +79,7 @@ class CloudServer:
         self._public = public
         self._class_names = class_names
         self._preprocessing = preprocessing
-        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, 1.0, folder)
+        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, settings.edge_quorum, folder)
         self._folder = folder
         self._journal = journal
         self._initial = untrained_reference(settings, public, class_names)
@@ -228,23 +228,31 @@ class CloudServer:
 
     def distribute(
         self, elastic: ElasticClassifier, choices: list[ClusterChoice]
-    ) -> list[ClusterReport]:
-        """Cut each choice's backbone, send it, and wait for the edges' reports, in that order.
+    ) -> list[tuple[ClusterChoice, ClusterReport]]:
+        """Cut each choice's backbone, send it, and wait for the edges' reports.
 
         Edge servers work side by side; one that has several groups of devices does one at a time.
 
         Raises:
-            QuorumError: if an edge fails; what the others finished is on disk.
+            QuorumError: if too few edges finish; what was finished is on disk.
         """
         queues: defaultdict[str, list[ClusterChoice]] = defaultdict(list)
         for choice in choices:
             queues[choice.edge].append(choice)
-        reports: dict[str, list[ClusterReport]] = {edge: [] for edge in queues}
+        finished = []
         for turn in itertools.zip_longest(*queues.values()):
-            requests = {c.edge: self._assignment(elastic, c) for c in turn if c is not None}
-            for edge, report in self._edges.call(requests, ClusterReport).items():
-                reports[edge].append(report)
-        return [reports[choice.edge].pop(0) for choice in choices]
+            asked = {c.edge: c for c in turn if c and c.edge not in self.lost}
+            requests = {edge: self._assignment(elastic, choice) for edge, choice in asked.items()}
+            reports = self._edges.gather(requests, ClusterReport)
+            finished += [(asked[edge], report) for edge, report in reports.items()]
+        everyone = self._edges.members()
+        self._edges.require(len(everyone) - len(self.lost), len(everyone))
+        return sorted(finished, key=lambda pair: choices.index(pair[0]))
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Edge servers that have failed, and why."""
+        return self._edges.lost
 
     def _assignment(self, elastic: ElasticClassifier, choice: ClusterChoice) -> BackboneAssignment:
         width = float(self.grid.widths[choice.selection.chosen])

@@ -62,15 +62,27 @@ class RollCall:
         reply: type[Reply],
         check: Callable[[str, Reply], None] | None = None,
     ) -> dict[str, Reply]:
+        """Send each peer its message, as :meth:`gather` does.
+
+        Raises:
+            QuorumError: if too few answered.
+        """
+        good = self.gather(requests, reply, check)
+        self.require(len(good), len(requests))
+        return good
+
+    def gather(
+        self,
+        requests: Mapping[str, Message],
+        reply: type[Reply],
+        check: Callable[[str, Reply], None] | None = None,
+    ) -> dict[str, Reply]:
         """Send each peer its message; the valid replies, the others are remembered as lost.
 
         Args:
             requests: by peer.
             reply: the only message type that is accepted as an answer.
             check: raises ProtocolError if a peer's reply does not fit, which is a failure too.
-
-        Raises:
-            QuorumError: if too few answered.
         """
         good: dict[str, Reply] = {}
         for name, answer in self._link.call(requests, reply, self._timeout_s).items():
@@ -85,10 +97,14 @@ class RollCall:
                 self.lost.pop(name, None)
             except ProtocolError as error:
                 self.lost[name] = str(error)
-        self._require_quorum(len(good), len(requests))
         return good
 
-    def _require_quorum(self, present: int, asked: int) -> None:
+    def require(self, present: int, asked: int) -> None:
+        """Go on only if enough of those asked are there.
+
+        Raises:
+            QuorumError: if they are not, with the reasons of those who are lost.
+        """
         needed = math.ceil(self._quorum * asked)
         if present < needed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.lost.items())

@@ -130,6 +130,8 @@ class Summary(_Record):
     """How the clusters' backbones were chosen; ``performance_window`` is γ_p."""
     clusters: list[ClusterSummary]
     devices: list[DeviceSummary]
+    lost: dict[str, str] = {}
+    """Edge servers that did not finish, and why."""
     traffic: Traffic
 
     def write(self, path: Path) -> None:

@@ -144,6 +144,8 @@ def print_summary(summary: Summary) -> None:
         f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
         f"{traffic.upload_ratio:.3f} of their raw data; {sum(summary.seconds.values()):.0f} s"
     )
+    for edge, reason in summary.lost.items():
+        console.print(f"[red]lost[/red] cluster {edge}: {escape(reason)}")
     for cluster in summary.clusters:
         for name, reason in cluster.lost.items():
             console.print(f"[red]lost[/red] {name}: {escape(reason)}")

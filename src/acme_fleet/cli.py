@@ -199,26 +199,16 @@ def profile(
 
 @app.command()
 def pretrain(
-    data: Annotated[
-        Path,
-        typer.Option(help="Images: a folder, .parquet or .npz file.", show_default=False),
-    ],
+    data: Annotated[Path, typer.Option(help="Images: a folder, .parquet or .npz file.")],
     out: Annotated[Path, typer.Option(help="Folder of the model; must be new or empty.")],
-    model: Annotated[str, typer.Option(help="vit-micro, vit-tiny, vit-small or vit-base.")] = (
-        "vit-tiny"
-    ),
-    patch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels; an eighth of a small image by default.")
-    ] = None,
+    model: Annotated[str, typer.Option(help="vit-micro, -tiny, -small or -base.")] = "vit-tiny",
+    patch_size: Annotated[int | None, typer.Option(min=1, help="Pixels along a side.")] = None,
     image_size: Annotated[int | None, typer.Option(min=4, help="Resize images to this.")] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="Only the first n classes.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 100,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-9)] = 1e-3,
-    cutmix: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Share of mixed batches; half from 50 epochs on."),
-    ] = None,
+    cutmix: Annotated[float | None, typer.Option(min=0, max=1, help="Mixed batches.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and compiled.")] = "cpu",
 ) -> None:

@@ -101,13 +101,19 @@ def find(rows: list[dict[str, Any]]) -> Findings:
         for name in means[0]
     }
     ours, rival = ([m[name][SCORE] for m in means] for name in (OURS, RIVAL))
-    gain = mean_interval([a / b - 1 for a, b in zip(ours, rival, strict=True)])
+    # A score may be negative: the gain is a share of the rival's absolute value.
+    gain = mean_interval([(a - b) / abs(b) for a, b in zip(ours, rival, strict=True)])
     slower = mean_interval([m[OURS][SECONDS] / m[RIVAL][SECONDS] for m in means])
     best = max(WINDOWS, key=lambda w: numbers[f"ACME, window {w:g}"][SCORE]["mean"])
     at_best = mean_interval(
-        [m[f"ACME, window {best:g}"][SCORE] / b - 1 for m, b in zip(means, rival, strict=True)]
+        [
+            (m[f"ACME, window {best:g}"][SCORE] - b) / abs(b)
+            for m, b in zip(means, rival, strict=True)
+        ]
     )
-    numbers["score against Greedy-Accuracy"] = paired(ours, rival) | {"ratio - 1": gain}
+    numbers["score against Greedy-Accuracy"] = paired(ours, rival) | {
+        "share of its absolute value": gain
+    }
     window = rows[0]["performance window"]
     goals = [
         Goal(

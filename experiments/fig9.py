@@ -117,8 +117,11 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     window = rows[0]["performance window"]
     goals = [
         Goal(
-            f"trade-off score at least 30 % above Greedy-Accuracy's: {text(gain, 0)} % at window "
-            f"{window:g}",
+            f"trade-off score at least 30 % above Greedy-Accuracy's, as a share of its absolute "
+            f"value: {text(gain, 0)} % at window {window:g} "
+            f"({numbers[OURS][SCORE]['mean']:.3f} against {numbers[RIVAL][SCORE]['mean']:.3f}; "
+            f"accuracy {text(numbers[OURS]['accuracy'])} against "
+            f"{text(numbers[RIVAL]['accuracy'])} %)",
             gain["mean"],
             gain["mean"] >= GOAL,
             f"wider windows: {text(at_best, 0)} % at {best:g}",

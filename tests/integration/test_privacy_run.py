@@ -12,6 +12,7 @@ import torch
 
 import acme_fleet
 from acme_fleet import roles
+from acme_fleet.data.partition import load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.fleet import Fleet
@@ -94,14 +95,14 @@ def test_a_masked_device_never_sends_an_open_set(tiny: Tiny, prepared: Path) -> 
     pytest.importorskip("cryptography")
     _run(tiny, prepared, masking=True)
     fleet = Fleet.from_yaml(prepared / "fleet.yaml")
-    world = pipeline.load_world(fleet)
+    world = load_world(fleet)
     device = DeviceClient(
         fleet.devices[0],
         fleet.personalization,
         world.private["cam-1"],
         prepared / "devices" / "cam-1",
         fleet.seed,
-        pipeline.Journal(prepared / "events.jsonl"),
+        Journal(prepared / "events.jsonl"),
     )
     with pytest.raises(ProtocolError, match="lack that of cam-1"):
         device.handle(RoundStart(round=0))

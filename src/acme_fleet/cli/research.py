@@ -12,10 +12,7 @@ from acme_fleet.cli.app import app, errors_explained, say
 
 @app.command()
 def pretrain(
-    data: Annotated[
-        Path,
-        typer.Option(help="Images: a folder, .parquet or .npz file.", show_default=False),
-    ],
+    data: Annotated[Path, typer.Option(help="Images: a folder, .parquet or .npz file.")],
     out: Annotated[Path, typer.Option(help="Folder of the model; must be new or empty.")],
     model: Annotated[str, typer.Option(help="vit-micro, vit-tiny, vit-small or vit-base.")] = (
         "vit-tiny"

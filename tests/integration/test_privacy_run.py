@@ -16,7 +16,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
+from acme_fleet.journal import Journal, read_events
 from acme_fleet.messages import FeatureSample, ImportanceUpload, Message, RoundStart
 from acme_fleet.report.summary import Summary
 

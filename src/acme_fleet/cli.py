@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,34 @@ Out = Annotated[Path | None, typer.Option(help="Run directory; must be new or em
 Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's seed.")]
 FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+
+keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
+
+
+class Engine(StrEnum):
+    """How roles talk."""
+
+    EMBEDDED = "embedded"
+    FLOWER = "flower"
+
+
+class Role(StrEnum):
+    """What a host is."""
+
+    CLOUD = "cloud"
+    EDGE = "edge"
+    DEVICE = "device"
+
+
+class Units(StrEnum):
+    """What keeps a host's processes up."""
+
+    SYSTEMD = "systemd"
+    COMPOSE = "compose"
+
 
 EXAMPLE = Path(__file__).parent / "demo.yaml"
 
@@ -93,13 +122,22 @@ def run(
     out: Out = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="All on this machine, or many hosts over Flower.")
+    ] = Engine.EMBEDDED,
+    config: Annotated[
+        Path | None, typer.Option(help="The cloud's site file, for --engine flower.")
+    ] = None,
 ) -> None:
     """Customise a fleet: the main job."""
     with _errors_explained():
+        from acme_fleet.errors import FleetError
         from acme_fleet.fleet import Fleet
 
+        if (engine is Engine.FLOWER) != (config is not None):
+            raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
         fleet = Fleet.from_yaml(path)
-        _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume)
+        _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
 @app.command()
@@ -197,7 +235,55 @@ def profile(
             _say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 
 
-def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
+@app.command()
+def up(
+    role: Annotated[Role, typer.Argument(help="What this host is.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="The host's site file.", show_default=False)],
+    show: Annotated[
+        Units | None, typer.Option("--print", help="Print a unit for this host instead.")
+    ] = None,
+) -> None:
+    """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
+    with _errors_explained():
+        from acme_fleet.deploy.units import unit
+        from acme_fleet.deploy.up import up as run_host
+
+        if show is not None:
+            _say(unit(config, role.value, show.value))
+        else:
+            run_host(config, role.value, _say)
+
+
+@keys.command("init")
+def keys_init(
+    host: Annotated[
+        list[str],
+        typer.Option(help="NAME=ADDRESS[,ADDRESS…] of the cloud and of each edge."),
+    ],
+    keys_dir: KeysDir = Path("keys"),
+) -> None:
+    """Make the certificate authority and the servers' certificates, and say what goes where."""
+    with _errors_explained():
+        from acme_fleet.deploy.keygen import init_keys
+
+        _say(init_keys(keys_dir, host))
+
+
+@keys.command("device")
+def keys_device(
+    name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
+    keys_dir: KeysDir = Path("keys"),
+) -> None:
+    """Make the key of a device, or of an edge for the cloud, and say what goes where."""
+    with _errors_explained():
+        from acme_fleet.deploy.keygen import device_key
+
+        _say(device_key(keys_dir, name))
+
+
+def _run(
+    fleet: Fleet, out: Path, seed: int | None, *, resume: bool, config: Path | None = None
+) -> None:
     from acme_fleet.pipeline import customize
     from acme_fleet.report.terminal import LiveStages, print_summary
     from acme_fleet.run_directory import REPORT, RunDirectory
@@ -206,7 +292,12 @@ def _run(fleet: Fleet, out: Path, seed: int | None, *, resume: bool) -> None:
         fleet = fleet.model_copy(update={"seed": seed})
     try:
         with LiveStages() as stages:
-            summary: Summary = customize(fleet, out, resume=resume, observer=stages)
+            if config is None:
+                summary: Summary = customize(fleet, out, resume=resume, observer=stages)
+            else:
+                from acme_fleet.deploy.run import customize_over_flower
+
+                summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
     except KeyboardInterrupt:
         command = RunDirectory(out).resume_command
         _say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
@@ -234,3 +325,4 @@ def _errors_explained() -> Iterator[None]:
 def _say(text: str, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     stream.write(text + "\n")
+    stream.flush()

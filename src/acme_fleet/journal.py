@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ class Journal:
         self._observer = observer
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
+        self._known: set[str] | None = None  # read when events of another journal come
         if path.exists() and (text := path.read_text()) and not text.endswith("\n"):
             path.write_text(text + "\n")  # a line cut off by a crash must not swallow the next
 
@@ -56,7 +57,7 @@ class Journal:
         started, clock = _now(), time.monotonic()
 
         def progress(done: int, total: int, note: str = "") -> None:
-            self._stop_if_cancelled()
+            self.stop_if_cancelled()
             if self._observer and done < total:
                 self._observer.stage(actor, name, done, total, note)
 
@@ -67,13 +68,23 @@ class Journal:
         seconds = round(time.monotonic() - clock, 3)
         self._write({"time": started, "stage": name, "actor": actor, "seconds": seconds})
 
-    def _stop_if_cancelled(self) -> None:
+    def copy(self, events: Iterable[dict[str, Any]]) -> None:
+        """Take events over from another journal; those that are here already are left out."""
+        for event in events:
+            if self._known is None:
+                self._known = {_key(known) for known in read_events(self._path)}
+            if _key(event) not in self._known:
+                self._known.add(_key(event))
+                self._write(event)
+
+    def stop_if_cancelled(self) -> None:
+        """Raise KeyboardInterrupt if the run was cancelled."""
         # Not an AcmeError: a role must not take it for a peer's failure and go on without it.
         if self._cancelled.is_set():
             raise KeyboardInterrupt
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._stop_if_cancelled()
+        self.stop_if_cancelled()
         line = json.dumps({"time": _now(), **event})
         with self._lock, self._path.open("a") as file:
             file.write(line + "\n")
@@ -90,6 +101,10 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return events
+
+
+def _key(event: dict[str, Any]) -> str:
+    return json.dumps(event, sort_keys=True)
 
 
 def _now() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,13 @@ import numpy as np
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
-from acme_fleet.cloud.server import CloudServer, ReferenceResult
+from acme_fleet.cloud.server import ReferenceResult
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
-from acme_fleet.device.client import DeviceClient
-from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet, Header
 from acme_fleet.journal import Journal, Observer, read_events
+from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages import ClusterReport
 from acme_fleet.models.features import Classifier, map_axes
@@ -35,12 +36,20 @@ from acme_fleet.report.summary import (
     Summary,
     Traffic,
 )
+from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import threads
 
+Connect = Callable[[Fleet, World, RunDirectory, Journal], AbstractContextManager[Link]]
+
 
 def customize(
-    fleet: Fleet, out: str | Path, *, resume: bool = False, observer: Observer | None = None
+    fleet: Fleet,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+    connect: Connect | None = None,
 ) -> Summary:
     """Give every device of a fleet its own small model.
 
@@ -49,6 +58,7 @@ def customize(
         out: the run directory.
         resume: go on in a run directory of the same fleet that was interrupted.
         observer: is told about the progress.
+        connect: how the cloud reaches its edge servers; without it, all are in this process.
 
     Raises:
         FleetError: if fleet and data do not fit together; before any training.
@@ -60,9 +70,12 @@ def customize(
     check_feasible(fleet, plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
     journal = Journal(run.events, observer)
-    cloud = assemble(fleet, world, run, journal)
     try:
-        with threads(fleet.threads):
+        with (
+            threads(fleet.threads),
+            (connect or embedded)(fleet, world, run, journal) as edges,
+        ):
+            cloud = cloud_role(fleet, world, edges, run, journal)
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
             reference, elastic = cloud.prepare()
             choices = cloud.match(elastic)
@@ -77,38 +90,18 @@ def customize(
     return summary
 
 
-def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
-    """Every role with its own data and its own folder, connected by embedded links."""
+@contextmanager
+def embedded(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Iterator[Link]:
+    """All edge servers and devices in this process, each with its own data and folder."""
     edges = {}
     for cluster in fleet.clusters:
         devices = {
-            device.name: DeviceClient(
-                device,
-                fleet.personalization,
-                world.private[device.name],
-                run.device(device.name),
-                fleet.seed,
-                journal,
-            )
+            device.name: device_role(fleet, device, world, run, journal)
             for device in cluster.devices
         }
-        edges[cluster.name] = EdgeServer(
-            cluster.name,
-            fleet,
-            world.shared[cluster.name],
-            EmbeddedLink(cluster.name, devices, journal),
-            run.edge(cluster.name),
-            journal,
-        )
-    return CloudServer(
-        fleet,
-        world.public,
-        world.classes,
-        world.preprocessing.model_dump(mode="json"),
-        EmbeddedLink("cloud", edges, journal),
-        run.cloud,
-        journal,
-    )
+        link = EmbeddedLink(cluster.name, devices, journal)
+        edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
+    yield EmbeddedLink("cloud", edges, journal)
 
 
 # --- the plan: known before any training ------------------------------------------------------

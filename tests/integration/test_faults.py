@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import acme_fleet
-from acme_fleet import pipeline
+from acme_fleet import pipeline, roles
 from acme_fleet.cli import app
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
@@ -50,7 +50,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Handle], None]:
             handle = wrong.get(self._settings.name)
             return own(message) if handle is None else handle(_Sound(own), message)
 
-    monkeypatch.setattr(pipeline, "DeviceClient", Device)
+    monkeypatch.setattr(roles, "DeviceClient", Device)
     return wrong.__setitem__
 
 

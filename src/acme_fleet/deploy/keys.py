@@ -1,0 +1,183 @@
+"""The certificate authority, the servers' certificates and the nodes' keys."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP384R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from acme_fleet.errors import FleetError
+
+CA, CA_KEY = "ca.crt", "ca.key"
+SERVER, SERVER_KEY = "server.crt", "server.key"
+NODE_KEY, NODE_PUBLIC, PEERS = "node.key", "node.pub", "peers"
+_YEARS = 5
+
+
+def make_authority(folder: Path) -> bool:
+    """Make the certificate authority, unless it is there; whether it was made."""
+    if (folder / CA).exists():
+        return False
+    key = generate_private_key(SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "acme-fleet authority")])
+    certificate = (
+        _builder(name, name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    _write_private(folder / CA_KEY, key)
+    _write_certificate(folder / CA, certificate)
+    return True
+
+
+def make_server(authority: Path, folder: Path, hosts: Sequence[str]) -> None:
+    """Make a server's key and its certificate for names and addresses; it is also ``localhost``.
+
+    Raises:
+        FleetError: if there is no authority, or the server has a certificate already.
+    """
+    _refuse_existing(folder / SERVER_KEY)
+    try:
+        issuer = x509.load_pem_x509_certificate((authority / CA).read_bytes())
+        signer = load_pem_private_key((authority / CA_KEY).read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise FleetError(f"no usable certificate authority in {authority}: {error}") from error
+    assert isinstance(signer, EllipticCurvePrivateKey)
+    key = generate_private_key(SECP384R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
+    names = [_general_name(host) for host in dict.fromkeys((*hosts, "localhost", "127.0.0.1"))]
+    certificate = (
+        _builder(subject, issuer.subject, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(
+            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
+        .sign(signer, hashes.SHA384())
+    )
+    _write_private(folder / SERVER_KEY, key)
+    _write_certificate(folder / SERVER, certificate)
+
+
+def make_node(folder: Path) -> None:
+    """Make the key by which an edge or device is known to the server that it dials.
+
+    Raises:
+        FleetError: if there is one already.
+    """
+    _refuse_existing(folder / NODE_KEY)
+    key = generate_private_key(SECP384R1())
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    _write_secret(folder / NODE_KEY, text)
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    (folder / NODE_PUBLIC).write_bytes(public + b"\n")
+
+
+def public_keys(folder: Path, members: Sequence[str]) -> Mapping[str, Path]:
+    """The public keys of those who may dial this host.
+
+    Raises:
+        FleetError: naming those whose key is missing, or stands for two of them.
+    """
+    paths = {name: folder / PEERS / f"{name}.pub" for name in members}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    if missing:
+        raise FleetError(
+            f"no public key of {', '.join(missing[:5])} in {folder / PEERS}; `acme keys device "
+            f"NAME` makes it on their host, copy its {NODE_PUBLIC} here as NAME.pub"
+        )
+    owners: dict[str, str] = {}
+    for name, path in paths.items():
+        other = owners.setdefault(" ".join(path.read_text().split()[:2]), name)
+        if other != name:
+            raise FleetError(f"{name} and {other} have the same public key in {folder / PEERS}")
+    return paths
+
+
+def require(folder: Path, names: Sequence[str]) -> None:
+    """Refuse to start without the files that a host needs.
+
+    Raises:
+        FleetError: naming what is missing.
+    """
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise FleetError(f"{folder} lacks {', '.join(missing)}; see `acme keys --help`")
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=365 * _YEARS))
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise FleetError(f"{path} exists already; it was not changed")
+
+
+def _write_private(path: Path, key: EllipticCurvePrivateKey) -> None:
+    _write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(content)
+
+
+def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
+    path.write_bytes(certificate.public_bytes(Encoding.PEM))

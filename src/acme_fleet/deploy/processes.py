@@ -1,0 +1,134 @@
+"""Processes in the foreground: started in order, shown, started again, stopped cleanly."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from acme_fleet.errors import RunError
+
+_STOP_S, _START_S = 10.0, 90.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _SOUND_S = 1.0, 30.0, 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Service:
+    """A process that is kept running.
+
+    Attributes:
+        name: stands before each of its lines.
+        command, environment: what is started.
+        ready: raises RunError while it is not ready for those started after it.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    ready: Callable[[], None] | None = None
+    process: subprocess.Popen[str] | None = None
+    started: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    again_at: float = field(default=0.0)
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start it; it ends with this process."""
+        self.process = subprocess.Popen(
+            list(self.command),
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+        self.started = time.monotonic()
+        threading.Thread(target=self._show, args=(self.process, say), daemon=True).start()
+
+    def _show(self, process: subprocess.Popen[str], say: Callable[[str], None]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            say(f"{self.name:<10} {line.rstrip()}")
+
+    def stop(self) -> None:
+        """Ask it to end, and whatever it started; then insist."""
+        if self.process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=_STOP_S)
+
+
+def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> None:
+    """Run services until SIGINT or SIGTERM comes.
+
+    Raises:
+        RunError: if one does not become ready.
+    """
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        for service in services:
+            say(f"{service.name:<10} starting")
+            service.start(say)
+            _wait_until_ready(service, stopped)
+        say("up")
+        while not stopped.wait(0.5):
+            for service in services:
+                _revive(service, say)
+    finally:
+        say("stopping")
+        for service in reversed(services):
+            service.stop()
+
+
+def _wait_until_ready(service: Service, stopped: threading.Event) -> None:
+    deadline = time.monotonic() + _START_S
+    while service.ready is not None and not stopped.is_set():
+        assert service.process is not None
+        if service.process.poll() is not None:
+            raise RunError(f"{service.name} ended at once; its last lines say why")
+        try:
+            service.ready()
+            return
+        except RunError as error:
+            if time.monotonic() > deadline:
+                raise RunError(f"{service.name} does not get ready: {error}") from error
+        stopped.wait(0.5)
+
+
+def _revive(service: Service, say: Callable[[str], None]) -> None:
+    """Start a service again that has ended; later each time if it ends soon."""
+    assert service.process is not None
+    now = time.monotonic()
+    if (code := service.process.poll()) is None:
+        return
+    if not service.again_at:
+        if now - service.started > _SOUND_S:
+            service.pause_s = _FIRST_PAUSE_S
+        service.again_at = now + service.pause_s
+        service.pause_s = min(2 * service.pause_s, _LONGEST_PAUSE_S)
+        say(f"{service.name:<10} ended with {code}; starting it again")
+        with suppress(ProcessLookupError):
+            os.killpg(service.process.pid, signal.SIGKILL)  # what it has left behind
+    elif now >= service.again_at:
+        service.again_at = 0.0
+        service.start(say)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,90 @@
+"""The TLS proxy before a SuperLink: only what nodes need is reachable from outside the host.
+
+A SuperLink asks no credential of who submits code or registers nodes, so nothing but the Fleet
+path may be seen.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from acme_fleet.deploy import keys
+from acme_fleet.deploy.site import Site
+from acme_fleet.errors import FleetError
+
+_FLEET = (
+    "activate-node|deactivate-node|send-node-heartbeat|pull-messages|push-messages|"
+    "get-run|get-fab|push-object|pull-object|confirm-message-received"
+)
+_TEMPLATE = """\
+daemon off;
+pid {state}/nginx/nginx.pid;
+error_log stderr warn;
+worker_processes 1;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    server_tokens off;
+    client_body_temp_path {state}/nginx/body;
+    proxy_temp_path {state}/nginx/proxy;
+    fastcgi_temp_path {state}/nginx/fastcgi;
+    uwsgi_temp_path {state}/nginx/uwsgi;
+    scgi_temp_path {state}/nginx/scgi;
+    # Messages travel in pieces of 5 MiB; they are passed on as they come.
+    client_max_body_size 16m;
+    client_body_buffer_size 16m;
+    proxy_request_buffering off;
+    proxy_buffering off;
+    proxy_read_timeout 120s;
+    server {{
+        listen {address}:{port} ssl;
+        ssl_certificate {keys}/{server};
+        ssl_certificate_key {keys}/{server_key};
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_session_tickets off;
+        location ~ ^/v1/fleet/({fleet})$ {{
+            limit_except POST {{ deny all; }}
+            proxy_pass https://127.0.0.1:{local_port}$uri;
+            proxy_http_version 1.1;
+            proxy_ssl_verify on;
+            proxy_ssl_trusted_certificate {keys}/{ca};
+            proxy_ssl_name localhost;
+        }}
+        location / {{ return 404; }}
+    }}
+}}
+"""
+
+
+def proxy_command(site: Site) -> list[str]:
+    """What starts the proxy; writes its configuration.
+
+    Raises:
+        FleetError: if nginx is not installed.
+    """
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    if nginx is None:
+        raise FleetError(
+            "nginx is not installed; it guards the SuperLink (apt install nginx-light)"
+        )
+    folder = site.state / "nginx"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "nginx.conf"
+    path.write_text(configuration(site))
+    return [nginx, "-e", "stderr", "-p", str(folder), "-c", str(path)]
+
+
+def configuration(site: Site) -> str:
+    """The proxy's configuration."""
+    address = f"[{site.address}]" if ":" in site.address else site.address
+    return _TEMPLATE.format(
+        state=site.state,
+        address=address,
+        port=site.port,
+        local_port=site.local_port,
+        keys=site.keys,
+        server=keys.SERVER,
+        server_key=keys.SERVER_KEY,
+        ca=keys.CA,
+        fleet=_FLEET,
+    )

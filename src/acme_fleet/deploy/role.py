@@ -1,0 +1,120 @@
+"""The process that holds an edge's or a device's role for as long as its host is up."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from acme_fleet.data.partition import load_world
+from acme_fleet.deploy.site import Site, fingerprint
+from acme_fleet.deploy.superlink import SuperLink
+from acme_fleet.errors import AcmeError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import Journal
+from acme_fleet.links.channel import Channel
+from acme_fleet.links.flower import FlowerLink, RunIdentity
+from acme_fleet.links.host import Board, HostedRun, RoleHost
+from acme_fleet.messages import (
+    BackboneAssignment,
+    HeaderAssignment,
+    ImportanceUpdate,
+    Message,
+    ProfileRequest,
+    ReportRequest,
+    RoundStart,
+)
+from acme_fleet.roles import device_role, edge_role
+from acme_fleet.run_directory import RunDirectory
+from acme_fleet.seeding import threads
+
+_EDGE_ANSWERS: list[type[Message]] = [ProfileRequest, BackboneAssignment]
+_DEVICE_ANSWERS: list[type[Message]] = [
+    ProfileRequest,
+    HeaderAssignment,
+    RoundStart,
+    ImportanceUpdate,
+    ReportRequest,
+]
+
+
+def serve_role(path: Path) -> None:
+    """Hold the role of a site file until the process is told to stop.
+
+    Raises:
+        FleetError: if the site file, the fleet or its data are wrong.
+        RunError: if another process holds the role already.
+    """
+    site = Site.from_yaml(path)
+    fleet = site.load_fleet()
+    runs = _DeviceRuns(site, fleet) if site.role == "device" else _EdgeRuns(site, fleet)
+    host = RoleHost(site.role_socket, fingerprint(fleet), runs.answers, runs.open)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: host.close())
+    with threads(fleet.threads):
+        host.serve()
+
+
+def run_directory(site: Site, fleet: Fleet, run: str) -> RunDirectory:
+    """Where a host keeps a run; laid out as on one machine, with this host's part only."""
+    path = site.state / "runs" / run
+    return RunDirectory.create(path, fleet, resume=(path / "fleet.yaml").exists())
+
+
+class _DeviceRuns:
+    """A device's part in runs."""
+
+    answers = _DEVICE_ANSWERS
+
+    def __init__(self, site: Site, fleet: Fleet) -> None:
+        self._site, self._fleet = site, fleet
+        self._device = next(d for d in fleet.devices if d.name == site.name)
+        self._world = load_world(fleet)
+
+    def open(self, run: str) -> HostedRun:
+        directory, board = run_directory(self._site, self._fleet, run), Board()
+        journal = Journal(directory.events, board)
+        role = device_role(self._fleet, self._device, self._world, directory, journal)
+        return HostedRun(role, journal, directory.events, board, directory.path / "replies")
+
+
+class _EdgeRuns:
+    """An edge server's part in runs."""
+
+    answers = _EDGE_ANSWERS
+
+    def __init__(self, site: Site, fleet: Fleet) -> None:
+        self._site, self._fleet = site, fleet
+        self._cluster = next(c for c in fleet.clusters if c.name == site.name)
+        self._world = load_world(fleet)
+        self._superlink = SuperLink(site)
+        self._channel = Channel(site.relay_socket, self._superlink.start_relay)
+
+    def open(self, run: str) -> HostedRun:
+        directory, board = run_directory(self._site, self._fleet, run), Board()
+        journal = Journal(directory.events, board)
+        devices = FlowerLink(
+            self._site.name,
+            self._channel,
+            self._superlink.nodes(self._site.members(self._fleet)),
+            RunIdentity(run, fingerprint(self._fleet)),
+            journal,
+            board,
+            self._site.grace_s,
+        )
+        role = edge_role(self._fleet, self._cluster, self._world, devices, directory, journal)
+        return HostedRun(role, journal, directory.events, board, replies=None)
+
+
+def main() -> int:
+    """The process's own command."""
+    try:
+        serve_role(Path(sys.argv[1]))
+    except AcmeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""``acme run --engine flower``: the cloud's role, its edges reached over Flower."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from acme_fleet.data.partition import World
+from acme_fleet.deploy.site import Site, fingerprint
+from acme_fleet.deploy.superlink import SuperLink
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import Journal, Observer
+from acme_fleet.links.base import Link
+from acme_fleet.links.channel import Channel
+from acme_fleet.links.flower import FlowerLink, RunIdentity
+from acme_fleet.models.io import read_document, write_json
+from acme_fleet.pipeline import customize
+from acme_fleet.report.summary import Summary
+from acme_fleet.run_directory import RunDirectory
+
+
+def customize_over_flower(
+    fleet: Fleet, out: Path, config: Path, *, resume: bool, observer: Observer | None
+) -> Summary:
+    """As :func:`acme_fleet.pipeline.customize`, on this cloud host and those that dial it.
+
+    Raises:
+        FleetError: also if the site file is wrong, or of a fleet that differs.
+        RunError: also if the host's SuperLink is not up.
+    """
+    site = Site.from_yaml(config)
+    if site.role != "cloud":
+        raise FleetError(
+            f"{config} is of a host whose role is {site.role}; runs start at the cloud"
+        )
+    if fingerprint(site.load_fleet()) != fingerprint(fleet):
+        raise FleetError(
+            f"the fleet or its seed differs from {site.fleet}, which {config} names; all hosts "
+            f"must have the same"
+        )
+
+    @contextmanager
+    def connect(_: Fleet, __: World, run: RunDirectory, journal: Journal) -> Iterator[Link]:
+        superlink = SuperLink(site)
+        nodes = superlink.nodes(site.members(fleet))
+        channel = Channel(site.relay_socket, superlink.start_relay)
+        try:
+            yield FlowerLink(
+                "cloud",
+                channel,
+                nodes,
+                RunIdentity(_identity(run), fingerprint(fleet)),
+                journal,
+                observer,
+                site.grace_s,
+                {cluster.name: [d.name for d in cluster.devices] for cluster in fleet.clusters},
+            )
+        finally:
+            channel.close()
+
+    return customize(fleet, out, resume=resume, observer=observer, connect=connect)
+
+
+def _identity(run: RunDirectory) -> str:
+    """What tells this run from others of the same fleet, on every host; it outlives a restart."""
+    path = run.cloud / "identity.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, secrets.token_hex(16))
+    return str(read_document(run.cloud, path.name))

@@ -1,0 +1,89 @@
+"""``acme up``: what a cloud, edge or device host runs."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from acme_fleet.deploy import keys
+from acme_fleet.deploy.processes import Service, keep_running
+from acme_fleet.deploy.proxy import proxy_command
+from acme_fleet.deploy.site import Site
+from acme_fleet.deploy.superlink import SuperLink, environment, program
+from acme_fleet.errors import FleetError, RunError
+
+
+def up(path: Path, role: str, say: Callable[[str], None]) -> None:
+    """Run a host's processes in the foreground until they are told to stop.
+
+    Raises:
+        FleetError: if the site file, the fleet or the keys are wrong.
+        RunError: if a process does not start.
+    """
+    site = Site.from_yaml(path)
+    if site.role != role:
+        raise FleetError(f"{path} is of a host whose role is {site.role}, not {role}")
+    site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_running(services(site, path), say)
+
+
+def services(site: Site, path: Path) -> list[Service]:
+    """What runs on a host, in the order in which it is started.
+
+    Raises:
+        FleetError: if keys or programs are missing.
+    """
+    fleet = site.load_fleet()
+    needed = [keys.CA]
+    needed += [keys.SERVER, keys.SERVER_KEY] if site.serves else []
+    needed += [keys.NODE_KEY] if site.upstream else []
+    keys.require(site.keys, needed)
+    found: list[Service] = []
+    if site.serves:
+        superlink, members = SuperLink(site), site.members(fleet)
+        keys.public_keys(site.keys, members)
+        home = environment(site.state / "flower" / "superlink")
+        found += [
+            Service(
+                "superlink", superlink.command(), home, ready=lambda: superlink.register(members)
+            ),
+            Service("proxy", proxy_command(site), home, ready=lambda: _answers(site.port)),
+        ]
+    if site.upstream:
+        plain = environment(site.state / "flower" / "role")
+        command = [sys.executable, "-m", "acme_fleet.deploy.role", str(path.resolve())]
+        home = environment(site.state / "flower" / "supernode")
+        found += [
+            Service(site.role, command, plain),
+            Service("supernode", supernode_command(site), home),
+        ]
+    return found
+
+
+def supernode_command(site: Site) -> list[str]:
+    """What dials the server above; its own interface is on the loopback interface."""
+    assert site.upstream is not None
+    return [
+        program("flower-supernode"),
+        *("--superlink", site.upstream),
+        *("--root-certificates", str(site.keys / keys.CA)),
+        *("--auth-supernode-private-key", str(site.keys / keys.NODE_KEY)),
+        *("--host", "127.0.0.1"),
+        *("--port", str(_free_port())),
+        *("--node-config", f'socket="{site.role_socket}"'),
+    ]
+
+
+def _answers(port: int) -> None:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError as error:
+        raise RunError(f"nothing answers on port {port}") from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,205 @@
+"""The peers over Flower: messages go through a relay at the SuperLink, and what fails is asked again.
+
+The payload is exactly what :func:`acme_fleet.links.wire.encode` makes. A peer that needs long answers
+"not yet" from time to time, with its progress, and is asked again without the payload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from acme_fleet.errors import ProtocolError
+from acme_fleet.journal import Journal, Observer
+from acme_fleet.links.base import Failure
+from acme_fleet.links.channel import Channel, Frame
+from acme_fleet.links.frames import Header
+from acme_fleet.links.news import News
+from acme_fleet.links.wire import decode, encode
+from acme_fleet.messages import Message
+
+WAIT_S = 20.0
+"""How long a peer may take before it says that it is not ready yet."""
+_AGAIN_S = 3.0  # between two tries
+_SLOWEST = 20_000.0  # bytes a second; slower than that is taken for lost
+_SPARE_S = 100.0
+
+
+class RunIdentity(NamedTuple):
+    """What both ends of a link must agree on."""
+
+    run: str
+    fleet: str
+
+
+@dataclass
+class _Ask:
+    """A question and how it stands."""
+
+    peer: str
+    node: int
+    request: bytes
+    name: str
+    id: str = ""
+    known: bool = False
+    failing_since: float | None = None
+    reason: str = ""
+    again_at: float = 0.0
+    lost_at: float = 0.0
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = hashlib.sha256(self.request).hexdigest()
+
+
+class FlowerLink:
+    """A link to the nodes of one SuperLink.
+
+    Args:
+        owner: the role that asks.
+        channel: the way to the SuperLink.
+        nodes: each peer's node, as registered with its key. Order of the members.
+        identity: which run of which fleet.
+        below: the names of those whom a peer serves itself; it may tell of them.
+        journal: gets this link's messages and what the peers tell of theirs.
+        observer: is told about the peers' progress.
+        grace_s: how long a peer may be out of reach before it is given up.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        channel: Channel,
+        nodes: Mapping[str, int],
+        identity: RunIdentity,
+        journal: Journal,
+        observer: Observer | None = None,
+        grace_s: float = 300.0,
+        below: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._owner = owner
+        self._channel = channel
+        self._nodes = dict(nodes)
+        self._identity = identity
+        self._journal = journal
+        self._observer = observer
+        self._grace_s = grace_s
+        self._told = dict.fromkeys(self._nodes, 0)
+        self._subjects = {peer: {peer, *(below or {}).get(peer, ())} for peer in self._nodes}
+
+    def members(self) -> list[str]:
+        """Names of all peers, in the order they were given."""
+        return list(self._nodes)
+
+    def call(
+        self, requests: Mapping[str, Message], reply: type[Message], timeout_s: float
+    ) -> dict[str, Message | Failure]:
+        """See :meth:`acme_fleet.links.base.Link.call`. All peers work at the same time."""
+        deadline = time.monotonic() + timeout_s
+        asks = [
+            _Ask(peer, self._nodes[peer], encode(message), type(message).__name__)
+            for peer, message in requests.items()
+        ]
+        answers: dict[str, Message | Failure] = {}
+        relay = 0
+        while len(answers) < len(asks):
+            self._journal.stop_if_cancelled()
+            now, before = time.monotonic(), relay
+            relay = self._channel.relay
+            for ask in asks:
+                if ask.peer in answers:
+                    continue
+                if now >= deadline:
+                    answers[ask.peer] = Failure(ask.reason or "no answer before the deadline")
+                elif relay and relay != before:
+                    self._send(ask)  # a new relay knows of no question
+                elif not relay:
+                    self._missed(ask, self._channel.trouble, answers)
+                elif ask.again_at and now >= ask.again_at:
+                    self._send(ask)
+                elif now >= ask.lost_at:
+                    self._missed(ask, "no answer from its host", answers)
+            if len(answers) < len(asks):
+                frame = self._channel.receive(min(1.0, deadline - now))
+                self._take(frame, asks, reply, answers)
+        return {peer: answers[peer] for peer in requests}
+
+    def _send(self, ask: _Ask) -> None:
+        """Ask once more, with the payload unless the peer has it."""
+        payload = b"" if ask.known else ask.request
+        ask.id, ask.again_at = secrets.token_hex(16), 0.0
+        patience = WAIT_S + _SPARE_S + len(payload) / _SLOWEST
+        ask.lost_at = time.monotonic() + patience
+        header: Header = {
+            **self._identity._asdict(),
+            "node": ask.node,
+            "id": ask.id,
+            "key": ask.key,
+            "wait": WAIT_S,
+            "patience": patience,
+            "told": self._told[ask.peer],
+        }
+        if self._channel.send(header, payload) and payload:
+            self._journal.message(self._owner, ask.peer, ask.name, len(payload))
+
+    def _take(
+        self,
+        frame: Frame | None,
+        asks: list[_Ask],
+        reply: type[Message],
+        answers: dict[str, Message | Failure],
+    ) -> None:
+        header, payload = frame or ({}, b"")
+        ask = next((a for a in asks if a.id == header.get("id")), None)
+        if ask is None or ask.peer in answers:
+            return
+        ask.id = ""
+        if "error" in header:
+            reason = str(header["error"])[:500]
+            if header.get("passing"):
+                self._missed(ask, reason, answers)
+            else:
+                answers[ask.peer] = Failure(reason)
+            return
+        ask.failing_since = None
+        self._pass_on(ask.peer, header)
+        if header.get("pending"):
+            ask.known = True
+            self._send(ask)
+        elif header.get("unknown"):
+            ask.known = False
+            self._send(ask)
+        else:
+            answers[ask.peer] = self._checked(ask.peer, payload, reply)
+
+    def _missed(self, ask: _Ask, reason: str, answers: dict[str, Message | Failure]) -> None:
+        """A peer that is out of reach may come back; not for ever."""
+        now = time.monotonic()
+        ask.reason = reason
+        ask.failing_since = ask.failing_since or now
+        ask.again_at, ask.lost_at = now + _AGAIN_S, now + _SPARE_S
+        if now - ask.failing_since > self._grace_s:
+            answers[ask.peer] = Failure(f"out of reach for {self._grace_s:.0f} s: {reason}")
+
+    def _checked(self, peer: str, payload: bytes, reply: type[Message]) -> Message | Failure:
+        try:
+            message = decode(payload, [reply])
+        except ProtocolError as error:
+            return Failure(str(error))
+        self._journal.message(peer, self._owner, type(message).__name__, len(payload))
+        return message
+
+    def _pass_on(self, peer: str, header: Mapping[str, Any]) -> None:
+        """What the peer tells of its progress; each can only tell of its own."""
+        news = News.about(self._subjects[peer], header.get("news", {}))
+        if news is None:
+            return
+        self._told[peer] = news.told
+        self._journal.copy(event.model_dump(by_alias=True) for event in news.events)
+        if self._observer:
+            for stage in news.stages:
+                self._observer.stage(stage.actor, stage.name, stage.done, stage.total, stage.note)

@@ -1,0 +1,62 @@
+"""A header and a payload over a local socket. No torch: Flower's apps import this for each message."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+from acme_fleet.errors import ProtocolError
+
+MAX_HEADER, MAX_PAYLOAD = 2**20, 2**31 - 1
+_LENGTHS = struct.Struct(">IQ")
+
+Header = dict[str, Any]
+
+
+def send_frame(connection: socket.socket, header: Header, payload: bytes = b"") -> None:
+    """Send one frame."""
+    text = json.dumps(header).encode()
+    connection.sendall(_LENGTHS.pack(len(text), len(payload)) + text)
+    connection.sendall(payload)
+
+
+def receive_frame(connection: socket.socket) -> tuple[Header, bytes]:
+    """Wait for one frame.
+
+    Raises:
+        ConnectionError: if the other side closed the connection.
+        ProtocolError: if the frame exceeds the limits or its header is not a JSON object.
+    """
+    header_size, payload_size = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
+    if header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
+        raise ProtocolError(f"a frame of {header_size} + {payload_size} bytes was refused")
+    header = parse_header(bytes(_exactly(connection, header_size)))
+    return header, bytes(_exactly(connection, payload_size))
+
+
+def parse_header(text: bytes | str) -> Header:
+    """Read a header.
+
+    Raises:
+        ProtocolError: if it is not a JSON object, or too large.
+    """
+    try:
+        header = json.loads(text) if len(text) <= MAX_HEADER else None
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a malformed header was refused: {error}") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("a header that is no JSON object, or too large, was refused")
+    return header
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view, done = memoryview(data), 0
+    while done < size:
+        received = connection.recv_into(view[done:])
+        if not received:
+            raise ConnectionError("the connection was closed")
+        done += received
+    return data

@@ -1,0 +1,77 @@
+"""What a peer tells of its progress beside its answers: stages and message sizes, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
+
+from acme_fleet.fleet import Name
+
+MOST_EVENTS, MOST_STAGES = 2000, 200
+
+Text = Annotated[str, Field(max_length=200)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StageEvent(_Part):
+    """A stage that is over, as the journal keeps it."""
+
+    time: Text
+    stage: Text
+    actor: Name
+    seconds: NonNegativeFloat
+
+    @property
+    def subjects(self) -> set[str]:
+        """Whom it is about."""
+        return {self.actor}
+
+
+class MessageEvent(_Part):
+    """A message that was sent, as the journal keeps it."""
+
+    time: Text
+    sender: Annotated[Name, Field(alias="from")]
+    to: Name
+    type: Text
+    bytes: Count
+
+    @property
+    def subjects(self) -> set[str]:
+        """Whom it is about."""
+        return {self.sender, self.to}
+
+
+class Stage(_Part):
+    """A stage that is not over."""
+
+    actor: Name
+    name: Text
+    done: Count
+    total: Count
+    note: Text = ""
+
+
+class News(_Part):
+    """``told`` events have been told, these the latest of them."""
+
+    told: Count = 0
+    events: Annotated[list[StageEvent | MessageEvent], Field(max_length=MOST_EVENTS)] = []
+    stages: Annotated[list[Stage], Field(max_length=MOST_STAGES)] = []
+
+    @staticmethod
+    def about(subjects: Set[str], told: Any) -> News | None:
+        """The news, if they are well formed and of nobody else."""
+        try:
+            news = News.model_validate(told)
+        except ValidationError:
+            return None
+        spoken_of = {name for event in news.events for name in event.subjects}
+        spoken_of |= {stage.actor for stage in news.stages}
+        return news if spoken_of <= subjects else None

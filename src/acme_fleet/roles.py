@@ -1,0 +1,56 @@
+"""The roles with their data and folders; which link they talk over is not their business."""
+
+from __future__ import annotations
+
+from acme_fleet.cloud.server import CloudServer
+from acme_fleet.data.partition import World
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.edge.server import EdgeServer
+from acme_fleet.fleet import Fleet
+from acme_fleet.hardware import Cluster, Device
+from acme_fleet.journal import Journal
+from acme_fleet.links.base import Link
+from acme_fleet.run_directory import RunDirectory
+
+
+def device_role(
+    fleet: Fleet, device: Device, world: World, run: RunDirectory, journal: Journal
+) -> DeviceClient:
+    """A device with its private data."""
+    return DeviceClient(
+        device,
+        fleet.personalization,
+        world.private[device.name],
+        run.device(device.name),
+        fleet.seed,
+        journal,
+    )
+
+
+def edge_role(
+    fleet: Fleet, cluster: Cluster, world: World, devices: Link, run: RunDirectory, journal: Journal
+) -> EdgeServer:
+    """An edge server with its shared data."""
+    return EdgeServer(
+        cluster.name,
+        fleet,
+        world.shared[cluster.name],
+        devices,
+        run.edge(cluster.name),
+        journal,
+    )
+
+
+def cloud_role(
+    fleet: Fleet, world: World, edges: Link, run: RunDirectory, journal: Journal
+) -> CloudServer:
+    """The cloud server with its public data."""
+    return CloudServer(
+        fleet,
+        world.public,
+        world.classes,
+        world.preprocessing.model_dump(mode="json"),
+        edges,
+        run.cloud,
+        journal,
+    )

@@ -1,0 +1,213 @@
+"""A fleet of many hosts on one machine: every host has its own processes, keys and disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from acme_fleet.fleet import Fleet
+
+ACME = [str(Path(sys.executable).with_name("acme"))]
+
+
+@dataclass
+class Hosts:
+    """The hosts of a fleet, each ``acme up`` in a process of its own.
+
+    Attributes:
+        folder: everything of all hosts; a short path, for their sockets.
+        fleet: as in the fleet file that all hosts have.
+        site: entries for every site file, e.g. ``grace_s``.
+        wrap: what to put before a host's command, e.g. ``ip netns exec``.
+        address: where a server is reached.
+    """
+
+    folder: Path
+    fleet: Fleet
+    site: Mapping[str, Any] = field(default_factory=dict)
+    wrap: Callable[[str], list[str]] = lambda _: []
+    address: Callable[[str], str] = lambda _: "127.0.0.1"
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def set_up(self) -> None:
+        """Write the fleet file, the keys and the site files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "fleet.yaml").write_text(self.fleet.to_yaml())
+        servers = {"cloud": [c.name for c in self.fleet.clusters]}
+        servers |= {c.name: [d.name for d in c.devices] for c in self.fleet.clusters}
+        hosts = [f"--host={name}={self.address(name)}" for name in servers]
+        self._acme("keys", "init", *hosts)
+        ports = _free_ports(2 * len(servers))
+        upstream: dict[str, str] = {}
+        for server, members in servers.items():
+            port, local = ports.pop(), ports.pop()
+            extra = {"port": port, "local_port": local, "address": "0.0.0.0"}
+            self._site(server, upstream.get(server), extra)
+            for name in members:
+                upstream[name] = f"{self.address(server)}:{port}"
+                self._acme("keys", "device", name)
+                public = self.keys(name) / "node.pub"
+                peers = self.keys(server) / "peers"
+                peers.mkdir(exist_ok=True)
+                (peers / f"{name}.pub").write_bytes(public.read_bytes())
+        for device in self.fleet.devices:
+            self._site(device.name, upstream[device.name], {})
+        for name in self.names:
+            (self.keys(name) / "ca.crt").write_bytes((self.folder / "keys/ca.crt").read_bytes())
+
+    @property
+    def names(self) -> list[str]:
+        edges = [cluster.name for cluster in self.fleet.clusters]
+        return ["cloud", *edges, *(device.name for device in self.fleet.devices)]
+
+    def role(self, name: str) -> str:
+        edges = [cluster.name for cluster in self.fleet.clusters]
+        return "cloud" if name == "cloud" else "edge" if name in edges else "device"
+
+    def keys(self, name: str) -> Path:
+        return self.folder / "keys" / name
+
+    def state(self, name: str) -> Path:
+        return self.folder / "state" / name
+
+    def config(self, name: str) -> Path:
+        return self.folder / f"{name}.yaml"
+
+    def log(self, name: str) -> str:
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def up(self, *names: str) -> None:
+        """Start hosts."""
+        for name in names:
+            command = [*ACME, "up", self.role(name), "--config", str(self.config(name))]
+            self.processes[name] = self.popen(name, f"{name}.log", command)
+
+    def wait_up(self, *names: str, timeout_s: float = 120) -> None:
+        wait_for(lambda: all("\nup\n" in self.log(name) for name in names), timeout_s)
+
+    def run(self, *extra: str, out: str = "run") -> subprocess.Popen[bytes]:
+        """``acme run --engine flower`` at the cloud; the process."""
+        fleet, config = str(self.folder / "fleet.yaml"), str(self.config("cloud"))
+        flower = ["--engine", "flower", "--config", config, "--out", str(self.folder / out)]
+        return self.popen("cloud", f"{out}.log", [*ACME, "run", fleet, *flower, *extra])
+
+    def popen(self, name: str, log: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / log).open("ab") as file:
+            return subprocess.Popen(
+                [*self.wrap(name), *command],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+                start_new_session=True,
+            )
+
+    def down(self, *names: str, kill: bool = False) -> None:
+        """Stop hosts as with Ctrl-C; or kill them with all that they started, as a power cut."""
+        stopped = [self.processes.pop(name) for name in names]
+        for process in stopped:
+            for each in descendants(process.pid) if kill else [process.pid]:
+                _signal(each, signal.SIGKILL if kill else signal.SIGINT)
+        for process in stopped:
+            process.wait(timeout=90)
+
+    def part(self, name: str, command: str) -> int:
+        """The process of a host whose command line holds a word."""
+        found = [p for p in descendants(self.processes[name].pid) if command in command_line(p)]
+        assert found, f"{name} has no process with {command}"
+        return found[0]
+
+    def kill_part(self, name: str, command: str) -> None:
+        _signal(self.part(name, command), signal.SIGKILL)
+
+    def _site(self, name: str, upstream: str | None, extra: dict[str, Any]) -> None:
+        content: dict[str, Any] = {
+            "role": self.role(name),
+            "name": name,
+            "fleet": "fleet.yaml",
+            "state": f"state/{name}",
+            "keys": f"keys/{name}",
+            **({"upstream": upstream} if upstream else {}),
+            **extra,
+            **(self.site if self.role(name) != "device" else {}),
+        }
+        self.config(name).write_text(yaml.safe_dump(content))
+
+    def _acme(self, *arguments: str) -> None:
+        command = [*ACME, *arguments, "--keys", str(self.folder / "keys")]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@contextmanager
+def hosts_up(hosts: Hosts) -> Iterator[Hosts]:
+    """All hosts set up and started; stopped at the end."""
+    hosts.set_up()
+    try:
+        hosts.up(*hosts.names)
+        hosts.wait_up(*hosts.names)
+        yield hosts
+    finally:
+        left = list(hosts.processes)
+        try:
+            hosts.down(*left)
+        except subprocess.TimeoutExpired:
+            for process in hosts.processes.values():
+                _signal(process.pid, signal.SIGKILL)
+            raise
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it started, the deepest last."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

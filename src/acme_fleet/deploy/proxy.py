@@ -64,9 +64,7 @@ def proxy_command(site: Site) -> list[str]:
     """
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if nginx is None:
-        raise FleetError(
-            "nginx is not installed; it guards the SuperLink (apt install nginx-light)"
-        )
+        raise FleetError("install nginx (apt install nginx-light): it guards the SuperLink")
     folder = site.state / "nginx"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nginx.conf"

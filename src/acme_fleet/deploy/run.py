@@ -33,9 +33,7 @@ def customize_over_flower(
     """
     site = Site.from_yaml(config)
     if site.role != "cloud":
-        raise FleetError(
-            f"{config} is of a host whose role is {site.role}; runs start at the cloud"
-        )
+        raise FleetError(f"{config} is of a host whose role is {site.role}, not cloud")
     if fingerprint(site.load_fleet()) != fingerprint(fleet):
         raise FleetError(
             f"the fleet or its seed differs from {site.fleet}, which {config} names; all hosts "

@@ -87,6 +87,11 @@ class Site(Settings):
         return self.state / "role.sock"
 
     @property
+    def apps_socket(self) -> Path:
+        """Where Flower's processes for messages are forked."""
+        return self.state / "apps.sock"
+
+    @property
     def relay_socket(self) -> Path:
         """Where this host's role waits for the relay to those below."""
         return self.state / "relay.sock"

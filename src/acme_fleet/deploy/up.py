@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import proxy_command
 from acme_fleet.deploy.site import Site
 from acme_fleet.deploy.superlink import SuperLink, environment, program
+from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import FleetError, RunError
 
 
@@ -55,8 +57,12 @@ def services(site: Site, path: Path) -> list[Service]:
         plain = environment(site.state / "flower" / "role")
         command = [sys.executable, "-m", "acme_fleet.deploy.role", str(path.resolve())]
         home = environment(site.state / "flower" / "supernode")
+        write_stub(site.state / "bin", site.apps_socket, program("flwr-clientapp"))
+        home["PATH"] = f"{site.state / 'bin'}{os.pathsep}{home['PATH']}"
+        warm = [sys.executable, "-m", "acme_fleet.deploy.warm", str(site.apps_socket)]
         found += [
             Service(site.role, command, plain),
+            Service("apps", warm, home),
             Service("supernode", supernode_command(site), home),
         ]
     return found

@@ -1,4 +1,4 @@
-"""At a SuperLink: passes the messages of the role's process on this host to nodes, and answers back.
+"""At a SuperLink: passes the messages of the role on this host to nodes, and answers back.
 
 It holds nothing: a role whose relay ended starts another and asks again.
 """

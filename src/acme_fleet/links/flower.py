@@ -1,7 +1,7 @@
-"""The peers over Flower: messages go through a relay at the SuperLink, and what fails is asked again.
+"""Peers over Flower: messages go through a relay at the SuperLink; what fails is asked again.
 
-The payload is exactly what :func:`acme_fleet.links.wire.encode` makes. A peer that needs long answers
-"not yet" from time to time, with its progress, and is asked again without the payload.
+The payload is exactly what :func:`acme_fleet.links.wire.encode` makes. A peer that needs long
+answers "not yet" from time to time, with its progress, and is asked again without the payload.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A header and a payload over a local socket. No torch: Flower's apps import this for each message."""
+"""A header and a payload over a local socket; without torch, for Flower's short processes."""
 
 from __future__ import annotations
 

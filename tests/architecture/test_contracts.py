@@ -124,6 +124,8 @@ def test_modules_that_are_listed_exist():
 def test_every_module_can_be_imported():
     """Optional libraries must be asked for when they are used, not when a module is imported."""
     for path in _MODULES:
+        if path.parent.name == "flower_app":
+            continue  # imported by Flower alone
         parts = path.relative_to(_SOURCE.parent).with_suffix("").parts
         importlib.import_module(".".join(part for part in parts if part != "__init__"))
 

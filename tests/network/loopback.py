@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,9 +150,10 @@ class Hosts:
 
 
 @contextmanager
-def hosts_up(hosts: Hosts) -> Iterator[Hosts]:
-    """All hosts set up and started; stopped at the end."""
-    hosts.set_up()
+def hosts_up(hosts: Hosts, *, ready: bool = False) -> Iterator[Hosts]:
+    """All hosts set up (unless they are) and started; stopped at the end."""
+    if not ready:
+        hosts.set_up()
     try:
         hosts.up(*hosts.names)
         hosts.wait_up(*hosts.names)
@@ -197,10 +198,8 @@ def command_line(pid: int) -> str:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _free_ports(count: int) -> list[int]:

@@ -69,7 +69,11 @@ class Channel:
         """Tell the relay that it can end."""
         self.send({"stop": True}, b"")
         with suppress(OSError):
-            self._listener.close()
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock, suppress(OSError):
+            if self._connection is not None:
+                self._connection.shutdown(socket.SHUT_RDWR)
         self._path.unlink(missing_ok=True)
 
     def _keep_a_relay(self) -> None:
@@ -95,7 +99,7 @@ class Channel:
             threading.Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: socket.socket) -> None:
-        with suppress(OSError, ProtocolError):
+        with connection, suppress(OSError, ProtocolError):
             while True:
                 self._inbox.put(receive_frame(connection))
         with self._lock:

@@ -24,7 +24,7 @@ from acme_fleet.messages import Message
 
 WAIT_S = 20.0
 """How long a peer may take before it says that it is not ready yet."""
-_AGAIN_S = 3.0  # between two tries
+_AGAIN_S, _LOOK_S = 3.0, 1.0  # between two tries, and between two looks at the clock
 _SLOWEST = 20_000.0  # bytes a second; slower than that is taken for lost
 _SPARE_S = 100.0
 
@@ -124,7 +124,7 @@ class FlowerLink:
                 elif now >= ask.lost_at:
                     self._missed(ask, "no answer from its host", answers)
             if len(answers) < len(asks):
-                frame = self._channel.receive(min(1.0, deadline - now))
+                frame = self._channel.receive(min(_LOOK_S, deadline - now))
                 self._take(frame, asks, reply, answers)
         return {peer: answers[peer] for peer in requests}
 
@@ -165,7 +165,7 @@ class FlowerLink:
             else:
                 answers[ask.peer] = Failure(reason)
             return
-        ask.failing_since = None
+        ask.failing_since, ask.reason = None, ""
         self._pass_on(ask.peer, header)
         if header.get("pending"):
             ask.known = True

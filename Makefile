@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check test-slow bench clean
+# Parts of benchmarks, and those that need Flower: .venv-network/bin/python benchmarks/round_latency.py
+BENCH_PARTS := $(addprefix benchmarks/,record.py search_setup.py round_latency.py network_scale.py)
+
+.PHONY: help demo test check test-slow test-network bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,12 +27,15 @@ check: $(VENV)/.developer ## lint, types, import contracts
 test-slow: $(VENV)/.developer ## minutes-long examples; ACME_DATA=folder with the data sets
 	$(BIN)/python -m pytest -m slow
 
+test-network: .venv-network/.done ## many hosts over Flower on this machine; needs nginx
+	.venv-network/bin/python -m pytest -m network tests/network
+
 bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
-	@for file in $(if $(NAME),benchmarks/$(NAME).py,$(filter-out benchmarks/record.py benchmarks/search_setup.py,$(wildcard benchmarks/*.py))); do \
+	@for file in $(if $(NAME),benchmarks/$(NAME).py,$(filter-out $(BENCH_PARTS),$(wildcard benchmarks/*.py))); do \
 		$(BIN)/python $$file || exit 1; done
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-network .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +48,10 @@ $(VENV)/.developer: $(VENV)/.user
 
 $(VENV)/.bench: $(VENV)/.developer
 	$(PIP) -e '.[bench]'
+	@touch $@
+
+# Flower wants older versions of some packages: an environment of its own.
+.venv-network/.done: pyproject.toml constraints-flower.txt
+	$(PYTHON) -m venv .venv-network
+	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt -e '.[dev,flower]'
 	@touch $@

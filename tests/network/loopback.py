@@ -150,13 +150,13 @@ class Hosts:
 
 
 @contextmanager
-def hosts_up(hosts: Hosts, *, ready: bool = False) -> Iterator[Hosts]:
+def hosts_up(hosts: Hosts, *, ready: bool = False, timeout_s: float = 120) -> Iterator[Hosts]:
     """All hosts set up (unless they are) and started; stopped at the end."""
     if not ready:
         hosts.set_up()
     try:
         hosts.up(*hosts.names)
-        hosts.wait_up(*hosts.names)
+        hosts.wait_up(*hosts.names, timeout_s=timeout_s)
         yield hosts
     finally:
         left = list(hosts.processes)

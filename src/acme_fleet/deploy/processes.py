@@ -57,8 +57,9 @@ class Service:
 
     def _show(self, process: subprocess.Popen[str], say: Callable[[str], None]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            say(f"{self.name:<10} {line.rstrip()}")
+        with process.stdout:
+            for line in process.stdout:
+                say(f"{self.name:<10} {line.rstrip()}")
 
     def stop(self) -> None:
         """Ask it to end, and whatever it started; then insist."""

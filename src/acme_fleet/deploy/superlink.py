@@ -14,7 +14,6 @@ import acme_fleet
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.site import Site
 from acme_fleet.errors import FleetError, RunError
-from acme_fleet.models.io import write_json
 
 APP = Path(acme_fleet.__file__).parent / "flower_app"
 _COMMAND_S = 60.0
@@ -75,20 +74,19 @@ class SuperLink:
             RunError: if the SuperLink does not answer.
             FleetError: if a key is missing.
         """
-        known = self._known()
-        nodes: dict[str, dict[str, Any]] = {}
-        for name, path in keys.public_keys(self._site.keys, members).items():
-            text = path.read_text()
-            if name in known and known[name]["key"] == text:
-                nodes[name] = known[name]
-                continue
-            told = self._flwr("supernode", "register", str(path), "local", "--name", name)
-            nodes[name] = {"node": int(told["node-id"]), "key": text}
-        for name, entry in known.items():
-            if entry not in nodes.values():
+        nodes = self._known()
+        paths = keys.public_keys(self._site.keys, members)
+        texts = {name: path.read_text() for name, path in paths.items()}
+        for name, entry in list(nodes.items()):
+            if entry["key"] != texts.get(name):
                 self._flwr("supernode", "unregister", str(entry["node"]), "local")
-                nodes.pop(name, None) if nodes.get(name) == entry else None
-        write_json(self._nodes_file, nodes)
+                del nodes[name]
+                self._write_down(nodes)
+        for name in members:
+            if name not in nodes:
+                told = self._flwr("supernode", "register", str(paths[name]), "local")
+                nodes[name] = {"node": int(told["node-id"]), "key": texts[name]}
+                self._write_down(nodes)
 
     def nodes(self, members: Sequence[str]) -> Mapping[str, int]:
         """The members' nodes as they were registered.
@@ -116,6 +114,11 @@ class SuperLink:
     @property
     def _nodes_file(self) -> Path:
         return self._site.state / "nodes.json"
+
+    def _write_down(self, nodes: Mapping[str, Any]) -> None:
+        partial = self._nodes_file.with_suffix(".partial")
+        partial.write_text(json.dumps(nodes))
+        partial.replace(self._nodes_file)
 
     def _known(self) -> dict[str, dict[str, Any]]:
         database = self._site.state / "superlink.db"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,27 +33,9 @@ app.add_typer(keys, name="keys")
 KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
 
 
-class Engine(StrEnum):
-    """How roles talk."""
-
-    EMBEDDED = "embedded"
-    FLOWER = "flower"
-
-
-class Role(StrEnum):
-    """What a host is."""
-
-    CLOUD = "cloud"
-    EDGE = "edge"
-    DEVICE = "device"
-
-
-class Units(StrEnum):
-    """What keeps a host's processes up."""
-
-    SYSTEMD = "systemd"
-    COMPOSE = "compose"
-
+Engine = Literal["embedded", "flower"]
+Role = Literal["cloud", "edge", "device"]
+Units = Literal["systemd", "compose"]
 
 EXAMPLE = Path(__file__).parent / "demo.yaml"
 
@@ -124,7 +105,7 @@ def run(
     resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
     engine: Annotated[
         Engine, typer.Option(help="All on this machine, or many hosts over Flower.")
-    ] = Engine.EMBEDDED,
+    ] = "embedded",
     config: Annotated[
         Path | None, typer.Option(help="The cloud's site file, for --engine flower.")
     ] = None,
@@ -134,7 +115,7 @@ def run(
         from acme_fleet.errors import FleetError
         from acme_fleet.fleet import Fleet
 
-        if (engine is Engine.FLOWER) != (config is not None):
+        if (engine == "flower") != (config is not None):
             raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
         fleet = Fleet.from_yaml(path)
         _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
@@ -249,9 +230,9 @@ def up(
         from acme_fleet.deploy.up import up as run_host
 
         if show is not None:
-            _say(unit(config, role.value, show.value))
+            _say(unit(config, role, show))
         else:
-            run_host(config, role.value, _say)
+            run_host(config, role, _say)
 
 
 @keys.command("init")
@@ -300,6 +281,7 @@ def _run(
                 summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
     except KeyboardInterrupt:
         command = RunDirectory(out).resume_command
+        command += f" --engine flower --config {config}" if config else ""
         _say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
         raise typer.Exit(130) from None
     print_summary(summary)

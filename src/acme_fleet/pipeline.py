@@ -66,7 +66,7 @@ def customize(
         QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
     """
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
-    world = load_world(fleet)
+    world = load_world(fleet, None if connect is None else [])
     check_feasible(fleet, plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
     journal = Journal(run.events, observer)

@@ -181,8 +181,7 @@ def test_everything_that_can_fail_fails_and_the_run_ends(short_path: Path, embed
     """
     fleet = tiny(steps=150)
     expected, _ = embedded(fleet)
-    hosts = Hosts(short_path, fleet)
-    hosts.site = {"grace_s": 240}
+    hosts = Hosts(short_path, fleet, {"grace_s": 240})
     with hosts_up(hosts):
         run = hosts.run()
         wait_for(lambda: _sent(hosts, "cloud", "north", "BackboneAssignment") > 0, _RUN_S)
@@ -211,8 +210,10 @@ def test_everything_that_can_fail_fails_and_the_run_ends(short_path: Path, embed
 
 def test_device_that_stays_away_is_named_and_a_full_disk_is_waited_for(short_path: Path):
     fleet = tiny()
-    hosts = Hosts(short_path, fleet, {"grace_s": 25})
+    hosts = Hosts(short_path, fleet, {"grace_s": 200})
     hosts.set_up()
+    north = yaml.safe_load(hosts.config("north").read_text())
+    hosts.config("north").write_text(yaml.safe_dump(north | {"grace_s": 20}))
     disk = hosts.state("south")
     disk.mkdir(parents=True)
     mounted = subprocess.run(

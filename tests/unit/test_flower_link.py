@@ -233,6 +233,25 @@ def test_peer_that_stays_away_is_a_failure_and_others_are_not(hosted, linked):
     assert answers["a"].reason == "out of reach for 0 s: the node is offline"
 
 
+def test_peer_that_was_given_up_is_asked_once_and_not_waited_for(hosted, linked):
+    host, there, tries = hosted("a", _steady()), [False], []
+
+    def comes_late(header: Header, payload: bytes) -> Answer:
+        tries.append(1)
+        if there[0]:
+            return host.answer(header, payload)
+        return {"error": "the node is offline", "passing": True}, b""
+
+    link, _ = linked({"a": comes_late}, grace_s=0.3)
+    assert isinstance(_ask(link, "a")["a"], Failure)
+    before = len(tries)
+    assert before > 2
+    assert isinstance(_ask(link, "a")["a"], Failure)
+    assert len(tries) == before + 1
+    there[0] = True
+    assert _ask(link, "a") == {"a": _report()}
+
+
 def test_what_a_role_refuses_is_a_failure_at_once(hosted, linked):
     def refuse(_: Message) -> Message:
         raise ProtocolError("the battery is empty")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.fleet import IID, Dirichlet, Fleet, Natural, Pathological
 from acme_fleet.seeding import derive_seed
 
-# An edge server's data are cut in quarters: two to train on, one for rewards, one to choose on.
-_EDGE_PARTS = 4
-
+_EDGE_PARTS = 4  # two quarters to train on, one for rewards, one to choose on
 Parts = dict[str, np.ndarray]  # by name, indices of samples, int64 of shape (chosen,)
 
 
@@ -41,12 +39,13 @@ class World:
     preprocessing: Preprocessing
 
 
-def load_world(fleet: Fleet) -> World:
+def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
     """Load a fleet's data, prepared as its reference takes them, and share them out.
 
+    With ``only``, no data of edge servers and devices but those named are read.
+
     Raises:
-        FleetError: if the data or the reference's preprocessing cannot be read, see
-            :func:`distribute`.
+        FleetError: if data or the reference's preprocessing cannot be read, see :func:`distribute`.
     """
     checkpoint = fleet.reference.checkpoint
     if checkpoint is None:
@@ -55,7 +54,7 @@ def load_world(fleet: Fleet) -> World:
         known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens)
     else:
         known = read_normalization(checkpoint)
-    return distribute(fleet, load_source(fleet.data, known))
+    return distribute(fleet, load_source(fleet.data, known), only)
 
 
 def class_shares(
@@ -93,8 +92,8 @@ def allocate(
 ) -> list[np.ndarray]:
     """Deal out samples so that every holder gets its share of every class.
 
-    Each class is shuffled and cut at the cumulated shares; rounding is by one random offset, so
-    that a holder's count differs from its share by less than one sample and on average not at all.
+    Each class is shuffled and cut at the cumulated shares; one random offset rounds, so that a
+    holder's count differs from its share by less than one sample and on average not at all.
 
     Args:
         labels: integers, shape ``(samples,)``.
@@ -102,8 +101,7 @@ def allocate(
         generator: decides which samples go where.
 
     Returns:
-        For each holder sorted indices, int64. Each sample is in exactly one of them, unless
-        nobody holds its class.
+        For each holder sorted indices, int64; each sample in one of them, if anybody holds its class.
     """
     parts: list[list[np.ndarray]] = [[] for _ in shares]
     for label, column in enumerate(shares.T):
@@ -119,13 +117,12 @@ def allocate(
     return [np.sort(np.concatenate([np.empty(0, np.int64), *part])) for part in parts]
 
 
-def distribute(fleet: Fleet, source: Source) -> World:
+def distribute(fleet: Fleet, source: Source, only: Collection[str] | None = None) -> World:
     """Share out a data set over cloud, edge servers and devices, as ``fleet.seed`` decides.
 
-    First the cloud's public share is taken, then the rest is dealt to the devices that bring no
-    data of their own, the test samples by the same shares as the train samples. Of each device's
-    train samples a part moves to its edge server, unless that brings its own data, such that the
-    edge server's are ``edge_share`` of what its devices keep.
+    First the cloud's public share is taken, the rest is dealt to the devices without own data, test
+    samples by the same shares as train samples. Of each device's train samples a part moves to its
+    edge server, unless that has its own, such that its are ``edge_share`` of what devices keep.
 
     Raises:
         FleetError: naming the device or cluster whose data are missing, unknown or too few.
@@ -141,12 +138,15 @@ def distribute(fleet: Fleet, source: Source) -> World:
     shared: dict[str, Samples] = {}
     private: dict[str, Splits] = {}
     for cluster in fleet.clusters:
-        shared[cluster.name] = (
-            _at(source.train, edge_parts[cluster.name])
-            if cluster.data is None
-            else load_own(cluster.data, fleet.data, source, f"cluster {cluster.name}: data")
-        )
+        if only is None or cluster.name in only:
+            shared[cluster.name] = (
+                _at(source.train, edge_parts[cluster.name])
+                if cluster.data is None
+                else load_own(cluster.data, fleet.data, source, f"cluster {cluster.name}: data")
+            )
         for device in cluster.devices:
+            if only is not None and device.name not in only:
+                continue
             generator = _generator(fleet, device.name, "splits")
             if device.data is None:
                 rest = _at(source.train, train_parts[device.name])

@@ -69,7 +69,7 @@ class _DeviceRuns:
     def __init__(self, site: Site, fleet: Fleet) -> None:
         self._site, self._fleet = site, fleet
         self._device = next(d for d in fleet.devices if d.name == site.name)
-        self._world = load_world(fleet)
+        self._world = load_world(fleet, [site.name])
 
     def open(self, run: str) -> HostedRun:
         directory, board = run_directory(self._site, self._fleet, run), Board()
@@ -86,7 +86,7 @@ class _EdgeRuns:
     def __init__(self, site: Site, fleet: Fleet) -> None:
         self._site, self._fleet = site, fleet
         self._cluster = next(c for c in fleet.clusters if c.name == site.name)
-        self._world = load_world(fleet)
+        self._world = load_world(fleet, [site.name])
         self._superlink = SuperLink(site)
         self._channel = Channel(site.relay_socket, self._superlink.start_relay)
 

@@ -88,6 +88,7 @@ class FlowerLink:
         self._journal = journal
         self._observer = observer
         self._grace_s = grace_s
+        self._given_up: set[str] = set()
         self._told = dict.fromkeys(self._nodes, 0)
         self._subjects = {peer: {peer, *(below or {}).get(peer, ())} for peer in self._nodes}
 
@@ -118,7 +119,7 @@ class FlowerLink:
                 elif relay and relay != before:
                     self._send(ask)  # a new relay knows of no question
                 elif not relay:
-                    self._missed(ask, self._channel.trouble, answers)
+                    self._missed(ask, self._channel.trouble, answers, waits=True)
                 elif ask.again_at and now >= ask.again_at:
                     self._send(ask)
                 elif now >= ask.lost_at:
@@ -166,6 +167,7 @@ class FlowerLink:
                 answers[ask.peer] = Failure(reason)
             return
         ask.failing_since, ask.reason = None, ""
+        self._given_up.discard(ask.peer)
         self._pass_on(ask.peer, header)
         if header.get("pending"):
             ask.known = True
@@ -176,13 +178,22 @@ class FlowerLink:
         else:
             answers[ask.peer] = self._checked(ask.peer, payload, reply)
 
-    def _missed(self, ask: _Ask, reason: str, answers: dict[str, Message | Failure]) -> None:
+    def _missed(
+        self,
+        ask: _Ask,
+        reason: str,
+        answers: dict[str, Message | Failure],
+        *,
+        waits: bool = False,
+    ) -> None:
         """A peer that is out of reach may come back; not for ever."""
         now = time.monotonic()
         ask.reason = reason
         ask.failing_since = ask.failing_since or now
         ask.again_at, ask.lost_at = now + _AGAIN_S, now + _SPARE_S
-        if now - ask.failing_since > self._grace_s:
+        gone = ask.peer in self._given_up and not waits
+        if gone or now - ask.failing_since > self._grace_s:
+            self._given_up.add(ask.peer)  # is asked again next time, but not waited for
             answers[ask.peer] = Failure(f"out of reach for {self._grace_s:.0f} s: {reason}")
 
     def _checked(self, peer: str, payload: bytes, reply: type[Message]) -> Message | Failure:

@@ -378,12 +378,12 @@ def test_an_edge_server_whose_devices_all_bring_data_needs_its_own(own):
 
 def test_a_host_reads_its_own_data_only_and_has_the_same_part(own, tmp_path):
     source = make_source(classes=4, each=60)
-    fleet = with_own_data(make_fleet((2, 2)), {"d00": own, "d03": tmp_path / "on another host"})
-    for name in ("d00", "d01", "edge1", "d02"):
+    fleet = with_own_data(make_fleet((2, 2)), {"d00": own, "d11": tmp_path / "on another host"})
+    for name in ("d00", "d01", "edge1", "d10"):
         alone = distribute(fleet, source, [name])
         assert [*alone.shared, *alone.private] == [name]
         assert ids(alone.public.train) == ids(distribute(fleet, source, []).public.train)
-    here = with_own_data(make_fleet((2, 2)), {"d00": own, "d03": own})
+    here = with_own_data(make_fleet((2, 2)), {"d00": own, "d11": own})
     whole = distribute(here, source)
     assert ids(distribute(fleet, source, ["d01"]).private["d01"].train) == ids(
         whole.private["d01"].train

@@ -101,7 +101,7 @@ def allocate(
         generator: decides which samples go where.
 
     Returns:
-        For each holder sorted indices, int64; each sample in one of them, if anybody holds its class.
+        For each holder sorted indices, int64. Each sample is in one, if anybody holds its class.
     """
     parts: list[list[np.ndarray]] = [[] for _ in shares]
     for label, column in enumerate(shares.T):

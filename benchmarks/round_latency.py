@@ -28,7 +28,7 @@ from acme_fleet.journal import read_events
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 from loopback import Hosts, descendants, hosts_up
 
-_ROUNDS, _GOAL_S = 8, 10.0
+_ROUNDS, _GOAL_S, _IDLE_S = 8, 10.0, 40.0
 _COLD = {
     "a role with torch": "import acme_fleet.device.client, acme_fleet.data.partition",
     "flwr-clientapp": "from flwr.supernode.cli import flwr_clientapp; import flwr.clientapp",
@@ -91,6 +91,7 @@ def over_network(fleet: Fleet) -> dict[str, Any]:
         begun = time.monotonic()
         with hosts_up(Hosts(folder, fleet, {"grace_s": 120}), timeout_s=600) as hosts:
             up = time.monotonic() - begun
+            idle = _idle(hosts)
             before = {name: _cpu(hosts, name) for name in ("north", "d0")}
             run = hosts.run()
             while run.poll() is None:
@@ -102,7 +103,8 @@ def over_network(fleet: Fleet) -> dict[str, Any]:
         return {
             "rounds": rounds_of(events),
             "up_s": round(up, 1),
-            "run_s": round(time.monotonic() - begun - up, 1),
+            "run_s": round(time.monotonic() - begun - up - _IDLE_S, 1),
+            "idle_cpu_share": idle,
             "memory_mb": memory,
             "cpu_s": {name: round(seconds, 1) for name, seconds in used.items()},
             "bytes": sum(e.get("bytes", 0) for e in events),
@@ -110,6 +112,13 @@ def over_network(fleet: Fleet) -> dict[str, Any]:
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _idle(hosts: Hosts) -> dict[str, float]:
+    """Processor seconds a second of an edge's and a device's host while nothing is asked."""
+    before = {name: _cpu(hosts, name) for name in ("north", "d0")}
+    time.sleep(_IDLE_S)
+    return {name: round((_cpu(hosts, name) - cpu) / _IDLE_S, 4) for name, cpu in before.items()}
 
 
 def _memory(hosts: Hosts, name: str) -> float:

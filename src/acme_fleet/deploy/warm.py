@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def serve(path: Path) -> None:
         importlib.import_module(name)
     gc.freeze()  # what is loaded stays shared
     listener = listen(path)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     while True:
+        _bury()
         connection, _ = listener.accept()
         with connection:
             try:
@@ -64,8 +64,14 @@ def serve(path: Path) -> None:
             _become(run, arguments)
 
 
+def _bury() -> None:
+    """Take note of those that have ended; whoever ends later waits for the next message."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def _become(run: Callable[[], object], arguments: list[str]) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.argv = [_COMMAND, *arguments]
     code = 1
     try:

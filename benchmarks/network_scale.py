@@ -1,0 +1,115 @@
+"""What a device, an edge and the cloud bear: measured with some device hosts, then extrapolated.
+
+Every device host is real: SuperNode, role, its own keys and disk. Processor seconds and memory are
+counted for the edge's host and for one device's, so that sharing one machine does not matter to
+them; the seconds of a round are this machine's.
+
+    python benchmarks/network_scale.py 4 8 16
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from record import RESULTS, write_result
+from round_latency import over_network, tiny
+
+_ROUNDS = 3
+_POLL_S, _BEAT_S = 3.0, 30.0  # between a SuperNode's requests; fixed in Flower 1.41
+_FLEETS = [(1, 100), (10, 1_000), (100, 100_000), (1_000, 1_000_000)]  # edges, devices
+
+
+def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope by least squares, neither below zero."""
+    slope, start = np.polyfit(x, y, 1)
+    return max(0.0, float(start)), max(0.0, float(slope))
+
+
+def fit(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Constants of the model, from runs of different size."""
+    devices = np.array([run["devices"] for run in runs], dtype=float)
+    asked = devices * (3 + 2 * _ROUNDS)  # questions to devices in a run
+    idle = np.array([run["idle_cpu_share"]["north"] for run in runs])
+    working = np.array(
+        [run["cpu_s"]["north"] - run["idle_cpu_share"]["north"] * run["run_s"] for run in runs]
+    )
+    memory = np.array([run["memory_mb"]["north"] for run in runs])
+    idle0, idle1 = line(devices, idle)
+    work0, work1 = line(asked, working)
+    memory0, memory1 = line(devices, memory)
+    return {
+        "edge_idle_cpu_share": idle0,
+        "edge_idle_cpu_share_per_device": idle1,
+        "edge_cpu_s_per_run": work0,
+        "edge_cpu_s_per_question": work1,
+        "edge_memory_mb": memory0,
+        "edge_memory_mb_per_device": memory1,
+        "device_idle_cpu_share": float(np.mean([r["idle_cpu_share"]["d0"] for r in runs])),
+        "device_memory_mb": float(np.mean([r["memory_mb"]["d0"] for r in runs])),
+        "device_cpu_s_per_question": float(
+            np.mean(
+                [
+                    (r["cpu_s"]["d0"] - r["idle_cpu_share"]["d0"] * r["run_s"]) / (3 + 2 * _ROUNDS)
+                    for r in runs
+                ]
+            )
+        ),
+        "bytes_per_device": float(np.mean([r["bytes"] / r["devices"] for r in runs])),
+    }
+
+
+def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, float]:
+    """Load of one edge and of the cloud; the cloud's SuperLink bears an edge as one a device."""
+    each = devices / edges
+    idle = model["edge_idle_cpu_share_per_device"]
+    return {
+        "edges": edges,
+        "devices": devices,
+        "devices_per_edge": each,
+        "edge_requests_a_second": each * (1 / _POLL_S + 1 / _BEAT_S),
+        "edge_idle_cores": model["edge_idle_cpu_share"] + idle * each,
+        "edge_cpu_s_per_round": 2 * each * model["edge_cpu_s_per_question"],
+        "edge_memory_gb": (model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each)
+        / 1e3,
+        "cloud_requests_a_second": edges * (1 / _POLL_S + 1 / _BEAT_S),
+        "cloud_idle_cores": idle * edges,
+    }
+
+
+def main() -> None:
+    begun = time.monotonic()
+    runs = []
+    for devices in map(int, sys.argv[1:] or ["4", "8", "16"]):
+        run = over_network(tiny(devices, _ROUNDS))
+        rounds = run.pop("rounds")
+        run |= {"devices": devices, "load_average": os.getloadavg()[0]}
+        runs.append(run | {name: np.round(s, 2).tolist() for name, s in rounds.items()})
+        print(json.dumps(runs[-1]))
+        (RESULTS / "network_scale.partial.json").write_text(json.dumps(runs))
+    model = fit(runs)
+    wall = (1 - model["edge_idle_cpu_share"]) / max(1e-9, model["edge_idle_cpu_share_per_device"])
+    predicted = [predict(model, *fleet) for fleet in _FLEETS]
+    details = {"runs": runs, "model": model, "predicted": predicted}
+    path = write_result(
+        "network_scale",
+        round(wall),
+        "devices an edge's SuperLink can bear on one core while idle",
+        "higher",
+        1000,
+        "none: the engine's own limit",
+        [0],
+        (round(wall), round(wall)),
+        time.monotonic() - begun,
+        details,
+    )
+    (RESULTS / "network_scale.partial.json").unlink()
+    print(json.dumps(details["model"], indent=1), f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()

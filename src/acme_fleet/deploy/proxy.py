@@ -49,7 +49,11 @@ http {{
             proxy_ssl_verify on;
             proxy_ssl_trusted_certificate {keys}/{ca};
             proxy_ssl_name localhost;
+            # A SuperNode ends its heartbeat for good at a 500 (a full disk); 503 is asked again.
+            proxy_intercept_errors on;
+            error_page 500 =503 /busy;
         }}
+        location = /busy {{ internal; return 503; }}
         location / {{ return 404; }}
     }}
 }}

@@ -285,6 +285,12 @@ def _run(
         _say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
         raise typer.Exit(130) from None
     print_summary(summary)
+    if config is not None:
+        from acme_fleet.deploy.overhead import overhead_text
+        from acme_fleet.journal import read_events
+
+        edges = {cluster.name for cluster in fleet.clusters}
+        _say(overhead_text(read_events(RunDirectory(out).events), edges))
     _say(f"report: {(out / REPORT).resolve()}")
     if summary.lost:
         command = RunDirectory(out).resume_command

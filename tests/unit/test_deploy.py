@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app
 from acme_fleet.deploy import keys
+from acme_fleet.deploy.overhead import overhead_text, overheads_s
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import configuration
 from acme_fleet.deploy.site import Site, fingerprint
@@ -91,6 +92,33 @@ def test_fingerprint_is_of_the_fleet_and_not_of_the_paths():
     one = Fleet.parse(_FLEET | {"data": arrays})
     other = Fleet.parse(_FLEET | {"data": arrays | {"train": "/there.npz"}})
     assert fingerprint(one) == fingerprint(other) != fingerprint(fleet)
+
+
+# --- what the engine costs --------------------------------------------------------------------
+
+
+def test_overhead_is_the_time_in_which_nobody_computed():
+    def at(second: float, **event: Any) -> dict[str, Any]:
+        return {"time": f"2026-11-21T10:00:{second:06.3f}+00:00", **event}
+
+    def sent(second: float, sender: str, to: str) -> dict[str, Any]:
+        return at(second, **{"from": sender, "to": to, "type": "X", "bytes": 1})
+
+    events = [
+        sent(0, "cloud", "north"),
+        sent(1, "north", "cam-1"),
+        sent(1, "north", "cam-2"),
+        at(2, stage="round 1", actor="cam-1", seconds=2.0),
+        sent(2, "north", "cam-2"),  # asked again
+        sent(5, "cam-1", "north"),
+        sent(8, "cam-2", "north"),
+        sent(10, "north", "cam-1"),
+        sent(13, "cam-1", "north"),
+        sent(20, "north", "cloud"),
+    ]
+    told = overheads_s(events[::-1], {"north"})
+    assert told == {("north", "cam-1"): [2.0, 3.0], ("north", "cam-2"): [7.0]}
+    assert overhead_text(events, {"north"}).startswith("engine: 3.0 s for a question")
 
 
 # --- keys -------------------------------------------------------------------------------------

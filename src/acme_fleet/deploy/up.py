@@ -58,6 +58,7 @@ def services(site: Site, path: Path) -> list[Service]:
         command = [sys.executable, "-m", "acme_fleet.deploy.role", str(path.resolve())]
         home = environment(site.state / "flower" / "supernode")
         write_stub(site.state / "bin", site.apps_socket, program("flwr-clientapp"))
+        home["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.5"  # not the usual second
         home["PATH"] = f"{site.state / 'bin'}{os.pathsep}{home['PATH']}"
         warm = [sys.executable, "-m", "acme_fleet.deploy.warm", str(site.apps_socket)]
         found += [

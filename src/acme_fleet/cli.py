@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.errors import AcmeError
+from acme_fleet.cli_hosts import keys, up
+from acme_fleet.console import errors_explained as _errors_explained
+from acme_fleet.console import say as _say
 
 if TYPE_CHECKING:
     from acme_fleet.fleet import Fleet
@@ -27,15 +26,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's see
 FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
-keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
-
-KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
-
-
 Engine = Literal["embedded", "flower"]
-Role = Literal["cloud", "edge", "device"]
-Units = Literal["systemd", "compose"]
 
 EXAMPLE = Path(__file__).parent / "demo.yaml"
 
@@ -216,50 +207,8 @@ def profile(
             _say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 
 
-@app.command()
-def up(
-    role: Annotated[Role, typer.Argument(help="What this host is.", show_default=False)],
-    config: Annotated[Path, typer.Option(help="The host's site file.", show_default=False)],
-    show: Annotated[
-        Units | None, typer.Option("--print", help="Print a unit for this host instead.")
-    ] = None,
-) -> None:
-    """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
-    with _errors_explained():
-        from acme_fleet.deploy.units import unit
-        from acme_fleet.deploy.up import up as run_host
-
-        if show is not None:
-            _say(unit(config, role, show))
-        else:
-            run_host(config, role, _say)
-
-
-@keys.command("init")
-def keys_init(
-    host: Annotated[
-        list[str],
-        typer.Option(help="NAME=ADDRESS[,ADDRESS…] of the cloud and of each edge."),
-    ],
-    keys_dir: KeysDir = Path("keys"),
-) -> None:
-    """Make the certificate authority and the servers' certificates, and say what goes where."""
-    with _errors_explained():
-        from acme_fleet.deploy.keygen import init_keys
-
-        _say(init_keys(keys_dir, host))
-
-
-@keys.command("device")
-def keys_device(
-    name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
-    keys_dir: KeysDir = Path("keys"),
-) -> None:
-    """Make the key of a device, or of an edge for the cloud, and say what goes where."""
-    with _errors_explained():
-        from acme_fleet.deploy.keygen import device_key
-
-        _say(device_key(keys_dir, name))
+app.command()(up)
+app.add_typer(keys, name="keys")
 
 
 def _run(
@@ -298,19 +247,3 @@ def _run(
             f"clusters that did not finish: {', '.join(summary.lost)}; go on: {command}", error=True
         )
         raise typer.Exit(1)
-
-
-@contextmanager
-def _errors_explained() -> Iterator[None]:
-    """Bad input is one clear message and exit code 2, not a traceback."""
-    try:
-        yield
-    except AcmeError as error:
-        _say(f"error: {error}", error=True)
-        raise typer.Exit(2) from None
-
-
-def _say(text: str, *, error: bool = False) -> None:
-    stream = sys.stderr if error else sys.stdout
-    stream.write(text + "\n")
-    stream.flush()

@@ -19,7 +19,8 @@ from acme_fleet.errors import QuorumError
 from acme_fleet.explain import compare_matching, explain_device
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal, read_events
-from acme_fleet.pipeline import assemble
+from acme_fleet.pipeline import embedded
+from acme_fleet.roles import cloud_role
 from acme_fleet.run_directory import RunDirectory
 
 
@@ -31,7 +32,9 @@ def test_cloud_chooses_by_the_rule_of_the_settings(
     fleet = tiny(**{"selection": {"performance_window": 1e3, "rule": rule}})
     run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
     shutil.copytree(finished.path / "cloud", run.cloud)
-    cloud = assemble(fleet, load_world(fleet), run, Journal(run.events, None))
+    world, journal = load_world(fleet), Journal(run.events, None)
+    with embedded(fleet, world, run, journal) as edges:
+        cloud = cloud_role(fleet, world, edges, run, journal)
     choice = cloud.match(cloud.prepare()[1])[0]
     assert choice.edge == "north"
     losses, energies, sizes = choice.objectives[choice.selection.feasible].T

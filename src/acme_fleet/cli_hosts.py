@@ -1,0 +1,61 @@
+"""The commands for many hosts: ``acme up`` and ``acme keys``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from acme_fleet.console import errors_explained, say
+
+keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
+
+KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
+Role = Literal["cloud", "edge", "device"]
+Units = Literal["systemd", "compose"]
+
+
+def up(
+    role: Annotated[Role, typer.Argument(help="What this host is.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="The host's site file.", show_default=False)],
+    show: Annotated[
+        Units | None, typer.Option("--print", help="Print a unit for this host instead.")
+    ] = None,
+) -> None:
+    """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
+    with errors_explained():
+        from acme_fleet.deploy.units import unit
+        from acme_fleet.deploy.up import up as run_host
+
+        if show is not None:
+            say(unit(config, role, show))
+        else:
+            run_host(config, role, say)
+
+
+@keys.command("init")
+def keys_init(
+    host: Annotated[
+        list[str],
+        typer.Option(help="NAME=ADDRESS[,ADDRESS…] of the cloud and of each edge."),
+    ],
+    keys_dir: KeysDir = Path("keys"),
+) -> None:
+    """Make the certificate authority and the servers' certificates, and say what goes where."""
+    with errors_explained():
+        from acme_fleet.deploy.keygen import init_keys
+
+        say(init_keys(keys_dir, host))
+
+
+@keys.command("device")
+def keys_device(
+    name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
+    keys_dir: KeysDir = Path("keys"),
+) -> None:
+    """Make the key of a device, or of an edge for the cloud, and say what goes where."""
+    with errors_explained():
+        from acme_fleet.deploy.keygen import device_key
+
+        say(device_key(keys_dir, name))

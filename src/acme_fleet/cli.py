@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli_hosts import keys, up
+from acme_fleet.cli_hosts import keys, need_flower, up
 from acme_fleet.console import errors_explained as _errors_explained
 from acme_fleet.console import say as _say
 
@@ -106,6 +106,8 @@ def run(
         from acme_fleet.errors import FleetError
         from acme_fleet.fleet import Fleet
 
+        if engine == "flower":
+            need_flower()
         if (engine == "flower") != (config is not None):
             raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
         fleet = Fleet.from_yaml(path)

@@ -390,6 +390,28 @@ def test_host_of_another_fleet_refuses(hosted, linked):
     assert "fleet file or seed differs" in answer.reason
 
 
+def test_who_cannot_be_asked_is_known_before_anything_is(tmp_path: Path, hosted, linked):
+    roles = {name: _steady() for name in ("a", "b")}
+    there, other = (hosted(name, role) for name, role in roles.items())
+    gone: Node = lambda *_: ({"error": "the node is offline", "passing": True}, b"")  # noqa: E731
+    link, relay = linked(
+        {
+            "a": there.answer,
+            "b": lambda h, p: other.answer(h | {"fleet": "2" * 64}, p),
+            "c": gone,
+        },
+        grace_s=0.3,
+    )
+    told = link.unreachable(_LONG)
+    assert sorted(told) == ["b", "c"]
+    assert "fleet file or seed differs" in told["b"]
+    assert "offline" in told["c"]
+    assert not any(payload for _, payload in relay.asked)
+    assert all(role.received == [] for role in roles.values())
+    assert read_events(tmp_path / "events.jsonl") == []
+    assert _ask(link, "a") == {"a": _report()}
+
+
 def test_answer_to_no_question_is_dropped(hosted, linked):
     host = hosted("b", _steady(2))
 

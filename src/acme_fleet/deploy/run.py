@@ -10,7 +10,7 @@ from pathlib import Path
 from acme_fleet.data.partition import World
 from acme_fleet.deploy.site import Site, fingerprint
 from acme_fleet.deploy.superlink import SuperLink
-from acme_fleet.errors import FleetError
+from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal, Observer
 from acme_fleet.links.base import Link
@@ -29,7 +29,7 @@ def customize_over_flower(
 
     Raises:
         FleetError: also if the site file is wrong, or of a fleet that differs.
-        RunError: also if the host's SuperLink is not up.
+        RunError: also if the host's SuperLink is not up, or an edge server cannot be reached.
     """
     site = Site.from_yaml(config)
     if site.role != "cloud":
@@ -46,7 +46,7 @@ def customize_over_flower(
         nodes = superlink.nodes(site.members(fleet))
         channel = Channel(site.relay_socket, superlink.start_relay)
         try:
-            yield FlowerLink(
+            link = FlowerLink(
                 "cloud",
                 channel,
                 nodes,
@@ -56,6 +56,10 @@ def customize_over_flower(
                 site.grace_s,
                 {cluster.name: [d.name for d in cluster.devices] for cluster in fleet.clusters},
             )
+            if away := link.unreachable(site.grace_s):  # before hours of training
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in away.items())
+                raise RunError(f"not all edge servers can be asked: {reasons}")
+            yield link
         finally:
             channel.close()
 

@@ -20,7 +20,7 @@ from acme_fleet.links.channel import Channel, Frame
 from acme_fleet.links.frames import Header
 from acme_fleet.links.news import News
 from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages import Message
+from acme_fleet.messages import Message, ProfileRequest
 
 WAIT_S = 20.0
 """How long a peer may take before it says that it is not ready yet."""
@@ -100,11 +100,23 @@ class FlowerLink:
         self, requests: Mapping[str, Message], reply: type[Message], timeout_s: float
     ) -> dict[str, Message | Failure]:
         """See :meth:`acme_fleet.links.base.Link.call`. All peers work at the same time."""
-        deadline = time.monotonic() + timeout_s
         asks = [
             _Ask(peer, self._nodes[peer], encode(message), type(message).__name__)
             for peer, message in requests.items()
         ]
+        answers = self._gather(asks, reply, timeout_s)
+        return {peer: answers[peer] for peer in requests}
+
+    def unreachable(self, timeout_s: float) -> dict[str, str]:
+        """Peers that cannot be asked, or are of another fleet, and why. Asks them for nothing."""
+        asks = [_Ask(peer, node, b"", "") for peer, node in self._nodes.items()]
+        answers = self._gather(asks, ProfileRequest, timeout_s)
+        return {peer: a.reason for peer, a in answers.items() if isinstance(a, Failure)}
+
+    def _gather(
+        self, asks: list[_Ask], reply: type[Message], timeout_s: float
+    ) -> dict[str, Message | Failure]:
+        deadline = time.monotonic() + timeout_s
         answers: dict[str, Message | Failure] = {}
         relay = 0
         while len(answers) < len(asks):
@@ -127,7 +139,7 @@ class FlowerLink:
             if len(answers) < len(asks):
                 frame = self._channel.receive(min(_LOOK_S, deadline - now))
                 self._take(frame, asks, reply, answers)
-        return {peer: answers[peer] for peer in requests}
+        return answers
 
     def _send(self, ask: _Ask) -> None:
         """Ask once more, with the payload unless the peer has it."""
@@ -172,6 +184,8 @@ class FlowerLink:
         if header.get("pending"):
             ask.known = True
             self._send(ask)
+        elif header.get("unknown") and not ask.request:
+            answers[ask.peer] = ProfileRequest()  # it is there, and that was all
         elif header.get("unknown"):
             ask.known = False
             self._send(ask)

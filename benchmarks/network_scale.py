@@ -5,6 +5,7 @@ counted for the edge's host and for one device's, so that sharing one machine do
 them; the seconds of a round are this machine's.
 
     python benchmarks/network_scale.py 4 8 16
+    python benchmarks/network_scale.py refit     # the runs of the result file, fitted again
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 from record import RESULTS, write_result
 from round_latency import over_network, tiny
+
+from acme_fleet.edge.similarity import distance_matrix
 
 _ROUNDS = 3
 _POLL_S, _BEAT_S = 3.0, 20.0  # between a SuperNode's requests; fixed in Flower 1.41
@@ -63,6 +66,15 @@ def fit(runs: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def similarity_s_per_pair(devices: int = 24, samples: int = 32, hidden: int = 64) -> float:
+    """Processor seconds of one distance (Eq. 19) between feature samples of the usual size."""
+    draw = np.random.default_rng(0)
+    features = [draw.normal(size=(samples, hidden)) for _ in range(devices)]
+    begun = time.process_time()
+    distance_matrix(features)
+    return (time.process_time() - begun) / (devices * (devices - 1) / 2)
+
+
 def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, float]:
     """Load of one edge and of the cloud; the cloud's SuperLink bears an edge as one a device."""
     each = devices / edges
@@ -74,6 +86,7 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
         "edge_requests_a_second": each * (1 / _POLL_S + 1 / _BEAT_S),
         "edge_idle_cores": model["edge_idle_cpu_share"] + idle * each,
         "edge_cpu_s_per_round": 2 * each * model["edge_cpu_s_per_question"],
+        "edge_similarity_s": model["edge_similarity_s_per_pair"] * each * (each - 1) / 2,
         "edge_memory_gb": (model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each)
         / 1e3,
         "cloud_requests_a_second": edges * (1 / _POLL_S + 1 / _BEAT_S),
@@ -84,14 +97,17 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
 def main() -> None:
     begun = time.monotonic()
     runs = []
-    for devices in map(int, sys.argv[1:] or ["4", "8", "16"]):
+    if sys.argv[1:] == ["refit"]:
+        runs = json.loads((RESULTS / "network_scale.json").read_text())["details"]["runs"]
+        sys.argv[1:] = []
+    for devices in map(int, [] if runs else sys.argv[1:] or ["4", "8", "16"]):
         run = over_network(tiny(devices, _ROUNDS))
         rounds = run.pop("rounds")
         run |= {"devices": devices, "load_average": os.getloadavg()[0]}
         runs.append(run | {name: np.round(s, 2).tolist() for name, s in rounds.items()})
         print(json.dumps(runs[-1]))
         (RESULTS / "network_scale.partial.json").write_text(json.dumps(runs))
-    model = fit(runs)
+    model = fit(runs) | {"edge_similarity_s_per_pair": similarity_s_per_pair()}
     wall = (1 - model["edge_idle_cpu_share"]) / max(1e-9, model["edge_idle_cpu_share_per_device"])
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
     details = {"runs": runs, "model": model, "predicted": predicted}
@@ -107,7 +123,7 @@ def main() -> None:
         time.monotonic() - begun,
         details,
     )
-    (RESULTS / "network_scale.partial.json").unlink()
+    (RESULTS / "network_scale.partial.json").unlink(missing_ok=True)
     print(json.dumps(details["model"], indent=1), f"\n{path}")
 
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from typer.testing import CliRunner
 
+from acme_fleet import cli_hosts
 from acme_fleet.cli import app
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.overhead import overhead_text, overheads_s
@@ -36,6 +37,12 @@ _FLEET: dict[str, Any] = {
     ]
 }
 _SITE: dict[str, Any] = {"fleet": "fleet.yaml", "state": "state", "keys": "keys"}
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here does not start Flower, and does without it."""
+    monkeypatch.setattr(cli_hosts, "find_spec", lambda _: True)
 
 
 @pytest.fixture
@@ -179,6 +186,13 @@ def test_a_nodes_keys_belong_together_and_to_one_node(tmp_path: Path):
         keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
     (peers / "cam-2.pub").write_bytes((tmp_path / "cam-2/node.pub").read_bytes())
     assert list(keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])) == ["cam-1", "cam-2"]
+
+
+def test_without_flower_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli_hosts, "find_spec", lambda _: None)
+    told = CliRunner().invoke(app, ["keys", "device", "cam-1"])
+    assert told.exit_code == 2
+    assert "acme-fleet[flower]" in told.output
 
 
 # --- what is started --------------------------------------------------------------------------

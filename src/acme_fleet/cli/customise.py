@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from acme_fleet.cli.app import app, errors_explained, say
+from acme_fleet.cli.hosts import need_flower
 
 if TYPE_CHECKING:
     from acme_fleet.fleet import Fleet
@@ -81,6 +82,8 @@ def run(
         from acme_fleet.errors import FleetError
         from acme_fleet.fleet import Fleet
 
+        if engine == "flower":
+            need_flower()
         if (engine == "flower") != (config is not None):
             raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
         fleet = Fleet.from_yaml(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from acme_fleet.cli.app import app, errors_explained, say
+from acme_fleet.errors import FleetError
 
 keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
@@ -15,6 +17,12 @@ app.add_typer(keys, name="keys")
 KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
 Role = Literal["cloud", "edge", "device"]
 Units = Literal["systemd", "compose"]
+
+
+def need_flower() -> None:
+    """Raise FleetError if what many hosts need is not installed."""
+    if find_spec("cryptography") is None or find_spec("flwr") is None:
+        raise FleetError("install Flower's part first: pip install 'acme-fleet[flower]'")
 
 
 @app.command()
@@ -27,6 +35,7 @@ def up(
 ) -> None:
     """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
     with errors_explained():
+        need_flower()
         from acme_fleet.deploy.units import unit
         from acme_fleet.deploy.up import up as run_host
 
@@ -46,6 +55,7 @@ def keys_init(
 ) -> None:
     """Make the certificate authority and the servers' certificates, and say what goes where."""
     with errors_explained():
+        need_flower()
         from acme_fleet.deploy.keygen import init_keys
 
         say(init_keys(keys_dir, host))
@@ -58,6 +68,7 @@ def keys_device(
 ) -> None:
     """Make the key of a device, or of an edge for the cloud, and say what goes where."""
     with errors_explained():
+        need_flower()
         from acme_fleet.deploy.keygen import device_key
 
         say(device_key(keys_dir, name))

@@ -7,13 +7,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from acme_fleet.deploy import keys as files
 from acme_fleet.errors import FleetError
 from acme_fleet.hardware import Name
-
-try:
-    from acme_fleet.deploy import keys as files
-except ModuleNotFoundError as _error:
-    raise FleetError("install Flower's part first: pip install 'acme-fleet[flower]'") from _error
 
 
 def init_keys(folder: Path, hosts: Sequence[str]) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from loopback import Hosts, hosts_up
+from tiny_fleet import tiny
 
 from acme_fleet.fleet import Fleet
-from conftest import tiny
 
 # Namespace of each host, and its line to the middle: address, gateway.
 _LINES = {

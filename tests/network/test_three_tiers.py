@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from loopback import Hosts, descendants, hosts_up, wait_for
+from tiny_fleet import tiny
 
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.site import Site
@@ -23,7 +24,6 @@ from acme_fleet.deploy.superlink import SuperLink
 from acme_fleet.deploy.up import services
 from acme_fleet.journal import read_events
 from acme_fleet.report.summary import Summary
-from conftest import tiny
 
 _RUN_S = 420
 

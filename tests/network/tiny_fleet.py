@@ -1,0 +1,55 @@
+"""The tiny fleet of these tests: two edges with two devices each, seconds of training."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from acme_fleet.fleet import Fleet
+
+_TINY: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 3,
+    "data": {"partition": {"scheme": "pathological", "classes_per_device": 5}},
+    "reference": {
+        "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
+        "training": {"epochs": 3, "batch_size": 32, "learning_rate": 0.01},
+    },
+    "backbone": {
+        "widths": [0.5, 1.0],
+        "depths": [1, 2],
+        "importance_samples": 64,
+        "distillation": {"training": {"epochs": 1, "learning_rate": 0.002}},
+    },
+    "header": {"blocks": 1, "channels": 6},
+    "search": {"steps": 3, "children_per_step": 2, "rivals": False, "fine_tuning": {"epochs": 2}},
+    "personalization": {
+        "rounds": 2,
+        "mix": "both",
+        "local": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
+        "prune_share": 0.2,
+        "feature_samples": 12,
+    },
+    "clusters": [
+        {
+            "name": "north",
+            "devices": [
+                {"name": "cam-1", "storage": "60 kB"},
+                {"name": "cam-2", "storage": "70 kB"},
+            ],
+        },
+        {
+            "name": "south",
+            "devices": [
+                {"name": "badge-1", "storage": "20 kB", "energy": {"power_w": 0.5}},
+                {"name": "badge-2", "storage": "30 kB", "energy": {"power_w": 0.6}},
+            ],
+        },
+    ],
+}
+
+
+def tiny(**search: Any) -> Fleet:
+    content = copy.deepcopy(_TINY)
+    content["search"] |= search
+    return Fleet.parse(content)

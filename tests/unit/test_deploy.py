@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from typer.testing import CliRunner
 
-from acme_fleet import cli_hosts
-from acme_fleet.cli import app
+from acme_fleet.cli import app, hosts
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.overhead import overhead_text, overheads_s
 from acme_fleet.deploy.processes import Service, keep_running
@@ -42,7 +41,7 @@ _SITE: dict[str, Any] = {"fleet": "fleet.yaml", "state": "state", "keys": "keys"
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here does not start Flower, and does without it."""
-    monkeypatch.setattr(cli_hosts, "find_spec", lambda _: True)
+    monkeypatch.setattr(hosts, "find_spec", lambda _: True)
 
 
 @pytest.fixture
@@ -189,7 +188,7 @@ def test_a_nodes_keys_belong_together_and_to_one_node(tmp_path: Path):
 
 
 def test_without_flower_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli_hosts, "find_spec", lambda _: None)
+    monkeypatch.setattr(hosts, "find_spec", lambda _: None)
     told = CliRunner().invoke(app, ["keys", "device", "cam-1"])
     assert told.exit_code == 2
     assert "acme-fleet[flower]" in told.output

@@ -96,8 +96,10 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
         for device in members
         if device.name == name
     )
-    table, limit = _objectives(cluster.candidates), cluster.storage_limit_bytes
     own_energy_j = _energy_on(device.energy, cluster.candidates, summary.reference.patches)
+    if summary.selection.matching == "device":
+        cluster, members = _by_its_own(cluster, device, own_energy_j), [device]
+    table, limit = _objectives(cluster.candidates), cluster.storage_limit_bytes
     found = _match(table, limit, summary.selection, cluster.name)
     alone = _match(_with_energy(table, own_energy_j), device.storage, summary.selection, name)
     window = summary.selection.performance_window
@@ -112,6 +114,17 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
         larger=_larger(table, limit, found.chosen, summary.selection),
         alone=Option(device.storage, alone.chosen),
         own_energy_j=own_energy_j,
+    )
+
+
+def _by_its_own(cluster: ClusterSummary, device: Device, energies: np.ndarray) -> ClusterSummary:
+    """A group's candidates as they were for one device: its own limit, its own energy."""
+    candidates = [
+        candidate.model_copy(update={"energy_j": float(energy)})
+        for candidate, energy in zip(cluster.candidates, energies, strict=True)
+    ]
+    return cluster.model_copy(
+        update={"storage_limit_bytes": device.storage, "candidates": candidates}
     )
 
 

@@ -160,6 +160,17 @@ def test_profile_tells_limits_and_no_names(each: Any, tiny: Callable[..., Fleet]
         assert shown.exit_code == 0, shown.output
 
 
+def test_device_is_explained_by_its_own_limits(each: Any) -> None:
+    path, _ = each
+    found = explain_device(path, "cam-1")
+    assert found.cluster.storage_limit_bytes == found.device.storage == found.smallest.storage
+    assert found.match.chosen == found.alone.chosen
+    energies = [candidate.energy_j for candidate in found.cluster.candidates]
+    np.testing.assert_allclose(energies, found.own_energy_j)
+    shown = CliRunner().invoke(app, ["explain", str(path), "--device", "cam-1"])
+    assert "was matched by its own limits" in " ".join(shown.output.split())
+
+
 def test_groups_resume_where_they_stopped(
     finished: Any, each: Any, tiny: Callable[..., Fleet], tmp_path: Path, monkeypatch: Any
 ) -> None:

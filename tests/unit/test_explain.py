@@ -201,4 +201,4 @@ def test_command(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_command_when_everything_fits(run: Path) -> None:
     shown = CliRunner().invoke(app, ["explain", str(run), "--device", "s-0"])
-    assert "a larger limit for the cluster buys nothing" in " ".join(shown.output.split())
+    assert "a larger limit buys nothing" in " ".join(shown.output.split())

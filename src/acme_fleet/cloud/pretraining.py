@@ -128,6 +128,8 @@ def pretrain(
         RunError: if the folder holds something else.
         FleetError: if the images cannot be cut into patches, or there is no such GPU.
     """
+    if torch_device.split(":")[0] not in ("cpu", "cuda"):
+        raise FleetError(f"--device: {torch_device!r} is not known; it is cpu or cuda")
     if torch_device.startswith("cuda") and not torch.cuda.is_available():
         raise FleetError(f"--device: {torch_device} is not here; PyTorch sees no CUDA GPU")
     state = _start(folder, recipe.describe(), len(source.train))

@@ -74,9 +74,14 @@ def print_explanation(found: Explanation) -> None:
     console = Console()
     device, cluster = found.device, found.cluster
     together = found.selection.matching == "cluster"
-    whose = "all of whose devices have one backbone" if together else "a group with one backbone"
+    whose = (
+        f"{device.name} is in cluster {cluster.name}, all of whose devices have one backbone."
+        if together
+        else f"matching: device. {device.name} was matched by its own limits, and is in the group "
+        f"{cluster.name} of those that got the same backbone."
+    )
     console.print(
-        f"{device.name} is in {'cluster ' if together else ''}{cluster.name}, {whose}. "
+        f"{whose} "
         f"Limit: {cluster.storage_limit_bytes:,} bytes, the storage of {found.smallest.name}; "
         f"{device.name} stores {device.storage:,}.",
         highlight=False,
@@ -156,7 +161,7 @@ def _print_limits(console: Console, found: Explanation) -> None:
             "the best of what fits."
         )
     else:
-        console.print("Every candidate fits: a larger limit for the cluster buys nothing.")
+        console.print("Every candidate fits: a larger limit buys nothing.")
     console.print("Loss and accuracy: public validation data, the reference's linear header.")
 
 

@@ -106,11 +106,17 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
             continue
         rounds = fleet.personalization.rounds * plan.round_bytes
         up = count * plan.feature_bytes
-        down = count * (limit + rounds)
+        own = [limit] * count
+        backbones = int(feasible.max())
+        if fleet.selection.matching == "device":  # at most a backbone for each kind of device
+            own = [device.storage for device in cluster.devices]
+            kinds = {(device.storage, device.energy) for device in cluster.devices}
+            backbones = sum(int(plan.sizes[plan.sizes <= storage].max()) for storage, _ in kinds)
+        down = sum(own) + count * rounds
         table.add_row(
             cluster.name,
             str(count),
-            f"{bytes_text(feasible.min())} – {bytes_text(feasible.max())}",
+            f"{bytes_text(feasible.min())} – {bytes_text(backbones)}",
             f"{bytes_text(count * feasible.min())} – {bytes_text(down)}",
             f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ def customize(
     try:
         with (
             threads(fleet.threads),
-            (connect or embedded)(fleet, world, run, journal) as edges,
+            connect(fleet, world, run, journal)
+            if connect
+            else nullcontext(embedded_link(fleet, world, run, journal)) as edges,
         ):
             cloud = cloud_role(fleet, world, edges, run, journal)
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
@@ -91,12 +93,6 @@ def customize(
     summary.write(run.summary)
     write_report(summary, read_events(run.events), run.report)
     return summary
-
-
-@contextmanager
-def embedded(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Iterator[Link]:
-    """All edge servers and devices in this process; what :func:`customize` connects to."""
-    yield embedded_link(fleet, world, run, journal)
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:

@@ -95,6 +95,8 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
 
 
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
+    from acme_fleet.edge.parts import kinds  # loads torch
+
     table = Table(title="expected bytes on each link, before the messages' frames")
     for column in ("cluster", "devices", "cloud → edge", "edge → devices", "devices → edge"):
         table.add_column(column, justify="right")
@@ -110,8 +112,8 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
         backbones = int(feasible.max())
         if fleet.selection.matching == "device":  # at most a backbone for each kind of device
             own = [device.storage for device in cluster.devices]
-            kinds = {(device.storage, device.energy) for device in cluster.devices}
-            backbones = sum(int(plan.sizes[plan.sizes <= storage].max()) for storage, _ in kinds)
+            parts = kinds({d.name: (d.storage, d.energy) for d in cluster.devices})
+            backbones = sum(int(plan.sizes[plan.sizes <= p.storage_bytes].max()) for p, _ in parts)
         down = sum(own) + count * rounds
         table.add_row(
             cluster.name,

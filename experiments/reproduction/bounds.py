@@ -21,7 +21,7 @@ from acme_fleet.models.hand_made import HAND_MADE, hand_made
 from acme_fleet.models.header import LinearHeader, build_header, initial_tensors
 from acme_fleet.models.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.training import Optimization, evaluate, fit, steps_of
-from acme_fleet.pipeline import largest_header
+from acme_fleet.plan import largest_header
 from acme_fleet.report.summary import ClusterSummary
 
 from .bench import Bench

@@ -321,6 +321,8 @@ class Fleet(Settings):
     """Everything that decides a run. See ``acme init`` for a commented example.
 
     ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
+    ``devices_at_once`` is how many devices of a cluster train their headers together where one
+    machine plays them all: much faster for many, the same numbers up to rounding.
     ``edge_quorum`` is the share of the clusters that must finish for a run to end with a report;
     the others can be finished with ``--resume``.
     """
@@ -328,6 +330,7 @@ class Fleet(Settings):
     name: Name = "fleet"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    devices_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
     edge_quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     data: Data = Data()
     reference: Reference = Reference()

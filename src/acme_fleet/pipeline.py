@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from acme_fleet.cloud.choices import ClusterChoice
-from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
-from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.server import CloudServer, ReferenceResult
-from acme_fleet.cost.privacy import PrivacyLoss
-from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
-from acme_fleet.device.masking import public_key
-from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Fleet, Header
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.device.together import train_ahead
+from acme_fleet.fleet import Fleet
+from acme_fleet.hardware import Cluster
 from acme_fleet.journal import Journal, Observer, read_events
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
-from acme_fleet.messages import ClusterReport
-from acme_fleet.models.features import Classifier, map_axes
-from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
-from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.messages import ClusterReport, Message
+from acme_fleet.plan import check_feasible, make_plan
 from acme_fleet.report.html import write_report
 from acme_fleet.report.leaving import sent_by_devices
 from acme_fleet.report.summary import (
@@ -38,7 +31,7 @@ from acme_fleet.report.summary import (
     ReferenceSummary,
     Summary,
 )
-from acme_fleet.report.traffic import count_traffic, expected_loss, privacy_losses, row_bytes
+from acme_fleet.report.traffic import count_traffic, privacy_losses
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import threads
@@ -70,7 +63,7 @@ def customize(
     """
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
     world = load_world(fleet, None if connect is None else [])
-    check_feasible(fleet, plan(fleet, world))
+    check_feasible(fleet, make_plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)
     journal = Journal(run.events, observer)
     try:
@@ -108,95 +101,27 @@ def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journa
             device.name: device_role(fleet, device, world, run, journal)
             for device in cluster.devices
         }
-        link = EmbeddedLink(cluster.name, devices, journal)
+        link = EmbeddedLink(
+            cluster.name,
+            devices,
+            journal,
+            _ahead(fleet, cluster, devices, journal),
+            fleet.devices_at_once,
+        )
         edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
     return EmbeddedLink("cloud", edges, journal)
 
 
-# --- the plan: known before any training ------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would choose from.
-
-    Attributes:
-        grid: the candidates (w, d).
-        sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
-            allocation, which is known only after training, those of the uniform one: its bound.
-        limits: min C_n for each cluster by name.
-        feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
-        round_bytes: the most that a device uploads in one round, likewise: its importance set
-            (Eq. 18) or masked shares of it and, where headers are mixed, its header.
-        loss: (ε, δ) of what a device sends with noise; none where it adds none.
-    """
-
-    grid: Grid
-    sizes: np.ndarray
-    limits: dict[str, int]
-    feature_bytes: int
-    round_bytes: int
-    loss: PrivacyLoss | None
-
-
-def examine(fleet: Fleet) -> Plan:
-    """Load the data and make the plan, see :func:`plan`."""
-    return plan(fleet, load_world(fleet))
-
-
-def plan(fleet: Fleet, world: World) -> Plan:
-    """Candidates with exact sizes, limits, and the bytes to expect; trains nothing.
-
-    Raises:
-        FleetError: if the model cannot be built for these data.
-    """
-    reference = untrained_reference(fleet, world.public, world.classes)
-    grid = candidate_grid(fleet.backbone, reference)
-    header = largest_header(fleet.header, reference)
-    # A block of other operations may also have one layer that aligns its inputs.
-    aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
-    personalization = fleet.personalization
-    weights = 0 if personalization.mix == "importance" else parameter_count(header.shapes())
-    masked = personalization.privacy.masking
-    receivers = max(len(cluster.devices) for cluster in fleet.clusters) if masked else 1
-    if masked:
-        public_key(b"")  # its library must be there before any work is done
-    return Plan(
-        grid=grid,
-        sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
-        limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
-        feature_bytes=personalization.feature_samples * row_bytes(personalization, header.hidden),
-        round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
-        loss=expected_loss(personalization),
+def _ahead(
+    fleet: Fleet, cluster: Cluster, devices: dict[str, DeviceClient], journal: Journal
+) -> Callable[[Mapping[str, Message]], None]:
+    """What a cluster's devices do together; nothing where each works for itself."""
+    if fleet.devices_at_once == 1:
+        return lambda _: None
+    training = fleet.personalization.local
+    return lambda requests: train_ahead(
+        devices, requests, training, journal.stage(cluster.name, "training together")
     )
-
-
-def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:
-    """The header with the most weights: the largest convolution everywhere."""
-    block = Block(inputs=(0, 1), operations=("conv5", "conv5"))
-    genotype = Genotype(
-        blocks=(block,) * settings.blocks, cells=settings.cells, channels=settings.channels
-    )
-    classes, hidden = reference.head.weight.shape
-    axes = map_axes(reference.backbone.config)
-    return HeaderPlan(genotype=genotype, hidden=hidden, classes=classes, axes=axes)
-
-
-def check_feasible(fleet: Fleet, plan: Plan) -> None:
-    """Every cluster must be able to get something.
-
-    Raises:
-        FleetError: naming the cluster, its smallest device and the smallest candidate.
-    """
-    smallest = int(plan.sizes.min())
-    for cluster in fleet.clusters:
-        device = min(cluster.devices, key=lambda d: d.storage)
-        if device.storage < smallest:
-            raise FleetError(
-                f"cluster {cluster.name}: the smallest candidate is {smallest:,} bytes, device "
-                f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
-                f"candidates in backbone.widths and backbone.depths"
-            )
 
 
 # --- the summary ------------------------------------------------------------------------------

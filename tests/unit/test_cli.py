@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import acme_fleet
 from acme_fleet.cli import EXAMPLE, app
 from acme_fleet.fleet import Fleet, Selection
-from acme_fleet.pipeline import examine
+from acme_fleet.plan import examine
 from acme_fleet.report.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
 from acme_fleet.report.terminal import LiveStages, print_summary
 from acme_fleet.run_directory import RunDirectory

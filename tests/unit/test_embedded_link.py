@@ -127,10 +127,10 @@ def test_tensors_that_share_memory_can_be_sent(journal: Journal):
     assert all(torch.equal(received.importance[name], view) for name, view in views.items())
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_late_peer_is_a_failure_and_the_others_are_kept(journal: Journal, late, workers: int):
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_late_peer_is_a_failure_and_the_others_are_kept(journal: Journal, late, at_once: int):
     peers = {"first": _steady(1), "late": late, "third": _steady(3), "fourth": _steady(4)}
-    link = EmbeddedLink("north", peers, journal, workers=workers)
+    link = EmbeddedLink("north", peers, journal, at_once=at_once)
     # Long for the others, who need less than a millisecond; the late one never answers.
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, 1.0)
     assert isinstance(replies["late"], Failure)
@@ -208,25 +208,10 @@ def test_bug_or_interruption_is_not_taken_for_a_peers_failure(
         link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 9])
-def test_replies_come_in_the_order_of_the_requests(journal: Journal, workers: int):
-    gate = threading.Event()
+def test_replies_come_in_the_order_of_the_requests(journal: Journal):
     names = ["delta", "alpha", "charlie", "bravo"]
-
-    def slow(_: Message) -> Message:
-        if workers > 1:  # the first one answers last
-            assert gate.wait(_LONG)
-        return _report(0)
-
-    def quick(number: int) -> Callable[[Message], Message]:
-        def answer(_: Message) -> Message:
-            gate.set()
-            return _report(number)
-
-        return answer
-
-    peers = {name: _Peer(slow if i == 0 else quick(i)) for i, name in enumerate(names)}
-    link = EmbeddedLink("north", dict(sorted(peers.items())), journal, workers=workers)
+    peers = {name: _steady(i) for i, name in enumerate(names)}
+    link = EmbeddedLink("north", dict(sorted(peers.items())), journal)
     assert link.members() == sorted(names)
     replies = link.call(dict.fromkeys(names, RoundStart(round=0)), RoundReport, _LONG)
     assert list(replies.items()) == [(name, _report(i)) for i, name in enumerate(names)]
@@ -240,26 +225,18 @@ def test_only_those_asked_are_called(journal: Journal):
     assert [len(peer.received) for peer in peers.values()] == [0, 1]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_no_more_workers_than_allowed(journal: Journal, workers: int):
-    lock, at_work, most = threading.Lock(), 0, 0
-    together = threading.Barrier(workers)
-
-    def answer(_: Message) -> Message:
-        nonlocal at_work, most
-        with lock:
-            at_work += 1
-            most = max(most, at_work)
-        together.wait(_LONG)  # passes only if as many as allowed are at work at once
-        with lock:
-            at_work -= 1
-        return _report()
-
-    peers = {f"p{i}": _Peer(answer) for i in range(6)}
-    link = EmbeddedLink("north", peers, journal, workers=workers)
+@pytest.mark.parametrize(("at_once", "turns"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5])])
+def test_what_peers_are_about_to_be_asked_is_told_before_they_are(
+    journal: Journal, at_once: int, turns: list[int]
+):
+    told: list[int] = []
+    peers = {f"p{i}": _Peer(lambda _: _report(len(told))) for i in range(5)}
+    link = EmbeddedLink("north", peers, journal, lambda turn: told.append(len(turn)), at_once)
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
-    assert replies == dict.fromkeys(peers, _report())
-    assert most == workers
+    assert told == turns
+    # Each peer answered after its own turn was told, and before the next was.
+    answered = [turn for turn, size in enumerate(turns, start=1) for _ in range(size)]
+    assert list(replies.values()) == [_report(turn) for turn in answered]
 
 
 # --- the journal beneath ----------------------------------------------------------------------

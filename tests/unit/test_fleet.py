@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Data, Device, Fleet
-from acme_fleet.pipeline import check_feasible, examine
+from acme_fleet.plan import check_feasible, examine
 from acme_fleet.run_directory import RunDirectory
 
 _SMALL: dict[str, Any] = {

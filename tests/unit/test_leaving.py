@@ -17,7 +17,7 @@ from acme_fleet.messages import (
     ImportanceUpload,
     RoundReport,
 )
-from acme_fleet.pipeline import examine
+from acme_fleet.plan import examine
 from acme_fleet.report.leaving import NOT_PROTECTED, sent_by_devices, what_leaves
 from acme_fleet.report.traffic import privacy_losses, row_bytes
 

@@ -9,7 +9,7 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.edge.search_space import every_genotype
 from acme_fleet.fleet import Fleet
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.pipeline import examine
+from acme_fleet.plan import examine
 
 
 def _fleet(mix: str, blocks: int, cells: int) -> Fleet:

@@ -144,7 +144,7 @@ def test_world_of_texts(tmp_path: Path, text_checkpoint: Path):
 
 @pytest.fixture
 def check_reference(tmp_path: Path) -> Callable[..., str]:
-    from acme_fleet.pipeline import examine
+    from acme_fleet.plan import examine
 
     def check(checkpoint: Path, **settings: object) -> str:
         with pytest.raises(FleetError) as caught:
@@ -158,7 +158,7 @@ def test_loading_a_checkpoint_says_nothing(
     tmp_path: Path, text_checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ):
     """Its pooler is left out on purpose; the library would warn of it at length."""
-    from acme_fleet.pipeline import examine
+    from acme_fleet.plan import examine
 
     limit = examine(fleet(lines(tmp_path / "a.jsonl", rows(80)), text_checkpoint, max_tokens=8))
     assert limit.sizes.size == 8

@@ -52,7 +52,7 @@ def check(path: FleetFile) -> None:
     """Validate a fleet file and print the plan; nothing is trained."""
     with errors_explained():
         from acme_fleet.fleet import Fleet
-        from acme_fleet.pipeline import check_feasible, examine
+        from acme_fleet.plan import check_feasible, examine
         from acme_fleet.report.reasons import print_limits
         from acme_fleet.report.terminal import print_leaving, print_plan
 

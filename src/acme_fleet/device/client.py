@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.partition import raw_bytes
-from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.data.samples import Splits
+from acme_fleet.device.batched import LocalTraining, Trained
+from acme_fleet.device.folder import DeviceFolder
 from acme_fleet.device.measurement import measure_latency
 from acme_fleet.device.protection import Protection
 from acme_fleet.device.refinement import HeaderState, linear_rival, prune_header, train_header
 from acme_fleet.errors import ProtocolError
 from acme_fleet.journal import Journal
-from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import (
     DeviceProfile,
     DeviceReport,
@@ -32,14 +32,12 @@ from acme_fleet.messages import (
     check_importance,
     check_shapes,
 )
-from acme_fleet.models.features import CustomizedModel, feature_samples
+from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, save_device_model, with_prefix
 from acme_fleet.models.training import evaluate
 from acme_fleet.seeding import generator
-
-Kept = TypeVar("Kept", bound=Message)
 
 
 class DeviceClient:
@@ -57,12 +55,10 @@ class DeviceClient:
         self._settings = settings
         self._personalization = personalization
         self._private = private
-        self._folder = folder
+        self._folder = DeviceFolder(folder)
         self._seed = seed
         self._journal = journal
-        self._assignment: HeaderAssignment | None = None
-        self._features: Splits | None = None
-        secret = folder / "state" / "secret"
+        secret = self._folder.secret
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
 
     def handle(self, message: Message) -> Message:
@@ -88,16 +84,40 @@ class DeviceClient:
                 return self._report()
         raise ProtocolError(f"a device does not answer {type(message).__name__}")
 
+    # --- training, which many devices of one process may do together ---
+
+    def pending(self, message: Message) -> int | None:
+        """The round whose training must be done before a message can be answered, if it is not."""
+        match message:
+            case RoundStart():
+                number = message.round
+            case ReportRequest() if self._folder.report() is None:
+                number = self._personalization.rounds
+            case _:
+                return None
+        return None if self._folder.has_trained(number) else number
+
+    def training(self, number: int) -> LocalTraining:
+        """The work of a round: it begins with the last state before it."""
+        features = self._features()
+        header = self._folder.before(number).current
+        return LocalTraining(header, features, self._generator("round", number))
+
+    def keep(self, number: int, trained: Trained) -> None:
+        """Take the result of a round's training."""
+        header, importance = trained
+        state = self._folder.before(number).with_current(header, self._features().validation)
+        self._folder.keep_trained(number, state, importance)
+
     # --- the steps, in the order of Algorithm 2 ---
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
         coarse = _coarse_header(assignment)
         self._check_size(assignment)
-        self._store("assignment", assignment)
-        self._assignment, self._features = assignment, None
-        features = self._private_features()
-        HeaderState.start(coarse, features.validation).write(self._state_file("start"))
+        self._folder.accept(assignment)
+        features = self._features()
+        self._folder.begin(HeaderState.start(coarse, features.validation))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.feature_samples]
         sent = self._protection.features(features.train.inputs["pooled"][chosen])
@@ -107,7 +127,6 @@ class DeviceClient:
     def _train(self, start: RoundStart) -> ImportanceUpload:
         """Train the header on private data and tell each neuron's importance."""
         state, importance = self._trained(start.round)
-        state.write(self._state_file(f"trained-{start.round}"))
         importance = self._protection.importance(importance)
         if self._protection.masking:
             told = start.public_keys, start.weights, f"{start.round}/{start.nonce}"
@@ -124,7 +143,7 @@ class DeviceClient:
 
     def _prune(self, update: ImportanceUpdate) -> RoundReport:
         """Remove the neurons that matter least to this device and its peers."""
-        state = HeaderState.read(self._state_file(f"trained-{update.round}"))
+        state, _ = self._folder.trained(update.round)
         channels = state.current.plan.genotype.channels
         wanted = dict.fromkeys(state.current.plan.layers, channels)
         importance = update.importance
@@ -133,13 +152,13 @@ class DeviceClient:
             occasion = f"{update.round}/{update.nonce}"
             importance = self._protection.mixture(update.masked["sum"], occasion, wanted)
         check_importance(importance, wanted, "the mixed importance")
+        validation = self._features().validation
         if update.header:
             check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
             mixed = build_header(state.current.plan, update.header)
-            state = state.with_current(mixed, self._private_features().validation)
+            state = state.with_current(mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
-        after = state.with_current(smaller, self._private_features().validation)
-        after.write(self._state_file(f"pruned-{update.round}"))
+        self._folder.keep_pruned(update.round, state.with_current(smaller, validation))
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
@@ -148,34 +167,35 @@ class DeviceClient:
 
     def _report(self) -> DeviceReport:
         """Fine-tune once more, save the best model of all, and test it; once only."""
-        stored = self._stored("report", DeviceReport)
-        if stored is None:
-            stored = self._finish()
-            self._store("report", stored)
-        return stored
+        report = self._folder.report()
+        if report is None:
+            report = self._finish()
+            self._folder.keep_report(report)
+            self._folder.forget_features()
+        return report
 
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
-        assignment = self._received()
+        assignment, features = self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model"):
             backbone = backbone_from(assignment.config, assignment.backbone)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(
-                self._folder,
+                self._folder.path,
                 model,
                 state.best,
                 assignment.class_names,
                 assignment.preprocessing,
             )
-            coarse, test = _coarse_header(assignment), self._private_features().test
+            coarse, test = _coarse_header(assignment), features.test
             one = self._private.test[:1].inputs
             return DeviceReport(
                 name=self._settings.name,
-                size_bytes=(self._folder / WEIGHTS).stat().st_size,
+                size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
                 accuracy_coarse=evaluate(coarse, test).accuracy,
                 accuracy=evaluate(model, self._private.test).accuracy,
-                accuracy_linear=evaluate(self._linear_rival(assignment), test).accuracy,
+                accuracy_linear=evaluate(self._linear_rival(assignment, features), test).accuracy,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
                 neurons_coarse=coarse.plan.neurons,
@@ -197,73 +217,27 @@ class DeviceClient:
             )
 
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
-        """The state after the training of a round, from the state on disk before it."""
-        features = self._private_features()
-        state = HeaderState.read(self._state_before(number))
-        last = number == self._personalization.rounds
-        stage = "fine-tuning" if last else f"round {number + 1}"
-        with self._journal.stage(self._settings.name, stage):
-            header, importance = train_header(
-                state.current,
-                features,
-                self._personalization.local,
-                self._generator("round", number),
-            )
-        return state.with_current(header, features.validation), importance
+        """The state after the training of a round, which is done once."""
+        if not self._folder.has_trained(number):
+            work = self.training(number)
+            last = number == self._personalization.rounds
+            stage = "fine-tuning" if last else f"round {number + 1}"
+            with self._journal.stage(self._settings.name, stage):
+                trained = train_header(
+                    work.header, work.features, self._personalization.local, work.generator
+                )
+            self.keep(number, trained)
+        return self._folder.trained(number)
 
-    def _linear_rival(self, assignment: HeaderAssignment) -> LinearHeader:
+    def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""
         local = self._personalization.local
         epochs = local.epochs * (self._personalization.rounds + 1)
         training = local.model_copy(update={"epochs": epochs})
-        generator = self._generator("linear")
-        return linear_rival(assignment.linear, self._private_features(), training, generator)
+        return linear_rival(assignment.linear, features, training, self._generator("linear"))
 
-    def _private_features(self) -> Splits:
-        """Features of all private data; the backbone is frozen, so they are computed once."""
-        if self._features is None:
-            assignment = self._received()
-            backbone = backbone_from(assignment.config, assignment.backbone)
-
-            def features(samples: Samples) -> Samples:
-                return feature_samples(backbone, samples)
-
-            private = self._private
-            self._features = Splits(
-                features(private.train), features(private.validation), features(private.test)
-            )
-        return self._features
-
-    def _received(self) -> HeaderAssignment:
-        if self._assignment is None:
-            self._assignment = self._stored("assignment", HeaderAssignment)
-        if self._assignment is None:
-            raise ProtocolError(f"{self._settings.name} has received no model yet")
-        return self._assignment
-
-    def _store(self, name: str, message: Message) -> None:
-        """Keep a message in the state folder; written whole or not at all."""
-        path = self._state_file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(encode(message))
-        partial.replace(path)
-
-    def _stored(self, name: str, kind: type[Kept]) -> Kept | None:
-        path = self._state_file(name)
-        if not path.exists():
-            return None
-        message = decode(path.read_bytes(), [kind])
-        assert isinstance(message, kind)
-        return message
-
-    def _state_before(self, number: int) -> Path:
-        """The last state before a round; a device may have missed rounds in between."""
-        earlier = (self._state_file(f"pruned-{n}") for n in reversed(range(number)))
-        return next((path for path in earlier if path.exists()), self._state_file("start"))
-
-    def _state_file(self, name: str) -> Path:
-        return self._folder / "state" / f"{name}.safetensors"
+    def _features(self) -> Splits:
+        return self._folder.features(self._private)
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)

@@ -5,9 +5,8 @@ What is counted is what would be sent, and roles cannot share memory by accident
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from pydantic import ValidationError
@@ -20,18 +19,30 @@ from acme_fleet.messages import Message
 
 
 class EmbeddedLink:
-    """A link to handlers in this process, at most ``workers`` of them at work.
+    """A link to handlers in this process, which answer one after another.
 
-    Peers take turns only because they share a machine, so each one's time runs from its turn.
+    Args:
+        owner: the role that asks.
+        handlers: the peers by name.
+        journal: counts the messages.
+        ahead: is told what up to ``at_once`` peers are about to be asked, so that what they have
+            to compute for it can be computed together.
+        at_once: how many.
     """
 
     def __init__(
-        self, owner: str, handlers: Mapping[str, Handler], journal: Journal, workers: int = 1
+        self,
+        owner: str,
+        handlers: Mapping[str, Handler],
+        journal: Journal,
+        ahead: Callable[[Mapping[str, Message]], None] = lambda _: None,
+        at_once: int = 1,
     ) -> None:
         self.owner = owner
         self._handlers = dict(handlers)
         self._journal = journal
-        self._workers = workers
+        self._ahead = ahead
+        self._at_once = at_once
 
     def members(self) -> list[str]:
         """Names of all peers, in the order they were given."""
@@ -41,22 +52,24 @@ class EmbeddedLink:
         self, requests: Mapping[str, Message], reply: type[Message], timeout_s: float
     ) -> dict[str, Message | Failure]:
         """See :meth:`acme_fleet.links.base.Link.call`."""
-        waiting, answers = list(requests.items()), {}
-        for first in range(0, len(waiting), self._workers):
-            answers |= self._turn(waiting[first : first + self._workers], reply, timeout_s)
+        names, answers = list(requests), {}
+        for first in range(0, len(names), self._at_once):
+            turn = {name: requests[name] for name in names[first : first + self._at_once]}
+            self._ahead(turn)
+            for peer, message in turn.items():
+                answers[peer] = self._ask(peer, message, reply, timeout_s)
         return answers
 
-    def _turn(
-        self, requests: Sequence[tuple[str, Message]], reply: type[Message], timeout_s: float
-    ) -> dict[str, Message | Failure]:
-        """Ask some peers at the same time."""
-        deadline = time.monotonic() + timeout_s
-        pool = ThreadPoolExecutor(len(requests), thread_name_prefix=self.owner)
+    def _ask(
+        self, peer: str, message: Message, reply: type[Message], timeout_s: float
+    ) -> Message | Failure:
+        pool = ThreadPoolExecutor(1, thread_name_prefix=self.owner)
         try:
-            futures = {
-                peer: pool.submit(self._deliver, peer, message, reply) for peer, message in requests
-            }
-            return {peer: _outcome(future, deadline) for peer, future in futures.items()}
+            return pool.submit(self._deliver, peer, message, reply).result(timeout_s)
+        except FutureTimeout:
+            return Failure("no answer before the deadline")
+        except (AcmeError, ValidationError) as error:  # ValidationError: its own message is invalid
+            return Failure(str(error))
         finally:
             # A peer that is late must not hold up the others; its answer is dropped.
             pool.shutdown(wait=False)
@@ -68,12 +81,3 @@ class EmbeddedLink:
         received = encode(answer)
         self._journal.message(peer, self.owner, type(answer).__name__, len(received))
         return decode(received, [reply])
-
-
-def _outcome(future: Future[Message], deadline: float) -> Message | Failure:
-    try:
-        return future.result(timeout=max(0.0, deadline - time.monotonic()))
-    except FutureTimeout:
-        return Failure("no answer before the deadline")
-    except (AcmeError, ValidationError) as error:  # ValidationError: its own message is invalid
-        return Failure(str(error))

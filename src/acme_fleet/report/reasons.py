@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acme_fleet.explain import DeviceChoice, Explanation
     from acme_fleet.fleet import Fleet
     from acme_fleet.hardware import Device
-    from acme_fleet.pipeline import Plan
+    from acme_fleet.plan import Plan
     from acme_fleet.report.summary import Candidate
 
 

@@ -25,7 +25,7 @@ from acme_fleet.report.summary import Summary
 
 if TYPE_CHECKING:
     from acme_fleet.models.training import Evaluation
-    from acme_fleet.pipeline import Plan
+    from acme_fleet.plan import Plan
     from acme_fleet.predict import Prediction
 
 

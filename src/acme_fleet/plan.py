@@ -1,0 +1,103 @@
+"""What is known before any training: candidates, exact sizes, limits, the bytes to expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.cost.privacy import PrivacyLoss
+from acme_fleet.cost.size import parameter_count
+from acme_fleet.data.partition import World, load_world
+from acme_fleet.device.masking import public_key
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Fleet, Header
+from acme_fleet.models.features import Classifier, map_axes
+from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.report.traffic import expected_loss, row_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would choose from.
+
+    Attributes:
+        grid: the candidates (w, d).
+        sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
+            allocation, which is known only after training, those of the uniform one: its bound.
+        limits: min C_n for each cluster by name.
+        feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
+        round_bytes: the most that a device uploads in one round, likewise: its importance set
+            (Eq. 18) or masked shares of it and, where headers are mixed, its header.
+        loss: (ε, δ) of what a device sends with noise; none where it adds none.
+    """
+
+    grid: Grid
+    sizes: np.ndarray
+    limits: dict[str, int]
+    feature_bytes: int
+    round_bytes: int
+    loss: PrivacyLoss | None
+
+
+def examine(fleet: Fleet) -> Plan:
+    """Load the data and make the plan, see :func:`make_plan`."""
+    return make_plan(fleet, load_world(fleet))
+
+
+def make_plan(fleet: Fleet, world: World) -> Plan:
+    """Candidates with exact sizes, limits, and the bytes to expect; trains nothing.
+
+    Raises:
+        FleetError: if the model cannot be built for these data.
+    """
+    reference = untrained_reference(fleet, world.public, world.classes)
+    grid = candidate_grid(fleet.backbone, reference)
+    header = largest_header(fleet.header, reference)
+    # A block of other operations may also have one layer that aligns its inputs.
+    aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
+    personalization = fleet.personalization
+    weights = 0 if personalization.mix == "importance" else parameter_count(header.shapes())
+    masked = personalization.privacy.masking
+    receivers = max(len(cluster.devices) for cluster in fleet.clusters) if masked else 1
+    if masked:
+        public_key(b"")  # its library must be there before any work is done
+    return Plan(
+        grid=grid,
+        sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
+        limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
+        feature_bytes=personalization.feature_samples * row_bytes(personalization, header.hidden),
+        round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
+        loss=expected_loss(personalization),
+    )
+
+
+def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:
+    """The header with the most weights: the largest convolution everywhere."""
+    block = Block(inputs=(0, 1), operations=("conv5", "conv5"))
+    genotype = Genotype(
+        blocks=(block,) * settings.blocks, cells=settings.cells, channels=settings.channels
+    )
+    classes, hidden = reference.head.weight.shape
+    axes = map_axes(reference.backbone.config)
+    return HeaderPlan(genotype=genotype, hidden=hidden, classes=classes, axes=axes)
+
+
+def check_feasible(fleet: Fleet, plan: Plan) -> None:
+    """Every cluster must be able to get something.
+
+    Raises:
+        FleetError: naming the cluster, its smallest device and the smallest candidate.
+    """
+    smallest = int(plan.sizes.min())
+    for cluster in fleet.clusters:
+        device = min(cluster.devices, key=lambda d: d.storage)
+        if device.storage < smallest:
+            raise FleetError(
+                f"cluster {cluster.name}: the smallest candidate is {smallest:,} bytes, device "
+                f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
+                f"candidates in backbone.widths and backbone.depths"
+            )

@@ -1,0 +1,102 @@
+"""Devices that train together in one process end where each alone would have."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import acme_fleet
+from acme_fleet import roles
+from acme_fleet.data.partition import load_world
+from acme_fleet.device import client
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.device.folder import DeviceFolder
+from acme_fleet.errors import RunError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import read_events
+from acme_fleet.messages import Message, RoundStart
+
+
+def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
+    finished, tiny: Callable[..., Fleet], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "train_header", lambda *_: pytest.fail("a device trained alone"))
+    fleet = tiny(devices_at_once=10)
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    for ours, alone in zip(summary.devices, finished.summary.devices, strict=True):
+        assert (ours.name, ours.neurons) == (alone.name, alone.neurons)
+        assert ours.accuracy == pytest.approx(alone.accuracy, abs=1.5 / alone.test_samples)
+        models = [
+            load_file(path / "devices" / ours.name / "model.safetensors")
+            for path in (prepared, finished.path)
+        ]
+        assert models[0].keys() == models[1].keys()
+        for name, tensor in models[0].items():
+            assert tensor.allclose(models[1][name], atol=1e-3), name
+    stages = [event for event in read_events(prepared / "events.jsonl") if "stage" in event]
+    together = [event["actor"] for event in stages if event["stage"] == "training together"]
+    # three rounds and the fine-tuning in each cluster
+    assert together == ["north"] * 4 + ["south"] * 4
+
+
+def test_a_device_that_cannot_train_says_so_itself_and_the_others_train(
+    tiny: Callable[..., Fleet], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Device(DeviceClient):
+        def handle(self, message: Message) -> Message:
+            if isinstance(message, RoundStart) and self._settings.name == "cam-2":
+                shutil.rmtree(self._folder.path / "state", ignore_errors=True)
+            return super().handle(message)
+
+        def pending(self, message: Message) -> int | None:
+            if isinstance(message, RoundStart) and self._settings.name == "cam-2":
+                raise RunError("its disk is gone")
+            return super().pending(message)
+
+    monkeypatch.setattr(roles, "DeviceClient", Device)
+    fleet = tiny(devices_at_once=2, **{"personalization.rounds": 1, "personalization.quorum": 0.5})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    assert [device.name for device in summary.devices] == ["cam-1", "badge-1", "badge-2"]
+    assert summary.clusters[0].lost == {"cam-2": "cam-2 has received no model yet"}
+
+
+def test_features_are_computed_once_kept_on_disk_and_forgotten_in_the_end(
+    finished, tmp_path: Path
+) -> None:
+    private = load_world(finished.fleet).private["cam-1"]
+    assignment = DeviceFolder(finished.path / "devices" / "cam-1").assignment()
+    assert not list(finished.path.glob("devices/*/state/features.safetensors"))
+    folder = DeviceFolder(tmp_path / "cam-1")
+    folder.accept(assignment)
+    features = folder.features(private)
+    file = tmp_path / "cam-1" / "state" / "features.safetensors"
+    written = file.stat().st_mtime_ns
+    folder.accept(assignment)
+    again = DeviceFolder(tmp_path / "cam-1").features(private)
+    assert file.stat().st_mtime_ns == written
+    for split in ("train", "validation", "test"):
+        one, other = getattr(features, split), getattr(again, split)
+        assert one.labels.equal(getattr(private, split).labels)
+        assert all(one.inputs[name].equal(other.inputs[name]) for name in one.inputs)
+    folder.forget_features()
+    assert not file.exists()
+
+
+def test_what_belongs_to_another_model_is_forgotten(finished, tmp_path: Path) -> None:
+    path = shutil.copytree(finished.path / "devices" / "cam-1", tmp_path / "cam-1")
+    folder = DeviceFolder(path)
+    assert folder.has_trained(0)
+    assert folder.report() is not None
+    folder.accept(folder.assignment())
+    assert folder.has_trained(0)
+    other = folder.assignment().model_copy(update={"class_names": ["another"] * 10})
+    folder.accept(other)
+    assert not folder.has_trained(0)
+    assert folder.report() is None
+    assert folder.assignment().class_names == other.class_names

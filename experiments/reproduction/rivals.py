@@ -164,13 +164,13 @@ class Plain(nn.Module):
         self.classifier = classifier
         self.head = classifier.head
 
-    def features(self, pixel_values: Tensor) -> Tensor:
+    def features(self, **inputs: Tensor) -> Tensor:
         """The pooled token, shape ``(batch, hidden)``."""
-        return activations(self.classifier.backbone, {"pixel_values": pixel_values}).pooled
+        return activations(self.classifier.backbone, inputs).pooled
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``."""
-        return self.classifier(pixel_values=pixel_values)
+        return self.classifier(**inputs)
 
 
 class Head(nn.Module):

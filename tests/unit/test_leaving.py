@@ -57,8 +57,11 @@ def test_protections_are_told_where_they_are_on_and_only_there():
     assert set(plain.values()) == {NOT_PROTECTED}
     privacy = Privacy(sketch_dim=16, sketch_bits=8, feature_noise=2, importance_noise=3)
     told = {one.kind: one for one in what_leaves(privacy, "both")}
-    for words in ("16 numbers a row", "8 bits", "noise 2 times"):
+    for words in ("16 numbers a row", "noise 2 times"):
         assert words in told["FeatureSample"].protection
+    assert "8 bits a number" in told["FeatureSample"].holds  # which hides next to nothing
+    coarser = {one.kind: one for one in what_leaves(Privacy(sketch_bits=8), "importance")}
+    assert coarser["FeatureSample"].protection == NOT_PROTECTED
     assert "noise 3 times" in told["ImportanceUpload"].protection
     assert "weights not protected" in told["ImportanceUpload"].protection
     assert "header's weights" in told["ImportanceUpload"].holds

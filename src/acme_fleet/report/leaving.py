@@ -29,7 +29,9 @@ def what_leaves(privacy: Privacy, mix: Mix) -> list[Leaving]:
         numbers += ", and the header's weights"
     reported = "sizes, three accuracies, latency, counts of neurons, test samples and raw bytes"
     profile = "name, storage, constants of its energy"
-    features = "features of a few training samples, a row each"
+    features = (
+        f"features of a few training samples, a row each, {privacy.sketch_bits} bits a number"
+    )
     return [
         Leaving("DeviceProfile", "once", profile, NOT_PROTECTED),
         Leaving("FeatureSample", "once", features, _of_features(privacy)),
@@ -43,8 +45,6 @@ def _of_features(privacy: Privacy) -> str:
     measures = []
     if privacy.sketch_dim is not None:
         measures.append(f"projected to {privacy.sketch_dim} numbers a row")
-    if privacy.sketch_bits == 8:
-        measures.append("8 bits a number")
     if privacy.feature_noise is not None:
         measures.append(f"clipped, noise {privacy.feature_noise:g} times the sensitivity")
     return "; ".join(measures) or NOT_PROTECTED

@@ -138,15 +138,19 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     console = _console()
     console.print(table)
     if loss := plan.loss:
-        console.print(
-            f"noise guarantees, at δ = {loss.delta:g}: ε {_epsilon(loss.features)} for a sample by "
-            f"the feature sample, {_epsilon(loss.importance)} for all of a device's data by its "
-            f"importance sets; {_epsilon(loss.sample)} and {_epsilon(loss.device)} by both"
-        )
+        guarantees = Table(title=f"ε that the noise guarantees, at δ = {loss.delta:g}")
+        for column in ("of what is sent", "ε", "against"):
+            guarantees.add_column(column, justify="right" if column == "ε" else "left")
+        one, all_data = "a device that differs in one sample", "a device with any other data"
+        guarantees.add_row("the feature sample", _epsilon(loss.features), one)
+        guarantees.add_row("all importance sets", _epsilon(loss.importance), all_data)
+        guarantees.add_row("both", _epsilon(loss.sample), one)
+        guarantees.add_row("both", _epsilon(loss.device), all_data)
+        console.print(guarantees)
 
 
 def _epsilon(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g}"
+    return "no guarantee" if value is None else f"{value:.3g}"
 
 
 def print_summary(summary: Summary) -> None:

@@ -17,7 +17,7 @@ demo: $(VENV)/.user ## customise a small fleet on handwritten digits, about two 
 	$(BIN)/acme demo
 
 test: $(VENV)/.developer ## the tests that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.developer ## lint, types, import contracts
 	$(BIN)/ruff check .

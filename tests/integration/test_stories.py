@@ -14,8 +14,6 @@ from reproduction.bench import Options
 from reproduction.frame import run
 from reproduction.page import STORIES
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,5 +1,6 @@
 """Small models and data that several tests share."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from torch import Tensor, nn  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModel,
     BertConfig,
-    BertModel,
-    BertTokenizerFast,
     DeiTConfig,
     DistilBertConfig,
     LlamaConfig,
@@ -130,19 +129,7 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "turn the light on what is weather sing it off now please lamp bright rain sun wind "
         "play song loud a"
     )
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words.split()]
-    folder = tmp_path_factory.mktemp("text-checkpoint")
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        num_hidden_layers=2,
-        vocab_size=len(vocabulary),
-        max_position_embeddings=32,
-        hidden_size=16,
-        num_attention_heads=4,
-        intermediate_size=24,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
-    return folder
+    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+    from reproduction.generated import tiny_bert
+
+    return tiny_bert(tmp_path_factory.mktemp("text-checkpoint"), words.split())

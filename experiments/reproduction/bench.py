@@ -35,7 +35,7 @@ from acme_fleet.report.summary import Summary
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import generator, threads
 
-from .generated import rooms, tiny_bert, turned_digits
+from .generated import WORDS, rooms, tiny_bert, turned_digits
 from .settings import changed, config_of, digest, read_config
 
 Scale = Literal["smoke", "small", "full"]
@@ -130,7 +130,7 @@ class Bench:
     def checkpoint(self) -> Path | None:
         """The reference's checkpoint; none where the cloud trains it from nothing."""
         if self.extra.get("generated") == "rooms":
-            return tiny_bert(self.options.out.resolve())
+            return tiny_bert(self.options.out.resolve() / "tiny-bert", WORDS)
         if "checkpoint" in self.extra:
             return _packaged(self.extra["checkpoint"])
         return self._pretrained() if "pretraining" in self.extra else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ _SAID = {
     "weather": "what is weather rain sun wind",
     "music": "sing play song now loud please",
 }
+WORDS = " ".join(_SAID.values()).split()
 _ROOMS = ("kitchen", "cellar", "shed", "gate")
 
 
@@ -46,15 +48,13 @@ def rooms(folder: Path) -> Path:
     return path
 
 
-def tiny_bert(folder: Path) -> Path:
-    """An untrained BERT that knows the words of :func:`rooms`, as the hub has checkpoints."""
-    path = folder / "tiny-bert"
-    if not (path / "config.json").exists():
-        path.mkdir(exist_ok=True)
-        words = [word for of in _SAID.values() for word in of.split()]
+def tiny_bert(folder: Path, words: Iterable[str]) -> Path:
+    """An untrained BERT that knows these words, in a folder as the hub has them."""
+    if not (folder / "config.json").exists():
+        folder.mkdir(exist_ok=True)
         vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-        (path / "vocab.txt").write_text("\n".join(vocabulary))
-        BertTokenizerFast(vocab=str(path / "vocab.txt")).save_pretrained(path)
+        (folder / "vocab.txt").write_text("\n".join(vocabulary))
+        BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
         config = BertConfig(
             num_hidden_layers=2,
             vocab_size=len(vocabulary),
@@ -65,5 +65,5 @@ def tiny_bert(folder: Path) -> Path:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            BertModel(config).save_pretrained(path)
-    return path
+            BertModel(config).save_pretrained(folder)
+    return folder

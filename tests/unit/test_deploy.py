@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app, hosts
 from acme_fleet.deploy import keys
-from acme_fleet.deploy.overhead import overhead_text, overheads_s
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import configuration
 from acme_fleet.deploy.site import Site, fingerprint
@@ -28,6 +27,7 @@ from acme_fleet.deploy.superlink import environment
 from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Fleet
+from acme_fleet.report.overhead import overhead_text, overheads_s
 
 _FLEET: dict[str, Any] = {
     "clusters": [

@@ -158,7 +158,7 @@ def _unknown_key_is_refused(hosts: Hosts) -> None:
     content |= {"keys": "stranger", "state": "state/stranger"}
     path = hosts.folder / "stranger.yaml"
     path.write_text(yaml.safe_dump(content))
-    supernode = services(Site.from_yaml(path), path)[-1]
+    supernode = services(Site.from_yaml(path), path, [])[-1]
     before = hosts.log("north").count("Activated node_id")
     with (hosts.folder / "stranger.log").open("wb") as log:
         process = subprocess.Popen(

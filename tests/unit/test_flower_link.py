@@ -80,6 +80,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flower, "WAIT_S", 0.3)
     monkeypatch.setattr(flower, "_AGAIN_S", 0.05)
     monkeypatch.setattr(flower, "_LOOK_S", 0.05)
+    monkeypatch.setattr(flower, "_LATE_S", 0.2)
     monkeypatch.setattr(channel_module, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(channel_module, "_RETRY_S", 0.2)
 
@@ -203,6 +204,36 @@ def test_peer_that_comes_back_within_the_grace_answers(hosted, linked):
     link, _ = linked({"cam-1": gone_at_first})
     assert _ask(link, "cam-1") == {"cam-1": report()}
     assert len(set(tries)) == 4
+
+
+def test_question_that_is_lost_is_asked_again(hosted, linked):
+    """As where a device is killed that has taken the question."""
+    host, tries = hosted("a", steady()), []
+
+    def silent_at_first(header: Header, payload: bytes) -> Answer | None:
+        tries.append(header["id"])
+        return host.answer(header, payload) if len(tries) > 1 else None
+
+    link, relay = linked({"a": silent_at_first})
+    assert _ask(link, "a") == {"a": report()}
+    assert len(relay.asked) == 2
+
+
+def test_late_answer_counts_though_the_question_was_asked_again(hosted, linked):
+    """And what is told of the older question, but for its answer, does not."""
+    host, first = hosted("a", steady()), []
+
+    def late(header: Header, payload: bytes) -> Answer | None:
+        if not first:
+            first.append((header, payload))
+            return None
+        relay.send({"id": first[0][0]["id"], "error": "an older one's node was killed"})
+        answer = host.answer(*first[0])
+        relay.send({"id": first[0][0]["id"]} | answer[0], answer[1])
+        return None  # the second question stays without an answer
+
+    link, relay = linked({"a": late}, grace_s=60)
+    assert _ask(link, "a") == {"a": report()}
 
 
 def test_peer_that_stays_away_is_a_failure_and_others_are_not(hosted, linked):

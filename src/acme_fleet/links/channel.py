@@ -16,7 +16,8 @@ from acme_fleet.links.frames import Header, receive_frame, send_frame
 
 LONGEST_PATH = 100
 """Bytes of a Unix socket's path that every system can take."""
-_PATIENCE_S, _RETRY_S = 3.0, 20.0
+# A relay whose role was started again is back within half a second.
+_PATIENCE_S, _RETRY_S = 1.5, 20.0
 
 Frame = tuple[Header, bytes]
 

@@ -116,7 +116,7 @@ def test_site_files_that_hold_no_settings(content: str | None, tmp_path: Path):
 def test_host_that_the_fleet_does_not_know(write_site: Any):
     site = Site.from_yaml(write_site(role="device", name="cam-9", upstream="a:1"))
     with pytest.raises(
-        FleetError, match=r"no device named cam-9.* it has cam-1, cam-2; did you me"
+        FleetError, match=r"name: .* has no device of this name; it has cam-1, cam-2; did"
     ):
         site.load_fleet()
 
@@ -458,6 +458,40 @@ def test_processes_are_shown_started_again_and_stopped_with_their_children(tmp_p
     assert len(children()) == 2
     wait(lambda: not any(_alive(pid) for pid in children()))
     assert not any(_alive(pid) for pid in children())
+
+
+def test_processes_are_stopped_side_by_side(tmp_path: Path):
+    """Each ends only when the other has been asked to end as well."""
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "mine, other = map(pathlib.Path, sys.argv[1:])\n"
+        "def end(*_):\n"
+        "    mine.touch()\n"
+        "    while not other.exists(): time.sleep(0.01)\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(0.1)\n"
+    )
+    paths = [str(tmp_path / "one"), str(tmp_path / "two")]
+    services = [
+        Service("part", [sys.executable, "-c", code, *order], os.environ)
+        for order in (paths, paths[::-1])
+    ]
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if sum("ready" in each for each in lines) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        keep_running(services, say)
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert [service.process.returncode for service in services if service.process] == [0, 0]
 
 
 def test_service_that_ends_at_once_is_an_error():

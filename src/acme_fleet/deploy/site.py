@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from acme_fleet.deploy.names import instead_of, is_host, is_ip
 from acme_fleet.errors import FleetError
@@ -62,6 +69,7 @@ class Site(Settings):
     local_port: Port = 9444
     upstream: Endpoint | None = None
     grace_s: PositiveFloat = 300.0
+    _file: Path = PrivateAttr(default=Path("site"))
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:
@@ -99,6 +107,7 @@ class Site(Settings):
         folder = path.parent.resolve()
         paths = {name: folder / getattr(site, name) for name in ("fleet", "state", "keys")}
         site = site.model_copy(update=paths)
+        site._file = path
         if not site.fleet.is_file():
             raise FleetError(
                 f"{path}: fleet: there is no file {site.fleet}; write the fleet file's path, "
@@ -145,8 +154,8 @@ class Site(Settings):
         }[self.role]
         if self.name not in names:
             raise FleetError(
-                f"{self.fleet} has no {self.role} named {self.name}, which the site file names; "
-                f"{instead_of(self.name, names)}"
+                f"{self._file}: name: {self.fleet} has no {self.role} of this name; "
+                f"{instead_of(self.name, names)} (got {self.name!r})"
             )
         return fleet
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from loopback import wait_for
 from torch import Tensor
 
 from acme_fleet.links.channel import listen
@@ -30,6 +31,7 @@ def damaged(role_socket: Path, damages: Mapping[str, list[Damage]]) -> Iterator[
 
     Yields the types of the messages that were damaged so far.
     """
+    wait_for(role_socket.exists, 120)  # a host is up before its role has loaded
     real = role_socket.with_name("real.sock")
     role_socket.rename(real)
     listener, left = listen(role_socket), {kind: list(each) for kind, each in damages.items()}
@@ -70,11 +72,6 @@ def _kind(answer: bytes) -> str:
 def garbage(answer: bytes) -> bytes:
     """As many other bytes."""
     return bytes(251 - n % 251 for n in range(len(answer)))
-
-
-def cut(answer: bytes) -> bytes:
-    """What arrives if a connection ends too early."""
-    return answer[: len(answer) // 2]
 
 
 def not_numbers(answer: bytes) -> bytes:

@@ -14,14 +14,14 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from damage import cut, damaged, garbage, misshapen, not_numbers
+from damage import damaged, garbage, misshapen, not_numbers
 from loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 
 import acme_fleet
@@ -295,34 +295,60 @@ def _wait_until_at_work(hosts: Hosts, name: str, seconds: float) -> None:
     wait_for(lambda: cpu_s(role) > before + seconds, _RUN_S, every_s=0.02)
 
 
-def test_damaged_answers_are_refused_and_their_devices_named(
+def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     fleet: Fleet, hosts: Hosts, tmp_path: Path
 ):
-    """One device's answers are worthless in every round and at the end, another's once.
+    """In one run: answers that are not numbers, of wrong shape, and no message at all; a device
 
-    The others get what they would get if those had not answered.
+    that is gone for good; and an edge whose disk is full for a while.
     """
-    out = "damage"
-    lasting = {"ImportanceUpload": [not_numbers, misshapen], "DeviceReport": [garbage] * 9}
-    once = {"ImportanceUpload": [cut]}
-    sockets = {name: hosts.state(name) / "role.sock" for name in ("cam-2", "badge-2")}
-    with damaged(sockets["cam-2"], lasting) as cam, damaged(sockets["badge-2"], once) as badge:
-        summary = _finish(hosts.run(out=out), hosts, out)
-    assert cam == ["ImportanceUpload", "ImportanceUpload", "DeviceReport"]
-    assert badge == ["ImportanceUpload"]
+    out, disk = "losses", hosts.state("south")
+    hosts.configure("north", grace_s=15)
+    damages = {
+        "cam-2": {"ImportanceUpload": [not_numbers]},
+        "badge-1": {"DeviceReport": [garbage] * 9},
+        "badge-2": {"ImportanceUpload": [misshapen]},
+    }
+    with ExitStack() as meddled:
+        done = {
+            name: meddled.enter_context(damaged(hosts.state(name) / "role.sock", kinds))
+            for name, kinds in damages.items()
+        }
+        run = hosts.run(out=out)
+        wait_for(lambda: hosts.sent(out, "cloud", "north", "BackboneAssignment") > 0, _RUN_S)
+        if disk.is_mount():
+            _fill(disk / "junk")
+        wait_for(lambda: hosts.sent(out, "north", "cam-2", "RoundStart") > 0, _RUN_S)
+        time.sleep(5)
+        (disk / "junk").unlink(missing_ok=True)
+        wait_for(lambda: hosts.sent(out, "north", "cam-2", "RoundStart") > 1, _RUN_S)
+        hosts.down("cam-2", kill=True)
+        summary = _finish(run, hosts, out)
+    hosts.configure("north", grace_s=_GRACE_S)
+
+    assert {name: len(kinds) for name, kinds in done.items()} == dict.fromkeys(damages, 1)
     north, south = summary.clusters
-    assert list(north.lost) == ["cam-2"]
-    assert "a malformed message was refused" in north.lost["cam-2"]
-    assert south.lost == {}
-    assert (north.missed, south.missed) == ({"cam-2": 2}, {"badge-2": 1})
+    lost = {"cam-2": "out of reach", "badge-1": "a malformed message was refused"}
+    assert [*north.lost, *south.lost] == list(lost)
     page = (hosts.folder / out / "report.html").read_text()
+    for name, reason in lost.items():
+        assert reason in (north.lost | south.lost)[name]
+        assert name in page
+        assert reason in page
+    assert (north.missed, south.missed) == ({"cam-2": 2}, {"badge-2": 1})
     assert "<b>badge-2</b> missed 1 round" in page
-    assert "a malformed message was refused" in page
-    silent = {"cam-2": dict.fromkeys(lasting, 9), "badge-2": {"ImportanceUpload": 1}}
+
+    silent = {
+        "cam-2": {"ImportanceUpload": 2, "DeviceReport": 1},
+        "badge-1": {"DeviceReport": 1},
+        "badge-2": {"ImportanceUpload": 1},
+    }
     without = _without(silent, fleet, tmp_path / "without")
-    assert [d.name for d in summary.devices] == ["cam-1", "badge-1", "badge-2"]
+    assert [d.name for d in summary.devices] == ["cam-1", "badge-2"]
     for device in summary.devices:
         assert hosts.model(out, device.name) == without.model(device.name), device.name
+    if not disk.is_mount():
+        pytest.skip("the full disk was left out: no tmpfs could be mounted")
 
 
 def _without(silent: dict[str, dict[str, int]], fleet: Fleet, path: Path) -> Embedded:
@@ -350,27 +376,6 @@ def _without(silent: dict[str, dict[str, int]], fleet: Fleet, path: Path) -> Emb
         return nullcontext(EmbeddedLink("cloud", edges, journal))
 
     return Embedded(path, customize(fleet, path, connect=connect))
-
-
-def test_device_that_stays_away_is_named_and_a_full_disk_is_waited_for(hosts: Hosts):
-    out, disk = "away", hosts.state("south")
-    hosts.configure("north", grace_s=15)
-    run = hosts.run(out=out)
-    wait_for(lambda: hosts.sent(out, "cloud", "north", "BackboneAssignment") > 0, _RUN_S)
-    if disk.is_mount():
-        _fill(disk / "junk")
-    wait_for(lambda: hosts.sent(out, "north", "cam-2", "RoundStart") > 0, _RUN_S)
-    hosts.down("cam-2", kill=True)
-    time.sleep(5)
-    (disk / "junk").unlink(missing_ok=True)
-    summary = _finish(run, hosts, out)
-    assert [d.name for d in summary.devices] == ["cam-1", "badge-1", "badge-2"]
-    assert list(summary.clusters[0].lost) == ["cam-2"]
-    assert "out of reach" in summary.clusters[0].lost["cam-2"]
-    assert "cam-2" in (hosts.folder / out / "report.html").read_text()
-    hosts.configure("north", grace_s=_GRACE_S)
-    if not disk.is_mount():
-        pytest.skip("the full disk was left out: no tmpfs could be mounted")
 
 
 def _fill(path: Path) -> None:

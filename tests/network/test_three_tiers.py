@@ -255,9 +255,10 @@ def _unknown_key_is_refused(hosts: Hosts) -> None:
 def test_everything_that_can_fail_fails_and_the_run_ends(
     fleet: Fleet, hosts: Hosts, expected: Embedded
 ):
-    """In one run: an edge's role is killed in its search, the other edge's SuperLink, a device in
+    """All in one run, and all come back.
 
-    a round, and the cloud while both edges work. All come back.
+    An edge's role is killed in its search, the other edge's SuperLink while its devices get their
+    model, a device in a round, and the cloud while both edges work.
     """
     out = "faults"
     run = hosts.run(out=out)
@@ -298,9 +299,10 @@ def _wait_until_at_work(hosts: Hosts, name: str, seconds: float) -> None:
 def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     fleet: Fleet, hosts: Hosts, tmp_path: Path
 ):
-    """In one run: answers that are not numbers, of wrong shape, and no message at all; a device
+    """All in one run.
 
-    that is gone for good; and an edge whose disk is full for a while.
+    Answers that are not numbers, of wrong shape, and no message at all; a device that is gone for
+    good; and an edge whose disk is full for a while.
     """
     out, disk = "losses", hosts.state("south")
     hosts.configure("north", grace_s=15)
@@ -389,9 +391,9 @@ def _fill(path: Path) -> None:
 
 
 def test_superlink_is_told_only_what_changed(fleet: Fleet, hosts: Hosts):
-    """Members register once; a key that was replaced takes the old one's place. The last test:
+    """Members register once; a key that was replaced takes the old one's place.
 
-    the edge whose key it was is shut out.
+    The last test, as the edge whose key it was is shut out.
     """
     superlink = SuperLink(Site.from_yaml(hosts.config("cloud")))
     members = [cluster.name for cluster in fleet.clusters]

@@ -26,7 +26,7 @@ from acme_fleet.fleet import Fleet
 from acme_fleet.journal import read_events
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
-from loopback import Hosts, descendants, hosts_up
+from loopback import Hosts, cpu_s, descendants, hosts_up
 
 _ROUNDS, _GOAL_S = 8, 10.0
 _SETTLE_S, _IDLE_S = 30.0, 40.0
@@ -137,14 +137,7 @@ def _memory(hosts: Hosts, name: str) -> float:
 
 def _cpu(hosts: Hosts, name: str) -> float:
     """Processor seconds of a host's processes, and of those that they waited for."""
-    total = 0.0
-    for pid in descendants(hosts.processes[name].pid):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    return total
+    return sum(map(cpu_s, descendants(hosts.processes[name].pid)))
 
 
 def cold_start(code: str) -> float:

@@ -22,9 +22,10 @@ from pydantic import (
 
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet_file import written_out
-from acme_fleet.hardware import Cluster, Device, Settings, mistakes
+from acme_fleet.hardware import Cluster, Device
 from acme_fleet.hardware import Energy as Energy  # an alias of the same name: to be imported
 from acme_fleet.hardware import Name as Name
+from acme_fleet.settings import Settings, mistakes, read_settings
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[float, Field(gt=0, le=1)]
@@ -371,14 +372,7 @@ class Fleet(Settings):
             FleetError: naming the key, its value and what would be right.
         """
         path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise FleetError(f"cannot read the fleet file {path}: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or no such date
-            raise FleetError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise FleetError(f"{path} holds no settings; `acme init {path}` writes an example")
+        content = read_settings(path, "fleet file", f"`acme init {path}` writes an example")
         return Fleet.parse(content, str(path), path.parent).with_paths_from(path.parent)
 
     @staticmethod

@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field, PositiveInt, ValidationError
 
 from acme_fleet.errors import FleetError
 from acme_fleet.grouping import group_devices
-from acme_fleet.hardware import Device, Energy, Name, Settings, mistakes
+from acme_fleet.hardware import Device, Energy, Name
+from acme_fleet.settings import Settings, mistakes, read_settings
 
 _MEASURED = ("power_w", "power_per_layer_w", "latency_s", "latency_per_layer_s")
 
@@ -50,10 +51,7 @@ def written_out(content: Mapping[str, Any], where: str, folder: Path) -> dict[st
         FleetError: if a type or its profile is wrong, or the devices cannot be grouped.
         ValidationError: if a key that is needed here is wrong.
     """
-    types = _Types.model_validate(
-        {key: content[key] for key in ("device_types",) if key in content}
-    )
-    constants = {name: read_constants(folder / path) for name, path in types.device_types.items()}
+    constants = {name: read_constants(folder / path) for name, path in _types(content).items()}
     content = _change_devices(content, lambda device: _with_constants(device, constants, where))
     content.pop("device_types", None)
     if ("clusters" in content) == ("devices" in content):
@@ -69,6 +67,21 @@ def written_out(content: Mapping[str, Any], where: str, folder: Path) -> dict[st
         raise FleetError(f"{where}: grouping.clusters: {error}") from error
     rest = {key: value for key, value in content.items() if key not in ("devices", "grouping")}
     return {**rest, "clusters": clusters}
+
+
+def profiles_of(path: Path) -> dict[str, Path]:
+    """The profiles of a fleet file's device types, by type.
+
+    Raises:
+        FleetError: if it cannot be read.
+    """
+    types = _types(read_settings(path, "fleet file", "`acme init` writes an example"))
+    return {name: (path.parent / profile).resolve() for name, profile in types.items()}
+
+
+def _types(content: Mapping[str, Any]) -> dict[str, Path]:
+    known = {key: content[key] for key in ("device_types",) if key in content}
+    return _Types.model_validate(known).device_types
 
 
 def read_constants(profile: Path) -> dict[str, float]:

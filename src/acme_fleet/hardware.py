@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from acme_fleet.settings import Settings
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -25,29 +27,21 @@ def parse_bytes(value: Any) -> Any:
     return round(float(match[1]) * _UNITS[match[2].lower()])
 
 
+def check_name(value: str) -> str:
+    """A cluster's or device's name, which is part of file names, as it is.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(
+            "a name has 1 to 64 letters, digits, '.', '_' or '-', and a letter or digit first"
+        )
+    return value
+
+
 ByteSize = Annotated[int, Field(gt=0, le=2**53), BeforeValidator(parse_bytes)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def mistakes(error: ValidationError, where: str) -> str:
-    """One line for each mistake: the place, the value, the remedy."""
-    lines = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"]) or "fleet"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or correct its spelling"
-        value = item.get("input")
-        shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
-        lines.append(f"{where}: {place}: {message}{shown}")
-    return "\n".join(lines)
-
+Name = Annotated[str, AfterValidator(check_name)]
 
 # Bounded, so that no device's constants make its cluster's energy infinite.
 Constant = Annotated[float, Field(ge=0, le=1e9)]

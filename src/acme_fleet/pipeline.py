@@ -82,9 +82,11 @@ def customize(
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
-    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, read_events(run.events))
+    events = read_events(run.events)
+    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events)
+    summary = summary.model_copy(update={"many_hosts": connect is not None})
     summary.write(run.summary)
-    write_report(summary, read_events(run.events), run.report)
+    write_report(summary, events, run.report)
     return summary
 
 

@@ -1,22 +1,31 @@
-"""The roles with their data and folders; which link they talk over is not their business."""
+"""The roles with their data and folders; which link they talk over is not their business.
+
+A role is imported when it is made: a device need not load what only its edge server computes with.
+"""
 
 from __future__ import annotations
 
-from acme_fleet.cloud.server import CloudServer
+from typing import TYPE_CHECKING
+
 from acme_fleet.data.partition import World
-from acme_fleet.device.client import DeviceClient
-from acme_fleet.edge.server import EdgeServer
 from acme_fleet.fleet import Fleet
 from acme_fleet.hardware import Cluster, Device
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
 from acme_fleet.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from acme_fleet.cloud.server import CloudServer
+    from acme_fleet.device.client import DeviceClient
+    from acme_fleet.edge.server import EdgeServer
+
 
 def device_role(
     fleet: Fleet, device: Device, world: World, run: RunDirectory, journal: Journal
 ) -> DeviceClient:
     """A device with its private data."""
+    from acme_fleet.device.client import DeviceClient
+
     return DeviceClient(
         device,
         fleet.personalization,
@@ -31,6 +40,8 @@ def edge_role(
     fleet: Fleet, cluster: Cluster, world: World, devices: Link, run: RunDirectory, journal: Journal
 ) -> EdgeServer:
     """An edge server with its shared data."""
+    from acme_fleet.edge.server import EdgeServer
+
     return EdgeServer(
         cluster.name,
         fleet,
@@ -45,6 +56,8 @@ def cloud_role(
     fleet: Fleet, world: World, edges: Link, run: RunDirectory, journal: Journal
 ) -> CloudServer:
     """The cloud server with its public data."""
+    from acme_fleet.cloud.server import CloudServer
+
     return CloudServer(
         fleet,
         world.public,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -16,53 +15,7 @@ import acme_fleet
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import read_events
 from acme_fleet.report.summary import Summary
-
-_TINY: dict[str, Any] = {
-    "name": "tiny",
-    "seed": 3,
-    "edge_quorum": 1.0,
-    "data": {"partition": {"scheme": "pathological", "classes_per_device": 5}},
-    "reference": {
-        "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
-        "training": {"epochs": 10, "batch_size": 32, "learning_rate": 0.01},
-    },
-    "backbone": {
-        "widths": [0.5, 1.0],
-        "depths": [1, 2],
-        "importance_samples": 64,
-        "distillation": {"training": {"epochs": 3, "learning_rate": 0.002}},
-    },
-    "header": {"blocks": 1, "channels": 6},
-    "search": {
-        "steps": 3,
-        "children_per_step": 2,
-        "weight_updates_per_step": 1,
-        "final_samples": 3,
-        "fine_tuning": {"epochs": 2},
-    },
-    "personalization": {
-        "rounds": 3,
-        "local": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
-        "prune_share": 0.2,
-        "feature_samples": 12,
-    },
-    "clusters": [
-        {
-            "name": "north",
-            "devices": [
-                {"name": "cam-1", "storage": "60 kB"},
-                {"name": "cam-2", "storage": "70 kB"},
-            ],
-        },
-        {
-            "name": "south",
-            "devices": [
-                {"name": "badge-1", "storage": "20 kB", "energy": {"power_w": 0.5}},
-                {"name": "badge-2", "storage": "30 kB", "energy": {"power_w": 0.6}},
-            ],
-        },
-    ],
-}
+from tiny_fleet import tiny
 
 
 @dataclass(frozen=True)
@@ -86,21 +39,10 @@ def models_of(path: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Callable[..., Fleet]:
-    """``tiny(**{"personalization.rounds": 2})``: the tiny fleet with entries changed."""
-
-    def make(**changes: Any) -> Fleet:
-        content = copy.deepcopy(_TINY)
-        for path, value in changes.items():
-            *parents, last = path.split(".")
-            place: Any = content
-            for part in parents:
-                place = place[part]
-            place[last] = value
-        return Fleet.parse(content)
-
-    return make
+@pytest.fixture(scope="session", name="tiny")
+def _tiny() -> Callable[..., Fleet]:
+    """See :func:`tiny_fleet.tiny`."""
+    return tiny
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 import acme_fleet
-from acme_fleet import pipeline, roles
+from acme_fleet import pipeline
 from acme_fleet.cli import app
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
+from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge import server
 from acme_fleet.edge.aggregation import normalize
@@ -50,7 +51,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Handle], None]:
             handle = wrong.get(self._settings.name)
             return own(message) if handle is None else handle(_Sound(own), message)
 
-    monkeypatch.setattr(roles, "DeviceClient", Device)
+    monkeypatch.setattr(client, "DeviceClient", Device)
     return wrong.__setitem__
 
 

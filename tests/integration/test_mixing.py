@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import acme_fleet
-from acme_fleet import roles
+from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.rounds import header_shapes, mix_round
 from acme_fleet.errors import ProtocolError
@@ -99,7 +99,7 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 own = self._settings.name == name and isinstance(reply, ImportanceUpload)
                 return change(reply) if own else reply
 
-        monkeypatch.setattr(roles, "DeviceClient", Device)
+        monkeypatch.setattr(client, "DeviceClient", Device)
 
     return install
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import acme_fleet
-from acme_fleet import roles
 from acme_fleet.data.partition import load_world
+from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.fleet import Fleet
@@ -34,7 +34,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
             seen.append((self._settings.name, reply))
             return reply
 
-    monkeypatch.setattr(roles, "DeviceClient", Device)
+    monkeypatch.setattr(client, "DeviceClient", Device)
     return seen
 
 
@@ -81,7 +81,7 @@ def test_a_device_that_fails_in_a_masked_round_is_left_out_of_the_masks(
                 raise ProtocolError("its battery is empty")
             return super().handle(message)
 
-    monkeypatch.setattr(roles, "DeviceClient", Device)
+    monkeypatch.setattr(client, "DeviceClient", Device)
     summary = _run(tiny, prepared, rounds=2, masking=True)
     events = [e for e in read_events(prepared / "events.jsonl") if e.get("to") == "cam-2"]
     kinds = [event["type"] for event in events]

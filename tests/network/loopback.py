@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,8 +20,10 @@ from typing import Any
 import yaml
 
 from acme_fleet.fleet import Fleet
+from acme_fleet.journal import read_events
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
+STARTED = "--- started\n"
 
 
 @dataclass
@@ -92,10 +97,41 @@ class Hosts:
         """Start hosts."""
         for name in names:
             command = [*ACME, "up", self.role(name), "--config", str(self.config(name))]
+            with (self.folder / f"{name}.log").open("a") as log:
+                log.write(STARTED)
             self.processes[name] = self.popen(name, f"{name}.log", command)
 
     def wait_up(self, *names: str, timeout_s: float = 120) -> None:
-        wait_for(lambda: all("\nup\n" in self.log(name) for name in names), timeout_s)
+        """Until those started last say that they are up."""
+
+        def is_up(name: str) -> bool:
+            return "\nup\n" in self.log(name).rpartition(STARTED)[2]
+
+        wait_for(lambda: all(is_up(name) for name in names), timeout_s)
+
+    def configure(self, name: str, **entries: Any) -> None:
+        """Start a host again with entries of its site file changed."""
+        content = yaml.safe_load(self.config(name).read_text())
+        self.config(name).write_text(yaml.safe_dump(content | entries))
+        self.down(name, kill=True)
+        self.up(name)
+        self.wait_up(name)
+
+    def run_id(self, out: str) -> str:
+        """What all hosts call a run; nothing before it has begun."""
+        path = self.folder / out / "cloud" / "identity.json"
+        return json.loads(path.read_text()) if path.exists() else "-"
+
+    def sent(self, out: str, server: str, to: str, kind: str) -> int:
+        """Messages of a run that a server's journal tells of."""
+        own = self.state(server) / "runs" / self.run_id(out)
+        events = read_events((self.folder / out if server == "cloud" else own) / "events.jsonl")
+        return sum(event.get("to") == to and event.get("type") == kind for event in events)
+
+    def model(self, out: str, device: str) -> bytes:
+        """The model that a run left on a device."""
+        folder = self.state(device) / "runs" / self.run_id(out) / "devices" / device
+        return (folder / "model.safetensors").read_bytes()
 
     def run(self, *extra: str, out: str = "run") -> subprocess.Popen[bytes]:
         """``acme run --engine flower`` at the cloud; the process."""
@@ -151,7 +187,7 @@ class Hosts:
 
 @contextmanager
 def hosts_up(hosts: Hosts, *, ready: bool = False, timeout_s: float = 120) -> Iterator[Hosts]:
-    """All hosts set up (unless they are) and started; stopped at the end."""
+    """All hosts set up (unless they are) and started; killed at the end, which takes no time."""
     if not ready:
         hosts.set_up()
     try:
@@ -159,20 +195,24 @@ def hosts_up(hosts: Hosts, *, ready: bool = False, timeout_s: float = 120) -> It
         hosts.wait_up(*hosts.names, timeout_s=timeout_s)
         yield hosts
     finally:
-        left = list(hosts.processes)
-        try:
-            hosts.down(*left)
-        except subprocess.TimeoutExpired:
-            for process in hosts.processes.values():
-                _signal(process.pid, signal.SIGKILL)
-            raise
+        hosts.down(*hosts.processes, kill=True)
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets, for as long as it is needed."""
+    folder = Path(tempfile.mkdtemp(prefix="acme-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float, every_s: float = 0.2) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
 def descendants(pid: int) -> list[int]:
@@ -188,6 +228,15 @@ def descendants(pid: int) -> list[int]:
     for each in found:
         found += children.get(each, [])
     return found
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process, and of those that it waited for; none if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def command_line(pid: int) -> str:

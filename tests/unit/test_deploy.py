@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app, hosts
-from acme_fleet.deploy import keys
-from acme_fleet.deploy.overhead import overhead_text, overheads_s
+from acme_fleet.deploy import keys, units
+from acme_fleet.deploy.names import is_host
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import configuration
 from acme_fleet.deploy.site import Site, fingerprint
@@ -28,6 +29,7 @@ from acme_fleet.deploy.superlink import environment
 from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Fleet
+from acme_fleet.report.overhead import overhead_text, overheads_s
 
 _FLEET: dict[str, Any] = {
     "clusters": [
@@ -71,24 +73,66 @@ def test_site_knows_its_place(write_site: Any, tmp_path: Path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"role": "edge", "name": "north"}, "`upstream` is needed by an edge or device"),
-        ({"role": "cloud", "upstream": "a:1"}, "by no cloud"),
-        ({"role": "device", "upstream": "a:1"}, "the cloud is named `cloud`"),
-        ({"role": "cloud", "port": 9444}, "`port` and `local_port` must differ"),
-        ({"role": "cloud", "ports": 1}, "unknown key"),
-        ({"role": "device", "name": "cam-1", "upstream": "https://a"}, "upstream"),
-        ({"role": "cloud", "address": "0.0.0.0; include /etc/passwd"}, "address"),
+        ({"role": "edge", "name": "north"}, "upstream: is missing; write HOST:PORT of the cloud"),
+        ({"role": "cloud", "upstream": "a:1"}, "upstream: a cloud dials nobody; remove it (got 'a"),
+        ({"role": "device", "upstream": "a:1"}, "name: write the name that this device has"),
+        ({"role": "cloud", "name": "north"}, "name: a cloud has none; remove it"),
+        ({"role": "cloud", "port": 9444}, "local_port: must differ from port (got 9444 for both)"),
+        ({"role": "cloud", "port": 70000}, "port: Input should be less than or equal to 65535"),
+        ({"role": "cloud", "ports": 1}, "ports: unknown key; remove it or correct its spelling"),
+        ({"role": "clout"}, "role: Input should be 'cloud', 'edge' or 'device' (got 'clout')"),
+        ({}, "role: is missing; add it"),
+        ({"role": "edge", "name": "a/b", "upstream": "a:1"}, "name: a name has 1 to 64 letters"),
+        ({"role": "cloud", "address": "0.0.0.0; include x"}, "address: write an IP address of"),
+        ({"role": "cloud", "fleet": "none.yaml"}, "fleet: there is no file"),
+        ({"role": "cloud", "state": "s" * 100}, "too long a path for the sockets in it"),
+        *(
+            ({"role": "device", "name": "cam-1", "upstream": wrong}, "upstream: write HOST:PORT of")
+            for wrong in ("https://a", "north", "north:", "north:0", "10.0.0.300:9443", "a b:1")
+        ),
     ],
 )
 def test_mistakes_in_a_site_file_are_named(entries: dict[str, Any], message: str, write_site: Any):
-    with pytest.raises(FleetError, match=message):
-        Site.from_yaml(write_site(**entries))
+    """File, field and what is right, in words: no pattern, no name of another file."""
+    path = write_site(**entries)
+    with pytest.raises(FleetError) as refusal:
+        Site.from_yaml(path)
+    told = str(refusal.value)
+    assert told.startswith(f"{path}: ")
+    assert message in told
+    assert "^[" not in told
+
+
+@pytest.mark.parametrize("content", [None, "role: [", "- role\n", "caf\xe9"])
+def test_site_files_that_hold_no_settings(content: str | None, tmp_path: Path):
+    path = tmp_path / "site.yaml"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(FleetError, match=re.escape(str(path))) as refusal:
+        Site.from_yaml(path)
+    assert "Errno" not in str(refusal.value)
 
 
 def test_host_that_the_fleet_does_not_know(write_site: Any):
     site = Site.from_yaml(write_site(role="device", name="cam-9", upstream="a:1"))
-    with pytest.raises(FleetError, match="no device named cam-9; it has cam-1, cam-2"):
+    with pytest.raises(
+        FleetError, match=r"name: .* has no device of this name; it has cam-1, cam-2; did"
+    ):
         site.load_fleet()
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        *((name, True) for name in ("north", "cloud.example.org", "a-b.c1", "10.0.0.7", "fd00::1")),
+        *((name, True) for name in ("1e100.net", "x" * 63, ".".join(["x" * 31] * 7))),
+        *((name, False) for name in ("", "-a", "a-", "a..b", "a_b", "10.0.0.300", "10.0", "*.a.b")),
+        *((name, False) for name in ("x" * 64, ".".join(["x" * 31] * 8), "a b", "a:1", "http://a")),
+        *((name, False) for name in ("münchen.de", "a\n", "[::1]")),
+    ],
+)
+def test_host_names_and_addresses(text: str, right: bool):
+    assert is_host(text) is right
 
 
 def test_fingerprint_is_of_the_fleet_and_not_of_the_paths():
@@ -148,8 +192,43 @@ def test_keys_are_made_and_everything_is_told(tmp_path: Path):
     later = ["keys", "init", "--keys", str(folder), "--host", "south=10.0.0.3"]
     assert CliRunner().invoke(app, later).exit_code == 0
     assert (folder / "ca.crt").read_bytes() == authority
-    wrong = ["keys", "init", "--keys", str(folder), "--host", "../x=10.0.0.3"]
-    assert CliRunner().invoke(app, wrong).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["init", "--host", "../x=10.0.0.3"], "'../x' is no name of a fleet file"),
+        (["init", "--host", "north"], "write NAME=ADDRESS"),
+        (["init", "--host", "north=10.0.0.300"], "'10.0.0.300' is neither a host name nor an IP"),
+        (["init", "--host", "north=10.0.0.3:9443"], "write it without a port"),
+        (["device", "cloud"], "the cloud dials nobody and has no such key"),
+        (["device", "cam 1"], "'cam 1' is no name of a fleet file"),
+        (["device", "cam-3", "--fleet"], "has no device or edge of this name; it has"),
+        (["init", "--host", "nroth=10.0.0.3", "--fleet"], "did you mean north?"),
+        (["init", "--host", "cam-1=10.0.0.3", "--fleet"], "has no edge server of this name"),
+    ],
+)
+def test_keys_are_made_for_nobody_else(command: list[str], message: str, tmp_path: Path):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(_FLEET))
+    command = ["keys", *command, *([str(path)] if command[-1] == "--fleet" else [])]
+    told = CliRunner().invoke(app, [*command, "--keys", str(tmp_path / "keys")])
+    assert told.exit_code == 2
+    assert message in " ".join(told.output.split())
+    assert not (tmp_path / "keys").exists()
+
+
+def test_keys_of_a_fleet_say_whose_server_gets_what(tmp_path: Path):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(_FLEET))
+    both = ["--keys", str(tmp_path / "keys"), "--fleet", str(path)]
+
+    def told(*command: str) -> str:
+        return " ".join(CliRunner().invoke(app, ["keys", *command, *both]).output.split())
+
+    assert "the keys folder of edge south as peers/cam-2.pub" in told("device", "cam-2")
+    assert "the keys folder of the cloud as peers/south.pub" in told("device", "south")
+    assert "without a certificate so far: cloud, south" in told("init", "--host", "north=10.0.0.2")
 
 
 def test_certificates_hold_for_their_names_only(tmp_path: Path):
@@ -214,8 +293,29 @@ def test_flower_is_silent_and_fetches_nothing(tmp_path: Path):
     assert told["FLWR_HOME"] == str(tmp_path / "home")
 
 
+@pytest.fixture
+def make_keys(tmp_path: Path) -> Any:
+    """``make_keys(…)``: a host's keys folder with everything, and the keys of those that dial."""
+
+    def make(*members: str) -> None:
+        keys.make_authority(tmp_path / "keys")
+        keys.make_server(tmp_path / "keys", tmp_path / "keys", ["localhost"])
+        keys.make_node(tmp_path / "keys")
+        for name in members:
+            keys.make_node(tmp_path / "of" / name)
+            public = tmp_path / "keys" / keys.PEERS / f"{name}.pub"
+            public.parent.mkdir(exist_ok=True)
+            public.write_bytes((tmp_path / "of" / name / keys.NODE_PUBLIC).read_bytes())
+
+    return make
+
+
 @pytest.mark.parametrize("kind", ["systemd", "compose"])
-def test_units_are_generated(kind: str, write_site: Any, tmp_path: Path):
+def test_units_are_generated(
+    kind: str, write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(units, "nginx", lambda: "nginx")
+    make_keys("cam-1")
     path = write_site(role="edge", name="north", upstream="a:1")
     told = CliRunner().invoke(app, ["up", "edge", "--config", str(path), "--print", kind])
     assert told.exit_code == 0, told.output
@@ -229,6 +329,65 @@ def test_units_are_generated(kind: str, write_site: Any, tmp_path: Path):
         assert f"ReadWritePaths={tmp_path}/state" in told.output
     wrong = CliRunner().invoke(app, ["up", "cloud", "--config", str(path), "--print", kind])
     assert wrong.exit_code == 2
+
+
+def test_no_unit_for_a_host_that_would_not_start(
+    write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What the start asks for is asked for when a unit is printed; one thing after the other."""
+    site = {"role": "edge", "name": "north", "upstream": "a:1"}
+
+    def told(kind: str = "compose") -> str:
+        command = ["up", "edge", "--config", str(path), "--print", kind]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2
+        return " ".join(result.output.split())
+
+    path = write_site(**site | {"name": "norht"})
+    assert "did you mean north?" in told()
+    path = write_site(**site)
+    assert "lacks ca.crt, server.crt, server.key, node.key; `acme keys init` and `acme" in told()
+    make_keys()
+    assert "no public key of cam-1" in told()
+    (tmp_path / "fleet.yaml").write_text("clusters: []\n")
+    assert "clusters: List should have at least 1 item" in told()
+    away = {"name": "north", "data": "shared.npz", "devices": _FLEET["clusters"][0]["devices"]}
+    (tmp_path / "fleet.yaml").write_text(yaml.safe_dump({"clusters": [away]}))
+    assert f"north: data: there is no file or folder {tmp_path / 'shared.npz'}" in told()
+    (tmp_path / "shared.npz").touch()
+    keys.make_node(tmp_path / "cam-1")
+    (tmp_path / "keys/peers").mkdir()
+    (tmp_path / "cam-1/node.pub").rename(tmp_path / "keys/peers/cam-1.pub")
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    assert "install nginx" in told("systemd")
+
+
+def test_container_sees_all_that_the_host_reads(write_site: Any, make_keys: Any, tmp_path: Path):
+    path = write_site(role="device", name="cam-1", upstream="a:1")
+    make_keys()
+    names = ["all.npz", "test.npz", "own data.npz", "other.npz", "pi.yaml"]
+    for name in names:
+        (tmp_path / name).touch()
+    constants = {"power_w": 1, "power_per_layer_w": 1, "latency_s": 1, "latency_per_layer_s": 1}
+    (tmp_path / "pi.yaml").write_text(yaml.safe_dump({"energy": constants}))
+    devices = [
+        {"name": "cam-1", "storage": "1 MB", "data": "own data.npz", "type": "pi"},
+        {"name": "cam-2", "storage": "1 MB", "data": "other.npz"},
+    ]
+    content = {
+        "device_types": {"pi": "pi.yaml"},
+        "data": {"source": "arrays", "train": ["all.npz"], "test": "test.npz"},
+        "clusters": [{"name": "north", "devices": devices}],
+    }
+    (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(content))
+    told = CliRunner().invoke(app, ["up", "device", "--config", str(path), "--print", "compose"])
+    assert told.exit_code == 0, told.output
+    (service,) = yaml.safe_load(told.output)["services"].values()
+    read = [
+        name for name in names if f"{tmp_path}/{name}:{tmp_path}/{name}:ro" in service["volumes"]
+    ]
+    assert read == ["all.npz", "test.npz", "own data.npz", "pi.yaml"]
+    assert "ports" not in service
 
 
 def test_run_needs_a_site_file_for_flower(write_site: Any, tmp_path: Path):
@@ -299,6 +458,40 @@ def test_processes_are_shown_started_again_and_stopped_with_their_children(tmp_p
     assert len(children()) == 2
     wait(lambda: not any(_alive(pid) for pid in children()))
     assert not any(_alive(pid) for pid in children())
+
+
+def test_processes_are_stopped_side_by_side(tmp_path: Path):
+    """Each ends only when the other has been asked to end as well."""
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "mine, other = map(pathlib.Path, sys.argv[1:])\n"
+        "def end(*_):\n"
+        "    mine.touch()\n"
+        "    while not other.exists(): time.sleep(0.01)\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(0.1)\n"
+    )
+    paths = [str(tmp_path / "one"), str(tmp_path / "two")]
+    services = [
+        Service("part", [sys.executable, "-c", code, *order], os.environ)
+        for order in (paths, paths[::-1])
+    ]
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if sum("ready" in each for each in lines) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        keep_running(services, say)
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert [service.process.returncode for service in services if service.process] == [0, 0]
 
 
 def test_service_that_ends_at_once_is_an_error():

@@ -24,35 +24,9 @@ from acme_fleet.messages import (
     RoundReport,
     RoundStart,
 )
+from answering import Peer, raises, report, steady
 
 _LONG = 60.0
-
-
-class _Peer:
-    """Answers with what a function makes of the message, and remembers both."""
-
-    def __init__(self, answer: Callable[[Message], Message]) -> None:
-        self.answer = answer
-        self.received: list[Message] = []
-
-    def handle(self, message: Message) -> Message:
-        self.received.append(message)
-        return self.answer(message)
-
-
-def _report(neurons: int = 1) -> RoundReport:
-    return RoundReport(round=0, neurons=neurons, changed=True)
-
-
-def _steady(neurons: int = 1) -> _Peer:
-    return _Peer(lambda _: _report(neurons))
-
-
-def _raises(error: BaseException) -> _Peer:
-    def fail(_: Message) -> Message:
-        raise error
-
-    return _Peer(fail)
 
 
 @pytest.fixture
@@ -66,15 +40,15 @@ def events(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def late() -> Iterator[_Peer]:
+def late() -> Iterator[Peer]:
     """A peer that answers only when the test is over."""
     over = threading.Event()
 
     def wait(_: Message) -> Message:
         assert over.wait(_LONG)
-        return _report(99)
+        return report(99)
 
-    peer = _Peer(wait)
+    peer = Peer(wait)
     yield peer
     over.set()
 
@@ -82,7 +56,7 @@ def late() -> Iterator[_Peer]:
 def test_what_is_counted_is_what_was_encoded(journal: Journal, events):
     request = ImportanceUpdate(round=0, importance={"layer": torch.rand(7)})
     answer = ImportanceUpload(round=0, importance={"layer": torch.rand(30), "b": torch.rand(2)})
-    link = EmbeddedLink("north", {"cam": _Peer(lambda _: answer)}, journal)
+    link = EmbeddedLink("north", {"cam": Peer(lambda _: answer)}, journal)
     link.call({"cam": request}, ImportanceUpload, _LONG)
     told = [{k: v for k, v in event.items() if k != "time"} for event in events()]
     assert told == [
@@ -101,7 +75,7 @@ def test_no_memory_is_shared(journal: Journal):
         message.importance["new"] = torch.zeros(1)
         return answered
 
-    peers = {name: _Peer(spoil) for name in ("a", "b")}
+    peers = {name: Peer(spoil) for name in ("a", "b")}
     link = EmbeddedLink("north", peers, journal)
     replies = link.call(dict.fromkeys(peers, sent), ImportanceUpload, _LONG)
     assert sent.importance.keys() == {"layer"}
@@ -119,7 +93,7 @@ def test_no_memory_is_shared(journal: Journal):
 def test_tensors_that_share_memory_can_be_sent(journal: Journal):
     whole = torch.arange(6.0).reshape(2, 3)
     views = {"row": whole[0], "same": whole[0], "turned": whole.T, "slice": whole[:, 1]}
-    peer = _steady()
+    peer = steady()
     message = ImportanceUpdate(round=0, importance=views)
     EmbeddedLink("north", {"cam": peer}, journal).call({"cam": message}, RoundReport, _LONG)
     received = peer.received[0]
@@ -129,16 +103,16 @@ def test_tensors_that_share_memory_can_be_sent(journal: Journal):
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
 def test_late_peer_is_a_failure_and_the_others_are_kept(journal: Journal, late, at_once: int):
-    peers = {"first": _steady(1), "late": late, "third": _steady(3), "fourth": _steady(4)}
+    peers = {"first": steady(1), "late": late, "third": steady(3), "fourth": steady(4)}
     link = EmbeddedLink("north", peers, journal, at_once=at_once)
     # Long for the others, who need less than a millisecond; the late one never answers.
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, 1.0)
     assert isinstance(replies["late"], Failure)
     assert "deadline" in replies["late"].reason
     assert [replies[name] for name in ("first", "third", "fourth")] == [
-        _report(1),
-        _report(3),
-        _report(4),
+        report(1),
+        report(3),
+        report(4),
     ]
 
 
@@ -149,31 +123,31 @@ def test_late_answer_does_not_reach_a_later_call(journal: Journal):
         neurons = next(calls)
         if neurons == 98:
             assert over.wait(_LONG)
-        return _report(neurons)
+        return report(neurons)
 
-    link = EmbeddedLink("north", {"cam": _Peer(answer)}, journal)
+    link = EmbeddedLink("north", {"cam": Peer(answer)}, journal)
     request = {"cam": RoundStart(round=0)}
     assert isinstance(link.call(request, RoundReport, 0.05)["cam"], Failure)
     over.set()
-    assert link.call(request, RoundReport, _LONG) == {"cam": _report(5)}
+    assert link.call(request, RoundReport, _LONG) == {"cam": report(5)}
 
 
 @pytest.mark.parametrize(
     "error", [ProtocolError("the plan does not fit"), QuorumError("1 of 3 answered")]
 )
 def test_error_of_a_handler_is_a_failure_with_its_reason(journal: Journal, error: Exception):
-    peers = {"bad": _raises(error), "good": _steady()}
+    peers = {"bad": raises(error), "good": steady()}
     link = EmbeddedLink("north", peers, journal)
     replies = link.call(dict.fromkeys(peers, ReportRequest()), RoundReport, _LONG)
-    assert replies == {"bad": Failure(str(error)), "good": _report()}
+    assert replies == {"bad": Failure(str(error)), "good": report()}
 
 
 def test_message_that_its_own_sender_cannot_build_is_a_failure(journal: Journal):
     """A device whose training went to NaN has nothing to send; the others go on."""
     nan = {"layer": torch.tensor([float("nan")])}
     peers = {
-        "bad": _Peer(lambda _: ImportanceUpload(round=0, importance=nan)),
-        "good": _Peer(lambda _: ImportanceUpload(round=0, importance={})),
+        "bad": Peer(lambda _: ImportanceUpload(round=0, importance=nan)),
+        "good": Peer(lambda _: ImportanceUpload(round=0, importance={})),
     }
     link = EmbeddedLink("north", peers, journal)
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), ImportanceUpload, _LONG)
@@ -185,7 +159,7 @@ def test_message_that_its_own_sender_cannot_build_is_a_failure(journal: Journal)
 def test_invalid_reply_is_refused_on_arrival_and_counted(journal: Journal, events):
     nan = {"layer": torch.tensor([float("nan")])}
     forged = ImportanceUpload.model_construct(round=0, importance=nan)
-    link = EmbeddedLink("north", {"bad": _Peer(lambda _: forged)}, journal)
+    link = EmbeddedLink("north", {"bad": Peer(lambda _: forged)}, journal)
     reply = link.call({"bad": RoundStart(round=0)}, ImportanceUpload, _LONG)["bad"]
     assert isinstance(reply, Failure)
     assert "not finite" in reply.reason
@@ -193,7 +167,7 @@ def test_invalid_reply_is_refused_on_arrival_and_counted(journal: Journal, event
 
 
 def test_reply_of_another_type_is_a_failure(journal: Journal):
-    link = EmbeddedLink("north", {"bad": _steady()}, journal)
+    link = EmbeddedLink("north", {"bad": steady()}, journal)
     reply = link.call({"bad": RoundStart(round=0)}, FeatureSample, _LONG)["bad"]
     assert reply == Failure("unexpected message of type 'RoundReport'")
 
@@ -202,7 +176,7 @@ def test_reply_of_another_type_is_a_failure(journal: Journal):
 def test_bug_or_interruption_is_not_taken_for_a_peers_failure(
     journal: Journal, error: BaseException
 ):
-    peers = {"good": _steady(), "bad": _raises(error)}
+    peers = {"good": steady(), "bad": raises(error)}
     link = EmbeddedLink("north", peers, journal)
     with pytest.raises(type(error)):
         link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
@@ -210,15 +184,15 @@ def test_bug_or_interruption_is_not_taken_for_a_peers_failure(
 
 def test_replies_come_in_the_order_of_the_requests(journal: Journal):
     names = ["delta", "alpha", "charlie", "bravo"]
-    peers = {name: _steady(i) for i, name in enumerate(names)}
+    peers = {name: steady(i) for i, name in enumerate(names)}
     link = EmbeddedLink("north", dict(sorted(peers.items())), journal)
     assert link.members() == sorted(names)
     replies = link.call(dict.fromkeys(names, RoundStart(round=0)), RoundReport, _LONG)
-    assert list(replies.items()) == [(name, _report(i)) for i, name in enumerate(names)]
+    assert list(replies.items()) == [(name, report(i)) for i, name in enumerate(names)]
 
 
 def test_only_those_asked_are_called(journal: Journal):
-    peers = {"a": _steady(), "b": _steady()}
+    peers = {"a": steady(), "b": steady()}
     link = EmbeddedLink("north", peers, journal)
     assert link.call({"b": RoundStart(round=0)}, RoundReport, _LONG).keys() == {"b"}
     assert link.call({}, RoundReport, _LONG) == {}
@@ -230,13 +204,13 @@ def test_what_peers_are_about_to_be_asked_is_told_before_they_are(
     journal: Journal, at_once: int, turns: list[int]
 ):
     told: list[int] = []
-    peers = {f"p{i}": _Peer(lambda _: _report(len(told))) for i in range(5)}
+    peers = {f"p{i}": Peer(lambda _: report(len(told))) for i in range(5)}
     link = EmbeddedLink("north", peers, journal, lambda turn: told.append(len(turn)), at_once)
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
     assert told == turns
     # Each peer answered after its own turn was told, and before the next was.
     answered = [turn for turn, size in enumerate(turns, start=1) for _ in range(size)]
-    assert list(replies.values()) == [_report(turn) for turn in answered]
+    assert list(replies.values()) == [report(turn) for turn in answered]
 
 
 # --- the journal beneath ----------------------------------------------------------------------

@@ -208,7 +208,11 @@ _MISTAKES = {
     "two clusters of one name": ("clusters.1.name", "north", "more than once: north"),
     "device named cloud": ("clusters.0.devices.0.name", "cloud", "from 'cloud'"),
     "cluster named cloud": ("clusters.0.name", "cloud", "from 'cloud'"),
-    "name that is a path": ("clusters.0.name", "../up", "clusters.0.name: String should match"),
+    "name that is a path": (
+        "clusters.0.name",
+        "../up",
+        "clusters.0.name: a name has 1 to 64",
+    ),
     "name that is a number": ("clusters.0.name", 7, "clusters.0.name: Input should be a valid str"),
     "no clusters": ("clusters", [], "clusters: List should have at least 1 item"),
     "clusters without list": ("clusters", None, "clusters: Input should be a valid list"),
@@ -241,7 +245,7 @@ _MISTAKES = {
     "partition without parameter": (
         "data.partition",
         {"scheme": "dirichlet"},
-        "data.partition.dirichlet.alpha: Field required",
+        "data.partition.dirichlet.alpha: is missing; add it",
     ),
     "partition of another scheme": (
         "data.partition",

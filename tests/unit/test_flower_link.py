@@ -29,6 +29,7 @@ from acme_fleet.links.host import Board, HostedRun, RoleHost
 from acme_fleet.links.news import News
 from acme_fleet.links.wire import encode
 from acme_fleet.messages import FeatureSample, Message, RoundReport, RoundStart
+from answering import Peer, report, steady
 
 _RUN, _FLEET = "0" * 32, "1" * 64
 _LONG = 20.0
@@ -74,23 +75,12 @@ class _Relay:
         self._connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Role:
-    """Answers with what a function makes of the message, and remembers what it got."""
-
-    def __init__(self, answer: Callable[[Message], Message]) -> None:
-        self.answer = answer
-        self.received: list[Message] = []
-
-    def handle(self, message: Message) -> Message:
-        self.received.append(message)
-        return self.answer(message)
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flower, "WAIT_S", 0.3)
     monkeypatch.setattr(flower, "_AGAIN_S", 0.05)
     monkeypatch.setattr(flower, "_LOOK_S", 0.05)
+    monkeypatch.setattr(flower, "_LATE_S", 0.2)
     monkeypatch.setattr(channel_module, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(channel_module, "_RETRY_S", 0.2)
 
@@ -100,7 +90,7 @@ def hosted(tmp_path: Path) -> Iterator[Callable[..., RoleHost]]:
     """``hosted(name, role, replies=True)``: a host of a role."""
     hosts = []
 
-    def make(name: str, role: _Role, *, replies: bool = True) -> RoleHost:
+    def make(name: str, role: Peer, *, replies: bool = True) -> RoleHost:
         def open_run(run: str) -> HostedRun:
             folder = tmp_path / name / run
             folder.mkdir(parents=True, exist_ok=True)
@@ -135,14 +125,6 @@ def linked(tmp_path: Path) -> Iterator[Callable[..., tuple[FlowerLink, _Relay]]]
         each.close()
 
 
-def _report(neurons: int = 1) -> RoundReport:
-    return RoundReport(round=0, neurons=neurons, changed=True)
-
-
-def _steady(neurons: int = 1) -> _Role:
-    return _Role(lambda _: _report(neurons))
-
-
 def _ask(link: FlowerLink, *names: str, timeout_s: float = _LONG) -> dict[str, Message | Failure]:
     return link.call(dict.fromkeys(names, RoundStart(round=0)), RoundReport, timeout_s)
 
@@ -155,7 +137,7 @@ def _messages(path: Path) -> list[dict[str, Any]]:
 
 
 def test_answers_and_bytes_are_those_of_the_embedded_link(tmp_path: Path, hosted, linked):
-    roles = {"cam-1": _steady(3), "cam-2": _steady(4)}
+    roles = {"cam-1": steady(3), "cam-2": steady(4)}
     link, _ = linked({name: hosted(name, role).answer for name, role in roles.items()})
     answers = _ask(link, "cam-2", "cam-1")
     embedded = EmbeddedLink("north", roles, Journal(tmp_path / "embedded.jsonl"))
@@ -175,9 +157,9 @@ def test_peers_work_at_the_same_time(hosted, linked):
 
     def together(_: Message) -> Message:
         barrier.wait()
-        return _report()
+        return report()
 
-    link, _ = linked({n: hosted(n, _Role(together)).answer for n in ("a", "b", "c")})
+    link, _ = linked({n: hosted(n, Peer(together)).answer for n in ("a", "b", "c")})
     assert all(isinstance(answer, RoundReport) for answer in _ask(link, "a", "b", "c").values())
 
 
@@ -186,12 +168,12 @@ def test_a_slow_peer_is_asked_again_without_the_payload(tmp_path: Path, hosted, 
 
     def slow(_: Message) -> Message:
         assert go_on.wait(_LONG)
-        return _report()
+        return report()
 
-    role = _Role(slow)
+    role = Peer(slow)
     link, relay = linked({"cam-1": hosted("cam-1", role).answer})
     threading.Timer(1.0, go_on.set).start()
-    assert _ask(link, "cam-1") == {"cam-1": _report()}
+    assert _ask(link, "cam-1") == {"cam-1": report()}
     payloads = [payload for _, payload in relay.asked]
     assert payloads[0]
     assert len(payloads) > 2
@@ -201,17 +183,17 @@ def test_a_slow_peer_is_asked_again_without_the_payload(tmp_path: Path, hosted, 
 
 
 def test_deadline_ends_the_wait(hosted, linked):
-    role = _Role(lambda _: time.sleep(3) or _report())
-    link, _ = linked({"a": hosted("a", role).answer, "b": hosted("b", _steady()).answer})
+    role = Peer(lambda _: time.sleep(3) or report())
+    link, _ = linked({"a": hosted("a", role).answer, "b": hosted("b", steady()).answer})
     answers = _ask(link, "a", "b", timeout_s=0.8)
-    assert answers == {"a": Failure("no answer before the deadline"), "b": _report()}
+    assert answers == {"a": Failure("no answer before the deadline"), "b": report()}
 
 
 # --- faults -----------------------------------------------------------------------------------
 
 
 def test_peer_that_comes_back_within_the_grace_answers(hosted, linked):
-    host, tries = hosted("cam-1", _steady()), []
+    host, tries = hosted("cam-1", steady()), []
 
     def gone_at_first(header: Header, payload: bytes) -> Answer:
         tries.append(header["id"])
@@ -220,21 +202,51 @@ def test_peer_that_comes_back_within_the_grace_answers(hosted, linked):
         return host.answer(header, payload)
 
     link, _ = linked({"cam-1": gone_at_first})
-    assert _ask(link, "cam-1") == {"cam-1": _report()}
+    assert _ask(link, "cam-1") == {"cam-1": report()}
     assert len(set(tries)) == 4
+
+
+def test_question_that_is_lost_is_asked_again(hosted, linked):
+    """As where a device is killed that has taken the question."""
+    host, tries = hosted("a", steady()), []
+
+    def silent_at_first(header: Header, payload: bytes) -> Answer | None:
+        tries.append(header["id"])
+        return host.answer(header, payload) if len(tries) > 1 else None
+
+    link, relay = linked({"a": silent_at_first})
+    assert _ask(link, "a") == {"a": report()}
+    assert len(relay.asked) == 2
+
+
+def test_late_answer_counts_though_the_question_was_asked_again(hosted, linked):
+    """And what is told of the older question, but for its answer, does not."""
+    host, first = hosted("a", steady()), []
+
+    def late(header: Header, payload: bytes) -> Answer | None:
+        if not first:
+            first.append((header, payload))
+            return None
+        relay.send({"id": first[0][0]["id"], "error": "an older one's node was killed"})
+        answer = host.answer(*first[0])
+        relay.send({"id": first[0][0]["id"]} | answer[0], answer[1])
+        return None  # the second question stays without an answer
+
+    link, relay = linked({"a": late}, grace_s=60)
+    assert _ask(link, "a") == {"a": report()}
 
 
 def test_peer_that_stays_away_is_a_failure_and_others_are_not(hosted, linked):
     gone: Node = lambda *_: ({"error": "the node is offline", "passing": True}, b"")  # noqa: E731
-    link, _ = linked({"a": gone, "b": hosted("b", _steady()).answer}, grace_s=0.3)
+    link, _ = linked({"a": gone, "b": hosted("b", steady()).answer}, grace_s=0.3)
     answers = _ask(link, "a", "b")
-    assert answers["b"] == _report()
+    assert answers["b"] == report()
     assert isinstance(answers["a"], Failure)
     assert answers["a"].reason == "out of reach for 0 s: the node is offline"
 
 
 def test_peer_that_was_given_up_is_asked_once_and_not_waited_for(hosted, linked):
-    host, there, tries = hosted("a", _steady()), [False], []
+    host, there, tries = hosted("a", steady()), [False], []
 
     def comes_late(header: Header, payload: bytes) -> Answer:
         tries.append(1)
@@ -249,14 +261,14 @@ def test_peer_that_was_given_up_is_asked_once_and_not_waited_for(hosted, linked)
     assert isinstance(_ask(link, "a")["a"], Failure)
     assert len(tries) == before + 1
     there[0] = True
-    assert _ask(link, "a") == {"a": _report()}
+    assert _ask(link, "a") == {"a": report()}
 
 
 def test_what_a_role_refuses_is_a_failure_at_once(hosted, linked):
     def refuse(_: Message) -> Message:
         raise ProtocolError("the battery is empty")
 
-    link, relay = linked({"a": hosted("a", _Role(refuse)).answer})
+    link, relay = linked({"a": hosted("a", Peer(refuse)).answer})
     assert _ask(link, "a") == {"a": Failure("the battery is empty")}
     assert len(relay.asked) == 1
 
@@ -268,10 +280,10 @@ def test_full_disk_passes_when_there_is_room_again(hosted, linked):
         tries.append(1)
         if len(tries) < 3:
             raise OSError(28, "No space left on device")
-        return _report()
+        return report()
 
-    link, _ = linked({"a": hosted("a", _Role(fill)).answer})
-    assert _ask(link, "a") == {"a": _report()}
+    link, _ = linked({"a": hosted("a", Peer(fill)).answer})
+    assert _ask(link, "a") == {"a": report()}
     assert len(tries) == 3
 
 
@@ -283,9 +295,9 @@ def test_a_new_relay_is_asked_everything_again_and_nothing_is_computed_twice(
     def slow(_: Message) -> Message:
         begun.set()
         assert go_on.wait(_LONG)
-        return _report()
+        return report()
 
-    role, relays = _Role(slow), []
+    role, relays = Peer(slow), []
     host = hosted("cam-1", role)
 
     def start_relay() -> None:
@@ -302,7 +314,7 @@ def test_a_new_relay_is_asked_everything_again_and_nothing_is_computed_twice(
         go_on.set()
 
     threading.Thread(target=cut, daemon=True).start()
-    assert _ask(link, "cam-1") == {"cam-1": _report()}
+    assert _ask(link, "cam-1") == {"cam-1": report()}
     assert len(relays) == 2
     assert len(role.received) == 1
     channel.close()
@@ -323,21 +335,21 @@ def test_no_relay_at_all_is_a_failure_with_its_reason(tmp_path: Path):
 
 
 def test_restarted_host_answers_from_its_disk(hosted, linked):
-    before, after = _steady(5), _steady(6)
+    before, after = steady(5), steady(6)
     header, payload = _header(encode(RoundStart(round=0))), encode(RoundStart(round=0))
     first = hosted("cam-1", before)
     _, answer = first.answer(header, payload)
     first.close()
     second = hosted("cam-1", after)
     assert second.answer(header, b"") == ({"unknown": True}, b"")
-    assert second.answer(header, payload)[1] == answer == encode(_report(5))
+    assert second.answer(header, payload)[1] == answer == encode(report(5))
     assert after.received == []
     link, _ = linked({"cam-1": second.answer})
-    assert _ask(link, "cam-1") == {"cam-1": _report(5)}
+    assert _ask(link, "cam-1") == {"cam-1": report(5)}
 
 
 def test_run_of_another_identity_starts_afresh(hosted):
-    role = _steady()
+    role = steady()
     host, payload = hosted("cam-1", role), encode(RoundStart(round=0))
     host.answer(_header(payload), payload)
     host.answer(_header(payload, run="a" * 32), payload)
@@ -354,7 +366,7 @@ def _header(payload: bytes, **changes: Any) -> Header:
 
 _DAMAGED = {
     "random": b"\x08\0\0\0\0\0\0\0nonsense",
-    "cut": encode(_report())[:-5],
+    "cut": encode(report())[:-5],
     "of another type": encode(FeatureSample(features=torch.ones(1, 2))),
     "empty": b"",
 }
@@ -369,7 +381,7 @@ def test_damaged_answer_is_a_failure(payload: bytes, linked):
 
 
 def test_damaged_question_is_sent_again(hosted, linked):
-    role, tries = _steady(), []
+    role, tries = steady(), []
     host = hosted("a", role)
 
     def damage_first(header: Header, payload: bytes) -> Answer:
@@ -377,13 +389,13 @@ def test_damaged_question_is_sent_again(hosted, linked):
         return host.answer(header, payload if len(tries) > 1 else payload[:-1] + b"!")
 
     link, _ = linked({"a": damage_first})
-    assert _ask(link, "a") == {"a": _report()}
+    assert _ask(link, "a") == {"a": report()}
     assert len(tries) == 2
     assert len(role.received) == 1
 
 
 def test_host_of_another_fleet_refuses(hosted, linked):
-    host = hosted("a", _steady())
+    host = hosted("a", steady())
     link, _ = linked({"a": lambda h, p: host.answer(h | {"fleet": "2" * 64}, p)})
     (answer,) = _ask(link, "a").values()
     assert isinstance(answer, Failure)
@@ -391,7 +403,7 @@ def test_host_of_another_fleet_refuses(hosted, linked):
 
 
 def test_who_cannot_be_asked_is_known_before_anything_is(tmp_path: Path, hosted, linked):
-    roles = {name: _steady() for name in ("a", "b")}
+    roles = {name: steady() for name in ("a", "b")}
     there, other = (hosted(name, role) for name, role in roles.items())
     gone: Node = lambda *_: ({"error": "the node is offline", "passing": True}, b"")  # noqa: E731
     link, relay = linked(
@@ -409,19 +421,19 @@ def test_who_cannot_be_asked_is_known_before_anything_is(tmp_path: Path, hosted,
     assert not any(payload for _, payload in relay.asked)
     assert all(role.received == [] for role in roles.values())
     assert read_events(tmp_path / "events.jsonl") == []
-    assert _ask(link, "a") == {"a": _report()}
+    assert _ask(link, "a") == {"a": report()}
 
 
 def test_answer_to_no_question_is_dropped(hosted, linked):
-    host = hosted("b", _steady(2))
+    host = hosted("b", steady(2))
 
     def forged(header: Header, payload: bytes) -> Answer:
         for claimed in ("", "f" * 32, None, 7):
-            relay.send({"id": claimed, "news": {}}, encode(_report(9)))
+            relay.send({"id": claimed, "news": {}}, encode(report(9)))
         return host.answer(header, payload)
 
     link, relay = linked({"b": forged})
-    assert _ask(link, "b") == {"b": _report(2)}
+    assert _ask(link, "b") == {"b": report(2)}
 
 
 @pytest.mark.parametrize(
@@ -438,7 +450,7 @@ def test_malformed_frame_is_refused(frame: bytes):
 
 
 def test_host_answers_on_its_socket_whatever_comes(tmp_path: Path, hosted):
-    host = hosted("cam-1", _steady())
+    host = hosted("cam-1", steady())
     threading.Thread(target=host.serve, daemon=True).start()
     payload = encode(RoundStart(round=0))
 
@@ -450,8 +462,8 @@ def test_host_answers_on_its_socket_whatever_comes(tmp_path: Path, hosted):
 
     assert "malformed" in ask({"run": "../.."}, payload)[0]["error"]
     assert "malformed" in ask(_header(payload, run="../../etc"), payload)[0]["error"]
-    assert "unexpected" in ask(_header(b := encode(_report())), b)[0]["error"]
-    assert ask(_header(payload), payload)[1] == encode(_report())
+    assert "unexpected" in ask(_header(b := encode(report())), b)[0]["error"]
+    assert ask(_header(payload), payload)[1] == encode(report())
     assert (tmp_path / "cam-1.sock").stat().st_mode & 0o077 == 0
 
 
@@ -477,9 +489,9 @@ def test_stages_and_messages_of_a_peer_reach_the_journal_once(tmp_path: Path, ho
         journal = host.journal_of_run()
         with journal.stage("cam-1", "round 1") as progress:
             progress(1, 2)
-        return _report()
+        return report()
 
-    host = hosted("cam-1", _Role(work))
+    host = hosted("cam-1", Peer(work))
     host.journal_of_run = lambda: host._runs[_RUN].journal
     link, _ = linked({"cam-1": host.answer}, observer=Watch())
     _ask(link, "cam-1")
@@ -508,8 +520,8 @@ _LIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("told", _LIES.values(), ids=list(_LIES))
 def test_news_of_others_or_malformed_are_dropped(told: dict[str, Any], tmp_path: Path, linked):
     assert News.about({"cam-1"}, told) is None
-    link, _ = linked({"cam-1": lambda *_: ({"news": told}, encode(_report()))})
-    assert _ask(link, "cam-1") == {"cam-1": _report()}
+    link, _ = linked({"cam-1": lambda *_: ({"news": told}, encode(report()))})
+    assert _ask(link, "cam-1") == {"cam-1": report()}
     assert len(read_events(tmp_path / "events.jsonl")) == 2
     assert json.dumps(told)[:5] not in (tmp_path / "events.jsonl").read_text()
 

@@ -15,18 +15,16 @@ import pytest
 from scipy.stats import binomtest
 
 from acme_fleet.fleet import Selection
+from acme_fleet.report.canvas import short
+from acme_fleet.report.events import link_flows, time_line
 from acme_fleet.report.html import (
-    bytes_text,
     cluster_colors,
-    duration_text,
     effective_peers,
-    energy_text,
     header_graph,
-    link_flows,
-    time_line,
     write_report,
 )
-from acme_fleet.report.plots import short, wilson
+from acme_fleet.report.overhead import overhead_table
+from acme_fleet.report.plots import wilson
 from acme_fleet.report.summary import (
     Candidate,
     ClusterSummary,
@@ -36,6 +34,7 @@ from acme_fleet.report.summary import (
     Summary,
     Traffic,
 )
+from acme_fleet.report.words import bytes_text, duration_text, energy_text
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OPERATIONS = ("conv1", "conv3", "conv5", "identity", "downsample", "avg_pool", "max_pool")
@@ -282,6 +281,25 @@ def test_what_else_was_tried_is_shown(html: str, two: Summary) -> None:
         assert f"{one.params:,}" in text
     assert text.count("controller (shipped)") == len(two.clusters)
     assert "evolution (shipped)" not in text
+
+
+def test_what_the_network_engine_cost_is_shown_for_many_hosts_only(
+    html: str, two: Summary, tmp_path: Path
+) -> None:
+    title = "What the network engine cost"
+    assert title not in html
+    events = make_events(two)
+    answers = [n for n, e in enumerate(events) if e.get("type") == "RoundReport"]
+    for event in events[answers[-1] :]:  # an answer to site-1 comes three minutes later
+        later = datetime.fromisoformat(event["time"]) + timedelta(minutes=3)
+        event["time"] = later.isoformat()
+    many = two.model_copy(update={"many_hosts": True})
+    page = Page(write(tmp_path / "many.html", many, events))
+    assert title in page.text
+    (row,) = [row for row in overhead_table(many, events) if row.edge == "site-1"]
+    asked = sum(e.get("from") == "site-1" and e.get("to") != "cloud" for e in events)
+    assert (row.questions, row.most_s) == (asked, pytest.approx(180, abs=1))
+    assert "3 min" in page.text.replace("\u00a0", " ")
 
 
 def test_the_page_needs_nothing_else(html: str) -> None:

@@ -209,8 +209,8 @@ def _run(
         raise typer.Exit(130) from None
     print_summary(summary)
     if config is not None:
-        from acme_fleet.deploy.overhead import overhead_text
         from acme_fleet.journal import read_events
+        from acme_fleet.report.overhead import overhead_text
 
         edges = {cluster.name for cluster in fleet.clusters}
         say(overhead_text(read_events(RunDirectory(out).events), edges))

@@ -15,6 +15,9 @@ keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_ar
 app.add_typer(keys, name="keys")
 
 KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
+FleetOption = Annotated[
+    Path | None, typer.Option("--fleet", help="Fleet file that must have these names.")
+]
 Role = Literal["cloud", "edge", "device"]
 Units = Literal["systemd", "compose"]
 
@@ -52,23 +55,25 @@ def keys_init(
         typer.Option(help="NAME=ADDRESS[,ADDRESS…] of the cloud and of each edge."),
     ],
     keys_dir: KeysDir = Path("keys"),
+    fleet: FleetOption = None,
 ) -> None:
     """Make the certificate authority and the servers' certificates, and say what goes where."""
     with errors_explained():
         need_flower()
         from acme_fleet.deploy.keygen import init_keys
 
-        say(init_keys(keys_dir, host))
+        say(init_keys(keys_dir, host, fleet))
 
 
 @keys.command("device")
 def keys_device(
     name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
     keys_dir: KeysDir = Path("keys"),
+    fleet: FleetOption = None,
 ) -> None:
     """Make the key of a device, or of an edge for the cloud, and say what goes where."""
     with errors_explained():
         need_flower()
         from acme_fleet.deploy.keygen import device_key
 
-        say(device_key(keys_dir, name))
+        say(device_key(keys_dir, name, fleet))

@@ -116,15 +116,20 @@ def public_keys(folder: Path, members: Sequence[str]) -> Mapping[str, Path]:
     return paths
 
 
-def require(folder: Path, names: Sequence[str]) -> None:
+def require(folder: Path, names: Sequence[str], where: str) -> None:
     """Refuse to start without the files that a host needs.
 
     Raises:
-        FleetError: naming what is missing.
+        FleetError: naming what is missing, and what makes it.
     """
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise FleetError(f"{folder} lacks {', '.join(missing)}; see `acme keys --help`")
+        makers = ["init" if name != NODE_KEY else "device" for name in missing]
+        commands = " and ".join(f"`acme keys {maker}`" for maker in dict.fromkeys(makers))
+        raise FleetError(
+            f"{where}: {folder} lacks {', '.join(missing)}; {commands} made or will make them, "
+            f"and said what to copy here"
+        )
 
 
 def _builder(

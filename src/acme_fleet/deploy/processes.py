@@ -61,15 +61,11 @@ class Service:
             for line in process.stdout:
                 say(f"{self.name:<10} {line.rstrip()}")
 
-    def stop(self) -> None:
-        """Ask it to end, and whatever it started; then insist."""
-        if self.process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to whatever it started."""
+        if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=_STOP_S)
 
 
 def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> None:
@@ -92,8 +88,22 @@ def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> Non
                 _revive(service, say)
     finally:
         say("stopping")
-        for service in reversed(services):
-            service.stop()
+        _stop(services)
+
+
+def _stop(services: Sequence[Service]) -> None:
+    """Ask all to end at the same time; then insist."""
+    deadline = time.monotonic() + _STOP_S
+    for service in services:
+        service.signal(signal.SIGTERM)
+    for service in services:
+        if service.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                service.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    for service in services:
+        service.signal(signal.SIGKILL)
+        if service.process is not None:
+            service.process.wait()
 
 
 def _wait_until_ready(service: Service, stopped: threading.Event) -> None:

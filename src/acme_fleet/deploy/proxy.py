@@ -66,14 +66,24 @@ def proxy_command(site: Site) -> list[str]:
     Raises:
         FleetError: if nginx is not installed.
     """
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    if nginx is None:
-        raise FleetError("install nginx (apt install nginx-light): it guards the SuperLink")
+    program = nginx()
     folder = site.state / "nginx"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nginx.conf"
     path.write_text(configuration(site))
-    return [nginx, "-e", "stderr", "-p", str(folder), "-c", str(path)]
+    return [program, "-e", "stderr", "-p", str(folder), "-c", str(path)]
+
+
+def nginx() -> str:
+    """The proxy's program.
+
+    Raises:
+        FleetError: if nginx is not installed.
+    """
+    found = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    if found is None:
+        raise FleetError("install nginx (apt install nginx-light): it guards the SuperLink")
+    return found
 
 
 def configuration(site: Site) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from acme_fleet.data.partition import load_world
@@ -67,6 +68,7 @@ class _DeviceRuns:
     answers = _DEVICE_ANSWERS
 
     def __init__(self, site: Site, fleet: Fleet) -> None:
+        import_module("acme_fleet.device.client")  # now, not when the first question waits
         self._site, self._fleet = site, fleet
         self._device = next(d for d in fleet.devices if d.name == site.name)
         self._world = load_world(fleet, [site.name])
@@ -84,6 +86,7 @@ class _EdgeRuns:
     answers = _EDGE_ANSWERS
 
     def __init__(self, site: Site, fleet: Fleet) -> None:
+        import_module("acme_fleet.edge.server")
         self._site, self._fleet = site, fleet
         self._cluster = next(c for c in fleet.clusters if c.name == site.name)
         self._world = load_world(fleet, [site.name])

@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
+from acme_fleet.deploy.names import instead_of, is_host, is_ip
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet
-from acme_fleet.hardware import Name, Settings, mistakes
+from acme_fleet.fleet_file import profiles_of
+from acme_fleet.hardware import Name
+from acme_fleet.links.channel import LONGEST_PATH
+from acme_fleet.settings import Settings, mistakes, read_settings
+
+
+def _check_endpoint(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not is_host(host) or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError("write HOST:PORT of the server, for example north.example.org:9443")
+    return value
+
+
+def _check_ip(value: str) -> str:
+    if not is_ip(value):
+        raise ValueError("write an IP address of this host, or 0.0.0.0 for all that it has")
+    return value
+
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Endpoint = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")]
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 Role = Literal["cloud", "edge", "device"]
 
 
@@ -38,20 +64,31 @@ class Site(Settings):
     fleet: Path
     state: Path
     keys: Path
-    address: Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:\[\]]+$")] = "0.0.0.0"
+    address: Annotated[str, AfterValidator(_check_ip)] = "0.0.0.0"
     port: Port = 9443
     local_port: Port = 9444
     upstream: Endpoint | None = None
     grace_s: PositiveFloat = 300.0
+    _file: Path = PrivateAttr(default=Path("site"))
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:
-        if (self.role == "cloud") != (self.name == "cloud"):
-            raise ValueError("the cloud is named `cloud`, an edge or device as in the fleet file")
-        if (self.role == "cloud") != (self.upstream is None):
-            raise ValueError("`upstream` is needed by an edge or device, and by no cloud")
+        cloud = self.role == "cloud"
+        if cloud and self.name != "cloud":
+            raise ValueError(
+                f"name: a cloud has none; remove it, or correct the role (got {self.name!r})"
+            )
+        if not cloud and self.name == "cloud":
+            raise ValueError(f"name: write the name that this {self.role} has in the fleet file")
+        if cloud and self.upstream is not None:
+            raise ValueError(f"upstream: a cloud dials nobody; remove it (got {self.upstream!r})")
+        if not cloud and self.upstream is None:
+            above = "cloud" if self.role == "edge" else "edge"
+            raise ValueError(
+                f"upstream: is missing; write HOST:PORT of the {above} that this {self.role} dials"
+            )
         if self.port == self.local_port:
-            raise ValueError("`port` and `local_port` must differ")
+            raise ValueError(f"local_port: must differ from port (got {self.port} for both)")
         return self
 
     @staticmethod
@@ -62,19 +99,26 @@ class Site(Settings):
             FleetError: naming the key, its value and what would be right.
         """
         path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError, ValueError) as error:
-            raise FleetError(f"cannot read the site file {path}: {error}") from error
-        if not isinstance(content, dict):
-            raise FleetError(f"{path} holds no settings; docs/network.md shows examples")
+        content = read_settings(path, "site file", "docs/network.md shows an example")
         try:
             site = Site.model_validate(content)
         except ValidationError as error:
             raise FleetError(mistakes(error, str(path))) from error
         folder = path.parent.resolve()
         paths = {name: folder / getattr(site, name) for name in ("fleet", "state", "keys")}
-        return site.model_copy(update=paths)
+        site = site.model_copy(update=paths)
+        site._file = path
+        if not site.fleet.is_file():
+            raise FleetError(
+                f"{path}: fleet: there is no file {site.fleet}; write the fleet file's path, "
+                f"absolute or from {folder}"
+            )
+        if len(os.fsencode(site.relay_socket)) > LONGEST_PATH:
+            raise FleetError(
+                f"{path}: state: {site.state} is too long a path for the sockets in it; choose one "
+                f"of at most {LONGEST_PATH - len('/relay.sock')} bytes"
+            )
+        return site
 
     @property
     def serves(self) -> bool:
@@ -110,7 +154,8 @@ class Site(Settings):
         }[self.role]
         if self.name not in names:
             raise FleetError(
-                f"{self.fleet} has no {self.role} named {self.name}; it has {', '.join(names)}"
+                f"{self._file}: name: {self.fleet} has no {self.role} of this name; "
+                f"{instead_of(self.name, names)} (got {self.name!r})"
             )
         return fleet
 
@@ -119,6 +164,24 @@ class Site(Settings):
         if self.role == "cloud":
             return [cluster.name for cluster in fleet.clusters]
         return [d.name for c in fleet.clusters if c.name == self.name for d in c.devices]
+
+    def reads(self, fleet: Fleet) -> list[tuple[str, Path]]:
+        """What this host reads beside its own folders: where the fleet file names it, its path."""
+        named: list[tuple[str, object]] = [
+            *((f"device_types.{name}", path) for name, path in profiles_of(self.fleet).items()),
+            ("data.train", fleet.data.train),
+            ("data.test", fleet.data.test),
+            ("reference.checkpoint", fleet.reference.checkpoint),
+        ]
+        for holder in (*fleet.clusters, *fleet.devices):
+            if holder.name == self.name:
+                named.append((f"{holder.name}: data", holder.data))
+        return [
+            (place, path)
+            for place, value in named
+            for path in (value if isinstance(value, list) else [value])
+            if isinstance(path, Path)  # text names a data set or a model of a hub
+        ]
 
 
 def fingerprint(fleet: Fleet) -> str:

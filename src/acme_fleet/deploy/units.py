@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+from acme_fleet.deploy.check import checked
+from acme_fleet.deploy.proxy import nginx
 from acme_fleet.deploy.site import Site
-from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Fleet
 
 
 def unit(path: Path, role: str, kind: str) -> str:
-    """A unit for the host of a site file.
+    """A unit for the host of a site file, if it could be started.
 
     Raises:
-        FleetError: if the site file is wrong, or of another role.
+        FleetError: as the start would.
     """
-    site = Site.from_yaml(path)
-    if site.role != role:
-        raise FleetError(f"{path} is of a host whose role is {site.role}, not {role}")
-    return (_systemd if kind == "systemd" else _compose)(site, path.resolve())
+    site, fleet = checked(path, role)
+    if kind == "compose":
+        return _compose(site, fleet, path.resolve())
+    if site.serves:
+        nginx()  # a container has its own
+    return _systemd(site, path.resolve())
 
 
 def _systemd(site: Site, path: Path) -> str:
@@ -40,7 +45,7 @@ KillMode=mixed
 UMask=0077
 NoNewPrivileges=yes
 PrivateTmp=yes
-ProtectHome=yes
+ProtectHome=read-only
 ProtectSystem=strict
 ReadWritePaths={site.state}
 
@@ -49,17 +54,13 @@ WantedBy=multi-user.target
 """
 
 
-def _compose(site: Site, path: Path) -> str:
+def _compose(site: Site, fleet: Fleet, path: Path) -> str:
     ports = f'\n    ports: ["{site.port}:{site.port}"]' if site.serves else ""
     # The same paths inside as outside, so that one site file serves both.
+    read = [path, site.fleet, site.keys, *(data for _, data in site.reads(fleet))]
     mounts = "\n".join(
-        f"      - {place}:{place}:{mode}"
-        for place, mode in {
-            path: "ro",
-            site.fleet: "ro",
-            site.keys: "ro",
-            site.state: "rw",
-        }.items()
+        f"      - {json.dumps(f'{place}:{place}:{mode}')}"
+        for place, mode in {**dict.fromkeys(read, "ro"), site.state: "rw"}.items()
     )
     return f"""\
 # compose.yaml; the image has acme-fleet[flower] and nginx, see docs/network.md

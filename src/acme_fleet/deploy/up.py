@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from acme_fleet.deploy import keys
+from acme_fleet.deploy.check import checked
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import proxy_command
 from acme_fleet.deploy.site import Site
 from acme_fleet.deploy.superlink import SuperLink, environment, program
 from acme_fleet.deploy.warm import write_stub
-from acme_fleet.errors import FleetError, RunError
+from acme_fleet.errors import RunError
 
 
 def up(path: Path, role: str, say: Callable[[str], None]) -> None:
@@ -24,28 +25,25 @@ def up(path: Path, role: str, say: Callable[[str], None]) -> None:
         FleetError: if the site file, the fleet or the keys are wrong.
         RunError: if a process does not start.
     """
-    site = Site.from_yaml(path)
-    if site.role != role:
-        raise FleetError(f"{path} is of a host whose role is {site.role}, not {role}")
+    site, fleet = checked(path, role)
     site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    keep_running(services(site, path), say)
+    keep_running(services(site, path, site.members(fleet)), say)
 
 
-def services(site: Site, path: Path) -> list[Service]:
+def services(site: Site, path: Path, members: Sequence[str]) -> list[Service]:
     """What runs on a host, in the order in which it is started.
 
+    Args:
+        site: the host.
+        path: of its site file.
+        members: who dials it.
+
     Raises:
-        FleetError: if keys or programs are missing.
+        FleetError: if programs are missing.
     """
-    fleet = site.load_fleet()
-    needed = [keys.CA]
-    needed += [keys.SERVER, keys.SERVER_KEY] if site.serves else []
-    needed += [keys.NODE_KEY] if site.upstream else []
-    keys.require(site.keys, needed)
     found: list[Service] = []
     if site.serves:
-        superlink, members = SuperLink(site), site.members(fleet)
-        keys.public_keys(site.keys, members)
+        superlink = SuperLink(site)
         home = environment(site.state / "flower" / "superlink")
         found += [
             Service(

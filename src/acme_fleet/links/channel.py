@@ -14,8 +14,10 @@ from pathlib import Path
 from acme_fleet.errors import ProtocolError, RunError
 from acme_fleet.links.frames import Header, receive_frame, send_frame
 
-_LONGEST_PATH = 100  # of a Unix socket, on every system
-_PATIENCE_S, _RETRY_S = 3.0, 20.0
+LONGEST_PATH = 100
+"""Bytes of a Unix socket's path that every system can take."""
+# A relay whose role was started again is back within half a second.
+_PATIENCE_S, _RETRY_S = 1.5, 20.0
 
 Frame = tuple[Header, bytes]
 
@@ -114,8 +116,8 @@ def listen(path: Path) -> socket.socket:
     Raises:
         RunError: if the path is too long, or another process listens there.
     """
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise RunError(f"{path} is longer than {_LONGEST_PATH} bytes; choose a shorter folder")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise RunError(f"{path} is longer than {LONGEST_PATH} bytes; choose a shorter folder")
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(os.fsencode(path)) == 0:
             raise RunError(f"another process of acme-fleet is at work in {path.parent}")

@@ -26,7 +26,8 @@ WAIT_S = 20.0
 """How long a peer may take before it says that it is not ready yet."""
 _AGAIN_S, _LOOK_S = 3.0, 1.0  # between two tries, and between two looks at the clock
 _SLOWEST = 20_000.0  # bytes a second; slower than that is taken for lost
-_SPARE_S = 100.0
+# Beyond that: until a question without any answer is asked again, and until Flower drops it.
+_LATE_S, _SPARE_S = 20.0, 100.0
 
 
 class RunIdentity(NamedTuple):
@@ -45,6 +46,7 @@ class _Ask:
     request: bytes
     name: str
     id: str = ""
+    older: set[str] = field(default_factory=set)
     known: bool = False
     failing_since: float | None = None
     reason: str = ""
@@ -144,16 +146,17 @@ class FlowerLink:
     def _send(self, ask: _Ask) -> None:
         """Ask once more, with the payload unless the peer has it."""
         payload = b"" if ask.known else ask.request
+        ask.older.add(ask.id)
         ask.id, ask.again_at = secrets.token_hex(16), 0.0
-        patience = WAIT_S + _SPARE_S + len(payload) / _SLOWEST
-        ask.lost_at = time.monotonic() + patience
+        wait = WAIT_S + len(payload) / _SLOWEST
+        ask.lost_at = time.monotonic() + wait + _LATE_S
         header: Header = {
             **self._identity._asdict(),
             "node": ask.node,
             "id": ask.id,
             "key": ask.key,
             "wait": WAIT_S,
-            "patience": patience,
+            "patience": wait + _SPARE_S,
             "told": self._told[ask.peer],
         }
         if self._channel.send(header, payload) and payload:
@@ -167,10 +170,12 @@ class FlowerLink:
         answers: dict[str, Message | Failure],
     ) -> None:
         header, payload = frame or ({}, b"")
-        ask = next((a for a in asks if a.id == header.get("id")), None)
-        if ask is None or ask.peer in answers:
-            return
+        told = str(header.get("id", ""))
+        ask = next((a for a in asks if told and told in {a.id, *a.older}), None)
+        if ask is None or ask.peer in answers or ("error" in header and told != ask.id):
+            return  # that an older question failed says nothing of the one on its way
         ask.id = ""
+        ask.older.clear()
         if "error" in header:
             reason = str(header["error"])[:500]
             if header.get("passing"):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from acme_fleet.report.html import bytes_text, energy_text
+from acme_fleet.report.words import bytes_text, energy_text
 
 if TYPE_CHECKING:
     from acme_fleet.cost.energy import Fit

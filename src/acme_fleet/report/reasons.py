@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from acme_fleet.report.html import bytes_text, energy_text
+from acme_fleet.report.words import bytes_text, energy_text
 
 if TYPE_CHECKING:
     from acme_fleet.explain import DeviceChoice, Explanation

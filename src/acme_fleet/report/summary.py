@@ -135,6 +135,8 @@ class Summary(_Record):
     lost: dict[str, str] = {}
     """Edge servers that did not finish, and why."""
     traffic: Traffic
+    many_hosts: bool = False
+    """Whether every role had a host of its own, reached over a network."""
     privacy: Privacy = Privacy()
     mix: Mix = "importance"
     sent: dict[str, dict[str, list[int]]] = {}

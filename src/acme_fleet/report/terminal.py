@@ -19,9 +19,9 @@ from rich.progress import (
 from rich.table import Table
 
 from acme_fleet.fleet import Fleet
-from acme_fleet.report.html import bytes_text
 from acme_fleet.report.leaving import what_leaves
 from acme_fleet.report.summary import Summary
+from acme_fleet.report.words import bytes_text
 
 if TYPE_CHECKING:
     from acme_fleet.models.training import Evaluation

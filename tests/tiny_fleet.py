@@ -1,4 +1,4 @@
-"""The tiny fleet of these tests: two edges with two devices each, seconds of training."""
+"""A tiny fleet of two edges with two devices each, whose run takes seconds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from acme_fleet.fleet import Fleet
 _TINY: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
+    "edge_quorum": 1.0,
     "data": {"partition": {"scheme": "pathological", "classes_per_device": 5}},
     "reference": {
         "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
-        "training": {"epochs": 3, "batch_size": 32, "learning_rate": 0.01},
+        "training": {"epochs": 10, "batch_size": 32, "learning_rate": 0.01},
     },
     "backbone": {
         "widths": [0.5, 1.0],
         "depths": [1, 2],
         "importance_samples": 64,
-        "distillation": {"training": {"epochs": 1, "learning_rate": 0.002}},
+        "distillation": {"training": {"epochs": 3, "learning_rate": 0.002}},
     },
     "header": {"blocks": 1, "channels": 6},
-    "search": {"steps": 3, "children_per_step": 2, "rivals": False, "fine_tuning": {"epochs": 2}},
+    "search": {
+        "steps": 3,
+        "children_per_step": 2,
+        "weight_updates_per_step": 1,
+        "final_samples": 3,
+        "fine_tuning": {"epochs": 2},
+    },
     "personalization": {
-        "rounds": 2,
-        "mix": "both",
+        "rounds": 3,
         "local": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
         "prune_share": 0.2,
         "feature_samples": 12,
@@ -49,7 +55,13 @@ _TINY: dict[str, Any] = {
 }
 
 
-def tiny(**search: Any) -> Fleet:
+def tiny(**changes: Any) -> Fleet:
+    """``tiny(**{"personalization.rounds": 2})``: the tiny fleet with entries changed."""
     content = copy.deepcopy(_TINY)
-    content["search"] |= search
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place: Any = content
+        for part in parents:
+            place = place[part]
+        place[last] = value
     return Fleet.parse(content)

@@ -6,13 +6,29 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+from acme_fleet.report.summary import Summary
 
 Event = Mapping[str, Any]
 
 
+class Overhead(NamedTuple):
+    """The engine's seconds for a question of one edge server to a device, and its answer.
+
+    ``slowest`` is the device with the largest median, which is ``slowest_s``.
+    """
+
+    edge: str
+    questions: int
+    median_s: float
+    most_s: float
+    slowest: str
+    slowest_s: float
+
+
 def overheads_s(events: Sequence[Event], edges: set[str]) -> dict[tuple[str, str], list[float]]:
-    """Seconds of each question to a device, less what the device computed for it.
+    """Seconds of each question to a device, less the stages that the device recorded for it.
 
     Args:
         events: a run's events.
@@ -36,6 +52,20 @@ def overheads_s(events: Sequence[Event], edges: set[str]) -> dict[tuple[str, str
             seconds = _at(event) - asked.pop(pair) - computed[event["from"]]
             found[pair].append(max(0.0, seconds))
     return dict(found)
+
+
+def overhead_table(summary: Summary, events: Sequence[Event]) -> list[Overhead]:
+    """A row for each edge server; none if the run was all in one process, which has no engine."""
+    edges = [cluster.edge for cluster in summary.clusters] if summary.many_hosts else []
+    found = overheads_s(events, set(edges))
+    table = []
+    for edge in dict.fromkeys(edges):
+        devices = {device: each for (owner, device), each in found.items() if owner == edge}
+        if every := [seconds for each in devices.values() for seconds in each]:
+            slowest = max(devices, key=lambda device: median(devices[device]))
+            longest = median(devices[slowest])
+            table.append(Overhead(edge, len(every), median(every), max(every), slowest, longest))
+    return table
 
 
 def overhead_text(events: Sequence[Event], edges: set[str]) -> str:

@@ -1,0 +1,30 @@
+"""Sizes, durations and energies as people write them."""
+
+from __future__ import annotations
+
+
+def bytes_text(size: float) -> str:
+    """A size as people write it, e.g. ``412 kB``."""
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people write it, e.g. ``1 min 54 s``."""
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min" + (f" {rest} s" if rest else "")
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h" + (f" {minutes} min" if minutes else "")
+
+
+def energy_text(joules: float) -> str:
+    """An energy as people write it, e.g. ``59 mJ``."""
+    value, unit = (1000 * joules, "mJ") if joules < 0.0995 else (joules, "J")
+    return f"{value:.2g} {unit}" if value < 99.5 else f"{value:.0f} {unit}"

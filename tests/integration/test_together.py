@@ -10,7 +10,6 @@ import pytest
 from safetensors.torch import load_file
 
 import acme_fleet
-from acme_fleet import roles
 from acme_fleet.data.partition import load_world
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
@@ -58,7 +57,7 @@ def test_a_device_that_cannot_train_says_so_itself_and_the_others_train(
                 raise RunError("its disk is gone")
             return super().pending(message)
 
-    monkeypatch.setattr(roles, "DeviceClient", Device)
+    monkeypatch.setattr(client, "DeviceClient", Device)
     fleet = tiny(devices_at_once=2, **{"personalization.rounds": 1, "personalization.quorum": 0.5})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     summary = acme_fleet.customize(fleet, prepared, resume=True)

@@ -208,6 +208,7 @@ class DeviceClient:
                 features,
                 self._personalization.local,
                 self._generator("round", number),
+                to_mix=not last and self._personalization.mix != "importance",
             )
         return state.with_current(header, features.validation), importance
 

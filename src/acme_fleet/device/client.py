@@ -119,6 +119,7 @@ class DeviceClient:
             round=start.round,
             importance=dict(importance),
             header=clone_state(state.current),
+            held=self._held_classes(),
             kept={name: list(channels) for name, channels in state.current.plan.kept.items()},
         )
 
@@ -211,6 +212,12 @@ class DeviceClient:
                 to_mix=not last and self._personalization.mix != "importance",
             )
         return state.with_current(header, features.validation), importance
+
+    def _held_classes(self) -> list[int]:
+        """The classes in the train set, if the edge server is to know them."""
+        if self._personalization.classifier == "everyone":
+            return []
+        return self._private.train.labels.unique().tolist()
 
     def _linear_rival(self, assignment: HeaderAssignment) -> LinearHeader:
         """With as many epochs in all as the header has had."""

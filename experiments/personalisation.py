@@ -29,6 +29,7 @@ from personalisation_methods import (
     METHODS,
     OURS,
     POISONED,
+    POISONED_BY_CLASS,
     ROUNDS,
     First,
     Method,
@@ -167,7 +168,7 @@ def main() -> None:
             (wanted, METHODS, arguments.seeds),
             (wanted, ABLATIONS, arguments.ablations),
             ([p for p in tried if p in wanted], EXPLORED, arguments.explored),
-            (wanted, POISONED, arguments.poisoned),
+            (wanted, POISONED | POISONED_BY_CLASS, arguments.poisoned),
             (five, {"weights, debiased": OURS} | POISONED, arguments.poisoned),
         )
         for partitions, methods, seeds in sets:
@@ -213,10 +214,13 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def honest_losses(results: list[dict[str, Any]]) -> dict[str, Any]:
     """What one poisoned device of ten, or of five, costs the others, in points of test accuracy."""
-    sound = {key(r): r for r in results if r["method"] == "weights, debiased"}
+    sound = {(*key(r), r["method"]): r for r in results}
     table: dict[str, Any] = {}
-    for name, fleet in itertools.product(POISONED, dict.fromkeys(key(r)[:2] for r in results)):
-        pairs = [(r, sound[key(r)]) for r in results if r["method"] == name and key(r)[:2] == fleet]
+    fleets = dict.fromkeys(key(r)[:2] for r in results)
+    for name, fleet in itertools.product([*POISONED, *POISONED_BY_CLASS], fleets):
+        honest = "FedAvg, rows by class" if name in POISONED_BY_CLASS else "weights, debiased"
+        runs = [r for r in results if r["method"] == name and key(r)[:2] == fleet]
+        pairs = [(r, sound[*key(r), honest]) for r in runs]
         if pairs:
             by_seed = [
                 100 * float(np.mean(np.subtract(a["test"], b["test"])[1:])) for a, b in pairs

@@ -106,6 +106,10 @@ EXPLORED = {
     "weights, debiased, last epochs": replace(OURS, last=True),
     "weights, debiased, seven rounds": seven(OURS),
     "100 feature samples, seven rounds": seven(OURS, feature_samples=100),
+    "debiased, rows by class": seven(OURS, learning_rate=FAST, classifier="holders"),
+    "rows by class, nine rounds": seven(
+        FEDAVG, learning_rate=FAST, classifier="holders", rounds=9, last_epochs=4, prune_share=0.04
+    ),
     "oracle, last epochs": Method("oracle", "both", last=True),
     "oracle, seven rounds": seven(Method("oracle", "both")),
     "transport with labels": Method("labels", "both", last=True),
@@ -122,6 +126,11 @@ POISONED = {
     "times 1000": replace(OURS, poison=1000.0),
     "times 1000, not contained": replace(OURS, poison=1000.0, contained=float("inf")),
     "times -1": replace(OURS, poison=-1.0),
+}
+BY_CLASS = METHODS["FedAvg, rows by class"]
+POISONED_BY_CLASS = {
+    "rows by class, times 1000": replace(BY_CLASS, poison=1000.0),
+    "rows by class, times -1": replace(BY_CLASS, poison=-1.0),
 }
 
 

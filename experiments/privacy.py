@@ -19,20 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from personalisation import (
-    DEVICES,
-    METHODS,
-    OURS,
-    ROUNDS,
-    Trained,
-    World,
-    interval,
-    load,
-    make_world,
-    personalise,
-    read_runs,
-    similarity,
-)
+from personalisation import interval, read_runs
+from personalisation_fleets import DEVICES, World, load, make_world
+from personalisation_methods import METHODS, OURS, ROUNDS, First, personalise, similarity
 from scipy import stats
 from torch import Tensor
 
@@ -98,9 +87,7 @@ def feature_changes(what: str) -> dict[str, Change]:
     return changes
 
 
-def run_features(
-    what: str, world: World, first: dict[float, Trained], done: set[str]
-) -> Iterator[dict[str, Any]]:
+def run_features(what: str, world: World, first: First, done: set[str]) -> Iterator[dict[str, Any]]:
     exact = similarity(OURS, world)
     pairs = ~np.eye(DEVICES, dtype=bool)
     for name, change in feature_changes(what).items():
@@ -119,9 +106,7 @@ def run_features(
         yield {"change": name, **found, **personalise(OURS, changed, first)}
 
 
-def run_importance(
-    world: World, first: dict[float, Trained], done: set[str]
-) -> Iterator[dict[str, Any]]:
+def run_importance(world: World, first: First, done: set[str]) -> Iterator[dict[str, Any]]:
     sends: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {PLAIN: dict}
     for eps in EPSILONS:
         noise, secret = multiplier(eps, ROUNDS), b"%d" % world.seed

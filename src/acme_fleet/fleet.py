@@ -289,7 +289,9 @@ class Personalization(Settings):
     """Algorithm 2: rounds between an edge server and its devices.
 
     ``mix`` says what similar devices share: the importance of neurons (the paper), the header's
-    weights, or both. Of a device that misses a round its last set counts for the others,
+    weights, or both. With ``classifier: holders`` the classifier's rows of a device's own classes
+    are mixed over the devices that train on them: these tell the edge server which classes they
+    hold. Of a device that misses a round its last set counts for the others,
     ``stale_decay`` times as much for each round since; with 0 it does not.
     """
 
@@ -298,6 +300,7 @@ class Personalization(Settings):
     prune_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     feature_samples: PositiveInt = 32
     mix: Mix = "importance"
+    classifier: Literal["everyone", "holders"] = "everyone"
     similarity: Literal["debiased", "literal"] = "debiased"
     temperature: PositiveFloat = 0.1
     timeout_s: PositiveFloat = 3600.0
@@ -305,12 +308,21 @@ class Personalization(Settings):
     stale_decay: Annotated[float, Field(ge=0, le=1)] = 0.5
     privacy: Privacy = Privacy()
 
+    def mixes_after(self, number: int) -> bool:
+        """Whether headers' weights are mixed after training ``number``; never after the last."""
+        return self.mix != "importance" and number < self.rounds
+
     @model_validator(mode="after")
-    def _nothing_beside_the_masks(self) -> Personalization:
+    def _consistent(self) -> Personalization:
         if self.privacy.masking and self.mix != "importance":
             raise ValueError(
                 f"privacy.masking hides importance sets alone, and mix: {self.mix} would send the "
                 f"header's weights unmasked; set mix: importance"
+            )
+        if self.classifier == "holders" and self.mix == "importance":
+            raise ValueError(
+                "classifier: holders says how the header's weights are mixed, and mix: importance "
+                "mixes none; set mix: both"
             )
         return self
 

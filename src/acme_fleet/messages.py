@@ -1,8 +1,7 @@
 """The only types that cross a tier border.
 
-Frozen, no unknown fields, tensors by name. No type has a field for raw samples or their labels.
-What arrives is checked twice: here for type, names, dtypes and finite values, and by the
-receiving role for the shapes that it expects.
+Frozen, no unknown fields, tensors by name. No type has a field for samples or their labels. What
+arrives is checked here for type, names, dtypes and finite values, and by the role that gets it.
 """
 
 from __future__ import annotations
@@ -167,14 +166,16 @@ class RoundStart(Message):
 class ImportanceUpload(Message):
     """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``.
 
-    Where header weights are mixed (``personalization.mix``), also the header as it is now. In a
-    masked round ``masked`` alone: a masked share for each receiver, shape ``(neurons,)``.
+    Where header weights are mixed (``personalization.mix``), also the header as it is now, and
+    with ``classifier: holders`` the numbers of the classes in the device's train set. In a masked
+    round ``masked`` alone: a masked share for each receiver, shape ``(neurons,)``.
     """
 
     round: Count
     importance: Tensors
     masked: Shares = {}
     header: Tensors = {}
+    held: Kept = []
     kept: dict[Name, Kept] = {}
     """Channels that pruning has left, by layer; a layer that is not listed has all."""
 

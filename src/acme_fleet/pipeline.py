@@ -120,9 +120,9 @@ def _ahead(
     """What a cluster's devices do together; nothing where each works for itself."""
     if fleet.devices_at_once == 1:
         return lambda _: None
-    training = fleet.personalization.local
+    settings = fleet.personalization
     return lambda requests: train_ahead(
-        devices, requests, training, journal.stage(cluster.name, "training together")
+        devices, requests, settings, journal.stage(cluster.name, "training together")
     )
 
 

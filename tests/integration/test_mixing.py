@@ -15,7 +15,8 @@ from torch import Tensor
 import acme_fleet
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.edge.rounds import header_shapes, mix_round
+from acme_fleet.edge.memory import recall, remember
+from acme_fleet.edge.rounds import check_held, header_shapes, mix_round
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Fleet, Mix
 from acme_fleet.journal import read_events
@@ -55,7 +56,8 @@ def test_what_is_mixed_is_what_was_asked_for() -> None:
     sets = {name: upload.importance for name, upload in uploads.items()}
 
     def mixed(mix: Mix) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return mix_round(uploads, PLAN, coarse, np.full((2, 2), 0.5), mix)["a"]
+        found = mix_round(uploads, PLAN, coarse, np.full((2, 2), 0.5), mix)
+        return found.importance["a"], found.headers.get("a", {})
 
     importance, weights, both = (mixed(mix) for mix in ("importance", "weights", "both"))
     assert importance[1] == {}
@@ -75,6 +77,28 @@ def test_kept_channels_that_do_not_exist_are_refused() -> None:
     for kept in wrong:
         with pytest.raises(ProtocolError, match="cam-1 kept"):
             header_shapes("cam-1", kept, PLAN, "weights")
+
+
+def test_classes_that_do_not_exist_or_were_not_asked_for_are_refused() -> None:
+    check_held("cam-1", [], PLAN, asked=False)
+    check_held("cam-1", [0, 1], PLAN, asked=True)
+    for held, asked in (([0], False), ([], True), ([0, 2], True), ([1, 0], True), ([1, 1], True)):
+        with pytest.raises(ProtocolError, match="classes that cam-1 holds"):
+            check_held("cam-1", held, PLAN, asked)
+
+
+def test_what_is_of_this_round_is_not_read_back(tmp_path: Path) -> None:
+    old, new = {"a": _upload(1), "b": _upload(2, **{LAYER: [1]})}, {"a": _upload(3)}
+    remember(tmp_path, 0, old)
+    remember(tmp_path, 2, new)
+    known = recall(tmp_path, 2, new, ["a", "b", "c"], 0.5)
+    assert known.keys() == {"a", "b"}
+    assert known["a"] == (new["a"], 1.0)
+    upload, freshness = known["b"]
+    assert freshness == 0.25
+    assert upload.kept == {LAYER: [1]}
+    torch.testing.assert_close(dict(upload.header), dict(old["b"].header))
+    assert recall(tmp_path, 2, new, ["a", "b"], 0.0).keys() == {"a"}
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -162,3 +186,24 @@ def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
     ]
     assert received.count(("cam-1", "ImportanceUpdate")) == 1
     assert received.count(("cam-2", "ImportanceUpdate")) == 2
+
+
+def test_devices_tell_their_classes_only_where_rows_are_mixed_by_class(
+    fleet: Fleet, prepared: Path, tmp_path: Path, sends: Callable[..., None]
+) -> None:
+    told: list[list[int]] = []
+
+    def listen(upload: ImportanceUpload) -> ImportanceUpload:
+        told.append(upload.held)
+        return upload
+
+    sends("cam-1", listen)
+    other = shutil.copytree(prepared, tmp_path / "holders")
+    acme_fleet.customize(fleet, prepared, resume=True)
+    asked = fleet.personalization.model_copy(update={"classifier": "holders", "rounds": 2})
+    by_class = fleet.model_copy(update={"personalization": asked})
+    (other / "fleet.yaml").write_text(by_class.to_yaml())
+    acme_fleet.customize(by_class, other, resume=True)
+    assert told[:2] == [[], []]
+    assert told[2] == told[3] == sorted(set(told[2])) != []
+    assert _models(other) != _models(prepared)

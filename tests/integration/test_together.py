@@ -43,6 +43,22 @@ def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
     assert together == ["north"] * 4 + ["south"] * 4
 
 
+def test_headers_that_are_mixed_are_the_same_ones(
+    tiny: Callable[..., Fleet], prepared: Path, tmp_path: Path
+) -> None:
+    """Where weights are mixed a round keeps another epoch than the fine-tuning does."""
+    outcomes = []
+    for at_once in (1, 10):
+        path = shutil.copytree(prepared, tmp_path / str(at_once))
+        changes = {"personalization.mix": "both", "personalization.rounds": 1}
+        fleet = tiny(devices_at_once=at_once, **changes)
+        (path / "fleet.yaml").write_text(fleet.to_yaml())
+        outcomes.append(acme_fleet.customize(fleet, path, resume=True).devices)
+    for alone, together in zip(*outcomes, strict=True):
+        assert together.neurons == alone.neurons
+        assert together.accuracy == pytest.approx(alone.accuracy, abs=1.5 / alone.test_samples)
+
+
 def test_a_device_that_cannot_train_says_so_itself_and_the_others_train(
     tiny: Callable[..., Fleet], prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

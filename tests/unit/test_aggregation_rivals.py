@@ -15,7 +15,7 @@ from acme_fleet.baselines.aggregation import (
     jensen_shannon_distances,
 )
 from acme_fleet.device.refinement import prune_header
-from acme_fleet.edge.aggregation import contain, mix_headers
+from acme_fleet.edge.aggregation import contain, mix_headers, update_scales
 from acme_fleet.models.header import Header, build_header, initial_tensors
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 
@@ -41,7 +41,9 @@ def zeros() -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in PLAN.shapes().items()}
 
 
-def mixed_of(headers: list[Header], weights: np.ndarray) -> list[dict[str, Tensor]]:
+def mixed_of(
+    headers: list[Header], weights: np.ndarray, held: list[list[int]] | None = None
+) -> list[dict[str, Tensor]]:
     names = [f"device-{i}" for i in range(len(headers))]
     mixed = mix_headers(
         {n: h.state_dict() for n, h in zip(names, headers, strict=True)},
@@ -49,8 +51,9 @@ def mixed_of(headers: list[Header], weights: np.ndarray) -> list[dict[str, Tenso
         weights,
         header(0).state_dict(),
         most=float("inf"),
+        held=None if held is None else dict(zip(names, held, strict=True)),
     )
-    return [mixed[name] for name in names]
+    return [mixed.headers[name] for name in names]
 
 
 # --- who listens to whom ----------------------------------------------------------------------
@@ -119,6 +122,25 @@ def test_an_entry_that_a_peer_has_pruned_comes_from_the_others() -> None:
         torch.testing.assert_close(mixed[weight][o, i], expected)
 
 
+def test_rows_of_own_classes_come_from_those_who_hold_the_class() -> None:
+    """By brute force over the classifier's rows; everything else is mixed as without ``held``."""
+    headers, held = [header(1), pruned(2, 0.5), header(3)], [[0, 1], [1, 2], [0]]
+    weights = np.array([[0.5, 0.3, 0.2], [0.2, 0.4, 0.4], [0.1, 0.1, 0.8]])
+    plain, mixed = mixed_of(headers, weights), mixed_of(headers, weights, held)
+    rows = "classifier.pooled.weight"
+    sent = [own.state_dict()[rows] for own in headers]
+    for device, c in ((device, c) for device in range(3) for c in range(3)):
+        who = [i for i in range(3) if c in held[i] or c not in held[device]]
+        total = sum(weights[device, i] for i in who)
+        expected = sum(float(weights[device, i]) * sent[i][c] for i in who) / total
+        torch.testing.assert_close(mixed[device][rows][c], expected)
+    for one, other in zip(mixed, plain, strict=True):
+        assert not torch.allclose(one[rows], other[rows])
+        for name in one:
+            if not name.startswith("classifier."):
+                torch.testing.assert_close(one[name], other[name])
+
+
 def test_a_device_gets_a_header_of_its_own_size() -> None:
     headers = [pruned(1, 0.2), pruned(2, 0.5)]
     for own, mixed in zip(headers, mixed_of(headers, np.full((2, 2), 0.5)), strict=True):
@@ -130,7 +152,8 @@ def test_a_poisoned_device_is_contained() -> None:
     start = zeros()
     honest = {f"device-{i}": header(i).state_dict() for i in range(4)}
     poisoned = {name: 1e6 * value for name, value in header(9).state_dict().items()}
-    contained = contain({**honest, "bad": poisoned}, start)
+    sent = {**honest, "bad": poisoned}
+    contained = contain(sent, start, update_scales(sent, start))
 
     def length(tensors: dict[str, Tensor]) -> float:
         return float(torch.cat([value.flatten() for value in tensors.values()]).norm())
@@ -143,13 +166,17 @@ def test_a_poisoned_device_is_contained() -> None:
 
 def test_of_two_devices_the_shorter_update_sets_the_limit() -> None:
     start, one = zeros(), dict(header(1).state_dict())
-    contained = contain({"a": one, "b": {n: 1e30 * v for n, v in one.items()}}, start)
+    sent = {"a": one, "b": {n: 1e30 * v for n, v in one.items()}}
+    contained = contain(sent, start, update_scales(sent, start))
     torch.testing.assert_close(contained["b"], {name: 2 * value for name, value in one.items()})
 
 
 def test_headers_that_did_not_move_are_left_alone() -> None:
     start = dict(header(0).state_dict())
-    torch.testing.assert_close(contain({"a": start, "b": start}, start)["a"], start)
+    sent = {"a": start, "b": start}
+    scales = update_scales(sent, start)
+    assert scales == {"a": 1.0, "b": 1.0}
+    torch.testing.assert_close(contain(sent, start, scales)["a"], start)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
@@ -15,6 +16,7 @@ from acme_fleet.fleet import Training
 from acme_fleet.models.header import Header, build_header, initial_tensors
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan, Operation
 from acme_fleet.models.stacked import split_vectors
+from acme_fleet.models.training import evaluate
 from acme_fleet.models.unpruned import expand, presence, shrink, unpruned
 
 HIDDEN, CLASSES = 6, 4
@@ -58,15 +60,16 @@ def device(number: int, axes: Literal[1, 2], *, pruned: bool) -> LocalTraining:
     return LocalTraining(own, Splits(*parts), torch.Generator().manual_seed(number))
 
 
+@pytest.mark.parametrize("to_mix", [False, True])
 @pytest.mark.parametrize(("axes", "pruned"), [(1, False), (2, False), (1, True), (2, True)])
-def test_together_is_one_by_one(axes: Literal[1, 2], pruned: bool) -> None:
+def test_together_is_one_by_one(axes: Literal[1, 2], pruned: bool, to_mix: bool) -> None:
     def fleet() -> list[LocalTraining]:
         return [device(number, axes, pruned=pruned) for number in (2, 0, 3, 1)]
 
-    together = list(train_headers(fleet(), TRAINING, together=3))
+    together = list(train_headers(fleet(), TRAINING, together=3, to_mix=to_mix))
     for one, (trained, importance) in zip(fleet(), together, strict=True):
         expected, expected_importance = train_header(
-            one.header, one.features, TRAINING, one.generator
+            one.header, one.features, TRAINING, one.generator, to_mix=to_mix
         )
         assert trained.plan == expected.plan
         torch.testing.assert_close(
@@ -75,6 +78,22 @@ def test_together_is_one_by_one(axes: Literal[1, 2], pruned: bool) -> None:
         torch.testing.assert_close(importance, expected_importance, rtol=1e-3, atol=1e-7)
         before = one.header.state_dict()
         assert any(not torch.equal(value, before[n]) for n, value in trained.state_dict().items())
+
+
+def test_a_header_to_be_mixed_learns_on_when_its_own_validation_says_no() -> None:
+    one = device(1, 1, pruned=False)
+    known = one.features.train
+    wrong = dataclasses.replace(known, labels=(known.labels + 1) % CLASSES)
+    features = dataclasses.replace(one.features, validation=wrong)
+    before = evaluate(one.header, known).loss
+
+    def trained(to_mix: bool) -> float:
+        found, _ = train_header(
+            one.header, features, TRAINING, torch.Generator().manual_seed(0), to_mix=to_mix
+        )
+        return evaluate(found, known).loss
+
+    assert trained(True) < 0.8 * before < trained(False)
 
 
 def test_the_header_that_was_given_stays_as_it_was() -> None:

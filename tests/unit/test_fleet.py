@@ -253,6 +253,7 @@ _MISTAKES = {
         "data.partition.iid.alpha: unknown key",
     ),
     "prune everything": ("personalization.prune_share", 1.0, "personalization.prune_share: Input"),
+    "rows by class": ("personalization.classifier", "holders", "mix: importance mixes none"),
     "quorum": ("personalization.quorum", 1.1, "personalization.quorum: Input should be less than"),
     "text for a number": ("search.steps", "many", "search.steps: Input should be a valid integer"),
 }

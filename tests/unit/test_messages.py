@@ -270,6 +270,7 @@ _LIST_FIELDS = {
     ("ClusterReport", "missed"),
     ("ClusterReport", "shortened"),
     ("ImportanceUpload", "kept"),
+    ("ImportanceUpload", "held"),
     ("RoundStart", "public_keys"),
     ("RoundStart", "weights"),
 }
@@ -325,7 +326,8 @@ def test_no_field_bears_the_name_of_raw_data():
 def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
     """Of the tensor fields, only these go upwards; the last two where they were asked for.
 
-    The one list is of a header's channels: the edge checks that they ascend and exist.
+    The lists are of a header's channels and, where the fleet asks for them, of the numbers of the
+    classes that a device trains on: the edge checks that they ascend and exist.
     """
     up = {DeviceProfile, FeatureSample, ImportanceUpload, RoundReport, DeviceReport}
     carried = {(kind, name) for kind, name in _TENSOR_FIELDS if Message.registry[kind] in up}
@@ -335,7 +337,8 @@ def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
         ("ImportanceUpload", "header"),
         ("ImportanceUpload", "masked"),
     }
-    for kind, name in (_DOCUMENT_FIELDS | _LIST_FIELDS) - {("ImportanceUpload", "kept")}:
+    checked = {("ImportanceUpload", "kept"), ("ImportanceUpload", "held")}
+    for kind, name in (_DOCUMENT_FIELDS | _LIST_FIELDS) - checked:
         assert Message.registry[kind] not in up, f"{kind}.{name} could carry anything"
 
 

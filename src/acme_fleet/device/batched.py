@@ -44,7 +44,11 @@ Trained = tuple[Header, dict[str, Tensor]]
 
 
 def train_headers(
-    devices: Iterable[LocalTraining], training: Training, together: int = 100
+    devices: Iterable[LocalTraining],
+    training: Training,
+    together: int = 100,
+    *,
+    to_mix: bool = False,
 ) -> Iterator[Trained]:
     """What ``train_header`` gives for each device, computed for ``together`` devices at a time.
 
@@ -53,22 +57,23 @@ def train_headers(
             taken from the iterable only as they are needed.
         training: the same for all.
         together: devices in a batch; memory grows with it.
+        to_mix: the last epoch is kept and not the best, see ``train_header``.
 
     Raises:
         ValueError: if headers of a batch differ in more than what is pruned.
     """
     waiting = iter(devices)
     while batch := list(islice(waiting, together)):
-        yield from _train_batch(batch, training)
+        yield from _train_batch(batch, training, to_mix)
 
 
-def _train_batch(batch: Sequence[LocalTraining], training: Training) -> list[Trained]:
+def _train_batch(batch: Sequence[LocalTraining], training: Training, to_mix: bool) -> list[Trained]:
     plan = unpruned(batch[0].header.plan)
     if any(unpruned(device.header.plan) != plan for device in batch):
         raise ValueError("headers of different genotypes or sizes cannot be trained together")
     # Devices with more steps first: those that are not finished are then always the first.
     order = sorted(range(len(batch)), key=lambda i: -len(batch[i].features.train))
-    trained = _Batch(plan, [batch[i] for i in order], training).run()
+    trained = _Batch(plan, [batch[i] for i in order], training).run(to_mix)
     results = dict(zip(order, trained, strict=True))
     return [results[i] for i in range(len(batch))]
 
@@ -103,6 +108,23 @@ class _Padded:
             yield {name: x[:, :, at] for name, x in self.inputs.items()}, self.labels[:, at]
 
 
+@dataclass
+class _Best:
+    """Each device's best parameters so far by its validation split."""
+
+    values: Float[Tensor, "devices parameters"]
+    accuracy: Float[Tensor, " devices"]
+    loss: Float[Tensor, " devices"]
+
+    def take(self, values: Tensor, accuracy: Tensor, loss: Tensor) -> None:
+        """Replace the rows that are better now."""
+        level = accuracy == self.accuracy
+        better = (accuracy > self.accuracy) | (level & (loss < self.loss))
+        self.values[better] = values[better]
+        self.accuracy[better] = accuracy[better]
+        self.loss[better] = loss[better]
+
+
 class _Batch:
     """The state of one batch: each device's parameters and AdamW moments are a row."""
 
@@ -122,8 +144,8 @@ class _Batch:
         self.validation = _Padded([device.features.validation for device in devices])
         self.steps = [math.ceil(n / training.batch_size) for n in self.data.counts.tolist()]
 
-    def run(self) -> list[Trained]:
-        best, accuracy, loss = self.values.clone(), *self._evaluate()
+    def run(self, to_mix: bool) -> list[Trained]:
+        best = None if to_mix else _Best(self.values.clone(), *self._evaluate())
         for epoch in range(self.training.epochs):
             for row, device in enumerate(self.devices):
                 part = device.features.train
@@ -132,14 +154,9 @@ class _Batch:
                 active = sum(steps > step for steps in self.steps)
                 now = {name: x[:active] for name, x in inputs.items()}
                 self._step(now, labels[:active], epoch, step)
-            now_accuracy, now_loss = self._evaluate()
-            better = (now_accuracy > accuracy) | ((now_accuracy == accuracy) & (now_loss < loss))
-            best[better], accuracy[better], loss[better] = (
-                self.values[better],
-                now_accuracy[better],
-                now_loss[better],
-            )
-        return self._results(best)
+            if best:
+                best.take(self.values, *self._evaluate())
+        return self._results(best.values if best else self.values)
 
     def _step(self, inputs: dict[str, Tensor], labels: Tensor, epoch: int, step: int) -> None:
         """One step of AdamW with clipping for the first devices, as in ``Optimization``."""

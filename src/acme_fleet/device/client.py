@@ -138,6 +138,7 @@ class DeviceClient:
             round=start.round,
             importance=dict(importance),
             header=clone_state(state.current),
+            held=self._held_classes(),
             kept={name: list(channels) for name, channels in state.current.plan.kept.items()},
         )
 
@@ -219,15 +220,24 @@ class DeviceClient:
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, which is done once."""
         if not self._folder.has_trained(number):
-            work = self.training(number)
-            last = number == self._personalization.rounds
-            stage = "fine-tuning" if last else f"round {number + 1}"
+            work, asked = self.training(number), self._personalization
+            stage = "fine-tuning" if number == asked.rounds else f"round {number + 1}"
             with self._journal.stage(self._settings.name, stage):
                 trained = train_header(
-                    work.header, work.features, self._personalization.local, work.generator
+                    work.header,
+                    work.features,
+                    asked.local,
+                    work.generator,
+                    to_mix=asked.mixes_after(number),
                 )
             self.keep(number, trained)
         return self._folder.trained(number)
+
+    def _held_classes(self) -> list[int]:
+        """The classes in the train set, if the edge server is to know them."""
+        if self._personalization.classifier == "everyone":
+            return []
+        return self._private.train.labels.unique().tolist()
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""

@@ -77,9 +77,18 @@ class HeaderState:
 
 
 def train_header(
-    header: Header, features: Splits, training: Training, generator: torch.Generator
+    header: Header,
+    features: Splits,
+    training: Training,
+    generator: torch.Generator,
+    *,
+    to_mix: bool = False,
 ) -> tuple[Header, dict[str, Tensor]]:
-    """Train a copy on private features; the best epoch by validation is kept.
+    """Train a copy on private features.
+
+    The best epoch by validation is kept, those before the first included. A header whose weights
+    are mixed with others' (``to_mix``) keeps its last epoch: what a device has learned can lower
+    its own accuracy and still raise that of the mixture.
 
     Returns:
         The trained header, and the importance of its neurons, mean over all iterations
@@ -92,7 +101,7 @@ def train_header(
         features.train,
         training,
         generator,
-        validation=features.validation,
+        validation=None if to_mix else features.validation,
         after_backward=accumulator.add,
     )
     return trained, accumulator.result(header.plan.genotype.channels)

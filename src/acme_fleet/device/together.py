@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from acme_fleet.device.batched import LocalTraining, train_headers
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import AcmeError
-from acme_fleet.fleet import Training
+from acme_fleet.fleet import Personalization
 from acme_fleet.messages import Message
 
 
 def train_ahead(
     devices: Mapping[str, DeviceClient],
     requests: Mapping[str, Message],
-    training: Training,
+    personalization: Personalization,
     progress: AbstractContextManager[object],
 ) -> None:
     """Do the training that answering ``requests`` begins with, for all devices at once.
@@ -26,20 +27,26 @@ def train_ahead(
     Args:
         devices: by name.
         requests: what each of them is about to be asked.
-        training: the local training of all.
+        personalization: the settings of all.
         progress: entered while there is something to train.
     """
-    work: dict[tuple[str, int], LocalTraining] = {}
+    work: defaultdict[int, dict[str, LocalTraining]] = defaultdict(dict)
     for name, message in requests.items():
         try:
             number = devices[name].pending(message)
             if number is not None:
-                work[name, number] = devices[name].training(number)
+                work[number][name] = devices[name].training(number)
         except AcmeError:
             continue  # it says so itself when it is asked
     if not work:
         return
     with progress:
-        trained = train_headers(work.values(), training, len(work))
-        for (name, number), result in zip(work, trained, strict=True):
-            devices[name].keep(number, result)
+        for number, by_name in work.items():
+            trained = train_headers(
+                by_name.values(),
+                personalization.local,
+                len(by_name),
+                to_mix=personalization.mixes_after(number),
+            )
+            for name, result in zip(by_name, trained, strict=True):
+                devices[name].keep(number, result)

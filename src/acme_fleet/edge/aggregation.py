@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -63,6 +64,19 @@ def present(
     return chosen / chosen.sum(axis=1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class MixedHeaders:
+    """What mixing gave each device, and how its own part was contained.
+
+    Attributes:
+        headers: tensors by device, in the shapes of its own plan.
+        scales: by what each device's update was scaled, see :func:`update_scales`.
+    """
+
+    headers: dict[str, dict[str, Tensor]]
+    scales: dict[str, float]
+
+
 def update_scales(
     headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = 2.0
 ) -> dict[str, float]:
@@ -79,17 +93,20 @@ def update_scales(
     }
     # The lower median: of two devices the shorter update sets the limit.
     limit = most * sorted(lengths.values())[(len(lengths) - 1) // 2]
-    return {name: min(1.0, limit / max(length, 1e-30)) for name, length in lengths.items()}
+    return {name: 1.0 if length <= limit else limit / length for name, length in lengths.items()}
 
 
 def contain(
-    headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = 2.0
+    headers: Mapping[str, Mapping[str, Tensor]],
+    start: Mapping[str, Tensor],
+    scales: Mapping[str, float],
 ) -> dict[str, dict[str, Tensor]]:
     """Shorten updates that are much longer than the others', so that no device outvotes the rest.
 
-    Arguments as for :func:`update_scales`.
+    Args:
+        headers, start: as for :func:`update_scales`.
+        scales: what that gave.
     """
-    scales = update_scales(headers, start, most)
     return {
         name: {k: start[k] + (own[k] - start[k]) * scales[name] for k in start}
         for name, own in headers.items()
@@ -115,36 +132,62 @@ def mix_headers(
     weights: Float[np.ndarray, "devices devices"],
     start: Mapping[str, Tensor],
     most: float = 2.0,
-) -> dict[str, dict[str, Tensor]]:
+    held: Mapping[str, Sequence[int]] | None = None,
+) -> MixedHeaders:
     """v'_n = Σ_i ŵ_{n,i} v_i, entry by entry over the peers that still have the entry.
 
     A named deviation: the paper mixes importance alone (METHOD 8). Where pruning left different
-    neurons, the weights of those who have one are renormalised.
+    neurons, the weights of those who have one are renormalised. So they are with ``held`` for the
+    classifier's rows of a device's own classes, over those who train on the class: to the others
+    it is only ever the wrong answer.
 
     Args:
         headers: tensors by device, in the shapes of its own plan.
         plans: by device, of one genotype.
         weights: Ŵ, rows and columns in the order of ``headers``.
         start: the coarse header that all received.
-        most: see :func:`contain`.
-
-    Returns:
-        For each device tensors in the shapes of its own plan.
+        most: see :func:`update_scales`.
+        held: the classes that each device trains on; none is to mix every row over all.
     """
     names = list(headers)
     present = {name: presence(plans[name]) for name in names}
-    whole = contain(completed(headers, plans, start), start, most)
+    whole = completed(headers, plans, start)
+    scales = update_scales(whole, start, most)
+    whole = contain(whole, start, scales)
+    rows = _rows(names, held, len(start["classifier.pooled.bias"])) if held else None
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     matrix = torch.from_numpy(weights).double()
     for key in start:
         values = torch.stack([whole[name][key] for name in names]).flatten(1).double()
         there = torch.stack([present[name][key] for name in names]).flatten(1).double()
-        share = matrix @ there
-        combined = (matrix @ (values * there)) / share
-        combined = torch.where(share > 0, combined, values)
+        combined = _mean(matrix, values, there)
+        if rows is not None and key.startswith("classifier."):
+            own = rows.repeat_interleave(values.shape[1] // rows.shape[1], dim=1)
+            combined = torch.where(own > 0, _mean(matrix, values, there * own), combined)
         for row, name in zip(combined, names, strict=True):
             mixed[name][key] = row.view(start[key].shape).to(start[key].dtype)
-    return {name: _own(plans[name], tensors) for name, tensors in mixed.items()}
+    own = {name: _own(plans[name], tensors) for name, tensors in mixed.items()}
+    return MixedHeaders(own, scales)
+
+
+def _mean(
+    matrix: Float[Tensor, "devices devices"],
+    values: Float[Tensor, "devices entries"],
+    there: Float[Tensor, "devices entries"],
+) -> Float[Tensor, "devices entries"]:
+    """Each device's weighted mean over those who have an entry; its own where nobody has."""
+    share = matrix @ there
+    return torch.where(share > 0, (matrix @ (values * there)) / share, values)
+
+
+def _rows(
+    names: Sequence[str], held: Mapping[str, Sequence[int]], classes: int
+) -> Float[Tensor, "devices classes"]:
+    """1 for the classes that a device trains on."""
+    rows = torch.zeros(len(names), classes, dtype=torch.float64)
+    for row, name in zip(rows, names, strict=True):
+        row[list(held[name])] = 1.0
+    return rows
 
 
 def _own(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

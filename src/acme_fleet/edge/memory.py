@@ -23,12 +23,12 @@ _ROUNDS = "rounds.json"
 
 @dataclass(frozen=True)
 class Remembered:
-    """A device's last valid upload, and how much it still counts, 1 if it is of this round."""
+    """A device's last valid upload."""
 
     importance: dict[str, Tensor]
     header: dict[str, Tensor]
     kept: dict[str, list[int]]
-    freshness: float
+    held: list[int]
 
 
 def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:
@@ -36,26 +36,31 @@ def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:
     for name, upload in uploads.items():
         tensors = with_prefix("importance", upload.importance)
         tensors |= with_prefix("header", upload.header)
-        about = {"round": number, "kept": {k: list(of) for k, of in upload.kept.items()}}
+        kept = {layer: list(channels) for layer, channels in upload.kept.items()}
+        about = {"round": number, "kept": kept, "held": list(upload.held)}
         write_tensors(folder / f"{name}.safetensors", tensors, about)
 
 
-def recall(folder: Path, number: int, names: Iterable[str], decay: float) -> dict[str, Remembered]:
-    """Who counts in a round: freshness ``decay`` to the power of the rounds missed since.
+def recall(
+    folder: Path, number: int, uploads: Mapping[str, Upload], names: Iterable[str], decay: float
+) -> dict[str, tuple[Upload, float]]:
+    """Who counts in a round: what each sent last, and its freshness.
 
-    A device that has never sent anything, or whose freshness is zero, is left out.
+    Freshness is 1 for the ``uploads`` of the round, and for the others of ``names`` ``decay`` to
+    the power of the rounds missed since. A device that has never sent anything, or whose freshness
+    is zero, is left out.
     """
-    found = {}
+    found: dict[str, tuple[Upload, float]] = {}
     for name in names:
         path = folder / f"{name}.safetensors"
-        if not path.exists():
-            continue
-        tensors, about = read_tensors(path)
-        freshness = decay ** (number - about["round"])
-        if freshness > 0:
+        if name in uploads:
+            found[name] = uploads[name], 1.0
+        elif decay > 0 and path.exists():
+            tensors, about = read_tensors(path)
             importance = without_prefix("importance", tensors)
             header = without_prefix("header", tensors)
-            found[name] = Remembered(importance, header, about["kept"], freshness)
+            old = Remembered(importance, header, about["kept"], about["held"])
+            found[name] = old, decay ** (number - about["round"])
     return found
 
 

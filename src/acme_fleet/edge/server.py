@@ -14,7 +14,7 @@ from acme_fleet.edge.masking import Order, masked_sums
 from acme_fleet.edge.memory import Rounds, recall, remember
 from acme_fleet.edge.parts import Group, kinds, whole
 from acme_fleet.edge.peers import Peers
-from acme_fleet.edge.rounds import header_shapes, mix_round, shortened
+from acme_fleet.edge.rounds import check_held, header_shapes, mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
 from acme_fleet.errors import ProtocolError
@@ -227,15 +227,15 @@ class EdgeServer:
 
     def _round(self, told: Rounds, coarse: HeaderAssignment, peers: Peers, group: Group) -> Rounds:
         """One round of Algorithm 2; the last one if no device's header changes any more."""
-        scales: dict[str, float] = {}
+        shortened: dict[str, float] = {}
         if self._personalization.privacy.masking:
             updates = self._masked_updates(told.done, coarse, peers)
         else:
-            updates, scales = self._updates(told.done, coarse, peers, group)
+            updates, shortened = self._updates(told.done, coarse, peers, group)
         reports = self._devices.call(updates, RoundReport)
         return told.after(
             absent=[name for name in peers.devices if name not in updates],
-            shortened=scales,
+            shortened=shortened,
             last=not any(report.changed for report in reports.values()),
             rounds=self._personalization.rounds,
         )
@@ -248,25 +248,30 @@ class EdgeServer:
         Returns:
             By device what it gets back, and by how much its header's update was shortened.
         """
-        plan, mix = HeaderPlan.model_validate(coarse.plan), self._personalization.mix
+        plan, asked = HeaderPlan.model_validate(coarse.plan), self._personalization
+        by_class = asked.classifier == "holders"
         channels = dict.fromkeys(plan.layers, plan.genotype.channels)
 
         def check(name: str, upload: ImportanceUpload) -> None:
             check_importance(upload.importance, channels, f"the importance of {name}")
-            shapes = header_shapes(name, upload.kept, plan, mix)
+            shapes = header_shapes(name, upload.kept, plan, asked.mix)
             check_shapes(upload.header, shapes, f"the header of {name}")
+            check_held(name, upload.held, plan, by_class)
 
         start, folder = RoundStart(round=number), group.folder / "uploads"
         uploads = self._devices.ask(start, ImportanceUpload, peers.devices, check)
         remember(folder, number, uploads)
-        known = recall(folder, number, peers.devices, self._personalization.stale_decay)
-        among = peers.among(known, [sent.freshness for sent in known.values()])
-        mixed = mix_round(known, plan, coarse.header, among, mix)
+        known = recall(folder, number, uploads, peers.devices, asked.stale_decay)
+        among = peers.among(known, [freshness for _, freshness in known.values()])
+        sent = {name: upload for name, (upload, _) in known.items()}
+        mixed = mix_round(sent, plan, coarse.header, among, asked.mix, by_class)
         updates = {
-            name: ImportanceUpdate(round=number, importance=mixed[name][0], header=mixed[name][1])
+            name: ImportanceUpdate(
+                round=number, importance=mixed.importance[name], header=mixed.headers.get(name, {})
+            )
             for name in uploads
         }
-        return updates, shortened(known, plan, coarse.header, mix)
+        return updates, mixed.shortened
 
     def _masked_updates(
         self, number: int, coarse: HeaderAssignment, peers: Peers

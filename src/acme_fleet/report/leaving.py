@@ -26,7 +26,7 @@ def what_leaves(privacy: Privacy, mix: Mix) -> list[Leaving]:
     """Every kind of message that a device sends, in the order of Algorithm 2."""
     numbers = "one number for each neuron of the header"
     if mix != "importance":
-        numbers += ", and the header's weights"
+        numbers += ", and the header's weights (with classifier: holders also its classes)"
     reported = "sizes, three accuracies, latency, counts of neurons, test samples and raw bytes"
     profile = "name, storage, constants of its energy"
     features = (

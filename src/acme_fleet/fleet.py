@@ -291,7 +291,8 @@ class Personalization(Settings):
     ``mix`` says what similar devices share: the importance of neurons (the paper), the header's
     weights, or both. With ``classifier: holders`` the classifier's rows of a device's own classes
     are mixed over the devices that train on them: these tell the edge server which classes they
-    hold. Of a device that misses a round its last set counts for the others,
+    hold. With ``similarity: none`` all devices of a cluster listen to each other alike, and no
+    feature leaves a device. Of a device that misses a round its last set counts for the others,
     ``stale_decay`` times as much for each round since; with 0 it does not.
     """
 
@@ -301,12 +302,17 @@ class Personalization(Settings):
     feature_samples: PositiveInt = 32
     mix: Mix = "importance"
     classifier: Literal["everyone", "holders"] = "everyone"
-    similarity: Literal["debiased", "literal"] = "debiased"
+    similarity: Literal["debiased", "literal", "none"] = "debiased"
     temperature: PositiveFloat = 0.1
     timeout_s: PositiveFloat = 3600.0
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     stale_decay: Annotated[float, Field(ge=0, le=1)] = 0.5
     privacy: Privacy = Privacy()
+
+    @property
+    def rows_sent(self) -> int:
+        """How many rows of features a device sends at most."""
+        return 0 if self.similarity == "none" else self.feature_samples
 
     def mixes_after(self, number: int) -> bool:
         """Whether headers' weights are mixed after training ``number``; never after the last."""
@@ -319,6 +325,12 @@ class Personalization(Settings):
                 f"privacy.masking hides importance sets alone, and mix: {self.mix} would send the "
                 f"header's weights unmasked; set mix: importance"
             )
+        for name in ("sketch_dim", "feature_noise"):
+            if self.similarity == "none" and getattr(self.privacy, name) is not None:
+                raise ValueError(
+                    f"privacy.{name} protects feature samples, and similarity: none sends none; "
+                    f"leave privacy.{name} out"
+                )
         if self.classifier == "holders" and self.mix == "importance":
             raise ValueError(
                 "classifier: holders says how the header's weights are mixed, and mix: importance "

@@ -136,7 +136,7 @@ class HeaderAssignment(Message):
 
 
 class FeatureSample(Message):
-    """Device to edge, once: features of a few samples, or sketches of them (Eq. 19).
+    """Device to edge, once: features of a few samples, or sketches of them (Eq. 19), or no row.
 
     Shape ``(samples, hidden)`` or ``(samples, sketch_dim)``; they count ``scale`` times.
     """
@@ -275,15 +275,14 @@ def check_shapes(
 
 
 def check_features(features: Tensor, most: int, hidden: int, what: str) -> None:
-    """Refuse a feature sample that is not 1 to ``most`` rows of ``hidden`` numbers.
+    """Refuse a feature sample that is not 1 to ``most`` rows of ``hidden`` numbers, or none of 0.
 
     Raises:
         ProtocolError: naming the shape.
     """
-    if features.ndim != 2 or not 1 <= len(features) <= most or features.shape[1] != hidden:
-        raise ProtocolError(
-            f"{what} has shape {tuple(features.shape)}, expected at most ({most}, {hidden})"
-        )
+    shape, counts = tuple(features.shape), range(min(1, most), most + 1)
+    if len(shape) != 2 or shape[0] not in counts or shape[1] != hidden:
+        raise ProtocolError(f"{what} has shape {shape}, expected at most ({most}, {hidden})")
 
 
 def check_importance(

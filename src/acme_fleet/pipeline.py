@@ -167,8 +167,7 @@ def summarize(
         devices=devices,
         lost=lost,
         traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
-        privacy=fleet.personalization.privacy,
-        mix=fleet.personalization.mix,
+        personalization=fleet.personalization,
         sent=sent,
         privacy_loss=privacy_losses(fleet, sent),
     )

@@ -69,7 +69,7 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
-        feature_bytes=personalization.feature_samples * row_bytes(personalization, header.hidden),
+        feature_bytes=personalization.rows_sent * row_bytes(personalization, header.hidden),
         round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
         loss=expected_loss(personalization),
     )

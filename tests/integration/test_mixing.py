@@ -207,3 +207,22 @@ def test_devices_tell_their_classes_only_where_rows_are_mixed_by_class(
     assert told[:2] == [[], []]
     assert told[2] == told[3] == sorted(set(told[2])) != []
     assert _models(other) != _models(prepared)
+
+
+def test_without_similarity_no_feature_leaves_a_device_and_all_weigh_alike(
+    tiny: Callable[..., Fleet], prepared: Path
+) -> None:
+    changes = {"mix": "both", "rounds": 1, "similarity": "none"}
+    fleet = tiny(**{f"personalization.{name}": value for name, value in changes.items()})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    assert len(summary.devices) == 4
+    for cluster in summary.clusters:
+        assert cluster.similarity == [[0.5, 0.5], [0.5, 0.5]]
+    sizes = [
+        event["bytes"]
+        for event in read_events(prepared / "events.jsonl")
+        if event.get("type") == "FeatureSample"
+    ]
+    assert len(sizes) == 4
+    assert max(sizes) < 300  # an empty frame

@@ -254,6 +254,11 @@ _MISTAKES = {
     ),
     "prune everything": ("personalization.prune_share", 1.0, "personalization.prune_share: Input"),
     "rows by class": ("personalization.classifier", "holders", "mix: importance mixes none"),
+    "a sketch of nothing": (
+        "personalization",
+        {"similarity": "none", "privacy": {"sketch_dim": 4}},
+        "similarity: none sends none; leave privacy.sketch_dim out",
+    ),
     "quorum": ("personalization.quorum", 1.1, "personalization.quorum: Input should be less than"),
     "text for a number": ("search.steps", "many", "search.steps: Input should be a valid integer"),
 }

@@ -9,7 +9,7 @@ import pytest
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cost.privacy import privacy_loss
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Fleet, Privacy
+from acme_fleet.fleet import Fleet, Personalization, Privacy
 from acme_fleet.messages import (
     DeviceProfile,
     DeviceReport,
@@ -49,25 +49,36 @@ def test_every_message_that_a_device_sent_is_counted_by_kind():
 
 def test_every_kind_of_message_that_goes_up_from_a_device_is_told():
     up = {DeviceProfile, FeatureSample, ImportanceUpload, RoundReport, DeviceReport}
-    assert {one.kind for one in what_leaves(Privacy(), "importance")} == {k.__name__ for k in up}
+    assert {one.kind for one in what_leaves(Personalization())} == {k.__name__ for k in up}
 
 
 def test_protections_are_told_where_they_are_on_and_only_there():
-    plain = {one.kind: one.protection for one in what_leaves(Privacy(), "importance")}
+    plain = {one.kind: one.protection for one in what_leaves(Personalization())}
     assert set(plain.values()) == {NOT_PROTECTED}
     privacy = Privacy(sketch_dim=16, sketch_bits=8, feature_noise=2, importance_noise=3)
-    told = {one.kind: one for one in what_leaves(privacy, "both")}
+    told = {one.kind: one for one in what_leaves(Personalization(privacy=privacy, mix="both"))}
     for words in ("16 numbers a row", "noise 2 times"):
         assert words in told["FeatureSample"].protection
     assert "8 bits a number" in told["FeatureSample"].holds  # which hides next to nothing
-    coarser = {one.kind: one for one in what_leaves(Privacy(sketch_bits=8), "importance")}
+    coarser = {
+        one.kind: one for one in what_leaves(Personalization(privacy=Privacy(sketch_bits=8)))
+    }
     assert coarser["FeatureSample"].protection == NOT_PROTECTED
     assert "noise 3 times" in told["ImportanceUpload"].protection
     assert "weights not protected" in told["ImportanceUpload"].protection
     assert "header's weights" in told["ImportanceUpload"].holds
     assert told["DeviceReport"].protection == NOT_PROTECTED
-    masked = what_leaves(Privacy(masking=True), "importance")
+    masked = what_leaves(Personalization(privacy=Privacy(masking=True)))
     assert [one.kind for one in masked if "masked" in one.protection] == ["ImportanceUpload"]
+
+
+def test_what_is_not_sent_is_not_told():
+    alike = Personalization(similarity="none", mix="both", classifier="holders")
+    told = {one.kind: one for one in what_leaves(alike)}
+    assert told["FeatureSample"].holds.startswith("no feature")
+    assert "the classes in its train set" in told["ImportanceUpload"].holds
+    for one in what_leaves(Personalization(mix="both")):
+        assert "classes" not in one.holds
 
 
 def test_the_loss_counts_every_importance_set_that_was_sent():

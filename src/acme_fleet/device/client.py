@@ -119,7 +119,7 @@ class DeviceClient:
         features = self._features()
         self._folder.begin(HeaderState.start(coarse, features.validation))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
-        chosen = order[: self._personalization.feature_samples]
+        chosen = order[: self._personalization.rows_sent]
         sent = self._protection.features(features.train.inputs["pooled"][chosen])
         key = self._protection.public_key()
         return FeatureSample(features=sent.values, scale=sent.scale, public_key=key)

@@ -105,7 +105,7 @@ def quantize(rows: Float[np.ndarray, "samples values"], bits: int) -> Quantized:
     """Half precision, or with 8 bits whole numbers from −127 to 127."""
     if bits == 16:
         return Quantized(torch.from_numpy(rows).half(), 1.0)
-    scale = float(np.abs(rows).max()) / 127 or 1.0
+    scale = float(np.abs(rows).max(initial=0.0)) / 127 or 1.0
     return Quantized(torch.from_numpy(np.rint(rows / scale)).to(torch.int8), scale)
 
 

@@ -210,7 +210,7 @@ class EdgeServer:
         if stored := Peers.read(group.folder):
             return stored
         asked = self._personalization
-        most, hidden = asked.feature_samples, HeaderPlan.model_validate(coarse.plan).hidden
+        most, hidden = asked.rows_sent, HeaderPlan.model_validate(coarse.plan).hidden
         width = asked.privacy.sketch_dim or hidden
 
         def check(name: str, reply: FeatureSample) -> None:

@@ -69,10 +69,12 @@ def mixing_weights(
 
 def who_listens_to_whom(
     samples: Sequence[Float[np.ndarray, "_ features"]],
-    similarity: Literal["debiased", "literal"],
+    similarity: Literal["debiased", "literal", "none"],
     temperature: float,
 ) -> Float[np.ndarray, "devices devices"]:
-    """Ŵ from feature samples, by distances as they are or debiased (Eq. 19-20)."""
+    """Ŵ from feature samples, by distances as they are or debiased (Eq. 19-20), or all equal."""
+    if similarity == "none":
+        return np.full((len(samples), len(samples)), 1 / len(samples))
     distances = distance_matrix(samples)
     if similarity == "debiased":
         distances = debias(distances, samples)

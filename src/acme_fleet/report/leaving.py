@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from acme_fleet.fleet import Mix, Privacy
+from acme_fleet.fleet import Mix, Personalization, Privacy
 
 NOT_PROTECTED = "not protected"
 
@@ -22,19 +22,24 @@ class Leaving:
     protection: str
 
 
-def what_leaves(privacy: Privacy, mix: Mix) -> list[Leaving]:
+def what_leaves(personalization: Personalization) -> list[Leaving]:
     """Every kind of message that a device sends, in the order of Algorithm 2."""
+    privacy, mix = personalization.privacy, personalization.mix
     numbers = "one number for each neuron of the header"
     if mix != "importance":
-        numbers += ", and the header's weights (with classifier: holders also its classes)"
+        numbers += ", and the header's weights"
+    if personalization.classifier == "holders":
+        numbers += ", and the classes in its train set"
     reported = "sizes, three accuracies, latency, counts of neurons, test samples and raw bytes"
     profile = "name, storage, constants of its energy"
     features = (
-        f"features of a few training samples, a row each, {privacy.sketch_bits} bits a number"
+        f"features of {rows} training samples, a row each, {privacy.sketch_bits} bits a number"
+        if (rows := personalization.rows_sent)
+        else "no feature, only that it is there"
     )
     return [
         Leaving("DeviceProfile", "once", profile, NOT_PROTECTED),
-        Leaving("FeatureSample", "once", features, _of_features(privacy)),
+        Leaving("FeatureSample", "once", features, _of_features(privacy) if rows else ""),
         Leaving("ImportanceUpload", "every round", numbers, _of_importance(privacy, mix)),
         Leaving("RoundReport", "every round", "how many neurons are left", NOT_PROTECTED),
         Leaving("DeviceReport", "at the end", reported, NOT_PROTECTED),

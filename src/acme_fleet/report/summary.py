@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.errors import RunError
-from acme_fleet.fleet import Mix, Privacy, Selection
+from acme_fleet.fleet import Personalization, Selection
 from acme_fleet.report.leaving import Leaving, what_leaves
 
 
@@ -137,8 +137,7 @@ class Summary(_Record):
     traffic: Traffic
     many_hosts: bool = False
     """Whether every role had a host of its own, reached over a network."""
-    privacy: Privacy = Privacy()
-    mix: Mix = "importance"
+    personalization: Personalization = Personalization()
     sent: dict[str, dict[str, list[int]]] = {}
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
     privacy_loss: dict[str, PrivacyLoss] = {}
@@ -147,7 +146,7 @@ class Summary(_Record):
     @property
     def leaving(self) -> list[Leaving]:
         """What left the devices, in words."""
-        return what_leaves(self.privacy, self.mix)
+        return what_leaves(self.personalization)
 
     def write(self, path: Path) -> None:
         """Write as indented JSON, whole or not at all."""

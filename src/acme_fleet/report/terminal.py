@@ -132,7 +132,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     for column in ("message", "sent", "holds", "bytes, at most", "protection"):
         table.add_column(column, justify="right" if column.startswith("bytes") else "left")
     most = {"FeatureSample": plan.feature_bytes, "ImportanceUpload": plan.round_bytes}
-    for one in what_leaves(personalization.privacy, personalization.mix):
+    for one in what_leaves(personalization):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)
     console = _console()

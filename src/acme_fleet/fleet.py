@@ -323,7 +323,7 @@ class Personalization(Settings):
         if self.privacy.masking and self.mix != "importance":
             raise ValueError(
                 f"privacy.masking hides importance sets alone, and mix: {self.mix} would send the "
-                f"header's weights unmasked; set mix: importance"
+                f"header's weights unmasked; set mix: importance, without classifier: holders"
             )
         for name in ("sketch_dim", "feature_noise"):
             if self.similarity == "none" and getattr(self.privacy, name) is not None:
@@ -334,7 +334,7 @@ class Personalization(Settings):
         if self.classifier == "holders" and self.mix == "importance":
             raise ValueError(
                 "classifier: holders says how the header's weights are mixed, and mix: importance "
-                "mixes none; set mix: both"
+                "mixes none; set mix: both or mix: weights"
             )
         return self
 

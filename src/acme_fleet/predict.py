@@ -17,6 +17,7 @@ from acme_fleet.models.io import (
     CLASS_NAMES,
     PREPROCESSING,
     TOKENIZER,
+    WEIGHTS,
     load_device_model,
     read_document,
 )
@@ -93,4 +94,6 @@ def _load(run: RunDirectory, device: str) -> tuple[Path, CustomizedModel]:
     if device not in names:
         raise RunError(f"the run has no device {device!r}; it has {', '.join(names)}")
     folder = run.device(device)
+    if not (folder / WEIGHTS).exists():
+        run.finished()  # raises, if the device may still get its model
     return folder, load_device_model(folder)

@@ -284,7 +284,7 @@ def test_unknown_device(begun: Path, command: str):
 def test_predict_with_a_device_that_has_no_model_yet(begun: Path):
     result = _acme("predict", begun, "--device", "cam-1")
     assert result.exit_code == 2
-    assert str(Path("cam-1") / "config.json") in result.stderr
+    assert "is not finished; go on with it: acme run" in result.stderr
     assert "Traceback" not in result.output
 
 

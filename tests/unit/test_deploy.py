@@ -262,6 +262,9 @@ def test_a_nodes_keys_belong_together_and_to_one_node(tmp_path: Path):
     (peers / "cam-2.pub").write_text((peers / "cam-1.pub").read_text().strip() + " a comment\n")
     with pytest.raises(FleetError, match="cam-2 and cam-1 have the same public key"):
         keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
+    (peers / "cam-2.pub").write_text("-----BEGIN EC PRIVATE KEY-----\n")
+    with pytest.raises(FleetError, match=r"cam-2.pub is no public key; copy the node.pub of cam-2"):
+        keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
     (peers / "cam-2.pub").write_bytes((tmp_path / "cam-2/node.pub").read_bytes())
     assert list(keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])) == ["cam-1", "cam-2"]
 

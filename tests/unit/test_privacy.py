@@ -185,6 +185,11 @@ def test_a_device_loses_more_than_a_sample_and_nothing_is_promised_without_noise
     assert whole.importance == pytest.approx(epsilon([3.0, 3.0], 1e-5))
     assert whole.sample == pytest.approx(epsilon([3.0] * 3, 1e-5))
     assert whole.device == pytest.approx(epsilon([3.0] * 18, 1e-5))  # 16 rows as one vector
+    open_weights = privacy_loss(
+        Privacy(feature_noise=3, importance_noise=3), rows=16, rounds=2, weights=True
+    )
+    assert (open_weights.sample, open_weights.device) == (None, None)
+    assert (open_weights.features, open_weights.importance) == (whole.features, whole.importance)
     half = privacy_loss(Privacy(importance_noise=3), rows=16, rounds=2)
     assert (half.features, half.sample, half.device) == (None, None, None)
     assert half.importance == whole.importance

@@ -48,16 +48,17 @@ class PrivacyLoss:
     device: float | None
 
 
-def privacy_loss(privacy: Privacy, rows: int, rounds: int) -> PrivacyLoss:
+def privacy_loss(privacy: Privacy, rows: int, rounds: int, *, weights: bool = False) -> PrivacyLoss:
     """What ``rows`` features, sent once, and ``rounds`` importance sets give away at most.
 
-    All rows change with the device's data, which is √rows times as far as one row.
+    All rows change with the device's data, which is √rows times as far as one row. Where
+    ``weights`` of headers are sent, they have no noise: nothing is guaranteed for all together.
     """
     features, importance = privacy.feature_noise, privacy.importance_noise
     once = [features] if features else []
     all_rows = [features / math.sqrt(rows)] if features else []
     sets = [importance] * rounds if importance else []
-    both = bool(features and sets)
+    both = bool(features and sets) and not weights
 
     def found(multipliers: Sequence[float]) -> float | None:
         return epsilon(multipliers, privacy.delta) if multipliers else None

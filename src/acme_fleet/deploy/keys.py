@@ -110,7 +110,10 @@ def public_keys(folder: Path, members: Sequence[str]) -> Mapping[str, Path]:
         )
     owners: dict[str, str] = {}
     for name, path in paths.items():
-        other = owners.setdefault(" ".join(path.read_text().split()[:2]), name)
+        key = path.read_text(errors="replace")
+        if not key.startswith("ecdsa-sha2-"):
+            raise FleetError(f"{path} is no public key; copy the {NODE_PUBLIC} of {name} there")
+        other = owners.setdefault(" ".join(key.split()[:2]), name)
         if other != name:
             raise FleetError(f"{name} and {other} have the same public key in {folder / PEERS}")
     return paths

@@ -16,7 +16,7 @@ from typing import Any
 from acme_fleet.report.events import link_flows, stage_table, time_line
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.summary import Summary
-from acme_fleet.report.words import bytes_text, duration_text, energy_text
+from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
 
 
 def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> None:
@@ -38,7 +38,10 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name, words in (("bytes", bytes_text), ("seconds", duration_text), ("energy", energy_text)):
+    for name, words in (
+        *(("bytes", bytes_text), ("seconds", duration_text)),
+        *(("energy", energy_text), ("share", share_text)),
+    ):
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
     line, flows = time_line(summary, events), link_flows(summary, events)

@@ -21,7 +21,7 @@ from rich.table import Table
 from acme_fleet.fleet import Fleet
 from acme_fleet.report.leaving import what_leaves
 from acme_fleet.report.summary import Summary
-from acme_fleet.report.words import bytes_text
+from acme_fleet.report.words import bytes_text, share_text
 
 if TYPE_CHECKING:
     from acme_fleet.models.training import Evaluation
@@ -144,8 +144,11 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
         one, all_data = "a device that differs in one sample", "a device with any other data"
         guarantees.add_row("the feature sample", _epsilon(loss.features), one)
         guarantees.add_row("all importance sets", _epsilon(loss.importance), all_data)
-        guarantees.add_row("both", _epsilon(loss.sample), one)
-        guarantees.add_row("both", _epsilon(loss.device), all_data)
+        everything = "both"
+        if personalization.mix != "importance":
+            everything = "both, with the header's weights, which have no noise"
+        guarantees.add_row(everything, _epsilon(loss.sample), one)
+        guarantees.add_row(everything, _epsilon(loss.device), all_data)
         console.print(guarantees)
 
 
@@ -179,7 +182,7 @@ def print_summary(summary: Summary) -> None:
     console.print(
         f"reference: {bytes_text(reference.size_bytes)}, accuracy {reference.accuracy:.3f} on "
         f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
-        f"{traffic.upload_ratio:.3f} of their raw data; {sum(summary.seconds.values()):.0f} s"
+        f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
     for edge, reason in summary.lost.items():
         console.print(f"[red]lost[/red] cluster {edge}: {escape(reason)}")

@@ -73,4 +73,5 @@ def _loss(personalization: Personalization, uploads: int) -> PrivacyLoss | None:
     privacy = personalization.privacy
     if privacy.feature_noise is None and privacy.importance_noise is None:
         return None
-    return privacy_loss(privacy, personalization.rows_sent, uploads)
+    weights = personalization.mix != "importance"
+    return privacy_loss(privacy, personalization.rows_sent, uploads, weights=weights)

@@ -28,3 +28,8 @@ def energy_text(joules: float) -> str:
     """An energy as people write it, e.g. ``59 mJ``."""
     value, unit = (1000 * joules, "mJ") if joules < 0.0995 else (joules, "J")
     return f"{value:.2g} {unit}" if value < 99.5 else f"{value:.0f} {unit}"
+
+
+def share_text(ratio: float) -> str:
+    """A ratio as people write it before what it is of, e.g. ``1.4 % of`` or ``49 times``."""
+    return f"{100 * ratio:.3g} % of" if ratio < 1.995 else f"{ratio:.3g} times"

@@ -29,12 +29,13 @@ class RunDirectory:
         run = RunDirectory(Path(path))
         stored = run.path / FLEET
         if stored.exists():
-            if not resume:
+            same = Fleet.from_yaml(stored) == fleet
+            if not resume and not (same and run._is_bare()):
                 raise RunError(
                     f"{run.path} already holds a run; choose another --out, or go on with it: "
                     f"{run.resume_command}"
                 )
-            if Fleet.from_yaml(stored) != fleet:
+            if not same:
                 raise RunError(
                     f"{run.path} is a run of another fleet or seed: its {FLEET} differs from what "
                     f"was asked for; choose another --out"
@@ -46,6 +47,10 @@ class RunDirectory:
         else:
             run._start(fleet)
         return run
+
+    def _is_bare(self) -> bool:
+        """Whether a run has left its fleet here and got no further."""
+        return [path.name for path in self.path.iterdir()] == [FLEET]
 
     def _start(self, fleet: Fleet) -> None:
         try:

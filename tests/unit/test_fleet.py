@@ -383,12 +383,20 @@ class TestRunDirectory:
 
     def test_a_run_is_not_overwritten(self, tmp_path: Path, fleet: Fleet):
         run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        run.events.write_text("")
         with pytest.raises(RunError, match="already holds a run; choose another --out") as refusal:
             RunDirectory.create(tmp_path / "run", fleet, resume=False)
         # A command that can be typed as it is; `acme demo` has no --resume.
         command = f"acme run {run.path / 'fleet.yaml'} --out {run.path} --resume"
         assert command in str(refusal.value)
         assert RunDirectory.create(tmp_path / "run", fleet, resume=True).fleet == fleet
+
+    def test_a_run_that_failed_at_once_can_be_tried_again(self, tmp_path: Path, fleet: Fleet):
+        RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        other = fleet.model_copy(update={"seed": fleet.seed + 1})
+        with pytest.raises(RunError, match="already holds a run"):
+            RunDirectory.create(tmp_path / "run", other, resume=False)
 
     @pytest.mark.parametrize("change", [{"seed": 2}, {"name": "other"}])
     def test_another_fleet_is_refused(self, tmp_path: Path, fleet: Fleet, change: dict[str, Any]):

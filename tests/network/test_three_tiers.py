@@ -84,7 +84,7 @@ def deployment(fleet: Fleet) -> Iterator[Hosts]:
         hosts = Hosts(folder, fleet, {"grace_s": _GRACE_S})
         disk = hosts.state("south")
         disk.mkdir(parents=True)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "acme-test", str(disk)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=192m", "acme-test", str(disk)]
         mounted = subprocess.run(mount, capture_output=True).returncode == 0
         try:
             with hosts_up(hosts):

@@ -219,8 +219,10 @@ def test_device_without_data_is_named(fleet_file: Path, tmp_path: Path):
 
 @pytest.fixture
 def begun(fleet_file: Path, tmp_path: Path) -> Path:
-    """A run of the example that was stopped at once."""
-    return RunDirectory.create(tmp_path / "begun", Fleet.from_yaml(fleet_file), resume=False).path
+    """A run of the example that was stopped soon."""
+    run = RunDirectory.create(tmp_path / "begun", Fleet.from_yaml(fleet_file), resume=False)
+    run.events.write_text("")
+    return run.path
 
 
 @pytest.mark.parametrize("demo", [True, False])

@@ -1,16 +1,14 @@
 """Local training as the product has it, and two variants that ``personalisation.py`` compares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from acme_fleet.device.batched import _ABSENT, LocalTraining, Trained, _Batch, train_headers
+from acme_fleet.device.batched import LocalTraining, Trained, _Batch, train_headers
 from acme_fleet.fleet import Training
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.stacked import split_vectors, stacked_logits
 from acme_fleet.models.unpruned import unpruned
 
 
@@ -43,7 +41,7 @@ def train_all(devices: Sequence[LocalTraining], local: Local) -> list[Trained]:
 
 
 class _Variant(_Batch):
-    """The product's batch with another step."""
+    """The product's batch with other logits and another gradient."""
 
     def __init__(self, plan: HeaderPlan, devices: Sequence[LocalTraining], local: Local) -> None:
         super().__init__(plan, devices, local.training)
@@ -52,17 +50,13 @@ class _Variant(_Batch):
         for row, device in zip(self.absent, devices, strict=True):
             row[device.features.train.labels] = False
 
-    def _step(self, inputs: dict[str, Tensor], labels: Tensor, epoch: int, step: int) -> None:
-        active = len(labels)
-        values = self.values[:active].requires_grad_()
-        logits = stacked_logits(self.plan, split_vectors(self.plan, values), inputs)
+    def _logits(self, values: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits = super()._logits(values, inputs)
         if self.local.own_classes:
-            logits = logits.masked_fill(self.absent[:active, :, None], -1e4)
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=_ABSENT)
-        mean = losses.sum(dim=1) / (labels != _ABSENT).sum(dim=1)
-        (gradients,) = torch.autograd.grad(mean.sum(), values)
-        with torch.no_grad():
-            gradients.mul_(self.present[:active])
-            self.importance[:active].addcmul_(gradients.square(), values.square())
-            gradients.add_(values - self.received[:active], alpha=self.local.pull)
-            self._update(gradients, epoch, step)
+            logits = logits.masked_fill(self.absent[: len(values), :, None], -1e4)
+        return logits
+
+    def _update(self, gradients: Tensor, epoch: int, step: int) -> None:
+        active = len(gradients)
+        away = self.values[:active] - self.received[:active]
+        super()._update(gradients.add_(away, alpha=self.local.pull), epoch, step)

@@ -8,7 +8,7 @@ validation and best epoch. Memory is that of the devices of one batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -162,7 +162,7 @@ class _Batch:
         """One step of AdamW with clipping for the first devices, as in ``Optimization``."""
         active = len(labels)
         values = self.values[:active].requires_grad_()
-        logits = stacked_logits(self.plan, split_vectors(self.plan, values), inputs)
+        logits = self._logits(values, inputs)
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=_ABSENT)
         mean = losses.sum(dim=1) / (labels != _ABSENT).sum(dim=1)
         (gradients,) = torch.autograd.grad(mean.sum(), values)
@@ -170,6 +170,9 @@ class _Batch:
             gradients.mul_(self.present[:active])
             self.importance[:active].addcmul_(gradients.square(), values.square())
             self._update(gradients, epoch, step)
+
+    def _logits(self, values: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        return stacked_logits(self.plan, split_vectors(self.plan, values), inputs)
 
     def _update(self, gradients: Float[Tensor, "active parameters"], epoch: int, step: int) -> None:
         active, training = len(gradients), self.training

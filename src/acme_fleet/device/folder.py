@@ -13,7 +13,7 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import DeviceReport, HeaderAssignment, Message
 from acme_fleet.models.features import feature_samples
-from acme_fleet.models.io import backbone_from, read_tensors, write_tensors
+from acme_fleet.models.io import backbone_from, read_tensors, without_prefix, write_tensors
 
 Kept = TypeVar("Kept", bound=Message)
 _SPLITS = ("train", "validation", "test")
@@ -68,9 +68,7 @@ class DeviceFolder:
 
         def samples(split: str) -> Samples:
             own: Samples = getattr(private, split)
-            prefix = f"{split}."
-            inputs = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            return Samples(inputs, own.labels, own.stored_bytes)
+            return Samples(without_prefix(split, tensors), own.labels, own.stored_bytes)
 
         return Splits(*(samples(split) for split in _SPLITS))
 

@@ -412,7 +412,7 @@ class Fleet(Settings):
         try:
             return Fleet.model_validate(written_out(content, where, folder))
         except ValidationError as error:
-            raise FleetError(mistakes(error, where)) from error
+            raise FleetError(mistakes(error, where, Fleet)) from error
 
     def with_paths_from(self, folder: Path) -> Fleet:
         """The same fleet with relative paths made absolute, taken from ``folder``."""

@@ -97,7 +97,7 @@ def read_constants(profile: Path) -> dict[str, float]:
     except OSError as error:
         raise FleetError(f"cannot read the profile {profile}: {error.strerror}") from error
     except ValidationError as error:
-        raise FleetError(mistakes(error, f"{profile}: energy")) from error
+        raise FleetError(mistakes(error, f"{profile}: energy", Energy)) from error
     except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         raise FleetError(f"{profile} is no profile that `acme profile` wrote: {error}") from error
     return constants

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from acme_fleet.errors import RunError
 from acme_fleet.fleet import Fleet
+from acme_fleet.settings import differences
 
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
+_MOST_CHANGES = 3
 
 
 class RunDirectory:
@@ -29,16 +32,17 @@ class RunDirectory:
         run = RunDirectory(Path(path))
         stored = run.path / FLEET
         if stored.exists():
-            same = Fleet.from_yaml(stored) == fleet
-            if not resume and not (same and run._is_bare()):
+            kept = Fleet.from_yaml(stored).model_dump(mode="json")
+            changes = list(differences(kept, fleet.model_dump(mode="json")))
+            if not resume and (changes or not run._is_bare()):
                 raise RunError(
                     f"{run.path} already holds a run; choose another --out, or go on with it: "
                     f"{run.resume_command}"
                 )
-            if not same:
+            if changes:
                 raise RunError(
-                    f"{run.path} is a run of another fleet or seed: its {FLEET} differs from what "
-                    f"was asked for; choose another --out"
+                    f"{run.path} is a run of another fleet or seed; choose another --out, or ask "
+                    f"for the same:\n" + "\n".join(changes[:_MOST_CHANGES])
                 )
         elif resume:
             raise RunError(f"nothing to resume: {stored} does not exist; run without --resume")
@@ -74,7 +78,17 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """What to type to go on with an interrupted run."""
-        return f"acme run {self.path / FLEET} --out {self.path} --resume"
+        command = f"acme run {self.path / FLEET} --out {self.path} --resume"
+        if self.identity.exists():
+            command += (
+                f" --engine flower --config {json.loads(self.identity.read_text())['config']}"
+            )
+        return command
+
+    @property
+    def identity(self) -> Path:
+        """What tells a run on many hosts from others, and the site file of its cloud."""
+        return self.cloud / "identity.json"
 
     @property
     def fleet(self) -> Fleet:

@@ -21,6 +21,7 @@ import yaml
 
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import read_events
+from acme_fleet.run_directory import RunDirectory
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
 STARTED = "--- started\n"
@@ -119,8 +120,8 @@ class Hosts:
 
     def run_id(self, out: str) -> str:
         """What all hosts call a run; nothing before it has begun."""
-        path = self.folder / out / "cloud" / "identity.json"
-        return json.loads(path.read_text()) if path.exists() else "-"
+        path = RunDirectory(self.folder / out).identity
+        return json.loads(path.read_text())["run"] if path.exists() else "-"
 
     def sent(self, out: str, server: str, to: str, kind: str) -> int:
         """Messages of a run that a server's journal tells of."""

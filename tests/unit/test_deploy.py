@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app, hosts
 from acme_fleet.deploy import keys, units
+from acme_fleet.deploy import up as start
 from acme_fleet.deploy.names import is_host
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import configuration
@@ -79,7 +85,11 @@ def test_site_knows_its_place(write_site: Any, tmp_path: Path):
         ({"role": "cloud", "name": "north"}, "name: a cloud has none; remove it"),
         ({"role": "cloud", "port": 9444}, "local_port: must differ from port (got 9444 for both)"),
         ({"role": "cloud", "port": 70000}, "port: Input should be less than or equal to 65535"),
-        ({"role": "cloud", "ports": 1}, "ports: unknown key; remove it or correct its spelling"),
+        ({"role": "cloud", "ports": 1}, "correct its spelling; did you mean port? (got 1)"),
+        (
+            {"role": "device", "name": "cam-1", "upstream": "a:1", "port": 9443},
+            "port: nobody dials a device; remove it",
+        ),
         ({"role": "clout"}, "role: Input should be 'cloud', 'edge' or 'device' (got 'clout')"),
         ({}, "role: is missing; add it"),
         ({"role": "edge", "name": "a/b", "upstream": "a:1"}, "name: a name has 1 to 64 letters"),
@@ -248,6 +258,30 @@ def test_certificates_hold_for_their_names_only(tmp_path: Path):
         stranger.build_server_verifier(x509.DNSName("localhost")).verify(server, [])
 
 
+def test_servers_of_one_name_have_all_their_addresses(tmp_path: Path):
+    hosts = ["--host", "north=north.example.org", "--host", "north=10.0.0.2"]
+    told = CliRunner().invoke(app, ["keys", "init", "--keys", str(tmp_path), *hosts])
+    assert "for north.example.org, 10.0.0.2" in " ".join(told.output.split())
+    server = x509.load_pem_x509_certificate((tmp_path / "north/server.crt").read_bytes())
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "north.example.org" in names.get_values_for_type(x509.DNSName)
+    assert ip_address("10.0.0.2") in names.get_values_for_type(x509.IPAddress)
+
+
+@pytest.mark.parametrize("strange", [keys.CA, keys.SERVER, keys.SERVER_KEY])
+def test_a_servers_files_belong_together(strange: str, tmp_path: Path):
+    for name in ("one", "other"):
+        keys.make_authority(tmp_path / name)
+        keys.make_server(tmp_path / name, tmp_path / name, ["localhost"])
+        keys.check_server(tmp_path / name, "keys")
+    (tmp_path / "one" / strange).write_bytes((tmp_path / "other" / strange).read_bytes())
+    with pytest.raises(FleetError, match=r"server.crt does not belong to the "):
+        keys.check_server(tmp_path / "one", "keys")
+    (tmp_path / "one" / strange).write_bytes(b"-----BEGIN")
+    with pytest.raises(FleetError, match="is damaged: "):
+        keys.check_server(tmp_path / "one", "keys")
+
+
 def test_a_nodes_keys_belong_together_and_to_one_node(tmp_path: Path):
     for name in ("cam-1", "cam-2"):
         keys.make_node(tmp_path / name)
@@ -276,6 +310,87 @@ def test_without_flower_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPat
     assert "acme-fleet[flower]" in told.output
 
 
+# --- before anything is started ---------------------------------------------------------------
+
+
+@pytest.fixture
+def make_keys(tmp_path: Path) -> Any:
+    """``make_keys(…)``: a host's keys folder with everything, and the keys of those that dial."""
+
+    def make(*members: str) -> None:
+        keys.make_authority(tmp_path / "keys")
+        keys.make_server(tmp_path / "keys", tmp_path / "keys", ["localhost"])
+        keys.make_node(tmp_path / "keys")
+        for name in members:
+            keys.make_node(tmp_path / "of" / name)
+            public = tmp_path / "keys" / keys.PEERS / f"{name}.pub"
+            public.parent.mkdir(exist_ok=True)
+            public.write_bytes((tmp_path / "of" / name / keys.NODE_PUBLIC).read_bytes())
+
+    return make
+
+
+def test_a_port_that_is_taken_is_waited_for_and_then_named(
+    write_site: Any, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        path = write_site(role="cloud", address="127.0.0.1", port=port)
+        site = Site.from_yaml(path)
+        monkeypatch.setattr(start, "_FREE_S", 0.0)
+        with pytest.raises(FleetError, match=rf"port: cannot listen on 127.0.0.1 port {port}: "):
+            start.wait_until_free(path, site)
+        monkeypatch.setattr(start, "_FREE_S", 30.0)
+        threading.Timer(0.2, other.close).start()
+        start.wait_until_free(path, site)
+
+
+def test_an_address_that_this_host_has_not_is_named(write_site: Any):
+    path = write_site(role="cloud", address="192.0.2.1")
+    with pytest.raises(FleetError, match=r"port: cannot listen on 192.0.2.1"):
+        start.wait_until_free(path, Site.from_yaml(path))
+
+
+@pytest.fixture
+def server(tmp_path: Path, make_keys: Any) -> Iterator[int]:
+    """The port of a TLS server with the certificate in the keys folder."""
+    make_keys()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "keys/server.crt", tmp_path / "keys/server.key")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with suppress(OSError):
+                        context.wrap_socket(connection, server_side=True).close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_server_above_must_be_of_the_same_authority(
+    server: int, write_site: Any, tmp_path: Path
+):
+    path = write_site(role="device", name="cam-1", upstream=f"localhost:{server}")
+    site = Site.from_yaml(path)
+    assert start.check_upstream(path, site) == ""
+    keys.make_authority(tmp_path / "other")
+    (tmp_path / "keys/ca.crt").write_bytes((tmp_path / "other/ca.crt").read_bytes())
+    with pytest.raises(FleetError, match=r"shows a certificate that .*ca.crt does not vouch for: "):
+        start.check_upstream(path, site)
+
+
+def test_the_server_above_may_come_up_later(make_keys: Any, write_site: Any):
+    make_keys()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    path = write_site(role="device", name="cam-1", upstream=f"127.0.0.1:{port}")
+    assert start.check_upstream(path, Site.from_yaml(path)) == "Connection refused"
+
+
 # --- what is started --------------------------------------------------------------------------
 
 
@@ -294,23 +409,6 @@ def test_flower_is_silent_and_fetches_nothing(tmp_path: Path):
     assert told["FLWR_TELEMETRY_ENABLED"] == "0"
     assert told["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert told["FLWR_HOME"] == str(tmp_path / "home")
-
-
-@pytest.fixture
-def make_keys(tmp_path: Path) -> Any:
-    """``make_keys(…)``: a host's keys folder with everything, and the keys of those that dial."""
-
-    def make(*members: str) -> None:
-        keys.make_authority(tmp_path / "keys")
-        keys.make_server(tmp_path / "keys", tmp_path / "keys", ["localhost"])
-        keys.make_node(tmp_path / "keys")
-        for name in members:
-            keys.make_node(tmp_path / "of" / name)
-            public = tmp_path / "keys" / keys.PEERS / f"{name}.pub"
-            public.parent.mkdir(exist_ok=True)
-            public.write_bytes((tmp_path / "of" / name / keys.NODE_PUBLIC).read_bytes())
-
-    return make
 
 
 @pytest.mark.parametrize("kind", ["systemd", "compose"])

@@ -184,8 +184,23 @@ def test_name_on_the_hub_is_no_path(tmp_path: Path):
 
 # The entry that is changed, what to, and what the message must say: the place and the remedy.
 _MISTAKES = {
-    "unknown key": ("reference.modle", {}, "reference.modle: unknown key; remove it or correct"),
-    "unknown key at the top": ("clusterz", [], "clusterz: unknown key"),
+    "unknown key": ("reference.modle", {}, "its spelling; did you mean model?"),
+    "unknown key at the top": (
+        "clusterz",
+        [],
+        "clusterz: unknown key; remove it",
+    ),
+    "unknown key of the third level": (
+        "reference.training.epocs",
+        3,
+        "reference.training.epocs: unknown key; remove it or correct its spelling; did you mean "
+        "epochs?",
+    ),
+    "unknown key of a list's entry": (
+        "clusters.0.devices.0.storrage",
+        3,
+        "its spelling; did you mean storage?",
+    ),
     "unknown key of a device": ("clusters.0.devices.0.ram", 3, "clusters.0.devices.0.ram: unknown"),
     "negative constant": (
         "clusters.0.devices.0.energy.power_w",
@@ -398,11 +413,40 @@ class TestRunDirectory:
         with pytest.raises(RunError, match="already holds a run"):
             RunDirectory.create(tmp_path / "run", other, resume=False)
 
-    @pytest.mark.parametrize("change", [{"seed": 2}, {"name": "other"}])
-    def test_another_fleet_is_refused(self, tmp_path: Path, fleet: Fleet, change: dict[str, Any]):
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({"seed": 2}, "seed: 1 there, 2 here"),
+            ({"name": "other"}, "name: 'small' there, 'other' here"),
+        ],
+    )
+    def test_another_fleet_is_refused(
+        self, tmp_path: Path, fleet: Fleet, change: dict[str, Any], told: str
+    ):
         RunDirectory.create(tmp_path / "run", fleet, resume=False)
-        with pytest.raises(RunError, match=r"run of another fleet or seed: .* another --out"):
+        with pytest.raises(RunError, match=r"run of another fleet or seed; choose") as refusal:
             RunDirectory.create(tmp_path / "run", fleet.model_copy(update=change), resume=True)
+        assert str(refusal.value).splitlines()[1:] == [told]
+
+    def test_only_what_differs_is_told(self, tmp_path: Path, fleet: Fleet):
+        content = fleet.model_dump(mode="json")
+        content["clusters"][0]["devices"].pop()
+        content["personalization"]["local"]["epochs"] = 77
+        RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        with pytest.raises(RunError) as refusal:
+            RunDirectory.create(tmp_path / "run", Fleet.parse(content), resume=True)
+        before = fleet.personalization.local.epochs
+        assert set(str(refusal.value).splitlines()[1:]) == {
+            f"personalization.local.epochs: {before} there, 77 here",
+            "clusters.0.devices: other entries there, other entries here",
+        }
+
+    def test_run_on_many_hosts_is_gone_on_with_there(self, tmp_path: Path, fleet: Fleet):
+        run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        assert run.resume_command.endswith("--resume")
+        run.cloud.mkdir()
+        run.identity.write_text('{"run": "1", "config": "/etc/acme/cloud.yaml"}')
+        assert run.resume_command.endswith("--engine flower --config /etc/acme/cloud.yaml")
 
     def test_nothing_to_resume(self, tmp_path: Path, fleet: Fleet):
         with pytest.raises(RunError, match=r"nothing to resume: .* run without --resume"):

@@ -204,7 +204,6 @@ def _run(
                 summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
     except KeyboardInterrupt:
         command = RunDirectory(out).resume_command
-        command += f" --engine flower --config {config}" if config else ""
         say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
         raise typer.Exit(130) from None
     print_summary(summary)

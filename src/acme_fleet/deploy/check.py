@@ -31,5 +31,6 @@ def checked(path: Path, role: str) -> tuple[Site, Fleet]:
     needed += [keys.NODE_KEY] if site.upstream else []
     keys.require(site.keys, needed, f"{path}: keys")
     if site.serves:
+        keys.check_server(site.keys, f"{path}: keys")
         keys.public_keys(site.keys, site.members(fleet))
     return site, fleet

@@ -25,7 +25,10 @@ def init_keys(folder: Path, hosts: Sequence[str], fleet: Path | None) -> str:
     Raises:
         FleetError: if a host is malformed, is not in the fleet or has a certificate already.
     """
-    servers = dict(_server(host) for host in hosts)
+    servers: dict[str, list[str]] = {}
+    for host in hosts:
+        name, addresses = _server(host)
+        servers.setdefault(name, []).extend(addresses)
     edges = [] if fleet is None else [cluster.name for cluster in Fleet.from_yaml(fleet).clusters]
     if fleet is not None:
         for name in servers.keys() - {"cloud"}:

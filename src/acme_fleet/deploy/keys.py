@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP384R1,
@@ -30,6 +31,7 @@ CA, CA_KEY = "ca.crt", "ca.key"
 SERVER, SERVER_KEY = "server.crt", "server.key"
 NODE_KEY, NODE_PUBLIC, PEERS = "node.key", "node.pub", "peers"
 _YEARS = 5
+_STRANGE = "{}: {} does not belong to the {} beside it; copy what one `acme keys init` made"
 
 
 def make_authority(folder: Path) -> bool:
@@ -93,6 +95,27 @@ def make_node(folder: Path) -> None:
     _write_secret(folder / NODE_KEY, text)
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     (folder / NODE_PUBLIC).write_bytes(public + b"\n")
+
+
+def check_server(folder: Path, where: str) -> None:
+    """Refuse a certificate that is not of the authority beside it, or not of the key beside it.
+
+    Raises:
+        FleetError: naming the files.
+    """
+    try:
+        authority, server = (
+            x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in (CA, SERVER)
+        )
+        key = load_pem_private_key((folder / SERVER_KEY).read_bytes(), None)
+        server.verify_directly_issued_by(authority)
+    except InvalidSignature as error:
+        raise FleetError(_STRANGE.format(where, folder / SERVER, CA)) from error
+    except (OSError, ValueError, TypeError) as error:
+        text = f"{where}: a certificate or key in {folder} is damaged: {error}"
+        raise FleetError(text) from error
+    if key.public_key() != server.public_key():
+        raise FleetError(_STRANGE.format(where, folder / SERVER, SERVER_KEY))
 
 
 def public_keys(folder: Path, members: Sequence[str]) -> Mapping[str, Path]:

@@ -50,7 +50,7 @@ def customize_over_flower(
                 "cloud",
                 channel,
                 nodes,
-                RunIdentity(_identity(run), fingerprint(fleet)),
+                RunIdentity(_identity(run, config), fingerprint(fleet)),
                 journal,
                 observer,
                 site.grace_s,
@@ -66,10 +66,10 @@ def customize_over_flower(
     return customize(fleet, out, resume=resume, observer=observer, connect=connect)
 
 
-def _identity(run: RunDirectory) -> str:
+def _identity(run: RunDirectory, config: Path) -> str:
     """What tells this run from others of the same fleet, on every host; it outlives a restart."""
-    path = run.cloud / "identity.json"
+    path = run.identity
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, secrets.token_hex(16))
-    return str(read_document(run.cloud, path.name))
+        write_json(path, {"run": secrets.token_hex(16), "config": str(config)})
+    return str(read_document(path.parent, path.name)["run"])

@@ -44,6 +44,9 @@ Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 Role = Literal["cloud", "edge", "device"]
 
 
+_OF_SERVERS = ("address", "port", "local_port", "grace_s")
+
+
 class Site(Settings):
     """One host.
 
@@ -89,6 +92,9 @@ class Site(Settings):
             )
         if self.port == self.local_port:
             raise ValueError(f"local_port: must differ from port (got {self.port} for both)")
+        for name in _OF_SERVERS if self.role == "device" else ():
+            if name in self.model_fields_set:
+                raise ValueError(f"{name}: nobody dials a device; remove it")
         return self
 
     @staticmethod
@@ -103,7 +109,7 @@ class Site(Settings):
         try:
             site = Site.model_validate(content)
         except ValidationError as error:
-            raise FleetError(mistakes(error, str(path))) from error
+            raise FleetError(mistakes(error, str(path), Site)) from error
         folder = path.parent.resolve()
         paths = {name: folder / getattr(site, name) for name in ("fleet", "state", "keys")}
         site = site.model_copy(update=paths)

@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import acme_fleet
@@ -82,7 +83,8 @@ class Bench:
             content["data"] = {**content["data"], "train": str(self._generated())}
         if checkpoint := self.checkpoint():
             content["reference"] = {**content["reference"], "checkpoint": str(checkpoint)}
-        return Fleet.parse({**content, "seed": self.seed}, self.name)
+        place = {"accelerator": torch.device(self.options.device).type}
+        return Fleet.parse({**content, **place, "seed": self.seed}, self.name)
 
     def settings(self) -> dict[str, Any]:
         """For the result file: the scale's file as it is, without this machine's paths."""
@@ -159,6 +161,15 @@ class Bench:
     def test(self) -> Samples:
         """All test samples, the cloud's and the devices'."""
         return join([self.world.public.test, *(own.test for own in self.world.private.values())])
+
+    @contextmanager
+    def accelerated(self, *models: nn.Module) -> Iterator[None]:
+        """Models on ``--device`` while they are trained, on the CPU again afterwards."""
+        for model in models:
+            model.to(self.options.device)
+        yield
+        for model in models:
+            model.cpu()
 
     # --- what is made of them ---
 

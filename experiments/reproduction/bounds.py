@@ -20,7 +20,7 @@ from acme_fleet.models.features import Classifier, CustomizedModel, feature_samp
 from acme_fleet.models.hand_made import HAND_MADE, hand_made
 from acme_fleet.models.header import LinearHeader, build_header, initial_tensors
 from acme_fleet.models.header_plan import Genotype, HeaderPlan
-from acme_fleet.models.training import Optimization, evaluate, fit, steps_of
+from acme_fleet.models.training import Optimization, evaluate, fit, mixed_precision, steps_of
 from acme_fleet.plan import largest_header
 from acme_fleet.report.summary import ClusterSummary
 
@@ -83,7 +83,8 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     if low == 0:
         return None
     student = pruned(low).requires_grad_(True)
-    _recover(student, teacher.requires_grad_(False), bench, cluster.name)
+    with bench.accelerated(student, teacher):
+        _recover(student, teacher.requires_grad_(False), bench, cluster.name)
     return {
         "accuracy": personal_accuracies(Plain(student), cluster, bench, "torch pruning"),
         "size_bytes": file_size(shapes_of(student)),
@@ -101,9 +102,11 @@ def _recover(student: Classifier, teacher: Classifier, bench: Bench, purpose: st
     for _ in range(training.epochs):
         for batch in train.batches(training.batch_size, draw):
             inputs = (augment(batch, draw) if augment else batch).inputs
-            with torch.no_grad():
-                target = teacher(**inputs)
-            F.mse_loss(student(**inputs), target).backward()
+            with mixed_precision(student.head.weight.device):
+                with torch.no_grad():
+                    target = teacher(**inputs)
+                loss = F.mse_loss(student(**inputs), target)
+            loss.backward()
             optimization.step()
     student.eval()
 
@@ -186,14 +189,15 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
     model = model_of(summary, bench, pretrained=True)
     train, validation = pooled(bench)
     settings = bench.fleet.reference
-    fit(
-        model,
-        train,
-        settings.training,
-        bench.draw("centralised", cluster.name),
-        validation=validation,
-        augment=augmentation(settings.crop_padding, flip=settings.flip),
-    )
+    with bench.accelerated(model):
+        fit(
+            model,
+            train,
+            settings.training,
+            bench.draw("centralised", cluster.name),
+            validation=validation,
+            augment=augmentation(settings.crop_padding, flip=settings.flip),
+        )
     model.requires_grad_(False)
     local = bench.fleet.personalization.local
     epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
@@ -222,7 +226,9 @@ def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[
     for device in cluster.devices:
         own = bench.world.private[device.name]
         model = model_of(summary, bench, pretrained=False)
-        fit(model, own.train, training, bench.draw("local", device.name), validation=own.validation)
+        draw = bench.draw("local", device.name)
+        with bench.accelerated(model):
+            fit(model, own.train, training, draw, validation=own.validation)
         accuracies.append(evaluate(model, own.test).accuracy)
         size = _size(model)
     return {"accuracy": accuracies, "size_bytes": size}

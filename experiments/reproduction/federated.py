@@ -43,13 +43,15 @@ def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[s
     """Test accuracies by device of FedAvg, plain and with adapted classifiers, and of FedPer."""
     backbone = bench.elastic.extract(bench.elastic.shape(summary.width, summary.depth))
     start = Classifier(backbone, copy.deepcopy(bench.elastic.classifier.head)).requires_grad_(True)
-    (everyone, *_) = _rounds(start, cluster, bench, personal=False)
+    with bench.accelerated(start):
+        (everyone, *_) = _rounds(start, cluster, bench, personal=False)
+        customised = _rounds(start, cluster, bench, personal=True)
     model = copy.deepcopy(start)
     model.load_state_dict(everyone)
     model.requires_grad_(False).eval()
     tests = [bench.world.private[device.name].test for device in cluster.devices]
     personal = []
-    for state, test in zip(_rounds(start, cluster, bench, personal=True), tests, strict=True):
+    for state, test in zip(customised, tests, strict=True):
         start.load_state_dict(state)
         personal.append(evaluate(start.eval(), test).accuracy)
     return {

@@ -166,7 +166,9 @@ class Plain(nn.Module):
 
     def features(self, **inputs: Tensor) -> Tensor:
         """The pooled token, shape ``(batch, hidden)``."""
-        return activations(self.classifier.backbone, inputs).pooled
+        backbone = self.classifier.backbone
+        moved = {name: values.to(backbone.device) for name, values in inputs.items()}
+        return activations(backbone, moved).pooled
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``."""
@@ -269,21 +271,25 @@ def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:
     reference, distillation = bench.fleet.reference, bench.fleet.backbone.distillation
     epochs = reference.training.epochs + 2 * distillation.training.epochs
     rate = reference.training.learning_rate if "pretraining" in bench.extra else _LEARNING_RATE
-    fit(
-        model,
-        bench.world.public.train,
-        reference.training.model_copy(update={"epochs": epochs, "learning_rate": rate}),
-        draw,
-        validation=bench.world.public.validation,
-        augment=augmentation(reference.crop_padding, flip=reference.flip),
-    )
+    with bench.accelerated(model):
+        fit(
+            model,
+            bench.world.public.train,
+            reference.training.model_copy(update={"epochs": epochs, "learning_rate": rate}),
+            draw,
+            validation=bench.world.public.validation,
+            augment=augmentation(reference.crop_padding, flip=reference.flip),
+        )
 
 
 @torch.no_grad()
-def features_of(rival: Rival | Plain, samples: Samples, batch_size: int = 256) -> Samples:
+def features_of(
+    rival: Rival | Plain, samples: Samples, bench: Bench, batch_size: int = 256
+) -> Samples:
     """Samples whose inputs are what the classifier sees."""
     rival.eval()
-    found = [rival.features(**batch.inputs) for batch in samples.batches(batch_size)]
+    with bench.accelerated(rival):
+        found = [rival.features(**batch.inputs).cpu() for batch in samples.batches(batch_size)]
     return Samples({"features": torch.cat(found)}, samples.labels, samples.stored_bytes)
 
 
@@ -292,7 +298,11 @@ def personal_accuracies(
 ) -> list[float]:
     """Test accuracy of each device of a cluster with a classifier of its own."""
     return adapted_accuracies(
-        lambda samples: features_of(rival, samples), Head(rival.head), cluster, bench, purpose
+        lambda samples: features_of(rival, samples, bench),
+        Head(rival.head),
+        cluster,
+        bench,
+        purpose,
     )
 
 

@@ -346,6 +346,8 @@ class Fleet(Settings):
     """Everything that decides a run. See ``acme init`` for a commented example.
 
     ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
+    ``accelerator`` is where the cloud server trains and measures the backbone, in bfloat16 on a
+    GPU; edge servers and devices compute on the CPU.
     ``devices_at_once`` is how many devices of a cluster train their headers together where one
     machine plays them all: much faster for many, the same numbers up to rounding.
     ``edge_quorum`` is the share of the clusters that must finish for a run to end with a report;
@@ -355,6 +357,7 @@ class Fleet(Settings):
     name: Name = "fleet"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    accelerator: Literal["cpu", "cuda"] = "cpu"
     devices_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
     edge_quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     data: Data = Data()

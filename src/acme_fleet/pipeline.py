@@ -20,6 +20,7 @@ from acme_fleet.journal import Journal, Observer, read_events
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages import ClusterReport, Message
+from acme_fleet.models.training import training_device
 from acme_fleet.plan import check_feasible, make_plan
 from acme_fleet.report.html import write_report
 from acme_fleet.report.leaving import sent_by_devices
@@ -57,11 +58,12 @@ def customize(
         connect: how the cloud reaches its edge servers; without it, all are in this process.
 
     Raises:
-        FleetError: if fleet and data do not fit together; before any training.
+        FleetError: if fleet, data and machine do not fit together; before any training.
         RunError: if the run directory cannot be used.
         QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
     """
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
+    training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
     check_feasible(fleet, make_plan(fleet, world))
     run = RunDirectory.create(out, fleet, resume=resume)

@@ -28,6 +28,7 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import World, distribute
 from acme_fleet.edge.server import EdgeServer
+from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import read_events
 from acme_fleet.links import embedded
@@ -570,3 +571,21 @@ def test_fleet_of_one_device(tiny: Callable[..., Fleet], tmp_path: Path):
     summary = acme_fleet.customize(fleet, tmp_path / "run")
     assert summary.clusters[0].similarity == [[1.0]]
     assert [device.name for device in summary.devices] == ["d"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_missed_before_the_run(
+    tiny: Callable[..., Fleet], tmp_path: Path
+):
+    with pytest.raises(FleetError, match="accelerator: cuda is not here"):
+        acme_fleet.customize(tiny(accelerator="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cloud_on_a_gpu(tiny: Callable[..., Fleet], tmp_path: Path):
+    summary = acme_fleet.customize(tiny(accelerator="cuda"), tmp_path / "run")
+    assert summary.reference.accuracy > 0.5
+    for device in summary.devices:
+        assert acme_fleet.load(tmp_path / "run/devices" / device.name).training is False
+        assert device.size_bytes <= device.capacity_bytes

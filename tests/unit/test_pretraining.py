@@ -146,7 +146,7 @@ def test_statistics_of_normalisation_are_averaged_too():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_here_is_named(digits: Source, tmp_path: Path):
-    with pytest.raises(FleetError, match="sees no CUDA GPU"):
+    with pytest.raises(FleetError, match="--device: cuda is not here, PyTorch sees no CUDA GPU"):
         pretrain(digits, _recipe(), tmp_path / "model", torch_device="cuda")
     assert not (tmp_path / "model").exists()
 

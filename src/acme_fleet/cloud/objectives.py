@@ -98,8 +98,9 @@ def candidate_quality(
     for batch in validation.batches(batch_size):
         for candidate, shape in enumerate(shapes):
             logits = elastic.run(shape, batch.inputs).logits
-            losses[candidate] += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-            hits[candidate] += int((logits.argmax(dim=1) == batch.labels).sum())
+            labels = batch.labels.to(logits.device)
+            losses[candidate] += float(F.cross_entropy(logits, labels, reduction="sum"))
+            hits[candidate] += int((logits.argmax(dim=1) == labels).sum())
             done += 1
             progress(done, total)
     return Quality(losses / len(validation), hits / len(validation))

@@ -29,7 +29,7 @@ from acme_fleet.models.checkpoints import quiet
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.io import PREPROCESSING, with_prefix, write_json
-from acme_fleet.models.training import evaluate, fit, steps_of
+from acme_fleet.models.training import evaluate, fit, steps_of, training_device
 from acme_fleet.seeding import derive_seed, generator
 
 SHAPES = {
@@ -128,10 +128,7 @@ def pretrain(
         RunError: if the folder holds something else.
         FleetError: if the images cannot be cut into patches, or there is no such GPU.
     """
-    if torch_device.split(":")[0] not in ("cpu", "cuda"):
-        raise FleetError(f"--device: {torch_device!r} is not known; it is cpu or cuda")
-    if torch_device.startswith("cuda") and not torch.cuda.is_available():
-        raise FleetError(f"--device: {torch_device} is not here; PyTorch sees no CUDA GPU")
+    place = training_device(torch_device, "--device")
     state = _start(folder, recipe.describe(), len(source.train))
     labels = source.train.labels.numpy()
     random = np.random.default_rng(derive_seed(recipe.seed, "pretraining", "split"))
@@ -141,8 +138,8 @@ def pretrain(
     )
     _, channels, rows, columns = known.inputs["pixel_values"].shape
     config = vit_config(fleet.Reference(model=recipe.model), (channels, rows, columns))
-    classifier = new_vit(config, len(source.classes), recipe.seed).to(torch_device)
-    if torch_device.startswith("cuda"):
+    classifier = new_vit(config, len(source.classes), recipe.seed).to(place)
+    if place.type == "cuda":
         classifier.compile()
 
     def tell(epoch: int, model: nn.Module) -> None:

@@ -42,7 +42,7 @@ from acme_fleet.models.io import (
     write_tensors,
 )
 from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.models.training import evaluate, fit, training_device
 from acme_fleet.seeding import generator
 
 _DAY_S = 86_400.0
@@ -82,6 +82,7 @@ class CloudServer:
         self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, settings.edge_quorum, folder)
         self._folder = folder
         self._journal = journal
+        self._accelerator = training_device(settings.accelerator, "accelerator")
         self._initial = untrained_reference(settings, public, class_names)
         self.grid = candidate_grid(settings.backbone, self._initial)
         padding, flip = settings.reference.crop_padding, settings.reference.flip
@@ -121,7 +122,8 @@ class CloudServer:
         path = self._folder / f"{name}.safetensors"
         if not path.exists():
             with self._journal.stage("cloud", name) as progress:
-                after = work(before, progress)
+                after = work(before.to(self._accelerator), progress).cpu()
+            before.cpu()
             write_tensors(path, after.state_dict(), {})
         self._epochs(name).remove()
         tensors, _ = read_tensors(path)
@@ -149,6 +151,7 @@ class CloudServer:
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         samples = self._public.train[: self._settings.backbone.importance_samples]
         heads, neurons = taylor_importance(model, samples)
+        model.cpu()
         importance = Importance.sorted(heads, neurons)
         named = {"heads": importance.heads, "neurons": importance.neurons}
         write_tensors(self._folder / _IMPORTANCE, named, {})
@@ -219,7 +222,9 @@ class CloudServer:
         path = self._folder / "candidates.json"
         if not path.exists():
             with self._journal.stage("cloud", "candidate losses") as progress:
+                elastic.classifier.to(self._accelerator)
                 found = candidate_quality(elastic, self.grid, self._public.validation, progress)
+                elastic.classifier.cpu()
             write_json(path, {name: values.tolist() for name, values in vars(found).items()})
         stored = read_document(self._folder, path.name)
         return Quality(**{name: np.array(values) for name, values in stored.items()})

@@ -125,8 +125,7 @@ class Classifier(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
-        moved = {name: values.to(self.head.weight.device) for name, values in inputs.items()}
-        return self.head(activations(self.backbone, moved).pooled)
+        return self.head(activations(self.backbone, _moved(inputs, self.backbone)).pooled)
 
 
 class CustomizedModel(nn.Module):
@@ -138,5 +137,9 @@ class CustomizedModel(nn.Module):
         self.header = header
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of shape ``(batch, classes)``."""
-        return self.header(**feature_maps(self.backbone, inputs))
+        """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
+        return self.header(**feature_maps(self.backbone, _moved(inputs, self.backbone)))
+
+
+def _moved(inputs: Mapping[str, Tensor], backbone: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: values.to(backbone.device) for name, values in inputs.items()}

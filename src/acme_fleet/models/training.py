@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
+from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Training
 
 
@@ -40,6 +41,19 @@ def evaluate(module: Callable[..., Tensor], samples: Samples, batch_size: int = 
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(dim=1) == labels).sum())
     return Evaluation(loss=loss / len(samples), accuracy=correct / len(samples))
+
+
+def training_device(name: str, setting: str) -> torch.device:
+    """Where to train; ``setting`` is what the user calls it.
+
+    Raises:
+        FleetError: if there is no such place here.
+    """
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise FleetError(f"{setting}: {name!r} is not known; it is cpu or cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise FleetError(f"{setting}: {name} is not here, PyTorch sees no CUDA GPU; say cpu")
+    return torch.device(name)
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -4,8 +4,8 @@ Every device host is real: SuperNode, role, its own keys and disk. Processor sec
 counted for the edge's host and for one device's, so that sharing one machine does not matter to
 them; the seconds of a round are this machine's.
 
-    python benchmarks/network_scale.py 4 8 16
-    python benchmarks/network_scale.py refit     # the runs of the result file, fitted again
+    python benchmarks/network_scale.py 4 8 16    # stopped, it goes on with those that are missing
+    python benchmarks/network_scale.py refit     # what was measured so far, fitted again
 """
 
 from __future__ import annotations
@@ -95,17 +95,18 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
 
 
 def main() -> None:
-    runs = []
-    if sys.argv[1:] == ["refit"]:
+    partial, refit = RESULTS / "network_scale.partial.json", sys.argv[1:] == ["refit"]
+    runs = json.loads(partial.read_text()) if partial.exists() else []
+    if refit and not runs:
         runs = json.loads((RESULTS / "network_scale.json").read_text())["details"]["runs"]
-        sys.argv[1:] = []
-    for devices in map(int, [] if runs else sys.argv[1:] or ["4", "8", "16"]):
+    asked = [] if refit else map(int, sys.argv[1:] or ["4", "8", "16"])
+    for devices in sorted({*asked} - {run["devices"] for run in runs}):
         run = over_network(tiny(devices, _ROUNDS))
         rounds = run.pop("rounds")
         run |= {"devices": devices, "load_average": os.getloadavg()[0]}
         runs.append(run | {name: np.round(s, 2).tolist() for name, s in rounds.items()})
         print(json.dumps(runs[-1]))
-        (RESULTS / "network_scale.partial.json").write_text(json.dumps(runs))
+        partial.write_text(json.dumps(runs))
     model = fit(runs) | {"edge_similarity_s_per_pair": similarity_s_per_pair()}
     wall = (1 - model["edge_idle_cpu_share"]) / max(1e-9, model["edge_idle_cpu_share_per_device"])
     alone = [run["devices"] / run["idle_cpu_share"]["north"] for run in runs]
@@ -124,7 +125,7 @@ def main() -> None:
         sum(run["up_s"] + run["run_s"] for run in runs),
         details,
     )
-    (RESULTS / "network_scale.partial.json").unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     print(json.dumps(details["model"], indent=1), f"\n{path}")
 
 

@@ -199,8 +199,6 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
             augment=augmentation(settings.crop_padding, flip=settings.flip),
         )
     model.requires_grad_(False)
-    local = bench.fleet.personalization.local
-    epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
     plain, adapted = [], []
     start = {name: value.clone() for name, value in model.header.state_dict().items()}
     for device in cluster.devices:
@@ -209,7 +207,7 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
         model.header.load_state_dict(start)
         plain.append(evaluate(model.header, parts[2]).accuracy)
         model.header.requires_grad_(True)
-        training = local.model_copy(update={"epochs": epochs})
+        training = bench.fleet.personalization.training_in_all
         draw = bench.draw("centralised", device.name)
         fit(model.header, parts[0], training, draw, validation=parts[1])
         adapted.append(evaluate(model.header, parts[2]).accuracy)

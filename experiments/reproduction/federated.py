@@ -77,7 +77,7 @@ def _rounds(
     states = [dict(first) for _ in own]
     best, best_accuracy = states, -1.0
     model = copy.deepcopy(start)
-    for number in range(settings.local.epochs * (settings.rounds + 1)):
+    for number in range(settings.training_in_all.epochs):
         trained = []
         for i, (state, data) in enumerate(zip(states, own, strict=True)):
             model.load_state_dict(state)

@@ -318,8 +318,6 @@ def adapted_accuracies(
     The header is trained on the edge's data, a quarter of them to choose the epoch, and then on
     the device's, for as many epochs as a customised header is.
     """
-    local = bench.fleet.personalization.local
-    epochs = local.epochs * (bench.fleet.personalization.rounds + 1)
     shared = features(bench.world.shared[cluster.name])
     draw = bench.draw("rival edge", purpose, cluster.name)
     order = torch.randperm(len(shared), generator=draw)
@@ -334,7 +332,7 @@ def adapted_accuracies(
         fit(
             personal,
             parts.train,
-            local.model_copy(update={"epochs": epochs}),
+            bench.fleet.personalization.training_in_all,
             bench.draw("rival device", purpose, device.name),
             validation=parts.validation,
         )

@@ -288,6 +288,8 @@ Mix = Literal["importance", "weights", "both"]
 class Personalization(Settings):
     """Algorithm 2: rounds between an edge server and its devices.
 
+    Devices train as ``local`` says in each round, and once more after the last, then for
+    ``last_epochs`` where they are given.
     ``mix`` says what similar devices share: the importance of neurons (the paper), the header's
     weights, or both. With ``classifier: holders`` the classifier's rows of a device's own classes
     are mixed over the devices that train on them: these tell the edge server which classes they
@@ -298,6 +300,7 @@ class Personalization(Settings):
 
     rounds: PositiveInt = 3
     local: Training = Training(epochs=10, batch_size=32, learning_rate=2e-3)
+    last_epochs: PositiveInt | None = None
     prune_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     feature_samples: PositiveInt = 32
     mix: Mix = "importance"
@@ -313,6 +316,17 @@ class Personalization(Settings):
     def rows_sent(self) -> int:
         """How many rows of features a device sends at most."""
         return 0 if self.similarity == "none" else self.feature_samples
+
+    def training(self, number: int) -> Training:
+        """Of round ``number``; that after the last round is the final one."""
+        last = self.last_epochs if number == self.rounds else None
+        return self.local.model_copy(update={"epochs": last}) if last else self.local
+
+    @property
+    def training_in_all(self) -> Training:
+        """With all epochs that a header is trained for on a device."""
+        epochs = sum(self.training(number).epochs for number in range(self.rounds + 1))
+        return self.local.model_copy(update={"epochs": epochs})
 
     def mixes_after(self, number: int) -> bool:
         """Whether headers' weights are mixed after training ``number``; never after the last."""

@@ -124,7 +124,7 @@ def _ahead(
         return lambda _: None
     settings = fleet.personalization
     return lambda requests: train_ahead(
-        devices, requests, settings, journal.stage(cluster.name, "training together")
+        devices, requests, settings, lambda stage: journal.stage(cluster.name, stage)
     )
 
 

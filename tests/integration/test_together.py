@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 import acme_fleet
 from acme_fleet.data.partition import load_world
-from acme_fleet.device import client
+from acme_fleet.device import client, together
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.folder import DeviceFolder
 from acme_fleet.errors import RunError
-from acme_fleet.fleet import Fleet
+from acme_fleet.fleet import Fleet, Training
 from acme_fleet.journal import read_events
 from acme_fleet.messages import Message, RoundStart
 
@@ -38,9 +40,32 @@ def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
         for name, tensor in models[0].items():
             assert tensor.allclose(models[1][name], atol=1e-3), name
     stages = [event for event in read_events(prepared / "events.jsonl") if "stage" in event]
-    together = [event["actor"] for event in stages if event["stage"] == "training together"]
+    actors = [event["actor"] for event in stages if event["stage"].endswith(" together")]
     # three rounds and the fine-tuning in each cluster
-    assert together == ["north"] * 4 + ["south"] * 4
+    assert actors == ["north"] * 4 + ["south"] * 4
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_the_last_training_has_epochs_of_its_own(
+    at_once: int, tiny: Callable[..., Fleet], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[int] = Counter()
+
+    def spy(work: Any) -> Callable[..., Any]:
+        def train(*arguments: Any, **options: Any) -> Any:
+            seen[next(a.epochs for a in arguments if isinstance(a, Training))] += 1
+            return work(*arguments, **options)
+
+        return train
+
+    monkeypatch.setattr(client, "train_header", spy(client.train_header))
+    monkeypatch.setattr(together, "train_headers", spy(together.train_headers))
+    fleet = tiny(devices_at_once=at_once, **{"personalization.last_epochs": 7})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    acme_fleet.customize(fleet, prepared, resume=True)
+    times = 1 if at_once > 1 else 2  # two clusters of two devices
+    assert seen == {fleet.personalization.local.epochs: 2 * times * 3, 7: 2 * times}
+    assert fleet.personalization.training_in_all.epochs == sum(seen.elements()) // (2 * times)
 
 
 def test_headers_that_are_mixed_are_the_same_ones(
@@ -54,9 +79,9 @@ def test_headers_that_are_mixed_are_the_same_ones(
         fleet = tiny(devices_at_once=at_once, **changes)
         (path / "fleet.yaml").write_text(fleet.to_yaml())
         outcomes.append(acme_fleet.customize(fleet, path, resume=True).devices)
-    for alone, together in zip(*outcomes, strict=True):
-        assert together.neurons == alone.neurons
-        assert together.accuracy == pytest.approx(alone.accuracy, abs=1.5 / alone.test_samples)
+    for alone, joined in zip(*outcomes, strict=True):
+        assert joined.neurons == alone.neurons
+        assert joined.accuracy == pytest.approx(alone.accuracy, abs=1.5 / alone.test_samples)
 
 
 def test_a_device_that_cannot_train_says_so_itself_and_the_others_train(

@@ -221,12 +221,11 @@ class DeviceClient:
         """The state after the training of a round, which is done once."""
         if not self._folder.has_trained(number):
             work, asked = self.training(number), self._personalization
-            stage = "fine-tuning" if number == asked.rounds else f"round {number + 1}"
-            with self._journal.stage(self._settings.name, stage):
+            with self._journal.stage(self._settings.name, stage_of(number, asked)):
                 trained = train_header(
                     work.header,
                     work.features,
-                    asked.local,
+                    asked.training(number),
                     work.generator,
                     to_mix=asked.mixes_after(number),
                 )
@@ -241,9 +240,7 @@ class DeviceClient:
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""
-        local = self._personalization.local
-        epochs = local.epochs * (self._personalization.rounds + 1)
-        training = local.model_copy(update={"epochs": epochs})
+        training = self._personalization.training_in_all
         return linear_rival(assignment.linear, features, training, self._generator("linear"))
 
     def _features(self) -> Splits:
@@ -251,6 +248,11 @@ class DeviceClient:
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)
+
+
+def stage_of(number: int, personalization: fleet.Personalization) -> str:
+    """What the training of a round is called in the journal."""
+    return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
 
 
 def _coarse_header(assignment: HeaderAssignment) -> Header:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from acme_fleet.device.batched import LocalTraining, train_headers
-from acme_fleet.device.client import DeviceClient
+from acme_fleet.device.client import DeviceClient, stage_of
 from acme_fleet.errors import AcmeError
 from acme_fleet.fleet import Personalization
 from acme_fleet.messages import Message
@@ -17,7 +17,7 @@ def train_ahead(
     devices: Mapping[str, DeviceClient],
     requests: Mapping[str, Message],
     personalization: Personalization,
-    progress: AbstractContextManager[object],
+    stage: Callable[[str], AbstractContextManager[object]],
 ) -> None:
     """Do the training that answering ``requests`` begins with, for all devices at once.
 
@@ -28,7 +28,7 @@ def train_ahead(
         devices: by name.
         requests: what each of them is about to be asked.
         personalization: the settings of all.
-        progress: entered while there is something to train.
+        stage: entered with a name for what is trained, while it is.
     """
     work: defaultdict[int, dict[str, LocalTraining]] = defaultdict(dict)
     for name, message in requests.items():
@@ -38,13 +38,11 @@ def train_ahead(
                 work[number][name] = devices[name].training(number)
         except AcmeError:
             continue  # it says so itself when it is asked
-    if not work:
-        return
-    with progress:
-        for number, by_name in work.items():
+    for number, by_name in work.items():
+        with stage(f"{stage_of(number, personalization)}, {len(by_name)} devices together"):
             trained = train_headers(
                 by_name.values(),
-                personalization.local,
+                personalization.training(number),
                 len(by_name),
                 to_mix=personalization.mixes_after(number),
             )

@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from record import commit, hardware
 
 from acme_fleet.errors import AcmeError
+from acme_fleet.models.training import training_device
 
 from .bench import SCALES, Bench, Options
 
@@ -128,6 +129,7 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     """Measure what is not on disk yet, write the result, its picture and the README's line."""
     from .page import write_page
 
+    training_device(options.device, "--device")
     rows, start = [], time.perf_counter()
     for seed in range(options.seeds):
         bench = Bench(options, seed, story.name)
@@ -176,7 +178,7 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--data", type=Path, help="the folder with the data sets")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="pieces")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON and picture")
-    parser.add_argument("--device", default="cpu", help="where models are pre-trained")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda: where models are trained")
     parser.add_argument("--threads", type=int, default=1)
     options = Options(**vars(parser.parse_args(arguments)))
     if options.scale == "smoke" and options.data:

@@ -24,7 +24,7 @@ import fig9  # noqa: E402
 from reproduction import page, rivals  # noqa: E402
 from reproduction.bench import SCALES, Bench, Options  # noqa: E402
 from reproduction.federated import averaged  # noqa: E402
-from reproduction.frame import mean_interval, paired, run, text  # noqa: E402
+from reproduction.frame import main, mean_interval, paired, run, text  # noqa: E402
 from reproduction.settings import CONFIGS, read_config  # noqa: E402
 
 
@@ -211,3 +211,15 @@ def test_reproduce_hands_options_on(monkeypatch: pytest.MonkeyPatch):
         str(EXPERIMENTS / "fig9.py"),
         *("--scale", "small", "--seeds", "3", "--out", "here"),
     ]
+
+
+@pytest.mark.parametrize("place", ["tpu", "cuda"])
+def test_a_story_is_not_begun_where_it_cannot_be_trained(
+    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        main(fig9.STORY, ["--device", place, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert f"--device: {place}" in capsys.readouterr().err.replace("'", "")
+    assert not (tmp_path / "out").exists()

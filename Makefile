@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 # Parts of benchmarks, and those that need Flower: .venv-network/bin/python benchmarks/round_latency.py
 BENCH_PARTS := $(addprefix benchmarks/,record.py search_setup.py round_latency.py network_scale.py \
-	batched_vs_flower.py)
+	superlink_load.py batched_vs_flower.py)
 
 .PHONY: help demo test check test-slow test-network bench clean
 

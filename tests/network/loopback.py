@@ -54,7 +54,7 @@ class Hosts:
         servers |= {c.name: [d.name for d in c.devices] for c in self.fleet.clusters}
         hosts = [f"--host={name}={self.address(name)}" for name in servers]
         self._acme("keys", "init", *hosts)
-        ports = _free_ports(2 * len(servers))
+        ports = free_ports(2 * len(servers))
         upstream: dict[str, str] = {}
         for server, members in servers.items():
             port, local = ports.pop(), ports.pop()
@@ -252,7 +252,7 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from pwd import getpwnam
+from string import Template
 from typing import Any
 
 import pytest
@@ -29,9 +32,10 @@ from acme_fleet.deploy import keys, units
 from acme_fleet.deploy import up as start
 from acme_fleet.deploy.names import is_host
 from acme_fleet.deploy.processes import Service, keep_running
-from acme_fleet.deploy.proxy import configuration
+from acme_fleet.deploy.proxy import configuration, proxy_command
 from acme_fleet.deploy.site import Site, fingerprint
 from acme_fleet.deploy.superlink import environment
+from acme_fleet.deploy.up import services
 from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Fleet
@@ -96,6 +100,8 @@ def test_site_knows_its_place(write_site: Any, tmp_path: Path):
         ({"role": "cloud", "address": "0.0.0.0; include x"}, "address: write an IP address of"),
         ({"role": "cloud", "fleet": "none.yaml"}, "fleet: there is no file"),
         ({"role": "cloud", "state": "s" * 100}, "too long a path for the sockets in it"),
+        ({"role": "cloud", "state": "a$b"}, "state: choose a path without quotes, dollar signs"),
+        ({"role": "cloud", "keys": 'a"; include x'}, "keys: choose a path without quotes"),
         *(
             ({"role": "device", "name": "cam-1", "upstream": wrong}, "upstream: write HOST:PORT of")
             for wrong in ("https://a", "north", "north:", "north:0", "10.0.0.300:9443", "a b:1")
@@ -315,17 +321,19 @@ def test_without_flower_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def make_keys(tmp_path: Path) -> Any:
-    """``make_keys(…)``: a host's keys folder with everything, and the keys of those that dial."""
+    """``make_keys(…)``: a host's folders, with its keys and of those that dial it; not root's."""
 
-    def make(*members: str) -> None:
-        keys.make_authority(tmp_path / "keys")
-        keys.make_server(tmp_path / "keys", tmp_path / "keys", ["localhost"])
-        keys.make_node(tmp_path / "keys")
+    def make(*members: str, folder: Path = tmp_path) -> None:
+        keys.make_authority(folder / "keys")
+        keys.make_server(folder / "keys", folder / "keys", ["localhost"])
+        keys.make_node(folder / "keys")
         for name in members:
-            keys.make_node(tmp_path / "of" / name)
-            public = tmp_path / "keys" / keys.PEERS / f"{name}.pub"
+            keys.make_node(folder / "of" / name)
+            public = folder / "keys" / keys.PEERS / f"{name}.pub"
             public.parent.mkdir(exist_ok=True)
-            public.write_bytes((tmp_path / "of" / name / keys.NODE_PUBLIC).read_bytes())
+            public.write_bytes((folder / "of" / name / keys.NODE_PUBLIC).read_bytes())
+        (folder / "state").mkdir()
+        _give_away(folder / "state", *(folder / "keys").iterdir())
 
     return make
 
@@ -411,25 +419,180 @@ def test_flower_is_silent_and_fetches_nothing(tmp_path: Path):
     assert told["FLWR_HOME"] == str(tmp_path / "home")
 
 
-@pytest.mark.parametrize("kind", ["systemd", "compose"])
-def test_units_are_generated(
-    kind: str, write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _give_away(*paths: Path) -> None:
+    """To a user without a name, if these are root's."""
+    for path in paths:
+        if os.getuid() == 0:
+            os.chown(path, 54321, 54321)
+
+
+def _printed(path: Path, role: str, kind: str) -> str:
+    told = CliRunner().invoke(app, ["up", role, "--config", str(path), "--print", kind])
+    assert told.exit_code == 0, told.output
+    return told.output
+
+
+def _service(path: Path, role: str) -> dict[str, Any]:
+    """The service of a Compose file, as an engine reads it: ``$$`` is a dollar sign."""
+    content = yaml.safe_load(Template(_printed(path, role, "compose")).substitute())
+    (service,) = content["services"].values()
+    return service
+
+
+def _mounts(service: dict[str, Any]) -> dict[str, bool]:
+    """Whether a container can write to a path, which is the same inside as outside."""
+    assert all(mount["source"] == mount["target"] for mount in service["volumes"])
+    return {m["source"]: not m.get("read_only", False) for m in service["volumes"]}
+
+
+def test_unit_for_compose(write_site: Any, make_keys: Any, tmp_path: Path):
+    make_keys("cam-1")
+    path = write_site(role="edge", name="north", upstream="a:1")
+    service = _service(path, "edge")
+    assert service["command"] == ["acme", "up", "edge", "--config", str(path)]
+    assert service["ports"] == ["9443:9443"]
+    writable = [place for place, can_write in _mounts(service).items() if can_write]
+    assert writable == [f"{tmp_path}/state"]
+    assert service["environment"]["HOME"] in writable  # caches of libraries
+    owner = (tmp_path / "keys" / keys.SERVER_KEY).stat()
+    assert service["user"] == f"{owner.st_uid}:{owner.st_gid}"  # nobody else can read the key
+
+
+def test_unit_for_systemd(
+    write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(units, "nginx", lambda: "nginx")
     make_keys("cam-1")
     path = write_site(role="edge", name="north", upstream="a:1")
-    told = CliRunner().invoke(app, ["up", "edge", "--config", str(path), "--print", kind])
-    assert told.exit_code == 0, told.output
-    assert str(path) in told.output
-    if kind == "compose":
-        (service,) = yaml.safe_load(told.output)["services"].values()
-        assert service["command"] == ["acme", "up", "edge", "--config", str(path)]
-        assert f"{tmp_path}/state:{tmp_path}/state:rw" in service["volumes"]
-        assert service["ports"] == ["9443:9443"]
-    else:
-        assert f"ReadWritePaths={tmp_path}/state" in told.output
-    wrong = CliRunner().invoke(app, ["up", "cloud", "--config", str(path), "--print", kind])
-    assert wrong.exit_code == 2
+    lines = _printed(path, "edge", "systemd").splitlines()
+    assert f'ReadWritePaths="{tmp_path}/state"' in lines
+    assert f'Environment="HOME={tmp_path}/state"' in lines
+    (user,) = (line.removeprefix("User=") for line in lines if line.startswith("User="))
+    owner = (tmp_path / "keys" / keys.SERVER_KEY).stat().st_uid
+    assert (int(user) if user.isdecimal() else getpwnam(user).pw_uid) == owner
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_the_unit(write_site: Any, make_keys: Any, tmp_path: Path):
+    make_keys()
+    path = write_site(role="device", name="cam-1", upstream="a:1")
+    unit = tmp_path / "acme-cam-1.service"
+    unit.write_text(
+        _printed(path, "device", "systemd").replace(
+            str(Path(sys.executable).with_name("acme")), sys.executable
+        )
+    )
+    told = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_units_of_odd_paths(make_keys: Any, tmp_path: Path):
+    """Spaces, and what systemd (``%``) and Compose (``$``, ``:``) give a meaning."""
+    folder = tmp_path / "a b:%h"
+    folder.mkdir()
+    make_keys(folder=folder)
+    (folder / "own $data.npz").touch()
+    devices = [{"name": "cam-1", "storage": "1 MB", "data": "own $data.npz"}]
+    fleet = {"clusters": [{"name": "north", "devices": devices}]}
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(fleet))
+    path = folder / "$site.yaml"
+    site = _SITE | {"role": "device", "name": "cam-1", "upstream": "a:1"}
+    path.write_text(yaml.safe_dump(site))
+    service = _service(path, "device")
+    assert service["command"][-1] == str(path)
+    assert str(folder / "own $data.npz") in _mounts(service)
+    unit = _printed(path, "device", "systemd")
+    place = f"{tmp_path}/a b:%%h"
+    assert f' --config "{place}/$$site.yaml"\n' in unit
+    assert f'\nReadWritePaths="{place}/state"\n' in unit
+
+
+def test_a_unit_is_for_one_user_who_is_not_root(
+    write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_keys()
+    path = write_site(role="device", name="cam-1", upstream="a:1")
+    _printed(path, "device", "compose")
+
+    def told() -> str:
+        command = ["up", "device", "--config", str(path), "--print", "compose"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2
+        return " ".join(result.output.split())
+
+    (tmp_path / "state").rmdir()
+    assert "state: there is no folder" in told()
+    if os.getuid() == 0:
+        (tmp_path / "state").mkdir()
+        assert f"install -d -m 700 -o 54321 {tmp_path / 'state'}" in told()
+        os.chown(tmp_path / "keys" / keys.NODE_KEY, 0, 0)
+        assert "node.key belongs to root; give the keys to the user" in told()
+
+
+def test_a_container_does_not_have_the_address_of_its_host(write_site: Any, make_keys: Any):
+    make_keys("north", "south")
+    _printed(write_site(role="cloud", address="::"), "cloud", "compose")
+    path = write_site(role="cloud", address="10.0.0.7")
+    told = CliRunner().invoke(app, ["up", "cloud", "--config", str(path), "--print", "compose"])
+    assert told.exit_code == 2
+    assert "address: a container does not have the host's addresses" in " ".join(
+        told.output.split()
+    )
+
+
+def test_a_host_writes_to_its_state_only(
+    write_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is told to write is told to write there; units make all else read-only."""
+    for module in ("superlink", "up"):
+        monkeypatch.setattr(f"acme_fleet.deploy.{module}.program", lambda name: f"bin/{name}")
+    monkeypatch.setattr("acme_fleet.deploy.proxy.nginx", lambda: "nginx")
+    path = write_site(role="edge", name="north", upstream="a:1")
+    site = Site.from_yaml(path)
+    state, read_only = str(site.state), (str(site.keys), str(path), sys.executable)
+    named = set(re.findall(r'["\s](/[^"\s;]+)"?[;\s]', configuration(site)))
+    named -= {each for each in named if each.startswith("/v1/fleet/") or each == "/busy"}
+    for service in services(site, path, ["cam-1"]):
+        named |= {each for each in service.command if each.startswith("/")}
+        named.add(service.environment["FLWR_HOME"])
+    outside = {each for each in named if not each.startswith(state)}
+    assert all(each.startswith(read_only) for each in outside), outside
+    assert len(named - outside) > 8
+    # nginx makes these at its start, wherever it was compiled to, unless it is told where.
+    for place in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
+        assert f'{place}_temp_path "{state}/nginx/' in configuration(site)
+
+
+def test_proxy_is_looked_for_where_it_listens(
+    write_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("acme_fleet.deploy.superlink.program", lambda name: name)
+    monkeypatch.setattr("acme_fleet.deploy.proxy.nginx", lambda: "nginx")
+    with socket.create_server(("127.0.0.2", 0)) as listener:
+        port = listener.getsockname()[1]
+        for address, found in (("127.0.0.2", True), ("127.0.0.3", False), ("0.0.0.0", False)):
+            path = write_site(role="cloud", address=address, port=port)
+            _, proxy = services(Site.from_yaml(path), path, [])
+            assert proxy.ready is not None
+            if found:
+                proxy.ready()
+            else:
+                with pytest.raises(RunError, match=f"port {port}"):
+                    proxy.ready()
+
+
+@pytest.mark.skipif(shutil.which("nginx", path="/usr/sbin") is None, reason="needs nginx")
+def test_nginx_takes_its_configuration(make_keys: Any, tmp_path: Path):
+    folder = tmp_path / "a b; %h"
+    folder.mkdir()
+    make_keys(folder=folder)
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(_FLEET))
+    (folder / "site.yaml").write_text(yaml.safe_dump(_SITE | {"role": "cloud"}))
+    command = proxy_command(Site.from_yaml(folder / "site.yaml"))
+    told = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
 
 
 def test_no_unit_for_a_host_that_would_not_start(
@@ -481,12 +644,9 @@ def test_container_sees_all_that_the_host_reads(write_site: Any, make_keys: Any,
         "clusters": [{"name": "north", "devices": devices}],
     }
     (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(content))
-    told = CliRunner().invoke(app, ["up", "device", "--config", str(path), "--print", "compose"])
-    assert told.exit_code == 0, told.output
-    (service,) = yaml.safe_load(told.output)["services"].values()
-    read = [
-        name for name in names if f"{tmp_path}/{name}:{tmp_path}/{name}:ro" in service["volumes"]
-    ]
+    service = _service(path, "device")
+    mounts = _mounts(service)
+    read = [name for name in names if mounts.get(f"{tmp_path}/{name}") is False]
     assert read == ["all.npz", "test.npz", "own data.npz", "pi.yaml"]
     assert "ports" not in service
 

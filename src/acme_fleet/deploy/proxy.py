@@ -18,18 +18,18 @@ _FLEET = (
 )
 _TEMPLATE = """\
 daemon off;
-pid {state}/nginx/nginx.pid;
+pid "{state}/nginx/nginx.pid";
 error_log stderr warn;
 worker_processes 1;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
     server_tokens off;
-    client_body_temp_path {state}/nginx/body;
-    proxy_temp_path {state}/nginx/proxy;
-    fastcgi_temp_path {state}/nginx/fastcgi;
-    uwsgi_temp_path {state}/nginx/uwsgi;
-    scgi_temp_path {state}/nginx/scgi;
+    client_body_temp_path "{state}/nginx/body";
+    proxy_temp_path "{state}/nginx/proxy";
+    fastcgi_temp_path "{state}/nginx/fastcgi";
+    uwsgi_temp_path "{state}/nginx/uwsgi";
+    scgi_temp_path "{state}/nginx/scgi";
     # Messages travel in pieces of 5 MiB; they are passed on as they come.
     client_max_body_size 16m;
     client_body_buffer_size 16m;
@@ -38,8 +38,8 @@ http {{
     proxy_read_timeout 120s;
     server {{
         listen {address}:{port} ssl;
-        ssl_certificate {keys}/{server};
-        ssl_certificate_key {keys}/{server_key};
+        ssl_certificate "{keys}/{server}";
+        ssl_certificate_key "{keys}/{server_key}";
         ssl_protocols TLSv1.2 TLSv1.3;
         ssl_session_tickets off;
         location ~ ^/v1/fleet/({fleet})$ {{
@@ -47,7 +47,7 @@ http {{
             proxy_pass https://127.0.0.1:{local_port}$uri;
             proxy_http_version 1.1;
             proxy_ssl_verify on;
-            proxy_ssl_trusted_certificate {keys}/{ca};
+            proxy_ssl_trusted_certificate "{keys}/{ca}";
             proxy_ssl_name localhost;
             # A SuperNode ends its heartbeat for good at a 500 (a full disk); 503 is asked again.
             proxy_intercept_errors on;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -119,11 +120,7 @@ class Site(Settings):
                 f"{path}: fleet: there is no file {site.fleet}; write the fleet file's path, "
                 f"absolute or from {folder}"
             )
-        if len(os.fsencode(site.relay_socket)) > LONGEST_PATH:
-            raise FleetError(
-                f"{path}: state: {site.state} is too long a path for the sockets in it; choose one "
-                f"of at most {LONGEST_PATH - len('/relay.sock')} bytes"
-            )
+        _check_paths(site, path)
         return site
 
     @property
@@ -188,6 +185,21 @@ class Site(Settings):
             for path in (value if isinstance(value, list) else [value])
             if isinstance(path, Path)  # text names a data set or a model of a hub
         ]
+
+
+def _check_paths(site: Site, path: Path) -> None:
+    """Refuse folders that nginx or a socket cannot have."""
+    for name in ("state", "keys"):
+        if odd := re.search(r'["$\\\x00-\x1f]', str(getattr(site, name))):
+            raise FleetError(
+                f"{path}: {name}: choose a path without quotes, dollar signs, backslashes and "
+                f"line breaks, which nginx would read otherwise (got {odd[0]!r} in it)"
+            )
+    if len(os.fsencode(site.relay_socket)) > LONGEST_PATH:
+        raise FleetError(
+            f"{path}: state: {site.state} is too long a path for the sockets in it; choose one "
+            f"of at most {LONGEST_PATH - len('/relay.sock')} bytes"
+        )
 
 
 def fingerprint(fleet: Fleet) -> str:

@@ -104,7 +104,7 @@ def services(site: Site, path: Path, members: Sequence[str]) -> list[Service]:
             Service(
                 "superlink", superlink.command(), home, ready=lambda: superlink.register(members)
             ),
-            Service("proxy", proxy_command(site), home, ready=lambda: _answers(site.port)),
+            Service("proxy", proxy_command(site), home, ready=lambda: _answers(site)),
         ]
     if site.upstream:
         plain = environment(site.state / "flower" / "role")
@@ -136,11 +136,13 @@ def supernode_command(site: Site) -> list[str]:
     ]
 
 
-def _answers(port: int) -> None:
+def _answers(site: Site) -> None:
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    end = anywhere.get(site.address, site.address), site.port
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+        socket.create_connection(end, timeout=2).close()
     except OSError as error:
-        raise RunError(f"nothing answers on port {port}") from error
+        raise RunError(f"nothing answers at {end[0]}, port {end[1]}") from error
 
 
 def _free_port() -> int:

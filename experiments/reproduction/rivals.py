@@ -92,6 +92,10 @@ def _levit(k: int, side: int, channels: int, patch: int) -> nn.Module:
             mlp_ratio=[2, 2, 2],
         )
     )
+    for attention in model.modules():
+        if hasattr(attention, "attention_bias_cache"):
+            # It would go on with the biases of its first answer when other weights are loaded.
+            attention.register_forward_pre_hook(lambda m, _: m.attention_bias_cache.clear())
     return _Enlarged(model, 2)
 
 
@@ -202,7 +206,8 @@ def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
         body = SHAPES[shape](k, side * larger, channels, patch)
         body = _Enlarged(body, larger) if larger > 1 else body
         rival = Rival(body, 1, classes).eval()
-        features = rival.features(torch.zeros(1, channels, side, side)).shape[1]
+        with torch.no_grad():
+            features = rival.features(torch.zeros(1, channels, side, side)).shape[1]
         rival.head = nn.Linear(features, classes)
     return rival
 

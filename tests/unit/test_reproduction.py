@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_a_rival_is_as_wide_as_fits_and_learns(bench: Bench, shape: str):
     idle = [name for name, p in rival.named_parameters() if p.grad is None]
     assert not idle
     assert rivals.widest(shape, 2000, bench) is None
+
+
+@pytest.mark.parametrize("shape", rivals.SHAPES)
+def test_a_rival_answers_by_the_weights_that_it_has_now(bench: Bench, shape: str):
+    """Weights are averaged, kept and loaded while it is evaluated in between."""
+    pixels = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    rival = copy.deepcopy(rivals.make(shape, 4, bench, 10))
+    other = copy.deepcopy(rival)
+    for parameter in other.parameters():
+        parameter.data.add_(0.01)
+    with torch.no_grad():
+        before, expected = rival(pixels), other(pixels)
+        rival.load_state_dict(other.state_dict())
+        torch.testing.assert_close(rival(pixels), expected)
+    assert not torch.allclose(before, expected)
 
 
 def test_the_federated_mean_counts_samples():

@@ -28,8 +28,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app, hosts
-from acme_fleet.deploy import keys, units
-from acme_fleet.deploy import up as start
+from acme_fleet.deploy import check, keys, units
 from acme_fleet.deploy.names import is_host
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import configuration, proxy_command
@@ -345,18 +344,18 @@ def test_a_port_that_is_taken_is_waited_for_and_then_named(
         port = other.getsockname()[1]
         path = write_site(role="cloud", address="127.0.0.1", port=port)
         site = Site.from_yaml(path)
-        monkeypatch.setattr(start, "_FREE_S", 0.0)
+        monkeypatch.setattr(check, "_FREE_S", 0.0)
         with pytest.raises(FleetError, match=rf"port: cannot listen on 127.0.0.1 port {port}: "):
-            start.wait_until_free(path, site)
-        monkeypatch.setattr(start, "_FREE_S", 30.0)
+            check.wait_until_free(path, site)
+        monkeypatch.setattr(check, "_FREE_S", 30.0)
         threading.Timer(0.2, other.close).start()
-        start.wait_until_free(path, site)
+        check.wait_until_free(path, site)
 
 
 def test_an_address_that_this_host_has_not_is_named(write_site: Any):
     path = write_site(role="cloud", address="192.0.2.1")
     with pytest.raises(FleetError, match=r"port: cannot listen on 192.0.2.1"):
-        start.wait_until_free(path, Site.from_yaml(path))
+        check.wait_until_free(path, Site.from_yaml(path))
 
 
 @pytest.fixture
@@ -384,11 +383,11 @@ def test_the_server_above_must_be_of_the_same_authority(
 ):
     path = write_site(role="device", name="cam-1", upstream=f"localhost:{server}")
     site = Site.from_yaml(path)
-    assert start.check_upstream(path, site) == ""
+    assert check.check_upstream(path, site) == ""
     keys.make_authority(tmp_path / "other")
     (tmp_path / "keys/ca.crt").write_bytes((tmp_path / "other/ca.crt").read_bytes())
     with pytest.raises(FleetError, match=r"shows a certificate that .*ca.crt does not vouch for: "):
-        start.check_upstream(path, site)
+        check.check_upstream(path, site)
 
 
 def test_the_server_above_may_come_up_later(make_keys: Any, write_site: Any):
@@ -396,7 +395,7 @@ def test_the_server_above_may_come_up_later(make_keys: Any, write_site: Any):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     path = write_site(role="device", name="cam-1", upstream=f"127.0.0.1:{port}")
-    assert start.check_upstream(path, Site.from_yaml(path)) == "Connection refused"
+    assert check.check_upstream(path, Site.from_yaml(path)) == "Connection refused"
 
 
 # --- what is started --------------------------------------------------------------------------

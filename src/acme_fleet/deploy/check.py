@@ -1,13 +1,19 @@
-"""Whether a host can be started: its site file, its fleet, its data and its keys."""
+"""Whether a host can be started: site file, fleet, data, keys, its ports, and whom it dials."""
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
+import time
 from pathlib import Path
 
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.site import Site
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet
+
+_FREE_S, _DIAL_S = 15.0, 5.0
 
 
 def checked(path: Path, role: str) -> tuple[Site, Fleet]:
@@ -34,3 +40,53 @@ def checked(path: Path, role: str) -> tuple[Site, Fleet]:
         keys.check_server(site.keys, f"{path}: keys")
         keys.public_keys(site.keys, site.members(fleet))
     return site, fleet
+
+
+def wait_until_free(path: Path, site: Site) -> None:
+    """Wait until both ports of a server are free, as those of a host that has just been stopped.
+
+    Raises:
+        FleetError: if another program keeps one.
+    """
+    deadline = time.monotonic() + _FREE_S
+    for name, address in (("port", site.address), ("local_port", "127.0.0.1")):
+        port = getattr(site, name)
+        while error := _why_taken(address, port):
+            if time.monotonic() > deadline or error.errno != errno.EADDRINUSE:
+                raise FleetError(
+                    f"{path}: {name}: cannot listen on {address} port {port}: {error.strerror}; "
+                    f"stop what does, or write another"
+                )
+            time.sleep(0.5)
+
+
+def _why_taken(address: str, port: int) -> OSError | None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def check_upstream(path: Path, site: Site) -> str:
+    """Why the server above cannot be reached now; empty if it can.
+
+    Raises:
+        FleetError: if it shows a certificate that is not of this host's authority.
+    """
+    assert site.upstream is not None
+    host, _, port = site.upstream.rpartition(":")
+    context = ssl.create_default_context(cafile=site.keys / keys.CA)
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_S) as plain:
+            context.wrap_socket(plain, server_hostname=host.strip("[]")).close()
+    except ssl.SSLCertVerificationError as error:
+        raise FleetError(
+            f"{path}: upstream: {site.upstream} shows a certificate that {site.keys / keys.CA} "
+            f"does not vouch for: {error.verify_message}; take the {keys.CA} of its authority, or "
+            f"make its certificate for this address"
+        ) from error
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import ssl
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from acme_fleet.deploy import keys
-from acme_fleet.deploy.check import checked
+from acme_fleet.deploy.check import check_upstream, checked, wait_until_free
 from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import proxy_command
 from acme_fleet.deploy.site import Site
 from acme_fleet.deploy.superlink import SuperLink, environment, program
 from acme_fleet.deploy.warm import write_stub
-from acme_fleet.errors import FleetError, RunError
-
-_FREE_S, _DIAL_S = 15.0, 5.0
+from acme_fleet.errors import RunError
 
 
 def up(path: Path, role: str, say: Callable[[str], None]) -> None:
@@ -37,52 +32,6 @@ def up(path: Path, role: str, say: Callable[[str], None]) -> None:
     if site.upstream and (silence := check_upstream(path, site)):
         say(f"{site.upstream} does not answer yet ({silence}); it is asked again until it does")
     keep_running(services(site, path, site.members(fleet)), say)
-
-
-def wait_until_free(path: Path, site: Site) -> None:
-    """Wait until both ports of a server are free, as those of a host that has just been stopped.
-
-    Raises:
-        FleetError: if another program keeps one.
-    """
-    ports = {"port": (site.address, site.port), "local_port": ("127.0.0.1", site.local_port)}
-    deadline = time.monotonic() + _FREE_S
-    for name, place in ports.items():
-        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        while True:
-            try:
-                socket.create_server(place, family=family).close()
-                break
-            except OSError as error:
-                if time.monotonic() > deadline or error.errno != errno.EADDRINUSE:
-                    raise FleetError(
-                        f"{path}: {name}: cannot listen on {place[0]} port {place[1]}: "
-                        f"{error.strerror}; stop what does, or write another"
-                    ) from error
-                time.sleep(0.5)
-
-
-def check_upstream(path: Path, site: Site) -> str:
-    """Why the server above cannot be reached now; empty if it can.
-
-    Raises:
-        FleetError: if it shows a certificate that is not of this host's authority.
-    """
-    assert site.upstream is not None
-    host, _, port = site.upstream.rpartition(":")
-    context = ssl.create_default_context(cafile=site.keys / keys.CA)
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_S) as plain:
-            context.wrap_socket(plain, server_hostname=host.strip("[]")).close()
-    except ssl.SSLCertVerificationError as error:
-        raise FleetError(
-            f"{path}: upstream: {site.upstream} shows a certificate that {site.keys / keys.CA} "
-            f"does not vouch for: {error.verify_message}; take the {keys.CA} of its authority, or "
-            f"make its certificate for this address"
-        ) from error
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 def services(site: Site, path: Path, members: Sequence[str]) -> list[Service]:

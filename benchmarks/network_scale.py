@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from record import RESULTS, write_result
-from round_latency import over_network, tiny
+from round_latency import over_network
 from scipy.optimize import nnls
 
 from acme_fleet.edge.similarity import distance_matrix
@@ -101,7 +101,7 @@ def main() -> None:
         runs = json.loads((RESULTS / "network_scale.json").read_text())["details"]["runs"]
     asked = [] if refit else map(int, sys.argv[1:] or ["4", "8", "16"])
     for devices in sorted({*asked} - {run["devices"] for run in runs}):
-        run = over_network(tiny(devices, _ROUNDS))
+        run = over_network(devices, _ROUNDS)
         rounds = run.pop("rounds")
         run |= {"devices": devices, "load_average": os.getloadavg()[0]}
         runs.append(run | {name: np.round(s, 2).tolist() for name, s in rounds.items()})

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from record import write_result
+from sklearn.datasets import load_digits
 
 import acme_fleet
 from acme_fleet.fleet import Fleet
@@ -36,7 +37,11 @@ _COLD = {
 }
 
 
-def tiny(devices: int, rounds: int = _ROUNDS) -> Fleet:
+def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
+    """Handwritten digits as a file of one's own data: hosts do not load the library they are in."""
+    digits = load_digits()
+    path = folder / "digits.npz"
+    np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
     names = [{"name": f"d{i}", "storage": "60 kB"} for i in range(devices)]
     return Fleet.parse(
         {
@@ -44,7 +49,10 @@ def tiny(devices: int, rounds: int = _ROUNDS) -> Fleet:
                 "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
                 "training": {"epochs": 1},
             },
-            "data": {"public": 0.2, "edge_share": 0.2, "validation": 0.25},
+            "data": {
+                **{"source": "arrays", "train": str(path)},
+                **{"public": 0.2, "edge_share": 0.2, "validation": 0.25},
+            },
             "backbone": {
                 "widths": [1.0],
                 "depths": [1],
@@ -85,10 +93,11 @@ def _at(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def over_network(fleet: Fleet) -> dict[str, Any]:
+def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:
     """One run on hosts of their own; rounds, and what the processes held and used."""
     folder = Path(tempfile.mkdtemp(prefix="acme-"))
     try:
+        fleet = tiny(devices, folder, rounds)
         begun = time.monotonic()
         with hosts_up(Hosts(folder, fleet, {"grace_s": 120}), timeout_s=600) as hosts:
             up = time.monotonic() - begun
@@ -156,10 +165,9 @@ def cold_start(code: str) -> float:
 
 def main() -> None:
     begun = time.monotonic()
-    fleet = tiny(4)
-    network = over_network(fleet)
+    network = over_network(4)
     with tempfile.TemporaryDirectory() as folder:
-        acme_fleet.customize(fleet, Path(folder) / "run")
+        acme_fleet.customize(tiny(4, Path(folder)), Path(folder) / "run")
         embedded = rounds_of(read_events(Path(folder) / "run" / "events.jsonl"))
     cold = {name: cold_start(code) for name, code in _COLD.items()}
     total, overhead = (

@@ -8,8 +8,9 @@ own classifier.
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .bench import Bench
 from .rivals import Plain, personal_accuracies
 
 State = Mapping[str, Tensor]
-_OWN = "head."  # what FedPer leaves on the device
+OWN = "head."  # what FedPer leaves on the device
 
 
 def averaged(states: Sequence[State], samples: Sequence[int]) -> dict[str, Tensor]:
@@ -39,21 +40,70 @@ def averaged(states: Sequence[State], samples: Sequence[int]) -> dict[str, Tenso
     }
 
 
+class Clients:
+    """A cluster's devices, each of which trains the whole model on its private data."""
+
+    def __init__(self, start: Classifier, cluster: Cluster, bench: Bench, purpose: str) -> None:
+        reference = bench.fleet.reference
+        self._private = [bench.world.private[device.name] for device in cluster.devices]
+        self._training = reference.training.model_copy(update={"epochs": 1})
+        self._augment = augmentation(reference.crop_padding, flip=reference.flip)
+        self._draw = lambda *occasion: bench.draw(purpose, cluster.name, *occasion)
+        self._model = copy.deepcopy(start)
+
+    @property
+    def samples(self) -> list[int]:
+        """What each of them trains on."""
+        return [len(own.train) for own in self._private]
+
+    def trained(self, number: int, client: int, state: State) -> dict[str, Tensor]:
+        """A client's model after one epoch of round ``number`` that begins with ``state``."""
+        self._model.load_state_dict(state)
+        fit(
+            self._model,
+            self._private[client].train,
+            self._training,
+            self._draw(number, client),
+            augment=self._augment,
+        )
+        return _copy(self._model)
+
+    def accuracy(self, states: Sequence[State]) -> float:
+        """Mean over clients, each with a model of its own on its validation data."""
+        accuracies = []
+        for state, own in zip(states, self._private, strict=True):
+            self._model.load_state_dict(state)
+            accuracies.append(evaluate(self._model.eval(), own.validation).accuracy)
+        return statistics.fmean(accuracies)
+
+
+def rounds(clients: Clients, start: State, *, personal: bool) -> Iterator[list[State]]:
+    """Each client's model after each round; with ``personal`` it keeps its own classifier."""
+    states = [start for _ in clients.samples]
+    for number in itertools.count():
+        trained = [clients.trained(number, i, state) for i, state in enumerate(states)]
+        common = averaged(trained, clients.samples)
+        states = [
+            {name: of[name] if personal and name.startswith(OWN) else common[name] for name in of}
+            for of in trained
+        ]
+        yield states
+
+
 def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
     """Test accuracies by device of FedAvg, plain and with adapted classifiers, and of FedPer."""
     backbone = bench.elastic.extract(bench.elastic.shape(summary.width, summary.depth))
     start = Classifier(backbone, copy.deepcopy(bench.elastic.classifier.head)).requires_grad_(True)
-    with bench.accelerated(start):
-        (everyone, *_) = _rounds(start, cluster, bench, personal=False)
-        customised = _rounds(start, cluster, bench, personal=True)
+    (everyone, *_) = _best(start, cluster, bench, "FedAvg")
     model = copy.deepcopy(start)
     model.load_state_dict(everyone)
     model.requires_grad_(False).eval()
     tests = [bench.world.private[device.name].test for device in cluster.devices]
     personal = []
-    for state, test in zip(customised, tests, strict=True):
-        start.load_state_dict(state)
-        personal.append(evaluate(start.eval(), test).accuracy)
+    for state, test in zip(_best(start, cluster, bench, "FedPer"), tests, strict=True):
+        model.load_state_dict(state)
+        personal.append(evaluate(model, test).accuracy)
+    model.load_state_dict(everyone)
     return {
         "FedAvg": [evaluate(model, test).accuracy for test in tests],
         "FedAvg, then adapted": personal_accuracies(Plain(model), cluster, bench, "FedAvg"),
@@ -62,37 +112,19 @@ def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[s
     }
 
 
-def _rounds(
-    start: Classifier, cluster: Cluster, bench: Bench, *, personal: bool
-) -> list[dict[str, Tensor]]:
+def _best(start: Classifier, cluster: Cluster, bench: Bench, way: str) -> list[State]:
     """Each device's model after the best round by the devices' validation data.
 
     A round is one epoch on every device, from what all have in common.
     """
-    settings, reference = bench.fleet.personalization, bench.fleet.reference
-    training = reference.training.model_copy(update={"epochs": 1})
-    own = [bench.world.private[device.name] for device in cluster.devices]
-    augment = augmentation(reference.crop_padding, flip=reference.flip)
-    first = {name: value.clone() for name, value in start.state_dict().items()}
-    states = [dict(first) for _ in own]
-    best, best_accuracy = states, -1.0
-    model = copy.deepcopy(start)
-    for number in range(settings.training_in_all.epochs):
-        trained = []
-        for i, (state, data) in enumerate(zip(states, own, strict=True)):
-            model.load_state_dict(state)
-            draw = bench.draw("FedPer" if personal else "FedAvg", cluster.name, number, i)
-            fit(model, data.train, training, draw, augment=augment)
-            trained.append({name: value.clone() for name, value in model.state_dict().items()})
-        common = averaged(trained, [len(data.train) for data in own])
-        states = [
-            {name: of[name] if personal and name.startswith(_OWN) else common[name] for name in of}
-            for of in trained
-        ]
-        accuracies = []
-        for state, data in zip(states, own, strict=True):
-            model.load_state_dict(state)
-            accuracies.append(evaluate(model.eval(), data.validation).accuracy)
-        if statistics.fmean(accuracies) > best_accuracy:
-            best, best_accuracy = states, statistics.fmean(accuracies)
-    return best
+    with bench.accelerated(start):
+        clients, first = Clients(start, cluster, bench, way), _copy(start)
+        outcomes = itertools.islice(
+            rounds(clients, first, personal=way == "FedPer"),
+            bench.fleet.personalization.training_in_all.epochs,
+        )
+        return max(outcomes, key=clients.accuracy)
+
+
+def _copy(model: Classifier) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}

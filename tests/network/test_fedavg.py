@@ -28,7 +28,8 @@ sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 from reproduction.bench import Bench, Options  # noqa: E402
 from reproduction.federated import OWN, Clients, rounds  # noqa: E402
 
-_ROUNDS, _HEAD = 3, "head.weight"
+_ROUNDS = 3
+State = dict[str, Tensor]
 
 
 class _InProcess(Grid):
@@ -39,17 +40,17 @@ class _InProcess(Grid):
     def __init__(self, app: ClientApp, nodes: int) -> None:
         empty: dict[str, Any] = {}
         self._app = app
-        self._contexts = {
+        self.contexts = {
             node: Context(0, node, empty, RecordDict(), empty) for node in range(1, nodes + 1)
         }
 
     def get_node_ids(self) -> Iterable[int]:
-        return list(self._contexts)
+        return list(self.contexts)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        return [self._app(m, self._contexts[m.metadata.dst_node_id]) for m in messages]
+        return [self._app(m, self.contexts[m.metadata.dst_node_id]) for m in messages]
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -83,18 +84,14 @@ def _client(clients: Clients, *, personal: bool) -> ClientApp:
     return app
 
 
-def _by_flower(clients: Clients, start: dict[str, Tensor], *, personal: bool) -> list[Any]:
-    """What all have in common after each round, and then what each client has of its own."""
+def _by_flower(clients: Clients, start: State, *, personal: bool) -> tuple[State, list[State]]:
+    """What all have in common after the rounds, and what each client has of its own."""
     grid = _InProcess(_client(clients, personal=personal), len(clients.samples))
-    common: list[Any] = []
-    FedAvg(fraction_evaluate=0.0).start(
-        grid,
-        ArrayRecord(torch_state_dict=start),
-        num_rounds=_ROUNDS,
-        evaluate_fn=lambda _, arrays: common.append(arrays.to_torch_state_dict()),
+    result = FedAvg(fraction_evaluate=0.0).start(
+        grid, ArrayRecord(torch_state_dict=start), num_rounds=_ROUNDS
     )
-    own = [context.state["own"].to_torch_state_dict() for context in grid._contexts.values()]
-    return [*common[1:], own]
+    own = [context.state["own"].to_torch_state_dict() for context in grid.contexts.values()]
+    return dict(result.arrays.to_torch_state_dict()), own
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +103,11 @@ def as_in_a_process_for_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(Options("smoke", 1, None, tmp_path, tmp_path), 0, "fig7a")
+    """One of its clients has few samples, and so little to say."""
+    found = Bench(Options("smoke", 1, None, tmp_path, tmp_path), 0, "fig7a")
+    first = found.world.private[found.fleet.clusters[0].devices[0].name]
+    object.__setattr__(first, "train", first.train[:10])
+    return found
 
 
 @pytest.mark.parametrize("personal", [False, True])
@@ -115,15 +116,16 @@ def test_rounds_are_those_of_flowers_strategy(bench: Bench, personal: bool):
     model: Classifier = untrained_reference(bench.fleet, public, bench.world.classes)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     clients = Clients(model, cluster, bench, "a test")
-    *common, own = _by_flower(clients, start, personal=personal)
-    ours = list(itertools.islice(rounds(clients, start, personal=personal), _ROUNDS))
-    for theirs, states in zip(common, ours, strict=True):
-        for name, value in states[0].items():
-            if not (personal and name.startswith(OWN)):
-                torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(start[_HEAD], ours[-1][0][_HEAD], atol=1e-3)
-    if personal:
-        for theirs, state in zip(own, ours[-1], strict=True):
-            torch.testing.assert_close(
-                state["head.weight"], theirs["head.weight"], atol=1e-5, rtol=1e-4
-            )
+    common, own = _by_flower(clients, start, personal=personal)
+    *_, ours = itertools.islice(rounds(clients, start, personal=personal), _ROUNDS)
+
+    @torch.no_grad()
+    def answers(state: dict[str, Tensor]) -> Tensor:
+        # Not the weights: AdamW moves those without a gradient by the signs of rounding errors.
+        model.load_state_dict(state)
+        return model.eval()(**public.test.inputs).softmax(dim=1)
+
+    for state, head in zip(ours, own, strict=True):
+        theirs = common | (head if personal else {})
+        torch.testing.assert_close(answers(state), answers(theirs), rtol=0, atol=2e-3)
+        assert (answers(state) - answers(start)).abs().max() > 0.1

@@ -66,9 +66,11 @@ def reproduce(
 ) -> None:
     """Run a table or figure of the paper again (a clone of the project has the stories).
 
-    Further options are handed on: --data FOLDER of the data sets (small and full need it), --out
-    FOLDER of finished pieces (runs/reproduce), --results FOLDER of figures (the clone's), --device
-    cpu or cuda, --threads N.
+    Further options are handed on to the story:
+    --data FOLDER of the data sets, for small and full;
+    --out FOLDER of finished pieces (runs/reproduce);
+    --results FOLDER of figures and pictures (the clone's own);
+    --device cpu or cuda; --threads N.
     """
     with errors_explained():
         from acme_fleet.report.stories import read_stories, run_story

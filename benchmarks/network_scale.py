@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import numpy as np
-from record import RESULTS, write_result
+from record import RESULTS, commit, write_result
 from round_latency import over_network
 from scipy.optimize import nnls
 
@@ -90,12 +90,13 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
         "edge_memory_gb": (model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each)
         / 1e3,
         "cloud_requests_a_second": edges * (1 / _POLL_S + 1 / _BEAT_S),
-        "cloud_idle_cores": idle * edges,
+        "cloud_idle_cores": model["edge_idle_cpu_share"] + idle * edges,
     }
 
 
 def main() -> None:
-    partial, refit = RESULTS / "network_scale.partial.json", sys.argv[1:] == ["refit"]
+    # Of this commit only: another one may measure other things.
+    partial, refit = RESULTS / f"network_scale-{commit()}.partial.json", sys.argv[1:] == ["refit"]
     runs = json.loads(partial.read_text()) if partial.exists() else []
     if refit and not runs:
         runs = json.loads((RESULTS / "network_scale.json").read_text())["details"]["runs"]
@@ -109,7 +110,8 @@ def main() -> None:
         partial.write_text(json.dumps(runs))
     model = fit(runs) | {"edge_similarity_s_per_pair": similarity_s_per_pair()}
     wall = (1 - model["edge_idle_cpu_share"]) / max(1e-9, model["edge_idle_cpu_share_per_device"])
-    alone = [run["devices"] / run["idle_cpu_share"]["north"] for run in runs]
+    idle0 = model["edge_idle_cpu_share"]
+    alone = [(1 - idle0) * r["devices"] / (r["idle_cpu_share"]["north"] - idle0) for r in runs]
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
     details = {"runs": runs, "model": model, "predicted": predicted}
     path = write_result(

@@ -105,6 +105,9 @@ def load(devices: int) -> dict[str, Any]:
             stopped.set()
             for thread in asking:
                 thread.join()
+            # Each asks once in a pause and an answer's time; one that has failed asks no more.
+            expected = devices * passed / (_POLL_S + waits.mean())
+            assert abs(len(waits) - expected) < 0.1 * expected + devices, (len(waits), expected)
     return {
         "devices": devices,
         "up_s": round(registered, 1),

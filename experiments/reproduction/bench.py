@@ -88,7 +88,8 @@ class Bench:
 
     def settings(self) -> dict[str, Any]:
         """For the result file: the scale's file as it is, without this machine's paths."""
-        return {"fleet": self._content, "experiment": self.extra, "threads": self.options.threads}
+        machine = {"threads": self.options.threads, "device": self.options.device}
+        return {"fleet": self._content, "experiment": self.extra, **machine}
 
     def _generated(self) -> Path:
         folder = self.options.out.resolve()
@@ -165,11 +166,13 @@ class Bench:
     @contextmanager
     def accelerated(self, *models: nn.Module) -> Iterator[None]:
         """Models on ``--device`` while they are trained, on the CPU again afterwards."""
-        for model in models:
-            model.to(self.options.device)
-        yield
-        for model in models:
-            model.cpu()
+        try:
+            for model in models:
+                model.to(self.options.device)
+            yield
+        finally:
+            for model in models:
+                model.cpu()
 
     # --- what is made of them ---
 

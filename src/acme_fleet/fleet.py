@@ -360,8 +360,8 @@ class Fleet(Settings):
     """Everything that decides a run. See ``acme init`` for a commented example.
 
     ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
-    ``accelerator`` is where the cloud server trains and measures the backbone, in bfloat16 on a
-    GPU; edge servers and devices compute on the CPU.
+    ``accelerator`` is where the cloud server trains (on a GPU in bfloat16) and measures the
+    backbone; edge servers and devices compute on the CPU. A run goes on where it was begun.
     ``devices_at_once`` is how many devices of a cluster train their headers together where one
     machine plays them all: much faster for many, the same numbers up to rounding.
     ``edge_quorum`` is the share of the clusters that must finish for a run to end with a report;

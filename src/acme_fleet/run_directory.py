@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from acme_fleet.errors import RunError
@@ -42,7 +43,7 @@ class RunDirectory:
             if changes:
                 raise RunError(
                     f"{run.path} is a run of another fleet or seed; choose another --out, or ask "
-                    f"for the same:\n" + "\n".join(changes[:_MOST_CHANGES])
+                    f"for the same:\n" + _shown(changes)
                 )
         elif resume:
             raise RunError(f"nothing to resume: {stored} does not exist; run without --resume")
@@ -53,8 +54,9 @@ class RunDirectory:
         return run
 
     def _is_bare(self) -> bool:
-        """Whether a run has left its fleet here and got no further."""
-        return [path.name for path in self.path.iterdir()] == [FLEET]
+        """Whether a run has left its fleet and identity here and got no further."""
+        files = {path for path in self.path.rglob("*") if path.is_file()}
+        return files <= {self.path / FLEET, self.identity}
 
     def _start(self, fleet: Fleet) -> None:
         try:
@@ -78,12 +80,11 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """What to type to go on with an interrupted run."""
-        command = f"acme run {self.path / FLEET} --out {self.path} --resume"
+        command = ["acme", "run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
         if self.identity.exists():
-            command += (
-                f" --engine flower --config {json.loads(self.identity.read_text())['config']}"
-            )
-        return command
+            config = json.loads(self.identity.read_text())["config"]
+            command += ["--engine", "flower", "--config", config]
+        return shlex.join(command)
 
     @property
     def identity(self) -> Path:
@@ -132,3 +133,9 @@ class RunDirectory:
     def device(self, name: str) -> Path:
         """A device's folder: its model, and its private state below it."""
         return self.path / "devices" / name
+
+
+def _shown(changes: list[str]) -> str:
+    left = len(changes) - _MOST_CHANGES
+    more = [f"and {left} more"] if left > 0 else []
+    return "\n".join([*changes[:_MOST_CHANGES], *more])

@@ -584,7 +584,9 @@ def test_a_gpu_that_is_not_here_is_missed_before_the_run(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cloud_on_a_gpu(tiny: Callable[..., Fleet], tmp_path: Path):
+    torch.cuda.reset_peak_memory_stats()
     summary = acme_fleet.customize(tiny(accelerator="cuda"), tmp_path / "run")
+    assert torch.cuda.max_memory_allocated() > 0
     assert summary.reference.accuracy > 0.5
     for device in summary.devices:
         assert acme_fleet.load(tmp_path / "run/devices" / device.name).training is False

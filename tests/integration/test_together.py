@@ -40,7 +40,7 @@ def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
         for name, tensor in models[0].items():
             assert tensor.allclose(models[1][name], atol=1e-3), name
     stages = [event for event in read_events(prepared / "events.jsonl") if "stage" in event]
-    actors = [event["actor"] for event in stages if event["stage"].endswith(" together")]
+    actors = [event["actor"] for event in stages if ", together: " in event["stage"]]
     # three rounds and the fine-tuning in each cluster
     assert actors == ["north"] * 4 + ["south"] * 4
 

@@ -91,7 +91,7 @@ def test_site_knows_its_place(write_site: Any, tmp_path: Path):
         ({"role": "cloud", "ports": 1}, "correct its spelling; did you mean port? (got 1)"),
         (
             {"role": "device", "name": "cam-1", "upstream": "a:1", "port": 9443},
-            "port: nobody dials a device; remove it",
+            "port: is for servers, and nobody dials a device; remove it",
         ),
         ({"role": "clout"}, "role: Input should be 'cloud', 'edge' or 'device' (got 'clout')"),
         ({}, "role: is missing; add it"),
@@ -285,6 +285,9 @@ def test_a_servers_files_belong_together(strange: str, tmp_path: Path):
     (tmp_path / "one" / strange).write_bytes(b"-----BEGIN")
     with pytest.raises(FleetError, match="is damaged: "):
         keys.check_server(tmp_path / "one", "keys")
+    (tmp_path / "one" / strange).unlink()
+    with pytest.raises(FleetError, match=rf"cannot read .*/{strange}: No such file"):
+        keys.check_server(tmp_path / "one", "keys")
 
 
 def test_a_nodes_keys_belong_together_and_to_one_node(tmp_path: Path):
@@ -331,6 +334,7 @@ def make_keys(tmp_path: Path) -> Any:
             public = folder / "keys" / keys.PEERS / f"{name}.pub"
             public.parent.mkdir(exist_ok=True)
             public.write_bytes((folder / "of" / name / keys.NODE_PUBLIC).read_bytes())
+        (folder / "keys" / keys.CA_KEY).rename(folder / keys.CA_KEY)
         (folder / "state").mkdir()
         _give_away(folder / "state", *(folder / "keys").iterdir())
 
@@ -342,7 +346,10 @@ def test_a_port_that_is_taken_is_waited_for_and_then_named(
 ):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        path = write_site(role="cloud", address="127.0.0.1", port=port)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            local_port = probe.getsockname()[1]
+        ports = {"port": port, "local_port": local_port}
+        path = write_site(role="cloud", address="127.0.0.1", **ports)
         site = Site.from_yaml(path)
         monkeypatch.setattr(check, "_FREE_S", 0.0)
         with pytest.raises(FleetError, match=rf"port: cannot listen on 127.0.0.1 port {port}: "):
@@ -354,7 +361,7 @@ def test_a_port_that_is_taken_is_waited_for_and_then_named(
 
 def test_an_address_that_this_host_has_not_is_named(write_site: Any):
     path = write_site(role="cloud", address="192.0.2.1")
-    with pytest.raises(FleetError, match=r"port: cannot listen on 192.0.2.1"):
+    with pytest.raises(FleetError, match=r"address: cannot listen on 192.0.2.1 .* of this host"):
         check.wait_until_free(path, Site.from_yaml(path))
 
 
@@ -387,6 +394,9 @@ def test_the_server_above_must_be_of_the_same_authority(
     keys.make_authority(tmp_path / "other")
     (tmp_path / "keys/ca.crt").write_bytes((tmp_path / "other/ca.crt").read_bytes())
     with pytest.raises(FleetError, match=r"shows a certificate that .*ca.crt does not vouch for: "):
+        check.check_upstream(path, site)
+    (tmp_path / "keys/ca.crt").write_text("-----BEGIN")
+    with pytest.raises(FleetError, match=r"keys: cannot use .*/keys/ca.crt: "):
         check.check_upstream(path, site)
 
 
@@ -508,9 +518,7 @@ def test_units_of_odd_paths(make_keys: Any, tmp_path: Path):
     assert f'\nReadWritePaths="{place}/state"\n' in unit
 
 
-def test_a_unit_is_for_one_user_who_is_not_root(
-    write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_unit_is_for_one_user_who_is_not_root(write_site: Any, make_keys: Any, tmp_path: Path):
     make_keys()
     path = write_site(role="device", name="cam-1", upstream="a:1")
     _printed(path, "device", "compose")
@@ -521,6 +529,9 @@ def test_a_unit_is_for_one_user_who_is_not_root(
         assert result.exit_code == 2
         return " ".join(result.output.split())
 
+    (tmp_path / keys.CA_KEY).rename(tmp_path / "keys" / keys.CA_KEY)
+    assert "holds the authority's ca.key, which no host may have" in told()
+    (tmp_path / "keys" / keys.CA_KEY).rename(tmp_path / keys.CA_KEY)
     (tmp_path / "state").rmdir()
     assert "state: there is no folder" in told()
     if os.getuid() == 0:

@@ -447,6 +447,10 @@ class TestRunDirectory:
         run.cloud.mkdir()
         run.identity.write_text('{"run": "1", "config": "/etc/acme/cloud.yaml"}')
         assert run.resume_command.endswith("--engine flower --config /etc/acme/cloud.yaml")
+        RunDirectory.create(tmp_path / "run", fleet, resume=False)  # nothing has been done yet
+        (run.cloud / "reference.safetensors").touch()
+        with pytest.raises(RunError, match=r"already holds a run; .* --engine flower --config"):
+            RunDirectory.create(tmp_path / "run", fleet, resume=False)
 
     def test_nothing_to_resume(self, tmp_path: Path, fleet: Fleet):
         with pytest.raises(RunError, match=r"nothing to resume: .* run without --resume"):

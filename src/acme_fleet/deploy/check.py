@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import time
@@ -51,21 +52,26 @@ def wait_until_free(path: Path, site: Site) -> None:
     deadline = time.monotonic() + _FREE_S
     for name, address in (("port", site.address), ("local_port", "127.0.0.1")):
         port = getattr(site, name)
-        while error := _why_taken(address, port):
-            if time.monotonic() > deadline or error.errno != errno.EADDRINUSE:
+        while number := _why_not(address, port):
+            if time.monotonic() > deadline or number != errno.EADDRINUSE:
+                wrong, remedy = {
+                    errno.EADDRINUSE: (name, "stop what does, or write another"),
+                    errno.EADDRNOTAVAIL: ("address", "write one of this host, or remove it"),
+                }.get(number, (name, "write another"))
                 raise FleetError(
-                    f"{path}: {name}: cannot listen on {address} port {port}: {error.strerror}; "
-                    f"stop what does, or write another"
+                    f"{path}: {wrong}: cannot listen on {address} port {port}: "
+                    f"{os.strerror(number)}; {remedy}"
                 )
             time.sleep(0.5)
 
 
-def _why_taken(address: str, port: int) -> OSError | None:
+def _why_not(address: str, port: int) -> int | None:
+    """The number of the error by which one cannot listen there."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         socket.create_server((address, port), family=family).close()
     except OSError as error:
-        return error
+        return error.errno
     return None
 
 
@@ -73,11 +79,15 @@ def check_upstream(path: Path, site: Site) -> str:
     """Why the server above cannot be reached now; empty if it can.
 
     Raises:
-        FleetError: if it shows a certificate that is not of this host's authority.
+        FleetError: if it shows a certificate that is not of this host's authority, or the
+            authority's certificate cannot be read.
     """
     assert site.upstream is not None
     host, _, port = site.upstream.rpartition(":")
-    context = ssl.create_default_context(cafile=site.keys / keys.CA)
+    try:
+        context = ssl.create_default_context(cafile=site.keys / keys.CA)
+    except OSError as error:
+        raise FleetError(f"{path}: keys: cannot use {site.keys / keys.CA}: {error}") from error
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_S) as plain:
             context.wrap_socket(plain, server_hostname=host.strip("[]")).close()

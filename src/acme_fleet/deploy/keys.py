@@ -108,12 +108,17 @@ def check_server(folder: Path, where: str) -> None:
             x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in (CA, SERVER)
         )
         key = load_pem_private_key((folder / SERVER_KEY).read_bytes(), None)
-        server.verify_directly_issued_by(authority)
-    except InvalidSignature as error:
-        raise FleetError(_STRANGE.format(where, folder / SERVER, CA)) from error
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise FleetError(
+            f"{where}: cannot read {error.filename}: {error.strerror}; start the host as its owner"
+        ) from error
+    except (ValueError, TypeError) as error:
         text = f"{where}: a certificate or key in {folder} is damaged: {error}"
         raise FleetError(text) from error
+    try:
+        server.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise FleetError(_STRANGE.format(where, folder / SERVER, CA)) from error
     if key.public_key() != server.public_key():
         raise FleetError(_STRANGE.format(where, folder / SERVER, SERVER_KEY))
 

@@ -42,6 +42,7 @@ def customize_over_flower(
 
     @contextmanager
     def connect(_: Fleet, __: World, run: RunDirectory, journal: Journal) -> Iterator[Link]:
+        identity = RunIdentity(_identity(run, config), fingerprint(fleet))
         superlink = SuperLink(site)
         nodes = superlink.nodes(site.members(fleet))
         channel = Channel(site.relay_socket, superlink.start_relay)
@@ -50,7 +51,7 @@ def customize_over_flower(
                 "cloud",
                 channel,
                 nodes,
-                RunIdentity(_identity(run, config), fingerprint(fleet)),
+                identity,
                 journal,
                 observer,
                 site.grace_s,
@@ -71,5 +72,5 @@ def _identity(run: RunDirectory, config: Path) -> str:
     path = run.identity
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"run": secrets.token_hex(16), "config": str(config)})
+        write_json(path, {"run": secrets.token_hex(16), "config": str(config.resolve())})
     return str(read_document(path.parent, path.name)["run"])

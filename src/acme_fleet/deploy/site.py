@@ -95,7 +95,7 @@ class Site(Settings):
             raise ValueError(f"local_port: must differ from port (got {self.port} for both)")
         for name in _OF_SERVERS if self.role == "device" else ():
             if name in self.model_fields_set:
-                raise ValueError(f"{name}: nobody dials a device; remove it")
+                raise ValueError(f"{name}: is for servers, and nobody dials a device; remove it")
         return self
 
     @staticmethod
@@ -189,7 +189,7 @@ class Site(Settings):
 
 def _check_paths(site: Site, path: Path) -> None:
     """Refuse folders that nginx or a socket cannot have."""
-    for name in ("state", "keys"):
+    for name in ("state", "keys") if site.serves else ():
         if odd := re.search(r'["$\\\x00-\x1f]', str(getattr(site, name))):
             raise FleetError(
                 f"{path}: {name}: choose a path without quotes, dollar signs, backslashes and "

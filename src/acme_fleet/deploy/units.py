@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from pwd import getpwuid
+from shlex import quote
 
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.check import checked
@@ -44,15 +45,20 @@ def _owner(site: Site, path: Path) -> os.stat_result:
     """Who is to run a host."""
     key = site.keys / (keys.SERVER_KEY if site.serves else keys.NODE_KEY)
     owner = key.stat()
+    if (site.keys / keys.CA_KEY).exists():
+        raise FleetError(
+            f"{path}: keys: {site.keys} holds the authority's {keys.CA_KEY}, which no host may "
+            f"have; keep it elsewhere, and here what `acme keys` says"
+        )
     if owner.st_uid == 0:
         raise FleetError(
             f"{path}: keys: {key} belongs to root; give the keys to the user who is to run this "
-            f"host: `useradd --system acme` and `chown -R acme: {site.keys}`"
+            f"host: `useradd --system acme` and `chown -R acme: {quote(str(site.keys))}`"
         )
     if not site.state.is_dir() or site.state.stat().st_uid != owner.st_uid:
         raise FleetError(
             f"{path}: state: there is no folder {site.state} of the user whose the keys are; "
-            f"`install -d -m 700 -o {_name(owner.st_uid)} {site.state}`"
+            f"`install -d -m 700 -o {_name(owner.st_uid)} {quote(str(site.state))}`"
         )
     return owner
 
@@ -75,7 +81,7 @@ Wants=network-online.target
 
 [Service]
 User={_name(owner.st_uid)}
-ExecStart={_word(program)} up {site.role} --config {_word(path)}
+ExecStart={_word(program, dollar="$")} up {site.role} --config {_word(path)}
 Environment={_word(f"HOME={site.state}", dollar="$")}
 Restart=on-failure
 RestartSec=5

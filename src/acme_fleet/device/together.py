@@ -39,7 +39,7 @@ def train_ahead(
         except AcmeError:
             continue  # it says so itself when it is asked
     for number, by_name in work.items():
-        with stage(f"{stage_of(number, personalization)}, {len(by_name)} devices together"):
+        with stage(f"{stage_of(number, personalization)}, together: {len(by_name)}"):
             trained = train_headers(
                 by_name.values(),
                 personalization.training(number),

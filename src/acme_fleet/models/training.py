@@ -49,9 +49,9 @@ def training_device(name: str, setting: str) -> torch.device:
     Raises:
         FleetError: if there is no such place here.
     """
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if name not in ("cpu", "cuda"):
         raise FleetError(f"{setting}: {name!r} is not known; it is cpu or cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise FleetError(f"{setting}: {name} is not here, PyTorch sees no CUDA GPU; say cpu")
     return torch.device(name)
 

@@ -104,7 +104,8 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 f"against {text(table[best])} of {best} (difference {text(lead)})",
                 lead["mean"],
                 lead["mean"] >= 0,
-                f"{len(rivals)} rivals with classifiers adapted like ACME's headers",
+                f"{len(rivals)} rivals with classifiers adapted like ACME's headers; not in these "
+                f"runs: the chosen backbone distilled alone (distillation.recovery_epochs)",
             )
         )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"

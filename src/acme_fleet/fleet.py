@@ -12,6 +12,7 @@ import yaml
 from pydantic import (
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -184,10 +185,12 @@ class Distillation(Settings):
     """Eq. 9, one entry for each of the two steps: width, then width and depth.
 
     ``logits_loss`` is Eq. 9's mean squared error, or the cross-entropy of the student's class
-    probabilities under the teacher's.
+    probabilities under the teacher's. A backbone that was chosen learns for ``recovery_epochs``
+    more, alone, from the whole one: it need not share its weights with others any longer.
     """
 
     training: Training = Training(epochs=8, learning_rate=5e-4)
+    recovery_epochs: NonNegativeInt = 0
     random_subnetworks: Annotated[int, Field(ge=0)] = 1
     logits_loss: Literal["mse", "soft_cross_entropy"] = "mse"
     logits_weight: tuple[float, float] = (1.0, 1.0)

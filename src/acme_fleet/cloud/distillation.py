@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
-from acme_fleet.fleet import Training
+from acme_fleet.fleet import Distillation, Training
 from acme_fleet.models.elastic import Architecture
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.supernet import ElasticClassifier, Run
@@ -42,6 +42,25 @@ class DistillationStep:
     embeddings_weight: float
     random_subnetworks: int
     logits_loss: LogitsLoss = "mse"
+
+
+def step_of(
+    settings: Distillation,
+    number: int,
+    widths: Sequence[float],
+    depths: Sequence[int],
+    teacher_width: Callable[[float], float],
+) -> DistillationStep:
+    """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file."""
+    return DistillationStep(
+        widths=widths,
+        depths=depths,
+        teacher_width=teacher_width,
+        logits_weight=settings.logits_weight[number],
+        embeddings_weight=settings.embeddings_weight[number],
+        random_subnetworks=settings.random_subnetworks,
+        logits_loss=settings.logits_loss,
+    )
 
 
 def distillation_loss(

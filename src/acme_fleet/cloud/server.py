@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
-from acme_fleet.cloud.distillation import DistillationStep, distill
+from acme_fleet.cloud.distillation import DistillationStep, distill, step_of
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_quality, candidate_sizes
 from acme_fleet.cloud.reference import augmentation, untrained_reference
@@ -76,6 +77,7 @@ class CloudServer:
         journal: Journal,
     ) -> None:
         self._settings = settings
+        self._distillation = settings.backbone.distillation
         self._public = public
         self._class_names = class_names
         self._preprocessing = preprocessing
@@ -160,42 +162,56 @@ class CloudServer:
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
         layers = [dimensions(model.backbone.config).layers]
-        return self._distill(model, 0, layers, lambda width: 1.0, progress)
+        widths = sorted({*self._settings.backbone.widths, 1.0})
+        step = step_of(self._distillation, 0, widths, layers, lambda width: 1.0)
+        return self._distill(model, _STEPS[0], step, self._draw("distillation", 0), progress)
 
     def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
         """Second step of Eq. 9: teacher of the same width at full depth."""
+        widths = sorted({*self._settings.backbone.widths, 1.0})
         depths = sorted({*self._settings.backbone.depths})
-        return self._distill(model, 1, depths, lambda width: width, progress)
+        step = step_of(self._distillation, 1, widths, depths, lambda width: width)
+        return self._distill(model, _STEPS[1], step, self._draw("distillation", 1), progress)
+
+    def _recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
+        """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
+        epochs = self._distillation.recovery_epochs
+        if epochs == 0 or (width, depth) == (1.0, elastic.sizes.layers):
+            return elastic  # the whole model has nobody to learn from
+        name = f"recovered-{width:g}-{depth}"
+
+        def work(model: Classifier, progress: Progress) -> Classifier:
+            step = step_of(self._distillation, 1, [width], [depth], lambda width: 1.0)
+            draw = self._draw("recovery", name)
+            return self._distill(model, name, step, draw, progress, epochs)
+
+        alone = elastic.frozen_copy().classifier.requires_grad_(True)
+        return self._elastic(self._staged(name, alone, work))
+
+    def _draw(self, *purpose: str | int) -> torch.Generator:
+        return generator(self._settings.seed, *purpose)
 
     def _distill(
         self,
         model: Classifier,
-        number: int,
-        depths: list[int],
-        teacher_width: Callable[[float], float],
+        name: str,
+        step: DistillationStep,
+        draw: torch.Generator,
         progress: Progress,
+        epochs: int | None = None,
     ) -> Classifier:
-        settings = self._settings.backbone.distillation
-        step = DistillationStep(
-            widths=sorted({*self._settings.backbone.widths, 1.0}),
-            depths=depths,
-            teacher_width=teacher_width,
-            logits_weight=settings.logits_weight[number],
-            embeddings_weight=settings.embeddings_weight[number],
-            random_subnetworks=settings.random_subnetworks,
-            logits_loss=settings.logits_loss,
-        )
+        training = self._distillation.training
         student = self._elastic(model)
         distill(
             student.frozen_copy(),
             student,
             step,
             self._public.train,
-            settings.training,
-            generator(self._settings.seed, "distillation", number),
+            training.model_copy(update={"epochs": epochs or training.epochs}),
+            draw,
             augment=self._augment,
             on_epoch=progress,
-            state=self._epochs(_STEPS[number]),
+            state=self._epochs(name),
         )
         return model
 
@@ -262,6 +278,7 @@ class CloudServer:
     def _assignment(self, elastic: ElasticClassifier, choice: ClusterChoice) -> BackboneAssignment:
         width = float(self.grid.widths[choice.selection.chosen])
         depth = int(self.grid.depths[choice.selection.chosen])
+        elastic = self._recovered(elastic, width, depth)
         backbone = elastic.extract(elastic.shape(width, depth))
         return BackboneAssignment(
             parts=choice.parts,

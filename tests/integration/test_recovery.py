@@ -1,0 +1,63 @@
+"""A chosen backbone that learns on, alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import acme_fleet
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.data.partition import World, load_world
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import read_events
+from acme_fleet.models.io import read_tensors
+from acme_fleet.models.supernet import ElasticClassifier
+
+
+def _elastic(fleet: Fleet, world: World, path: Path) -> ElasticClassifier:
+    classifier = untrained_reference(fleet, world.public, world.classes)
+    classifier.load_state_dict(read_tensors(path)[0])
+    return ElasticClassifier(classifier.requires_grad_(False).eval())
+
+
+def test_recovery_brings_a_chosen_backbone_nearer_to_the_whole_one(
+    tiny: Callable[..., Fleet], prepared: Path
+):
+    fleet = tiny(**{"backbone.distillation.recovery_epochs": 4})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    shutil.rmtree(prepared / "edges")  # what was searched was searched for another backbone
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    world, cloud = load_world(fleet), prepared / "cloud"
+    shared, inputs = _elastic(fleet, world, cloud / "elastic.safetensors"), world.public.test.inputs
+    whole = shared.run(shared.shape(1.0, shared.sizes.layers), inputs).logits
+    small = [c for c in summary.clusters if (c.width, c.depth) != (1.0, shared.sizes.layers)]
+    assert small
+    for cluster in small:
+        name = f"recovered-{cluster.width:g}-{cluster.depth}"
+        alone = _elastic(fleet, world, cloud / f"{name}.safetensors")
+        shape = shared.shape(cluster.width, cluster.depth)
+        before, after = (F.mse_loss(m.run(shape, inputs).logits, whole) for m in (shared, alone))
+        assert after < before
+        sent = alone.extract(shape).state_dict()
+        shipped = acme_fleet.load(prepared / "devices" / cluster.device_names[0])
+        for key, value in shipped.get_submodule("backbone").state_dict().items():
+            torch.testing.assert_close(value, sent[key])
+    stages = [event.get("stage") for event in read_events(prepared / "events.jsonl")]
+    chosen = {(cluster.width, cluster.depth) for cluster in small}
+    assert [str(stage).startswith("recovered-") for stage in stages].count(True) == len(chosen)
+
+
+def test_without_recovery_a_backbone_shares_its_weights(finished):
+    assert not list((finished.path / "cloud").glob("recovered-*"))
+
+
+@pytest.mark.parametrize("epochs", [-1, 1.5])
+def test_recovery_epochs_are_a_number(epochs: float, tiny: Callable[..., Fleet]):
+    with pytest.raises(FleetError, match="recovery_epochs"):
+        tiny(**{"backbone.distillation.recovery_epochs": epochs})

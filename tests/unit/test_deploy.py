@@ -88,7 +88,10 @@ def test_site_knows_its_place(write_site: Any, tmp_path: Path):
         ({"role": "cloud", "name": "north"}, "name: a cloud has none; remove it"),
         ({"role": "cloud", "port": 9444}, "local_port: must differ from port (got 9444 for both)"),
         ({"role": "cloud", "port": 70000}, "port: Input should be less than or equal to 65535"),
-        ({"role": "cloud", "ports": 1}, "correct its spelling; did you mean port? (got 1)"),
+        (
+            {"role": "cloud", "ports": 1},
+            "ports: unknown key; remove it or correct its spelling; did you mean port? (got 1)",
+        ),
         (
             {"role": "device", "name": "cam-1", "upstream": "a:1", "port": 9443},
             "port: is for servers, and nobody dials a device; remove it",

@@ -184,7 +184,11 @@ def test_name_on_the_hub_is_no_path(tmp_path: Path):
 
 # The entry that is changed, what to, and what the message must say: the place and the remedy.
 _MISTAKES = {
-    "unknown key": ("reference.modle", {}, "its spelling; did you mean model?"),
+    "unknown key": (
+        "reference.modle",
+        {},
+        "reference.modle: unknown key; remove it or correct its spelling; did you mean model?",
+    ),
     "unknown key at the top": (
         "clusterz",
         [],
@@ -199,7 +203,8 @@ _MISTAKES = {
     "unknown key of a list's entry": (
         "clusters.0.devices.0.storrage",
         3,
-        "its spelling; did you mean storage?",
+        "clusters.0.devices.0.storrage: unknown key; remove it or correct its spelling; did you "
+        "mean storage?",
     ),
     "unknown key of a device": ("clusters.0.devices.0.ram", 3, "clusters.0.devices.0.ram: unknown"),
     "negative constant": (
@@ -424,7 +429,8 @@ class TestRunDirectory:
         self, tmp_path: Path, fleet: Fleet, change: dict[str, Any], told: str
     ):
         RunDirectory.create(tmp_path / "run", fleet, resume=False)
-        with pytest.raises(RunError, match=r"run of another fleet or seed; choose") as refusal:
+        message = r"run of another fleet or seed; .* another --out"
+        with pytest.raises(RunError, match=message) as refusal:
             RunDirectory.create(tmp_path / "run", fleet.model_copy(update=change), resume=True)
         assert str(refusal.value).splitlines()[1:] == [told]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -190,9 +191,8 @@ class Bench:
         """The reordered and distilled reference."""
         run, journal = self._run_directory()
         with threads(self.options.threads):
-            cloud = assemble(self.fleet, self.world, run, journal)
-            self._grid = cloud.grid
-            return cloud.prepare()[1]
+            self._cloud = assemble(self.fleet, self.world, run, journal)
+            return self._cloud.prepare()[1]
 
     @cached_property
     def reference(self) -> Classifier:
@@ -248,7 +248,8 @@ class Bench:
         return self.piece("candidates", self._measure_candidates)
 
     def _measure_candidates(self) -> dict[str, Any]:
-        elastic, grid = self.elastic, self._grid
+        elastic = self.elastic
+        grid = self._cloud.grid
         seen = candidate_quality(elastic, grid, self.world.public.validation, lambda *_: None)
         unseen = candidate_quality(elastic, grid, self.test, lambda *_: None)
         columns = {
@@ -265,6 +266,18 @@ class Bench:
         """A small frozen backbone."""
         small = self.elastic.extract(self.elastic.shape(width, depth))
         return small.requires_grad_(False).eval()
+
+    def recovered(self, width: float, depth: int) -> Classifier:
+        """A sub-network with θ0's classifier, distilled alone where the fleet's settings say so.
+
+        What the cloud chose was recovered in the run already, and is read from its files.
+        """
+        elastic = self.elastic
+        with threads(self.options.threads):
+            alone = self._cloud.recovered(elastic, width, depth)
+        backbone = alone.extract(alone.shape(width, depth))
+        head = copy.deepcopy(alone.classifier.head)
+        return Classifier(backbone, head).requires_grad_(False).eval()
 
     def classifier(self) -> dict[str, Tensor]:
         """θ0^H."""

@@ -43,8 +43,7 @@ def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     table = bench.candidates()
     fitting = [i for i, size in enumerate(table["size_bytes"]) if size <= limit_of(cluster)]
     best = min(fitting, key=lambda i: table["loss"][i])
-    backbone = bench.backbone(table["width"][best], table["depth"][best])
-    model = Plain(Classifier(backbone, bench.elastic.classifier.head)).eval()
+    model = Plain(bench.recovered(table["width"][best], table["depth"][best])).eval()
     return {
         "accuracy": personal_accuracies(model, cluster, bench, "dynabert"),
         "size_bytes": file_size(shapes_of(model.classifier)),
@@ -55,7 +54,7 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     """Torch-Pruning's Taylor pruning of the reference, recovered by distillation from it.
 
     None where Torch-Pruning is not installed. The teacher's logits are matched in as many epochs
-    as both distillation steps take.
+    as both distillation steps and the recovery take.
     """
     if importlib.util.find_spec("torch_pruning") is None:
         return None
@@ -92,8 +91,8 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
 
 
 def _recover(student: Classifier, teacher: Classifier, bench: Bench, purpose: str) -> None:
-    distillation, train = bench.fleet.backbone.distillation.training, bench.world.public.train
-    training = distillation.model_copy(update={"epochs": 2 * distillation.epochs})
+    distillation, train = bench.fleet.backbone.distillation, bench.world.public.train
+    training = distillation.training.model_copy(update={"epochs": distillation.epochs_in_all})
     optimization = Optimization(student.parameters(), training, steps_of(train, training))
     reference = bench.fleet.reference
     augment = augmentation(reference.crop_padding, flip=reference.flip)
@@ -169,7 +168,7 @@ def pooled(bench: Bench) -> tuple[Samples, Samples]:
 
 def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> CustomizedModel:
     """The cluster's architecture with an untrained header, on an untrained backbone or its own."""
-    backbone = bench.elastic.extract(bench.elastic.shape(cluster.width, cluster.depth))
+    backbone = bench.recovered(cluster.width, cluster.depth).backbone
     if not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(bench.draw("local only").initial_seed() % 2**63)

@@ -104,8 +104,8 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 f"against {text(table[best])} of {best} (difference {text(lead)})",
                 lead["mean"],
                 lead["mean"] >= 0,
-                f"{len(rivals)} rivals with classifiers adapted like ACME's headers; not in these "
-                f"runs: the chosen backbone distilled alone (distillation.recovery_epochs)",
+                f"{len(rivals)} rivals with classifiers adapted like ACME's headers; the chosen "
+                f"backbone distilled alone for recovery_epochs, and rivals as many epochs longer",
             )
         )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"

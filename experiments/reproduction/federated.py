@@ -92,8 +92,7 @@ def rounds(clients: Clients, start: State, *, personal: bool) -> Iterator[list[S
 
 def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
     """Test accuracies by device of FedAvg, plain and with adapted classifiers, and of FedPer."""
-    backbone = bench.elastic.extract(bench.elastic.shape(summary.width, summary.depth))
-    start = Classifier(backbone, copy.deepcopy(bench.elastic.classifier.head)).requires_grad_(True)
+    start = bench.recovered(summary.width, summary.depth).requires_grad_(True)
     (everyone, *_) = _best(start, cluster, bench, "FedAvg")
     model = copy.deepcopy(start)
     model.load_state_dict(everyone)

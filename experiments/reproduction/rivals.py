@@ -2,9 +2,9 @@
 
 Each is a shape of ``transformers``, as wide as the limit allows, all parameters counted. It is
 trained from scratch like the reference: on the pre-training data, then on the cloud's public data
-for as many epochs as the reference and both distillation steps took together. Then each device
-gets it with a linear classifier of its own, adapted to the edge's and the device's own data for as
-many epochs as a customised header is.
+for as many epochs as the reference, both distillation steps and the recovery took together. Then
+each device gets it with a linear classifier of its own, adapted to the edge's and the device's own
+data for as many epochs as a customised header is.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> Rival:
 def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:
     """The cloud's public data, the best epoch by its validation data."""
     reference, distillation = bench.fleet.reference, bench.fleet.backbone.distillation
-    epochs = reference.training.epochs + 2 * distillation.training.epochs
+    epochs = reference.training.epochs + distillation.epochs_in_all
     rate = reference.training.learning_rate if "pretraining" in bench.extra else _LEARNING_RATE
     with bench.accelerated(model):
         fit(

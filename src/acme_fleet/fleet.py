@@ -196,6 +196,11 @@ class Distillation(Settings):
     logits_weight: tuple[float, float] = (1.0, 1.0)
     embeddings_weight: tuple[float, float] = (0.1, 1.0)
 
+    @property
+    def epochs_in_all(self) -> int:
+        """Passes over the public data that a chosen backbone has behind it."""
+        return 2 * self.training.epochs + self.recovery_epochs
+
 
 class Backbone(Settings):
     """The candidates δ(θ0, w, d) and how they are made elastic.

@@ -173,7 +173,7 @@ class CloudServer:
         step = step_of(self._distillation, 1, widths, depths, lambda width: width)
         return self._distill(model, _STEPS[1], step, self._draw("distillation", 1), progress)
 
-    def _recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
+    def recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
         epochs = self._distillation.recovery_epochs
         if epochs == 0 or (width, depth) == (1.0, elastic.sizes.layers):
@@ -278,7 +278,7 @@ class CloudServer:
     def _assignment(self, elastic: ElasticClassifier, choice: ClusterChoice) -> BackboneAssignment:
         width = float(self.grid.widths[choice.selection.chosen])
         depth = int(self.grid.depths[choice.selection.chosen])
-        elastic = self._recovered(elastic, width, depth)
+        elastic = self.recovered(elastic, width, depth)
         backbone = elastic.extract(elastic.shape(width, depth))
         return BackboneAssignment(
             parts=choice.parts,

@@ -23,15 +23,16 @@ from acme_fleet.cli import EXAMPLE
 from acme_fleet.fleet import Fleet
 from acme_fleet.report.summary import Summary
 
-_EPOCHS = 20  # as many as each of the two steps of Eq. 9 takes there
+# As many epochs as each of the two steps of Eq. 9 takes there.
+_RECOVERY = Fleet.from_yaml(EXAMPLE).backbone.distillation.model_dump(mode="json")["recovery"]
 _WHAT = ("accuracy_coarse", "accuracy_linear", "accuracy")
 
 
-def demo(seed: int, recovery_epochs: int) -> Fleet:
+def demo(seed: int, recovery: dict[str, Any] | None) -> Fleet:
     """The demo's fleet; the headers that no device gets are left out."""
     content = Fleet.from_yaml(EXAMPLE).model_dump(mode="json")
     content["search"]["rivals"] = False
-    content["backbone"]["distillation"]["recovery_epochs"] = recovery_epochs
+    content["backbone"]["distillation"]["recovery"] = recovery
     return Fleet.parse(content | {"seed": seed})
 
 
@@ -48,8 +49,10 @@ def finished(fleet: Fleet, path: Path, cloud: Path | None) -> Summary:
 
 def row(seed: int, out: Path) -> dict[str, Any]:
     """Mean test accuracies over the devices."""
-    without = finished(demo(seed, 0), out / f"plain-{seed}", None)
-    recovered = finished(demo(seed, _EPOCHS), out / f"rec-{seed}", out / f"plain-{seed}" / "cloud")
+    without = finished(demo(seed, None), out / f"plain-{seed}", None)
+    recovered = finished(
+        demo(seed, _RECOVERY), out / f"rec-{seed}", out / f"plain-{seed}" / "cloud"
+    )
     return {
         name: {what: statistics.fmean(getattr(d, what) for d in s.devices) for what in _WHAT}
         for name, s in (("without", without), ("recovered", recovered))
@@ -70,7 +73,7 @@ def main() -> None:
         for what in _WHAT
     }
     result = {
-        "recovery_epochs": _EPOCHS,
+        "recovery": _RECOVERY,
         "recovered": {what: mean_interval(ours) for what, (ours, _) in columns.items()},
         "without": {what: mean_interval(theirs) for what, (_, theirs) in columns.items()},
         "difference": {what: paired(*pair) for what, pair in columns.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from typing import Any
 
@@ -211,6 +212,15 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
         fit(model.header, parts[0], training, draw, validation=parts[1])
         adapted.append(evaluate(model.header, parts[2]).accuracy)
     return {"pooled": plain, "pooled, then adapted": adapted, "size_bytes": _size(model)}
+
+
+def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
+    """θ0 itself, too large for any device, with classifiers adapted like a rival's."""
+    model = copy.deepcopy(bench.reference)
+    return {
+        "accuracy": personal_accuracies(Plain(model), cluster, bench, "reference"),
+        "size_bytes": file_size(shapes_of(model)),
+    }
 
 
 def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:

@@ -12,14 +12,23 @@ from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.hardware import Cluster
 
 from .bench import Bench
-from .bounds import centralised, dynabert, early_exit, limit_of, local_only, torch_pruned
+from .bounds import (
+    centralised,
+    dynabert,
+    early_exit,
+    limit_of,
+    local_only,
+    torch_pruned,
+    whole,
+)
 from .federated import federated
 from .frame import Findings, Goal, mean_interval, paired, text
 from .rivals import NAMES, personal_accuracies, trained
 
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
 POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"
-BOUNDS = (POOLED, ADAPTED, LOCAL)
+WHOLE = "the whole reference, adapted"
+BOUNDS = (POOLED, ADAPTED, LOCAL, WHOLE)
 SAME_VIT = {
     "dynabert": ("DynaBERT's recipe", dynabert),
     "torch-pruning": ("Torch-Pruning, distilled", torch_pruned),
@@ -62,6 +71,8 @@ def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | Non
             POOLED: {"accuracy": bound["pooled"], "size_bytes": size},
             ADAPTED: {"accuracy": bound["pooled, then adapted"], "size_bytes": size},
         }
+    if name == "reference":
+        return {WHOLE: piece(lambda: whole(cluster, bench))}
     if name == "local-only":
         return {LOCAL: piece(lambda: local_only(cluster, summary, bench))}
     if name == "federated":
@@ -105,7 +116,7 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 lead["mean"],
                 lead["mean"] >= 0,
                 f"{len(rivals)} rivals with classifiers adapted like ACME's headers; the chosen "
-                f"backbone distilled alone for recovery_epochs, and rivals as many epochs longer",
+                f"backbone distilled alone (recovery), and rivals trained as many epochs longer",
             )
         )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"
@@ -122,6 +133,8 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 )
             )
             part += f", {bound} {text(table[bound])}"
+        if WHOLE in table:
+            part += f", {WHOLE} {text(table[WHOLE])}"
         if LOCAL in table:
             part += f", local only {text(table[LOCAL])}"
         parts.append(part)

@@ -33,7 +33,7 @@ from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.hardware import Cluster
 from acme_fleet.models.epoch_state import EpochState
-from acme_fleet.models.features import Classifier, activations
+from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.io import read_tensors, write_tensors
 from acme_fleet.models.training import evaluate, fit
 
@@ -171,8 +171,7 @@ class Plain(nn.Module):
     def features(self, **inputs: Tensor) -> Tensor:
         """The pooled token, shape ``(batch, hidden)``."""
         backbone = self.classifier.backbone
-        moved = {name: values.to(backbone.device) for name, values in inputs.items()}
-        return activations(backbone, moved).pooled
+        return activations(backbone, moved(inputs, backbone.device)).pooled
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``."""

@@ -12,7 +12,6 @@ import yaml
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -185,12 +184,12 @@ class Distillation(Settings):
     """Eq. 9, one entry for each of the two steps: width, then width and depth.
 
     ``logits_loss`` is Eq. 9's mean squared error, or the cross-entropy of the student's class
-    probabilities under the teacher's. A backbone that was chosen learns for ``recovery_epochs``
-    more, alone, from the whole one: it need not share its weights with others any longer.
+    probabilities under the teacher's. With ``recovery`` a backbone that was chosen learns on,
+    alone, from the logits of the whole one: it need not share its weights with others any longer.
     """
 
     training: Training = Training(epochs=8, learning_rate=5e-4)
-    recovery_epochs: NonNegativeInt = 0
+    recovery: Training | None = None
     random_subnetworks: Annotated[int, Field(ge=0)] = 1
     logits_loss: Literal["mse", "soft_cross_entropy"] = "mse"
     logits_weight: tuple[float, float] = (1.0, 1.0)
@@ -199,7 +198,7 @@ class Distillation(Settings):
     @property
     def epochs_in_all(self) -> int:
         """Passes over the public data that a chosen backbone has behind it."""
-        return 2 * self.training.epochs + self.recovery_epochs
+        return 2 * self.training.epochs + (self.recovery.epochs if self.recovery else 0)
 
 
 class Backbone(Settings):

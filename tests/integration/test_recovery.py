@@ -29,7 +29,7 @@ def _elastic(fleet: Fleet, world: World, path: Path) -> ElasticClassifier:
 def test_recovery_brings_a_chosen_backbone_nearer_to_the_whole_one(
     tiny: Callable[..., Fleet], prepared: Path
 ):
-    fleet = tiny(**{"backbone.distillation.recovery_epochs": 4})
+    fleet = tiny(**{"backbone.distillation.recovery": {"epochs": 4, "learning_rate": 2e-3}})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     shutil.rmtree(prepared / "edges")  # what was searched was searched for another backbone
     summary = acme_fleet.customize(fleet, prepared, resume=True)
@@ -57,7 +57,7 @@ def test_without_recovery_a_backbone_shares_its_weights(finished):
     assert not list((finished.path / "cloud").glob("recovered-*"))
 
 
-@pytest.mark.parametrize("epochs", [-1, 1.5])
+@pytest.mark.parametrize("epochs", [0, -1, 1.5])
 def test_recovery_epochs_are_a_number(epochs: float, tiny: Callable[..., Fleet]):
-    with pytest.raises(FleetError, match="recovery_epochs"):
-        tiny(**{"backbone.distillation.recovery_epochs": epochs})
+    with pytest.raises(FleetError, match=r"recovery\.epochs"):
+        tiny(**{"backbone.distillation.recovery": {"epochs": epochs}})

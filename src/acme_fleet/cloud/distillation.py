@@ -30,6 +30,7 @@ class DistillationStep:
         teacher_width: the teacher's width for a student of width w: always 1 in the first step,
             w itself in the second. The teacher has full depth in both.
         logits_weight, embeddings_weight: λ1 and λ2.
+        hidden_weight: of the hidden states, 1 in Eq. 9.
         random_subnetworks: how many students of each step are drawn besides the largest and the
             smallest (sandwich rule, Yu & Huang 2019).
         logits_loss: l of the logits, see :func:`distillation_loss`.
@@ -42,6 +43,7 @@ class DistillationStep:
     embeddings_weight: float
     random_subnetworks: int
     logits_loss: LogitsLoss = "mse"
+    hidden_weight: float = 1.0
 
 
 def step_of(
@@ -63,6 +65,23 @@ def step_of(
     )
 
 
+def recovery_of(settings: Distillation, width: float, depth: int) -> DistillationStep:
+    """One student alone, from the whole model's logits; beyond the paper.
+
+    What the layers of a small model compute need not be what a few of a large one's do.
+    """
+    return DistillationStep(
+        widths=[width],
+        depths=[depth],
+        teacher_width=lambda width: 1.0,
+        logits_weight=1.0,
+        embeddings_weight=0.0,
+        random_subnetworks=0,
+        logits_loss=settings.logits_loss,
+        hidden_weight=0.0,
+    )
+
+
 def distillation_loss(
     student: Run,
     teacher: Run,
@@ -70,6 +89,7 @@ def distillation_loss(
     logits_weight: float,
     embeddings_weight: float,
     logits_loss: LogitsLoss = "mse",
+    hidden_weight: float = 1.0,
 ) -> Tensor:
     """λ1·l(ŷ, y) + λ2·l(Ê, E) + l(Ĥ, H), l the mean squared error (Eq. 9).
 
@@ -79,6 +99,7 @@ def distillation_loss(
         logits_weight, embeddings_weight: λ1 and λ2.
         logits_loss: l(ŷ, y): Eq. 9's, or the cross-entropy −Σ softmax(y)·log softmax(ŷ) that
             the authors ran (a named deviation).
+        hidden_weight: of l(Ĥ, H), 1 in Eq. 9.
     """
     hidden = [
         F.mse_loss(mine, teacher.activations.hidden[layer])
@@ -93,7 +114,7 @@ def distillation_loss(
         logits_weight * logits
         + embeddings_weight
         * F.mse_loss(student.activations.embeddings, teacher.activations.embeddings)
-        + torch.stack(hidden).mean()
+        + hidden_weight * torch.stack(hidden).mean()
     )
 
 
@@ -177,5 +198,6 @@ def teach(
                 step.logits_weight,
                 step.embeddings_weight,
                 step.logits_loss,
+                step.hidden_weight,
             )
         loss.backward()

@@ -14,7 +14,7 @@ import torch
 
 from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
-from acme_fleet.cloud.distillation import DistillationStep, distill, step_of
+from acme_fleet.cloud.distillation import DistillationStep, distill, recovery_of, step_of
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_quality, candidate_sizes
 from acme_fleet.cloud.reference import augmentation, untrained_reference
@@ -162,28 +162,32 @@ class CloudServer:
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
         layers = [dimensions(model.backbone.config).layers]
-        widths = sorted({*self._settings.backbone.widths, 1.0})
-        step = step_of(self._distillation, 0, widths, layers, lambda width: 1.0)
-        return self._distill(model, _STEPS[0], step, self._draw("distillation", 0), progress)
+        step = step_of(self._distillation, 0, self._widths(), layers, lambda width: 1.0)
+        draw, training = self._draw("distillation", 0), self._distillation.training
+        return self._distill(model, _STEPS[0], step, training, draw, progress)
 
     def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
         """Second step of Eq. 9: teacher of the same width at full depth."""
-        widths = sorted({*self._settings.backbone.widths, 1.0})
         depths = sorted({*self._settings.backbone.depths})
-        step = step_of(self._distillation, 1, widths, depths, lambda width: width)
-        return self._distill(model, _STEPS[1], step, self._draw("distillation", 1), progress)
+        step = step_of(self._distillation, 1, self._widths(), depths, lambda width: width)
+        draw, training = self._draw("distillation", 1), self._distillation.training
+        return self._distill(model, _STEPS[1], step, training, draw, progress)
+
+    def _widths(self) -> list[float]:
+        """All that students are trained at; the whole width also where nobody may choose it."""
+        return sorted({*self._settings.backbone.widths, 1.0})
 
     def recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
-        epochs = self._distillation.recovery_epochs
-        if epochs == 0 or (width, depth) == (1.0, elastic.sizes.layers):
+        training = self._distillation.recovery
+        if training is None or (width, depth) == (1.0, elastic.sizes.layers):
             return elastic  # the whole model has nobody to learn from
         name = f"recovered-{width:g}-{depth}"
 
         def work(model: Classifier, progress: Progress) -> Classifier:
-            step = step_of(self._distillation, 1, [width], [depth], lambda width: 1.0)
+            step = recovery_of(self._distillation, width, depth)
             draw = self._draw("recovery", name)
-            return self._distill(model, name, step, draw, progress, epochs)
+            return self._distill(model, name, step, training, draw, progress)
 
         alone = elastic.frozen_copy().classifier.requires_grad_(True)
         return self._elastic(self._staged(name, alone, work))
@@ -196,18 +200,17 @@ class CloudServer:
         model: Classifier,
         name: str,
         step: DistillationStep,
+        training: fleet.Training,
         draw: torch.Generator,
         progress: Progress,
-        epochs: int | None = None,
     ) -> Classifier:
-        training = self._distillation.training
         student = self._elastic(model)
         distill(
             student.frozen_copy(),
             student,
             step,
             self._public.train,
-            training.model_copy(update={"epochs": epochs or training.epochs}),
+            training,
             draw,
             augment=self._augment,
             on_epoch=progress,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from acme_fleet.cost.power import PowerSource, Unavailable
+from acme_fleet.models.features import moved
 from acme_fleet.models.shape import ModelShape
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -76,7 +77,7 @@ def measure_batches(shape: ModelShape, largest: int, bench: Bench) -> list[Batch
 
 
 def _batch_cost(model: nn.Module, shape: ModelShape, batch: int, bench: Bench) -> BatchCost:
-    inputs = _move(shape.inputs(batch), bench.place)
+    inputs = moved(shape.inputs(batch), bench.place)
     latency_s, energy_j = measure_latency(model, inputs, bench.runs), None
     if not isinstance(bench.power, Unavailable):
         energy_j = latency_s * measure_power(model, inputs, bench.power, latency_s)
@@ -89,7 +90,7 @@ def measure_spread(shape: ModelShape, bench: Bench) -> Spread:
     They take turns, so that a machine that is slower for a while is slower for all of them.
     """
     pairs = [(w, d) for w in WIDTHS for d in spread_depths(shape.layers)]
-    one = _move(shape.inputs(1), bench.place)
+    one = moved(shape.inputs(1), bench.place)
     seconds: dict[tuple[float, int], list[float]] = {pair: [] for pair in pairs}
     watts: dict[tuple[float, int], list[float]] = {pair: [] for pair in pairs}
     for pair in _counted(pairs * _TURNS, "widths and depths", bench.progress):
@@ -160,10 +161,6 @@ def peak_memory_bytes(place: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _move(inputs: dict[str, Tensor], place: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(place) for name, tensor in inputs.items()}
 
 
 def _counted(items: Sequence[Item], stage: str, progress: Progress) -> Iterator[Item]:

@@ -125,7 +125,7 @@ class Classifier(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
-        return self.head(activations(self.backbone, _moved(inputs, self.backbone)).pooled)
+        return self.head(activations(self.backbone, moved(inputs, self.backbone.device)).pooled)
 
 
 class CustomizedModel(nn.Module):
@@ -138,8 +138,9 @@ class CustomizedModel(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
-        return self.header(**feature_maps(self.backbone, _moved(inputs, self.backbone)))
+        return self.header(**feature_maps(self.backbone, moved(inputs, self.backbone.device)))
 
 
-def _moved(inputs: Mapping[str, Tensor], backbone: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: values.to(backbone.device) for name, values in inputs.items()}
+def moved(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Inputs where the weights are."""
+    return {name: values.to(device) for name, values in inputs.items()}

@@ -20,7 +20,7 @@ from acme_fleet.models.elastic import (
     tensors_of,
 )
 from acme_fleet.models.families import dimensions
-from acme_fleet.models.features import Activations, Classifier, activations
+from acme_fleet.models.features import Activations, Classifier, activations, moved
 from acme_fleet.models.io import with_prefix
 
 
@@ -83,12 +83,10 @@ class ElasticClassifier:
     def run(self, arch: Architecture, inputs: dict[str, Tensor]) -> Run:
         """Run a sub-network on views of the shared weights; inputs are moved to where they are."""
         self.skeleton(arch)
-        device = self.classifier.head.weight.device
-        inputs = {name: values.to(device) for name, values in inputs.items()}
         backbone = self.classifier.backbone
         views = subnetwork(tensors_of(backbone), backbone.config, arch)
         observed: Activations = functional_call(
-            self._skeletons[arch], with_prefix("backbone", views), (inputs,)
+            self._skeletons[arch], with_prefix("backbone", views), (moved(inputs, backbone.device),)
         )
         return Run(observed, self.classifier.head(observed.pooled))
 

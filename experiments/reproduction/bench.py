@@ -38,7 +38,7 @@ from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import generator, threads
 
 from .generated import WORDS, rooms, tiny_bert, turned_digits
-from .settings import changed, config_of, digest, read_config
+from .settings import changed, config_of, digest, on_checkpoint, read_config
 
 Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -56,6 +56,7 @@ class Options:
     results: Path
     device: str = "cpu"
     threads: int = 1
+    checkpoint: str | None = None
 
 
 class Bench:
@@ -67,6 +68,8 @@ class Bench:
         self.name = config.stem
         self._content = read_config(config)
         self.extra: dict[str, Any] = self._content.pop("experiment")
+        if options.checkpoint:
+            self._content, self.extra = on_checkpoint(self._content, self.extra, options.checkpoint)
         # Pieces of other settings are never taken for these.
         self.folder = options.out / f"{self.name}-{digest(self._content)}" / f"seed-{seed}"
         trained = self.extra.get("pretraining")
@@ -133,6 +136,8 @@ class Bench:
 
     def checkpoint(self) -> Path | None:
         """The reference's checkpoint; none where the cloud trains it from nothing."""
+        if self.options.checkpoint:
+            return None  # the settings name it
         if self.extra.get("generated") == "rooms":
             return tiny_bert(self.options.out.resolve() / "tiny-bert", WORDS)
         if "checkpoint" in self.extra:

@@ -178,6 +178,10 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--data", type=Path, help="the folder with the data sets")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="pieces")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON and picture")
+    parser.add_argument(
+        "--checkpoint",
+        help="a ViT that is there already, google/vit-base-patch16-224 say: the reference",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where models are trained")
     parser.add_argument("--threads", type=int, default=1)
     options = Options(**vars(parser.parse_args(arguments)))

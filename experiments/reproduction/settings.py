@@ -9,6 +9,14 @@ from typing import Any
 
 import yaml
 
+from acme_fleet.cloud.pretraining import SHAPES
+from acme_fleet.cost.size import zeta
+from acme_fleet.errors import FleetError
+from acme_fleet.fleet import ViT
+from acme_fleet.hardware import parse_bytes
+from acme_fleet.models.checkpoints import read_config as read_checkpoint
+from acme_fleet.models.families import dimensions
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -32,6 +40,49 @@ def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(base.get(name), dict)
     }
     return base | changes | both
+
+
+def on_checkpoint(
+    fleet: dict[str, Any], experiment: dict[str, Any], checkpoint: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A scale's settings with a ViT that is there already as the reference.
+
+    Images get its size, rivals its patches, and each device the same share of the reference's
+    layers, ζ(θ0), as it has of the scale's own.
+
+    Raises:
+        FleetError: if it is no image model, or cannot be read.
+    """
+    config = read_checkpoint(checkpoint)
+    if not hasattr(config, "patch_size"):
+        raise FleetError(f"--checkpoint: {checkpoint} is a {config.model_type}, not a ViT or DeiT")
+    own = experiment.get("pretraining", {}).get("model")
+    vit = SHAPES[own] if own else ViT(**fleet["reference"]["model"])
+    sizes = dimensions(config)
+    ratio = _layers(sizes.layers, sizes.hidden, sizes.neurons) / _layers(
+        vit.layers, vit.hidden_size, vit.neurons
+    )
+    clusters = [
+        {
+            **cluster,
+            "devices": [
+                {**device, "storage": round(ratio * parse_bytes(device["storage"]))}
+                for device in cluster["devices"]
+            ],
+        }
+        for cluster in fleet["clusters"]
+    ]
+    images = {"image_size": config.image_size}
+    reference = {**fleet["reference"], "checkpoint": checkpoint}
+    fleet = changed(fleet, {"reference": reference, "data": images, "clusters": clusters})
+    if "pretraining" in experiment:  # of the rivals
+        rivals = {"patch_size": config.patch_size, "data": images}
+        experiment = changed(experiment, {"pretraining": rivals})
+    return fleet, experiment
+
+
+def _layers(layers: int, hidden: int, neurons: int) -> float:
+    return zeta(layers, 1.0, 4 * hidden**2, hidden, neurons)
 
 
 def digest(settings: Any) -> str:

@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import BertConfig, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app
+from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.errors import FleetError
+from acme_fleet.models.families import dimensions
 from acme_fleet.report import stories
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -100,6 +104,44 @@ def test_a_scale_like_another_differs_in_what_it_says(tmp_path: Path):
         "x": {"one": 1, "two": {"deep": [3]}, "three": 3},
         "kept": 5,
     }
+
+
+@pytest.fixture(scope="module")
+def twice_as_deep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint with twice the layers of smoke's reference, otherwise of its shape."""
+    folder = tmp_path_factory.mktemp("vit")
+    shape = read_config(CONFIGS / "smoke.yaml")["reference"]["model"]
+    config = ViTConfig(
+        hidden_size=shape["hidden_size"],
+        num_hidden_layers=2 * shape["layers"],
+        num_attention_heads=shape["heads"],
+        intermediate_size=shape["neurons"],
+        image_size=12,
+        patch_size=3,
+        num_channels=1,
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_checkpoint_takes_the_references_place(bench: Bench, twice_as_deep: str, tmp_path: Path):
+    options = Options("smoke", 1, None, tmp_path, tmp_path, checkpoint=twice_as_deep)
+    other = Bench(options, 0, "fig7a")
+    assert other.folder != bench.folder
+    assert other.fleet.reference.checkpoint == Path(twice_as_deep)
+    for name, device in ((d.name, d) for c in other.fleet.clusters for d in c.devices):
+        before = next(d for c in bench.fleet.clusters for d in c.devices if d.name == name)
+        assert device.storage == 2 * before.storage
+    assert other.world.public.train.inputs["pixel_values"].shape[-1] == 12
+    model = untrained_reference(other.fleet, other.world.public, other.world.classes)
+    assert dimensions(model.backbone.config).layers == 8
+
+
+def test_a_checkpoint_of_texts_is_refused(tmp_path: Path):
+    BertConfig().save_pretrained(tmp_path)
+    options = Options("smoke", 1, None, tmp_path, tmp_path, checkpoint=str(tmp_path))
+    with pytest.raises(FleetError, match=r"--checkpoint: .* is a bert"):
+        Bench(options, 0, "fig7a")
 
 
 # --- rivals -----------------------------------------------------------------------------------

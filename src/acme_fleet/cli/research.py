@@ -70,6 +70,7 @@ def reproduce(
     --data FOLDER of the data sets, for small and full;
     --out FOLDER of finished pieces (runs/reproduce);
     --results FOLDER of figures and pictures (the clone's own);
+    --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference;
     --device cpu or cuda; --threads N.
     """
     with errors_explained():

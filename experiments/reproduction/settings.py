@@ -73,7 +73,8 @@ def on_checkpoint(
         for cluster in fleet["clusters"]
     ]
     images = {"image_size": config.image_size}
-    reference = {**fleet["reference"], "checkpoint": checkpoint}
+    place = str(Path(checkpoint).resolve()) if checkpoint.startswith(".") else checkpoint
+    reference = {**fleet["reference"], "checkpoint": place}
     fleet = changed(fleet, {"reference": reference, "data": images, "clusters": clusters})
     if "pretraining" in experiment:  # of the rivals
         rivals = {"patch_size": config.patch_size, "data": images}

@@ -34,12 +34,11 @@ def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[s
     """Test accuracies by device of FedAvg, plain and with adapted classifiers, and of FedPer.
 
     Of each the best round by the devices' validation data; a round is one epoch on every device.
-    None where Flower and its simulation are not installed.
+    None where Flower with its simulation is not installed (see :meth:`.Bench.piece`).
     """
     if any(importlib.util.find_spec(name) is None for name in ("flwr", "ray")):
         return None
-    for telemetry in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
-        os.environ.setdefault(telemetry, "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from .flower_rounds import Clients, simulate
 
     backbone = bench.elastic.extract(bench.elastic.shape(summary.width, summary.depth))

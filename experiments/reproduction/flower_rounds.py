@@ -6,7 +6,9 @@ asks for less than the whole model leaves the rest on the devices, and no messag
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,15 +126,22 @@ def _train(clients: Clients, message: Message, context: Context) -> Message:
     kept = {name: value for name, value in trained.items() if name not in wanted}
     context.state[config["way"]] = ArrayRecord(torch_state_dict=kept)
     arrays = ArrayRecord(torch_state_dict={name: trained[name] for name in wanted})
-    metrics = MetricRecord({"num-examples": len(own.train), "client": client})
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    metrics = MetricRecord({"num-examples": len(own.train)})
+    return _reply(message, client, {"arrays": arrays, "metrics": metrics})
 
 
 def _evaluate(clients: Clients, message: Message, context: Context) -> Message:
     model, own, client = _mine(clients, message, context)
     accuracies = {p: evaluate(model.eval(), getattr(own, p)).accuracy for p in _PARTS[1:]}
-    metrics = MetricRecord({"num-examples": len(own.train), "client": client, **accuracies})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    metrics = MetricRecord({"num-examples": len(own.train), **accuracies})
+    return _reply(message, client, {"metrics": metrics})
+
+
+def _reply(
+    message: Message, client: int, records: dict[str, ArrayRecord | MetricRecord]
+) -> Message:
+    sender = ConfigRecord({"client": client})
+    return Message(RecordDict({**records, "sender": sender}), reply_to=message)
 
 
 def _mine(clients: Clients, message: Message, context: Context) -> tuple[Classifier, Splits, int]:
@@ -191,7 +200,7 @@ class BestRound(FedAvg):
         failed = [reply.error.reason for reply in found if reply.has_error()]
         if failed or len(found) != self._clients:
             raise RuntimeError(f"{len(found)} of {self._clients} clients answered; {failed}")
-        return sorted(found, key=lambda reply: reply.content["metrics"]["client"])
+        return sorted(found, key=lambda reply: reply.content["sender"]["client"])
 
 
 def server_app(
@@ -227,13 +236,19 @@ def server_app(
 def simulate(
     clients: Clients, number: int, rounds: int, ways: Mapping[str, State]
 ) -> dict[str, Best]:
-    """Run ``number`` clients on Ray, one core each, as many at once as there are cores."""
+    """The best round of each way, see :func:`server_app`.
+
+    ``number`` clients run on Ray, one core each, as many at once as there are cores.
+    """
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Clients see the GPU, none of which is set aside for one of them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     found: dict[str, Best] = {}
-    gpus = 0.0 if clients.device == "cpu" else 1 / number
     run_simulation(
         server_app=server_app(number, rounds, ways, found),
         client_app=client_app(clients),
         num_supernodes=number,
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": gpus}},
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
     return found

@@ -71,6 +71,7 @@ def reproduce(
     --out FOLDER of finished pieces (runs/reproduce);
     --results FOLDER of figures and pictures (the clone's own);
     --device cpu or cuda; --threads N.
+    Some rivals need the extras bench and simulation, and are left out without them.
     """
     with errors_explained():
         from acme_fleet.report.stories import read_stories, run_story

@@ -54,5 +54,5 @@ $(VENV)/.bench: $(VENV)/.developer
 # Flower wants older versions of some packages: an environment of its own.
 .venv-network/.done: pyproject.toml constraints-flower.txt
 	$(PYTHON) -m venv .venv-network
-	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt -e '.[dev,flower]'
+	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt -e '.[dev,simulation]'
 	@touch $@

@@ -1,6 +1,6 @@
 """Local training of 100 devices: together in one process, and in Flower's own simulation.
 
-``pip install -c constraints-flower.txt 'flwr[simulation]>=1.41,<1.42'``, then
+``pip install -c constraints-flower.txt -e '.[simulation]'``, then
 ``python benchmarks/batched_vs_flower.py``. Both do the work of ``batched_devices.py``. Flower's
 simulation starts Ray; one message to every virtual node that changes nothing comes first, so that
 neither the start nor an import is counted. A node has one core, as many work as there are cores.

@@ -183,10 +183,16 @@ class Bench:
     # --- what is made of them ---
 
     def piece(self, name: str, work: Callable[[], T]) -> T:
-        """A result that is on disk already, or is put there."""
+        """A result that is on disk already, or is put there.
+
+        None is not: a rival's package may be installed later. A seed's whole row is, without that
+        rival; to measure what was missing, remove the row in ``stories``.
+        """
         path = self.folder / f"{name}.json"
         if not path.exists():
             value = work()
+            if value is None:
+                return value
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
         return json.loads(path.read_text())

@@ -54,8 +54,8 @@ def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
 def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     """Torch-Pruning's Taylor pruning of the reference, recovered by distillation from it.
 
-    None where Torch-Pruning is not installed. The teacher's logits are matched in as many epochs
-    as both distillation steps and the recovery take.
+    None where Torch-Pruning is not installed, or where nothing fits. The teacher's logits are
+    matched in as many epochs as both distillation steps and the recovery take.
     """
     if importlib.util.find_spec("torch_pruning") is None:
         return None

@@ -76,8 +76,9 @@ def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | Non
     if name == "local-only":
         return {LOCAL: piece(lambda: local_only(cluster, summary, bench))}
     if name == "federated":
-        told = piece(lambda: federated(cluster, summary, bench))
-        return {m: {"accuracy": told[m], "size_bytes": told["size_bytes"]} for m in FEDERATED}
+        told = piece(lambda: federated(cluster, summary, bench)) or {}
+        size = told.get("size_bytes")
+        return {m: {"accuracy": told[m], "size_bytes": size} for m in FEDERATED if told}
     return {NAMES[name]: piece(lambda: _light_weight(name, cluster, bench))}
 
 

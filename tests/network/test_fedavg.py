@@ -1,10 +1,12 @@
-"""FedAvg and FedPer of the evaluation against Flower's own strategy, on Flower's own messages."""
+"""FedAvg and FedPer of the evaluation: by hand, by messages, in Flower's simulation."""
 
 from __future__ import annotations
 
-import itertools
+import gc
+import statistics
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +15,47 @@ import torch
 from torch import Tensor
 
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.data.samples import Splits
 from acme_fleet.models.features import Classifier
+from acme_fleet.models.training import evaluate, fit
+from acme_fleet.seeding import generator
 
 pytestmark = pytest.mark.network
 
 pytest.importorskip("flwr")
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402
+pytest.importorskip("ray")
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict  # noqa: E402  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.serverapp import Grid  # noqa: E402
-from flwr.serverapp.strategy import FedAvg  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 from reproduction.bench import Bench, Options  # noqa: E402
-from reproduction.federated import OWN, Clients, rounds  # noqa: E402
+from reproduction.federated import OWN  # noqa: E402
+from reproduction.flower_rounds import (  # noqa: E402
+    Best,
+    BestRound,
+    Clients,
+    client_app,
+    server_app,
+    simulate,
+)
 
 _ROUNDS = 3
 State = dict[str, Tensor]
 
 
 class _InProcess(Grid):
-    """Messages go to the clients at once, each of which keeps a context of its own."""
+    """Messages go to the clients at once, the last client answers first; all messages are kept."""
 
     run: Any = None
 
     def __init__(self, app: ClientApp, nodes: int) -> None:
-        empty: dict[str, Any] = {}
         self._app = app
+        self.seen: list[Message] = []
         self.contexts = {
-            node: Context(0, node, empty, RecordDict(), empty) for node in range(1, nodes + 1)
+            1000 - i: Context(0, 1000 - i, {"partition-id": i}, RecordDict(), {})
+            for i in range(nodes)
         }
 
     def get_node_ids(self) -> Iterable[int]:
@@ -50,7 +64,10 @@ class _InProcess(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        return [self._app(m, self.contexts[m.metadata.dst_node_id]) for m in messages]
+        asked = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        answers = [self._app(m, self.contexts[m.metadata.dst_node_id]) for m in asked]
+        self.seen += [*asked, *answers]
+        return answers
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -65,33 +82,48 @@ class _InProcess(Grid):
         raise NotImplementedError
 
 
-def _client(clients: Clients, *, personal: bool) -> ClientApp:
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        number, client = int(message.content["config"]["server-round"]) - 1, context.node_id - 1
-        state = message.content["arrays"].to_torch_state_dict()
-        if personal and "own" in context.state:
-            state |= context.state["own"].to_torch_state_dict()
-        trained = clients.trained(number, client, state)
-        own = {name: value for name, value in trained.items() if name.startswith(OWN)}
-        context.state["own"] = ArrayRecord(torch_state_dict=own)
-        samples = MetricRecord({"num-examples": clients.samples[client]})
-        content = {"arrays": ArrayRecord(torch_state_dict=trained), "metrics": samples}
-        return Message(RecordDict(content), reply_to=message)
-
-    return app
+def in_process(
+    clients: Clients, number: int, ways: dict[str, State]
+) -> tuple[dict[str, Best], _InProcess]:
+    found: dict[str, Best] = {}
+    grid = _InProcess(client_app(clients), number)
+    server_app(number, _ROUNDS, ways, found)(grid, Context(0, 0, {}, RecordDict(), {}))
+    return found, grid
 
 
-def _by_flower(clients: Clients, start: State, *, personal: bool) -> tuple[State, list[State]]:
-    """What all have in common after the rounds, and what each client has of its own."""
-    grid = _InProcess(_client(clients, personal=personal), len(clients.samples))
-    result = FedAvg(fraction_evaluate=0.0).start(
-        grid, ArrayRecord(torch_state_dict=start), num_rounds=_ROUNDS
-    )
-    own = [context.state["own"].to_torch_state_dict() for context in grid.contexts.values()]
-    return dict(result.arrays.to_torch_state_dict()), own
+def by_hand(
+    model: Classifier, clients: Clients, private: list[Splits], way: str
+) -> tuple[int, State, list[float], list[float]]:
+    """FedAvg's and FedPer's definitions: the best round, its common state, its accuracies."""
+    start = copied(model)
+    states, outcomes = [start for _ in private], []
+    counts = [len(own.train) for own in private]
+    for number in range(_ROUNDS):
+        trained = []
+        for i, (own, state) in enumerate(zip(private, states, strict=True)):
+            model.load_state_dict(state)
+            draw = clients.draw(way, number, i)
+            fit(model, own.train, clients.training, draw, augment=clients.augment)
+            trained.append(copied(model))
+        mean = {
+            n: sum(c / sum(counts) * of[n] for c, of in zip(counts, trained, strict=True))
+            for n in start
+        }
+        own_names = {n for n in start if way == "FedPer" and n.startswith(OWN)}
+        states = [mean | {n: of[n] for n in own_names} for of in trained]
+        told: dict[str, list[float]] = {"validation": [], "test": []}
+        for own, state in zip(private, states, strict=True):
+            model.load_state_dict(state)
+            for part, values in told.items():
+                values.append(evaluate(model.eval(), getattr(own, part)).accuracy)
+        common = {n: value for n, value in mean.items() if n not in own_names}
+        outcomes.append((number + 1, common, told["validation"], told["test"]))
+    model.load_state_dict(start)
+    return max(outcomes, key=lambda outcome: statistics.fmean(outcome[2]))
+
+
+def copied(model: Classifier) -> State:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 @pytest.fixture(autouse=True)
@@ -103,29 +135,134 @@ def as_in_a_process_for_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """One of its clients has few samples, and so little to say."""
-    found = Bench(Options("smoke", 1, None, tmp_path, tmp_path), 0, "fig7a")
-    first = found.world.private[found.fleet.clusters[0].devices[0].name]
-    object.__setattr__(first, "train", first.train[:10])
+    return Bench(Options("smoke", 1, None, tmp_path, tmp_path), 0, "fig7a")
+
+
+@pytest.fixture
+def model(bench: Bench) -> Classifier:
+    return untrained_reference(bench.fleet, bench.world.public, bench.world.classes)
+
+
+@pytest.fixture
+def ways(model: Classifier) -> dict[str, State]:
+    start = copied(model)
+    body = {name: value for name, value in start.items() if not name.startswith(OWN)}
+    return {"FedAvg": start, "FedPer": body}
+
+
+@pytest.fixture
+def private(bench: Bench) -> list[Splits]:
+    """One of the clients has few samples, and so little to say."""
+    first, *others = (bench.world.private[d.name] for d in bench.fleet.clusters[0].devices)
+    return [Splits(first.train[:10], first.validation, first.test), *others]
+
+
+@pytest.fixture
+def clients(bench: Bench, model: Classifier, private: list[Splits], tmp_path: Path) -> Clients:
+    training = bench.fleet.reference.training.model_copy(update={"epochs": 1})
+    found = Clients(tmp_path, training, None, partial(generator, 0, "a test"))
+    found.keep(model, private)
     return found
 
 
-@pytest.mark.parametrize("personal", [False, True])
-def test_rounds_are_those_of_flowers_strategy(bench: Bench, personal: bool):
-    cluster, public = bench.fleet.clusters[0], bench.world.public
-    model: Classifier = untrained_reference(bench.fleet, public, bench.world.classes)
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    clients = Clients(model, cluster, bench, "a test")
-    common, own = _by_flower(clients, start, personal=personal)
-    *_, ours = itertools.islice(rounds(clients, start, personal=personal), _ROUNDS)
+@pytest.mark.parametrize("way", ["FedAvg", "FedPer"])
+def test_rounds_are_what_the_methods_say(
+    bench: Bench,
+    model: Classifier,
+    clients: Clients,
+    private: list[Splits],
+    ways: dict[str, State],
+    way: str,
+):
+    found, _ = in_process(clients, len(private), {way: ways[way]})
+    number, common, validation, test = by_hand(model, clients, private, way)
+    assert (found[way].number, found[way].state.keys()) == (number, common.keys())
+    assert found[way].validation == pytest.approx(validation, abs=0.02)
+    assert found[way].test == pytest.approx(test, abs=0.02)
+    start = copied(model)
 
     @torch.no_grad()
     def answers(state: dict[str, Tensor]) -> Tensor:
         # Not the weights: AdamW moves those without a gradient by the signs of rounding errors.
-        model.load_state_dict(state)
-        return model.eval()(**public.test.inputs).softmax(dim=1)
+        model.load_state_dict(start | state)
+        return model.eval()(**bench.world.public.test.inputs).softmax(dim=1)
 
-    for state, head in zip(ours, own, strict=True):
-        theirs = common | (head if personal else {})
-        torch.testing.assert_close(answers(state), answers(theirs), rtol=0, atol=2e-3)
-        assert (answers(state) - answers(start)).abs().max() > 0.1
+    ours = answers(dict(found[way].state))
+    torch.testing.assert_close(ours, answers(common), rtol=0, atol=2e-3)
+    assert (ours - answers(start)).abs().max() > 0.05
+
+
+def test_fedper_sends_no_classifier(
+    model: Classifier, clients: Clients, private: list[Splits], ways: dict[str, State]
+):
+    _, grid = in_process(clients, len(private), ways)
+    names: dict[str, set[str]] = {way: set() for way in ways}
+    way = ""
+    for message in grid.seen:
+        way = message.content.config_records.get("config", {"way": way})["way"]
+        for arrays in message.content.array_records.values():
+            names[way] |= arrays.keys()
+    assert names["FedAvg"] == model.state_dict().keys()
+    assert names["FedPer"] == {n for n in names["FedAvg"] if not n.startswith(OWN)}
+    kept = [context.state["FedPer"].to_torch_state_dict() for context in grid.contexts.values()]
+    assert all(own.keys() == {"head.weight", "head.bias"} for own in kept)
+    weights = [model.head.weight, *(own["head.weight"] for own in kept)]
+    for i, one in enumerate(weights):
+        assert not any(torch.equal(one, other) for other in weights[:i])
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves files and processes to them
+def test_the_simulation_gives_the_same_bits_in_whatever_order_clients_answer(
+    clients: Clients, private: list[Splits], ways: dict[str, State]
+):
+    simulated = simulate(clients, len(private), _ROUNDS, ways)
+    gc.collect()  # while the warnings are ignored
+    expected, _ = in_process(clients, len(private), ways)
+    for way, best in expected.items():
+        told = simulated[way]
+        assert (told.number, told.validation, told.test) == (
+            best.number,
+            best.validation,
+            best.test,
+        )
+        assert told.state.keys() == best.state.keys()
+        assert all(torch.equal(told.state[name], best.state[name]) for name in best.state)
+
+
+def scripted(validation: list[list[float]]) -> ClientApp:
+    """Clients whose models are the number of the round, with given accuracies."""
+    app = ClientApp()
+
+    def answer(message: Message, context: Context, **records: Any) -> Message:
+        sender = ConfigRecord({"client": context.node_config["partition-id"]})
+        return Message(RecordDict({**records, "sender": sender}), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        number = torch.tensor([float(message.content["config"]["server-round"])])
+        arrays = ArrayRecord(torch_state_dict={"w": number})
+        return answer(message, context, arrays=arrays, metrics=MetricRecord({"num-examples": 1}))
+
+    @app.evaluate()
+    def evaluate_(message: Message, context: Context) -> Message:
+        number = message.content["config"]["server-round"]
+        client = context.node_config["partition-id"]
+        told = {"validation": validation[number - 1][client], "test": number + client / 10}
+        return answer(message, context, metrics=MetricRecord({"num-examples": 1, **told}))
+
+    return app
+
+
+def test_the_best_round_is_chosen_by_validation_data():
+    grid, found = _InProcess(scripted([[0.5, 0.7], [0.9, 0.8], [0.9, 0.7]]), 2), {}
+    server_app(2, _ROUNDS, {"way": {"w": torch.zeros(1)}}, found)(grid, Context(0, 0, {}, {}, {}))
+    assert found["way"] == Best(2, {"w": torch.tensor([2.0])}, [0.9, 0.8], [2.0, 2.1])
+
+
+def test_a_round_without_one_of_its_clients_is_no_round():
+    asked = Message(RecordDict(), 1, "train")
+    failed = Message(Error(0, "out of memory"), reply_to=asked)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        BestRound(1).aggregate_train(1, [failed])
+    with pytest.raises(RuntimeError, match="0 of 1"):
+        BestRound(1).aggregate_evaluate(1, [])

@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,8 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.append(str(EXPERIMENTS))
 
 import fig9  # noqa: E402
-from reproduction import page, rivals  # noqa: E402
+from reproduction import contest, page, rivals  # noqa: E402
 from reproduction.bench import SCALES, Bench, Options  # noqa: E402
-from reproduction.federated import averaged  # noqa: E402
 from reproduction.frame import main, mean_interval, paired, run, text  # noqa: E402
 from reproduction.settings import CONFIGS, read_config  # noqa: E402
 
@@ -177,9 +177,21 @@ def test_a_rival_answers_by_the_weights_that_it_has_now(bench: Bench, shape: str
     assert not torch.allclose(before, expected)
 
 
-def test_the_federated_mean_counts_samples():
-    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([5.0, -2.0])}]
-    torch.testing.assert_close(averaged(states, [30, 10])["w"], torch.tensor([2.0, 1.0]))
+def test_a_rival_whose_package_is_missing_is_measured_once_it_is_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    cluster = bench.fleet.clusters[0]
+    vars(bench)["summary"] = SimpleNamespace(clusters=[SimpleNamespace(name=cluster.name)])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    assert contest._entries(bench, cluster, "federated") == {}
+    assert not any(contest._entries(bench, cluster, "torch-pruning").values())
+    figures = {name: [0.5, 0.75] for name in contest.FEDERATED} | {"size_bytes": 7}
+    monkeypatch.setattr(contest, "federated", lambda *_: figures)
+    entries = contest._entries(bench, cluster, "federated")
+    assert entries == {
+        name: {"accuracy": [0.5, 0.75], "size_bytes": 7} for name in contest.FEDERATED
+    }
 
 
 # --- a story from end to end ------------------------------------------------------------------

@@ -72,6 +72,7 @@ def reproduce(
     --results FOLDER of figures and pictures (the clone's own);
     --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference;
     --device cpu or cuda; --threads N.
+    Some rivals need the extras bench and simulation, and are left out without them.
     """
     with errors_explained():
         from acme_fleet.report.stories import read_stories, run_story

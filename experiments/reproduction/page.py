@@ -84,9 +84,10 @@ def file_of(result: dict[str, Any]) -> str:
 def _others() -> str:
     return (
         "## Other stories\n\n"
-        "`backbone_ablations.py`, `header_search.py`, `personalisation.py`, `device_matching.py`\n"
-        "and `demo_gain.py` write the results that [backbones](../docs/backbones.md), [header\n"
-        "search](../docs/header_search.md), [personalisation](../docs/personalisation.md) and\n"
+        "`backbone_ablations.py`, `recovery.py`, `header_search.py`, `personalisation.py`,\n"
+        "`privacy.py`, `device_matching.py` and `demo_gain.py` write the results that\n"
+        "[backbones](../docs/backbones.md), [header search](../docs/header_search.md),\n"
+        "[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and\n"
         "[costs](../docs/costs.md) discuss."
     )
 

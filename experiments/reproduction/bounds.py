@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from typing import Any
 
@@ -40,7 +39,10 @@ def limit_of(cluster: Cluster) -> int:
 
 
 def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
-    """DynaBERT's recipe: the most accurate width and depth that fits, a linear classifier."""
+    """DynaBERT's recipe: the most accurate width and depth that fits, a linear classifier.
+
+    It is recovered as a chosen backbone is.
+    """
     table = bench.candidates()
     fitting = [i for i, size in enumerate(table["size_bytes"]) if size <= limit_of(cluster)]
     best = min(fitting, key=lambda i: table["loss"][i])
@@ -52,10 +54,10 @@ def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
 
 
 def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
-    """Torch-Pruning's Taylor pruning of the reference, recovered by distillation from it.
+    """Torch-Pruning's Taylor pruning of the whole elastic model, distilled from its logits.
 
-    None where Torch-Pruning is not installed, or where nothing fits. The teacher's logits are
-    matched in as many epochs as both distillation steps and the recovery take.
+    None where Torch-Pruning is not installed, or where nothing fits. It takes as many epochs as
+    both distillation steps and the recovery, at the learning rate of the steps.
     """
     if importlib.util.find_spec("torch_pruning") is None:
         return None
@@ -215,8 +217,11 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
 
 
 def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
-    """θ0 itself, too large for any device, with classifiers adapted like a rival's."""
-    model = copy.deepcopy(bench.reference)
+    """θ0 itself, too large for any device, with classifiers adapted like a rival's.
+
+    As it was trained on the public data, before it was made elastic.
+    """
+    model = bench.reference
     return {
         "accuracy": personal_accuracies(Plain(model), cluster, bench, "reference"),
         "size_bytes": file_size(shapes_of(model)),

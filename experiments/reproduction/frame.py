@@ -187,6 +187,8 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
     options = Options(**vars(parser.parse_args(arguments)))
     if options.scale == "smoke" and options.data:
         parser.error("--data is for --scale small and full; smoke makes its own")
+    if options.checkpoint and options.results == RESULTS:
+        parser.error("--checkpoint needs --results: the clone's own are of the scales' references")
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; it must be 1 or more")
     return options

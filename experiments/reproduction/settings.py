@@ -47,12 +47,14 @@ def on_checkpoint(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A scale's settings with a ViT that is there already as the reference.
 
-    Images get its size, rivals its patches, and each device the same share of the reference's
-    layers, ζ(θ0), as it has of the scale's own.
+    Images get its size, rivals that are pre-trained its patches, and each device the same share of
+    the reference's layers, ζ(θ0), as it has of the scale's own.
 
     Raises:
-        FleetError: if it is no image model, or cannot be read.
+        FleetError: if it is no image model, cannot be read, or the story's data are texts.
     """
+    if fleet["data"]["source"] == "text":
+        raise FleetError("--checkpoint: this story's data are texts, the option is for images")
     config = read_checkpoint(checkpoint)
     if not hasattr(config, "patch_size"):
         raise FleetError(f"--checkpoint: {checkpoint} is a {config.model_type}, not a ViT or DeiT")

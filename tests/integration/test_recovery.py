@@ -58,6 +58,6 @@ def test_without_recovery_a_backbone_shares_its_weights(finished):
 
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5])
-def test_recovery_epochs_are_a_number(epochs: float, tiny: Callable[..., Fleet]):
+def test_recovery_takes_at_least_one_epoch(epochs: float, tiny: Callable[..., Fleet]):
     with pytest.raises(FleetError, match=r"recovery\.epochs"):
         tiny(**{"backbone.distillation.recovery": {"epochs": epochs}})

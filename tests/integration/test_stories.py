@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 
-from reproduction.bench import Options
+from reproduction.bench import Bench, Options
 from reproduction.frame import run
 from reproduction.page import STORIES
 
@@ -31,3 +31,19 @@ def test_smoke(name: str, pieces: Path, tmp_path: Path):
     for goal in result["goals"]:
         assert isinstance(goal["met"], bool)
         assert goal["text"]
+
+
+def test_training_what_is_recovered_leaves_the_elastic_model_alone(pieces: Path):
+    """Rivals start from it, and train it."""
+    bench = Bench(Options("smoke", 1, None, pieces, pieces), 0, "fig7a")
+    whole = bench.elastic.classifier
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    trainable = [p.requires_grad for p in whole.parameters()]
+    model = bench.recovered(0.5, 2)
+    assert not any(p.requires_grad for p in model.parameters())
+    for parameter in model.requires_grad_(True).parameters():
+        parameter.data.add_(1.0)
+    assert [p.requires_grad for p in whole.parameters()] == trainable
+    assert all((value == before[name]).all() for name, value in whole.state_dict().items())
+    head = bench.recovered(0.5, 2).head.weight
+    assert (head + 1 == model.head.weight).all()

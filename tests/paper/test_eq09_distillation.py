@@ -11,10 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from acme_fleet.cloud import distillation
-from acme_fleet.cloud.distillation import DistillationStep, distill, distillation_loss, sandwich
-from acme_fleet.fleet import Training
+from acme_fleet.cloud.distillation import (
+    DistillationStep,
+    distill,
+    distillation_loss,
+    recovery_of,
+    sandwich,
+    teach,
+)
+from acme_fleet.fleet import Distillation, Training
 from acme_fleet.models.elastic import Architecture, kept_layers
 from acme_fleet.models.features import Activations, Classifier
 from acme_fleet.models.supernet import ElasticClassifier, Run
@@ -88,6 +96,25 @@ def test_loss_refuses_a_map_of_another_length() -> None:
     run = constant_run(0.0, 0.0, [0.0, 0.0])
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         distillation_loss(run, run, (0,), 1.0, 1.0)
+
+
+def test_recovery_learns_from_the_whole_models_logits_alone(
+    pair: tuple[ElasticClassifier, ElasticClassifier], make_inputs: Callable[..., Any]
+) -> None:
+    teacher, student = pair
+    inputs, width, depth = make_inputs("vit"), 0.5, 2
+    parameters = list(student.classifier.parameters())
+    teach(teacher, student, recovery_of(Distillation(), width, depth), inputs, [(width, depth)])
+    found = [p.grad.clone() if p.grad is not None else None for p in parameters]
+    student.classifier.zero_grad()
+    whole = teacher.run(teacher.shape(1.0, LAYERS), inputs)
+    F.mse_loss(student.run(student.shape(width, depth), inputs).logits, whole.logits).backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters)
+    for mine, parameter in zip(found, parameters, strict=True):
+        expected = parameter.grad
+        assert (mine is None) == (expected is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, expected)
 
 
 def test_zero_for_a_student_that_is_its_teacher(

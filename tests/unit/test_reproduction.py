@@ -142,6 +142,14 @@ def test_a_checkpoint_of_texts_is_refused(tmp_path: Path):
     options = Options("smoke", 1, None, tmp_path, tmp_path, checkpoint=str(tmp_path))
     with pytest.raises(FleetError, match=r"--checkpoint: .* is a bert"):
         Bench(options, 0, "fig7a")
+    with pytest.raises(FleetError, match=r"--checkpoint: .* are texts"):
+        Bench(options, 0, "clinc150")
+
+
+def test_a_checkpoint_does_not_write_over_the_scales_results(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(fig9.STORY, ["--checkpoint", "google/vit-base-patch16-224"])
+    assert "--checkpoint needs --results" in capsys.readouterr().err
 
 
 # --- rivals -----------------------------------------------------------------------------------

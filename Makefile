@@ -13,7 +13,7 @@ BENCH_PARTS := $(addprefix benchmarks/,record.py search_setup.py round_latency.p
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.user ## customise a small fleet on handwritten digits, about two minutes
+demo: $(VENV)/.user ## customise a small fleet on handwritten digits, about three minutes
 	$(BIN)/acme demo
 
 test: $(VENV)/.developer ## the tests that CI runs

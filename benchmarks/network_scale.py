@@ -109,8 +109,8 @@ def main() -> None:
         print(json.dumps(runs[-1]))
         partial.write_text(json.dumps(runs))
     model = fit(runs) | {"edge_similarity_s_per_pair": similarity_s_per_pair()}
-    wall = (1 - model["edge_idle_cpu_share"]) / max(1e-9, model["edge_idle_cpu_share_per_device"])
     idle0 = model["edge_idle_cpu_share"]
+    wall = (1 - idle0) / max(1e-9, model["edge_idle_cpu_share_per_device"])
     alone = [(1 - idle0) * r["devices"] / (r["idle_cpu_share"]["north"] - idle0) for r in runs]
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
     details = {"runs": runs, "model": model, "predicted": predicted}

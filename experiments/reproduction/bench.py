@@ -23,6 +23,7 @@ import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.cloud.pretraining import SHAPES, Recipe, pretrain
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
@@ -198,11 +199,16 @@ class Bench:
         return json.loads(path.read_text())
 
     @cached_property
-    def elastic(self) -> ElasticClassifier:
-        """The reordered and distilled reference."""
+    def _cloud(self) -> CloudServer:
+        """The cloud of the fleet's run."""
         run, journal = self._run_directory()
         with threads(self.options.threads):
-            self._cloud = assemble(self.fleet, self.world, run, journal)
+            return assemble(self.fleet, self.world, run, journal)
+
+    @cached_property
+    def elastic(self) -> ElasticClassifier:
+        """The reordered and distilled reference."""
+        with threads(self.options.threads):
             return self._cloud.prepare()[1]
 
     @cached_property
@@ -259,8 +265,7 @@ class Bench:
         return self.piece("candidates", self._measure_candidates)
 
     def _measure_candidates(self) -> dict[str, Any]:
-        elastic = self.elastic
-        grid = self._cloud.grid
+        elastic, grid = self.elastic, self._cloud.grid
         seen = candidate_quality(elastic, grid, self.world.public.validation, lambda *_: None)
         unseen = candidate_quality(elastic, grid, self.test, lambda *_: None)
         columns = {
@@ -283,9 +288,8 @@ class Bench:
 
         What the cloud chose was recovered in the run already, and is read from its files.
         """
-        elastic = self.elastic
         with threads(self.options.threads):
-            alone = self._cloud.recovered(elastic, width, depth)
+            alone = self._cloud.recovered(self.elastic, width, depth)
         backbone = alone.extract(alone.shape(width, depth))
         head = copy.deepcopy(alone.classifier.head)
         return Classifier(backbone, head).requires_grad_(False).eval()

@@ -171,11 +171,13 @@ def pooled(bench: Bench) -> tuple[Samples, Samples]:
 
 def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> CustomizedModel:
     """The cluster's architecture with an untrained header, on an untrained backbone or its own."""
-    backbone = bench.recovered(cluster.width, cluster.depth).backbone
-    if not pretrained:
+    if pretrained:
+        backbone = bench.recovered(cluster.width, cluster.depth).backbone
+    else:
+        config = bench.backbone(cluster.width, cluster.depth).config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(bench.draw("local only").initial_seed() % 2**63)
-            backbone = build(backbone.config, "cpu")
+            backbone = build(config, "cpu")
     plan = HeaderPlan(
         genotype=Genotype.model_validate(cluster.genotype),
         hidden=bench.elastic.classifier.head.in_features,

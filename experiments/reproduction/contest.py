@@ -33,8 +33,8 @@ SAME_VIT = {
     "dynabert": ("DynaBERT's recipe", dynabert),
     "torch-pruning": ("Torch-Pruning, distilled", torch_pruned),
     "early-exit": ("early exit, best header", early_exit),
+    "reference": (WHOLE, whole),
 }
-RECOVERY = "where settings have recovery, rivals from scratch have as many epochs more"
 FEDERATED = ("FedAvg", "FedAvg, then adapted", "FedPer")
 Entry = dict[str, Any]
 
@@ -72,8 +72,6 @@ def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | Non
             POOLED: {"accuracy": bound["pooled"], "size_bytes": size},
             ADAPTED: {"accuracy": bound["pooled, then adapted"], "size_bytes": size},
         }
-    if name == "reference":
-        return {WHOLE: piece(lambda: whole(cluster, bench))}
     if name == "local-only":
         return {LOCAL: piece(lambda: local_only(cluster, summary, bench))}
     if name == "federated":
@@ -118,7 +116,8 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 lead["mean"],
                 lead["mean"] >= 0,
                 f"{len(rivals)} rivals, those that ship one model with classifiers adapted like "
-                f"ACME's headers; {RECOVERY}",
+                f"ACME's headers; where settings have recovery, rivals from scratch have as many "
+                f"epochs more",
             )
         )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"

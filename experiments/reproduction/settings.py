@@ -76,7 +76,7 @@ def on_checkpoint(
     ]
     images = {"image_size": config.image_size}
     place = str(Path(checkpoint).resolve()) if checkpoint.startswith(".") else checkpoint
-    reference = {**fleet["reference"], "checkpoint": place}
+    reference = {"checkpoint": place}
     fleet = changed(fleet, {"reference": reference, "data": images, "clusters": clusters})
     if "pretraining" in experiment:  # of the rivals
         rivals = {"patch_size": config.patch_size, "data": images}

@@ -143,7 +143,7 @@ class CloudServer:
             model,
             self._public.train,
             training,
-            generator(self._settings.seed, "reference training"),
+            self._draw("reference training"),
             validation=self._public.validation,
             augment=self._augment,
             on_epoch=lambda epoch: progress(epoch, training.epochs),

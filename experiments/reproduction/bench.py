@@ -57,6 +57,7 @@ class Options:
     results: Path
     device: str = "cpu"
     threads: int = 1
+    jobs: int = 1
     checkpoint: str | None = None
 
 
@@ -64,7 +65,7 @@ class Bench:
     """What the stories of one seed share; made when it is asked for, and kept on disk."""
 
     def __init__(self, options: Options, seed: int, story: str) -> None:
-        self.options, self.seed = options, seed
+        self.options, self.seed, self.story = options, seed, story
         config = config_of(options.scale, story)
         self.name = config.stem
         self._content = read_config(config)
@@ -189,14 +190,21 @@ class Bench:
         None is not: a rival's package may be installed later. A seed's whole row is, without that
         rival; to measure what was missing, remove the row in ``stories``.
         """
-        path = self.folder / f"{name}.json"
-        if not path.exists():
+        path = self._path(name)
+        if not self.has(name):
             value = work()
             if value is None:
                 return value
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
         return json.loads(path.read_text())
+
+    def has(self, name: str) -> bool:
+        """Whether a piece is on disk."""
+        return self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     @cached_property
     def _cloud(self) -> CloudServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -23,7 +24,8 @@ from .bounds import (
 )
 from .federated import federated
 from .frame import Findings, Goal, mean_interval, paired, text
-from .rivals import NAMES, personal_accuracies, trained
+from .parallel import Part
+from .rivals import NAMES, personal_accuracies, pretrain_rival, trained
 
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
 POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"
@@ -53,6 +55,36 @@ def measure(bench: Bench) -> dict[str, dict[str, Entry]]:
             entries |= _entries(bench, cluster, name)
         told[str(limit_of(cluster))] = {name: entry for name, entry in entries.items() if entry}
     return told
+
+
+def _before(bench: Bench) -> list[Part]:
+    """The run, which all contests of a seed need, and once the rivals' pre-training."""
+    if bench.seed:
+        return [_run]
+    limits = [limit_of(cluster) for cluster in bench.fleet.clusters]
+    shapes = [name for name in bench.extra["rivals"] if name in NAMES]
+    return [_run, *(partial(pretrain_rival, s, limit) for s in shapes for limit in limits)]
+
+
+def _run(bench: Bench) -> None:
+    """With it what clusters share: DynaBERT's recipe may recover one backbone for several."""
+    _ = bench.summary
+    if "dynabert" in bench.extra["rivals"]:
+        for cluster in bench.fleet.clusters:
+            _entries(bench, cluster, "dynabert")
+
+
+def _contests(bench: Bench) -> list[Part]:
+    return [partial(_contest, cluster) for cluster in bench.fleet.clusters]
+
+
+def _contest(cluster: Cluster, bench: Bench) -> None:
+    for name in bench.extra["rivals"]:
+        _entries(bench, cluster, name)
+
+
+STAGES = (_before, _contests)
+"""What :func:`measure` reads from disk then."""
 
 
 def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | None]:

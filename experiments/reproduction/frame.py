@@ -12,11 +12,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
@@ -29,6 +31,7 @@ from acme_fleet.errors import AcmeError
 from acme_fleet.models.training import training_device
 
 from .bench import SCALES, Bench, Options
+from .parallel import Stage, make_pieces
 
 RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
@@ -69,6 +72,7 @@ class Story:
         find: of all seeds' figures, in their order.
         draw: the picture of a finished result.
         summary: what the story compares, in a line.
+        stages: pieces that ``measure`` reads, where ``--jobs`` processes can make them before.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Story:
     measure: Callable[[Bench], Row]
     find: Callable[[list[Row]], Findings]
     draw: Callable[[Figure, dict[str, Any]], None]
+    stages: Sequence[Stage] = ()
 
 
 # --- figures over seeds -----------------------------------------------------------------------
@@ -130,11 +135,12 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     from .page import write_page
 
     training_device(options.device, "--device")
-    rows, start = [], time.perf_counter()
-    for seed in range(options.seeds):
-        bench = Bench(options, seed, story.name)
-        rows.append(bench.piece(f"stories/{story.name}", lambda b=bench: story.measure(b)))
-        print(f"{story.name}, {options.scale}: seed {seed} done", flush=True)
+    start = time.perf_counter()
+    row = partial(_row, story.name, story.measure)
+    benches = [Bench(options, seed, story.name) for seed in range(options.seeds)]
+    if options.jobs > 1 and not all(bench.has(_name(story.name)) for bench in benches):
+        make_pieces([*story.stages, lambda bench: [row]], benches)
+    rows = [row(bench) for bench in benches]
     findings = story.find(rows)
     result = {
         "name": story.name,
@@ -144,7 +150,7 @@ def run(story: Story, options: Options) -> dict[str, Any]:
         "headline": findings.headline,
         "goals": [vars(goal) for goal in findings.goals],
         "numbers": findings.numbers,
-        "settings": Bench(options, 0, story.name).settings(),
+        "settings": benches[0].settings(),
         "seeds": rows,
         "seconds of this call": round(time.perf_counter() - start, 1),
         "hardware": hardware(),
@@ -158,6 +164,16 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     if options.results == RESULTS:
         write_page()
     return result
+
+
+def _row(name: str, measure: Callable[[Bench], Row], bench: Bench) -> Row:
+    row = bench.piece(_name(name), lambda: measure(bench))
+    print(f"{name}, {bench.options.scale}: seed {bench.seed} done", flush=True)
+    return row
+
+
+def _name(story: str) -> str:
+    return f"stories/{story}"
 
 
 def picture(story: Story, result: dict[str, Any], path: Path) -> None:
@@ -183,7 +199,8 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
         help="a ViT that is there already, google/vit-base-patch16-224 say: the reference",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where models are trained")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each job")
+    parser.add_argument("--jobs", type=int, help="processes; as many as there are CPU cores")
     options = Options(**vars(parser.parse_args(arguments)))
     if options.scale == "smoke" and options.data:
         parser.error("--data is for --scale small and full; smoke makes its own")
@@ -191,4 +208,9 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
         parser.error("--checkpoint needs --results: the clone's own are of the scales' references")
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; it must be 1 or more")
+    if options.jobs is None:
+        cores = joblib.cpu_count() if options.device == "cpu" else 1  # a GPU is not shared
+        options = replace(options, jobs=max(1, cores // options.threads))
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; it must be 1 or more")
     return options

@@ -100,7 +100,7 @@ def _levit(k: int, side: int, channels: int, patch: int) -> nn.Module:
 
 
 def _mobilevit(k: int, side: int, channels: int, patch: int) -> nn.Module:
-    """MobileViT-XXS's stages, narrower, at output stride 8."""
+    """MobileViT-XXS's stages, narrower."""
     return MobileViTForImageClassification(
         MobileViTConfig(
             image_size=side,
@@ -109,7 +109,6 @@ def _mobilevit(k: int, side: int, channels: int, patch: int) -> nn.Module:
             hidden_sizes=[_to(4, x * k / 16) for x in (64, 80, 96)],
             neck_hidden_sizes=[_to(4, x * k / 16) for x in (16, 16, 24, 48, 64, 80, 320)],
             expand_ratio=2.0,
-            output_stride=8,
         )
     )
 
@@ -246,6 +245,13 @@ def trained(shape: str, limit: int, bench: Bench) -> Rival | None:
         write_tensors(path, rival.state_dict(), {})
     rival.load_state_dict(read_tensors(path)[0])
     return rival.eval()
+
+
+def pretrain_rival(shape: str, limit: int, bench: Bench) -> None:
+    """Leave on disk what all seeds' rivals of this shape and limit start from, if there is any."""
+    k = widest(shape, limit, bench)
+    if k is not None and "pretraining" in bench.extra:
+        _pretrained(shape, k, limit, bench)
 
 
 def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> Rival:

@@ -71,7 +71,7 @@ def reproduce(
     --out FOLDER of finished pieces (runs/reproduce);
     --results FOLDER of figures and pictures (the clone's own);
     --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference;
-    --device cpu or cuda; --threads N.
+    --device cpu or cuda; --jobs N processes, --threads N of each.
     Some rivals need the extras bench and simulation, and are left out without them.
     """
     with errors_explained():

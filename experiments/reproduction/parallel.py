@@ -1,0 +1,49 @@
+"""Seeds and rivals side by side: each process makes pieces, which stay on disk for all.
+
+A piece is trained on ``--threads`` threads wherever it is made, so the figures are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from joblib import Parallel, delayed
+from rich.progress import track
+
+from .bench import Bench, Options
+
+Part = Callable[[Bench], object]
+Stage = Callable[[Bench], Sequence[Part]]
+
+
+def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
+    """Let ``--jobs`` processes do the parts of all seeds, one stage after the other.
+
+    Args:
+        stages: what can be done side by side once the stages before are finished, of one seed.
+        benches: one for each seed.
+    """
+    benches[0].checkpoint()  # all seeds start from one reference
+    workers = Parallel(n_jobs=benches[0].options.jobs, return_as="generator_unordered")
+    for number, stage in enumerate(stages, 1):
+        work = [
+            delayed(_do)(part, bench.options, bench.seed, bench.story)
+            for bench in benches
+            for part in stage(bench)
+        ]
+        title = f"{benches[0].story}, stage {number} of {len(stages)}"
+        for _ in track(workers(work), title, len(work)):
+            pass
+
+
+def _do(part: Part, options: Options, seed: int, story: str) -> None:
+    torch.set_num_threads(options.threads)
+    part(_bench(options, seed, story))
+
+
+@lru_cache(maxsize=1)
+def _bench(options: Options, seed: int, story: str) -> Bench:
+    """A process often does several parts of one seed: its data are read once."""
+    return Bench(options, seed, story)

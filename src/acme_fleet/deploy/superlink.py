@@ -14,6 +14,7 @@ import acme_fleet
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.site import Site
 from acme_fleet.errors import FleetError, RunError
+from acme_fleet.files import replacing
 
 APP = Path(acme_fleet.__file__).parent / "flower_app"
 _COMMAND_S = 60.0
@@ -115,9 +116,8 @@ class SuperLink:
         return self._site.state / "nodes.json"
 
     def _write_down(self, nodes: Mapping[str, Any]) -> None:
-        partial = self._nodes_file.with_suffix(".partial")
-        partial.write_text(json.dumps(nodes))
-        partial.replace(self._nodes_file)
+        with replacing(self._nodes_file) as file:
+            file.write_text(json.dumps(nodes))
 
     def _known(self) -> dict[str, dict[str, Any]]:
         database = self._site.state / "superlink.db"

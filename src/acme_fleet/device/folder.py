@@ -10,6 +10,7 @@ from torch import Tensor
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.errors import ProtocolError
+from acme_fleet.files import replacing
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import DeviceReport, HeaderAssignment, Message
 from acme_fleet.models.features import feature_samples
@@ -35,7 +36,8 @@ class DeviceFolder:
             return
         for outdated in stored.parent.glob("*.safetensors"):
             outdated.unlink()
-        _write(stored, sent)
+        with replacing(stored) as file:
+            file.write_bytes(sent)
 
     def assignment(self) -> HeaderAssignment:
         """What was received.
@@ -121,18 +123,11 @@ class DeviceFolder:
 
     def keep_report(self, report: DeviceReport) -> None:
         """Keep the report: the work for this assignment is over."""
-        _write(self._file("report"), encode(report))
+        with replacing(self._file("report")) as file:
+            file.write_bytes(encode(report))
 
     def _file(self, name: str) -> Path:
         return self.path / "state" / f"{name}.safetensors"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Written whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _read(path: Path, kind: type[Kept]) -> Kept:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from scipy.special import ndtri
 from torch import Tensor
 
+from acme_fleet.files import replacing
 from acme_fleet.fleet import Privacy
 from acme_fleet.seeding import generator
 
@@ -28,11 +29,9 @@ _SECRET_BYTES = 32
 def device_secret(path: Path) -> bytes:
     """The device's secret; drawn from the operating system the first time, and kept."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.touch(mode=0o600)
-        partial.write_bytes(secrets.token_bytes(_SECRET_BYTES))
-        partial.replace(path)
+        with replacing(path) as file:
+            file.touch(mode=0o600)
+            file.write_bytes(secrets.token_bytes(_SECRET_BYTES))
     return path.read_bytes()
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from acme_fleet.errors import AcmeError, RunError
+from acme_fleet.files import replacing
 from acme_fleet.journal import Journal, read_events
 from acme_fleet.links.base import Handler
 from acme_fleet.links.channel import listen
@@ -187,10 +188,8 @@ class RoleHost:
             return kept.read_bytes()
         answer = encode(run.handler.handle(decode(payload, self._accepts)))
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(".partial")
-            partial.write_bytes(answer)
-            partial.replace(kept)
+            with replacing(kept) as file:
+                file.write_bytes(answer)
         return answer
 
 

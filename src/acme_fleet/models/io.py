@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from acme_fleet.cost.size import shapes_of
 from acme_fleet.errors import ProtocolError, RunError
+from acme_fleet.files import replacing
 from acme_fleet.messages import check_shapes
 from acme_fleet.models.elastic import build
 from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
@@ -44,11 +45,9 @@ _WIDEST_ATTENTION = 8
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
     plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(plain, partial, metadata={"about": json.dumps(about)})
-    partial.replace(path)
+    with replacing(path) as file:
+        save_file(plain, file, metadata={"about": json.dumps(about)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -67,9 +66,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a document atomically: readers see the old file or the new one."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write_text(json.dumps(content))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,13 +136,9 @@ def save_device_model(
         documents[TOKENIZER] = preprocessing["tokenizer"]
     for name, content in documents.items():
         (folder / name).write_text(json.dumps(content, indent=1))
-    partial = folder / (WEIGHTS + ".partial")
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        partial,
-        metadata={"format": "pt"},
-    )
-    partial.replace(folder / WEIGHTS)
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as file:
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def load_device_model(folder: str | Path) -> CustomizedModel:

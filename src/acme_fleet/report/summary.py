@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.errors import RunError
+from acme_fleet.files import replacing
 from acme_fleet.fleet import Personalization, Selection
 from acme_fleet.report.leaving import Leaving, what_leaves
 
@@ -150,9 +151,8 @@ class Summary(_Record):
 
     def write(self, path: Path) -> None:
         """Write as indented JSON, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=2))
-        partial.replace(path)
+        with replacing(path) as file:
+            file.write_text(self.model_dump_json(indent=2))
 
     @staticmethod
     def read(path: Path) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -43,26 +44,50 @@ Entry = dict[str, Any]
 
 def measure(bench: Bench) -> dict[str, dict[str, Entry]]:
     """For each storage limit and model the devices' test accuracies and the size in bytes."""
-    told: dict[str, dict[str, Entry]] = {}
+    return {
+        str(limit): together([_models(bench, cluster) for cluster in clusters])
+        for limit, clusters in _by_limit(bench).items()
+    }
+
+
+def _by_limit(bench: Bench) -> dict[int, list[Cluster]]:
+    groups = defaultdict(list)
     for cluster in bench.fleet.clusters:
-        own = [d for d in bench.summary.devices if d.cluster == cluster.name]
-        largest = max(d.size_bytes for d in own)
-        entries: dict[str, Entry | None] = {
-            OURS: {"accuracy": [d.accuracy for d in own], "size_bytes": largest},
-            LINEAR: {"accuracy": [d.accuracy_linear for d in own], "size_bytes": largest},
+        groups[limit_of(cluster)].append(cluster)
+    return groups
+
+
+def together(tables: list[dict[str, Entry]]) -> dict[str, Entry]:
+    """Clusters of one limit as one; a model that not all of them have is left out."""
+    return {
+        name: entry
+        | {
+            "accuracy": [accuracy for table in tables for accuracy in table[name]["accuracy"]],
+            "size_bytes": max(table[name]["size_bytes"] for table in tables),
         }
-        for name in bench.extra["rivals"]:
-            entries |= _entries(bench, cluster, name)
-        told[str(limit_of(cluster))] = {name: entry for name, entry in entries.items() if entry}
-    return told
+        for name, entry in tables[0].items()
+        if all(name in table for table in tables)
+    }
+
+
+def _models(bench: Bench, cluster: Cluster) -> dict[str, Entry]:
+    own = [d for d in bench.summary.devices if d.cluster == cluster.name]
+    largest = max(d.size_bytes for d in own)
+    entries: dict[str, Entry | None] = {
+        OURS: {"accuracy": [d.accuracy for d in own], "size_bytes": largest},
+        LINEAR: {"accuracy": [d.accuracy_linear for d in own], "size_bytes": largest},
+    }
+    for name in bench.extra["rivals"]:
+        entries |= _entries(bench, cluster, name)
+    return {name: entry for name, entry in entries.items() if entry}
 
 
 def _before(bench: Bench) -> list[Part]:
     """The run, which all contests of a seed need, and once the rivals' pre-training."""
     if bench.seed:
         return [_run]
-    limits = [limit_of(cluster) for cluster in bench.fleet.clusters]
     shapes = [name for name in bench.extra["rivals"] if name in NAMES]
+    limits = _by_limit(bench)
     return [_run, *(partial(pretrain_rival, s, limit) for s in shapes for limit in limits)]
 
 
@@ -75,12 +100,14 @@ def _run(bench: Bench) -> None:
 
 
 def _contests(bench: Bench) -> list[Part]:
-    return [partial(_contest, cluster) for cluster in bench.fleet.clusters]
+    """Clusters of one limit share rivals, so they take turns."""
+    return [partial(_contest, clusters) for clusters in _by_limit(bench).values()]
 
 
-def _contest(cluster: Cluster, bench: Bench) -> None:
-    for name in bench.extra["rivals"]:
-        _entries(bench, cluster, name)
+def _contest(clusters: list[Cluster], bench: Bench) -> None:
+    for cluster in clusters:
+        for name in bench.extra["rivals"]:
+            _entries(bench, cluster, name)
 
 
 STAGES = (_before, _contests)

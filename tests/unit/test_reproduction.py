@@ -20,6 +20,7 @@ from acme_fleet.cli import app
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.errors import FleetError
+from acme_fleet.hardware import Cluster
 from acme_fleet.models.families import dimensions
 from acme_fleet.report import stories
 
@@ -200,6 +201,32 @@ def test_a_rival_whose_package_is_missing_is_measured_once_it_is_there(
     assert entries == {
         name: {"accuracy": [0.5, 0.75], "size_bytes": 7} for name in contest.FEDERATED
     }
+
+
+def test_clusters_of_one_limit_count_together():
+    """At full scale five limits have two clusters each."""
+    one = {"ACME": {"accuracy": [0.5], "size_bytes": 7}, "early exit": {"accuracy": [0.25]}}
+    other = {"ACME": {"accuracy": [0.75, 1.0], "size_bytes": 9}}
+    assert contest.together([one, other]) == {
+        "ACME": {"accuracy": [0.5, 0.75, 1.0], "size_bytes": 9}
+    }
+    early_exit = {"accuracy": [0.25], "size_bytes": 5, "layers": 2}
+    assert contest.together([{"early exit": early_exit}]) == {"early exit": early_exit}
+
+
+def test_no_cluster_is_forgotten_and_no_rival_trained_twice():
+    content = read_config(CONFIGS / "full.yaml")
+    content.pop("experiment")
+    clusters = [Cluster.model_validate(cluster) for cluster in content["clusters"]]
+    bench = SimpleNamespace(
+        fleet=SimpleNamespace(clusters=clusters), seed=0, extra={"rivals": ["pvt", "dynabert"]}
+    )
+    groups = contest._by_limit(bench)
+    assert sorted(c.name for group in groups.values() for c in group) == sorted(
+        c.name for c in clusters
+    )
+    _, *trainings = contest._before(bench)
+    assert len(trainings) == len({contest.limit_of(c) for c in clusters}) == 5
 
 
 # --- a story from end to end ------------------------------------------------------------------

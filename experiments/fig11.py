@@ -6,7 +6,6 @@ the same devices, splits, coarse header and number of trainings.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from matplotlib.figure import Figure
 from reproduction.bench import Bench
 from reproduction.drawing import bars
 from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
-from safetensors.torch import save_file
 
+from acme_fleet.models.io import write_tensors
 from acme_fleet.models.training import evaluate
 
 METHODS = ("Alone", "Avg", "JS", "ACME as printed", "ACME debiased", "FedAvg", "weights, debiased")
@@ -35,9 +34,7 @@ def features(bench: Bench) -> Path:
             if what == "text"
             else personalisation_features.digits()
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, path, {"about": json.dumps(about)})
+        write_tensors(path, tensors, about)
     return path
 
 
@@ -127,6 +124,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    (lambda bench: [] if bench.seed else [features],),
 )
 
 if __name__ == "__main__":

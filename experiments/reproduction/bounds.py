@@ -23,6 +23,7 @@ from acme_fleet.models.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.training import Optimization, evaluate, fit, mixed_precision, steps_of
 from acme_fleet.plan import largest_header
 from acme_fleet.report.summary import ClusterSummary
+from acme_fleet.seeding import seeded
 
 from .bench import Bench
 from .rivals import Plain, adapted_accuracies, personal_accuracies
@@ -175,8 +176,7 @@ def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> Cust
         backbone = bench.recovered(cluster.width, cluster.depth).backbone
     else:
         config = bench.backbone(cluster.width, cluster.depth).config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(bench.draw("local only").initial_seed() % 2**63)
+        with seeded(bench.draw("local only").initial_seed()):
             backbone = build(config, "cpu")
     plan = HeaderPlan(
         genotype=Genotype.model_validate(cluster.genotype),

@@ -120,7 +120,6 @@ def _train(clients: Clients, message: Message, context: Context) -> Message:
     model, own, client = _mine(clients, message, context)
     config = message.content["config"]
     draw = clients.draw(config["way"], config["server-round"] - 1, client)
-    torch.manual_seed(draw.initial_seed())  # dropout has no generator of its own
     fit(model, own.train, clients.training, draw, augment=clients.augment)
     trained, wanted = model.cpu().state_dict(), message.content["arrays"]
     kept = {name: value for name, value in trained.items() if name not in wanted}

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from acme_fleet.data.readers import read_digits
+from acme_fleet.seeding import seeded
 
 _SAID = {
     "light": "turn light on off lamp bright",
@@ -63,7 +63,6 @@ def tiny_bert(folder: Path, words: Iterable[str]) -> Path:
             num_attention_heads=4,
             intermediate_size=24,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             BertModel(config).save_pretrained(folder)
     return folder

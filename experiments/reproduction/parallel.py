@@ -26,7 +26,9 @@ def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
         benches: one for each seed.
     """
     benches[0].checkpoint()  # all seeds start from one reference
-    workers = Parallel(n_jobs=benches[0].options.jobs, return_as="generator_unordered")
+    workers = Parallel(  # parts take from none to many minutes: they are not handed out in batches
+        n_jobs=benches[0].options.jobs, batch_size=1, return_as="generator_unordered"
+    )
     for number, stage in enumerate(stages, 1):
         work = [
             delayed(_do)(part, bench.options, bench.seed, bench.story)

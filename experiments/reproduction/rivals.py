@@ -36,6 +36,7 @@ from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.io import read_tensors, write_tensors
 from acme_fleet.models.training import evaluate, fit
+from acme_fleet.seeding import seeded
 
 from .bench import Bench
 
@@ -199,8 +200,7 @@ def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
     trained = "pretraining" in bench.extra
     patch = (bench.recipe() if trained else bench.fleet.reference).model.patch_size
     larger = bench.extra["upsampling"] if shape != "deit" else 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(k)
+    with seeded(k):
         body = SHAPES[shape](k, side * larger, channels, patch)
         body = _Enlarged(body, larger) if larger > 1 else body
         rival = Rival(body, 1, classes).eval()

@@ -25,6 +25,15 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 
 @contextmanager
+def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Draws that take no generator, new layers' and dropout's, by a seed; then as before."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run every operation on so many threads, then as before.
 

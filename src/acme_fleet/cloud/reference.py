@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from acme_fleet.models.checkpoints import load_backbone, load_head
 from acme_fleet.models.elastic import as_elastic, is_full_width
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import Classifier
-from acme_fleet.seeding import derive_seed
+from acme_fleet.seeding import derive_seed, seeded
 
 
 def untrained_reference(
@@ -36,23 +35,15 @@ def untrained_reference(
         _, channels, rows, columns = inputs["pixel_values"].shape
         config = vit_config(settings.reference, (channels, rows, columns))
         return new_vit(config, len(class_names), settings.seed)
-    with _seeded(settings.seed):
+    with seeded(derive_seed(settings.seed, "reference")):
         return _from_checkpoint(settings.reference.checkpoint, inputs, class_names)
 
 
 def new_vit(config: ViTConfig, classes: int, seed: int) -> Classifier:
     """An untrained ViT with a linear classifier."""
-    with _seeded(seed):
+    with seeded(derive_seed(seed, "reference")):
         backbone = ViTModel(config, add_pooling_layer=False)
         return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, classes))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Hugging Face initialises from the global generator: seed it, then give it back as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "reference"))
-        yield
 
 
 def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> ViTConfig:

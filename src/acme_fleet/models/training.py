@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Training
+from acme_fleet.seeding import derive_seed, seeded
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def fit(
         module: takes the samples' inputs by name and returns logits.
         samples: the training data, and nothing else.
         training: epochs, batch size, learning rate, weight decay.
-        generator: decides the order of the samples and the augmentation.
+        generator: decides the order of the samples, the augmentation and dropout.
         validation: chooses the epoch; without it the last epoch's weights stay.
         augment: changes each batch before it is used.
         after_backward: called while the gradients of a step are present.
@@ -187,15 +188,16 @@ def fit(
     finished = state.restore(module, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         module.train()
-        for batch in samples.batches(training.batch_size, generator):
-            batch = augment(batch, generator) if augment else batch
-            with mixed_precision(device):
-                logits = module(**batch.inputs)
-                loss = F.cross_entropy(logits, batch.labels.to(device))
-            loss.backward()
-            if after_backward:
-                after_backward()
-            optimization.step()
+        with seeded(derive_seed(generator.initial_seed(), "dropout", epoch), device):
+            for batch in samples.batches(training.batch_size, generator):
+                batch = augment(batch, generator) if augment else batch
+                with mixed_precision(device):
+                    logits = module(**batch.inputs)
+                    loss = F.cross_entropy(logits, batch.labels.to(device))
+                loss.backward()
+                if after_backward:
+                    after_backward()
+                optimization.step()
         module.eval()
         if validation is not None:
             result = evaluate(module, validation)

@@ -124,7 +124,7 @@ STORY = Story(
     measure,
     find,
     draw,
-    (lambda bench: [] if bench.seed else [features],),
+    (lambda benches: [(benches[0], features)],),
 )
 
 if __name__ == "__main__":

@@ -195,7 +195,6 @@ class Bench:
             value = work()
             if value is None:
                 return value
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
         return json.loads(path.read_text())
 

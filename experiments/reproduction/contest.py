@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -82,13 +82,12 @@ def _models(bench: Bench, cluster: Cluster) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry}
 
 
-def _before(bench: Bench) -> list[Part]:
-    """The run, which all contests of a seed need, and once the rivals' pre-training."""
-    if bench.seed:
-        return [_run]
-    shapes = [name for name in bench.extra["rivals"] if name in NAMES]
-    limits = _by_limit(bench)
-    return [_run, *(partial(pretrain_rival, s, limit) for s in shapes for limit in limits)]
+def _before(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
+    """The seeds' runs, and the rivals' pre-training, which all seeds share."""
+    first = benches[0]
+    shapes = [name for name in first.extra["rivals"] if name in NAMES]
+    trainings = [partial(pretrain_rival, s, limit) for s in shapes for limit in _by_limit(first)]
+    return [*((bench, _run) for bench in benches), *((first, training) for training in trainings)]
 
 
 def _run(bench: Bench) -> None:
@@ -99,9 +98,13 @@ def _run(bench: Bench) -> None:
             _entries(bench, cluster, "dynabert")
 
 
-def _contests(bench: Bench) -> list[Part]:
+def _contests(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
     """Clusters of one limit share rivals, so they take turns."""
-    return [partial(_contest, clusters) for clusters in _by_limit(bench).values()]
+    return [
+        (bench, partial(_contest, clusters))
+        for bench in benches
+        for clusters in _by_limit(bench).values()
+    ]
 
 
 def _contest(clusters: list[Cluster], bench: Bench) -> None:

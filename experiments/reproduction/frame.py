@@ -127,6 +127,9 @@ def main(story: Story, arguments: Sequence[str] | None = None) -> None:
     except AcmeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is finished", file=sys.stderr)
+        raise SystemExit(130) from None
     print(f"{story.name}, {options.scale}: {result['headline']}")
 
 
@@ -138,8 +141,9 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     start = time.perf_counter()
     row = partial(_row, story.name, story.measure)
     benches = [Bench(options, seed, story.name) for seed in range(options.seeds)]
-    if options.jobs > 1 and not all(bench.has(_name(story.name)) for bench in benches):
-        make_pieces([*story.stages, lambda bench: [row]], benches)
+    missing = [bench for bench in benches if not bench.has(_name(story.name))]
+    if options.jobs > 1 and missing:
+        make_pieces([*story.stages, lambda benches: [(bench, row) for bench in benches]], missing)
     rows = [row(bench) for bench in benches]
     findings = story.find(rows)
     result = {
@@ -167,9 +171,12 @@ def run(story: Story, options: Options) -> dict[str, Any]:
 
 
 def _row(name: str, measure: Callable[[Bench], Row], bench: Bench) -> Row:
-    row = bench.piece(_name(name), lambda: measure(bench))
-    print(f"{name}, {bench.options.scale}: seed {bench.seed} done", flush=True)
-    return row
+    def work() -> Row:
+        row = measure(bench)
+        print(f"{name}, {bench.options.scale}: seed {bench.seed} done", flush=True)
+        return row
+
+    return bench.piece(_name(name), work)
 
 
 def _name(story: str) -> str:
@@ -208,6 +215,8 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
         parser.error("--checkpoint needs --results: the clone's own are of the scales' references")
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; it must be 1 or more")
+    if options.threads < 1:
+        parser.error(f"--threads is {options.threads}; it must be 1 or more")
     if options.jobs is None:
         cores = joblib.cpu_count() if options.device == "cpu" else 1  # a GPU is not shared
         options = replace(options, jobs=max(1, cores // options.threads))

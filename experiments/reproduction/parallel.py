@@ -15,25 +15,25 @@ from rich.progress import track
 from .bench import Bench, Options
 
 Part = Callable[[Bench], object]
-Stage = Callable[[Bench], Sequence[Part]]
+Stage = Callable[[Sequence[Bench]], Sequence[tuple[Bench, Part]]]
+"""What can be done side by side for these seeds, once the stages before are finished."""
 
 
 def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
     """Let ``--jobs`` processes do the parts of all seeds, one stage after the other.
 
     Args:
-        stages: what can be done side by side once the stages before are finished, of one seed.
-        benches: one for each seed.
+        stages: what there is to do.
+        benches: the seeds that are not measured yet, at least one.
     """
-    benches[0].checkpoint()  # all seeds start from one reference
+    _ = benches[0].fleet  # its making leaves on disk what seeds share: data, the reference
     workers = Parallel(  # parts take from none to many minutes: they are not handed out in batches
         n_jobs=benches[0].options.jobs, batch_size=1, return_as="generator_unordered"
     )
     for number, stage in enumerate(stages, 1):
         work = [
             delayed(_do)(part, bench.options, bench.seed, bench.story)
-            for bench in benches
-            for part in stage(bench)
+            for bench, part in stage(benches)
         ]
         title = f"{benches[0].story}, stage {number} of {len(stages)}"
         for _ in track(workers(work), title, len(work)):

@@ -241,7 +241,6 @@ def trained(shape: str, limit: int, bench: Bench) -> Rival | None:
             body = _pretrained(shape, k, limit, bench).body
             rival.body.load_state_dict(body.state_dict())
         public_stage(rival, bench, bench.draw("rival", shape, limit))
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, rival.state_dict(), {})
     rival.load_state_dict(read_tensors(path)[0])
     return rival.eval()
@@ -260,7 +259,6 @@ def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> Rival:
     rival = make(shape, k, bench, len(source.classes))
     path = bench.pretrained_folder / "rivals" / f"{shape}-{limit}.safetensors"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = EpochState(path.with_suffix(".epochs"))
         model = train_averaged(
             rival.to(bench.options.device),

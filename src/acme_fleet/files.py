@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Files that are there whole or not at all, on Linux also after a power cut."""
 
 from __future__ import annotations
 
@@ -22,5 +22,6 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("r+b") as written:
             os.fsync(written.fileno())
         partial.replace(path)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from acme_fleet.errors import RunError
+from acme_fleet.files import replacing
 from acme_fleet.fleet import Fleet
 from acme_fleet.settings import differences
 
@@ -60,8 +61,8 @@ class RunDirectory:
 
     def _start(self, fleet: Fleet) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / FLEET).write_text(fleet.to_yaml())
+            with replacing(self.path / FLEET) as file:
+                file.write_text(fleet.to_yaml())
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 
 from reproduction.bench import Bench, Options
-from reproduction.parallel import Part, make_pieces
+from reproduction.frame import run
+from reproduction.parallel import Part, Stage, make_pieces
 
 from acme_fleet.errors import FleetError
 
@@ -31,6 +32,10 @@ def _failing(bench: Bench) -> None:
     _first(bench)
 
 
+def _each(part: Part) -> Stage:
+    return lambda benches: [(bench, part) for bench in benches]
+
+
 def _benches(folder: Path) -> list[Bench]:
     options = Options("smoke", 2, None, folder, folder, jobs=2)
     return [Bench(options, seed, "fig7a") for seed in range(2)]
@@ -38,8 +43,7 @@ def _benches(folder: Path) -> list[Bench]:
 
 def test_each_stage_finds_what_the_one_before_left_on_disk(tmp_path: Path):
     benches = _benches(tmp_path)
-    stages: Sequence[Sequence[Part]] = ([_first], [_second])
-    make_pieces([lambda bench, s=stage: s for stage in stages], benches)
+    make_pieces([_each(_first), _each(_second)], benches)
     for bench in benches:
         made = bench.piece("first", lambda: pytest.fail("was made already"))
         assert made["seed"] == bench.seed
@@ -49,4 +53,15 @@ def test_each_stage_finds_what_the_one_before_left_on_disk(tmp_path: Path):
 
 def test_bad_input_in_a_process_is_told_like_any_other(tmp_path: Path):
     with pytest.raises(FleetError, match="no data here"):
-        make_pieces([lambda bench: [_failing]], _benches(tmp_path))
+        make_pieces([_each(_failing)], _benches(tmp_path))
+
+
+def test_how_many_processes_there_are_decides_nothing(tmp_path: Path):
+    """BERT has dropout, and its contests are of two storage limits, side by side."""
+    story = importlib.import_module("clinc150").STORY
+    alone, many = (
+        run(story, Options("smoke", 1, None, tmp_path / f"{jobs}", tmp_path, jobs=jobs))
+        for jobs in (1, 2)
+    )
+    assert alone["seeds"] == many["seeds"]
+    assert alone["settings"] == many["settings"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,15 +219,16 @@ def test_no_cluster_is_forgotten_and_no_rival_trained_twice():
     content = read_config(CONFIGS / "full.yaml")
     content.pop("experiment")
     clusters = [Cluster.model_validate(cluster) for cluster in content["clusters"]]
-    bench = SimpleNamespace(
-        fleet=SimpleNamespace(clusters=clusters), seed=0, extra={"rivals": ["pvt", "dynabert"]}
+    bench: Any = SimpleNamespace(
+        fleet=SimpleNamespace(clusters=clusters), extra={"rivals": ["pvt", "dynabert"]}
     )
     groups = contest._by_limit(bench)
     assert sorted(c.name for group in groups.values() for c in group) == sorted(
         c.name for c in clusters
     )
-    _, *trainings = contest._before(bench)
-    assert len(trainings) == len({contest.limit_of(c) for c in clusters}) == 5
+    work = contest._before([bench, bench, bench])
+    assert sum(part is contest._run for _, part in work) == 3
+    assert len(work) - 3 == len({contest.limit_of(c) for c in clusters}) == 5
 
 
 # --- a story from end to end ------------------------------------------------------------------
@@ -302,14 +304,19 @@ def test_reproduce_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_reproduce_hands_options_on(monkeypatch: pytest.MonkeyPatch):
     seen: list[list[str]] = []
 
-    class _Done:
-        returncode = 3
+    class _Story(nullcontext):
+        def __init__(self, command: list[str]) -> None:
+            super().__init__(self)
+            seen.append(command)
+            self.heard = False
 
-    def remember(command: list[str], **_: Any) -> _Done:
-        seen.append(command)
-        return _Done()
+        def wait(self) -> int:
+            if not self.heard:
+                self.heard = True
+                raise KeyboardInterrupt  # the terminal tells both; the story ends by itself
+            return 3
 
-    monkeypatch.setattr(stories.subprocess, "run", remember)
+    monkeypatch.setattr(stories.subprocess, "Popen", _Story)
     arguments = ["reproduce", "fig9", "--scale", "small", "--out", "here"]
     assert CliRunner().invoke(app, arguments).exit_code == 3
     assert seen[0][1:] == [

@@ -133,9 +133,7 @@ def test_the_first_weights_are_judged_without_dropout() -> None:
     module.linear.bias.data.zero_()
     perfect = weights(module)
     module.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # dropout draws from the global generator
-        fit(module, make(100, shift=1), PLAN, seeded(), validation=make(100, seed=1))
+    fit(module, make(100, shift=1), PLAN, seeded(), validation=make(100, seed=1))
     assert torch.equal(weights(module), perfect)
     assert not module.training
 
@@ -160,6 +158,25 @@ def test_deterministic_by_generator() -> None:
 
     assert torch.equal(trained(0), trained(0))
     assert not torch.equal(trained(0), trained(1))
+
+
+def test_dropout_draws_from_the_generators_seed_alone() -> None:
+    """Not from what the process has drawn before; and what it draws later is not changed."""
+    training = Training(epochs=1, batch_size=16, learning_rate=0.05)
+
+    def trained(dropout: float, seed: int, before: int) -> Tensor:
+        module = Linear(dropout)
+        with torch.random.fork_rng():
+            torch.manual_seed(before)
+            expected = torch.rand(3)
+            torch.manual_seed(before)
+            fit(module, make(16), training, seeded(seed))  # a single batch: its order is nothing
+            assert torch.equal(torch.rand(3), expected)
+        return weights(module)
+
+    assert torch.equal(trained(0.5, 0, before=1), trained(0.5, 0, before=2))
+    torch.testing.assert_close(trained(0.0, 0, before=1), trained(0.0, 1, before=1))
+    assert not torch.allclose(trained(0.5, 0, before=1), trained(0.5, 1, before=1))
 
 
 def test_hooks_see_every_step_and_epoch() -> None:

@@ -71,6 +71,5 @@ def _identity(run: RunDirectory, config: Path) -> str:
     """What tells this run from others of the same fleet, on every host; it outlives a restart."""
     path = run.identity
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"run": secrets.token_hex(16), "config": str(config.resolve())})
     return str(read_document(path.parent, path.name)["run"])

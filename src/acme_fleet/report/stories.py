@@ -42,5 +42,9 @@ def run_story(name: str, options: Sequence[str]) -> int:
     stories = read_stories()
     if name not in stories:
         raise FleetError(f"there is no story {name}; choose one of {', '.join(stories)}")
-    command = [sys.executable, str(EXPERIMENTS / f"{name}.py"), *options]
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen([sys.executable, str(EXPERIMENTS / f"{name}.py"), *options]) as story:
+        while True:
+            try:
+                return story.wait()
+            except KeyboardInterrupt:  # the story has had the same signal, and ends its processes
+                continue

@@ -14,9 +14,9 @@ from acme_fleet.cli.app import app, errors_explained, say
 def pretrain(
     data: Annotated[Path, typer.Option(help="Images: a folder, .parquet or .npz file.")],
     out: Annotated[Path, typer.Option(help="Folder of the model; must be new or empty.")],
-    model: Annotated[
-        str, typer.Option(help="vit-micro, vit-slim, vit-tiny, vit-small or vit-base.")
-    ] = "vit-tiny",
+    model: Annotated[str, typer.Option(help="vit-micro, vit-tiny, vit-small or vit-base.")] = (
+        "vit-tiny"
+    ),
     patch_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels; an eighth of a small image by default.")
     ] = None,

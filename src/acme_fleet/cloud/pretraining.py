@@ -34,12 +34,11 @@ from acme_fleet.seeding import derive_seed, generator
 
 SHAPES = {
     "vit-micro": fleet.ViT(hidden_size=192, layers=6, heads=4, neurons=768),
-    "vit-slim": fleet.ViT(hidden_size=128, layers=12, heads=4, neurons=512),
     "vit-tiny": fleet.ViT(hidden_size=192, layers=12, heads=3, neurons=768),
     "vit-small": fleet.ViT(hidden_size=384, layers=12, heads=6, neurons=1536),
     "vit-base": fleet.ViT(hidden_size=768, layers=12, heads=12, neurons=3072),
 }
-"""Shapes by name; from ``vit-tiny`` on they are DeiT's."""
+"""Shapes by name; all but the first are DeiT's."""
 
 RECORD, _STATE = "pretraining.json", "epochs.safetensors"
 _VALIDATION = 0.05

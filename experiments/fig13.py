@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from reproduction import contest
 from reproduction.bench import Bench
 from reproduction.frame import Findings, Story, main
+from reproduction.parallel import of_each_seed
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -39,7 +40,7 @@ STORY = Story(
     measure,
     find,
     draw,
-    (*contest.STAGES, lambda benches: [(bench, fig7b.measure) for bench in benches]),
+    (*contest.STAGES, of_each_seed(fig7b.measure)),
 )
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from acme_fleet.errors import AcmeError
 from acme_fleet.models.training import training_device
 
 from .bench import SCALES, Bench, Options
-from .parallel import Stage, make_pieces
+from .parallel import Stage, make_pieces, of_each_seed
 
 RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
@@ -139,11 +139,11 @@ def run(story: Story, options: Options) -> dict[str, Any]:
 
     training_device(options.device, "--device")
     start = time.perf_counter()
-    row = partial(_row, story.name, story.measure)
+    row = partial(_row, story.measure)
     benches = [Bench(options, seed, story.name) for seed in range(options.seeds)]
-    missing = [bench for bench in benches if not bench.has(_name(story.name))]
+    missing = [bench for bench in benches if not bench.has(_row_of(bench))]
     if options.jobs > 1 and missing:
-        make_pieces([*story.stages, lambda benches: [(bench, row) for bench in benches]], missing)
+        make_pieces([*story.stages, of_each_seed(row)], missing)
     rows = [row(bench) for bench in benches]
     findings = story.find(rows)
     result = {
@@ -170,17 +170,17 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     return result
 
 
-def _row(name: str, measure: Callable[[Bench], Row], bench: Bench) -> Row:
+def _row(measure: Callable[[Bench], Row], bench: Bench) -> Row:
     def work() -> Row:
         row = measure(bench)
-        print(f"{name}, {bench.options.scale}: seed {bench.seed} done", flush=True)
+        print(f"{bench.story}, {bench.options.scale}: seed {bench.seed} done", flush=True)
         return row
 
-    return bench.piece(_name(name), work)
+    return bench.piece(_row_of(bench), work)
 
 
-def _name(story: str) -> str:
-    return f"stories/{story}"
+def _row_of(bench: Bench) -> str:
+    return f"stories/{bench.story}"
 
 
 def picture(story: Story, result: dict[str, Any], path: Path) -> None:

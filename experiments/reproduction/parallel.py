@@ -19,6 +19,11 @@ Stage = Callable[[Sequence[Bench]], Sequence[tuple[Bench, Part]]]
 """What can be done side by side for these seeds, once the stages before are finished."""
 
 
+def of_each_seed(part: Part) -> Stage:
+    """The stage that is this part of every seed."""
+    return lambda benches: [(bench, part) for bench in benches]
+
+
 def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
     """Let ``--jobs`` processes do the parts of all seeds, one stage after the other.
 

@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 
 from reproduction.bench import Bench, Options
 from reproduction.frame import run
-from reproduction.parallel import Part, Stage, make_pieces
+from reproduction.parallel import make_pieces, of_each_seed
 
 from acme_fleet.errors import FleetError
 
@@ -32,10 +32,6 @@ def _failing(bench: Bench) -> None:
     _first(bench)
 
 
-def _each(part: Part) -> Stage:
-    return lambda benches: [(bench, part) for bench in benches]
-
-
 def _benches(folder: Path) -> list[Bench]:
     options = Options("smoke", 2, None, folder, folder, jobs=2)
     return [Bench(options, seed, "fig7a") for seed in range(2)]
@@ -43,7 +39,7 @@ def _benches(folder: Path) -> list[Bench]:
 
 def test_each_stage_finds_what_the_one_before_left_on_disk(tmp_path: Path):
     benches = _benches(tmp_path)
-    make_pieces([_each(_first), _each(_second)], benches)
+    make_pieces([of_each_seed(_first), of_each_seed(_second)], benches)
     for bench in benches:
         made = bench.piece("first", lambda: pytest.fail("was made already"))
         assert made["seed"] == bench.seed
@@ -53,7 +49,7 @@ def test_each_stage_finds_what_the_one_before_left_on_disk(tmp_path: Path):
 
 def test_bad_input_in_a_process_is_told_like_any_other(tmp_path: Path):
     with pytest.raises(FleetError, match="no data here"):
-        make_pieces([_each(_failing)], _benches(tmp_path))
+        make_pieces([of_each_seed(_failing)], _benches(tmp_path))
 
 
 def test_how_many_processes_there_are_decides_nothing(tmp_path: Path):

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
-from acme_fleet.cloud.pretraining import SHAPES, Recipe, pretrain
+from acme_fleet.cloud.pretraining import Recipe, pretrain
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.datasets import Source, load_source
@@ -39,7 +39,7 @@ from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import generator, threads
 
 from .generated import WORDS, rooms, tiny_bert, turned_digits
-from .settings import changed, config_of, digest, on_checkpoint, read_config
+from .settings import changed, config_of, digest, on_checkpoint, read_config, shape_of
 
 Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -59,6 +59,15 @@ class Options:
     threads: int = 1
     jobs: int = 1
     checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a light-weight model has to tell apart: classes of square images."""
+
+    channels: int
+    side: int
+    classes: int
 
 
 class Bench:
@@ -82,15 +91,30 @@ class Bench:
     @cached_property
     def fleet(self) -> Fleet:
         """The fleet file of the scale with this seed, on the data and the pre-trained model."""
+        return self._fleet(self.checkpoint())
+
+    def _fleet(self, checkpoint: Path | None) -> Fleet:
         content = dict(self._content)
         if "files" in self.extra:
             content["data"] = {**content["data"], **self._files(**self.extra["files"])}
         if "generated" in self.extra:
             content["data"] = {**content["data"], "train": str(self._generated())}
-        if checkpoint := self.checkpoint():
+        if checkpoint:
             content["reference"] = {**content["reference"], "checkpoint": str(checkpoint)}
         place = {"accelerator": torch.device(self.options.device).type}
         return Fleet.parse({**content, **place, "seed": self.seed}, self.name)
+
+    @cached_property
+    def untrained(self) -> Fleet:
+        """The fleet as it is known before its reference is pre-trained."""
+        return self._fleet(None) if "pretraining" in self.extra else self.fleet
+
+    @cached_property
+    def task(self) -> Task:
+        """What the devices' images are; the reference need not be there."""
+        source = load_source(self.untrained.data)
+        _, channels, side, _ = source.train.inputs["pixel_values"].shape
+        return Task(channels, side, len(source.classes))
 
     def settings(self) -> dict[str, Any]:
         """For the result file: the scale's file as it is, without this machine's paths."""
@@ -132,7 +156,9 @@ class Bench:
     def recipe(self) -> Recipe:
         """How the reference is pre-trained."""
         settings = self.extra["pretraining"]
-        model = SHAPES[settings["model"]].model_copy(update={"patch_size": settings["patch_size"]})
+        model = shape_of(settings["model"]).model_copy(
+            update={"patch_size": settings["patch_size"]}
+        )
         training = Training(**settings["training"])
         return Recipe(model, training, **settings.get("augmentation", {}))
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.hardware import Cluster
+from acme_fleet.report.summary import ClusterSummary
 
 from .bench import Bench
 from .bounds import (
@@ -25,7 +26,7 @@ from .bounds import (
 )
 from .federated import federated
 from .frame import Findings, Goal, mean_interval, paired, text
-from .parallel import Part
+from .parallel import Part, shared_by_seeds
 from .rivals import NAMES, personal_accuracies, pretrain_rival, trained
 
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
@@ -52,7 +53,7 @@ def measure(bench: Bench) -> dict[str, dict[str, Entry]]:
 
 def _by_limit(bench: Bench) -> dict[int, list[Cluster]]:
     groups = defaultdict(list)
-    for cluster in bench.fleet.clusters:
+    for cluster in bench.untrained.clusters:
         groups[limit_of(cluster)].append(cluster)
     return groups
 
@@ -82,12 +83,20 @@ def _models(bench: Bench, cluster: Cluster) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry}
 
 
-def _before(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
-    """The seeds' runs, and the rivals' pre-training, which all seeds share."""
+def _pretraining(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
+    """Of the reference and the rivals, which all seeds share."""
     first = benches[0]
-    shapes = [name for name in first.extra["rivals"] if name in NAMES]
-    trainings = [partial(pretrain_rival, s, limit) for s in shapes for limit in _by_limit(first)]
-    return [*((bench, _run) for bench in benches), *((first, training) for training in trainings)]
+    trainings = [
+        partial(pretrain_rival, shape, limit)
+        for shape in _rivals(first, light=True)
+        for limit in _by_limit(first)
+    ]
+    return [*shared_by_seeds(benches), *((first, training) for training in trainings)]
+
+
+def _runs(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
+    """The seeds' runs; beside them rivals that do not start from what a run makes."""
+    return [*((bench, _run) for bench in benches), *_contests(benches, light=True)]
 
 
 def _run(bench: Bench) -> None:
@@ -98,28 +107,34 @@ def _run(bench: Bench) -> None:
             _entries(bench, cluster, "dynabert")
 
 
-def _contests(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
+def _contests(benches: Sequence[Bench], *, light: bool = False) -> list[tuple[Bench, Part]]:
     """Clusters of one limit share rivals, so they take turns."""
     return [
-        (bench, partial(_contest, clusters))
+        (bench, partial(_contest, clusters, name))
         for bench in benches
         for clusters in _by_limit(bench).values()
+        for name in _rivals(bench, light=light)
     ]
 
 
-def _contest(clusters: list[Cluster], bench: Bench) -> None:
+def _rivals(bench: Bench, *, light: bool) -> list[str]:
+    return [name for name in bench.extra["rivals"] if (name in NAMES) == light]
+
+
+def _contest(clusters: list[Cluster], name: str, bench: Bench) -> None:
     for cluster in clusters:
-        for name in bench.extra["rivals"]:
-            _entries(bench, cluster, name)
+        _entries(bench, cluster, name)
 
 
-STAGES = (_before, _contests)
+STAGES = (_pretraining, _runs, _contests)
 """What :func:`measure` reads from disk then."""
 
 
 def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | None]:
     """What one piece of work tells about a cluster."""
-    summary = next(told for told in bench.summary.clusters if told.name == cluster.name)
+
+    def summary() -> ClusterSummary:
+        return next(told for told in bench.summary.clusters if told.name == cluster.name)
 
     def piece(work: Callable[[], Any]) -> Any:
         return bench.piece(f"contest/{cluster.name}-{name}", work)
@@ -128,16 +143,16 @@ def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | Non
         title, made = SAME_VIT[name]
         return {title: piece(lambda: made(cluster, bench))}
     if name == "centralised":
-        bound = piece(lambda: centralised(cluster, summary, bench))
+        bound = piece(lambda: centralised(cluster, summary(), bench))
         size = bound["size_bytes"]
         return {
             POOLED: {"accuracy": bound["pooled"], "size_bytes": size},
             ADAPTED: {"accuracy": bound["pooled, then adapted"], "size_bytes": size},
         }
     if name == "local-only":
-        return {LOCAL: piece(lambda: local_only(cluster, summary, bench))}
+        return {LOCAL: piece(lambda: local_only(cluster, summary(), bench))}
     if name == "federated":
-        told = piece(lambda: federated(cluster, summary, bench)) or {}
+        told = piece(lambda: federated(cluster, summary(), bench)) or {}
         size = told.get("size_bytes")
         return {m: {"accuracy": told[m], "size_bytes": size} for m in FEDERATED if told}
     return {NAMES[name]: piece(lambda: _light_weight(name, cluster, bench))}

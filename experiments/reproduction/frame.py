@@ -31,7 +31,7 @@ from acme_fleet.errors import AcmeError
 from acme_fleet.models.training import training_device
 
 from .bench import SCALES, Bench, Options
-from .parallel import Stage, make_pieces, of_each_seed
+from .parallel import Stage, make_pieces, of_each_seed, shared_by_seeds
 
 RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
@@ -81,7 +81,7 @@ class Story:
     measure: Callable[[Bench], Row]
     find: Callable[[list[Row]], Findings]
     draw: Callable[[Figure, dict[str, Any]], None]
-    stages: Sequence[Stage] = ()
+    stages: Sequence[Stage] = (shared_by_seeds,)
 
 
 # --- figures over seeds -----------------------------------------------------------------------

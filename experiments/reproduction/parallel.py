@@ -24,6 +24,15 @@ def of_each_seed(part: Part) -> Stage:
     return lambda benches: [(bench, part) for bench in benches]
 
 
+def shared_by_seeds(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
+    """The stage that leaves on disk generated data and the pre-trained reference."""
+    return [(benches[0], _fleet_of)]
+
+
+def _fleet_of(bench: Bench) -> None:
+    _ = bench.fleet
+
+
 def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
     """Let ``--jobs`` processes do the parts of all seeds, one stage after the other.
 
@@ -31,7 +40,6 @@ def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
         stages: what there is to do.
         benches: the seeds that are not measured yet, at least one.
     """
-    _ = benches[0].fleet  # its making leaves on disk what seeds share: data, the reference
     workers = Parallel(  # parts take from none to many minutes: they are not handed out in batches
         n_jobs=benches[0].options.jobs, batch_size=1, return_as="generator_unordered"
     )

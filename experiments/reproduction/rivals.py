@@ -34,7 +34,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.hardware import Cluster
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier, activations, moved
-from acme_fleet.models.io import read_tensors, write_tensors
+from acme_fleet.models.io import read_tensors, without_prefix, write_tensors
 from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import seeded
 
@@ -196,7 +196,7 @@ class Head(nn.Module):
 
 def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
     """An untrained rival of width ``k``."""
-    _, channels, side, _ = bench.world.public.train.inputs["pixel_values"].shape
+    channels, side = bench.task.channels, bench.task.side
     trained = "pretraining" in bench.extra
     patch = (bench.recipe() if trained else bench.fleet.reference).model.patch_size
     larger = bench.extra["upsampling"] if shape != "deit" else 1
@@ -212,7 +212,7 @@ def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
 
 def widest(shape: str, limit: int, bench: Bench) -> int | None:
     """The largest width whose file is within ``limit`` bytes; none if the narrowest is not."""
-    classes, fitting, too_wide = len(bench.world.classes), 0, 2
+    classes, fitting, too_wide = bench.task.classes, 0, 2
     while file_size(shapes_of(make(shape, too_wide, bench, classes))) <= limit < 2**40:
         fitting, too_wide = too_wide, min(2 * too_wide, _WIDEST)
         if fitting == _WIDEST:
@@ -238,8 +238,8 @@ def trained(shape: str, limit: int, bench: Bench) -> Rival | None:
     path = bench.folder / "rivals" / f"{shape}-{limit}.safetensors"
     if not path.exists():
         if "pretraining" in bench.extra:
-            body = _pretrained(shape, k, limit, bench).body
-            rival.body.load_state_dict(body.state_dict())
+            known = _pretrained(shape, k, limit, bench)
+            rival.body.load_state_dict(without_prefix("body", known))
         public_stage(rival, bench, bench.draw("rival", shape, limit))
         write_tensors(path, rival.state_dict(), {})
     rival.load_state_dict(read_tensors(path)[0])
@@ -253,25 +253,23 @@ def pretrain_rival(shape: str, limit: int, bench: Bench) -> None:
         _pretrained(shape, k, limit, bench)
 
 
-def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> Rival:
+def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> dict[str, Tensor]:
     """After the pre-training, by the reference's recipe; one for all seeds, as the reference is."""
-    source, recipe = bench.pretraining_source(), bench.recipe()
-    rival = make(shape, k, bench, len(source.classes))
     path = bench.pretrained_folder / "rivals" / f"{shape}-{limit}.safetensors"
     if not path.exists():
+        source = bench.pretraining_source()
         state = EpochState(path.with_suffix(".epochs"))
         model = train_averaged(
-            rival.to(bench.options.device),
+            make(shape, k, bench, len(source.classes)).to(bench.options.device),
             source.train,
-            recipe,
+            bench.recipe(),
             state,
             lambda epoch, _: print(f"{shape} {limit}: epoch {epoch}", flush=True),
         ).cpu()
         print(f"{shape} {limit}: {evaluate(model, source.test)}", flush=True)
         write_tensors(path, model.state_dict(), {})
         state.remove()
-    rival.cpu().load_state_dict(read_tensors(path)[0])
-    return rival
+    return read_tensors(path)[0]
 
 
 def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:

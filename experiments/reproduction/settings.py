@@ -42,6 +42,11 @@ def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | changes | both
 
 
+def shape_of(model: str | dict[str, Any]) -> ViT:
+    """A ViT by its name in ``acme pretrain``, or by its sizes."""
+    return SHAPES[model] if isinstance(model, str) else ViT(**model)
+
+
 def on_checkpoint(
     fleet: dict[str, Any], experiment: dict[str, Any], checkpoint: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,8 +63,7 @@ def on_checkpoint(
     config = read_checkpoint(checkpoint)
     if not hasattr(config, "patch_size"):
         raise FleetError(f"--checkpoint: {checkpoint} is a {config.model_type}, not a ViT or DeiT")
-    own = experiment.get("pretraining", {}).get("model")
-    vit = SHAPES[own] if own else ViT(**fleet["reference"]["model"])
+    vit = shape_of(experiment.get("pretraining", fleet["reference"])["model"])
     sizes = dimensions(config)
     ratio = _layers(sizes.layers, sizes.hidden, sizes.neurons) / _layers(
         vit.layers, vit.hidden_size, vit.neurons

@@ -220,15 +220,17 @@ def test_no_cluster_is_forgotten_and_no_rival_trained_twice():
     content.pop("experiment")
     clusters = [Cluster.model_validate(cluster) for cluster in content["clusters"]]
     bench: Any = SimpleNamespace(
-        fleet=SimpleNamespace(clusters=clusters), extra={"rivals": ["pvt", "dynabert"]}
+        untrained=SimpleNamespace(clusters=clusters), extra={"rivals": ["pvt", "dynabert"]}
     )
     groups = contest._by_limit(bench)
     assert sorted(c.name for group in groups.values() for c in group) == sorted(
         c.name for c in clusters
     )
-    work = contest._before([bench, bench, bench])
-    assert sum(part is contest._run for _, part in work) == 3
-    assert len(work) - 3 == len({contest.limit_of(c) for c in clusters}) == 5
+    trainings, runs, contests = (stage([bench, bench, bench]) for stage in contest.STAGES)
+    limits = len({contest.limit_of(c) for c in clusters})
+    assert len(trainings) - 1 == limits == 5, "the reference, and PVT for each limit once"
+    assert sum(part is contest._run for _, part in runs) == 3
+    assert len(runs) - 3 == len(contests) == 3 * limits
 
 
 # --- a story from end to end ------------------------------------------------------------------

@@ -109,7 +109,10 @@ class Optimization:
     def __init__(self, parameters: Iterable[Tensor], training: Training, steps: int) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+            self.parameters,
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True,  # a step over many small tensors takes a quarter of the time
         )
         self.schedule = warmup_cosine(self.optimizer, steps)
 

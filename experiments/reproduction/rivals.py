@@ -266,7 +266,6 @@ def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> dict[str, Tenso
             state,
             lambda epoch, _: print(f"{shape} {limit}: epoch {epoch}", flush=True),
         ).cpu()
-        print(f"{shape} {limit}: {evaluate(model, source.test)}", flush=True)
         write_tensors(path, model.state_dict(), {})
         state.remove()
     return read_tensors(path)[0]

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
-from acme_fleet.cloud.pretraining import Recipe, pretrain
+from acme_fleet.cloud.pretraining import RECORD, Recipe, pretrain
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.datasets import Source, load_source
@@ -62,8 +62,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a light-weight model has to tell apart: classes of square images."""
+class Images:
+    """The shape of the fleet's images, which are square, and the number of their classes."""
 
     channels: int
     side: int
@@ -105,16 +105,17 @@ class Bench:
         return Fleet.parse({**content, **place, "seed": self.seed}, self.name)
 
     @cached_property
-    def untrained(self) -> Fleet:
-        """The fleet as it is known before its reference is pre-trained."""
-        return self._fleet(None) if "pretraining" in self.extra else self.fleet
+    def unprepared(self) -> Fleet:
+        """The fleet, without a reference that has to be pre-trained first."""
+        pending = "pretraining" in self.extra and not self.options.checkpoint
+        return self._fleet(None) if pending else self.fleet
 
     @cached_property
-    def task(self) -> Task:
-        """What the devices' images are; the reference need not be there."""
-        source = load_source(self.untrained.data)
-        _, channels, side, _ = source.train.inputs["pixel_values"].shape
-        return Task(channels, side, len(source.classes))
+    def images(self) -> Images:
+        """What a model has to tell apart; a reference need not be pre-trained to know it."""
+        world = self.world if self.unprepared is self.fleet else load_world(self.unprepared)
+        _, channels, side, _ = world.public.train.inputs["pixel_values"].shape
+        return Images(channels, side, len(world.classes))
 
     def settings(self) -> dict[str, Any]:
         """For the result file: the scale's file as it is, without this machine's paths."""
@@ -175,7 +176,8 @@ class Bench:
     def _pretrained(self) -> Path:
         """The pre-trained reference, made by ``acme pretrain``'s function if it is not there."""
         folder = (self.pretrained_folder / "reference").resolve()
-        if not (folder / "config.json").exists():
+        record = folder / RECORD
+        if not (record.exists() and "test" in json.loads(record.read_text())):
             pretrain(
                 self.pretraining_source(),
                 self.recipe(),

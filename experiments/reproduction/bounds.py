@@ -193,11 +193,12 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
     model = model_of(summary, bench, pretrained=True)
     train, validation = pooled(bench)
     settings = bench.fleet.reference
+    epochs = bench.extra.get("centralised_epochs", settings.training.epochs)
     with bench.accelerated(model):
         fit(
             model,
             train,
-            settings.training,
+            settings.training.model_copy(update={"epochs": epochs}),
             bench.draw("centralised", cluster.name),
             validation=validation,
             augment=augmentation(settings.crop_padding, flip=settings.flip),

@@ -53,7 +53,7 @@ def measure(bench: Bench) -> dict[str, dict[str, Entry]]:
 
 def _by_limit(bench: Bench) -> dict[int, list[Cluster]]:
     groups = defaultdict(list)
-    for cluster in bench.untrained.clusters:
+    for cluster in bench.unprepared.clusters:
         groups[limit_of(cluster)].append(cluster)
     return groups
 
@@ -88,15 +88,16 @@ def _pretraining(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
     first = benches[0]
     trainings = [
         partial(pretrain_rival, shape, limit)
-        for shape in _rivals(first, light=True)
+        for shape in _of_own_shape(first)
         for limit in _by_limit(first)
     ]
+    # Rivals' parts must not ask for the fleet: it is the first part that pre-trains its reference.
     return [*shared_by_seeds(benches), *((first, training) for training in trainings)]
 
 
 def _runs(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
     """The seeds' runs; beside them rivals that do not start from what a run makes."""
-    return [*((bench, _run) for bench in benches), *_contests(benches, light=True)]
+    return [*((bench, _run) for bench in benches), *_parts(benches, _of_own_shape)]
 
 
 def _run(bench: Bench) -> None:
@@ -107,18 +108,29 @@ def _run(bench: Bench) -> None:
             _entries(bench, cluster, "dynabert")
 
 
-def _contests(benches: Sequence[Bench], *, light: bool = False) -> list[tuple[Bench, Part]]:
+def _contests(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
+    """All that start from what a run makes."""
+    return _parts(benches, _of_the_run)
+
+
+def _parts(
+    benches: Sequence[Bench], names: Callable[[Bench], list[str]]
+) -> list[tuple[Bench, Part]]:
     """Clusters of one limit share rivals, so they take turns."""
     return [
         (bench, partial(_contest, clusters, name))
         for bench in benches
         for clusters in _by_limit(bench).values()
-        for name in _rivals(bench, light=light)
+        for name in names(bench)
     ]
 
 
-def _rivals(bench: Bench, *, light: bool) -> list[str]:
-    return [name for name in bench.extra["rivals"] if (name in NAMES) == light]
+def _of_own_shape(bench: Bench) -> list[str]:
+    return [name for name in bench.extra["rivals"] if name in NAMES]
+
+
+def _of_the_run(bench: Bench) -> list[str]:
+    return [name for name in bench.extra["rivals"] if name not in (*NAMES, "dynabert")]
 
 
 def _contest(clusters: list[Cluster], name: str, bench: Bench) -> None:

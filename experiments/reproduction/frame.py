@@ -72,7 +72,8 @@ class Story:
         find: of all seeds' figures, in their order.
         draw: the picture of a finished result.
         summary: what the story compares, in a line.
-        stages: pieces that ``measure`` reads, where ``--jobs`` processes can make them before.
+        stages: pieces that ``measure`` reads, where ``--jobs`` processes can make them before;
+            the first makes what all seeds share, :func:`.shared_by_seeds`.
     """
 
     name: str

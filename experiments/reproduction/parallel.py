@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 import torch
 from joblib import Parallel, delayed
@@ -26,11 +27,7 @@ def of_each_seed(part: Part) -> Stage:
 
 def shared_by_seeds(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
     """The stage that leaves on disk generated data and the pre-trained reference."""
-    return [(benches[0], _fleet_of)]
-
-
-def _fleet_of(bench: Bench) -> None:
-    _ = bench.fleet
+    return [(benches[0], attrgetter("fleet"))]
 
 
 def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:

@@ -196,7 +196,7 @@ class Head(nn.Module):
 
 def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
     """An untrained rival of width ``k``."""
-    channels, side = bench.task.channels, bench.task.side
+    channels, side = bench.images.channels, bench.images.side
     trained = "pretraining" in bench.extra
     patch = (bench.recipe() if trained else bench.fleet.reference).model.patch_size
     larger = bench.extra["upsampling"] if shape != "deit" else 1
@@ -212,7 +212,7 @@ def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
 
 def widest(shape: str, limit: int, bench: Bench) -> int | None:
     """The largest width whose file is within ``limit`` bytes; none if the narrowest is not."""
-    classes, fitting, too_wide = bench.task.classes, 0, 2
+    classes, fitting, too_wide = bench.images.classes, 0, 2
     while file_size(shapes_of(make(shape, too_wide, bench, classes))) <= limit < 2**40:
         fitting, too_wide = too_wide, min(2 * too_wide, _WIDEST)
         if fitting == _WIDEST:
@@ -254,7 +254,7 @@ def pretrain_rival(shape: str, limit: int, bench: Bench) -> None:
 
 
 def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> dict[str, Tensor]:
-    """After the pre-training, by the reference's recipe; one for all seeds, as the reference is."""
+    """A rival's tensors, pre-trained by the reference's recipe and like it once for all seeds."""
     path = bench.pretrained_folder / "rivals" / f"{shape}-{limit}.safetensors"
     if not path.exists():
         source = bench.pretraining_source()

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from acme_fleet.cli import app
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cost.size import file_size, shapes_of
+from acme_fleet.data.datasets import load_source
 from acme_fleet.errors import FleetError
 from acme_fleet.hardware import Cluster
 from acme_fleet.models.families import dimensions
@@ -90,7 +91,9 @@ def test_every_scale_is_a_fleet(path: Path, tmp_path: Path):
     bench = Bench(Options(scale, 1, None, tmp_path, tmp_path), 0, story or "fig1")
     assert bench.name == path.stem
     bench.extra.pop("files", None)
-    bench.extra.pop("pretraining", None)
+    if "pretraining" in bench.extra:
+        assert bench.recipe().model.layers >= 6
+        bench.extra.pop("pretraining")
     data = bench.settings()["fleet"]["data"]
     if data["source"] not in ("digits", "arrays"):
         data["train"] = ["somewhere"]
@@ -137,6 +140,16 @@ def test_a_checkpoint_takes_the_references_place(bench: Bench, twice_as_deep: st
     assert other.world.public.train.inputs["pixel_values"].shape[-1] == 12
     model = untrained_reference(other.fleet, other.world.public, other.world.classes)
     assert dimensions(model.backbone.config).layers == 8
+
+
+def test_rivals_see_the_images_as_a_checkpoint_takes_them(twice_as_deep: str, tmp_path: Path):
+    colour = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (Path(twice_as_deep) / "preprocessor_config.json").write_text(json.dumps(colour))
+    options = Options("smoke", 1, None, tmp_path, tmp_path, checkpoint=twice_as_deep)
+    bench = Bench(options, 0, "fig7a")
+    assert (bench.images.channels, bench.images.side, bench.images.classes) == (3, 12, 10)
+    pixels = bench.world.public.test.inputs["pixel_values"][:2]
+    assert rivals.make("pvt", 2, bench, 10)(pixels).shape == (2, 10)
 
 
 def test_a_checkpoint_of_texts_is_refused(tmp_path: Path):
@@ -220,7 +233,7 @@ def test_no_cluster_is_forgotten_and_no_rival_trained_twice():
     content.pop("experiment")
     clusters = [Cluster.model_validate(cluster) for cluster in content["clusters"]]
     bench: Any = SimpleNamespace(
-        untrained=SimpleNamespace(clusters=clusters), extra={"rivals": ["pvt", "dynabert"]}
+        unprepared=SimpleNamespace(clusters=clusters), extra={"rivals": ["pvt", "dynabert"]}
     )
     groups = contest._by_limit(bench)
     assert sorted(c.name for group in groups.values() for c in group) == sorted(
@@ -230,7 +243,28 @@ def test_no_cluster_is_forgotten_and_no_rival_trained_twice():
     limits = len({contest.limit_of(c) for c in clusters})
     assert len(trainings) - 1 == limits == 5, "the reference, and PVT for each limit once"
     assert sum(part is contest._run for _, part in runs) == 3
-    assert len(runs) - 3 == len(contests) == 3 * limits
+    assert len(runs) - 3 == 3 * limits, "PVT for each seed and limit"
+    assert not contests, "DynaBERT's recipe goes with the runs"
+
+
+def test_rivals_are_pretrained_without_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Beside it, in other processes: whoever asked for the fleet would train it a second time."""
+    bench = Bench(Options("smoke", 2, None, tmp_path, tmp_path), 0, "fig13")
+    model = {"hidden_size": 32, "layers": 6, "heads": 4, "neurons": 64}
+    training = {"epochs": 1, "batch_size": 64, "learning_rate": 0.001}
+    bench.extra["pretraining"] = {"model": model, "patch_size": 2, "training": training}
+    source = load_source(bench.unprepared.data)
+    monkeypatch.setattr(Bench, "_pretrained", lambda _: pytest.fail("the reference was asked for"))
+    monkeypatch.setattr(Bench, "pretraining_source", lambda _: source)
+    (_, reference), *trainings = contest.STAGES[0]([bench, bench])
+    assert len(trainings) == 2, "PVT for each limit"
+    for _, training in trainings:
+        training(bench)
+    assert len(list(bench.pretrained_folder.rglob("*.safetensors"))) == 2
+    with pytest.raises(pytest.fail.Exception, match="was asked for"):
+        reference(bench)
 
 
 # --- a story from end to end ------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Recipe:
     """What is trained, and how.
 
     Attributes:
-        model: the shape, one of :data:`SHAPES` with its patch.
+        model: the shape, with its patch; :data:`SHAPES` has names for some.
         training: epochs, batch size, learning rate, weight decay.
         crop_padding: pixels by which crops may move. flip: whether mirror images are images.
         cutmix: the share of batches that are mixed; pays in long training, where memorising is

@@ -112,7 +112,7 @@ class Optimization:
             self.parameters,
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
-            fused=True,  # a step over many small tensors takes a quarter of the time
+            fused=True,  # in place of some operations for each tensor, of which there are hundreds
         )
         self.schedule = warmup_cosine(self.optimizer, steps)
 

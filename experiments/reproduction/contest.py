@@ -206,7 +206,7 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 lead["mean"] >= 0,
                 f"{len(rivals)} rivals, those that ship one model with classifiers adapted like "
                 f"ACME's headers; where settings have recovery, rivals from scratch have as many "
-                f"epochs more",
+                f"epochs more{_other(table, WHOLE, 'the whole reference has')}",
             )
         )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"
@@ -219,7 +219,8 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                     f"difference {text(gap)})",
                     gap["mean"],
                     gap["mean"] >= -0.03,
-                    "backbones stay frozen on devices",
+                    "backbones stay frozen on devices"
+                    + _other(table, "FedPer", "FedPer, which trains them too, has"),
                 )
             )
             part += f", {bound} {text(table[bound])}"
@@ -229,6 +230,10 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
             part += f", local only {text(table[LOCAL])}"
         parts.append(part)
     return Findings("; ".join(parts), numbers, goals)
+
+
+def _other(table: dict[str, Any], name: str, words: str) -> str:
+    return f"; {words} {text(table[name])}" if name in table else ""
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:

@@ -107,13 +107,16 @@ class Bench:
     @cached_property
     def unprepared(self) -> Fleet:
         """The fleet, without a reference that has to be pre-trained first."""
-        pending = "pretraining" in self.extra and not self.options.checkpoint
-        return self._fleet(None) if pending else self.fleet
+        return self._fleet(None) if self._pending else self.fleet
+
+    @property
+    def _pending(self) -> bool:
+        return "pretraining" in self.extra and not self.options.checkpoint
 
     @cached_property
     def images(self) -> Images:
         """What a model has to tell apart; a reference need not be pre-trained to know it."""
-        world = self.world if self.unprepared is self.fleet else load_world(self.unprepared)
+        world = load_world(self.unprepared) if self._pending else self.world
         _, channels, side, _ = world.public.train.inputs["pixel_values"].shape
         return Images(channels, side, len(world.classes))
 

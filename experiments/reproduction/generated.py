@@ -51,7 +51,7 @@ def rooms(folder: Path) -> Path:
 def tiny_bert(folder: Path, words: Iterable[str]) -> Path:
     """An untrained BERT that knows these words, in a folder as the hub has them."""
     if not (folder / "config.json").exists():
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
         (folder / "vocab.txt").write_text("\n".join(vocabulary))
         BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)

@@ -112,7 +112,8 @@ class Optimization:
             self.parameters,
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
-            fused=True,  # in place of some operations for each tensor, of which there are hundreds
+            # In place of some operations for each tensor, of which there are hundreds.
+            fused={p.device.type for p in self.parameters} <= {"cpu", "cuda"},
         )
         self.schedule = warmup_cosine(self.optimizer, steps)
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
-from acme_fleet.cloud.pretraining import RECORD, Recipe, pretrain
+from acme_fleet.cloud.pretraining import Recipe, finished, pretrain
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.datasets import Source, load_source
@@ -106,12 +106,17 @@ class Bench:
 
     @cached_property
     def unprepared(self) -> Fleet:
-        """The fleet, without a reference that has to be pre-trained first."""
+        """The fleet, without its reference while that is not pre-trained yet."""
         return self._fleet(None) if self._pending else self.fleet
 
     @property
     def _pending(self) -> bool:
-        return "pretraining" in self.extra and not self.options.checkpoint
+        own = "pretraining" in self.extra and not self.options.checkpoint
+        return own and not finished(self._reference_folder)
+
+    @property
+    def _reference_folder(self) -> Path:
+        return (self.pretrained_folder / "reference").resolve()
 
     @cached_property
     def images(self) -> Images:
@@ -178,19 +183,17 @@ class Bench:
 
     def _pretrained(self) -> Path:
         """The pre-trained reference, made by ``acme pretrain``'s function if it is not there."""
-        folder = (self.pretrained_folder / "reference").resolve()
-        record = folder / RECORD
-        if not (record.exists() and "test" in json.loads(record.read_text())):
+        if self._pending:
             pretrain(
                 self.pretraining_source(),
                 self.recipe(),
-                folder,
+                self._reference_folder,
                 torch_device=self.options.device,
                 progress=lambda done, of, note: print(
                     f"pretraining {done}/{of}: {note}", flush=True
                 ),
             )
-        return folder
+        return self._reference_folder
 
     @cached_property
     def world(self) -> World:

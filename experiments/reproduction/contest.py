@@ -104,8 +104,7 @@ def _run(bench: Bench) -> None:
     """With it what clusters share: DynaBERT's recipe may recover one backbone for several."""
     _ = bench.summary
     if "dynabert" in bench.extra["rivals"]:
-        for cluster in bench.fleet.clusters:
-            _entries(bench, cluster, "dynabert")
+        _contest(bench.fleet.clusters, "dynabert", bench)
 
 
 def _contests(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
@@ -206,7 +205,7 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                 lead["mean"] >= 0,
                 f"{len(rivals)} rivals, those that ship one model with classifiers adapted like "
                 f"ACME's headers; where settings have recovery, rivals from scratch have as many "
-                f"epochs more{_other(table, WHOLE, 'the whole reference has')}",
+                f"epochs more{_told(table, WHOLE, '; the whole reference has')}",
             )
         )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"
@@ -220,20 +219,17 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
                     gap["mean"],
                     gap["mean"] >= -0.03,
                     "backbones stay frozen on devices"
-                    + _other(table, "FedPer", "FedPer, which trains them too, has"),
+                    + _told(table, "FedPer", "; FedPer, which trains them too, has"),
                 )
             )
             part += f", {bound} {text(table[bound])}"
-        if WHOLE in table:
-            part += f", {WHOLE} {text(table[WHOLE])}"
-        if LOCAL in table:
-            part += f", local only {text(table[LOCAL])}"
+        part += _told(table, WHOLE, f", {WHOLE}") + _told(table, LOCAL, f", {LOCAL}")
         parts.append(part)
     return Findings("; ".join(parts), numbers, goals)
 
 
-def _other(table: dict[str, Any], name: str, words: str) -> str:
-    return f"; {words} {text(table[name])}" if name in table else ""
+def _told(table: dict[str, Any], name: str, words: str) -> str:
+    return f"{words} {text(table[name])}" if name in table else ""
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:

@@ -160,15 +160,20 @@ def pretrain(
     return record
 
 
+def finished(folder: Path) -> bool:
+    """Whether the folder holds a model that :func:`pretrain` has trained to the end."""
+    path = folder / RECORD
+    return path.exists() and "test" in json.loads(path.read_text())
+
+
 def _start(folder: Path, recipe: dict[str, Any], samples: int) -> EpochState:
     """An empty folder, or one where the same was begun and not finished."""
     begun = {"recipe": json.loads(json.dumps(recipe)), "samples": samples}
     path = folder / RECORD
+    if finished(folder):
+        raise RunError(f"{folder} holds a finished model; choose another --out")
     if path.exists():
-        stored = json.loads(path.read_text())
-        if "test" in stored:
-            raise RunError(f"{folder} holds a finished model; choose another --out")
-        if stored != begun:
+        if json.loads(path.read_text()) != begun:
             raise RunError(f"{folder} holds an unfinished training of something else")
     elif folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not an empty directory; choose another --out")

@@ -19,7 +19,7 @@ from acme_fleet import errors
 _ROOT = Path(__file__).parents[2]
 _SOURCE = Path(acme_fleet.__file__).parent
 _MODULES = sorted(_SOURCE.rglob("*.py"))
-_LARGEST = 300
+_LARGEST = 400
 # Modules that were agreed to be larger, with the reason. An entry that is no longer needed fails.
 _LARGER = {
     "fleet.py": "every setting of the fleet file, each a line with its default",

@@ -1,0 +1,80 @@
+"""The border to data from outside: library exceptions as one error, foreign text made safe to show.
+
+Libraries that read files raise many types of exception, and new versions raise others. Every
+reader of outside data calls its library inside :func:`reading` and lists none of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from acme_fleet.errors import AcmeError, FleetError
+
+_SYSTEM = {
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EACCES: "permission denied",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links form a loop",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+@contextmanager
+def reading(place: object, kind: type[AcmeError] = FleetError) -> Iterator[None]:
+    """Turn whatever a library raises for outside data into one error that names the place.
+
+    Wrap calls of libraries only: an exception of our own code would be taken for a bad file. Our
+    own errors pass unchanged; so does KeyboardInterrupt.
+
+    Args:
+        place: what is read, at the beginning of the message.
+        kind: the error to raise.
+
+    Raises:
+        AcmeError: of this ``kind``.
+    """
+    try:
+        yield
+    except AcmeError:
+        raise
+    except Exception as error:
+        raise kind(f"{place}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line of at most 300 characters, without control characters."""
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
+        return _SYSTEM[error.errno]
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    told = one_line(str(error), 300)
+    name = type(error).__name__
+    # The text of a lookup error is the bare key.
+    return told if told and not isinstance(error, LookupError) else f"{name} {told}".strip()
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Foreign text as one printable line of at most ``limit`` characters.
+
+    Line breaks and runs of spaces become one space, other characters that are not printable
+    (control characters, halves of surrogate pairs, direction marks) become ``?``, and what is too
+    long ends in ``…``.
+    """
+    beginning = text[: 4 * limit]
+    words = " ".join(beginning.split())
+    shown = "".join(letter if letter.isprintable() else "?" for letter in words)
+    if len(shown) > limit or len(text) > len(beginning):
+        shown = shown[: limit - 1] + "…"
+    return shown

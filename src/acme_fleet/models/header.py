@@ -2,8 +2,8 @@
 
 Every layer's name depends only on its place and its operation, so all headers of a search space
 share one set of weights by name (the search's ω). Pruning removes output channels of single
-layers: a layer adds what it has left into its node's sum by index, and a later layer reads only
-channels that something writes. Nothing is masked.
+layers: a node sums what its terms have left, channel by channel, and a later layer reads only
+channels that something writes. No weight is masked.
 """
 
 from __future__ import annotations
@@ -94,24 +94,39 @@ def _pass_through(operation: Operation, x: Tensor) -> Tensor:
 
 
 class _Sum(nn.Module):
-    """Element-wise sum of tensors that may carry different channels."""
+    """Element-wise sum of tensors that may carry different channels.
+
+    A term that lacks channels of the node gets one channel of zeros behind its own, and each of
+    the node's channels is then read from its place. Channels are read by index and never written
+    by index: PyTorch's ONNX optimiser drops an ``index_add`` whose index has the full range.
+    """
 
     def __init__(self, node: Node) -> None:
         super().__init__()
-        self.channels = len(node.channels)
-        self.full = all(len(term.channels) == self.channels for term in node.terms)
-        for number, term in enumerate(() if self.full else node.terms):
-            # On the CPU even when the module is built on the meta device: it is derived data.
-            index = torch.tensor(positions(term.channels, node.channels), device="cpu")
-            self.register_buffer(f"index{number}", index, persistent=False)
+        # Plain tensors, no buffers: loaders that build on the meta device fill buffers with
+        # arbitrary numbers. A term that has every channel needs no index.
+        self.sources = [
+            None if term.channels == node.channels else _sources(term.channels, node.channels)
+            for term in node.terms
+        ]
 
     def forward(self, parts: list[Tensor]) -> Tensor:
-        if self.full:
-            return sum(parts[1:], start=parts[0])
-        total = parts[0].new_zeros(parts[0].shape[0], self.channels, *parts[0].shape[2:])
-        for number, part in enumerate(parts):
-            total = total.index_add(1, self.get_buffer(f"index{number}"), part)
-        return total
+        widened = [
+            part if source is None else _widen(part, source)
+            for part, source in zip(parts, self.sources, strict=True)
+        ]
+        return sum(widened[1:], start=widened[0])
+
+
+def _sources(channels: Channels, wanted: Channels) -> Tensor:
+    """For each wanted channel its place in ``channels``, or the place behind the last one."""
+    place = {channel: index for index, channel in enumerate(channels)}
+    return torch.tensor([place.get(channel, len(channels)) for channel in wanted], device="cpu")
+
+
+def _widen(part: Tensor, source: Tensor) -> Tensor:
+    zeros_behind = (0, 0) * (part.ndim - 2) + (0, 1)
+    return F.pad(part, zeros_behind).index_select(1, source.to(part.device))
 
 
 def positions(wanted: Channels, among: Channels) -> list[int]:

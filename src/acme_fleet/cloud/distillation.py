@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.fleet import Distillation, Training
 from acme_fleet.models.elastic import Architecture
 from acme_fleet.models.epoch_state import EpochState
+from acme_fleet.models.padding import clear_padding
 from acme_fleet.models.supernet import ElasticClassifier, Run
 from acme_fleet.models.training import Optimization, mixed_precision, steps_of
 
@@ -101,8 +103,9 @@ def distillation_loss(
             the authors ran (a named deviation).
         hidden_weight: of l(Ĥ, H), 1 in Eq. 9.
     """
+    mask = student.activations.mask
     hidden = [
-        F.mse_loss(mine, teacher.activations.hidden[layer])
+        _square_error(mine, teacher.activations.hidden[layer], mask)
         for mine, layer in zip(student.activations.hidden, layers, strict=True)
     ]
     logits = (
@@ -113,9 +116,21 @@ def distillation_loss(
     return (
         logits_weight * logits
         + embeddings_weight
-        * F.mse_loss(student.activations.embeddings, teacher.activations.embeddings)
+        * _square_error(student.activations.embeddings, teacher.activations.embeddings, mask)
         + hidden_weight * torch.stack(hidden).mean()
     )
+
+
+def _square_error(
+    mine: Float[Tensor, "batch tokens hidden"],
+    theirs: Float[Tensor, "batch tokens hidden"],
+    mask: Bool[Tensor, "batch tokens"] | None,
+) -> Tensor:
+    """Mean squared error over real tokens: no state of padding is there to be learned."""
+    if mask is None:
+        return F.mse_loss(mine, theirs)
+    each = F.mse_loss(mine, theirs, reduction="none").mean(dim=2)
+    return clear_padding(each, mask).sum() / mask.sum().clamp(min=1)
 
 
 def sandwich(step: DistillationStep, generator: torch.Generator) -> list[tuple[float, int]]:

@@ -13,79 +13,108 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import family_of
+from acme_fleet.models.padding import clear_padding, real_first
 
 
 @dataclass(frozen=True)
 class Activations:
-    """One forward pass of a backbone.
+    """One forward pass of a backbone; padding stands behind the text, wherever it stood before.
 
     Attributes:
         embeddings: shape ``(batch, tokens, hidden)``, what enters the first layer.
         hidden: outputs of the layers, each ``(batch, tokens, hidden)``.
         final: the last hidden state after the backbone's final normalisation.
-        pooled: the token that stands for the whole input, shape ``(batch, hidden)``.
+        pooled: the token that stands for the whole input, shape ``(batch, hidden)``; zero for a
+            text without any token.
+        mask: shape ``(batch, tokens)``, true for real tokens; none if the inputs had no mask.
     """
 
     embeddings: Tensor
     hidden: tuple[Tensor, ...]
     final: Tensor
     pooled: Tensor
+    mask: Tensor | None = None
 
 
 def activations(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Activations:
-    """Run a backbone and name its outputs."""
+    """Run a backbone and name its outputs.
+
+    What it gives for a text does not depend on the padding, before it or behind it.
+
+    Raises:
+        ValueError: if ``attention_mask`` is not of shape ``(batch, tokens)``.
+    """
+    inputs, mask = real_first(inputs)
+    if mask is not None:
+        del inputs["attention_mask"]
+        if not _is_causal(backbone.config):
+            # Attention to no token at all is not defined; a text without tokens sees one.
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            inputs["attention_mask"] = (mask | first).long()
     outputs = backbone(**inputs, output_hidden_states=True)
     final = outputs.last_hidden_state
     return Activations(
         embeddings=outputs.hidden_states[0],
         hidden=tuple(outputs.hidden_states[1:]),
         final=final,
-        pooled=_pooled(final, inputs.get("attention_mask"), backbone.config),
+        pooled=_pooled(final, mask, backbone.config),
+        mask=mask,
     )
 
 
+def _is_causal(config: PreTrainedConfig) -> bool:
+    """Whether a token sees those before it alone, and so never the padding behind the text.
+
+    No mask is passed then: with a sliding window, padded positions would see no token at all.
+    """
+    return family_of(config).pooled == "last"
+
+
 def _pooled(final: Tensor, mask: Tensor | None, config: PreTrainedConfig) -> Tensor:
-    if family_of(config).pooled == "first":
-        return final[:, 0]
+    first = family_of(config).pooled == "first"
     if mask is None:
-        return final[:, -1]
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask * positions).argmax(dim=1)  # right- or left-padded alike
-    return final[torch.arange(len(final), device=mask.device), last]
+        return final[:, 0] if first else final[:, -1]
+    if first:
+        token = final[:, 0]
+    else:
+        place = (mask.sum(dim=1) - 1).clamp(min=0)
+        token = final.gather(1, place[:, None, None].expand(-1, 1, final.shape[2])).squeeze(1)
+    return clear_padding(token, mask[:, :1])
 
 
 def feature_maps(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The header's inputs: two feature maps and the pooled token.
+    """The header's inputs: two feature maps, the pooled token, and a text's mask.
 
     The penultimate layer's hidden state has passed no final normalisation; it is normalised here
-    without parameters, so that both maps have one scale. Padded tokens are zero in both.
+    without parameters, so that both maps have one scale. Padded tokens are zero in both. A text
+    without a token beside the family's prefix has one padded position.
 
     Returns:
         ``last`` and ``penultimate`` of shape ``(batch, hidden, rows, columns)`` for images and
         ``(batch, hidden, tokens)`` for sequences, and ``pooled`` of shape ``(batch, hidden)``.
+        Of inputs with an ``attention_mask`` also ``mask`` of shape ``(batch, 1, tokens)``, true
+        for real tokens; special tokens behind the prefix, as [SEP], are real.
     """
     run = activations(backbone, inputs)
     before = run.hidden[-2] if len(run.hidden) > 1 else run.embeddings
     before = F.layer_norm(before, before.shape[-1:])
-    config, mask = backbone.config, inputs.get("attention_mask")
-    return {
-        "last": _as_map(_unpadded(run.final, mask), config),
-        "penultimate": _as_map(_unpadded(before, mask), config),
-        "pooled": run.pooled,
+    family = family_of(backbone.config)
+    maps = {
+        name: tokens[:, family.prefix_tokens :].transpose(1, 2)
+        for name, tokens in (("last", run.final), ("penultimate", before))
     }
-
-
-def _unpadded(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    return tokens if mask is None else tokens * mask[:, :, None].to(tokens.dtype)
-
-
-def _as_map(tokens: Tensor, config: PreTrainedConfig) -> Tensor:
-    family = family_of(config)
-    channels_first = tokens[:, family.prefix_tokens :].transpose(1, 2)
-    if family.grid == "sequence":
-        return channels_first
-    side = grid_side(config)
-    return channels_first.unflatten(2, (side, side))
+    if family.grid == "image":
+        side = grid_side(backbone.config)
+        maps = {name: patches.unflatten(2, (side, side)) for name, patches in maps.items()}
+        return {**maps, "pooled": run.pooled}
+    mask = None if run.mask is None else run.mask[:, None, family.prefix_tokens :]
+    if run.final.shape[1] == family.prefix_tokens:
+        maps = {name: F.pad(tokens, (0, 1)) for name, tokens in maps.items()}
+        mask = torch.zeros(len(run.final), 1, 1, dtype=torch.bool, device=run.final.device)
+    if mask is None:
+        return {**maps, "pooled": run.pooled}
+    maps = {name: clear_padding(tokens, mask) for name, tokens in maps.items()}
+    return {**maps, "pooled": run.pooled, "mask": mask}
 
 
 def grid_side(config: PreTrainedConfig) -> int:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from acme_fleet.cost.size import parameter_count, shapes_of
 from acme_fleet.models.header import initial_tensors
+from acme_fleet.models.padding import clear_padding, mean_over_positions
 
 HandMade = Literal["mlp", "cnn", "mixer"]
 HAND_MADE: tuple[HandMade, ...] = get_args(HandMade)
@@ -34,12 +35,16 @@ class _HandMadeHeader(nn.Module):
             }
         )
 
-    def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Logits of shape ``(batch, classes)``; see :class:`Header` for the arguments."""
-        found = self.branch(last, penultimate, pooled)
+        found = self.branch(last, penultimate, pooled, mask)
         return self.classifier["pooled"](pooled) + self.classifier["branch"](found)
 
-    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+    def branch(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """What the header's own layers find, shape ``(batch, width)``."""
         raise NotImplementedError
 
@@ -51,9 +56,12 @@ class MLPHeader(_HandMadeHeader):
         super().__init__(hidden, classes, width)
         self.layers = nn.ModuleDict({"mix": nn.Linear(3 * hidden, width)})
 
-    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+    def branch(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """See the base class."""
-        means = [features.flatten(2).mean(dim=2) for features in (last, penultimate)]
+        axes = 1 if last.ndim == 3 else 2
+        means = [mean_over_positions(features, mask, axes) for features in (last, penultimate)]
         return F.gelu(self.layers["mix"](torch.cat([pooled, *means], dim=1)))
 
 
@@ -71,19 +79,26 @@ class CNNHeader(_HandMadeHeader):
             }
         )
 
-    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+    def branch(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """See the base class."""
         x = torch.cat([last, penultimate], dim=1)
         for layer in self.layers.values():
-            x = F.relu(layer(x))
-        return x.flatten(2).mean(dim=2)
+            x = clear_padding(F.relu(layer(x)), mask)
+        return mean_over_positions(x, mask, 1 if x.ndim == 3 else 2)
 
 
 class MixerHeader(_HandMadeHeader):
-    """One MLP-Mixer layer (Tolstikhin et al., 2021) on both maps: over tokens, over channels."""
+    """One MLP-Mixer layer (Tolstikhin et al., 2021) on both maps: over tokens, over channels.
+
+    It mixes at most ``tokens`` positions. A shorter text is mixed as if zeros stood behind it, so
+    its padding does not matter; a text with more positions is refused.
+    """
 
     def __init__(self, hidden: int, classes: int, width: int, tokens: int) -> None:
         super().__init__(hidden, classes, width)
+        self.tokens = tokens
         self.layers = nn.ModuleDict(
             {
                 "reduce": nn.Linear(2 * hidden, width),
@@ -94,16 +109,34 @@ class MixerHeader(_HandMadeHeader):
             }
         )
 
-    def branch(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
-        """See the base class."""
-        both = torch.cat([last, penultimate], dim=1).flatten(2).transpose(1, 2)
-        x = self.layers["reduce"](both)
-        x = x + self._mlp("tokens", _normalized(x).transpose(1, 2)).transpose(1, 2)
-        x = x + self._mlp("channels", _normalized(x))
-        return x.mean(dim=1)
+    def branch(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """See the base class.
 
-    def _mlp(self, over: str, x: Tensor) -> Tensor:
-        return self.layers[f"{over}_out"](F.gelu(self.layers[f"{over}_in"](x)))
+        Raises:
+            ValueError: if there are more positions than it was made for.
+        """
+        both = torch.cat([last, penultimate], dim=1).flatten(2).transpose(1, 2)
+        if both.shape[1] > self.tokens:
+            raise ValueError(f"{both.shape[1]} positions; this header mixes {self.tokens} at most")
+        places = None if mask is None else mask.transpose(1, 2)
+        x = clear_padding(self.layers["reduce"](both), places)
+        x = x + self._over_tokens(_normalized(x).transpose(1, 2)).transpose(1, 2)
+        x = x + self._over_channels(_normalized(x))
+        if mask is None:
+            return x.mean(dim=1)
+        return mean_over_positions(clear_padding(x, places).transpose(1, 2), mask, 1)
+
+    def _over_tokens(self, x: Tensor) -> Tensor:
+        """Leaves out the weights of positions beyond the text: they would meet zeros."""
+        count = x.shape[2]
+        enter, leave = self.layers["tokens_in"], self.layers["tokens_out"]
+        mixed = F.gelu(F.linear(x, enter.weight[:, :count], enter.bias))
+        return F.linear(mixed, leave.weight[:count], leave.bias[:count])
+
+    def _over_channels(self, x: Tensor) -> Tensor:
+        return self.layers["channels_out"](F.gelu(self.layers["channels_in"](x)))
 
 
 def _normalized(x: Tensor) -> Tensor:

@@ -10,12 +10,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acme_fleet.models.header_plan import Channels, HeaderPlan, Layer, Node, Operation, Term
+from acme_fleet.models.header_plan import (
+    FEATURES,
+    Channels,
+    HeaderPlan,
+    Layer,
+    Node,
+    Operation,
+    Term,
+)
+from acme_fleet.models.padding import (
+    at_stride,
+    average_pool,
+    clear_padding,
+    max_pool,
+    mean_over_positions,
+)
 
 Pool = dict[Layer | tuple[str, Channels], nn.Module]
 """Modules by the layer, or the classifier's name and channels, that they stand for."""
@@ -44,31 +60,40 @@ class Header(nn.Module):
                 pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
         self.classifier = nn.ModuleDict({key[0]: pool[key] for key in read.items()})
 
-    def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Logits of shape ``(batch, classes)``.
 
         Args:
             last, penultimate: shape ``(batch, hidden, rows, columns)`` or
-                ``(batch, hidden, tokens)``.
+                ``(batch, hidden, tokens)``; zero at padded positions.
             pooled: shape ``(batch, hidden)``.
+            mask: shape ``(batch, 1, tokens)``, true at real positions; see
+                :mod:`acme_fleet.models.padding`. None where every position is real.
         """
         values = {"last": last, "penultimate": penultimate}
+        masks = dict.fromkeys(values, mask)
         for node in self.plan.nodes:
-            values[node.name] = self.sums[node.name](
-                [self._term(term, values[term.source]) for term in node.terms]
-            )
+            terms = [
+                self._term(term, values[term.source], masks[term.source]) for term in node.terms
+            ]
+            masks[node.name] = at_stride(mask, 2**node.halvings)
+            values[node.name] = clear_padding(self.sums[node.name](terms), masks[node.name])
         logits = self.classifier["pooled"](pooled)
         for name, node in self.plan.ends.items():
-            logits = logits + self.classifier[name](values[node.name].flatten(2).mean(dim=2))
+            mean = mean_over_positions(values[node.name], masks[node.name], self.plan.axes)
+            logits = logits + self.classifier[name](mean)
         return logits
 
-    def _term(self, term: Term, x: Tensor) -> Tensor:
+    def _term(self, term: Term, x: Tensor, mask: Tensor | None) -> Tensor:
         # Features enter their first layer unrectified: their sign carries information.
         if term.layer:
-            x = x if term.source in ("last", "penultimate") else F.relu(x)
+            x = x if term.source in FEATURES else F.relu(x)
             x = self.layers[term.layer.name](x)
         else:
-            x = _pass_through(term.operation, x)
+            x = pass_through(term.operation, x, mask, self.plan.axes)
+        # Of kernel 1: what stands at padded positions stays there, until the sum is cleared.
         return self.layers[term.align.name](x) if term.align else x
 
 
@@ -82,15 +107,20 @@ def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer) -> nn.Mo
     )
 
 
-def _pass_through(operation: Operation, x: Tensor) -> Tensor:
-    """The operations without weights; each keeps the size."""
+def pass_through(
+    operation: Operation, x: Tensor, mask: Tensor | None, axes: Literal[1, 2]
+) -> Tensor:
+    """The operations without weights; each keeps the size.
+
+    Args:
+        operation: ``identity``, ``avg_pool`` or ``max_pool``.
+        x: the grid is the last ``axes`` axes.
+        mask: real positions, see :mod:`acme_fleet.models.padding`.
+        axes: 2 for a patch grid, 1 for a token sequence.
+    """
     if operation == "identity":
         return x
-    flat = x.ndim == 3
-    if operation == "avg_pool":
-        average = F.avg_pool1d if flat else F.avg_pool2d
-        return average(x, 3, stride=1, padding=1, count_include_pad=False)
-    return (F.max_pool1d if flat else F.max_pool2d)(x, 3, stride=1, padding=1)
+    return (average_pool if operation == "avg_pool" else max_pool)(x, mask, axes)
 
 
 class _Sum(nn.Module):
@@ -202,6 +232,8 @@ class LinearHeader(nn.Module):
         self.linear = nn.Linear(hidden, classes)
         self.linear.load_state_dict({part: tensors[part].clone() for part in ("weight", "bias")})
 
-    def forward(self, last: Tensor, penultimate: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Logits of shape ``(batch, classes)``; the feature maps are not used."""
         return self.linear(pooled)

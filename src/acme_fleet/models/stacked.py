@@ -15,7 +15,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from acme_fleet.models.header_plan import FEATURES, HeaderPlan, Layer, Operation, Term
+from acme_fleet.models.header import pass_through
+from acme_fleet.models.header_plan import FEATURES, HeaderPlan, Layer, Term
+from acme_fleet.models.padding import at_stride, clear_padding, mean_over_positions
 
 
 def split_vectors(
@@ -44,26 +46,34 @@ def stacked_logits(
         plan: what all have in common, unpruned.
         tensors: by name, ``(devices, *shape)``.
         inputs: a header's inputs with the axes ``(device, channel, sample, *grid)``, the order
-            in which a batched product takes them without a copy.
+            in which a batched product takes them without a copy; a mask has one channel.
     """
+    mask = inputs.get("mask")
     values = {name: inputs[name] for name in FEATURES}
+    masks = dict.fromkeys(values, mask)
     for node in plan.nodes:
-        terms = [_term(term, values[term.source], tensors) for term in node.terms]
-        values[node.name] = sum(terms[1:], start=terms[0])
+        terms = [
+            _term(plan, term, values[term.source], masks[term.source], tensors)
+            for term in node.terms
+        ]
+        masks[node.name] = at_stride(mask, 2**node.halvings)
+        values[node.name] = clear_padding(sum(terms[1:], start=terms[0]), masks[node.name])
     bias = tensors["classifier.pooled.bias"][:, :, None]
     logits = torch.baddbmm(bias, tensors["classifier.pooled.weight"], inputs["pooled"])
     for name, node in plan.ends.items():
-        mean = values[node.name].flatten(3).mean(dim=3)
+        mean = mean_over_positions(values[node.name], masks[node.name], plan.axes)
         logits = logits + tensors[f"classifier.{name}.weight"] @ mean
     return logits
 
 
-def _term(term: Term, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+def _term(
+    plan: HeaderPlan, term: Term, x: Tensor, mask: Tensor | None, tensors: Mapping[str, Tensor]
+) -> Tensor:
     if term.layer:
         x = x if term.source in FEATURES else F.relu(x)
         x = _convolution(term.layer, x, tensors)
     else:
-        x = _pass_through(term.operation, x)
+        x = pass_through(term.operation, x, mask, plan.axes)
     return _convolution(term.align, x, tensors) if term.align else x
 
 
@@ -93,16 +103,3 @@ def _windows(layer: Layer, x: Tensor) -> Float[Tensor, "devices inputs positions
     )
     apart = seen.view(devices, channels, batch, math.prod(kernel), -1)
     return apart.transpose(2, 3).reshape(devices, channels * math.prod(kernel), -1)
-
-
-def _pass_through(operation: Operation, x: Tensor) -> Tensor:
-    if operation == "identity":
-        return x
-    flat = x.flatten(0, 1)
-    image = flat.ndim == 4
-    if operation == "avg_pool":
-        average = F.avg_pool2d if image else F.avg_pool1d
-        pooled = average(flat, 3, stride=1, padding=1, count_include_pad=False)
-    else:
-        pooled = (F.max_pool2d if image else F.max_pool1d)(flat, 3, stride=1, padding=1)
-    return pooled.unflatten(0, x.shape[:2])

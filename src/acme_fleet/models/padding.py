@@ -1,0 +1,115 @@
+"""Padding of texts: real tokens alone reach a result.
+
+Tokens that fill up a batch stand behind a text or before it. Behind means that positions count from
+the text's first token, so :func:`real_first` brings every text there before a backbone sees it. A
+header then gets feature maps that are zero at padded positions, and a mask of shape
+``(batch, 1, tokens)``, true at real positions; with many devices at once it is
+``(devices, 1, batch, tokens)``. The functions here keep to that: whatever an operation writes to a
+padded position is cleared before another position can read it. Zeros beyond the text are what a
+convolution sees beyond the border of a text without padding.
+
+Images have no mask; nothing here then changes a bit of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def real_first(
+    inputs: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], Bool[Tensor, "batch tokens"] | None]:
+    """Move padding behind the text, in ``attention_mask`` and all inputs of its shape.
+
+    The order of the real tokens stays. So the answer is the same for padding on either side, and
+    position 0 is the text's first token whatever a model does with positions.
+
+    Returns:
+        The inputs, and their mask: true for real tokens, none where the inputs have no
+        ``attention_mask``.
+
+    Raises:
+        ValueError: if ``attention_mask`` is not of shape ``(batch, tokens)``.
+    """
+    given = inputs.get("attention_mask")
+    if given is None:
+        return dict(inputs), None
+    if given.ndim != 2:
+        raise ValueError(f"attention_mask has shape {tuple(given.shape)}, not (batch, tokens)")
+    real = given != 0
+    tokens = real.shape[1]
+    # Keys differ within a row, so that no stable sort is needed.
+    order = (torch.arange(tokens, device=real.device) + tokens * ~real).argsort(dim=1)
+    moved = {
+        name: values.gather(1, order) if values.shape == real.shape else values
+        for name, values in inputs.items()
+    }
+    return moved, real.gather(1, order)
+
+
+def at_stride(mask: Tensor | None, stride: int) -> Tensor | None:
+    """The mask of a map that was down-sampled by ``stride`` in all.
+
+    Position i of the smaller map is real if token ``i · stride`` is, the centre of its window. So a
+    text of n real tokens has ⌈n / stride⌉ real positions, as many as without padding.
+    """
+    return None if mask is None else mask[..., ::stride]
+
+
+def clear_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeros at padded positions, whatever stands there (infinities and NaN too)."""
+    return x if mask is None else torch.where(mask, x, 0.0)
+
+
+def mean_over_positions(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
+    """Mean over the last ``axes`` axes, of real positions alone; zero where there is none.
+
+    Args:
+        x: zero at padded positions.
+        mask: of this map.
+        axes: 2 for images, 1 for texts.
+    """
+    if mask is None:
+        return x.flatten(-axes).mean(dim=-1)
+    return x.sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
+
+
+def average_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
+    """Mean of the real positions among three (or 3 × 3 of an image), at every position.
+
+    Args:
+        x: the grid is the last ``axes`` axes; zero at padded positions.
+        mask: of this map.
+        axes: 2 for images, 1 for texts.
+    """
+    average = F.avg_pool1d if axes == 1 else F.avg_pool2d
+    pooled = average(_flat(x, axes), 3, stride=1, padding=1, count_include_pad=False)
+    pooled = pooled.reshape(x.shape)
+    if mask is None:
+        return pooled
+    # Both means are over the same positions, so their quotient is the mean of the real ones.
+    real = mask.to(x.dtype)
+    share = average(_flat(real, axes), 3, stride=1, padding=1, count_include_pad=False)
+    return clear_padding(pooled / torch.where(mask, share.reshape(real.shape), 1.0), mask)
+
+
+def max_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
+    """Largest of the real positions among three (or 3 × 3 of an image), at every position.
+
+    See :func:`average_pool` for the arguments.
+    """
+    largest = F.max_pool1d if axes == 1 else F.max_pool2d
+    never_largest = x if mask is None else torch.where(mask, x, -torch.inf)
+    pooled = largest(_flat(never_largest, axes), 3, stride=1, padding=1)
+    return clear_padding(pooled.reshape(x.shape), mask)
+
+
+def _flat(x: Tensor, axes: int) -> Tensor:
+    """One axis before the channels (or samples) and the grid: what pooling takes."""
+    return x.flatten(0, -2 - axes)

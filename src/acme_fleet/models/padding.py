@@ -21,6 +21,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional as F
 
+_BEFORE = 2**32  # more than the tokens of any text
+
 
 def real_first(
     inputs: Mapping[str, Tensor],
@@ -43,9 +45,8 @@ def real_first(
     if given.ndim != 2:
         raise ValueError(f"attention_mask has shape {tuple(given.shape)}, not (batch, tokens)")
     real = given != 0
-    tokens = real.shape[1]
     # Keys differ within a row, so that no stable sort is needed.
-    order = (torch.arange(tokens, device=real.device) + tokens * ~real).argsort(dim=1)
+    order = (torch.arange(real.shape[1], device=real.device) - _BEFORE * real).argsort(dim=1)
     moved = {
         name: values.gather(1, order) if values.shape == real.shape else values
         for name, values in inputs.items()
@@ -88,15 +89,12 @@ def average_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
         mask: of this map.
         axes: 2 for images, 1 for texts.
     """
-    average = F.avg_pool1d if axes == 1 else F.avg_pool2d
-    pooled = average(_flat(x, axes), 3, stride=1, padding=1, count_include_pad=False)
-    pooled = pooled.reshape(x.shape)
+    pooled = _average(x, axes)
     if mask is None:
         return pooled
     # Both means are over the same positions, so their quotient is the mean of the real ones.
-    real = mask.to(x.dtype)
-    share = average(_flat(real, axes), 3, stride=1, padding=1, count_include_pad=False)
-    return clear_padding(pooled / torch.where(mask, share.reshape(real.shape), 1.0), mask)
+    share = _average(mask.to(x.dtype), axes)
+    return clear_padding(pooled / torch.where(mask, share, 1.0), mask)
 
 
 def max_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
@@ -104,12 +102,22 @@ def max_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
 
     See :func:`average_pool` for the arguments.
     """
-    largest = F.max_pool1d if axes == 1 else F.max_pool2d
-    never_largest = x if mask is None else torch.where(mask, x, -torch.inf)
-    pooled = largest(_flat(never_largest, axes), 3, stride=1, padding=1)
-    return clear_padding(pooled.reshape(x.shape), mask)
+    shown = x if mask is None else torch.where(mask, x, -torch.inf)
+    pooled = F.max_pool2d(_as_images(shown, axes), *_window(axes)).reshape(x.shape)
+    return clear_padding(pooled, mask)
 
 
-def _flat(x: Tensor, axes: int) -> Tensor:
-    """One axis before the channels (or samples) and the grid: what pooling takes."""
-    return x.flatten(0, -2 - axes)
+def _average(x: Tensor, axes: int) -> Tensor:
+    pooled = F.avg_pool2d(_as_images(x, axes), *_window(axes), count_include_pad=False)
+    return pooled.reshape(x.shape)
+
+
+def _as_images(x: Tensor, axes: int) -> Tensor:
+    """A text as an image of one row: exporters fix the length of a text in ``max_pool1d``."""
+    flat = x.flatten(0, -2 - axes)
+    return flat.unsqueeze(-2) if axes == 1 else flat
+
+
+def _window(axes: int) -> tuple[tuple[int, int], int, tuple[int, int]]:
+    """Kernel, stride and padding."""
+    return ((1, 3), 1, (0, 1)) if axes == 1 else ((3, 3), 1, (1, 1))

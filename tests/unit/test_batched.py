@@ -36,6 +36,7 @@ def header(axes: Literal[1, 2], seed: int, cells: int = 1) -> Header:
 
 
 def samples(count: int, axes: int, seed: int) -> Samples:
+    """Features of texts have a mask; some are shorter than others."""
     generator = torch.Generator().manual_seed(seed)
     grid = (4,) * axes
     labels = torch.randint(CLASSES, (count,), generator=generator)
@@ -45,6 +46,11 @@ def samples(count: int, axes: int, seed: int) -> Samples:
         for name in ("last", "penultimate")
     }
     inputs["pooled"] = torch.randn(count, HIDDEN, generator=generator)
+    if axes == 1:
+        lengths = torch.randint(1, 5, (count, 1, 1), generator=generator)
+        mask = torch.arange(4) < lengths
+        inputs = {name: x * mask if x.ndim == 3 else x for name, x in inputs.items()}
+        inputs["mask"] = mask
     return Samples(inputs, labels, torch.ones(count, dtype=torch.int64))
 
 

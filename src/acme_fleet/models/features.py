@@ -42,7 +42,7 @@ def activations(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Activat
     What it gives for a text does not depend on the padding, before it or behind it.
 
     Raises:
-        ValueError: if ``attention_mask`` is not of shape ``(batch, tokens)``.
+        ValueError: if ``attention_mask`` has not the shape of ``input_ids``, ``(batch, tokens)``.
     """
     inputs, mask = real_first(inputs)
     if mask is not None:

@@ -37,13 +37,15 @@ def real_first(
         ``attention_mask``.
 
     Raises:
-        ValueError: if ``attention_mask`` is not of shape ``(batch, tokens)``.
+        ValueError: if ``attention_mask`` has not the shape of ``input_ids``, ``(batch, tokens)``.
     """
     given = inputs.get("attention_mask")
     if given is None:
         return dict(inputs), None
-    if given.ndim != 2:
-        raise ValueError(f"attention_mask has shape {tuple(given.shape)}, not (batch, tokens)")
+    tokens = inputs.get("input_ids", given)
+    if given.ndim != 2 or given.shape != tokens.shape:
+        shape = f"{tuple(given.shape)}, input_ids have {tuple(tokens.shape)}"
+        raise ValueError(f"attention_mask has shape {shape}; both must be (batch, tokens)")
     real = given != 0
     # Keys differ within a row, so that no stable sort is needed.
     order = (torch.arange(real.shape[1], device=real.device) - _BEFORE * real).argsort(dim=1)

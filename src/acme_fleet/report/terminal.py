@@ -38,13 +38,13 @@ class LiveStages:
     def __init__(self) -> None:
         self._console = Console()
         self._progress = Progress(
-            TextColumn("[bold]{task.fields[actor]:<14}"),
-            TextColumn("{task.description:<20}"),
+            TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
+            TextColumn("{task.description:<20}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -66,7 +66,7 @@ class LiveStages:
             self._tasks[key] = self._progress.add_task(name, actor=actor, total=total, note="")
         self._progress.update(self._tasks[key], completed=done, total=total, note=note)
         if done == total and not self._console.is_terminal:
-            self._console.print(f"{actor}: {name} done", highlight=False)
+            self._console.print(f"{actor}: {name} done", highlight=False, markup=False)
 
 
 def _console() -> Console:

@@ -54,36 +54,29 @@ def decode(data: bytes, expected: Iterable[type[Message]]) -> Message:
     if len(data) > MAX_BYTES:
         raise ProtocolError(f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
     header_bytes = int.from_bytes(data[:8], "little")
-    for limits in {kind.limits for kind in types.values()}:
-        if _within(data, header_bytes, limits):
-            break
-    else:
-        raise ProtocolError(_too_large(data, header_bytes, types))
+    if not any(_readable(data, header_bytes, known.limits) for known in types.values()):
+        raise ProtocolError(
+            f"a header of {header_bytes} bytes exceeds the limit of {' or '.join(types)}"
+        )
     kind, fields, tensors = _header(data[8 : 8 + header_bytes])
     if kind not in types:
         raise ProtocolError(f"unexpected message of type {one_line(kind, 100)!r}")
+    limits, tensor_bytes = types[kind].limits, len(data) - 8 - header_bytes
+    if not _readable(data, header_bytes, limits) or tensor_bytes > limits.tensor_bytes:
+        raise ProtocolError(f"{kind} of {len(data)} bytes exceeds its limit, {limits}")
     if tensors > MOST_TENSORS:
         raise ProtocolError(f"{kind} has {tensors} tensors, at most {MOST_TENSORS}")
-    if not _within(data, header_bytes, types[kind].limits):
-        raise ProtocolError(_too_large(data, header_bytes, {kind: types[kind]}))
     with reading(_MALFORMED, ProtocolError):
         loaded = load(data)
     return _rebuilt(types[kind], fields, loaded)
 
 
-def _within(data: bytes, header_bytes: int, limits: Limits) -> bool:
-    """Whether a message is within a type's limits; only counts bytes."""
-    end = 8 + header_bytes
-    if header_bytes > limits.header_bytes or len(data) - end > limits.tensor_bytes:
+def _readable(data: bytes, header_bytes: int, limits: Limits) -> bool:
+    """Whether the header may be parsed; its bytes are only counted."""
+    if header_bytes > limits.header_bytes:
         return False
+    end = 8 + header_bytes
     return data.count(b"[", 8, end) + data.count(b"{", 8, end) <= limits.nested
-
-
-def _too_large(data: bytes, header_bytes: int, types: Iterable[str]) -> str:
-    return (
-        f"a message of {len(data)} bytes with a header of {header_bytes} exceeds the limits of "
-        f"{' or '.join(types)}"
-    )
 
 
 def _header(text: bytes) -> tuple[str, dict[str, Any], int]:

@@ -1,8 +1,8 @@
 """The only types that cross a tier border.
 
 Frozen, no unknown fields, tensors by name. No type has a field for samples or their labels. What
-arrives is checked here for type, names, dtypes, lengths and finite values, and by the role that gets
-it. ``limits`` of a type bound the bytes of a message before any of them is parsed.
+arrives is checked here for type, names, dtypes, lengths and finite values, and by the role that
+gets it. ``limits`` of a type bound the bytes of a message before any of them is parsed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Energy, Name, Width
-from acme_fleet.hardware import Device, Part
+from acme_fleet.hardware import Part
 from acme_fleet.outside import one_line
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
@@ -39,9 +39,6 @@ MOST_BYTES = 2**31 - 1
 """Of any message."""
 REASON_LENGTH = 300
 _DEEPEST = 50
-_LONGEST_LATENCY_S = 86_400.0
-_MOST_SAMPLES, _MOST_RAW_BYTES = 10**9, 2**50  # of one device
-_COUNTED = 1e-3  # a share of n samples is a whole number of them, up to rounding
 
 
 def _check_tensor(tensor: Tensor) -> Tensor:
@@ -89,9 +86,7 @@ PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 ClassName = Annotated[str, Field(max_length=200)]
 ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=2**16)]
-Document = Annotated[
-    dict[str, JsonValue], Field(max_length=1000), AfterValidator(_check_depth)
-]
+Document = Annotated[dict[str, JsonValue], Field(max_length=1000), AfterValidator(_check_depth)]
 Reason = Annotated[str, AfterValidator(lambda text: one_line(text, REASON_LENGTH))]
 Description = Annotated[str, AfterValidator(lambda text: one_line(text, 2000))]
 _PerDevice = Field(max_length=MOST_DEVICES)
@@ -386,37 +381,3 @@ def check_importance(
     total = math.fsum(float(values.double().sum()) for values in importance.values())
     if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
         raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")
-
-
-def check_report(report: DeviceReport, device: Device, neurons: int) -> None:
-    """Refuse what a device of the fleet cannot have ended with.
-
-    Args:
-        report: the device's. device: as it stands in the fleet file.
-        neurons: of the header that it received.
-
-    Raises:
-        ProtocolError: naming the field, its value and the limit.
-    """
-    what, size = f"the report of {device.name}", report.size_bytes
-    if report.name != device.name:
-        raise ProtocolError(f"{what} bears the name {report.name}")
-    if size > device.storage:
-        raise ProtocolError(f"{what}: a model of {size} bytes, it stores {device.storage}")
-    if report.params > size:
-        raise ProtocolError(f"{what}: {report.params} parameters in {size} bytes")
-    if report.neurons_coarse != neurons or report.neurons > neurons:
-        counts = f"{report.neurons} of {report.neurons_coarse}"
-        raise ProtocolError(f"{what}: {counts} neurons are left, it received {neurons}")
-    for field, most in (
-        ("latency_s", _LONGEST_LATENCY_S),
-        ("test_samples", _MOST_SAMPLES),
-        ("raw_data_bytes", _MOST_RAW_BYTES),
-    ):
-        if getattr(report, field) > most:
-            raise ProtocolError(f"{what}: {field} is {getattr(report, field)}, at most {most}")
-    for field in ("accuracy_coarse", "accuracy", "accuracy_linear"):
-        correct = getattr(report, field) * report.test_samples
-        if abs(correct - round(correct)) > _COUNTED:
-            share = f"{getattr(report, field)} of {report.test_samples} samples"
-            raise ProtocolError(f"{what}: {field} is {share}, which is no whole number of them")

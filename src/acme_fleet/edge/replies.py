@@ -157,9 +157,7 @@ def check_pruned(name: str, report: RoundReport, number: int, plan: HeaderPlan) 
     """
     _check_round(name, report.round, number)
     if report.neurons > plan.neurons:
-        raise ProtocolError(
-            f"{name} has {report.neurons} neurons left, it received {plan.neurons}"
-        )
+        raise ProtocolError(f"{name} has {report.neurons} neurons left, it received {plan.neurons}")
 
 
 def _check_round(name: str, told: int, number: int) -> None:

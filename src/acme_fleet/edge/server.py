@@ -28,6 +28,7 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
+from acme_fleet.links.device_reports import check_report
 from acme_fleet.links.roll_call import RollCall
 from acme_fleet.messages import (
     BackboneAssignment,
@@ -45,7 +46,6 @@ from acme_fleet.messages import (
     ReportRequest,
     RoundReport,
     RoundStart,
-    check_report,
     check_shapes,
 )
 from acme_fleet.models.features import feature_samples
@@ -335,4 +335,3 @@ class EdgeServer:
             name: ImportanceUpdate(round=number, importance={}, masked={"sum": own}, nonce=nonce)
             for name, own in sums.items()
         }
-

@@ -68,9 +68,7 @@ def debias(
     Returns:
         Row = receiver; the two directions may differ.
     """
-    halves = np.array(
-        [transport_distance(s[::2], s[1::2]) if len(s) > 1 else 0.0 for s in samples]
-    )
+    halves = np.array([transport_distance(s[::2], s[1::2]) if len(s) > 1 else 0.0 for s in samples])
     noise = np.minimum(halves, 2 * lower_median(halves))
     rest = np.maximum(distances - (noise[:, None] + noise[None, :]) / 2, 0.0)
     np.fill_diagonal(rest, 0.0)

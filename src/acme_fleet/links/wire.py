@@ -100,9 +100,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _rebuilt(
-    kind: type[Message], fields: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> Message:
+def _rebuilt(kind: type[Message], fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Message:
     for name, tensor in tensors.items():
         field, _, key = name.partition(_SEPARATOR)
         group = fields.setdefault(field, {} if key else tensor)

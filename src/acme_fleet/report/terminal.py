@@ -184,6 +184,8 @@ def print_summary(summary: Summary) -> None:
         f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
         f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
+    for candidate in summary.left_out:
+        console.print(f"[yellow]note[/yellow] {escape(candidate)}")
     for edge, reason in summary.lost.items():
         console.print(f"[red]lost[/red] cluster {edge}: {escape(reason)}")
     for cluster in summary.clusters:

@@ -72,7 +72,7 @@ class Part(Settings):
     """
 
     storage_bytes: Annotated[int, Field(ge=1, le=2**53)]
-    energies: Annotated[list[Energy], Field(min_length=1)]
+    energies: Annotated[list[Energy], Field(min_length=1, max_length=10_000)]
     devices: Annotated[int, Field(ge=1, le=2**53)]
 
 

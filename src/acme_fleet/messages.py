@@ -1,14 +1,16 @@
 """The only types that cross a tier border.
 
 Frozen, no unknown fields, tensors by name. No type has a field for samples or their labels. What
-arrives is checked here for type, names, dtypes and finite values, and by the role that gets it.
+arrives is checked here for type, names, dtypes, lengths and finite values, and by the role that
+gets it. ``limits`` of a type bound the bytes of a message before any of them is parsed.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -25,10 +27,18 @@ from torch import Tensor
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Energy, Name, Width
 from acme_fleet.hardware import Part
+from acme_fleet.outside import one_line
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8)
+
+MOST_DEVICES = 10_000
+"""Of a cluster; what a message says of each of them is no longer than that."""
+MOST_BYTES = 2**31 - 1
+"""Of any message."""
+REASON_LENGTH = 300
+_DEEPEST = 50
 
 
 def _check_tensor(tensor: Tensor) -> Tensor:
@@ -53,6 +63,17 @@ def _check_shares(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_depth(document: dict[str, Any]) -> dict[str, Any]:
+    """Deeper ones can be read, and not written again."""
+    level: list[Any] = [document]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [value for of in inner for value in of if isinstance(value, dict | list)]
+        if not level:
+            return document
+    raise ValueError(f"a document is nested deeper than {_DEEPEST}")
+
+
 OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
 Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
 Shares = Annotated[Tensors, AfterValidator(_check_shares)]
@@ -63,11 +84,39 @@ GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[0-
 Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
 PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
-ClassNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2)]
+ClassName = Annotated[str, Field(max_length=200)]
+ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=2**16)]
+Document = Annotated[dict[str, JsonValue], Field(max_length=1000), AfterValidator(_check_depth)]
+Reason = Annotated[str, AfterValidator(lambda text: one_line(text, REASON_LENGTH))]
+Description = Annotated[str, AfterValidator(lambda text: one_line(text, 2000))]
+_PerDevice = Field(max_length=MOST_DEVICES)
+_PerLayer = Field(max_length=1000)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most that a message of a type can be, for any fleet.
+
+    Attributes:
+        header_bytes: JSON, with a tensor's name, type and shape for each tensor.
+        tensor_bytes: of all tensors.
+        nested: lists and objects in that JSON; each takes much more memory than bytes.
+    """
+
+    header_bytes: int
+    tensor_bytes: int = 0
+    nested: int = 100
+
+
+# A model with its tokenizer, whose merges of tokens are lists; and what a device has of a header.
+_MODEL = Limits(2**25, MOST_BYTES, nested=2**20)
+_HEADER = Limits(2**22, 2**28, nested=2**17)
 
 
 class Message(BaseModel):
     """Base of all messages."""
+
+    limits: ClassVar[Limits] = Limits(2**10)
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
@@ -89,23 +138,27 @@ class ProfileRequest(Message):
 class ClusterProfile(Message):
     """Edge to cloud: statistics of the cluster N_s, and no device's identity."""
 
+    limits = Limits(2**23, nested=2**16)
+
     name: Name
-    parts: Annotated[list[Part], Field(min_length=1, max_length=100_000)]
+    parts: Annotated[list[Part], Field(min_length=1, max_length=MOST_DEVICES)]
     """The whole cluster or, with ``selection.matching: device``, each kind of device."""
 
 
 class BackboneAssignment(Message):
     """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for some parts of it."""
 
-    parts: Annotated[list[Count], Field(min_length=1)]
+    limits = _MODEL
+
+    parts: Annotated[list[Count], Field(min_length=1, max_length=MOST_DEVICES)]
     """Their places in the :class:`ClusterProfile`."""
     width: Width
     depth: PositiveCount
-    config: dict[str, JsonValue]
+    config: Document
     backbone: Tensors
     classifier: Tensors
     class_names: ClassNames
-    preprocessing: dict[str, JsonValue]
+    preprocessing: Document
 
 
 # --- edge <-> device --------------------------------------------------------------------------
@@ -113,6 +166,8 @@ class BackboneAssignment(Message):
 
 class DeviceProfile(Message):
     """Device to edge: storage C_n and energy constants."""
+
+    limits = Limits(2**11)
 
     name: Name
     storage_bytes: PositiveCount
@@ -126,13 +181,15 @@ class HeaderAssignment(Message):
     device reports how it fares, so that the searched header's worth is known.
     """
 
-    config: dict[str, JsonValue]
+    limits = _MODEL
+
+    config: Document
     backbone: Tensors
-    plan: dict[str, JsonValue]
+    plan: Document
     header: Tensors
     linear: Tensors
     class_names: ClassNames
-    preprocessing: dict[str, JsonValue]
+    preprocessing: Document
 
 
 class FeatureSample(Message):
@@ -140,6 +197,8 @@ class FeatureSample(Message):
 
     Shape ``(samples, hidden)`` or ``(samples, sketch_dim)``; they count ``scale`` times.
     """
+
+    limits = Limits(2**10, 2**27)
 
     features: OneTensor
     scale: Annotated[float, Field(gt=0)] = 1.0
@@ -157,9 +216,11 @@ class RoundStart(Message):
     For a masked round also who takes part, and this device's weight in each one's mixture.
     """
 
+    limits = Limits(2**22)
+
     round: Count
-    public_keys: dict[Name, PublicKey] = {}
-    weights: dict[Name, Share] = {}
+    public_keys: Annotated[dict[Name, PublicKey], _PerDevice] = {}
+    weights: Annotated[dict[Name, Share], _PerDevice] = {}
     nonce: Nonce = ""
 
 
@@ -171,12 +232,14 @@ class ImportanceUpload(Message):
     round ``masked`` alone: a masked share for each receiver, shape ``(neurons,)``.
     """
 
+    limits = _HEADER
+
     round: Count
     importance: Tensors
     masked: Shares = {}
     header: Tensors = {}
     held: Kept = []
-    kept: dict[Name, Kept] = {}
+    kept: Annotated[dict[Name, Kept], _PerLayer] = {}
     """Channels that pruning has left, by layer; a layer that is not listed has all."""
 
 
@@ -185,6 +248,8 @@ class ImportanceUpdate(Message):
 
     In a masked round ``masked`` holds the ``sum`` of all shares for the device.
     """
+
+    limits = _HEADER
 
     round: Count
     importance: Tensors
@@ -207,6 +272,8 @@ class ReportRequest(Message):
 
 class DeviceReport(Message):
     """Device to edge to cloud: what the device ended with, as numbers."""
+
+    limits = Limits(2**11)
 
     name: Name
     size_bytes: PositiveCount
@@ -239,29 +306,43 @@ class ClusterReport(Message):
     ``name`` is the cluster's, with a number where it has several groups of devices.
     """
 
+    limits = Limits(2**25, nested=2**16)
+
     name: GroupName
-    genotype: dict[str, JsonValue]
-    header: str
-    contenders: list[HeaderContender]
+    genotype: Document
+    header: Description
+    contenders: Annotated[list[HeaderContender], Field(max_length=100)]
     """The header that was searched, then what it was compared with."""
-    device_names: list[Name]
-    similarity: list[list[Share]]
-    reports: list[DeviceReport]
-    lost: dict[Name, str]
+    device_names: Annotated[list[Name], _PerDevice]
+    similarity: Annotated[list[Annotated[list[Share], _PerDevice]], _PerDevice]
+    reports: Annotated[list[DeviceReport], _PerDevice]
+    lost: Annotated[dict[Name, Reason], _PerDevice]
     """Devices that did not finish, and why."""
-    missed: dict[Name, PositiveCount] = {}
+    missed: Annotated[dict[Name, PositiveCount], _PerDevice] = {}
     """Rounds that devices missed, or in which what they sent was refused."""
-    shortened: dict[Name, Share] = {}
+    shortened: Annotated[dict[Name, Share], _PerDevice] = {}
     """Devices whose header's update was scaled down, and the least scale."""
 
 
+def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:
+    """A group of devices: the cluster's name, and a number where the group is not the whole of it.
+
+    Args:
+        cluster: its name. parts: how many its profile has. chosen: the numbers of the group's.
+    """
+    return f"{cluster}:{1 + min(chosen)}" if len(chosen) < parts else cluster
+
+
 def check_shapes(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    what: str,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Refuse tensors that are not exactly what the receiver expects.
 
     Raises:
-        ProtocolError: naming the tensors that are missing, unknown or of another shape.
+        ProtocolError: naming the tensors that are missing, unknown or of another shape or type.
     """
     if missing := sorted(shapes.keys() - tensors.keys()):
         raise ProtocolError(f"{what} lacks {', '.join(missing[:3])}")
@@ -272,6 +353,8 @@ def check_shapes(
             raise ProtocolError(
                 f"{what}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}"
             )
+        if dtype not in (None, tensors[name].dtype):
+            raise ProtocolError(f"{what}: {name} is {tensors[name].dtype}, expected {dtype}")
 
 
 def check_features(features: Tensor, most: int, hidden: int, what: str) -> None:
@@ -291,9 +374,10 @@ def check_importance(
     """Refuse an importance set that is not one non-negative number for each neuron.
 
     Raises:
-        ProtocolError: if names, shapes or signs are wrong, or all are zero.
+        ProtocolError: if names, shapes, types or signs are wrong, or all are zero.
     """
-    check_shapes(importance, {name: (size,) for name, size in channels.items()}, what)
+    shapes = {name: (size,) for name, size in channels.items()}
+    check_shapes(importance, shapes, what, torch.float32)
     total = math.fsum(float(values.double().sum()) for values in importance.values())
     if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
         raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.server import CloudServer, ReferenceResult
@@ -86,7 +88,8 @@ def customize(
         raise
     events = read_events(run.events)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events)
-    summary = summary.model_copy(update={"many_hosts": connect is not None})
+    more = {"many_hosts": connect is not None, "left_out": cloud.left_out}
+    summary = summary.model_copy(update=more)
     summary.write(run.summary)
     write_report(summary, events, run.report)
     return summary
@@ -190,8 +193,9 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             chosen=bool(i == selection.chosen),
         )
         for i in range(len(grid))
+        if np.isfinite(choice.objectives[i]).all()
     ]
-    chosen = candidates[selection.chosen]
+    chosen = next(candidate for candidate in candidates if candidate.chosen)
     return ClusterSummary(
         name=report.name,
         width=chosen.width,

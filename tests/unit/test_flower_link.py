@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from acme_fleet.messages import FeatureSample, Message, RoundReport, RoundStart
 from answering import Peer, report, steady
 
 _RUN, _FLEET = "0" * 32, "1" * 64
+_TIME = "2026-01-26T10:00:00.000+00:00"
 _LONG = 20.0
 
 Answer = tuple[Header, bytes]
@@ -505,13 +507,34 @@ def test_stages_and_messages_of_a_peer_reach_the_journal_once(tmp_path: Path, ho
 _LIES: dict[str, dict[str, Any]] = {
     "another's stage": {"stages": [{"actor": "cam-2", "name": "x", "done": 0, "total": 1}]},
     "another's event": {
-        "events": [{"time": "t", "stage": "x", "actor": "cloud", "seconds": 1.0}],
+        "events": [{"time": _TIME, "stage": "x", "actor": "cloud", "seconds": 1.0}],
     },
     "another's message": {
-        "events": [{"time": "t", "from": "cam-2", "to": "cam-1", "type": "X", "bytes": 1}]
+        "events": [{"time": _TIME, "from": "cam-2", "to": "cam-1", "type": "X", "bytes": 1}]
     },
-    "a field too many": {"events": [{"time": "t", "actor": "cam-1", "seconds": 1, "x": "data"}]},
-    "not finite": {"events": [{"time": "t", "stage": "x", "actor": "cam-1", "seconds": 1e999}]},
+    **{
+        f"{field} {value}": {
+            "events": [
+                {"time": _TIME, "from": "cam-1", "to": "cam-3", "type": "RoundReport", "bytes": 1}
+                | {field: value}
+            ],
+            "told": 1,
+        }
+        for field, value in [
+            *(("bytes", 2**53), ("bytes", -1), ("type", "Raw\x1b[31m"), ("type", "Message")),
+            *(("time", "yesterday"), ("time", "2026-01-26T10:00:00"), ("time", "9999-01-01T00Z")),
+            *(("to", "cam-1"), ("from", "cloud"), ("to", "../etc"), ("seconds", 1.0)),
+        ]
+    },
+    "a stage that takes for ever": {
+        "events": [{"time": _TIME, "stage": "x", "actor": "cam-1", "seconds": 1e300}],
+        "told": 1,
+    },
+    "more done than there is": {
+        "stages": [{"actor": "cam-1", "name": "x", "done": 2, "total": 1}],
+    },
+    "a field too many": {"events": [{"time": _TIME, "actor": "cam-1", "seconds": 1, "x": "data"}]},
+    "not finite": {"events": [{"time": _TIME, "stage": "x", "actor": "cam-1", "seconds": 1e999}]},
     "long": {"stages": [{"actor": "cam-1", "name": "x" * 300, "done": 0, "total": 1}]},
     "no list": {"events": "all"},
 }
@@ -519,7 +542,7 @@ _LIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("told", _LIES.values(), ids=list(_LIES))
 def test_news_of_others_or_malformed_are_dropped(told: dict[str, Any], tmp_path: Path, linked):
-    assert News.about({"cam-1"}, told) is None
+    assert News.about({"cam-1", "cam-3"}, told) is None
     link, _ = linked({"cam-1": lambda *_: ({"news": told}, encode(report()))})
     assert _ask(link, "cam-1") == {"cam-1": report()}
     assert len(read_events(tmp_path / "events.jsonl")) == 2
@@ -528,7 +551,61 @@ def test_news_of_others_or_malformed_are_dropped(told: dict[str, Any], tmp_path:
 
 def test_news_of_a_group_are_those_of_its_edge() -> None:
     stage = {"actor": "north:2", "name": "header search", "done": 1, "total": 9}
-    event = {"time": "t", "stage": "header search", "actor": "north:2", "seconds": 1.0}
+    event = {"time": _TIME, "stage": "header search", "actor": "north:2", "seconds": 1.0}
     told = {"told": 1, "stages": [stage], "events": [event]}
     assert News.about({"north", "cam-1"}, told) is not None
     assert News.about({"south"}, told) is None
+
+
+def test_text_of_a_peer_reaches_observer_and_journal_as_one_harmless_line(
+    tmp_path: Path, linked: Callable[..., Any]
+) -> None:
+    evil = "round 1\x1b[2J\ncloud: finished \u202e[/bold]"
+    event = {"time": _TIME, "stage": evil, "actor": "cam-1", "seconds": 1.0}
+    stage = {"actor": "cam-1", "name": evil, "done": 0, "total": 1, "note": evil}
+    told = {"told": 1, "events": [event], "stages": [stage]}
+    seen: list[str] = []
+
+    class Watch:
+        def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+            seen.extend((name, note))
+
+    link, _ = linked({"cam-1": lambda *_: ({"news": told}, encode(report()))}, observer=Watch())
+    _ask(link, "cam-1")
+    (written,) = [e["stage"] for e in read_events(tmp_path / "events.jsonl") if "stage" in e]
+    assert seen == [written, written]
+    assert written == "round 1?[2J cloud: finished ?[/bold]"
+
+
+@pytest.mark.parametrize("told", [0, 7, 2**53], ids=str)
+def test_peer_that_tells_another_number_of_events_than_it_sends_is_not_believed(
+    told: int, tmp_path: Path, linked: Callable[..., Any]
+) -> None:
+    event = {"time": _TIME, "stage": "x", "actor": "cam-1", "seconds": 1.0}
+    news = {"told": told, "events": [event]}
+    link, _ = linked({"cam-1": lambda *_: ({"news": news}, encode(report()))})
+    _ask(link, "cam-1")
+    assert not any("stage" in e for e in read_events(tmp_path / "events.jsonl"))
+    assert link._told["cam-1"] == 0
+
+
+def test_reason_of_a_peer_is_one_short_line(linked: Callable[..., Any]) -> None:
+    evil = "no\x1b]0;owned\x07\nacme: all is well\r" + "x" * 50_000
+    link, _ = linked({"a": lambda *_: ({"error": evil}, b"")})
+    (answer,) = _ask(link, "a").values()
+    assert isinstance(answer, Failure)
+    assert answer.reason.isprintable()
+    assert len(answer.reason) <= 500
+
+
+def test_memory_for_a_frame_grows_with_what_arrives_and_not_with_what_was_announced() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(struct.pack(">IQ", 2, 2**31 - 1) + b"{}" + b"x" * 1000)
+    theirs.close()
+    tracemalloc.start()
+    try:
+        with ours, pytest.raises(ConnectionError):
+            receive_frame(ours)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()

@@ -10,6 +10,7 @@ import numpy as np
 from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.cloud.pareto import Match, match
 from acme_fleet.cost.energy import worst_energy_j
+from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Selection
 from acme_fleet.hardware import Part
 
@@ -57,8 +58,10 @@ def choose_for(
 ) -> list[ClusterChoice]:
     """A choice for each part; parts of a cluster that choose the same candidate are together.
 
+    Candidates with a loss, energy or size that is no finite number are left out.
+
     Raises:
-        FleetError: if no candidate fits a part.
+        FleetError: if no candidate is left, or none fits a part.
     """
     choices = []
     for edge, parts in clusters.items():
@@ -74,12 +77,23 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
     grid, quality = candidates.grid, candidates.quality
     energies = worst_energy_j(part.energies, grid.widths, grid.depths, candidates.tokens)
     objectives = np.column_stack([quality.losses, energies, candidates.sizes])
-    selection = match(
-        objectives,
-        candidates.sizes,
+    usable = np.flatnonzero(np.isfinite(objectives).all(axis=1))
+    if not usable.size:
+        raise FleetError(
+            f"cluster {edge!r}: no candidate has a finite loss, energy and size: training diverged"
+        )
+    found = match(
+        objectives[usable],
+        candidates.sizes[usable],
         part.storage_bytes,
         settings.performance_window,
         cluster=edge,
         rule=settings.rule,
+    )
+    selection = Match(
+        feasible=usable[found.feasible],
+        coordinates=found.coordinates,
+        front=usable[found.front],
+        chosen=int(usable[found.chosen]),
     )
     return ClusterChoice(edge, [], part.storage_bytes, objectives, quality.accuracies, selection)

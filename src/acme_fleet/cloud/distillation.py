@@ -17,7 +17,7 @@ from acme_fleet.models.elastic import Architecture
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.padding import clear_padding
 from acme_fleet.models.supernet import ElasticClassifier, Run
-from acme_fleet.models.training import Optimization, mixed_precision, steps_of
+from acme_fleet.models.training import Optimization, check_converging, mixed_precision, steps_of
 
 LogitsLoss = Literal["mse", "soft_cross_entropy"]
 Augment = Callable[[Samples, torch.Generator], Samples]
@@ -171,15 +171,20 @@ def distill(
         augment: changes each batch before teacher and students see it.
         on_epoch: called with the number of finished epochs, and of all.
         state: written after each epoch; if it holds something, training goes on from there.
+
+    Raises:
+        Diverged: after the first epoch whose loss is no number.
     """
     parameters = student.classifier.parameters()
     optimization = Optimization(parameters, training, steps_of(samples, training))
     finished = state.restore(student.classifier, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
+        total = torch.zeros((), device=optimization.parameters[0].device)
         for batch in samples.batches(training.batch_size, generator):
             inputs = (augment(batch, generator) if augment else batch).inputs
-            teach(teacher, student, step, inputs, sandwich(step, generator))
+            total += teach(teacher, student, step, inputs, sandwich(step, generator))
             optimization.step()
+        check_converging(total, optimization.parameters, epoch, training)
         if state:
             state.save(epoch + 1, student.classifier, optimization, generator)
         if on_epoch:
@@ -192,12 +197,13 @@ def teach(
     step: DistillationStep,
     inputs: dict[str, Tensor],
     students: Sequence[tuple[float, int]],
-) -> None:
-    """Gather the gradients of all students (w, d) of one batch (Eq. 9).
+) -> Tensor:
+    """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
 
     The teacher runs once for each width it is asked at, whatever the number of students.
     """
     device = student.classifier.head.weight.device
+    total = torch.zeros((), device=device)
     lessons: dict[Architecture, Run] = {}
     for width, depth in students:
         lesson = teacher.shape(step.teacher_width(width), teacher.sizes.layers)
@@ -216,3 +222,5 @@ def teach(
                 step.hidden_weight,
             )
         loss.backward()
+        total += loss.detach()
+    return total

@@ -81,6 +81,30 @@ class Quality:
     accuracies: np.ndarray
 
 
+def without_loss(grid: Grid, quality: Quality, settings: fleet.Fleet) -> list[str]:
+    """Candidates that nothing can be said of, in words: their loss is no finite number.
+
+    Raises:
+        FleetError: if that is all of them.
+    """
+    bad = np.flatnonzero(~np.isfinite(quality.losses))
+    if len(bad) == len(grid):
+        reference, distillation = settings.reference.training, settings.backbone.distillation
+        source = settings.reference.checkpoint
+        before = "the reference" if source is None else f"the checkpoint {source}"
+        raise FleetError(
+            f"none of the {len(grid)} candidates has a finite loss on the public validation data: "
+            f"{before} or its distillation diverged; set lower learning rates in "
+            f"reference.training ({reference.learning_rate:g}) and backbone.distillation.training "
+            f"({distillation.training.learning_rate:g}), and start anew"
+        )
+    return [
+        f"the candidate of width {grid.widths[i]:g} and depth {grid.depths[i]} is left out: its "
+        f"loss on the public validation data is no finite number"
+        for i in bad
+    ]
+
+
 @torch.no_grad()
 def candidate_quality(
     elastic: ElasticClassifier,

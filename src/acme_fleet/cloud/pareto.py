@@ -50,8 +50,9 @@ def grid_coordinates(
 ) -> np.ndarray:
     """Ψ^l = ceil((f^l - ideal^l + σ) / r^l), r^l = (worst^l - ideal^l + 2σ) / K (Eq. 11).
 
-    σ is a share of the objective's range, so that no coordinate depends on a unit. An objective
-    that all candidates have in common has coordinate 1.
+    σ is a share of the objective's range, so that no coordinate depends on a unit, and at most a
+    quarter of an interval, so that the ideal has coordinate 1 however narrow the intervals are. An
+    objective that all candidates have in common has coordinate 1.
 
     Returns:
         Integers from 1 (ideal) to K, shape ``(candidates, objectives)``.
@@ -61,6 +62,7 @@ def grid_coordinates(
     """
     objectives = _checked(objectives)
     intervals = interval_count(objectives[:, 0], performance_window)
+    sigma = min(sigma, 0.25 / intervals)
     spread = np.ptp(objectives, axis=0)
     share = (objectives - objectives.min(axis=0)) / np.where(spread > 0, spread, 1.0)
     exact = (share + sigma) * intervals / (1 + 2 * sigma)

@@ -28,7 +28,8 @@ def untrained_reference(
     A checkpoint's own classifier is kept if it knows the same classes.
 
     Raises:
-        FleetError: if the images cannot be cut into patches, or the checkpoint cannot be used.
+        FleetError: if the images cannot be cut into patches, or the checkpoint cannot be used or
+            holds weights that are not finite.
     """
     inputs = public.train.inputs
     if settings.reference.checkpoint is None:
@@ -83,7 +84,19 @@ def _from_checkpoint(
         raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
     head = load_head(checkpoint, class_names) if images else None
-    return Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
+    loaded = Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
+    _check_finite(checkpoint, loaded)
+    return loaded
+
+
+def _check_finite(checkpoint: str | Path, model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        bad = tensor.numel() - int(tensor.isfinite().sum())
+        if bad:
+            raise FleetError(
+                f"reference.checkpoint: {bad} of {tensor.numel()} numbers of the tensor {name} of "
+                f"{checkpoint} are not finite; save the checkpoint again from a sound model"
+            )
 
 
 def _check_images(

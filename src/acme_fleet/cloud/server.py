@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,19 @@ from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
 from acme_fleet.cloud.distillation import DistillationStep, distill, recovery_of, step_of
 from acme_fleet.cloud.importance import taylor_importance
-from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_quality, candidate_sizes
+from acme_fleet.cloud.objectives import (
+    Quality,
+    candidate_grid,
+    candidate_quality,
+    candidate_sizes,
+    without_loss,
+)
 from acme_fleet.cloud.reference import augmentation, untrained_reference
+from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Splits
+from acme_fleet.errors import FleetError
+from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall
@@ -43,7 +53,7 @@ from acme_fleet.models.io import (
     write_tensors,
 )
 from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import evaluate, fit, training_device
+from acme_fleet.models.training import diverging, evaluate, fit, training_device
 from acme_fleet.seeding import generator
 
 _DAY_S = 86_400.0
@@ -87,6 +97,9 @@ class CloudServer:
         self._accelerator = training_device(settings.accelerator, "accelerator")
         self._initial = untrained_reference(settings, public, class_names)
         self.grid = candidate_grid(settings.backbone, self._initial)
+        self.left_out: list[str] = []
+        """Candidates without a finite loss, in words."""
+        self._parts: dict[str, list[Part]] = {}
         padding, flip = settings.reference.crop_padding, settings.reference.flip
         self._augment = augmentation(padding, flip=flip)
 
@@ -94,7 +107,8 @@ class CloudServer:
 
     def prepare(self) -> tuple[ReferenceResult, ElasticClassifier]:
         """Train θ0, order it by importance, make it elastic by distillation."""
-        reference = self._staged("reference", self._initial, self._train_reference)
+        with diverging("training the reference", "reference.training.learning_rate"):
+            reference = self._staged("reference", self._initial, self._train_reference)
         shapes = shapes_of(reference)
         result = ReferenceResult(
             params=parameter_count(shapes),
@@ -103,8 +117,9 @@ class CloudServer:
             accuracy=evaluate(reference, self._public.test).accuracy,
         )
         ordered = self._staged("reordered", reference, self._reorder)
-        wide = self._staged(_STEPS[0], ordered, self._distill_width)
-        elastic = self._staged(_STEPS[1], wide, self._distill_depth)
+        with diverging("distillation", "backbone.distillation.training.learning_rate"):
+            wide = self._staged(_STEPS[0], ordered, self._distill_width)
+            elastic = self._staged(_STEPS[1], wide, self._distill_depth)
         return result, self._elastic(elastic)
 
     def _elastic(self, model: Classifier) -> ElasticClassifier:
@@ -153,6 +168,11 @@ class CloudServer:
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         samples = self._public.train[: self._settings.backbone.importance_samples]
         heads, neurons = taylor_importance(model, samples)
+        if not all(bool(values.isfinite().all()) for values in (heads, neurons)):
+            raise FleetError(
+                "the importance of heads and neurons is no finite number: the reference's loss is "
+                "too large; set a lower reference.training.learning_rate and start anew"
+            )
         model.cpu()
         importance = Importance.sorted(heads, neurons)
         named = {"heads": importance.heads, "neurons": importance.neurons}
@@ -190,7 +210,8 @@ class CloudServer:
             return self._distill(model, name, step, training, draw, progress)
 
         alone = elastic.frozen_copy().classifier.requires_grad_(True)
-        return self._elastic(self._staged(name, alone, work))
+        with diverging(name, "backbone.distillation.recovery.learning_rate"):
+            return self._elastic(self._staged(name, alone, work))
 
     def _draw(self, *purpose: str | int) -> torch.Generator:
         return generator(self._settings.seed, *purpose)
@@ -223,19 +244,27 @@ class CloudServer:
     def match(self, elastic: ElasticClassifier) -> list[ClusterChoice]:
         """Ask every edge for its cluster's statistics and choose backbones for it (Eq. 10-13).
 
+        An edge server whose profile does not fit the fleet is lost.
+
         Raises:
-            FleetError: if no candidate fits a cluster.
-            QuorumError: if an edge does not answer.
+            FleetError: if no candidate has a finite loss, or none fits a cluster.
+            QuorumError: if too few edges answer.
         """
+        quality = self._quality(elastic)
+        self.left_out = without_loss(self.grid, quality, self._settings)
         candidates = Candidates(
             grid=self.grid,
-            quality=self._quality(elastic),
+            quality=quality,
             sizes=candidate_sizes(elastic, self.grid, self._settings.header),
             tokens=patches(self._initial.backbone.config, self._public.train.inputs),
         )
-        profiles = self._edges.ask(ProfileRequest(), ClusterProfile, self._edges.members())
-        parts = {edge: profile.parts for edge, profile in profiles.items()}
-        return choose_for(candidates, parts, self._settings.selection)
+
+        def check(edge: str, profile: ClusterProfile) -> None:
+            check_profile(self._settings, edge, profile)
+
+        profiles = self._edges.ask(ProfileRequest(), ClusterProfile, self._edges.members(), check)
+        self._parts = {edge: profile.parts for edge, profile in profiles.items()}
+        return choose_for(candidates, self._parts, self._settings.selection)
 
     def _quality(self, elastic: ElasticClassifier) -> Quality:
         path = self._folder / "candidates.json"
@@ -244,9 +273,11 @@ class CloudServer:
                 elastic.classifier.to(self._accelerator)
                 found = candidate_quality(elastic, self.grid, self._public.validation, progress)
                 elastic.classifier.cpu()
-            write_json(path, {name: values.tolist() for name, values in vars(found).items()})
+            # JSON has no NaN.
+            stored = {n: [v if isfinite(v) else None for v in of] for n, of in vars(found).items()}
+            write_json(path, stored)
         stored = read_document(self._folder, path.name)
-        return Quality(**{name: np.array(values) for name, values in stored.items()})
+        return Quality(**{name: np.array(values, float) for name, values in stored.items()})
 
     # --- line 19: backbones down, reports up ---
 
@@ -267,7 +298,15 @@ class CloudServer:
         for turn in itertools.zip_longest(*queues.values()):
             asked = {c.edge: c for c in turn if c and c.edge not in self.lost}
             requests = {edge: self._assignment(elastic, choice) for edge, choice in asked.items()}
-            reports = self._edges.gather(requests, ClusterReport)
+
+            def check(
+                edge: str, report: ClusterReport, asked: dict[str, ClusterChoice] = asked
+            ) -> None:
+                chosen = asked[edge]
+                sent = Assigned(edge, self._parts[edge], chosen.parts, chosen.storage_bytes)
+                check_finished(self._settings, self._initial, sent, report)
+
+            reports = self._edges.gather(requests, ClusterReport, check)
             finished += [(asked[edge], report) for edge, report in reports.items()]
         everyone = self._edges.members()
         self._edges.require(len(everyone) - len(self.lost), len(everyone))

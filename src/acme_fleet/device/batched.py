@@ -122,6 +122,7 @@ class _Best:
         """Replace the rows that are better now."""
         level = accuracy == self.accuracy
         better = (accuracy > self.accuracy) | (level & (loss < self.loss))
+        better &= loss.isfinite()
         self.values[better] = values[better]
         self.accuracy[better] = accuracy[better]
         self.loss[better] = loss[better]
@@ -142,12 +143,14 @@ class _Batch:
         self.first = torch.zeros_like(self.values)
         self.second = torch.zeros_like(self.values)
         self.importance = torch.zeros_like(self.values)
+        self.counted = torch.zeros(len(devices), 1)
         self.data = _Padded([device.features.train for device in devices])
         self.validation = _Padded([device.features.validation for device in devices])
         self.steps = [math.ceil(n / training.batch_size) for n in self.data.counts.tolist()]
 
     def run(self, to_mix: bool) -> list[Trained]:
-        best = None if to_mix else _Best(self.values.clone(), *self._evaluate())
+        start = self.values.clone()
+        best = None if to_mix else _Best(start, *self._evaluate())
         for epoch in range(self.training.epochs):
             for row, device in enumerate(self.devices):
                 part = device.features.train
@@ -158,7 +161,8 @@ class _Batch:
                 self._step(now, labels[:active], epoch, step)
             if best:
                 best.take(self.values, *self._evaluate())
-        return self._results(best.values if best else self.values)
+        sound = self.values.isfinite().all(dim=1, keepdim=True)
+        return self._results(best.values if best else torch.where(sound, self.values, start))
 
     def _step(self, inputs: dict[str, Tensor], labels: Tensor, epoch: int, step: int) -> None:
         """One step of AdamW with clipping for the first devices, as in ``Optimization``."""
@@ -170,7 +174,10 @@ class _Batch:
         (gradients,) = torch.autograd.grad(mean.sum(), values)
         with torch.no_grad():
             gradients.mul_(self.present[:active])
-            self.importance[:active].addcmul_(gradients.square(), values.square())
+            squares = gradients.square() * values.square()
+            sound = squares.isfinite().all(dim=1, keepdim=True)  # no more once it has diverged
+            self.importance[:active] += torch.where(sound, squares, 0.0)
+            self.counted[:active] += sound
             self._update(gradients, epoch, step)
 
     def _logits(self, values: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -207,8 +214,8 @@ class _Batch:
 
     def _results(self, best: Float[Tensor, "devices parameters"]) -> list[Trained]:
         tensors = split_vectors(self.plan, best)
-        iterations = self.training.epochs * torch.tensor(self.steps)[:, None]
-        squares = split_vectors(self.plan, self.importance / iterations)
+        mean = self.importance / self.counted.clamp(min=1)
+        squares = split_vectors(self.plan, torch.where(self.counted > 0, mean, self.present))
         importance = {
             layer: squares[f"layers.{layer}.weight"].flatten(2).sum(dim=2)
             + squares[f"layers.{layer}.bias"]

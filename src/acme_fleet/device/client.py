@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, save_device_model, with_prefix
 from acme_fleet.models.training import evaluate
+from acme_fleet.outside import reason
 from acme_fleet.seeding import generator
 
 
@@ -60,6 +62,7 @@ class DeviceClient:
         self._journal = journal
         secret = self._folder.secret
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
+        self._round: int | None = None  # that was last asked for, since this process began
 
     def handle(self, message: Message) -> Message:
         """Answer the edge server.
@@ -126,7 +129,12 @@ class DeviceClient:
 
     def _train(self, start: RoundStart) -> ImportanceUpload:
         """Train the header on private data and tell each neuron's importance."""
+        if start.round >= self._personalization.rounds:
+            raise ProtocolError(
+                f"round {start.round} was asked for, of {self._personalization.rounds}"
+            )
         state, importance = self._trained(start.round)
+        self._round = start.round
         importance = self._protection.importance(importance)
         if self._protection.masking:
             told = start.public_keys, start.weights, f"{start.round}/{start.nonce}"
@@ -144,14 +152,14 @@ class DeviceClient:
 
     def _prune(self, update: ImportanceUpdate) -> RoundReport:
         """Remove the neurons that matter least to this device and its peers."""
-        state, _ = self._folder.trained(update.round)
+        self._check_round(update.round)
+        state, own = self._folder.trained(update.round)
         channels = state.current.plan.genotype.channels
         wanted = dict.fromkeys(state.current.plan.layers, channels)
         importance = update.importance
         if self._protection.masking:
             check_shapes(update.masked, {"sum": (sum(wanted.values()),)}, "the masked sum")
-            occasion = f"{update.round}/{update.nonce}"
-            importance = self._protection.mixture(update.masked["sum"], occasion, wanted)
+            importance = self._unmasked(update, wanted, own)
         check_importance(importance, wanted, "the mixed importance")
         validation = self._features().validation
         if update.header:
@@ -217,6 +225,34 @@ class DeviceClient:
                 f"{self._settings.storage}"
             )
 
+    def _check_round(self, number: int) -> None:
+        """The mixture must be of the round that this device has trained for."""
+        if self._round is not None:
+            trained = self._round
+        else:  # the process was started again in between
+            rounds = range(self._personalization.rounds)
+            trained = max((n for n in rounds if self._folder.has_trained(n)), default=-1)
+        if number != trained:
+            told = f"has trained for round {trained}" if trained >= 0 else "has trained for none"
+            raise ProtocolError(
+                f"a mixture of round {number} was sent, {self._settings.name} {told}"
+            )
+
+    def _unmasked(
+        self, update: ImportanceUpdate, wanted: dict[str, int], own: dict[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
+        """The mixture; the device's own set if a sender's shares spoilt the sum.
+
+        Nobody can tell whose shares: the edge server reads none of them, and to ask again without
+        a sender would give its set away.
+        """
+        try:
+            occasion = f"{update.round}/{update.nonce}"
+            return self._protection.mixture(update.masked["sum"], occasion, wanted)
+        except ProtocolError:
+            with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
+                return own
+
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, which is done once."""
         if not self._folder.has_trained(number):
@@ -264,7 +300,7 @@ def _coarse_header(assignment: HeaderAssignment) -> Header:
     try:
         plan = HeaderPlan.model_validate(assignment.plan)
     except ValueError as error:
-        raise ProtocolError(f"the header's plan is invalid: {error}") from error
+        raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
     check_shapes(assignment.header, plan.shapes(), "the header")
     linear = {"weight": (plan.classes, plan.hidden), "bias": (plan.classes,)}
     check_shapes(assignment.linear, linear, "the linear header")

@@ -17,7 +17,8 @@ class ImportanceAccumulator:
     """Mean over iterations of Q = (g·v)², summed over each neuron's parameters (Eq. 17-18).
 
     A neuron is an output channel of a layer; its parameters are its row of weights and its bias.
-    Sums are what is uploaded: Eq. 21 is linear, so the decisions are those of full sets.
+    Sums are what is uploaded: Eq. 21 is linear, so the decisions are those of full sets. Iterations
+    of a training that diverges, whose numbers are none, do not count.
     """
 
     def __init__(self, header: Header) -> None:
@@ -29,19 +30,23 @@ class ImportanceAccumulator:
 
     def add(self) -> None:
         """Take in the gradients that the header's parameters hold now."""
-        for name, total in self._sums.items():
+        sums = {name: total.clone() for name, total in self._sums.items()}
+        for name, total in sums.items():
             for parameter in self._header.layers[name].parameters():
                 assert parameter.grad is not None
                 squared = (parameter.grad * parameter.detach()).square()
                 total += squared.reshape(len(total), -1).sum(dim=1)
-        self._iterations += 1
+        if all(bool(total.isfinite().all()) for total in sums.values()):
+            self._sums = sums
+            self._iterations += 1
 
     def result(self, channels: int) -> dict[str, Float[Tensor, " channels"]]:
-        """Importance by layer; a pruned channel has none."""
+        """Importance by layer; a pruned channel has none. Alike for all if no iteration counts."""
         importance = {}
         for name, layer in self._header.plan.layers.items():
             importance[name] = torch.zeros(channels)
-            importance[name][list(layer.outputs)] = self._sums[name] / self._iterations
+            mean = self._sums[name] / self._iterations if self._iterations else 1.0
+            importance[name][list(layer.outputs)] = mean
         return importance
 
 

@@ -38,8 +38,9 @@ class HeaderState:
     def with_current(self, header: Header, validation: Samples) -> HeaderState:
         """The state after a change of the header."""
         evaluation = evaluate(header, validation)
-        # At equal accuracy the later header wins: it is never larger.
-        if evaluation.accuracy >= self.best_evaluation.accuracy:
+        # At equal accuracy the later header wins: it is never larger. Without a sound loss the
+        # accuracy is that of numbers that are none.
+        if evaluation.sound and evaluation.accuracy >= self.best_evaluation.accuracy:
             return HeaderState(header, header, evaluation)
         return HeaderState(header, self.best, self.best_evaluation)
 
@@ -88,7 +89,8 @@ def train_header(
 
     The best epoch by validation is kept, those before the first included. A header whose weights
     are mixed with others' (``to_mix``) keeps its last epoch: what a device has learned can lower
-    its own accuracy and still raise that of the mixture.
+    its own accuracy and still raise that of the mixture. A training that diverges ends with the
+    best epoch so far, or with the header as it was.
 
     Returns:
         The trained header, and the importance of its neurons, mean over all iterations
@@ -103,6 +105,7 @@ def train_header(
         generator,
         validation=None if to_mix else features.validation,
         after_backward=accumulator.add,
+        tolerant=True,
     )
     return trained, accumulator.result(header.plan.genotype.channels)
 
@@ -118,5 +121,5 @@ def linear_rival(
 ) -> LinearHeader:
     """A linear header from its coarse weights, trained on the same data as the header."""
     rival = LinearHeader(tensors)
-    fit(rival, features.train, training, generator, validation=features.validation)
+    fit(rival, features.train, training, generator, validation=features.validation, tolerant=True)
     return rival

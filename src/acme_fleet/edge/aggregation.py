@@ -18,9 +18,14 @@ ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
 
 
 def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
-    """Scale a set to sum 1, so that no device's loss scale outvotes the others."""
+    """Scale a set to sum 1, so that no device's loss scale outvotes the others.
+
+    In double precision: sums may exceed what the values' own precision can hold.
+    """
     total = sum(float(values.double().sum()) for values in importance.values())
-    return {layer: values / total for layer, values in importance.items()}
+    return {
+        layer: (values.double() / total).to(values.dtype) for layer, values in importance.items()
+    }
 
 
 def aggregate(

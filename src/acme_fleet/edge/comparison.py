@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +25,7 @@ from acme_fleet.models.hand_made import HAND_MADE, HandMade, hand_made
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import clone_state, with_prefix
-from acme_fleet.models.training import Evaluation, evaluate, fit
+from acme_fleet.models.training import Diverged, Evaluation, diverging, evaluate, fit
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -104,17 +105,18 @@ class Task:
             The header, the rewards on the way, and how the header fares.
         """
         settings = self.settings.model_copy(update={"strategy": strategy})
-        result = search_header(
-            backbone,
-            self.classifier,
-            self.space,
-            self.fits,
-            self.data,
-            settings,
-            generator,
-            progress,
-            state,
-        )
+        with diverging("the header search", "search.learning_rate"):
+            result = search_header(
+                backbone,
+                self.classifier,
+                self.space,
+                self.fits,
+                self.data,
+                settings,
+                generator,
+                progress,
+                state,
+            )
         header = result.header
         if settings.fine_tune_from == "fresh":
             header = self.fresh(result.plan, generator)
@@ -136,7 +138,8 @@ class Task:
         self, header: nn.Module, known: Samples, choice: Samples, generator: torch.Generator
     ) -> Evaluation:
         """Train a header on features, in place; the best epoch on ``choice`` is kept."""
-        fit(header, known, self.settings.fine_tuning, generator, validation=choice)
+        with diverging("fine-tuning a header", "search.fine_tuning.learning_rate"):
+            fit(header, known, self.settings.fine_tuning, generator, validation=choice)
         return evaluate(header, choice)
 
     def linear(
@@ -195,6 +198,8 @@ class Task:
     ) -> list[Contender]:
         """All that the searched header is compared with, but the linear one.
 
+        A rival whose training diverges is left out.
+
         Args:
             fresh: makes the backbone as it came from the cloud, for each other strategy anew.
             coarse: the backbone that the chosen search ended with, for the hand-made headers.
@@ -205,10 +210,15 @@ class Task:
         found: list[Contender] = []
         others: list[StrategyName] = [name for name in STRATEGIES if name != self.settings.strategy]
 
-        def tell(done: int, total: int, note: str) -> None:
-            progress(len(found), len(others) + 1, f"{others[len(found)]} {done}/{total}: {note}")
+        for number, name in enumerate(others):
 
-        for name in others:
-            found.append(self.search(name, fresh(), draw(name), tell)[-1])
-        made = [self.by_hand(kind, coarse, params, draw(kind)) for kind in HAND_MADE]
-        return found + [contender for _, contender in filter(None, made)]
+            def tell(done: int, total: int, note: str, number: int = number) -> None:
+                progress(number, len(others) + 1, f"{others[number]} {done}/{total}: {note}")
+
+            with suppress(Diverged):
+                found.append(self.search(name, fresh(), draw(name), tell)[-1])
+        for kind in HAND_MADE:
+            with suppress(Diverged):
+                made = self.by_hand(kind, coarse, params, draw(kind))
+                found += [made[1]] if made else []
+        return found

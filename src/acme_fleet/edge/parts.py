@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from acme_fleet.hardware import Energy, Part
+from acme_fleet.messages import group_name
 from acme_fleet.seeding import generator
 
 Limits = tuple[int, Energy]
@@ -58,14 +59,14 @@ class Group:
     ) -> Group:
         """The devices of the parts with the ``chosen`` numbers; ``folder`` is the cluster's."""
         own = [parts[number] for number in chosen]
-        several, number = len(own) < len(parts), 1 + min(chosen)
+        name, number = group_name(cluster, len(parts), chosen), 1 + min(chosen)
         known = {name for _, names in parts for name in names}
         return Group(
-            name=f"{cluster}:{number}" if several else cluster,
+            name=name,
             members=[name for _, names in own for name in names],
             strangers=[name for name in everyone if number == 1 and name not in known],
             limit=min(part.storage_bytes for part, _ in own),
-            folder=folder / f"group-{number}" if several else folder,
+            folder=folder if name == cluster else folder / f"group-{number}",
         )
 
     def generators(self, seed: int) -> Callable[[str], torch.Generator]:

@@ -14,6 +14,7 @@ from acme_fleet.edge.aggregation import ImportanceSet, aggregate, mix_headers
 from acme_fleet.errors import ProtocolError
 from acme_fleet.fleet import Mix
 from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.outside import reason
 
 Kept = Mapping[str, Sequence[int]]
 """Channels that pruning has left, by layer; a layer that is not listed has all."""
@@ -69,7 +70,7 @@ def header_shapes(name: str, kept: Kept, plan: HeaderPlan, mix: Mix) -> dict[str
     try:
         return _left(plan, kept).shapes()
     except ValueError as error:
-        raise ProtocolError(f"the channels that {name} kept: {error}") from error
+        raise ProtocolError(f"the channels that {name} kept: {reason(error)}") from error
 
 
 def check_held(name: str, held: Sequence[int], plan: HeaderPlan, asked: bool) -> None:

@@ -22,7 +22,9 @@ from acme_fleet.models.header import Header, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.models.training import (
+    Diverged,
     Evaluation,
+    diverged,
     evaluate,
     optimizer_tensors,
     restore_optimizer,
@@ -95,6 +97,7 @@ def search_header(
         state: a file that keeps an unfinished search, which goes on from there bit for bit.
 
     Raises:
+        Diverged: if the loss is no number any more.
         RunError: if that file is damaged.
     """
     search = HeaderSearch(backbone, classifier, space, fits, data, settings, generator)
@@ -172,7 +175,14 @@ class HeaderSearch:
             F.cross_entropy(self.shared.child(self.space.plan(child))(**features), batch.labels)
             for child in self.strategy.propose(self.settings.children_per_step)
         ]
-        torch.stack(losses).mean().backward()
+        loss = torch.stack(losses).mean()
+        if diverged(loss.detach(), []):
+            raise Diverged(
+                f"training diverged in step {len(self.rewards) + 1} of {self.settings.steps}: at "
+                f"learning rates of {self.settings.learning_rate:g} and, for the backbone, "
+                f"{self.settings.backbone_learning_rate:g} the loss is no finite number any more"
+            )
+        loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

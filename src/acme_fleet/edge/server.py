@@ -14,13 +14,21 @@ from acme_fleet.edge.masking import Order, masked_sums
 from acme_fleet.edge.memory import Rounds, recall, remember
 from acme_fleet.edge.parts import Group, kinds, whole
 from acme_fleet.edge.peers import Peers
-from acme_fleet.edge.rounds import check_held, header_shapes, mix_round
+from acme_fleet.edge.replies import (
+    check_masked,
+    check_profile,
+    check_pruned,
+    check_sample,
+    check_upload,
+)
+from acme_fleet.edge.rounds import mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
 from acme_fleet.errors import ProtocolError
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
+from acme_fleet.links.device_reports import check_report
 from acme_fleet.links.roll_call import RollCall
 from acme_fleet.messages import (
     BackboneAssignment,
@@ -38,10 +46,9 @@ from acme_fleet.messages import (
     ReportRequest,
     RoundReport,
     RoundStart,
-    check_features,
-    check_importance,
     check_shapes,
 )
+from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
     backbone_from,
@@ -55,6 +62,9 @@ from acme_fleet.models.io import (
 )
 
 _COARSE = "coarse.safetensors"
+_PARTS, _LEFT_OUT = "parts.json", "left-out.json"
+_SILENT = "it never told its limits"
+_OWN_FEATURES = 256  # of the edge server's data, to know how long a feature is
 
 
 class EdgeServer:
@@ -73,6 +83,7 @@ class EdgeServer:
         self._settings = settings
         self._personalization = settings.personalization
         self._shared = shared
+        self._known = {device.name: device for device in settings.devices}
         self._folder = folder
         self._journal = journal
         self._devices = RollCall(
@@ -103,24 +114,44 @@ class EdgeServer:
     # --- phase 1: statistics up ---
 
     def _parts(self) -> list[tuple[Part, list[str]]]:
-        """What backbones are chosen for, and whose they are; asked once, so that it stays."""
-        path = self._folder / "parts.json"
-        if not path.exists():
-            everyone = self._devices.members()
-            profiles = self._devices.ask(ProfileRequest(), DeviceProfile, everyone)
+        """What backbones are chosen for, and whose they are; asked once, so that it stays.
+
+        A device that claims other limits than the fleet file's is left out for good.
+        """
+        if not (self._folder / _PARTS).exists():
+            everyone, refused = self._devices.members(), dict[str, str]()
+
+            def check(name: str, profile: DeviceProfile) -> None:
+                refused[name] = "its profile was refused"
+                check_profile(self._known[name], profile)
+                del refused[name]
+
+            profiles = self._devices.ask(ProfileRequest(), DeviceProfile, everyone, check)
             limits = {name: (told.storage_bytes, told.energy) for name, told in profiles.items()}
+            left = [name for name in everyone if name not in refused]
             per_device = self._settings.selection.matching == "device"
-            found = kinds(limits) if per_device else [(whole(limits.values()), everyone)]
+            found = kinds(limits) if per_device else [(whole(limits.values()), left)]
             stored = [{"part": p.model_dump(mode="json"), "members": names} for p, names in found]
-            write_json(path, stored)
-        stored = read_document(self._folder, path.name)
+            write_json(
+                self._folder / _LEFT_OUT, {name: self._devices.lost[name] for name in refused}
+            )
+            write_json(self._folder / _PARTS, stored)
+        stored = read_document(self._folder, _PARTS)
         return [(Part.model_validate(told["part"]), told["members"]) for told in stored]
+
+    def _left_out(self, name: str) -> str:
+        """Why a device is in no group."""
+        if not (self._folder / _LEFT_OUT).exists():
+            return _SILENT
+        return read_document(self._folder, _LEFT_OUT).get(name, _SILENT)
 
     def _group(self, assignment: BackboneAssignment) -> Group:
         """Those for whom a backbone was sent."""
         parts = self._parts()
         if unknown := [number for number in assignment.parts if number >= len(parts)]:
             raise ProtocolError(f"{self._name} has {len(parts)} parts and no number {unknown[0]}")
+        if len(set(assignment.parts)) < len(assignment.parts):
+            raise ProtocolError(f"{self._name} got a backbone twice for one part")
         everyone = self._devices.members()
         return Group.choose(self._name, parts, assignment.parts, everyone, self._folder)
 
@@ -133,8 +164,12 @@ class EdgeServer:
         while told.done < self._personalization.rounds:
             told = self._round(told, coarse, peers, group)
             told.write(group.folder)
-        reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, _check_report)
-        lost = dict.fromkeys(group.strangers, "it never told its limits")
+
+        def check(name: str, report: DeviceReport) -> None:
+            check_report(report, self._known[name], plan.neurons)
+
+        reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, check)
+        lost = {name: self._left_out(name) for name in group.strangers}
         own = {*group.members, *group.strangers}
         lost |= {name: why for name, why in self._devices.lost.items() if name in own}
         return ClusterReport(
@@ -155,6 +190,9 @@ class EdgeServer:
         path = group.folder / _COARSE
         if not path.exists():
             backbone = backbone_from(assignment.config, assignment.backbone)
+            classes, hidden = len(assignment.class_names), backbone.config.hidden_size
+            shapes = {"weight": (classes, hidden), "bias": (classes,)}
+            check_shapes(assignment.classifier, shapes, "the classifier")
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search") as progress:
                 tensors, about = self._task(assignment, group).coarse(
@@ -209,12 +247,11 @@ class EdgeServer:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
         if stored := Peers.read(group.folder):
             return stored
-        asked = self._personalization
-        most, hidden = asked.rows_sent, HeaderPlan.model_validate(coarse.plan).hidden
-        width = asked.privacy.sketch_dim or hidden
+        asked, hidden = self._personalization, HeaderPlan.model_validate(coarse.plan).hidden
+        longest = self._longest_feature(coarse) if asked.rows_sent else 0.0
 
         def check(name: str, reply: FeatureSample) -> None:
-            check_features(reply.features, most, width, f"the feature sample of {name}")
+            check_sample(name, reply, asked, hidden, longest)
 
         replies = self._devices.ask(coarse, FeatureSample, group.members, check)
         with self._journal.stage(group.name, "similarity"):
@@ -225,6 +262,12 @@ class EdgeServer:
         peers.write(group.folder)
         return peers
 
+    def _longest_feature(self, coarse: HeaderAssignment) -> float:
+        """L2 norm of the longest feature of the edge server's own data."""
+        backbone = backbone_from(coarse.config, coarse.backbone)
+        own = feature_samples(backbone, self._shared[:_OWN_FEATURES]).inputs["pooled"]
+        return float(own.double().norm(dim=1).max())
+
     def _round(self, told: Rounds, coarse: HeaderAssignment, peers: Peers, group: Group) -> Rounds:
         """One round of Algorithm 2; the last one if no device's header changes any more."""
         shortened: dict[str, float] = {}
@@ -232,7 +275,12 @@ class EdgeServer:
             updates = self._masked_updates(told.done, coarse, peers)
         else:
             updates, shortened = self._updates(told.done, coarse, peers, group)
-        reports = self._devices.call(updates, RoundReport)
+        plan = HeaderPlan.model_validate(coarse.plan)
+
+        def check(name: str, report: RoundReport) -> None:
+            check_pruned(name, report, told.done, plan)
+
+        reports = self._devices.call(updates, RoundReport, check)
         return told.after(
             absent=[name for name in peers.devices if name not in updates],
             shortened=shortened,
@@ -250,13 +298,9 @@ class EdgeServer:
         """
         plan, asked = HeaderPlan.model_validate(coarse.plan), self._personalization
         by_class = asked.classifier == "holders"
-        channels = dict.fromkeys(plan.layers, plan.genotype.channels)
 
         def check(name: str, upload: ImportanceUpload) -> None:
-            check_importance(upload.importance, channels, f"the importance of {name}")
-            shapes = header_shapes(name, upload.kept, plan, asked.mix)
-            check_shapes(upload.header, shapes, f"the header of {name}")
-            check_held(name, upload.held, plan, by_class)
+            check_upload(name, upload, number, plan, asked)
 
         start, folder = RoundStart(round=number), group.folder / "uploads"
         uploads = self._devices.ask(start, ImportanceUpload, peers.devices, check)
@@ -278,12 +322,10 @@ class EdgeServer:
     ) -> dict[str, ImportanceUpdate]:
         """Gather masked shares and add them up for each device, without reading any set."""
         plan = HeaderPlan.model_validate(coarse.plan)
-        neurons = len(plan.layers) * plan.genotype.channels
 
         def ask(orders: Mapping[str, Order]) -> dict[str, ImportanceUpload]:
             def check(name: str, upload: ImportanceUpload) -> None:
-                shapes = dict.fromkeys(orders, (neurons,))
-                check_shapes(upload.masked, shapes, f"the masked shares of {name}")
+                check_masked(name, upload, number, plan, orders.keys())
 
             starts = {name: RoundStart(round=number, **vars(own)) for name, own in orders.items()}
             return self._devices.call(starts, ImportanceUpload, check)
@@ -293,8 +335,3 @@ class EdgeServer:
             name: ImportanceUpdate(round=number, importance={}, masked={"sum": own}, nonce=nonce)
             for name, own in sums.items()
         }
-
-
-def _check_report(name: str, report: DeviceReport) -> None:
-    if report.name != name:
-        raise ProtocolError(f"the report of {name} bears the name {report.name}")

@@ -18,9 +18,10 @@ from acme_fleet.journal import Journal, Observer
 from acme_fleet.links.base import Failure
 from acme_fleet.links.channel import Channel, Frame
 from acme_fleet.links.frames import Header
-from acme_fleet.links.news import News
+from acme_fleet.links.news import MOST_TOLD, News
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import Message, ProfileRequest
+from acme_fleet.outside import one_line
 
 WAIT_S = 20.0
 """How long a peer may take before it says that it is not ready yet."""
@@ -92,6 +93,7 @@ class FlowerLink:
         self._grace_s = grace_s
         self._given_up: set[str] = set()
         self._told = dict.fromkeys(self._nodes, 0)
+        self._stages: dict[str, set[tuple[str, str]]] = {peer: set() for peer in self._nodes}
         self._subjects = {peer: {peer, *(below or {}).get(peer, ())} for peer in self._nodes}
 
     def members(self) -> list[str]:
@@ -177,7 +179,7 @@ class FlowerLink:
         ask.id = ""
         ask.older.clear()
         if "error" in header:
-            reason = str(header["error"])[:500]
+            reason = one_line(str(header["error"]), 500)
             if header.get("passing"):
                 self._missed(ask, reason, answers)
             else:
@@ -226,10 +228,14 @@ class FlowerLink:
     def _pass_on(self, peer: str, header: Mapping[str, Any]) -> None:
         """What the peer tells of its progress; each can only tell of its own."""
         news = News.about(self._subjects[peer], header.get("news", {}))
-        if news is None:
-            return
-        self._told[peer] = news.told
+        told = self._told[peer] + (len(news.events) if news else 0)
+        if news is None or news.told != told or told > MOST_TOLD * len(self._subjects[peer]):
+            return  # also who tells of more or fewer events than it sends, or without end
+        self._told[peer] = told
         self._journal.copy(event.model_dump(by_alias=True) for event in news.events)
         if self._observer:
             for stage in news.stages:
+                self._stages[peer].add((stage.actor, stage.name))
+                if len(self._stages[peer]) > MOST_TOLD:
+                    return
                 self._observer.stage(stage.actor, stage.name, stage.done, stage.total, stage.note)

@@ -8,8 +8,10 @@ import struct
 from typing import Any
 
 from acme_fleet.errors import ProtocolError
+from acme_fleet.outside import reading
 
 MAX_HEADER, MAX_PAYLOAD = 2**20, 2**31 - 1
+_PIECE = 2**20
 _LENGTHS = struct.Struct(">IQ")
 
 Header = dict[str, Any]
@@ -42,21 +44,19 @@ def parse_header(text: bytes | str) -> Header:
     Raises:
         ProtocolError: if it is not a JSON object, or too large.
     """
-    try:
+    with reading("a malformed header was refused", ProtocolError):
         header = json.loads(text) if len(text) <= MAX_HEADER else None
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a malformed header was refused: {error}") from error
     if not isinstance(header, dict):
         raise ProtocolError("a header that is no JSON object, or too large, was refused")
     return header
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view, done = memoryview(data), 0
-    while done < size:
-        received = connection.recv_into(view[done:])
+    """So many bytes; memory grows as they arrive, and not with what was announced."""
+    data = bytearray()
+    while len(data) < size:
+        received = connection.recv(min(size - len(data), _PIECE))
         if not received:
             raise ConnectionError("the connection was closed")
-        done += received
+        data += received
     return data

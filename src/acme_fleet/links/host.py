@@ -29,6 +29,7 @@ from acme_fleet.links.frames import Header, receive_frame, send_frame
 from acme_fleet.links.news import MOST_EVENTS, MOST_STAGES
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import Message
+from acme_fleet.outside import reason
 
 _LONGEST_WAIT_S = 300.0
 
@@ -141,7 +142,7 @@ class RoleHost:
                 header, payload = receive_frame(connection)
                 answer = self.answer(header, payload)
             except (AcmeError, ValidationError) as error:
-                answer = {"error": f"a malformed question was refused: {error}"}, b""
+                answer = {"error": f"a malformed question was refused: {reason(error)}"}, b""
             send_frame(connection, *answer)
 
     def answer(self, header: Header, payload: bytes) -> tuple[Header, bytes]:

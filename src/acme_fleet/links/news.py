@@ -1,18 +1,53 @@
-"""What a peer tells of its progress beside its answers: stages and message sizes, nothing else."""
+"""Progress events that a peer sends along with its replies: stages and message sizes.
+
+They are copied to the journal, drawn in the report and shown in the terminal: each field is
+checked, and text is made safe to show.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Annotated, Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from acme_fleet.fleet import Name
-from acme_fleet.messages import GroupName
+from acme_fleet.messages import MOST_BYTES, GroupName, Message
+from acme_fleet.outside import one_line
 
 MOST_EVENTS, MOST_STAGES = 2000, 200
+MOST_TOLD = 20_000
+"""Events of a peer, and of each of those below it, in a run."""
+_EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+_CLOCKS_DIFFER = timedelta(days=1)
 
-Text = Annotated[str, Field(max_length=200)]
+
+def _check_time(text: str) -> str:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None or not _EARLIEST < moment < datetime.now(UTC) + _CLOCKS_DIFFER:
+        raise ValueError(f"{text} is no time of a run")
+    return text
+
+
+def _check_type(name: str) -> str:
+    if name not in Message.registry:
+        raise ValueError("there is no message of this type")
+    return name
+
+
+Time = Annotated[str, Field(max_length=40), AfterValidator(_check_time)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(one_line)]
+Type = Annotated[str, Field(max_length=40), AfterValidator(_check_type)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Size = Annotated[int, Field(ge=0, le=MOST_BYTES)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -23,10 +58,10 @@ class _Part(BaseModel):
 class StageEvent(_Part):
     """A stage that is over, as the journal keeps it."""
 
-    time: Text
+    time: Time
     stage: Text
     actor: GroupName
-    seconds: NonNegativeFloat
+    seconds: Seconds
 
     @property
     def subjects(self) -> set[str]:
@@ -37,11 +72,17 @@ class StageEvent(_Part):
 class MessageEvent(_Part):
     """A message that was sent, as the journal keeps it."""
 
-    time: Text
+    time: Time
     sender: Annotated[Name, Field(alias="from")]
     to: Name
-    type: Text
-    bytes: Count
+    type: Type
+    bytes: Size
+
+    @model_validator(mode="after")
+    def _between_two(self) -> Self:
+        if self.sender == self.to:
+            raise ValueError("nobody sends messages to itself")
+        return self
 
     @property
     def subjects(self) -> set[str]:
@@ -57,6 +98,12 @@ class Stage(_Part):
     done: Count
     total: Count
     note: Text = ""
+
+    @model_validator(mode="after")
+    def _part_of_all(self) -> Self:
+        if self.done > self.total:
+            raise ValueError("more is done than there is to do")
+        return self
 
 
 class News(_Part):

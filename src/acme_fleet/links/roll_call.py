@@ -9,8 +9,12 @@ from typing import TypeVar
 from acme_fleet.errors import ProtocolError, QuorumError
 from acme_fleet.links.base import Failure, Link
 from acme_fleet.messages import Message
+from acme_fleet.outside import one_line
 
 Reply = TypeVar("Reply", bound=Message)
+
+_LONGEST_REASON = 1000  # an edge server's may name several devices
+_NAMED = 10
 
 
 class RollCall:
@@ -87,7 +91,7 @@ class RollCall:
         good: dict[str, Reply] = {}
         for name, answer in self._link.call(requests, reply, self._timeout_s).items():
             if isinstance(answer, Failure):
-                self.lost[name] = answer.reason
+                self.lose(name, answer.reason)
                 continue
             assert isinstance(answer, reply)
             try:
@@ -96,8 +100,12 @@ class RollCall:
                 good[name] = answer
                 self.lost.pop(name, None)
             except ProtocolError as error:
-                self.lost[name] = str(error)
+                self.lose(name, str(error))
         return good
+
+    def lose(self, name: str, reason: str) -> None:
+        """Remember that a peer is lost; its text is made safe to show."""
+        self.lost[name] = one_line(reason, _LONGEST_REASON)
 
     def require(self, present: int, asked: int) -> None:
         """Go on only if enough of those asked are there.
@@ -107,7 +115,10 @@ class RollCall:
         """
         needed = math.ceil(self._quorum * asked)
         if present < needed:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.lost.items())
+            named = [f"{name}: {reason}" for name, reason in list(self.lost.items())[:_NAMED]]
+            if len(self.lost) > _NAMED:
+                named.append(f"and {len(self.lost) - _NAMED} more")
+            reasons = "; ".join(named)
             raise QuorumError(
                 f"{self._owner}: {present} of {asked} {self._peers} answered, {needed} are needed "
                 f"({reasons}); what was finished is in {self._kept}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,9 +27,61 @@ class Evaluation:
     loss: float
     accuracy: float
 
+    @property
+    def sound(self) -> bool:
+        """Whether the loss is a number; of weights that are none the accuracy means nothing."""
+        return math.isfinite(self.loss)
+
     def better_than(self, other: Evaluation) -> bool:
-        """More accurate, or equally accurate with a smaller loss."""
+        """More accurate, or equally accurate with a smaller loss; sound before all."""
+        if not (self.sound and other.sound):
+            return self.sound
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+class Diverged(FleetError):
+    """A training whose loss is no number any more."""
+
+
+@contextmanager
+def diverging(stage: str, setting: str) -> Iterator[None]:
+    """Name the stage whose training diverges, and the setting that should be lower.
+
+    Raises:
+        Diverged: with both in its message.
+    """
+    try:
+        yield
+    except Diverged as error:
+        raise Diverged(f"{stage}: {error}; set a lower {setting} and start anew") from error
+
+
+def diverged(loss: Tensor, parameters: Iterable[Tensor]) -> bool:
+    """Whether a loss, or a weight, is no finite number any more."""
+    if loss.is_meta:  # a dry run: shapes without numbers
+        return False
+    return not all(bool(each.isfinite().all()) for each in (loss, *parameters))
+
+
+def check_converging(
+    loss: Tensor, parameters: Iterable[Tensor], epoch: int, training: Training
+) -> None:
+    """Stop a training after the first epoch that ends without numbers.
+
+    Args:
+        loss: the sum of the epoch's losses.
+        parameters: as the epoch leaves them.
+        epoch: counted from 0.
+        training: of the stage.
+
+    Raises:
+        Diverged: naming the epoch and the learning rate.
+    """
+    if diverged(loss, parameters):
+        raise Diverged(
+            f"training diverged in epoch {epoch + 1} of {training.epochs}: at a learning rate of "
+            f"{training.learning_rate:g} loss and weights are no finite numbers any more"
+        )
 
 
 @torch.no_grad()
@@ -164,6 +216,7 @@ def fit(
     after_backward: Callable[[], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
     state: Resumable | None = None,
+    tolerant: bool = False,
 ) -> None:
     """Train with cross-entropy, in place, where the module's parameters are.
 
@@ -180,36 +233,60 @@ def fit(
         on_epoch: called with the number of finished epochs.
         state: written after each epoch; if it holds something, training goes on from there. It
             does not hold the best epoch, so it cannot be combined with ``validation``.
+        tolerant: a training that diverges ends early with the best epoch's weights, or without
+            ``validation`` with those before the first epoch, in place of an error.
+
+    Raises:
+        Diverged: after the first epoch whose loss is no number.
     """
     if state and validation is not None:
         raise ValueError("the best epoch so far is not kept in the state of an epoch")
     optimization = Optimization(module.parameters(), training, steps_of(samples, training))
     device = optimization.parameters[0].device
-    best = best_state = None
     module.eval()
-    if validation is not None:
-        best, best_state = evaluate(module, validation), copy.deepcopy(module.state_dict())
+    best = None if validation is None else evaluate(module, validation)
+    goes_back = validation is not None
+    kept = copy.deepcopy(module.state_dict()) if goes_back or tolerant else {}
     finished = state.restore(module, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         module.train()
         with seeded(derive_seed(generator.initial_seed(), "dropout", epoch), device):
-            for batch in samples.batches(training.batch_size, generator):
-                batch = augment(batch, generator) if augment else batch
-                with mixed_precision(device):
-                    logits = module(**batch.inputs)
-                    loss = F.cross_entropy(logits, batch.labels.to(device))
-                loss.backward()
-                if after_backward:
-                    after_backward()
-                optimization.step()
+            batches = samples.batches(training.batch_size, generator)
+            augmented = (augment(each, generator) if augment else each for each in batches)
+            loss = _epoch(module, augmented, optimization, device, after_backward)
         module.eval()
+        if tolerant and diverged(loss, optimization.parameters):
+            goes_back = True
+            break
+        check_converging(loss, optimization.parameters, epoch, training)
         if validation is not None:
             result = evaluate(module, validation)
             if best is not None and result.better_than(best):
-                best, best_state = result, copy.deepcopy(module.state_dict())
+                best, kept = result, copy.deepcopy(module.state_dict())
         if state:
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
             on_epoch(epoch + 1)
-    if best_state is not None:
-        module.load_state_dict(best_state)
+    if goes_back:
+        module.load_state_dict(kept)
+
+
+def _epoch(
+    module: nn.Module,
+    batches: Iterable[Samples],
+    optimization: Optimization,
+    device: torch.device,
+    after_backward: Callable[[], None] | None,
+) -> Tensor:
+    """A step for each batch; the sum of their losses."""
+    total = torch.zeros((), device=device)
+    for batch in batches:
+        with mixed_precision(device):
+            logits = module(**batch.inputs)
+            loss = F.cross_entropy(logits, batch.labels.to(device))
+        loss.backward()
+        if after_backward:
+            after_backward()
+        optimization.step()
+        total += loss.detach()
+    return total

@@ -135,6 +135,8 @@ class Summary(_Record):
     devices: list[DeviceSummary]
     lost: dict[str, str] = {}
     """Edge servers that did not finish, and why."""
+    left_out: list[str] = []
+    """Candidates of which nothing could be said, and why."""
     traffic: Traffic
     many_hosts: bool = False
     """Whether every role had a host of its own, reached over a network."""

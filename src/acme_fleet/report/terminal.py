@@ -38,13 +38,13 @@ class LiveStages:
     def __init__(self) -> None:
         self._console = Console()
         self._progress = Progress(
-            TextColumn("[bold]{task.fields[actor]:<14}"),
-            TextColumn("{task.description:<20}"),
+            TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
+            TextColumn("{task.description:<20}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -66,7 +66,7 @@ class LiveStages:
             self._tasks[key] = self._progress.add_task(name, actor=actor, total=total, note="")
         self._progress.update(self._tasks[key], completed=done, total=total, note=note)
         if done == total and not self._console.is_terminal:
-            self._console.print(f"{actor}: {name} done", highlight=False)
+            self._console.print(f"{actor}: {name} done", highlight=False, markup=False)
 
 
 def _console() -> Console:
@@ -184,6 +184,8 @@ def print_summary(summary: Summary) -> None:
         f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
         f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
+    for candidate in summary.left_out:
+        console.print(f"[yellow]note[/yellow] {escape(candidate)}")
     for edge, reason in summary.lost.items():
         console.print(f"[red]lost[/red] cluster {edge}: {escape(reason)}")
     for cluster in summary.clusters:

@@ -1,0 +1,230 @@
+"""The replies that the cloud server accepts of its edge servers; everything else loses the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from acme_fleet import fleet
+from acme_fleet.cost.size import parameter_count
+from acme_fleet.errors import ProtocolError
+from acme_fleet.hardware import Cluster, Device, Part
+from acme_fleet.links.device_reports import check_report
+from acme_fleet.messages import (
+    ClusterProfile,
+    ClusterReport,
+    HeaderContender,
+    group_name,
+)
+from acme_fleet.models.features import Classifier, map_axes
+from acme_fleet.models.hand_made import HAND_MADE
+from acme_fleet.models.header_plan import Genotype, HeaderPlan
+from acme_fleet.outside import reading
+
+_STRATEGIES: tuple[str, ...] = get_args(fleet.StrategyName)
+_LARGEST_LOSS = 1e9
+_ROUNDED = 1e-6
+
+
+def check_profile(settings: fleet.Fleet, edge: str, profile: ClusterProfile) -> None:
+    """Refuse parts that cannot be made of the cluster's devices.
+
+    Raises:
+        ProtocolError: naming the part and what the fleet file says.
+    """
+    cluster, what = _cluster(settings, edge), f"the profile of {edge}"
+    if profile.name != edge:
+        raise ProtocolError(f"{what} bears the name {profile.name}")
+    per_device, parts = settings.selection.matching == "device", profile.parts
+    if not per_device and len(parts) != 1:
+        raise ProtocolError(f"{what} has {len(parts)} parts, selection.matching: cluster is one")
+    if len({(part.storage_bytes, tuple(part.energies)) for part in parts}) < len(parts):
+        raise ProtocolError(f"{what} has the same part twice")
+    for number, part in enumerate(parts, 1):
+        _check_part(part, cluster, per_device, f"{what}, part {number}")
+
+
+def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> None:
+    """All of one kind, or of any kinds with the smallest storage among them."""
+    fits = _of_part(part, cluster.devices)
+    if not per_device:
+        fits += [
+            device
+            for device in cluster.devices
+            if device.storage > part.storage_bytes and device.energy in part.energies
+        ]
+    storages = [device.storage for device in fits]
+    if part.storage_bytes not in storages:
+        known = ", ".join(sorted({str(device.storage) for device in cluster.devices})[:5])
+        raise ProtocolError(
+            f"{what} stores {part.storage_bytes} bytes, and no device of {cluster.name} with such "
+            f"energy constants does; the fleet file says {known}"
+        )
+    energies = {device.energy for device in fits}
+    strange = [energy for energy in part.energies if energy not in energies]
+    if strange or len(set(part.energies)) < len(part.energies):
+        raise ProtocolError(f"{what} has energy constants that are not {cluster.name}'s devices'")
+    if per_device and len(part.energies) != 1:
+        raise ProtocolError(f"{what} has {len(part.energies)} kinds of devices, expected one")
+    if not len(part.energies) <= part.devices <= len(fits):
+        raise ProtocolError(
+            f"{what} has {part.devices} devices, the fleet file {len(fits)} that fit it"
+        )
+
+
+def _of_part(part: Part, devices: Iterable[Device]) -> list[Device]:
+    """Devices with the part's storage and some of its constants."""
+    return [d for d in devices if d.storage == part.storage_bytes and d.energy in part.energies]
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What an edge server was sent a backbone for.
+
+    Attributes:
+        edge: its name.
+        parts: of its profile.
+        chosen: the numbers of those that the backbone is for.
+        limit: the smallest storage among them, in bytes.
+    """
+
+    edge: str
+    parts: Sequence[Part]
+    chosen: Sequence[int]
+    limit: int
+
+    @property
+    def name(self) -> str:
+        """The name of the group."""
+        return group_name(self.edge, len(self.parts), self.chosen)
+
+    def members(self, cluster: Cluster, per_device: bool) -> list[Device]:
+        """Devices that may be in the group."""
+        if not per_device:
+            return cluster.devices
+        own = [device for n in self.chosen for device in _of_part(self.parts[n], cluster.devices)]
+        return list({device.name: device for device in own}.values())
+
+
+def check_finished(
+    settings: fleet.Fleet, reference: Classifier, assigned: Assigned, report: ClusterReport
+) -> None:
+    """Check every field of an edge server's report against the fleet and what it was sent.
+
+    Raises:
+        ProtocolError: naming the field, its value and what would be right.
+    """
+    what = f"the report of {assigned.edge}"
+    if report.name != assigned.name:
+        raise ProtocolError(f"{what} bears the name {report.name}, expected {assigned.name}")
+    cluster = _cluster(settings, assigned.edge)
+    own = assigned.members(cluster, settings.selection.matching == "device")
+    plan = _plan(settings, reference, report, what)
+    _check_devices(report, cluster, {device.name: device for device in own}, plan, what)
+    expected = sum(assigned.parts[number].devices for number in assigned.chosen)
+    accounted = {told.name for told in report.reports} | report.lost.keys()
+    if len(accounted & {device.name for device in own}) < expected:
+        raise ProtocolError(f"{what} tells of {len(accounted)} devices, its profile of {expected}")
+    _check_similarity(report, what)
+    _check_contenders(settings, report.contenders, plan, assigned.limit, what)
+    heard, personalization = set(report.device_names), settings.personalization
+    _known(report.missed, heard, f"{what}: missed rounds")
+    _known(report.shortened, heard, f"{what}: shortened updates")
+    if most := max(report.missed.values(), default=0) > personalization.rounds:
+        raise ProtocolError(f"{what}: {most} rounds missed, of {personalization.rounds}")
+    if report.shortened and personalization.mix == "importance":
+        raise ProtocolError(f"{what} shortened headers, and mix: importance mixes none")
+
+
+def _cluster(settings: fleet.Fleet, edge: str) -> Cluster:
+    return next(cluster for cluster in settings.clusters if cluster.name == edge)
+
+
+def _known(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """Refuse names that are unknown, or there twice."""
+    told = list(names)
+    if unknown := [name for name in told if name not in known]:
+        raise ProtocolError(f"{what} of {unknown[0]}, which is not among its devices")
+    if len(set(told)) < len(told):
+        raise ProtocolError(f"{what}: a device is there twice")
+
+
+def _plan(
+    settings: fleet.Fleet, reference: Classifier, report: ClusterReport, what: str
+) -> HeaderPlan:
+    """The header that was searched: one of the search space, described as it is."""
+    with reading(f"{what}: the header", ProtocolError):
+        genotype = Genotype.model_validate(report.genotype)
+    space = settings.header
+    shape = len(genotype.blocks), genotype.cells, genotype.channels
+    if shape != (space.blocks, space.cells, space.channels):
+        raise ProtocolError(
+            f"{what}: the header has {shape[0]} blocks, {shape[1]} cells and {shape[2]} channels, "
+            f"expected {space.blocks}, {space.cells} and {space.channels}"
+        )
+    if report.genotype != genotype.model_dump(mode="json"):
+        raise ProtocolError(f"{what}: the genotype is not written as a genotype is")
+    if report.header != genotype.describe():
+        raise ProtocolError(f"{what}: the header is described as another one")
+    return HeaderPlan(
+        genotype=genotype,
+        hidden=reference.head.in_features,
+        classes=reference.head.out_features,
+        axes=map_axes(reference.backbone.config),
+    )
+
+
+def _check_devices(
+    report: ClusterReport, cluster: Cluster, own: dict[str, Device], plan: HeaderPlan, what: str
+) -> None:
+    """Devices are the group's, each is there once, and none is both lost and finished."""
+    reported = [told.name for told in report.reports]
+    _known(report.device_names, own, f"{what}: feature samples")
+    _known(reported, own, f"{what}: a device's report")
+    first = report.name in (cluster.name, f"{cluster.name}:1")  # tells of all without a group
+    everyone = {device.name for device in cluster.devices} if first else own.keys()
+    _known(report.lost, everyone, f"{what}: the loss")
+    if both := report.lost.keys() & set(reported):
+        raise ProtocolError(f"{what}: {min(both)} is lost and has finished")
+    for told in report.reports:
+        check_report(told, own[told.name], plan.neurons)
+
+
+def _check_similarity(report: ClusterReport, what: str) -> None:
+    """A square matrix of the devices listed, whose rows sum to 1."""
+    count, rows = len(report.device_names), report.similarity
+    if len(rows) != count or any(len(row) != count for row in rows):
+        sizes = f"{len(rows)} rows of {sorted({len(row) for row in rows})[:3]} weights"
+        raise ProtocolError(f"{what}: the similarity has {sizes}, {count} devices are listed")
+    for name, row in zip(report.device_names, rows, strict=True):
+        if abs(sum(row) - 1) > _ROUNDED:
+            raise ProtocolError(f"{what}: the weights of {name} sum to {sum(row):g} and not to 1")
+
+
+def _check_contenders(
+    settings: fleet.Fleet,
+    contenders: Sequence[HeaderContender],
+    plan: HeaderPlan,
+    limit: int,
+    what: str,
+) -> None:
+    """The searched header, the linear one, then rivals; all of plausible sizes."""
+    search, names = settings.search, [told.name for told in contenders]
+    rivals = {*_STRATEGIES, *HAND_MADE} - {search.strategy}
+    if names[:2] != [search.strategy, "linear"]:
+        raise ProtocolError(
+            f"{what}: headers compared are {names[:2]}, expected {search.strategy}, linear"
+        )
+    _known(names[2:], rivals if search.rivals else (), f"{what}: a compared header")
+    exact = parameter_count(plan.shapes()), plan.classes * (plan.hidden + 1)
+    if tuple(told.params for told in contenders[:2]) != exact:
+        raise ProtocolError(f"{what}: the headers' parameters are not {exact[0]} and {exact[1]}")
+    most = search.steps * search.children_per_step + search.final_samples
+    for told in contenders:
+        if told.params > limit or told.evaluated > most or told.loss > _LARGEST_LOSS:
+            raise ProtocolError(
+                f"{what}: the {told.name} header has {told.params} parameters, loss "
+                f"{told.loss:g} and {told.evaluated} tries; at most {limit}, {_LARGEST_LOSS:g} "
+                f"and {most} are possible"
+            )

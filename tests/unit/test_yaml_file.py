@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,5 @@ def test_no_file_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, 
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content)
     for read in (Fleet.from_yaml, read_constants, Site.from_yaml, profiles_of):
-        try:
+        with suppress(FleetError):
             read(path)
-        except FleetError as error:
-            assert str(path) in str(error)

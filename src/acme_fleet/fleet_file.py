@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import ConfigDict, Field, PositiveInt, ValidationError
 
 from acme_fleet.errors import FleetError
 from acme_fleet.grouping import group_devices
 from acme_fleet.hardware import Device, Energy, Name
 from acme_fleet.settings import Settings, mistakes, read_settings
+from acme_fleet.yaml_file import read_yaml
 
 _MEASURED = ("power_w", "power_per_layer_w", "latency_s", "latency_per_layer_s")
 
@@ -75,7 +75,11 @@ def profiles_of(path: Path) -> dict[str, Path]:
     Raises:
         FleetError: if it cannot be read.
     """
-    types = _types(read_settings(path, "fleet file", "`acme init` writes an example"))
+    content = read_settings(path, "fleet file", "`acme init` writes an example")
+    try:
+        types = _types(content)
+    except ValidationError as error:
+        raise FleetError(mistakes(error, str(path), _Types)) from error
     return {name: (path.parent / profile).resolve() for name, profile in types.items()}
 
 
@@ -90,16 +94,14 @@ def read_constants(profile: Path) -> dict[str, float]:
     Raises:
         FleetError: if the file cannot be read or is no profile.
     """
+    content = read_yaml(profile, "profile")
+    constants = content.get("energy") if isinstance(content, dict) else None
+    if not isinstance(constants, dict):
+        raise FleetError(f"{profile} is no profile that `acme profile` wrote: it has no `energy`")
     try:
-        content = yaml.safe_load(profile.read_text())
-        constants = dict(content["energy"])
         Energy.model_validate(constants)
-    except OSError as error:
-        raise FleetError(f"cannot read the profile {profile}: {error.strerror}") from error
     except ValidationError as error:
         raise FleetError(mistakes(error, f"{profile}: energy", Energy)) from error
-    except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
-        raise FleetError(f"{profile} is no profile that `acme profile` wrote: {error}") from error
     return constants
 
 

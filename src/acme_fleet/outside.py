@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from acme_fleet.errors import AcmeError, FleetError
 
@@ -23,6 +25,7 @@ _SYSTEM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file size limit is reached",
+    errno.EINVAL: "it is no regular file",
     errno.EROFS: "the file system is read-only",
 }
 
@@ -47,6 +50,18 @@ def reading(place: object, kind: type[AcmeError] = FleetError) -> Iterator[None]
         raise
     except Exception as error:
         raise kind(f"{place}: {reason(error)}") from error
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; a pipe, socket or device could block for ever.
+
+    Raises:
+        OSError: if there is none, or it is something else.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "no regular file")
+    return path.read_bytes()
 
 
 def reason(error: BaseException) -> str:

@@ -7,10 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from acme_fleet.errors import FleetError
+from acme_fleet.yaml_file import read_yaml
 
 _WORDS = {
     "extra_forbidden": "unknown key; remove it or correct its spelling",
@@ -35,12 +35,7 @@ def read_settings(path: Path, kind: str, example: str) -> dict[str, Any]:
     Raises:
         FleetError: naming the file and what is wrong with it.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise FleetError(f"cannot read the {kind} {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or no such date
-        raise FleetError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path, kind)
     if not isinstance(content, dict):
         raise FleetError(f"{path} holds no settings; {example}")
     return content

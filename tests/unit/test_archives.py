@@ -120,7 +120,7 @@ def test_parquet_columns_are_found_by_their_usual_names(tmp_path: Path):
 
 
 def test_a_path_of_nothing_is_named(tmp_path: Path):
-    with pytest.raises(FleetError, match="does not exist"):
+    with pytest.raises(FleetError, match="no such file or folder"):
         data_at(tmp_path / "nowhere")
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(FleetError, match=r"x\.txt is no"):

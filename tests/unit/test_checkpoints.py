@@ -9,9 +9,10 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.data.checkpoint_images import read_normalization
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import load_world
-from acme_fleet.data.preprocessing import Normalization, read_normalization
+from acme_fleet.data.preprocessing import ImageSize, Normalization
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet
@@ -276,12 +277,12 @@ def test_normalization_is_read_where_there_is_one(tmp_path):
     assert read_normalization(tmp_path) is None
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"do_normalize": True, "size": 224, **IMAGENET}))
-    assert read_normalization(tmp_path) == Normalization(
-        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    )
+    size = ImageSize(height=224, width=224)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert read_normalization(tmp_path) == Normalization(mean=mean, std=std, size=size)
     file.write_text(json.dumps({"do_normalize": False, **IMAGENET}))
-    assert read_normalization(tmp_path) == Normalization((0.0,) * 3, (1.0,) * 3)
-    for wrong in ("{", "[]", '{"do_normalize": true}'):
+    assert read_normalization(tmp_path) == Normalization(mean=(0.0,) * 3, std=(1.0,) * 3)
+    for wrong in ("{", "[]", '{"image_mean": [0.5, 0.5]}', "9" * 5000, "[" * 10**5, "\xff"):
         file.write_text(wrong)
         with pytest.raises(FleetError, match="cannot read the preprocessing"):
             read_normalization(tmp_path)
@@ -291,7 +292,9 @@ def test_images_are_normalised_as_the_checkpoint_was(tmp_path):
     """Grey digits become three channels with the checkpoint's statistics."""
     mean, std = (torch.tensor(IMAGENET[k]).view(3, 1, 1) for k in ("image_mean", "image_std"))
     plain = load_source(Data())
-    source = load_source(Data(), Normalization(*(tuple(v) for v in IMAGENET.values())))
+    source = load_source(
+        Data(), Normalization(mean=IMAGENET["image_mean"], std=IMAGENET["image_std"])
+    )
     assert source.preprocessing.image_mean == tuple(IMAGENET["image_mean"])
     values = plain.train.inputs["pixel_values"] * 0.5 + 0.5
     torch.testing.assert_close(source.train.inputs["pixel_values"], (values - mean) / std)

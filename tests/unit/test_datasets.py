@@ -171,7 +171,7 @@ def test_floats_from_zero_to_one_are_taken_as_they_are(tmp_path, images):
         ({"images": np.zeros((2, 4), "u1"), "labels": [0, 1]}, ["(2, 4)", "height"]),
         ({"images": np.zeros((0, 4, 4), "u1"), "labels": np.zeros(0, int)}, ["no sample"]),
         ({"images": np.zeros((2, 4, 4), "u1"), "labels": [0, -1]}, ["-1", "negative"]),
-        ({"images": np.zeros((2, 4, 4), "u1"), "labels": [0.0, 1.0]}, ["float64", "integers"]),
+        ({"images": np.zeros((2, 4, 4), "u1"), "labels": [0.0, 1.0]}, ["float", "integers"]),
         ({"images": np.full((2, 4, 4), 7.5), "labels": [0, 1]}, ["0..1", "7.5"]),
         ({"images": np.full((2, 4, 4), np.nan), "labels": [0, 1]}, ["0..1", "nan"]),
         ({"images": np.full((2, 4, 4), 300), "labels": [0, 1]}, ["0..255", "300"]),
@@ -210,8 +210,8 @@ def test_a_bare_array_is_refused(tmp_path):
 def test_files_that_do_not_belong_together(tmp_path):
     one = write_npz(tmp_path / "a.npz", LABELS, label_names=np.array(["a", "b", "c"]))
     other = write_npz(tmp_path / "b.npz", LABELS, label_names=np.array(["a", "b", "d"]))
-    with pytest.raises(FleetError, match="label_names"):
-        load_source(Data(source="arrays", train=[one, other]))
+    united = load_source(Data(source="arrays", train=[other, one])).classes
+    assert united == ["a", "b", "c", "d"]
     small = write_npz(tmp_path / "c.npz", LABELS, images=some_images(18, side=4))
     plain = write_npz(tmp_path / "d.npz", LABELS)
     with pytest.raises(FleetError, match="shape"):
@@ -232,7 +232,9 @@ def test_folders_of_images(tmp_path):
 def test_images_of_several_sizes_need_image_size(tmp_path):
     write_folder(tmp_path / "d", ("ant",), side=6)
     write_folder(tmp_path / "d", ("bee",), side=9)
-    with pytest.raises(FleetError, match=r"6 × 6 to 9 × 9.*image_size"):
+    with pytest.raises(
+        FleetError, match=r"ant/0\.png has 6 × 6 pixels, .*bee/\d\.png 9 × 9; set `data.image_size`"
+    ):
         load_source(Data(source="images", train=tmp_path / "d"))
     source = load_source(Data(source="images", train=tmp_path / "d", image_size=4))
     assert source.train.inputs["pixel_values"].shape[1:] == (3, 4, 4)
@@ -309,7 +311,7 @@ def test_bad_parquet(tmp_path):
     with pytest.raises(FleetError, match="lacks who"):
         load_source(Data.model_validate({"source": "parquet", "train": path, "partition": natural}))
     gap = write_parquet(tmp_path / "b.parquet", [0, None, 1])
-    with pytest.raises(FleetError, match="'label' has empty cells"):
+    with pytest.raises(FleetError, match=r"b\.parquet, row 2: label is missing"):
         load_source(Data(source="parquet", train=gap))
     (tmp_path / "c.parquet").write_bytes(b"no parquet")
     with pytest.raises(FleetError, match=r"c\.parquet"):
@@ -371,7 +373,7 @@ def test_a_missing_path_is_named_with_its_key(tmp_path, source, key):
             if source == "arrays"
             else write_folder(tmp_path / "d")
         )
-    with pytest.raises(FleetError, match=rf"data\.{key}: .*nothing does not exist"):
+    with pytest.raises(FleetError, match=rf"data\.{key}: .*nothing: no such file or folder"):
         load_source(Data(source=source, **paths))
 
 
@@ -436,7 +438,7 @@ def test_own_data_that_do_not_fit(tmp_path):
     beyond = write_npz(tmp_path / "o.npz", [0, 7])
     with pytest.raises(FleetError, match="class 7 is not known"):
         load_own(beyond, data, source, "d")
-    with pytest.raises(FleetError, match=r"x\.csv does not exist"):
+    with pytest.raises(FleetError, match=r"x\.csv: no such file"):
         load_own(tmp_path / "x.csv", data, source, "d")
     (tmp_path / "x.csv").touch()
     with pytest.raises(FleetError, match=r"x\.csv is no \.npz"):

@@ -78,7 +78,7 @@ def test_types_without_devices_of_them_are_fine(folder: Path) -> None:
 
 PROFILES: dict[str, tuple[Any, str]] = {
     "no mapping": (["a"], "is no profile that `acme profile` wrote"),
-    "no energy": ({"machine": {}}, "is no profile that `acme profile` wrote: 'energy'"),
+    "no energy": ({"machine": {}}, "is no profile that `acme profile` wrote: it has no `energy`"),
     "empty": (None, "is no profile that `acme profile` wrote"),
     "energy is a number": ({"energy": 3}, "is no profile that `acme profile` wrote"),
     "unknown constant": ({"energy": {"watts": 3}}, "energy: watts: unknown key"),
@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "missing profile": (
         {},
         {"device_types": {"pi4": "none.yaml"}},
-        "none.yaml: No such file or directory",
+        "none.yaml: no such file or folder",
     ),
     "profile is a folder": ({}, {"device_types": {"pi4": "profiles"}}, "cannot read the profile"),
     "energy is a number": ({"type": "pi4", "energy": 3}, {}, "clusters.0.devices.0.energy: Input"),

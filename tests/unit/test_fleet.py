@@ -316,7 +316,7 @@ def test_several_mistakes_get_a_line_each(tmp_path: Path):
             b"- &a [*a",
             b"name: !!python/object:os.x {}",
         ),
-        *(b"\x89PNG\r\n\x1a\n\0\0", b"\xff\xfe", b"when: 2020-13-45", b"a: \x07"),
+        *(b"\x89PNG\r\n\x1a\n\0\0", b"\xff\xff", b"when: 2020-13-45", b"a: \x07"),
     ],
 )
 def test_file_that_is_no_yaml(tmp_path: Path, content: bytes):
@@ -336,9 +336,9 @@ def test_file_without_settings(tmp_path: Path, content: str):
 
 
 def test_missing_file_and_directory(tmp_path: Path):
-    with pytest.raises(FleetError, match=r"cannot read the fleet file .*none\.yaml: No such file"):
+    with pytest.raises(FleetError, match=r"cannot read the fleet file .*none\.yaml: no such file"):
         Fleet.from_yaml(tmp_path / "none.yaml")
-    with pytest.raises(FleetError, match=r"cannot read the fleet file .*directory"):
+    with pytest.raises(FleetError, match=r"cannot read the fleet file .*it is a folder"):
         Fleet.from_yaml(tmp_path)
 
 

@@ -398,7 +398,7 @@ def test_own_data_of_an_unknown_class_or_place(own, tmp_path):
     with pytest.raises(FleetError, match=r"cluster edge0: data: class c3"):
         distribute(with_own_data(make_fleet((2,)), {}, {"edge0": own}), source)
     missing = with_own_data(make_fleet((2,)), {"d01": tmp_path / "gone"})
-    with pytest.raises(FleetError, match=r"device d01: data: .*gone does not exist"):
+    with pytest.raises(FleetError, match=r"device d01: data: .*gone: no such file or folder"):
         distribute(missing, source)
 
 

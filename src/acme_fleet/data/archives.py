@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from acme_fleet.data.readers import RawSamples, as_objects, optional_module
+from acme_fleet.data.raw import RawSamples, as_objects, class_list
+from acme_fleet.data.readers import optional_module
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data
+from acme_fleet.outside import reading
 
-# What SciPy raises for a file that is no MATLAB file, or lacks a variable.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, MatReadError, NotImplementedError)
+_log = logging.getLogger(__name__)
+
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels")
 
 
@@ -55,9 +57,13 @@ def read_cars(paths: Sequence[Path], where: str) -> RawSamples:
                 f"{path.name}_annos_withlabels.mat has them"
             )
         meta = path.parent / "devkit" / "cars_meta.mat"
-        names = [str(name) for name in _matlab(meta, "class_names", where)]
-        files += [path / str(name) for name in rows["fname"]]
-        labels += [int(number) - 1 for number in rows["class"]]  # MATLAB counts from 1
+        own = class_list([str(name) for name in _matlab(meta, "class_names", where)], str(meta))
+        if names and own != names:
+            raise FleetError(f"{where}: {meta} lists other classes than the other folders")
+        names = own
+        with reading(f"{where}: {annotations}"):
+            files += [path / str(name) for name in rows["fname"]]
+            labels += [int(number) - 1 for number in rows["class"]]  # MATLAB counts from 1
     missing = next((file for file in files if not file.is_file()), None)
     if missing:
         raise FleetError(f"{where}: the annotations name {missing}, which is not there")
@@ -66,18 +72,9 @@ def read_cars(paths: Sequence[Path], where: str) -> RawSamples:
 
 
 def _matlab(path: Path, name: str, where: str) -> np.ndarray:
-    try:
+    with reading(f"{where}: cannot read {name} in {path}"):
         content: dict[str, Any] = loadmat(path, squeeze_me=True)
         return np.atleast_1d(content[name])
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        MatReadError,
-        NotImplementedError,
-    ) as error:
-        raise FleetError(f"{where}: cannot read {name} in {path}: {error!r}") from error
 
 
 # --- what lies at a path ----------------------------------------------------------------------
@@ -93,8 +90,8 @@ def data_at(path: Path, image_size: int | None = None, classes: int | None = Non
     Raises:
         FleetError: if it is none of these.
     """
-    if not path.exists():
-        raise FleetError(f"--data: {path} does not exist")
+    with reading(f"--data: {path}"):
+        path.stat()
     source, train, test = _parts(path)
     settings: dict[str, Any] = {"source": source, "train": train, "test": test or None}
     if source == "parquet":
@@ -103,12 +100,16 @@ def data_at(path: Path, image_size: int | None = None, classes: int | None = Non
 
 
 def _parts(path: Path) -> tuple[Literal["arrays", "images", "parquet"], list[Path], list[Path]]:
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return "arrays", [path], []
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if files and files[0].suffix == ".parquet":
+    with reading(f"--data: {path}"):
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in files if file.suffix.lower() == ".parquet"]
+    if files:
         test = [file for file in files if file.name.startswith("test")]
         train = [file for file in files if file.name.startswith("train")]
+        if train and (other := [file for file in files if file not in (*train, *test)]):
+            _log.warning(f"--data: left out, as it is neither train nor test: {other[0]}")
         return "parquet", train or files, test if train else []
     if not path.is_dir():
         raise FleetError(f"--data: {path} is no .npz file, .parquet file or folder")
@@ -119,11 +120,9 @@ def _parts(path: Path) -> tuple[Literal["arrays", "images", "parquet"], list[Pat
 
 
 def _columns(path: Path) -> dict[str, str]:
-    pyarrow, parquet = optional_module("pyarrow"), optional_module("pyarrow.parquet")
-    try:
+    parquet = optional_module("pyarrow.parquet")
+    with reading(f"--data: cannot read {path}"):
         names = parquet.read_schema(path).names
-    except (OSError, pyarrow.ArrowException) as error:
-        raise FleetError(f"--data: cannot read {path}: {error}") from error
     found = {}
     for setting, usual in (("image_column", _IMAGE_COLUMNS), ("label_column", _LABEL_COLUMNS)):
         column = next((name for name in usual if name in names), None)

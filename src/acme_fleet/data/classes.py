@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from acme_fleet.data.readers import RawSamples
+from acme_fleet.data.raw import RawSamples
 from acme_fleet.errors import FleetError
+from acme_fleet.messages import ClassNames
+from acme_fleet.outside import one_line
+
+_SENT = TypeAdapter(ClassNames)
 
 
 def class_names(raw: RawSamples) -> list[str]:
-    """The names that the data set tells, or the labels' numbers."""
-    return raw.names or [str(label) for label in range(int(raw.labels.max()) + 1)]
+    """The names that the data set tells, or the numbers that occur as labels."""
+    return raw.names or [str(label) for label in np.unique(raw.labels)]
 
 
 def chosen_classes(chosen: list[str] | int | None, known: list[str]) -> list[str]:
@@ -36,19 +43,36 @@ def chosen_classes(chosen: list[str] | int | None, known: list[str]) -> list[str
         raise FleetError(f"data.classes: a class is named more than once in {_listing(names)}")
     if len(names) < 2:
         raise FleetError(f"data.classes: {len(names)} class; telling apart needs 2 or more")
+    _check_names(names)
     return names
 
 
+def _check_names(names: list[str]) -> None:
+    """Refuse names that no message could carry, or no line could show, before any training."""
+    for name in names:
+        if not name.strip() or any(unicodedata.category(letter) == "Cc" for letter in name):
+            raise FleetError(
+                f"data.classes: {one_line(repr(name), 60)} is no class name; "
+                f"it is empty or has control characters"
+            )
+    try:
+        _SENT.validate_python(names)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = names[first["loc"][0]] if first["loc"] else ""  # type: ignore[call-overload]
+        raise FleetError(
+            f"data.classes: {one_line(repr(name), 60)} is no class name: {first['msg']}"
+        ) from error
+
+
 def check_known(raw: RawSamples, known: list[str]) -> None:
-    """Refuse samples of classes that are not ``known``; without names, labels count in them.
+    """Refuse samples of classes that are not ``known``, see :func:`relabelled`.
 
     Raises:
         FleetError: naming them.
     """
-    names = raw.names or known
-    present = [int(label) for label in np.unique(raw.labels)]
-    called = [names[label] if label < len(names) else str(label) for label in present]
-    unknown = [name for name in called if name not in known]
+    _, called = _called(raw, known)
+    unknown = [name for name in called if name not in set(known)]
     if unknown:
         raise FleetError(
             f"{raw.where}: class {_listing(unknown)} is not known to the reference; "
@@ -59,22 +83,35 @@ def check_known(raw: RawSamples, known: list[str]) -> None:
 def relabelled(raw: RawSamples, known: list[str], classes: list[str]) -> RawSamples:
     """The samples whose class is among ``classes``, labelled in that order.
 
+    Classes are matched by name. Labels without names count in ``known`` or, where these names are
+    all numbers, are such names themselves.
+
     Raises:
         FleetError: if there is none.
     """
-    names = raw.names or known
+    inverse, called = _called(raw, known)
     place = {name: label for label, name in enumerate(classes)}
-    new_labels = np.array([place.get(name, -1) for name in names])[raw.labels]
-    kept = new_labels >= 0
-    if not kept.any():
+    new_labels = np.array([place.get(name, -1) for name in called], dtype=np.int64)[inverse]
+    kept = np.flatnonzero(new_labels >= 0)
+    if not len(kept):
         raise FleetError(f"{raw.where}: no sample of {_listing(classes)}")
-    groups = None if raw.groups is None else raw.groups[kept]
-    return RawSamples(
-        raw.items[kept], new_labels[kept], classes, raw.stored_bytes[kept], groups, raw.where
-    )
+    return replace(replace(raw, names=None)[kept], labels=new_labels[kept], names=classes)
+
+
+def _called(raw: RawSamples, known: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Each sample's place in a list of the classes that occur, and their names."""
+    present, inverse = np.unique(raw.labels, return_inverse=True)
+    names = raw.names
+    if names is None and not all(name.isascii() and name.isdigit() for name in known):
+        names = known
+    called = [
+        names[label] if names is not None and label < len(names) else str(label)
+        for label in present.tolist()
+    ]
+    return inverse, called
 
 
 def _listing(names: Sequence[str]) -> str:
     """Names with commas, cut where there are too many to read."""
-    shown = ", ".join(names[:20])
+    shown = ", ".join(one_line(name, 60) for name in names[:20])
     return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"

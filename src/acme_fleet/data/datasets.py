@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,25 +13,21 @@ import torch
 
 from acme_fleet.data.archives import cars_annotations, read_cars
 from acme_fleet.data.classes import check_known, chosen_classes, class_names, relabelled
+from acme_fleet.data.folders import read_folders
 from acme_fleet.data.preprocessing import (
     ImagePreprocessing,
+    ImageSize,
     Normalization,
     image_form,
     open_image,
 )
-from acme_fleet.data.readers import (
-    Columns,
-    RawSamples,
-    read_arrays,
-    read_digits,
-    read_folders,
-    read_hub,
-    read_parquet,
-)
+from acme_fleet.data.raw import Columns, RawSamples
+from acme_fleet.data.readers import read_arrays, read_digits, read_hub, read_parquet
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Natural
+from acme_fleet.outside import reading
 
 Preprocessing = ImagePreprocessing | TextPreprocessing
 """How a file becomes a sample; ``inputs`` and ``read`` are the same for both."""
@@ -68,9 +65,9 @@ def load_source(data: Data, known: Normalization | TextPreprocessing | None = No
 
     Args:
         data: where the samples are.
-        known: what the reference was trained with. For images the normalisation, and on how many
-            channels; without it, values are centred and the images keep their channels. Texts
-            need the tokenizer.
+        known: what the reference was trained with. For images the whole rule from size to
+            normalisation; without it, values are centred and the images keep their size and
+            channels. Texts need the tokenizer.
 
     Raises:
         FleetError: naming the setting, and the file, column or class that is wrong.
@@ -88,7 +85,7 @@ def load_source(data: Data, known: Normalization | TextPreprocessing | None = No
             strata(train.labels, train.groups), data.test_share, generator
         )
         train, test = train[rest], train[held_out]
-    preprocessing = _preprocessing(train, data, known)
+    preprocessing = _preprocessing((train, test), data, known)
     return Source(
         train=_samples(train, preprocessing),
         test=_samples(test, preprocessing),
@@ -103,7 +100,7 @@ def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
     """Load the data of one device or edge server: an .npz or parquet file, or a folder of classes.
 
     Classes are matched by name with the source's. Where the file has no names its labels count
-    in the order of ``source.classes``.
+    in the order of ``source.classes`` or, where these are numbers, are such numbers.
 
     Args:
         path: the file or folder.
@@ -120,9 +117,9 @@ def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
         raw = read_json_lines([path], columns, where)
     elif path.is_dir():
         raw = read_folders([path], where)
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         raw = read_arrays([path], columns, where)
-    elif path.suffix == ".parquet":
+    elif path.suffix.lower() == ".parquet":
         raw = read_parquet([path], columns, where)
     else:
         raise FleetError(
@@ -165,7 +162,7 @@ def _columns(data: Data, group: str | None = None) -> Columns:
 
 
 def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> RawSamples:
-    _check_paths(paths, where)
+    _check_paths(paths, where, folders=data.source == "images")
     if data.source == "arrays":
         return read_arrays(paths, columns, where)
     if data.source == "text":
@@ -188,16 +185,27 @@ def _as_paths(setting: Path | list[Path] | str | None) -> list[Path]:
     return [] if setting is None else [Path(setting)]
 
 
-def _check_paths(paths: Sequence[Path], where: str) -> None:
+def _check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = None) -> None:
+    """Each path is there once, and is a folder or a regular file; None takes either."""
     if not paths:
         raise FleetError(f"{where}: the list of paths is empty")
-    for path in paths:
-        if not path.exists():
-            raise FleetError(f"{where}: {path} does not exist")
+    for number, path in enumerate(paths):
+        with reading(f"{where}: {path}"):
+            mode = path.stat().st_mode
+            again = path.resolve() in [other.resolve() for other in paths[:number]]
+        if again:
+            raise FleetError(f"{where}: {path} is named twice")
+        is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
+        if folders and not is_folder:
+            raise FleetError(f"{where}: {path} is no folder; `source: images` needs one")
+        if not is_file and (folders is False or not is_folder):
+            raise FleetError(f"{where}: {path} is no regular file")
 
 
 def _preprocessing(
-    raw: RawSamples, data: Data, known: Normalization | TextPreprocessing | None
+    parts: tuple[RawSamples, RawSamples],
+    data: Data,
+    known: Normalization | TextPreprocessing | None,
 ) -> Preprocessing:
     """What suits the samples: for texts the tokenizer, for images their size and channels."""
     if data.source == "text":
@@ -206,28 +214,47 @@ def _preprocessing(
         return known
     if isinstance(known, TextPreprocessing):
         raise FleetError(f"data.source: {data.source} has images, the reference takes texts")
-    return _image_preprocessing(raw, data.image_size, known)
+    return _image_preprocessing(parts, data.image_size, known)
 
 
 def _image_preprocessing(
-    raw: RawSamples, image_size: int | None, normalization: Normalization | None
+    parts: tuple[RawSamples, RawSamples], image_size: int | None, rule: Normalization | None
 ) -> ImagePreprocessing:
-    if raw.items.dtype == object:
-        with _said_of(raw.where):
-            forms = {image_form(image, name) for image, name in _named(raw)}
-    else:
-        forms = {(*raw.items.shape[1:3], raw.items.shape[3] if raw.items.ndim == 4 else 1)}
+    wanted = image_size and ImageSize(height=image_size, width=image_size)
+    if rule and wanted and rule.result != (image_size, image_size):
+        rule = rule.model_copy(update={"resize": True, "size": wanted, "crop": None})
+    if rule and rule.result:
+        return ImagePreprocessing.of(rule)
+    forms = _forms(parts)
     sizes = sorted({(height, width) for height, width, _ in forms})
-    height, width = sizes[0] if image_size is None else (image_size, image_size)
-    if image_size is None and (len(sizes) > 1 or height != width):
+    (height, width), last = sizes[0], sizes[-1]
+    if not wanted and (len(sizes) > 1 or height != width):
+        examples = {form[:2]: name for form, name in forms.items()}
+        other = f", {examples[last]} {last[0]} × {last[1]}" if len(sizes) > 1 else ""
         raise FleetError(
-            f"{raw.where}: images of {height} × {width} to {sizes[-1][0]} × {sizes[-1][1]} "
-            f"pixels; set `data.image_size` to bring all of them to one square size"
+            f"{parts[0].where}: {examples[height, width]} has {height} × {width} pixels{other}; "
+            f"set `data.image_size` to bring all images to one square size"
         )
-    if normalization is not None:
-        return ImagePreprocessing.normalized(height, width, normalization)
+    if rule:
+        return ImagePreprocessing.of(rule, ImageSize(height=height, width=width))
     channels = max(channels for _, _, channels in forms)
+    if wanted:
+        height, width = wanted.height, wanted.width
     return ImagePreprocessing.centred(height, width, channels)
+
+
+def _forms(parts: Sequence[RawSamples]) -> dict[tuple[int, int, int], str]:
+    """The heights, widths and channels that occur, each with one image that has them."""
+    forms: dict[tuple[int, int, int], str] = {}
+    for raw in parts:
+        if raw.items.dtype == object:
+            with _said_of(raw.where):
+                for image, name in _named(raw):
+                    forms.setdefault(image_form(image, name), name)
+        else:
+            channels = raw.items.shape[3] if raw.items.ndim == 4 else 1
+            forms.setdefault((*raw.items.shape[1:3], channels), f"an image of {raw.where}")
+    return forms
 
 
 def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:

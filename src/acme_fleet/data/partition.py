@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from acme_fleet.data.checkpoint_images import read_normalization
 from acme_fleet.data.datasets import Preprocessing, Source, load_own, load_source, strata
-from acme_fleet.data.preprocessing import read_normalization
 from acme_fleet.data.samples import Samples, Splits, stratified_split
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import FleetError
@@ -202,6 +202,11 @@ def _by_group(
     """For train and test, each device's indices: those with its value of the column."""
     if groups[0] is None or groups[1] is None:
         raise FleetError(f"data.partition: the data set has no column {column!r}")
+    if groups[0].dtype != groups[1].dtype:
+        raise FleetError(
+            f"data.partition: column {column!r} holds numbers in one of `data.train` and "
+            f"`data.test`, text in the other"
+        )
     values = np.unique(groups[0])
     if len(values) < devices:
         raise FleetError(

@@ -11,11 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
-from acme_fleet.data.readers import Columns, RawSamples, as_objects, coded, require_columns
+from acme_fleet.data.raw import Columns, RawSamples, as_objects, coded, joined, owners
+from acme_fleet.data.readers import require_columns
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import one_line, read_regular, reading
+
+_JSON_SPACE = " \t\r"
 
 
 class TextPreprocessing(BaseModel):
@@ -25,6 +29,7 @@ class TextPreprocessing(BaseModel):
         tokenizer: the content of a Hugging Face ``tokenizer.json``.
         max_tokens: longer texts are cut, shorter ones padded, special tokens included.
         pad_id: what padded places hold.
+        vocabulary: tokens that the model knows, where its configuration says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +38,7 @@ class TextPreprocessing(BaseModel):
     tokenizer: dict[str, Any]
     max_tokens: PositiveInt
     pad_id: NonNegativeInt
+    vocabulary: PositiveInt | None = None
 
     @classmethod
     def of_checkpoint(cls, checkpoint: str | Path, max_tokens: int) -> TextPreprocessing:
@@ -41,33 +47,59 @@ class TextPreprocessing(BaseModel):
         Raises:
             FleetError: if the checkpoint has no tokenizer, or a slow one only.
         """
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedConfig
 
-        try:
+        with reading(
+            f"reference.checkpoint: {checkpoint} has no tokenizer that can be read; texts need a "
+            f"BERT-like checkpoint with its tokenizer.json"
+        ):
             tokenizer = AutoTokenizer.from_pretrained(checkpoint)
             document = json.loads(tokenizer.backend_tokenizer.to_str())
-        except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
-            raise FleetError(
-                f"reference.checkpoint: {checkpoint} has no tokenizer that can be read; texts need "
-                f"a BERT-like checkpoint with its tokenizer.json"
-            ) from error
+            config, _ = PreTrainedConfig.get_config_dict(checkpoint)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where there is no file
             raise FleetError(f"reference.checkpoint: {checkpoint} has no tokenizer")
         # Padded places are masked: any token that exists will do where none is meant for it.
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return cls(tokenizer=document, max_tokens=max_tokens, pad_id=pad_id)
+        size = config.get("vocab_size")
+        return cls(
+            tokenizer=document,
+            max_tokens=max_tokens,
+            pad_id=pad_id,
+            vocabulary=size if isinstance(size, int) and size > 0 else None,
+        )
 
     def inputs(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """Tokenize texts.
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64 of shape ``(texts, max_tokens)``.
+
+        Raises:
+            FleetError: naming the text that cannot be tokenized, that has no token but special
+                ones, or one that the model does not know.
         """
-        encoded = self._ready.encode_batch(list(texts))
+        texts = list(texts)
+        with reading("the texts cannot be tokenized"):
+            encoded = self._ready.encode_batch(texts)
+        for text, tokens in zip(texts, encoded, strict=True):
+            self._check(tokens, f"the text {one_line(text, 60)!r}")
         ids = torch.tensor([text.ids for text in encoded], dtype=torch.int64)
         mask = torch.tensor([text.attention_mask for text in encoded], dtype=torch.int64)
         shape = (len(encoded), self.max_tokens)
         return {"input_ids": ids.reshape(shape), "attention_mask": mask.reshape(shape)}
+
+    def _check(self, tokens: Encoding, text: str) -> None:
+        if all(tokens.special_tokens_mask):
+            raise FleetError(
+                f"{text} has no token that stands for a word in the first {self.max_tokens}"
+            )
+        highest = max(tokens.ids)
+        if self.vocabulary is not None and highest >= self.vocabulary:
+            word = tokens.tokens[tokens.ids.index(highest)]
+            raise FleetError(
+                f"{text} has the token {one_line(word, 60)!r}, number {highest}; "
+                f"the model knows {self.vocabulary} tokens, from 0"
+            )
 
     def read(self, paths: Iterable[Path]) -> list[str]:
         """Read text files, each one sample.
@@ -77,10 +109,8 @@ class TextPreprocessing(BaseModel):
         """
         texts = []
         for path in paths:
-            try:
-                texts.append(path.read_text(encoding="utf-8").strip())
-            except (OSError, UnicodeDecodeError) as error:
-                raise FleetError(f"cannot read {path} as a text: {error}") from error
+            with reading(f"cannot read {path} as a text"):
+                texts.append(read_regular(path).decode("utf-8-sig").strip())
         return texts
 
     @cached_property
@@ -97,36 +127,53 @@ def read_json_lines(paths: Sequence[Path], columns: Columns, where: str) -> RawS
     Raises:
         FleetError: naming the file and line that cannot be read, or the key that is missing.
     """
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise FleetError(f"{where}: cannot read {path}: {error}") from error
-        rows += [
-            _row(line, columns, f"{where}: {path}, line {number}")
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
+    return joined([_read_lines(path, columns, where) for path in paths], where)
+
+
+def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
+    with reading(f"{where}: cannot read {path}"):
+        # Only these end a line; U+2028 and U+0085 may stand in a text.
+        lines = read_regular(path).decode("utf-8-sig").split("\n")
+    places = [
+        (f"{where}: {path}, line {number}", line)
+        for number, line in enumerate(lines, 1)
+        if line.strip(_JSON_SPACE)
+    ]
+    rows = [_row(line, columns, place) for place, line in places]
+
+    def place(number: int) -> str:
+        return places[number][0]
+
     texts = [row[columns.item] for row in rows]
-    labels, names = coded(np.array([row[columns.label] for row in rows]), where)
-    groups = np.array([str(row[columns.group]) for row in rows]) if columns.group else None
+    codes, names, text_labels = coded([row[columns.label] for row in rows], None, place)
+    groups = owners([row[columns.group] for row in rows], place) if columns.group else None
     stored = np.array([len(text.encode()) for text in texts], dtype=np.int64)
-    return RawSamples(as_objects(texts), labels, names, stored, groups, where)
+    label = f"{where}: {path}"
+    return RawSamples(as_objects(texts), codes, names, stored, groups, label, text_labels)
 
 
 def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise FleetError(f"{where} is no JSON: {error}") from error
+    with reading(f"{where} is no JSON"):
+        row = json.loads(line, object_pairs_hook=_once)
     if not isinstance(row, dict):
         raise FleetError(f"{where} is no JSON object")
     require_columns(columns.wanted, list(row), where)
-    if not isinstance(row[columns.item], str):
-        raise FleetError(
-            f"{where}: {columns.item!r} is {type(row[columns.item]).__name__}, no text"
-        )
+    text = row[columns.item]
+    if not isinstance(text, str):
+        raise FleetError(f"{where}: {columns.item!r} is {type(text).__name__}, no text")
+    with reading(f"{where}: {columns.item!r} is no Unicode text"):
+        text.encode()
+    if not text.strip():
+        raise FleetError(f"{where}: {columns.item!r} is empty")
     if not isinstance(row[columns.label], str | int):
         raise FleetError(f"{where}: {columns.label!r} must be text or an integer")
     return row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {one_line(repeated, 60)!r} stands twice")
+    return content

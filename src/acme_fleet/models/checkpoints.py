@@ -81,7 +81,25 @@ def read_config(checkpoint: str | Path) -> PreTrainedConfig:
     with _explained(checkpoint):
         content, _ = PreTrainedConfig.get_config_dict(checkpoint)
         check_known(str(content.get("model_type")))
-        return AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint)
+    return with_square_sides(config, f"cannot use {checkpoint}")
+
+
+def with_square_sides(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
+    """The same configuration with image and patch sizes as one number each.
+
+    Raises:
+        FleetError: naming the size that is not square.
+    """
+    for key in ("image_size", "patch_size"):
+        value = getattr(config, key, None)
+        if isinstance(value, list | tuple):
+            if len(set(value)) != 1 or len(value) != 2:
+                raise FleetError(
+                    f"{where}: {key} {value} is no square, and only squares are supported"
+                )
+            setattr(config, key, value[0])
+    return config
 
 
 def _load(

@@ -50,7 +50,7 @@ def serve_role(path: Path) -> None:
     fleet = site.load_fleet()
     runs = _DeviceRuns(site, fleet) if site.role == "device" else _EdgeRuns(site, fleet)
     host = RoleHost(site.role_socket, fingerprint(fleet), runs.answers, runs.open)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: host.close())
     with threads(fleet.threads):
         host.serve()

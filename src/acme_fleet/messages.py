@@ -255,6 +255,19 @@ class ClusterReport(Message):
     """Devices whose header's update was scaled down, and the least scale."""
 
 
+def occasion_of(request: Message) -> str:
+    """What tells a request from others of its type between the same two: a round, or a group.
+
+    Requests of one occasion are one message that was sent again. A reply has that of its request.
+    """
+    match request:
+        case RoundStart() | ImportanceUpdate():
+            return f"round {request.round + 1}"
+        case BackboneAssignment():
+            return f"group {1 + min(request.parts)}"
+    return ""
+
+
 def check_shapes(
     tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:

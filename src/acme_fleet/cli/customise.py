@@ -70,7 +70,7 @@ def run(
     path: FleetFile,
     out: Out = None,
     seed: Seed = None,
-    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on, if a run was interrupted there.")] = False,
     engine: Annotated[
         Engine, typer.Option(help="All on this machine, or many hosts over Flower.")
     ] = "embedded",
@@ -195,6 +195,8 @@ def _run(
 
     if seed is not None:
         fleet = fleet.model_copy(update={"seed": seed})
+    if resume and not RunDirectory(out).begun():
+        say(f"there is nothing in {out} to go on with; the run starts")
     try:
         with LiveStages() as stages:
             if config is None:
@@ -204,8 +206,8 @@ def _run(
 
                 summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
     except KeyboardInterrupt as stop:
-        command = RunDirectory(out).resume_command
-        say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
+        begun = RunDirectory(out).exists()
+        say(f"interrupted; {_kept(out) if begun else 'nothing was written yet'}", error=True)
         raise typer.Exit(exit_code(stop)) from None
     print_summary(summary)
     if config is not None:
@@ -221,3 +223,9 @@ def _run(
             f"clusters that did not finish: {', '.join(summary.lost)}; go on: {command}", error=True
         )
         raise typer.Exit(1)
+
+
+def _kept(out: Path) -> str:
+    from acme_fleet.run_directory import RunDirectory
+
+    return f"what is finished is in {out}; go on: {RunDirectory(out).resume_command}"

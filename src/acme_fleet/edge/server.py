@@ -17,7 +17,9 @@ from acme_fleet.edge.peers import Peers
 from acme_fleet.edge.rounds import check_held, header_shapes, mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
-from acme_fleet.errors import ProtocolError
+from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
+from acme_fleet.errors import DamagedError, ProtocolError
+from acme_fleet.files import remove
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
@@ -46,13 +48,11 @@ from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
     backbone_from,
     clone_state,
-    read_document,
-    read_tensors,
     with_prefix,
     without_prefix,
-    write_json,
     write_tensors,
 )
+from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
 
 _COARSE = "coarse.safetensors"
 
@@ -105,16 +105,16 @@ class EdgeServer:
     def _parts(self) -> list[tuple[Part, list[str]]]:
         """What backbones are chosen for, and whose they are; asked once, so that it stays."""
         path = self._folder / "parts.json"
-        if not path.exists():
+        stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredPart]))
+        if stored is None:
             everyone = self._devices.members()
             profiles = self._devices.ask(ProfileRequest(), DeviceProfile, everyone)
             limits = {name: (told.storage_bytes, told.energy) for name, told in profiles.items()}
             per_device = self._settings.selection.matching == "device"
             found = kinds(limits) if per_device else [(whole(limits.values()), everyone)]
-            stored = [{"part": p.model_dump(mode="json"), "members": names} for p, names in found]
-            write_json(path, stored)
-        stored = read_document(self._folder, path.name)
-        return [(Part.model_validate(told["part"]), told["members"]) for told in stored]
+            stored = [StoredPart(part=part, members=names) for part, names in found]
+            write_sealed_json(path, [each.model_dump(mode="json") for each in stored])
+        return [(each.part, each.members) for each in stored]
 
     def _group(self, assignment: BackboneAssignment) -> Group:
         """Those for whom a backbone was sent."""
@@ -153,7 +153,13 @@ class EdgeServer:
     def _coarse_model(self, assignment: BackboneAssignment, group: Group) -> HeaderAssignment:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
         path = group.folder / _COARSE
-        if not path.exists():
+        stored = if_sound(path, read_coarse)
+        if stored is None:
+            if path.exists() and self._settings.search.time_limit_s and Peers.read(group.folder):
+                raise DamagedError(
+                    f"cannot read {path}: it is damaged, devices have the header already, and a "
+                    f"search with a time limit would not find the same one"
+                )
             backbone = backbone_from(assignment.config, assignment.backbone)
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search") as progress:
@@ -161,12 +167,13 @@ class EdgeServer:
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
-            unfinished.unlink(missing_ok=True)
-        tensors, about = read_tensors(path)
+            remove(unfinished)
+            stored = read_coarse(path)
+        tensors, about = stored
         return HeaderAssignment(
             config=assignment.config,
             backbone=without_prefix("backbone", tensors),
-            plan=about["plan"],
+            plan=about.plan,
             header=without_prefix("header", tensors),
             linear=without_prefix("linear", tensors),
             class_names=assignment.class_names,
@@ -178,8 +185,9 @@ class EdgeServer:
     ) -> list[HeaderContender]:
         """How the searched header fared on the edge's own data, then its rivals."""
         path = group.folder / "contenders.json"
-        if not path.exists():
-            _, about = read_tensors(group.folder / _COARSE)
+        stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredContender]))
+        if stored is None:
+            _, about = read_coarse(group.folder / _COARSE)
             rivals: list[Contender] = []
             if self._settings.search.rivals:
                 with self._journal.stage(group.name, "header rivals") as progress:
@@ -190,9 +198,18 @@ class EdgeServer:
                         group.generators(self._settings.seed),
                         progress,
                     )
-            write_json(path, about["contenders"] + [asdict(rival) for rival in rivals])
-        stored = read_document(group.folder, path.name)
-        return [HeaderContender(**told.pop("choice"), **told) for told in stored]
+            write_sealed_json(path, about.contenders + [asdict(rival) for rival in rivals])
+            stored = read_sealed_json(path, list[StoredContender])
+        return [
+            HeaderContender(
+                name=told.name,
+                params=told.params,
+                accuracy=told.choice.accuracy,
+                loss=told.choice.loss,
+                evaluated=told.evaluated,
+            )
+            for told in stored
+        ]
 
     def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
         """What every contender gets."""

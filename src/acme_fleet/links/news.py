@@ -42,6 +42,7 @@ class MessageEvent(_Part):
     to: Name
     type: Text
     bytes: Count
+    occasion: Text = ""
 
     @property
     def subjects(self) -> set[str]:

@@ -3,6 +3,8 @@
 AcmeError
 ├── FleetError      a fleet file, a data set or an argument is wrong; nothing has been trained yet
 ├── RunError        a run directory is missing, incomplete or of another fleet
+│   ├── DamagedError    a file in it is not what was written
+│   └── WriteError      a file in it cannot be written; what was finished is on disk
 ├── ProtocolError   a message is malformed, or not what was asked for
 └── QuorumError     too few devices or edges answered; what was finished is on disk
 """
@@ -18,6 +20,14 @@ class FleetError(AcmeError):
 
 class RunError(AcmeError):
     """A run directory is missing, incomplete or belongs to another fleet."""
+
+
+class DamagedError(RunError):
+    """A file of a run directory is damaged, or of an older version."""
+
+
+class WriteError(RunError):
+    """A file cannot be written: the disk is full or read-only, or a limit is reached."""
 
 
 class ProtocolError(AcmeError):

@@ -333,6 +333,19 @@ def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:
     return f"{cluster}:{1 + min(chosen)}" if len(chosen) < parts else cluster
 
 
+def occasion_of(request: Message) -> str:
+    """What tells a request from others of its type between the same two: a round, or a group.
+
+    Requests of one occasion are one message that was sent again. A reply has that of its request.
+    """
+    match request:
+        case RoundStart() | ImportanceUpdate():
+            return f"round {request.round + 1}"
+        case BackboneAssignment():
+            return f"group {1 + min(request.parts)}"
+    return ""
+
+
 def check_shapes(
     tensors: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],

@@ -15,12 +15,16 @@ from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.server import CloudServer, ReferenceResult
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
+from acme_fleet.device.folder import shipped_as_kept
 from acme_fleet.device.together import train_ahead
+from acme_fleet.errors import DamagedError, WriteError
+from acme_fleet.files import remove_partial
 from acme_fleet.fleet import Fleet
 from acme_fleet.hardware import Cluster
-from acme_fleet.journal import Journal, Observer, read_events
+from acme_fleet.journal import Journal, Observer, read_events, read_journal
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
+from acme_fleet.locks import held
 from acme_fleet.messages import ClusterReport, Message
 from acme_fleet.models.training import training_device
 from acme_fleet.plan import check_feasible, make_plan
@@ -37,6 +41,7 @@ from acme_fleet.report.summary import (
 from acme_fleet.report.traffic import count_traffic, privacy_losses
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.run_directory import RunDirectory
+from acme_fleet.sealed import if_sound
 from acme_fleet.seeding import threads
 
 Connect = Callable[[Fleet, World, RunDirectory, Journal], AbstractContextManager[Link]]
@@ -55,20 +60,55 @@ def customize(
     Args:
         fleet: who takes part, which data, which settings.
         out: the run directory.
-        resume: go on in a run directory of the same fleet that was interrupted.
+        resume: go on in a run directory of the same fleet that was interrupted, or start where
+            there is nothing yet. A finished run, in which nobody is lost, is left as it is.
         observer: is told about the progress.
         connect: how the cloud reaches its edge servers; without it, all are in this process.
 
     Raises:
         FleetError: if fleet, data and machine do not fit together; before any training.
-        RunError: if the run directory cannot be used.
+        RunError: if the run directory cannot be used, or another process works in it.
         QuorumError: if too few devices or edge servers answer; ``resume`` goes on from there.
     """
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
+    if resume and (done := _finished(RunDirectory(Path(out)), fleet, connect is None)):
+        return done
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
     check_feasible(fleet, make_plan(fleet, world))
-    run = RunDirectory.create(out, fleet, resume=resume)
+    with held(Path(out)):
+        run = RunDirectory.create(out, fleet, resume=resume)
+        remove_partial(run.path)  # of processes that were killed
+        try:
+            return _run(fleet, world, run, observer, connect)
+        except WriteError as error:
+            told = f"{error}; what was finished is kept, go on: {run.resume_command}"
+            raise WriteError(told) from error
+        except DamagedError as error:
+            told = f"{error}; put back a copy of the file, or run again with another --out"
+            raise DamagedError(told) from error
+
+
+def _finished(run: RunDirectory, fleet: Fleet, models_here: bool) -> Summary | None:
+    """The summary of a run of this fleet that has nothing left to do."""
+    if not run.exists() or not run.summary.exists():
+        return None
+    RunDirectory.create(run.path, fleet, resume=True)  # refuses another fleet
+    summary = if_sound(run.summary, Summary.read)
+    if summary is None or summary.lost or any(cluster.lost for cluster in summary.clusters):
+        return None
+    devices = [device.name for device in summary.devices] if models_here else []
+    return summary if all(shipped_as_kept(run.device(name)) for name in devices) else None
+
+
+def _run(
+    fleet: Fleet,
+    world: World,
+    run: RunDirectory,
+    observer: Observer | None,
+    connect: Connect | None,
+) -> Summary:
+    """Do what is left to do, and write what was measured."""
     journal = Journal(run.events, observer)
     try:
         with (
@@ -86,12 +126,16 @@ def customize(
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
-    events = read_events(run.events)
+    events, damaged = read_journal(run.events)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events)
-    more = {"many_hosts": connect is not None, "left_out": cloud.left_out}
-    summary = summary.model_copy(update=more)
-    summary.write(run.summary)
+    told = {
+        "many_hosts": connect is not None,
+        "left_out": cloud.left_out,
+        "damaged_events": len(damaged),
+    }
+    summary = summary.model_copy(update=told)
     write_report(summary, events, run.report)
+    summary.write(run.summary)  # the last file of all: where it is, the run is finished
     return summary
 
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
-from acme_fleet.errors import RunError
+from acme_fleet.errors import DamagedError, RunError
 from acme_fleet.files import replacing
 from acme_fleet.fleet import Fleet
+from acme_fleet.locks import LOCK
+from acme_fleet.outside import reading
+from acme_fleet.sealed import STRICT, checksum, read_sealed_json
 from acme_fleet.settings import differences
 
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
+_CHECKSUM = "# checksum, written by the run: "
 _MOST_CHANGES = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A run on many hosts.
+
+    Attributes:
+        run: what tells it from others, on every host.
+        config: the site file of its cloud.
+    """
+
+    __pydantic_config__ = STRICT
+
+    run: str
+    config: str
 
 
 class RunDirectory:
@@ -28,13 +47,14 @@ class RunDirectory:
     def create(path: str | Path, fleet: Fleet, *, resume: bool) -> RunDirectory:
         """Start in an empty directory, or go on in that of the same fleet.
 
+        ``resume`` starts too, where there is nothing to go on with.
+
         Raises:
             RunError: if the directory holds something else; the message says what to do.
         """
         run = RunDirectory(Path(path))
-        stored = run.path / FLEET
-        if stored.exists():
-            kept = Fleet.from_yaml(stored).model_dump(mode="json")
+        if run.exists():
+            kept = run.fleet_as_written(fleet).model_dump(mode="json")
             changes = list(differences(kept, fleet.model_dump(mode="json")))
             if not resume and (changes or not run._is_bare()):
                 raise RunError(
@@ -46,25 +66,63 @@ class RunDirectory:
                     f"{run.path} is a run of another fleet or seed; choose another --out, or ask "
                     f"for the same:\n" + _shown(changes)
                 )
-        elif resume:
-            raise RunError(f"nothing to resume: {stored} does not exist; run without --resume")
-        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise RunError(f"{run.path} is not an empty directory; choose another --out")
         else:
+            run._refuse_others()
             run._start(fleet)
         return run
+
+    def exists(self) -> bool:
+        """Whether a run was begun here.
+
+        Raises:
+            RunError: if the system does not let one look.
+        """
+        with reading(self.path, RunError):
+            return (self.path / FLEET).exists()
+
+    def begun(self) -> bool:
+        """Whether a run has done something here that it can go on with."""
+        return self.exists() and not self._is_bare()
 
     def _is_bare(self) -> bool:
         """Whether a run has left its fleet and identity here and got no further."""
         files = {path for path in self.path.rglob("*") if path.is_file()}
-        return files <= {self.path / FLEET, self.identity}
+        return files <= {self.path / FLEET, self.identity, self.path / LOCK}
+
+    def _refuse_others(self) -> None:
+        with reading(self.path, RunError):
+            taken = self.path.exists() and (
+                not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())
+            )
+        if taken:
+            raise RunError(f"{self.path} is not an empty directory; choose another --out")
 
     def _start(self, fleet: Fleet) -> None:
-        try:
-            with replacing(self.path / FLEET) as file:
-                file.write_text(fleet.to_yaml())
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
+        text = fleet.to_yaml()
+        with replacing(self.path / FLEET) as file:
+            file.write_text(f"{text}{_CHECKSUM}{checksum(text.encode())}\n", encoding="utf-8")
+
+    def fleet_as_written(self, same: Fleet | None = None) -> Fleet:
+        """The fleet of the run, if its file is as it was written.
+
+        An older version's file has no checksum. A damaged one is written anew from the fleet that
+        is asked for, if that is the ``same``.
+
+        Raises:
+            DamagedError: if the file is damaged.
+            FleetError: if it is none of this version.
+        """
+        path = self.path / FLEET
+        with reading(f"cannot read {path}", DamagedError):
+            text, mark, told = path.read_text(encoding="utf-8").rpartition(_CHECKSUM)
+        if mark and told != f"{checksum(text.encode())}\n":
+            if same is None or told != f"{checksum(same.to_yaml().encode())}\n":
+                raise DamagedError(
+                    f"{path} was changed or is damaged: its checksum is another; go on with the "
+                    f"fleet file that the run was begun with"
+                )
+            self._start(same)
+        return Fleet.from_yaml(path)
 
     @staticmethod
     def open(path: str | Path) -> RunDirectory:
@@ -74,7 +132,7 @@ class RunDirectory:
             RunError: if it does not.
         """
         run = RunDirectory(Path(path))
-        if not (run.path / FLEET).exists():
+        if not run.exists():
             raise RunError(f"{run.path} holds no run: it has no {FLEET}")
         return run
 
@@ -83,19 +141,19 @@ class RunDirectory:
         """What to type to go on with an interrupted run."""
         command = ["acme", "run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
         if self.identity.exists():
-            config = json.loads(self.identity.read_text())["config"]
+            config = read_sealed_json(self.identity, Identity).config
             command += ["--engine", "flower", "--config", config]
         return shlex.join(command)
 
     @property
     def identity(self) -> Path:
-        """What tells a run on many hosts from others, and the site file of its cloud."""
+        """The file of a run on many hosts that holds its :class:`Identity`."""
         return self.cloud / "identity.json"
 
     @property
     def fleet(self) -> Fleet:
-        """The fleet that the run is of."""
-        return Fleet.from_yaml(self.path / FLEET)
+        """The fleet that the run is of; see :meth:`fleet_as_written`."""
+        return self.fleet_as_written()
 
     @property
     def summary(self) -> Path:

@@ -299,7 +299,7 @@ def test_events_say_who_told_whom_what(finished, events):
     stages = [event for event in events if "stage" in event]
     assert len(messages) + len(stages) == len(events)
     for message in messages:
-        assert message.keys() == {"time", "from", "to", "type", "bytes"}
+        assert message.keys() == {"time", "from", "to", "type", "bytes", "occasion"}
         assert message["type"] in Message.registry
         assert message["bytes"] > 0
     for stage in stages:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import acme_fleet
+from acme_fleet import pipeline
 from acme_fleet.cli import EXAMPLE, app
 from acme_fleet.fleet import Fleet, Selection
 from acme_fleet.plan import examine
@@ -243,11 +244,21 @@ def test_run_of_another_fleet_is_not_resumed(fleet_file: Path, begun: Path):
         assert "is a run of another fleet or seed" in result.stderr
 
 
-def test_nothing_to_resume(fleet_file: Path, tmp_path: Path):
+def test_resume_where_nothing_is_there_yet_starts(
+    fleet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[bool] = []
+
+    def customize(*_: Any, resume: bool, **__: Any) -> None:
+        started.append(resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "customize", customize)
     result = _acme("run", fleet_file, "--out", tmp_path / "new", "--resume")
-    assert result.exit_code == 2
-    assert "nothing to resume" in result.stderr
-    assert not (tmp_path / "new").exists()
+    assert started == [True]
+    assert f"there is nothing in {tmp_path / 'new'} to go on with; the run starts" in result.stdout
+    assert result.stderr.splitlines() == ["interrupted; nothing was written yet"]
+    assert result.exit_code == 130
 
 
 @pytest.mark.parametrize("seed", ["-1", "x", "1.5"])

@@ -60,8 +60,14 @@ def test_what_is_counted_is_what_was_encoded(journal: Journal, events):
     link.call({"cam": request}, ImportanceUpload, _LONG)
     told = [{k: v for k, v in event.items() if k != "time"} for event in events()]
     assert told == [
-        {"from": "north", "to": "cam", "type": "ImportanceUpdate", "bytes": len(encode(request))},
-        {"from": "cam", "to": "north", "type": "ImportanceUpload", "bytes": len(encode(answer))},
+        {
+            **{"from": "north", "to": "cam", "type": "ImportanceUpdate", "occasion": "round 1"},
+            "bytes": len(encode(request)),
+        },
+        {
+            **{"from": "cam", "to": "north", "type": "ImportanceUpload", "occasion": "round 1"},
+            "bytes": len(encode(answer)),
+        },
     ]
 
 

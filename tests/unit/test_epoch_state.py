@@ -13,14 +13,13 @@ from torch.nn import functional as F
 from acme_fleet.cloud.distillation import DistillationStep, distill, distillation_loss
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.errors import RunError
 from acme_fleet.fleet import Fleet, Training
 from acme_fleet.journal import Journal, Observer
 from acme_fleet.links.base import Failure, Link
 from acme_fleet.messages import Message
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Activations, Classifier
-from acme_fleet.models.io import clone_state
+from acme_fleet.models.io import clone_state, read_tensors, write_tensors
 from acme_fleet.models.supernet import ElasticClassifier, Run
 
 STEP = DistillationStep([0.5, 1.0], [1, 3], lambda width: width, 1.0, 1.0, 1)
@@ -86,14 +85,29 @@ def test_stopped_after_any_epochs(
     state.remove()
 
 
-def test_a_damaged_file_is_named(
-    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples], tmp_path: Path
+@pytest.mark.parametrize("damage", ["cut", "flipped", "older"])
+def test_a_damaged_file_is_named_and_the_stage_done_anew(
+    damage: str,
+    make_classifier: Callable[..., Classifier],
+    make_samples: Callable[..., Samples],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "epochs.safetensors"
-    train(make_classifier(), make_samples(6), EpochState(path))
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"epochs\.safetensors"):
-        train(make_classifier(), make_samples(6), EpochState(path))
+    whole = train(make_classifier(), make_samples(6), EpochState(path))
+    content = bytearray(path.read_bytes())
+    match damage:
+        case "cut":
+            path.write_bytes(content[:1000])
+        case "flipped":
+            content[-5] ^= 4
+            path.write_bytes(content)
+        case "older":
+            tensors, about = read_tensors(path)
+            write_tensors(path, tensors, {**about, "step": 3})
+    assert same(train(make_classifier(), make_samples(6), EpochState(path)), whole)
+    assert "epochs.safetensors" in caplog.text
+    assert "computed anew" in caplog.text
 
 
 # --- the cloud server ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.errors import FleetError, RunError
+from acme_fleet.errors import DamagedError, FleetError, RunError
 from acme_fleet.fleet import Data, Device, Fleet
 from acme_fleet.plan import check_feasible, examine
 from acme_fleet.run_directory import RunDirectory
+from acme_fleet.sealed import write_sealed_json
 
 _SMALL: dict[str, Any] = {
     "name": "small",
@@ -451,25 +453,52 @@ class TestRunDirectory:
         run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
         assert run.resume_command.endswith("--resume")
         run.cloud.mkdir()
-        run.identity.write_text('{"run": "1", "config": "/etc/acme/cloud.yaml"}')
+        write_sealed_json(run.identity, {"run": "1", "config": "/etc/acme/cloud.yaml"})
         assert run.resume_command.endswith("--engine flower --config /etc/acme/cloud.yaml")
         RunDirectory.create(tmp_path / "run", fleet, resume=False)  # nothing has been done yet
         (run.cloud / "reference.safetensors").touch()
         with pytest.raises(RunError, match=r"already holds a run; .* --engine flower --config"):
             RunDirectory.create(tmp_path / "run", fleet, resume=False)
 
-    def test_nothing_to_resume(self, tmp_path: Path, fleet: Fleet):
-        with pytest.raises(RunError, match=r"nothing to resume: .* run without --resume"):
-            RunDirectory.create(tmp_path / "none", fleet, resume=True)
+    @pytest.mark.parametrize("there", ["nothing", "a folder", "its fleet"])
+    def test_resume_starts_where_there_is_nothing_yet(
+        self, tmp_path: Path, fleet: Fleet, there: str
+    ):
+        """A service that is started again and again has one command."""
+        run = RunDirectory(tmp_path / "run")
+        if there == "a folder":
+            run.path.mkdir()
+        elif there == "its fleet":
+            RunDirectory.create(run.path, fleet, resume=False)
+        assert not run.begun()
+        assert RunDirectory.create(run.path, fleet, resume=True).fleet == fleet
+        run.events.touch()
+        assert run.begun()
+
+    @pytest.mark.parametrize("same", [True, False])
+    def test_damaged_fleet_is_noticed(self, tmp_path: Path, fleet: Fleet, same: bool):
+        """The command that goes on names this file: the seed in it must not be another."""
+        run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        path = run.path / "fleet.yaml"
+        text = path.read_text()
+        path.write_text(text.replace("seed: 1\n", "seed: 3\n"))
+        with pytest.raises(DamagedError, match=r"fleet\.yaml was changed or is damaged"):
+            _ = run.fleet
+        if same:  # the fleet that it was begun with makes it whole again
+            assert RunDirectory.create(run.path, fleet, resume=True).fleet == fleet
+            assert path.read_text() == text
+        else:
+            with pytest.raises(DamagedError, match=r"fleet\.yaml was changed or is damaged"):
+                RunDirectory.create(run.path, Fleet.from_yaml(path), resume=True)
 
     def test_other_peoples_files_are_left_alone(self, tmp_path: Path, fleet: Fleet):
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "thesis.tex").write_text("x")
         (tmp_path / "file").write_text("x")
-        for path in ("home", "file"):
+        for path, resume in itertools.product(("home", "file"), (False, True)):
             with pytest.raises(RunError, match="is not an empty directory; choose another --out"):
-                RunDirectory.create(tmp_path / path, fleet, resume=False)
-        with pytest.raises(RunError, match="cannot write to"):
+                RunDirectory.create(tmp_path / path, fleet, resume=resume)
+        with pytest.raises(RunError, match=r"cannot write .*: a part of the path is not a folder"):
             RunDirectory.create(tmp_path / "file" / "below", fleet, resume=False)
 
     def test_directory_without_a_run(self, tmp_path: Path):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import acme_fleet
 from acme_fleet.device.refinement import HeaderState
-from acme_fleet.errors import ProtocolError, RunError
+from acme_fleet.errors import DamagedError, ProtocolError, RunError, WriteError
 from acme_fleet.models import io
 from acme_fleet.models.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES, dimensions
@@ -186,9 +190,53 @@ def test_tensors_and_description_round_trip(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_without_description_is_read_too(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(2)}, tmp_path / "plain")
+def test_another_programs_file_is_read_too(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "plain", metadata={"format": "pt"})
     assert read_tensors(tmp_path / "plain")[1] == {}
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"about": "{}"}, {"about": "{}", "chacksum": "1"}])
+def test_a_file_without_checksum_is_refused(
+    metadata: dict[str, str] | None, tmp_path: Path
+) -> None:
+    """A damaged name of the checksum must not pass for a file that never had one."""
+    save_file({"a": torch.ones(2)}, tmp_path / "plain", metadata=metadata)
+    with pytest.raises(DamagedError, match="plain: it has no checksum: an older version"):
+        read_tensors(tmp_path / "plain")
+
+
+@given(st.integers(0, 10**6), st.integers(0, 7))
+def test_no_bit_of_a_checkpoint_can_change_unnoticed(place: int, bit: int) -> None:
+    tensors = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor([True]), "0": torch.empty(0)}
+    about = {"step": 1, "name": "é"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stage.safetensors"
+        write_tensors(path, tensors, about)
+        content = bytearray(path.read_bytes())
+        content[place % len(content)] ^= 1 << bit
+        path.write_bytes(content)
+        try:
+            read, told = read_tensors(path)
+        except DamagedError:
+            return
+    # A space in the header may become another: it says the same.
+    assert told == about
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+def test_private_checkpoint_is_for_this_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_tensors(tmp_path / "new" / "private", {"a": torch.ones(1)}, {}, private=True)
+        write_tensors(tmp_path / "open", {"a": torch.ones(1)}, {})
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in (tmp_path / "new", tmp_path / "new" / "private", tmp_path / "open")
+    }
+    assert modes == {"new": 0o700, "private": 0o600, "open": 0o644}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x08\0\0\0\0\0\0\0notjson!", b"x" * 1000])
@@ -213,7 +261,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
     write_tensors(path, {"a": torch.ones(2)}, {"step": 1})
     with monkeypatch.context() as patched:
         patched.setattr(io, "save_file", half_written)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(WriteError, match=r"cannot write .*stage\.safetensors: no space left"):
             write_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
     tensors, about = read_tensors(path)
     assert about == {"step": 1}
@@ -234,7 +282,7 @@ def test_an_interrupted_write_leaves_the_old_device_model(
     model = CustomizedModel(backbone, header)
     with monkeypatch.context() as patched:
         patched.setattr(io, "save_file", half_written)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(WriteError, match=r"model\.safetensors: no space left"):
             save_device_model(device_folder, model, header, ["ant", "bee", "cat"], {})
     assert torch.equal(load_device_model(device_folder)(**make_inputs("vit")), before)
 

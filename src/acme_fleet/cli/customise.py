@@ -9,6 +9,7 @@ import typer
 
 from acme_fleet.cli.app import app, errors_explained, say
 from acme_fleet.cli.hosts import need_flower
+from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
     from acme_fleet.fleet import Fleet
@@ -69,7 +70,7 @@ def run(
     path: FleetFile,
     out: Out = None,
     seed: Seed = None,
-    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on, if a run was interrupted there.")] = False,
     engine: Annotated[
         Engine, typer.Option(help="All on this machine, or many hosts over Flower.")
     ] = "embedded",
@@ -194,6 +195,8 @@ def _run(
 
     if seed is not None:
         fleet = fleet.model_copy(update={"seed": seed})
+    if resume and not RunDirectory(out).begun():
+        say(f"there is nothing in {out} to go on with; the run starts")
     try:
         with LiveStages() as stages:
             if config is None:
@@ -202,10 +205,10 @@ def _run(
                 from acme_fleet.deploy.run import customize_over_flower
 
                 summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
-    except KeyboardInterrupt:
-        command = RunDirectory(out).resume_command
-        say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        begun = RunDirectory(out).exists()
+        say(f"interrupted; {_kept(out) if begun else 'nothing was written yet'}", error=True)
+        raise typer.Exit(exit_code(stop)) from None
     print_summary(summary)
     if config is not None:
         from acme_fleet.journal import read_events
@@ -220,3 +223,9 @@ def _run(
             f"clusters that did not finish: {', '.join(summary.lost)}; go on: {command}", error=True
         )
         raise typer.Exit(1)
+
+
+def _kept(out: Path) -> str:
+    from acme_fleet.run_directory import RunDirectory
+
+    return f"what is finished is in {out}; go on: {RunDirectory(out).resume_command}"

@@ -24,12 +24,15 @@ from acme_fleet import fleet
 from acme_fleet.cloud.reference import augmentation, new_vit, vit_config
 from acme_fleet.data.datasets import Source
 from acme_fleet.data.samples import Samples, stratified_split
-from acme_fleet.errors import FleetError, RunError
+from acme_fleet.errors import FleetError, RunError, WriteError
+from acme_fleet.files import remove_partial
+from acme_fleet.locks import LOCK, held
 from acme_fleet.models.checkpoints import quiet
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.io import PREPROCESSING, with_prefix, write_json
+from acme_fleet.models.io import PREPROCESSING, WEIGHTS, saving, with_prefix, write_json
 from acme_fleet.models.training import evaluate, fit, steps_of, training_device
+from acme_fleet.sealed import read_marked_json, write_marked_json
 from acme_fleet.seeding import derive_seed, generator
 
 SHAPES = {
@@ -125,10 +128,25 @@ def pretrain(
         What ``pretraining.json`` holds: recipe, numbers of samples, accuracies.
 
     Raises:
-        RunError: if the folder holds something else.
+        RunError: if the folder holds something else, or another process works in it.
+        WriteError: if a file cannot be written; the same call goes on with what is finished.
         FleetError: if the images cannot be cut into patches, or there is no such GPU.
     """
     place = training_device(torch_device, "--device")
+    with held(folder):
+        try:
+            return _pretrain(source, recipe, folder, place, progress)
+        except WriteError as error:
+            raise WriteError(f"{error}; the same command goes on with what is finished") from error
+
+
+def _pretrain(
+    source: Source,
+    recipe: Recipe,
+    folder: Path,
+    place: torch.device,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
     state = _start(folder, recipe.describe(), len(source.train))
     labels = source.train.labels.numpy()
     random = np.random.default_rng(derive_seed(recipe.seed, "pretraining", "split"))
@@ -155,15 +173,14 @@ def pretrain(
         "validation": vars(evaluate(model, held_out)) | {"samples": len(held_out)},
         "test": vars(evaluate(model, source.test)) | {"samples": len(source.test)},
     }
-    write_json(folder / RECORD, record)
+    write_marked_json(folder / RECORD, record)
     state.remove()
     return record
 
 
 def finished(folder: Path) -> bool:
     """Whether the folder holds a model that :func:`pretrain` has trained to the end."""
-    path = folder / RECORD
-    return path.exists() and "test" in json.loads(path.read_text())
+    return (folder / RECORD).exists() and "test" in read_marked_json(folder / RECORD)
 
 
 def _start(folder: Path, recipe: dict[str, Any], samples: int) -> EpochState:
@@ -173,13 +190,13 @@ def _start(folder: Path, recipe: dict[str, Any], samples: int) -> EpochState:
     if finished(folder):
         raise RunError(f"{folder} holds a finished model; choose another --out")
     if path.exists():
-        if json.loads(path.read_text()) != begun:
+        if read_marked_json(path) != begun:
             raise RunError(f"{folder} holds an unfinished training of something else")
-    elif folder.exists() and any(folder.iterdir()):
+    elif any(entry.name != LOCK for entry in folder.iterdir()):
         raise RunError(f"{folder} is not an empty directory; choose another --out")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, begun)
+        write_marked_json(path, begun)
+    remove_partial(folder)  # of processes that were killed
     return EpochState(folder / _STATE)
 
 
@@ -286,6 +303,6 @@ def save_checkpoint(
     tensors |= with_prefix("classifier", classifier.head.state_dict())
     cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     model.load_state_dict(cpu, assign=True)
-    with quiet():
+    with quiet(), saving(folder / WEIGHTS):
         model.save_pretrained(folder)
     write_json(folder / PREPROCESSING, source.preprocessing.model_dump(mode="json"))

@@ -6,12 +6,12 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
 
 from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
@@ -44,21 +44,15 @@ from acme_fleet.models.elastic import reorder
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
-from acme_fleet.models.io import (
-    clone_state,
-    config_document,
-    read_document,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from acme_fleet.models.io import clone_state, config_document, read_tensors, write_tensors
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.models.training import diverging, evaluate, fit, training_device
+from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
 
 _DAY_S = 86_400.0
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
-_IMPORTANCE = "importance.safetensors"
+_REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
 
 Progress = Callable[[int, int], None]
 
@@ -71,6 +65,16 @@ class ReferenceResult:
     patches: int
     size_bytes: int
     accuracy: float
+
+
+@dataclass(frozen=True)
+class _StoredQuality:
+    """``candidates.json``: a number for each candidate; a loss need not be finite."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    losses: list[float]
+    accuracies: list[float]
 
 
 class CloudServer:
@@ -116,7 +120,8 @@ class CloudServer:
             size_bytes=file_size(shapes),
             accuracy=evaluate(reference, self._public.test).accuracy,
         )
-        ordered = self._staged("reordered", reference, self._reorder)
+        known = if_sound(self._folder / _IMPORTANCE, read_importance)
+        ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
         with diverging("distillation", "backbone.distillation.training.learning_rate"):
             wide = self._staged(_STEPS[0], ordered, self._distill_width)
             elastic = self._staged(_STEPS[1], wide, self._distill_depth)
@@ -126,27 +131,32 @@ class CloudServer:
         """A reordered model as what any of its sub-networks can be cut from."""
         if self._settings.backbone.allocation == "uniform":
             return ElasticClassifier(model)
-        importance, _ = read_tensors(self._folder / _IMPORTANCE)
-        return ElasticClassifier(model, Importance(importance["heads"], importance["neurons"]))
+        return ElasticClassifier(model, read_importance(self._folder / _IMPORTANCE))
 
     def _staged(
         self,
         name: str,
         before: Classifier,
         work: Callable[[Classifier, Progress], Classifier],
+        *,
+        again: bool = False,
     ) -> Classifier:
-        """Do a stage's work on a model, or read what an earlier start left on disk."""
+        """Do a stage's work on a model, or read what an earlier start left on disk.
+
+        It is done ``again`` where something else that it had made is missing or damaged.
+        """
         path = self._folder / f"{name}.safetensors"
-        if not path.exists():
+        stored = None if again else if_sound(path, read_tensors)
+        if stored is None:
             with self._journal.stage("cloud", name) as progress:
                 after = work(before.to(self._accelerator), progress).cpu()
             before.cpu()
             write_tensors(path, after.state_dict(), {})
+            stored = read_tensors(path)
         self._epochs(name).remove()
-        tensors, _ = read_tensors(path)
-        stored = ElasticClassifier(before).frozen_copy().classifier
-        stored.load_state_dict(tensors)
-        return stored.requires_grad_(True)
+        model = ElasticClassifier(before).frozen_copy().classifier
+        model.load_state_dict(stored[0])
+        return model.requires_grad_(True)
 
     def _epochs(self, name: str) -> EpochState:
         """Where an unfinished stage stands."""
@@ -268,16 +278,15 @@ class CloudServer:
 
     def _quality(self, elastic: ElasticClassifier) -> Quality:
         path = self._folder / "candidates.json"
-        if not path.exists():
+        stored = if_sound(path, lambda path: read_sealed_json(path, _StoredQuality))
+        if stored is None:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 elastic.classifier.to(self._accelerator)
                 found = candidate_quality(elastic, self.grid, self._public.validation, progress)
                 elastic.classifier.cpu()
-            # JSON has no NaN.
-            stored = {n: [v if isfinite(v) else None for v in of] for n, of in vars(found).items()}
-            write_json(path, stored)
-        stored = read_document(self._folder, path.name)
-        return Quality(**{name: np.array(values, float) for name, values in stored.items()})
+            stored = _StoredQuality(found.losses.tolist(), found.accuracies.tolist())
+            write_sealed_json(path, vars(stored))
+        return Quality(np.array(stored.losses), np.array(stored.accuracies))
 
     # --- line 19: backbones down, reports up ---
 
@@ -332,3 +341,13 @@ class CloudServer:
             class_names=self._class_names,
             preprocessing=self._preprocessing,
         )
+
+
+def read_importance(path: Path) -> Importance:
+    """The importance of heads and neurons by which the reference was reordered.
+
+    Raises:
+        DamagedError: if the file is damaged.
+    """
+    tensors, _ = read_tensors(path)
+    return Importance(tensors["heads"], tensors["neurons"])

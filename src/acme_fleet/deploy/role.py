@@ -11,11 +11,13 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.deploy.site import Site, fingerprint
 from acme_fleet.deploy.superlink import SuperLink
 from acme_fleet.errors import AcmeError
+from acme_fleet.files import remove_partial
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal
 from acme_fleet.links.channel import Channel
 from acme_fleet.links.flower import FlowerLink, RunIdentity
 from acme_fleet.links.host import Board, HostedRun, RoleHost
+from acme_fleet.locks import held
 from acme_fleet.messages import (
     BackboneAssignment,
     HeaderAssignment,
@@ -50,16 +52,22 @@ def serve_role(path: Path) -> None:
     fleet = site.load_fleet()
     runs = _DeviceRuns(site, fleet) if site.role == "device" else _EdgeRuns(site, fleet)
     host = RoleHost(site.role_socket, fingerprint(fleet), runs.answers, runs.open)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: host.close())
-    with threads(fleet.threads):
+    with threads(fleet.threads), held(_runs(site), private=True):
         host.serve()
 
 
 def run_directory(site: Site, fleet: Fleet, run: str) -> RunDirectory:
     """Where a host keeps a run; laid out as on one machine, with this host's part only."""
-    path = site.state / "runs" / run
-    return RunDirectory.create(path, fleet, resume=(path / "fleet.yaml").exists())
+    directory = RunDirectory.create(_runs(site) / run, fleet, resume=True)
+    remove_partial(directory.path)  # of processes that were killed
+    return directory
+
+
+def _runs(site: Site) -> Path:
+    """The folder of all runs, which a host's role holds while it is up."""
+    return site.state / "runs"
 
 
 class _DeviceRuns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from acme_fleet.data.partition import World
@@ -16,10 +17,10 @@ from acme_fleet.journal import Journal, Observer
 from acme_fleet.links.base import Link
 from acme_fleet.links.channel import Channel
 from acme_fleet.links.flower import FlowerLink, RunIdentity
-from acme_fleet.models.io import read_document, write_json
 from acme_fleet.pipeline import customize
 from acme_fleet.report.summary import Summary
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.run_directory import Identity, RunDirectory
+from acme_fleet.sealed import read_sealed_json, write_sealed_json
 
 
 def customize_over_flower(
@@ -71,5 +72,6 @@ def _identity(run: RunDirectory, config: Path) -> str:
     """What tells this run from others of the same fleet, on every host; it outlives a restart."""
     path = run.identity
     if not path.exists():
-        write_json(path, {"run": secrets.token_hex(16), "config": str(config.resolve())})
-    return str(read_document(path.parent, path.name)["run"])
+        identity = Identity(secrets.token_hex(16), str(config.resolve()))
+        write_sealed_json(path, asdict(identity))
+    return read_sealed_json(path, Identity).run

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import acme_fleet
 from acme_fleet.deploy import keys
 from acme_fleet.deploy.site import Site
 from acme_fleet.errors import FleetError, RunError
-from acme_fleet.files import replacing
+from acme_fleet.sealed import STRICT, read_sealed_json, write_sealed_json
 
 APP = Path(acme_fleet.__file__).parent / "flower_app"
 _COMMAND_S = 60.0
@@ -43,6 +44,16 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A member of this host's fleet as it was registered."""
+
+    __pydantic_config__ = STRICT
+
+    node: int
+    key: str
 
 
 class SuperLink:
@@ -116,14 +127,14 @@ class SuperLink:
         return self._site.state / "nodes.json"
 
     def _write_down(self, nodes: Mapping[str, Any]) -> None:
-        with replacing(self._nodes_file) as file:
-            file.write_text(json.dumps(nodes))
+        write_sealed_json(self._nodes_file, nodes)
 
     def _known(self) -> dict[str, dict[str, Any]]:
         database = self._site.state / "superlink.db"
         if not self._nodes_file.exists() or not database.exists():
             return {}
-        return json.loads(self._nodes_file.read_text())
+        nodes = read_sealed_json(self._nodes_file, dict[str, _Node])
+        return {name: asdict(node) for name, node in nodes.items()}
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         """Run a command of Flower's command line and read what it says."""

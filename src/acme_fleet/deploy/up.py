@@ -16,6 +16,7 @@ from acme_fleet.deploy.site import Site
 from acme_fleet.deploy.superlink import SuperLink, environment, program
 from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import RunError
+from acme_fleet.locks import held
 
 
 def up(path: Path, role: str, say: Callable[[str], None]) -> None:
@@ -23,15 +24,15 @@ def up(path: Path, role: str, say: Callable[[str], None]) -> None:
 
     Raises:
         FleetError: if the site file, the fleet or the keys are wrong.
-        RunError: if a process does not start.
+        RunError: if a process does not start, or this host is up already.
     """
     site, fleet = checked(path, role)
-    site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if site.serves:
-        wait_until_free(path, site)
-    if site.upstream and (silence := check_upstream(path, site)):
-        say(f"{site.upstream} does not answer yet ({silence}); it is asked again until it does")
-    keep_running(services(site, path, site.members(fleet)), say)
+    with held(site.state, private=True):
+        if site.serves:
+            wait_until_free(path, site)
+        if site.upstream and (silence := check_upstream(path, site)):
+            say(f"{site.upstream} does not answer yet ({silence}); it is asked again until it does")
+        keep_running(services(site, path, site.members(fleet)), say)
 
 
 def services(site: Site, path: Path, members: Sequence[str]) -> list[Service]:

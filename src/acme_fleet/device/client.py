@@ -12,7 +12,7 @@ from acme_fleet.cost.size import file_size
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
 from acme_fleet.device.batched import LocalTraining, Trained
-from acme_fleet.device.folder import DeviceFolder
+from acme_fleet.device.folder import DeviceFolder, shipped_as_kept
 from acme_fleet.device.measurement import measure_latency
 from acme_fleet.device.protection import Protection
 from acme_fleet.device.refinement import HeaderState, linear_rival, prune_header, train_header
@@ -103,13 +103,13 @@ class DeviceClient:
     def training(self, number: int) -> LocalTraining:
         """The work of a round: it begins with the last state before it."""
         features = self._features()
-        header = self._folder.before(number).current
+        header = self._before(number).current
         return LocalTraining(header, features, self._generator("round", number))
 
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
-        state = self._folder.before(number).with_current(header, self._features().validation)
+        state = self._before(number).with_current(header, self._features().validation)
         self._folder.keep_trained(number, state, importance)
 
     # --- the steps, in the order of Algorithm 2 ---
@@ -177,8 +177,10 @@ class DeviceClient:
     def _report(self) -> DeviceReport:
         """Fine-tune once more, save the best model of all, and test it; once only."""
         report = self._folder.report()
-        if report is None:
-            report = self._finish()
+        if report is None or not shipped_as_kept(self._folder.path):
+            made = self._finish()
+            self._folder.keep_shipped()
+            report = report or made  # a damaged model is saved again; figures stay as measured
             self._folder.keep_report(report)
             self._folder.forget_features()
         return report
@@ -267,6 +269,15 @@ class DeviceClient:
                 )
             self.keep(number, trained)
         return self._folder.trained(number)
+
+    def _before(self, number: int) -> HeaderState:
+        """The last state before a round."""
+
+        def start() -> HeaderState:
+            coarse = _coarse_header(self._folder.assignment())
+            return HeaderState.start(coarse, self._features().validation)
+
+        return self._folder.before(number, start)
 
     def _held_classes(self) -> list[int]:
         """The classes in the train set, if the edge server is to know them."""

@@ -19,20 +19,23 @@ from jaxtyping import Float
 from scipy.special import ndtri
 from torch import Tensor
 
-from acme_fleet.files import replacing
 from acme_fleet.fleet import Privacy
+from acme_fleet.sealed import read_sealed, write_sealed
 from acme_fleet.seeding import generator
 
 _SECRET_BYTES = 32
 
 
 def device_secret(path: Path) -> bytes:
-    """The device's secret; drawn from the operating system the first time, and kept."""
+    """The device's secret; drawn from the operating system the first time, and kept.
+
+    Raises:
+        DamagedError: if it is damaged: another one would give the same data other noise, and two
+            noises of the same data can be taken off.
+    """
     if not path.exists():
-        with replacing(path) as file:
-            file.touch(mode=0o600)
-            file.write_bytes(secrets.token_bytes(_SECRET_BYTES))
-    return path.read_bytes()
+        write_sealed(path, secrets.token_bytes(_SECRET_BYTES))
+    return read_sealed(path)
 
 
 def stream(secret: bytes, purpose: str, size: int) -> bytes:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
-from acme_fleet.errors import RunError
+from acme_fleet.errors import DamagedError
 from acme_fleet.fleet import Training
 from acme_fleet.models.header import Header, LinearHeader, build_header, prune
 from acme_fleet.models.header_plan import HeaderPlan
@@ -54,14 +54,14 @@ class HeaderState:
             "loss": self.best_evaluation.loss,
             "accuracy": self.best_evaluation.accuracy,
         }
-        write_tensors(path, tensors, about)
+        write_tensors(path, tensors, about, private=True)
 
     @staticmethod
     def read(path: Path) -> HeaderState:
         """Load what :meth:`write` saved.
 
         Raises:
-            RunError: if the file is missing or damaged.
+            DamagedError: if the file is missing or damaged.
         """
         tensors, about = read_tensors(path)
 
@@ -74,7 +74,7 @@ class HeaderState:
             evaluation = Evaluation(loss=about["loss"], accuracy=about["accuracy"])
             return HeaderState(header("current"), header("best"), evaluation)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            raise DamagedError(f"{path} is damaged: {error}") from error
 
 
 def train_header(

@@ -9,16 +9,21 @@ from pathlib import Path
 from torch import Tensor
 
 from acme_fleet.edge.rounds import Upload
-from acme_fleet.models.io import (
-    read_document,
-    read_tensors,
-    with_prefix,
-    without_prefix,
-    write_json,
-    write_tensors,
-)
+from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.sealed import STRICT, read_sealed_json, typed, write_sealed_json
 
 _ROUNDS = "rounds.json"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is kept of an upload beside its tensors."""
+
+    __pydantic_config__ = STRICT
+
+    round: int
+    kept: dict[str, list[int]]
+    held: list[int]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:
         tensors |= with_prefix("header", upload.header)
         kept = {layer: list(channels) for layer, channels in upload.kept.items()}
         about = {"round": number, "kept": kept, "held": list(upload.held)}
-        write_tensors(folder / f"{name}.safetensors", tensors, about)
+        write_tensors(folder / f"{name}.safetensors", tensors, about, private=True)
 
 
 def recall(
@@ -59,8 +64,9 @@ def recall(
             tensors, about = read_tensors(path)
             importance = without_prefix("importance", tensors)
             header = without_prefix("header", tensors)
-            old = Remembered(importance, header, about["kept"], about["held"])
-            found[name] = old, decay ** (number - about["round"])
+            told = typed(path, _Told, about)
+            old = Remembered(importance, header, told.kept, told.held)
+            found[name] = old, decay ** (number - told.round)
     return found
 
 
@@ -74,20 +80,25 @@ class Rounds:
         shortened: devices whose update was scaled down, and the least scale.
     """
 
+    __pydantic_config__ = STRICT
+
     done: int = 0
     missed: dict[str, int] = field(default_factory=dict)
     shortened: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Rounds:
-        """What was written last, or the beginning."""
-        if not (folder / _ROUNDS).exists():
-            return Rounds()
-        return Rounds(**read_document(folder, _ROUNDS))
+        """What was written last, or the beginning.
+
+        Raises:
+            DamagedError: if it is damaged: who missed which round is written nowhere else.
+        """
+        path = folder / _ROUNDS
+        return read_sealed_json(path, Rounds) if path.exists() else Rounds()
 
     def write(self, folder: Path) -> None:
         """Keep it on disk."""
-        write_json(folder / _ROUNDS, asdict(self))
+        write_sealed_json(folder / _ROUNDS, asdict(self))
 
     def after(
         self, absent: Iterable[str], shortened: Mapping[str, float], last: bool, rounds: int

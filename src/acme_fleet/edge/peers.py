@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from acme_fleet.edge.aggregation import present
-from acme_fleet.models.io import read_document, write_json
+from acme_fleet.sealed import STRICT, read_sealed_json, write_sealed_json
 
 _FILE = "similarity.json"
 
@@ -25,18 +25,25 @@ class Peers:
         keys: public keys by name; empty without masking.
     """
 
+    __pydantic_config__ = STRICT
+
     devices: list[str]
     weights: list[list[float]]
     keys: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Peers | None:
-        """What was written there, or none."""
-        return Peers(**read_document(folder, _FILE)) if (folder / _FILE).exists() else None
+        """What was written there, or none.
+
+        Raises:
+            DamagedError: if it is damaged: the devices may not be there again.
+        """
+        path = folder / _FILE
+        return read_sealed_json(path, Peers) if path.exists() else None
 
     def write(self, folder: Path) -> None:
         """Keep it on disk."""
-        write_json(folder / _FILE, asdict(self))
+        write_sealed_json(folder / _FILE, asdict(self))
 
     def among(
         self, names: Iterable[str], freshness: Sequence[float] | None = None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from acme_fleet.models.training import (
     optimizer_tensors,
     restore_optimizer,
 )
+from acme_fleet.sealed import if_sound
 
 _SAVE_EVERY_S = 20.0
 
@@ -94,15 +96,15 @@ def search_header(
             features are then computed once.
         generator: decides the run.
         progress: called with finished and total steps, and how it stands in words.
-        state: a file that keeps an unfinished search, which goes on from there bit for bit.
+        state: a file that keeps an unfinished search, which goes on from there bit for bit; if
+            it is damaged, from the beginning.
 
     Raises:
         Diverged: if the loss is no number any more.
-        RunError: if that file is damaged.
     """
     search = HeaderSearch(backbone, classifier, space, fits, data, settings, generator)
-    if state and state.exists():
-        search.restore(state)
+    if state and (stored := if_sound(state, read_tensors)):
+        search.restore(*stored)
     saved = time.monotonic()
     while len(search.rewards) < settings.steps and not search.out_of_time():
         search.step()
@@ -238,9 +240,8 @@ class HeaderSearch:
         about = {"rewards": self.rewards, "best": self.best, "seconds": self._seconds()}
         write_tensors(path, named, {**about, "strategy": document})
 
-    def restore(self, path: Path) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Go on from what :meth:`save` wrote."""
-        tensors, about = read_tensors(path)
         for name, value in without_prefix("omega", tensors).items():
             self.shared.tensors[name].data.copy_(value)
         if self.joint:

@@ -24,7 +24,9 @@ from acme_fleet.edge.replies import (
 from acme_fleet.edge.rounds import mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
-from acme_fleet.errors import ProtocolError
+from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
+from acme_fleet.errors import DamagedError, ProtocolError
+from acme_fleet.files import remove
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
@@ -53,13 +55,11 @@ from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
     backbone_from,
     clone_state,
-    read_document,
-    read_tensors,
     with_prefix,
     without_prefix,
-    write_json,
     write_tensors,
 )
+from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
 
 _COARSE = "coarse.safetensors"
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
@@ -118,7 +118,9 @@ class EdgeServer:
 
         A device that claims other limits than the fleet file's is left out for good.
         """
-        if not (self._folder / _PARTS).exists():
+        path = self._folder / _PARTS
+        stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredPart]))
+        if stored is None:
             everyone, refused = self._devices.members(), dict[str, str]()
 
             def check(name: str, profile: DeviceProfile) -> None:
@@ -131,19 +133,17 @@ class EdgeServer:
             left = [name for name in everyone if name not in refused]
             per_device = self._settings.selection.matching == "device"
             found = kinds(limits) if per_device else [(whole(limits.values()), left)]
-            stored = [{"part": p.model_dump(mode="json"), "members": names} for p, names in found]
-            write_json(
-                self._folder / _LEFT_OUT, {name: self._devices.lost[name] for name in refused}
-            )
-            write_json(self._folder / _PARTS, stored)
-        stored = read_document(self._folder, _PARTS)
-        return [(Part.model_validate(told["part"]), told["members"]) for told in stored]
+            stored = [StoredPart(part=part, members=names) for part, names in found]
+            reasons = {name: self._devices.lost[name] for name in refused}
+            write_sealed_json(self._folder / _LEFT_OUT, reasons)
+            write_sealed_json(path, [each.model_dump(mode="json") for each in stored])
+        return [(each.part, each.members) for each in stored]
 
     def _left_out(self, name: str) -> str:
         """Why a device is in no group."""
         if not (self._folder / _LEFT_OUT).exists():
             return _SILENT
-        return read_document(self._folder, _LEFT_OUT).get(name, _SILENT)
+        return read_sealed_json(self._folder / _LEFT_OUT, dict[str, str]).get(name, _SILENT)
 
     def _group(self, assignment: BackboneAssignment) -> Group:
         """Those for whom a backbone was sent."""
@@ -188,7 +188,13 @@ class EdgeServer:
     def _coarse_model(self, assignment: BackboneAssignment, group: Group) -> HeaderAssignment:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
         path = group.folder / _COARSE
-        if not path.exists():
+        stored = if_sound(path, read_coarse)
+        if stored is None:
+            if path.exists() and self._settings.search.time_limit_s and Peers.read(group.folder):
+                raise DamagedError(
+                    f"cannot read {path}: it is damaged, devices have the header already, and a "
+                    f"search with a time limit would not find the same one"
+                )
             backbone = backbone_from(assignment.config, assignment.backbone)
             classes, hidden = len(assignment.class_names), backbone.config.hidden_size
             shapes = {"weight": (classes, hidden), "bias": (classes,)}
@@ -199,12 +205,13 @@ class EdgeServer:
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
-            unfinished.unlink(missing_ok=True)
-        tensors, about = read_tensors(path)
+            remove(unfinished)
+            stored = read_coarse(path)
+        tensors, about = stored
         return HeaderAssignment(
             config=assignment.config,
             backbone=without_prefix("backbone", tensors),
-            plan=about["plan"],
+            plan=about.plan,
             header=without_prefix("header", tensors),
             linear=without_prefix("linear", tensors),
             class_names=assignment.class_names,
@@ -216,8 +223,9 @@ class EdgeServer:
     ) -> list[HeaderContender]:
         """How the searched header fared on the edge's own data, then its rivals."""
         path = group.folder / "contenders.json"
-        if not path.exists():
-            _, about = read_tensors(group.folder / _COARSE)
+        stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredContender]))
+        if stored is None:
+            _, about = read_coarse(group.folder / _COARSE)
             rivals: list[Contender] = []
             if self._settings.search.rivals:
                 with self._journal.stage(group.name, "header rivals") as progress:
@@ -228,9 +236,18 @@ class EdgeServer:
                         group.generators(self._settings.seed),
                         progress,
                     )
-            write_json(path, about["contenders"] + [asdict(rival) for rival in rivals])
-        stored = read_document(group.folder, path.name)
-        return [HeaderContender(**told.pop("choice"), **told) for told in stored]
+            write_sealed_json(path, about.contenders + [asdict(rival) for rival in rivals])
+            stored = read_sealed_json(path, list[StoredContender])
+        return [
+            HeaderContender(
+                name=told.name,
+                params=told.params,
+                accuracy=told.choice.accuracy,
+                loss=told.choice.loss,
+                evaluated=told.evaluated,
+            )
+            for told in stored
+        ]
 
     def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
         """What every contender gets."""

@@ -11,11 +11,11 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from pydantic import ValidationError
 
-from acme_fleet.errors import AcmeError
+from acme_fleet.errors import AcmeError, RunError
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Failure, Handler
 from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages import Message
+from acme_fleet.messages import Message, occasion_of
 
 
 class EmbeddedLink:
@@ -68,6 +68,8 @@ class EmbeddedLink:
             return pool.submit(self._deliver, peer, message, reply).result(timeout_s)
         except FutureTimeout:
             return Failure("no answer before the deadline")
+        except RunError:  # this machine's disk, which all have in common
+            raise
         except (AcmeError, ValidationError) as error:  # ValidationError: its own message is invalid
             return Failure(str(error))
         finally:
@@ -75,9 +77,9 @@ class EmbeddedLink:
             pool.shutdown(wait=False)
 
     def _deliver(self, peer: str, message: Message, reply: type[Message]) -> Message:
-        sent = encode(message)
-        self._journal.message(self.owner, peer, type(message).__name__, len(sent))
+        sent, occasion = encode(message), occasion_of(message)
+        self._journal.message(self.owner, peer, type(message).__name__, len(sent), occasion)
         answer = self._handlers[peer].handle(decode(sent, [type(message)]))
         received = encode(answer)
-        self._journal.message(peer, self.owner, type(answer).__name__, len(received))
+        self._journal.message(peer, self.owner, type(answer).__name__, len(received), occasion)
         return decode(received, [reply])

@@ -20,7 +20,7 @@ from acme_fleet.links.channel import Channel, Frame
 from acme_fleet.links.frames import Header
 from acme_fleet.links.news import MOST_TOLD, News
 from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages import Message, ProfileRequest
+from acme_fleet.messages import Message, ProfileRequest, occasion_of
 from acme_fleet.outside import one_line
 
 WAIT_S = 20.0
@@ -46,6 +46,7 @@ class _Ask:
     node: int
     request: bytes
     name: str
+    occasion: str = ""
     id: str = ""
     older: set[str] = field(default_factory=set)
     known: bool = False
@@ -105,7 +106,13 @@ class FlowerLink:
     ) -> dict[str, Message | Failure]:
         """See :meth:`acme_fleet.links.base.Link.call`. All peers work at the same time."""
         asks = [
-            _Ask(peer, self._nodes[peer], encode(message), type(message).__name__)
+            _Ask(
+                peer,
+                self._nodes[peer],
+                encode(message),
+                type(message).__name__,
+                occasion_of(message),
+            )
             for peer, message in requests.items()
         ]
         answers = self._gather(asks, reply, timeout_s)
@@ -162,7 +169,7 @@ class FlowerLink:
             "told": self._told[ask.peer],
         }
         if self._channel.send(header, payload) and payload:
-            self._journal.message(self._owner, ask.peer, ask.name, len(payload))
+            self._journal.message(self._owner, ask.peer, ask.name, len(payload), ask.occasion)
 
     def _take(
         self,
@@ -197,7 +204,7 @@ class FlowerLink:
             ask.known = False
             self._send(ask)
         else:
-            answers[ask.peer] = self._checked(ask.peer, payload, reply)
+            answers[ask.peer] = self._checked(ask, payload, reply)
 
     def _missed(
         self,
@@ -217,12 +224,13 @@ class FlowerLink:
             self._given_up.add(ask.peer)  # is asked again next time, but not waited for
             answers[ask.peer] = Failure(f"out of reach for {self._grace_s:.0f} s: {reason}")
 
-    def _checked(self, peer: str, payload: bytes, reply: type[Message]) -> Message | Failure:
+    def _checked(self, ask: _Ask, payload: bytes, reply: type[Message]) -> Message | Failure:
         try:
             message = decode(payload, [reply])
         except ProtocolError as error:
             return Failure(str(error))
-        self._journal.message(peer, self._owner, type(message).__name__, len(payload))
+        kind = type(message).__name__
+        self._journal.message(ask.peer, self._owner, kind, len(payload), ask.occasion)
         return message
 
     def _pass_on(self, peer: str, header: Mapping[str, Any]) -> None:

@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from acme_fleet.errors import AcmeError, RunError
-from acme_fleet.files import replacing
 from acme_fleet.journal import Journal, read_events
 from acme_fleet.links.base import Handler
 from acme_fleet.links.channel import listen
@@ -30,6 +29,7 @@ from acme_fleet.links.news import MOST_EVENTS, MOST_STAGES
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages import Message
 from acme_fleet.outside import reason
+from acme_fleet.sealed import if_sound, read_sealed, write_sealed
 
 _LONGEST_WAIT_S = 300.0
 
@@ -185,12 +185,11 @@ class RoleHost:
 
     def _work(self, run: HostedRun, key: str, payload: bytes) -> bytes:
         kept = run.replies / f"{key}.safetensors" if run.replies else None
-        if kept is not None and kept.exists():
-            return kept.read_bytes()
+        if kept is not None and (stored := if_sound(kept, read_sealed)) is not None:
+            return stored
         answer = encode(run.handler.handle(decode(payload, self._accepts)))
         if kept is not None:
-            with replacing(kept) as file:
-                file.write_bytes(answer)
+            write_sealed(kept, answer)
         return answer
 
 

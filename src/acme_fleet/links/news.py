@@ -77,6 +77,7 @@ class MessageEvent(_Part):
     to: Name
     type: Type
     bytes: Size
+    occasion: Text = ""
 
     @model_validator(mode="after")
     def _between_two(self) -> Self:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from acme_fleet.files import remove
 from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.models.training import Optimization
+from acme_fleet.sealed import STRICT, if_sound, typed
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What stands beside the tensors."""
+
+    __pydantic_config__ = STRICT
+
+    epochs: int
+    schedule: dict[str, Any]
 
 
 class EpochState:
@@ -38,19 +52,22 @@ class EpochState:
         """Bring everything to where :meth:`save` left it.
 
         Returns:
-            How many epochs are finished; 0, and nothing is changed, where there is no file.
-
-        Raises:
-            RunError: if the file is damaged.
+            How many epochs are finished; 0, and nothing is changed, where there is no file, or a
+            damaged one: the stage is done from its beginning.
         """
-        if not self._path.exists():
+        stored = if_sound(self._path, self._read)
+        if stored is None:
             return 0
-        tensors, about = read_tensors(self._path)
+        tensors, told = stored
         module.load_state_dict(without_prefix("module", tensors))
-        optimization.restore(without_prefix("optimizer", tensors), about["schedule"])
+        optimization.restore(without_prefix("optimizer", tensors), told.schedule)
         generator.set_state(tensors["generator"])
-        return about["epochs"]
+        return told.epochs
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], _Told]:
+        tensors, about = read_tensors(path)
+        return tensors, typed(path, _Told, about)
 
     def remove(self) -> None:
         """Delete the file: the stage is over."""
-        self._path.unlink(missing_ok=True)
+        remove(self._path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from acme_fleet.cost.size import shapes_of
-from acme_fleet.errors import ProtocolError, RunError
-from acme_fleet.files import replacing
+from acme_fleet.errors import DamagedError, ProtocolError, RunError
+from acme_fleet.files import replacing, writing
 from acme_fleet.messages import check_shapes
 from acme_fleet.models.elastic import build
 from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header import Header, build_header
 from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.outside import reading
+from acme_fleet.sealed import canonical, check, checksum
 
 WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
 CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
@@ -43,29 +47,74 @@ _WIDEST_ATTENTION = 8
 """Times the hidden size; known models have at most 2. A reference's width is in no tensor."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: readers see the old file or the new one."""
-    plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    with replacing(path) as file:
-        save_file(plain, file, metadata={"about": json.dumps(about)})
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, private: bool = False
+) -> None:
+    """Write a checkpoint with its checksum, atomically: readers see the old file or the new one.
+
+    Args:
+        path: the file.
+        tensors, about: what is in it.
+        private: see :func:`acme_fleet.files.replacing`.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    description = json.dumps(about)
+    metadata = {"about": description, "checksum": _checksum(plain, description)}
+    with replacing(path, private=private) as file, saving(path):
+        save_file(plain, file, metadata=metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote.
+    """Read what :func:`write_tensors` wrote, or another program's file, which has no checksum.
 
     Raises:
-        RunError: if the file is missing or damaged.
+        DamagedError: if the file is missing or damaged.
     """
-    try:
+    with reading(f"cannot read {path}", DamagedError):
         with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("about", "{}"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
+        if metadata.get("format") == "pt":  # as all have that are made for other programs
+            return tensors, {}
+        description = metadata.get("about", "{}")
+        check(path, metadata.get("checksum"), _checksum(tensors, description))
+        return tensors, json.loads(description)
+
+
+def _checksum(tensors: Mapping[str, Tensor], description: str) -> str:
+    """Of names, types, shapes and values of the tensors, and of their description."""
+    named = sorted(tensors.items())
+    shapes = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in named]
+    values = [tensor.reshape(-1).view(torch.uint8).numpy().data for _, tensor in named]
+    return checksum(canonical([description, shapes]), *values)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Refusals of the system while a library writes tensors become one error, as in ``writing``.
+
+    Raises:
+        WriteError: naming ``path``.
+    """
+    with writing(path):
+        try:
+            yield
+        except SafetensorError as error:  # it has the system's number in words alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error)) from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a document atomically: readers see the old file or the new one."""
+    """Write a document for other programs atomically; see also :mod:`acme_fleet.sealed`.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
     with replacing(path) as file:
         file.write_text(json.dumps(content))
 

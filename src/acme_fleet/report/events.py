@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from acme_fleet.journal import method_and_resent
 from acme_fleet.report.summary import Summary
 
 Event = Mapping[str, Any]
@@ -41,16 +42,14 @@ class Flow:
 
 
 def link_flows(summary: Summary, events: Sequence[Event]) -> list[Flow]:
-    """Bytes by link and message type, in the order of their first appearance.
+    """The method's bytes by link and message type, in the order in which they were sent.
 
     ``tier`` is ``cloud`` or ``device``: the other end of the edge server's link. Up is towards
     the cloud.
     """
     edges = {cluster.edge for cluster in summary.clusters}
     sizes: defaultdict[tuple[str, bool, str, str], list[int]] = defaultdict(list)
-    for event in events:
-        if "bytes" not in event:
-            continue
+    for event in method_and_resent(events)[0]:
         sender, receiver = str(event["from"]), str(event["to"])
         with_cloud = "cloud" in (sender, receiver)
         up = receiver == "cloud" if with_cloud else sender not in edges

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from acme_fleet.files import replacing
 from acme_fleet.report.events import link_flows, stage_table, time_line
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.summary import Summary
@@ -26,6 +27,9 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         summary: everything that the run measured.
         events: the parsed lines of ``events.jsonl``; none is fine.
         path: the HTML file; it is overwritten.
+
+    Raises:
+        WriteError: if it cannot be written.
     """
     import jinja2
 
@@ -56,7 +60,8 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         line=line,
         engine=overhead_table(summary, events),
     )
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as file:
+        file.write_text(page, encoding="utf-8")
 
 
 def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from acme_fleet.cost.privacy import PrivacyLoss
-from acme_fleet.errors import RunError
-from acme_fleet.files import replacing
 from acme_fleet.fleet import Personalization, Selection
 from acme_fleet.report.leaving import Leaving, what_leaves
+from acme_fleet.sealed import read_marked_json, typed, write_marked_json
 
 
 class _Record(BaseModel):
@@ -111,7 +110,11 @@ class DeviceSummary(_Record):
 
 
 class Traffic(_Record):
-    """Bytes as encoded on the links, against what a centralised system would have uploaded."""
+    """Bytes as encoded on the links, against what a centralised system would have uploaded.
+
+    Each message of the method counts once, so that an interrupted run has the same numbers.
+    ``resent_bytes`` is beside them: what was sent again after interruptions and failures.
+    """
 
     cloud_edge_bytes: int
     edge_device_bytes: int
@@ -120,6 +123,7 @@ class Traffic(_Record):
     device_up_bytes: int
     raw_data_bytes: int
     upload_ratio: float
+    resent_bytes: int = 0
 
 
 class Summary(_Record):
@@ -145,6 +149,8 @@ class Summary(_Record):
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
     privacy_loss: dict[str, PrivacyLoss] = {}
     """For each device that put noise into its messages."""
+    damaged_events: int = 0
+    """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
 
     @property
     def leaving(self) -> list[Leaving]:
@@ -152,18 +158,18 @@ class Summary(_Record):
         return what_leaves(self.personalization)
 
     def write(self, path: Path) -> None:
-        """Write as indented JSON, whole or not at all."""
-        with replacing(path) as file:
-            file.write_text(self.model_dump_json(indent=2))
+        """Write as indented JSON with a checksum, atomically.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
+        write_marked_json(path, self.model_dump(mode="json"))
 
     @staticmethod
     def read(path: Path) -> Summary:
-        """Read what :meth:`write` wrote.
+        """Read what :meth:`write` wrote; an older version's summary has no checksum.
 
         Raises:
-            RunError: if it is missing or damaged.
+            DamagedError: if it is missing or damaged.
         """
-        try:
-            return Summary.model_validate_json(path.read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read {path}: {error}") from error
+        return typed(path, Summary, read_marked_json(path))

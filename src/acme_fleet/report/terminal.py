@@ -186,6 +186,12 @@ def print_summary(summary: Summary) -> None:
     )
     for candidate in summary.left_out:
         console.print(f"[yellow]note[/yellow] {escape(candidate)}")
+    if traffic.resent_bytes:
+        console.print(f"sent again, and not counted above: {bytes_text(traffic.resent_bytes)}")
+    if summary.damaged_events:
+        console.print(
+            f"{summary.damaged_events} damaged lines of events.jsonl are in no sum of bytes or time"
+        )
     for edge, reason in summary.lost.items():
         console.print(f"[red]lost[/red] cluster {edge}: {escape(reason)}")
     for cluster in summary.clusters:

@@ -8,18 +8,21 @@ from typing import Any
 from acme_fleet.cost.privacy import PrivacyLoss, privacy_loss
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet, Personalization
+from acme_fleet.journal import method_and_resent
 from acme_fleet.report.summary import Traffic
 
 
 def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: int) -> Traffic:
-    """Sum the messages' bytes by link and direction; up is towards the cloud."""
+    """Sum the messages' bytes by link and direction; up is towards the cloud.
+
+    Each message of the method counts once; what was sent again is summed apart.
+    """
     edges = {cluster.name for cluster in fleet.clusters}
+    messages, resent = method_and_resent(events)
     totals = dict.fromkeys(
         ("cloud_edge_bytes", "edge_device_bytes", "up_bytes", "down_bytes", "device_up_bytes"), 0
     )
-    for event in events:
-        if "bytes" not in event:
-            continue
+    for event in messages:
         with_cloud = "cloud" in (event["from"], event["to"])
         up = event["to"] == "cloud" or event["from"] not in edges | {"cloud"}
         totals["cloud_edge_bytes" if with_cloud else "edge_device_bytes"] += event["bytes"]
@@ -27,7 +30,8 @@ def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: in
         if up and not with_cloud:
             totals["device_up_bytes"] += event["bytes"]
     ratio = totals["device_up_bytes"] / max(1, raw_data_bytes)
-    return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio)
+    again = sum(event["bytes"] for event in resent)
+    return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio, resent_bytes=again)
 
 
 def row_bytes(personalization: Personalization, hidden: int) -> int:

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from acme_fleet.data.checkpoint_files import located
 from acme_fleet.errors import FleetError
 
 _GREY_MODES = {"1", "L", "LA"}
@@ -150,7 +151,9 @@ class ImagePreprocessing(BaseModel):
         return np.asarray(image.resize((self.size.width, self.size.height), self.resample))
 
 
-def read_normalization(checkpoint: str | Path) -> Normalization | None:
+def read_normalization(
+    checkpoint: str | Path, revision: str | None = None
+) -> Normalization | None:
     """The mean and deviation that a Hugging Face checkpoint was trained with.
 
     They stand in its ``preprocessor_config.json``; None where there is no such file.
@@ -158,15 +161,11 @@ def read_normalization(checkpoint: str | Path) -> Normalization | None:
     Raises:
         FleetError: if the file cannot be read.
     """
-    from transformers.utils.hub import cached_file
-
+    path = located(checkpoint, revision) / "preprocessor_config.json"
+    if not path.exists():
+        return None
     try:
-        path = cached_file(
-            checkpoint, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
-        )
-        if path is None:
-            return None
-        content = json.loads(Path(path).read_text())
+        content = json.loads(path.read_text())
         if not content.get("do_normalize", True):
             return Normalization((0.0,) * 3, (1.0,) * 3)
         return Normalization(tuple(content["image_mean"]), tuple(content["image_std"]))

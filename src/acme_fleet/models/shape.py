@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from acme_fleet.errors import FleetError
+from acme_fleet.models.checkpoints import read_checkpoint
 from acme_fleet.models.elastic import Architecture, architecture, build, elastic_config
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import CustomizedModel, grid_side
 from acme_fleet.models.header import Header
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import CONFIG, HEADER, load_device_model
+from acme_fleet.models.io import CONFIG, HEADER
+from acme_fleet.models.shipped import load_device_model
 
 _MOST_TOKENS = 128
 
@@ -45,12 +47,7 @@ class ModelShape:
             model = load_device_model(folder)
             assert isinstance(model.header, Header)
             return ModelShape(model.backbone.config, model.header.plan)
-        try:
-            config = AutoConfig.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise FleetError(f"cannot use the checkpoint {folder}: {error}") from error
-        family_of(config)
-        return ModelShape(config, None)
+        return ModelShape(read_checkpoint(folder).config, None)
 
     @property
     def layers(self) -> int:

@@ -151,9 +151,7 @@ class ImagePreprocessing(BaseModel):
         return np.asarray(image.resize((self.size.width, self.size.height), self.resample))
 
 
-def read_normalization(
-    checkpoint: str | Path, revision: str | None = None
-) -> Normalization | None:
+def read_normalization(checkpoint: str | Path, revision: str | None = None) -> Normalization | None:
     """The mean and deviation that a Hugging Face checkpoint was trained with.
 
     They stand in its ``preprocessor_config.json``; None where there is no such file.

@@ -68,9 +68,7 @@ class TextPreprocessing(BaseModel):
         # Padded places are masked: any token that exists will do where none is meant for it.
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         special = {part: str(token) for part, token in tokenizer.special_tokens_map.items()}
-        return cls(
-            tokenizer=document, max_tokens=max_tokens, pad_id=pad_id, special_tokens=special
-        )
+        return cls(tokenizer=document, max_tokens=max_tokens, pad_id=pad_id, special_tokens=special)
 
     def inputs(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """Tokenize texts.

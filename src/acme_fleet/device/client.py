@@ -8,8 +8,8 @@ import torch
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import file_size
-from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.datasets import Preprocessing
+from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
 from acme_fleet.device.batched import LocalTraining, Trained
 from acme_fleet.device.folder import DeviceFolder

@@ -33,14 +33,12 @@ from transformers.models.auto import modeling_auto
 from acme_fleet.data.checkpoint_files import located
 from acme_fleet.data.preprocessing import ImagePreprocessing
 from acme_fleet.errors import FleetError, RunError
-from acme_fleet.files import replacing
 from acme_fleet.models.elastic import build
 from acme_fleet.models.families import ELASTIC
 from acme_fleet.models.features import feature_maps, moved
 from acme_fleet.models.header import Header
 from acme_fleet.models.shipped import (
     IMAGE_TYPE,
-    SUMS,
     TEXT_TYPE,
     Description,
     load_described,
@@ -271,7 +269,11 @@ class AcmeTokenizer(PreTrainedTokenizerFast):
     """A tokenizer that cuts and pads as the model was trained, unless it is told otherwise."""
 
     def _get_padding_truncation_strategies(
-        self, padding: Any = False, truncation: Any = None, max_length: int | None = None, **rest: Any
+        self,
+        padding: Any = False,
+        truncation: Any = None,
+        max_length: int | None = None,
+        **rest: Any,
     ) -> Any:
         if padding is False and truncation is None and max_length is None:
             padding, truncation = "max_length", True
@@ -311,7 +313,9 @@ def _register() -> None:
         AutoConfig.register(config_class.model_type, config_class)
         refusing = _refusing(config_class, right.__name__)
         for auto in autos:
-            auto.register(config_class, model_class if auto.__name__ == right.__name__ else refusing)
+            auto.register(
+                config_class, model_class if auto.__name__ == right.__name__ else refusing
+            )
     processors = {"pil": AcmeImageProcessor, "torchvision": AcmeImageProcessor}
     AutoImageProcessor.register(AcmeImageConfig, image_processor_classes=processors)
     AutoTokenizer.register(AcmeTextConfig, tokenizer_class=AcmeTokenizer)

@@ -44,12 +44,14 @@ class Checkpoint:
         folder: where it lies.
         config: sizes within bounds, of a known family.
         class_names: of its classifier; none where it has none.
+        architectures: names of the classes that it was saved from.
     """
 
     name: str
     folder: Path
     config: PreTrainedConfig
     class_names: list[str]
+    architectures: list[str]
 
 
 def load_backbone(checkpoint: str | Path, revision: str | None = None) -> PreTrainedModel:
@@ -92,6 +94,7 @@ def load_head(
     if found.class_names != class_names or is_elastic(found.config):
         return None
     found.config.id2label = dict(enumerate(class_names))
+    found.config.architectures = found.architectures
     model, info = _load(AutoModelForImageClassification, found, {})
     name = "cls_classifier" if "cls_classifier" in dict(model.named_children()) else "classifier"
     head = model.get_submodule(name)
@@ -116,7 +119,15 @@ def read_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Chec
     sizes = accepted(family, content, place)
     with reading(place):
         config = config_class.from_dict(sizes)
-    return Checkpoint(shown(checkpoint), folder, config, checked_names(content, place))
+    saved_from = content.get("architectures")
+    listed = saved_from if isinstance(saved_from, list) else []
+    return Checkpoint(
+        name=shown(checkpoint),
+        folder=folder,
+        config=config,
+        class_names=checked_names(content, place),
+        architectures=[name for name in listed if isinstance(name, str)],
+    )
 
 
 def _check_files(found: Checkpoint) -> None:

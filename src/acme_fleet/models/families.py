@@ -172,9 +172,7 @@ def check_known(model_type: str, place: str = "") -> str:
     name = model_type.removeprefix(_PREFIX)
     if name not in FAMILIES:
         unknown = f"model type {one_line(model_type, 60)!r} is not supported"
-        raise FleetError(
-            f"{f'{place}: ' if place else ''}{unknown}; known: {', '.join(FAMILIES)}"
-        )
+        raise FleetError(f"{f'{place}: ' if place else ''}{unknown}; known: {', '.join(FAMILIES)}")
     return name
 
 

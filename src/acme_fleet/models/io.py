@@ -119,7 +119,9 @@ def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> P
     Buffers that no file holds are those of a model without layers: a layer is built as wide as
     the reference's before it is narrowed, which is more than a hostile configuration may ask for.
     """
-    copies = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    copies = {
+        name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()
+    }
     skeleton.load_state_dict(copies, assign=True)
     config = skeleton.config
     none = {layers_key(config): 0, **{name: [] for name in _BY_LAYER if name in config.to_dict()}}

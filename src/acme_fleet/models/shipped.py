@@ -252,9 +252,9 @@ def load_described(folder: Path) -> tuple[CustomizedModel, Description]:
         raise RunError(f"{folder / CONFIG} and {WEIGHTS} do not fit: {error}") from error
     config = backbone.config
     kind = TextModel if description.model_type == TEXT_TYPE else ImageModel
-    if (plan.axes, plan.hidden) != (map_axes(config), config.hidden_size) or (
-        plan.axes == 1
-    ) != (kind is TextModel):
+    if (plan.axes, plan.hidden) != (map_axes(config), config.hidden_size) or (plan.axes == 1) != (
+        kind is TextModel
+    ):
         raise RunError(f"{folder / CONFIG}: the header is not one for such a backbone")
     header = build_header(plan, {name: tensor.float() for name, tensor in header_tensors.items()})
     return kind(backbone, header.requires_grad_(False)).eval(), description

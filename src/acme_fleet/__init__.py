@@ -1,7 +1,9 @@
 """acme-fleet: one large Transformer in, one small model for every device of a fleet out.
 
 ``customize(fleet, out)`` runs the whole method, ``Fleet`` says for whom, ``load(folder)`` gives a
-device's model as a plain PyTorch module.
+device's model as a plain PyTorch module. After ``import acme_fleet`` transformers'
+``AutoModelForImageClassification``, ``AutoModelForSequenceClassification`` and ``pipeline`` take a
+device's folder too.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from acme_fleet.registration import register_with_transformers
+
 if TYPE_CHECKING:
     from acme_fleet.fleet import Fleet
-    from acme_fleet.models.io import load_device_model as load
+    from acme_fleet.models.shipped import load_device_model as load
     from acme_fleet.pipeline import customize
 
 __all__ = ["Fleet", "customize", "load"]
 __version__ = version("acme-fleet")
+register_with_transformers()
 
 
 def __getattr__(name: str) -> Any:
@@ -30,7 +35,7 @@ def __getattr__(name: str) -> Any:
 
             return customize
         case "load":
-            from acme_fleet.models.io import load_device_model
+            from acme_fleet.models.shipped import load_device_model
 
             return load_device_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ Every class is frozen and refuses unknown keys, so a fleet that exists is a flee
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -165,10 +166,13 @@ class ViT(Settings):
 class Reference(Settings):
     """The reference model θ0: a checkpoint, or a ViT that is trained on the public data.
 
-    ``checkpoint`` is a Hugging Face hub name, or a folder if it starts with ``.`` or ``/``.
+    ``checkpoint`` is a folder, found from the fleet file, or where there is none of this name a
+    Hugging Face hub name; what starts with ``.`` or ``/`` is a folder always. ``revision`` is the
+    commit, branch or tag on the hub.
     """
 
     checkpoint: Path | str | None = None
+    revision: Annotated[str, Field(pattern=r"^[\w.][\w./-]{0,199}$")] | None = None
     model: ViT = ViT()
     training: Training = Training(epochs=30)
     crop_padding: Annotated[int, Field(ge=0)] = 0
@@ -178,6 +182,12 @@ class Reference(Settings):
     @classmethod
     def _as_path(cls, value: Any) -> Any:
         return Path(value) if str(value)[:1] in (".", "/") else value
+
+    @model_validator(mode="after")
+    def _revision_is_of_the_hub(self) -> Reference:
+        if self.revision is not None and not isinstance(self.checkpoint, str):
+            raise ValueError("revision is for a `checkpoint` on the hub; a folder has only one")
+        return self
 
 
 class Distillation(Settings):
@@ -457,7 +467,16 @@ class Fleet(Settings):
             for cluster in self.clusters
         ]
         data = in_place(self.data, "train", "test")
-        reference = in_place(self.reference, "checkpoint")
+        named = self.reference.checkpoint
+        if isinstance(named, str) and os.path.lexists(folder / named):
+            # Path and all, so that it is said, and means the same from everywhere.
+            named = Path(named)
+            if self.reference.revision is not None:
+                raise FleetError(
+                    f"reference.revision: is for a checkpoint on the hub, and {named} is a folder "
+                    f"in {folder}; leave revision out"
+                )
+        reference = self.reference.model_copy(update={"checkpoint": resolve(named)})
         return self.model_copy(update={"clusters": clusters, "data": data, "reference": reference})
 
     def to_yaml(self) -> str:

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import torch
 
-from acme_fleet.data.datasets import Preprocessing, load_source
+from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.preprocessing import ImagePreprocessing
-from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import RunError
 from acme_fleet.models.features import CustomizedModel
-from acme_fleet.models.io import (
-    CLASS_NAMES,
-    PREPROCESSING,
-    TOKENIZER,
-    WEIGHTS,
-    load_device_model,
-    read_document,
-)
+from acme_fleet.models.io import WEIGHTS
+from acme_fleet.models.shipped import load_device_model, read_class_names, read_preprocessing
 from acme_fleet.models.training import Evaluation, evaluate
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import threads
@@ -43,7 +36,7 @@ def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Predict
         FleetError: if a file cannot be read as what the model takes.
     """
     folder, model = _load(RunDirectory.open(run_dir), device)
-    class_names = read_document(folder, CLASS_NAMES)
+    class_names = read_class_names(folder)
     preprocessing = read_preprocessing(folder)
     inputs = preprocessing.inputs(preprocessing.read(files))
     with torch.no_grad():
@@ -68,25 +61,6 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
     test = distribute(run.fleet, source).private[device].test
     with threads(run.fleet.threads):
         return evaluate(model, test), len(test)
-
-
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """What stands beside a device's model.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
-    document = read_document(folder, PREPROCESSING)
-    kind = ImagePreprocessing
-    if (folder / TOKENIZER).exists():
-        kind, document = (
-            TextPreprocessing,
-            {**document, "tokenizer": read_document(folder, TOKENIZER)},
-        )
-    try:
-        return kind.model_validate(document)
-    except ValueError as error:
-        raise RunError(f"{folder / PREPROCESSING} is damaged: {error}") from error
 
 
 def _load(run: RunDirectory, device: str) -> tuple[Path, CustomizedModel]:

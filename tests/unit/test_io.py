@@ -1,12 +1,9 @@
-"""Files of models: whole or not at all, loadable anywhere, and never trusted."""
+"""Tensors and configurations on disk and in messages: never trusted."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,33 +13,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
-import acme_fleet
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.errors import DamagedError, ProtocolError, RunError, WriteError
 from acme_fleet.models import io
+from acme_fleet.models.configuration import WITHOUT_EFFECT, accepted
 from acme_fleet.models.elastic import Architecture, as_elastic, extract
-from acme_fleet.models.families import FAMILIES, dimensions
-from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.header import Header, build_header, initial_tensors, prune
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.io import (
-    CLASS_NAMES,
-    CONFIG,
-    DEVICE_FILES,
-    HEADER,
-    PREPROCESSING,
-    WEIGHTS,
     backbone_from,
     clone_state,
     config_document,
-    load_device_model,
     read_document,
     read_tensors,
-    save_device_model,
     with_prefix,
     without_prefix,
     write_tensors,
@@ -64,105 +52,7 @@ def make_header(seed: int = 0) -> Header:
     return prune(header, {"cell1-block0-0-conv3": (0, 3), "cell0-input0-0": (1,)})
 
 
-@pytest.fixture
-def device_folder(plain_backbone: MakeBackbone, tmp_path: Path) -> Path:
-    header = make_header()
-    model = CustomizedModel(extract(as_elastic(plain_backbone("vit")), UNEVEN), header).eval()
-    folder = tmp_path / "devices" / "cam-1"
-    save_device_model(folder, model, header, ["ant", "bee", "cat"], {"image_size": 8})
-    return folder
-
-
-# --- a device's folder ------------------------------------------------------------------------
-
-
-def test_device_folder_holds_all_and_nothing_else(device_folder: Path) -> None:
-    assert {path.name for path in device_folder.iterdir()} == set(DEVICE_FILES)
-    assert read_document(device_folder, CLASS_NAMES) == ["ant", "bee", "cat"]
-    assert read_document(device_folder, PREPROCESSING) == {"image_size": 8}
-    model = load_device_model(device_folder)
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert clone_state(model).keys() == load_file(device_folder / WEIGHTS).keys()
-
-
-def test_loads_in_a_fresh_process_bit_for_bit(
-    device_folder: Path, make_inputs: MakeInputs, tmp_path: Path
-) -> None:
-    inputs = make_inputs("vit")
-    logits = acme_fleet.load(device_folder)(**inputs).contiguous()
-    save_file({**inputs, "logits": logits}, tmp_path / "expected")
-    script = """
-import sys
-import acme_fleet
-import torch
-from safetensors.torch import load_file
-torch.set_num_threads(1)  # as here: sums in another order differ in the last bit
-expected = load_file(sys.argv[2])
-wanted = expected.pop("logits")
-assert (acme_fleet.load(sys.argv[1])(**expected) == wanted).all()
-assert "acme_fleet.cloud" not in sys.modules
-"""
-    arguments = [sys.executable, "-c", script, str(device_folder), str(tmp_path / "expected")]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, HEADER])
-@pytest.mark.parametrize("damage", ["missing", "empty", "binary", "cut"])
-def test_missing_or_damaged_file_is_named(name: str, damage: str, device_folder: Path) -> None:
-    path = device_folder / name
-    whole = path.read_bytes()
-    match damage:
-        case "missing":
-            path.unlink()
-        case "empty":
-            path.write_bytes(b"")
-        case "binary":
-            path.write_bytes(bytes(range(128, 256)))
-        case "cut":
-            path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RunError) as caught:
-        load_device_model(device_folder)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        (CONFIG, []),
-        (CONFIG, {}),
-        (CONFIG, {"model_type": "gpt2"}),
-        (HEADER, []),
-        (HEADER, {"genotype": 1}),
-        # Fits nothing that is stored, and would take terabytes to build.
-        (
-            HEADER,
-            {
-                "genotype": {
-                    "blocks": [{"inputs": [0, 1], "operations": ["conv5", "conv5"]}] * 8,
-                    "cells": 8,
-                    "channels": 4096,
-                },
-                "hidden": 65536,
-                "classes": 2**20,
-                "axes": 2,
-                "kept": {},
-            },
-        ),
-    ],
-)
-def test_files_that_do_not_fit_each_other_are_named(
-    name: str, content: Any, device_folder: Path
-) -> None:
-    (device_folder / name).write_text(json.dumps(content))
-    with pytest.raises(RunError, match=name):
-        load_device_model(device_folder)
-
-
-def test_a_folder_that_does_not_exist() -> None:
-    with pytest.raises(RunError, match="nowhere"):
-        load_device_model("nowhere")
+# --- documents ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfd"])
@@ -268,23 +158,6 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
     assert tensors["a"].tolist() == [1, 1]
     write_tensors(path, {"a": torch.zeros(2)}, {"step": 3})  # what is left over is no hindrance
     assert read_tensors(path)[1] == {"step": 3}
-
-
-def test_an_interrupted_write_leaves_the_old_device_model(
-    device_folder: Path,
-    plain_backbone: MakeBackbone,
-    make_inputs: MakeInputs,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before = load_device_model(device_folder)(**make_inputs("vit"))
-    header = make_header(seed=1)
-    backbone = extract(as_elastic(plain_backbone("vit", seed=1)), UNEVEN)
-    model = CustomizedModel(backbone, header)
-    with monkeypatch.context() as patched:
-        patched.setattr(io, "save_file", half_written)
-        with pytest.raises(WriteError, match=r"model\.safetensors: no space left"):
-            save_device_model(device_folder, model, header, ["ant", "bee", "cat"], {})
-    assert torch.equal(load_device_model(device_folder)(**make_inputs("vit")), before)
 
 
 def test_prefixes() -> None:
@@ -393,20 +266,57 @@ def test_hostile_configuration_is_refused_before_anything_is_allocated(
 def test_a_width_that_no_layer_keeps_is_not_allocated(
     family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
 ) -> None:
-    """Tensors that fit, and a configuration whose reference had 10¹⁵ neurons."""
+    """Tensors that fit, and a configuration whose reference had a million neurons."""
     small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
-    document = config_document(small) | {FAMILIES[family].neurons_key: 10**15}
+    document = config_document(small) | {FAMILIES[family].neurons_key: 2**20}
     rebuilt = backbone_from(document, clone_state(small))
     assert config_document(rebuilt) == document
     assert torch.equal(rebuilt(**inputs)[0], small(**inputs)[0])
 
 
-def test_heads_that_no_layer_keeps_are_refused(plain_backbone: MakeBackbone) -> None:
-    """Tensors that fit, and a configuration whose reference had 10⁹ heads of the same size."""
-    small = extract(as_elastic(plain_backbone("vit")), UNEVEN)
-    hostile = {"head_dim": dimensions(small.config).head_dim, "num_attention_heads": 10**9}
-    with pytest.raises(ProtocolError, match=r"attention is \d+ wide"):
-        backbone_from(config_document(small) | hostile, clone_state(small))
+def test_attention_that_is_far_too_wide_is_refused(plain_backbone: MakeBackbone) -> None:
+    """`acme profile` builds the reference's shape from what the configuration says."""
+    small = extract(as_elastic(plain_backbone("llama")), UNEVEN)
+    with pytest.raises(ProtocolError, match=r"attention is 24576 wide, hidden states are 24"):
+        backbone_from(config_document(small) | {"head_dim": 4096}, clone_state(small))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_of_a_family_is_known_to_matter_or_not(family: str) -> None:
+    """A key of a new transformers that decides the function must not be lost silently."""
+    document = _plain_config(family)
+    known = accepted(family, document, "it").keys()
+    assert document.keys() - known <= WITHOUT_EFFECT | {"model_type", "_name_or_path"} | {
+        "output_attentions"
+    }
+    assert accepted(family, document, "it") == accepted(
+        family, {key: document[key] for key in known}, "it", only=True
+    )
+
+
+def _plain_config(family: str) -> dict[str, Any]:
+    return CONFIG_MAPPING[family]().to_dict()
+
+
+ORDINARY: list[tuple[str, dict[str, Any]]] = [
+    ("bert", {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}),
+    ("vit", {"hidden_size": 1280, "num_hidden_layers": 32, "image_size": [224, 224]}),
+    ("vit", {"hidden_size": 6144, "num_hidden_layers": 48, "intermediate_size": 24576}),
+    ("deit", {"hidden_dropout_prob": 0, "image_size": 384}),
+    ("distilbert", {"dim": 768, "num_hidden_layers": 6}),
+    ("llama", {"hidden_size": 4096, "vocab_size": 32000, "intermediate_size": 11008}),
+    ("llama", {"hidden_size": 16384, "num_hidden_layers": 126, "num_attention_heads": 128}),
+    ("llama", {"rope_theta": 500000.0, "rope_scaling": {
+        "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192, "rope_type": "llama3"}}),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2}, "pad_token_id": -1}),
+    ("qwen2", {"vocab_size": 152064, "sliding_window": 131072, "max_position_embeddings": 10**7}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes"), ORDINARY)
+def test_ordinary_models_are_inside_the_bounds(family: str, changes: dict[str, Any]) -> None:
+    accepted(family, _plain_config(family) | changes, "it")
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
@@ -424,12 +334,3 @@ def test_tensors_that_do_not_fit_the_configuration_are_refused(
             tensors["norm.weight"] = torch.ones(25)
     with pytest.raises(ProtocolError, match=r"lacks norm|unknown backdoor|norm.weight has shape"):
         backbone_from(config_document(small), tensors)
-
-
-def test_loading_twice_gives_the_same(device_folder: Path, tmp_path: Path) -> None:
-    """A folder can be copied anywhere."""
-    shutil.copytree(device_folder, tmp_path / "copy")
-    first, second = load_device_model(device_folder), load_device_model(tmp_path / "copy")
-    assert all(
-        torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items()
-    )

@@ -22,6 +22,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from acme_fleet import fleet
 from acme_fleet.cloud.reference import augmentation, new_vit, vit_config
+from acme_fleet.data.checkpoint_files import PRETRAINING
 from acme_fleet.data.datasets import Source
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.errors import FleetError, RunError, WriteError
@@ -43,7 +44,7 @@ SHAPES = {
 }
 """Shapes by name; all but the first are DeiT's."""
 
-RECORD, _STATE = "pretraining.json", "epochs.safetensors"
+RECORD, _STATE = PRETRAINING, "epochs.safetensors"
 _VALIDATION = 0.05
 _AVERAGED_SHARE = 0.02  # of all steps, over which the weights are averaged
 

@@ -37,7 +37,7 @@ def untrained_reference(
         config = vit_config(settings.reference, (channels, rows, columns))
         return new_vit(config, len(class_names), settings.seed)
     with seeded(derive_seed(settings.seed, "reference")):
-        return _from_checkpoint(settings.reference.checkpoint, inputs, class_names)
+        return _from_checkpoint(settings.reference, inputs, class_names)
 
 
 def new_vit(config: ViTConfig, classes: int, seed: int) -> Classifier:
@@ -72,9 +72,11 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
 
 
 def _from_checkpoint(
-    checkpoint: str | Path, inputs: dict[str, Tensor], class_names: list[str]
+    settings: fleet.Reference, inputs: dict[str, Tensor], class_names: list[str]
 ) -> Classifier:
-    backbone = load_backbone(checkpoint)
+    checkpoint, revision = settings.checkpoint, settings.revision
+    assert checkpoint is not None
+    backbone = load_backbone(checkpoint, revision)
     config = backbone.config
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
@@ -83,7 +85,7 @@ def _from_checkpoint(
         takes, are = ("images", "texts") if images else ("texts", "images")
         raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
-    head = load_head(checkpoint, class_names) if images else None
+    head = load_head(checkpoint, class_names, revision) if images else None
     loaded = Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
     _check_finite(checkpoint, loaded)
     return loaded

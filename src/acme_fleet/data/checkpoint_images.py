@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
 
+from acme_fleet.data.checkpoint_files import located, read_object
 from acme_fleet.data.preprocessing import (
     Filter,
     ImageSize,
@@ -16,7 +16,7 @@ from acme_fleet.data.preprocessing import (
     Side,
 )
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, read_regular, reading
+from acme_fleet.outside import one_line
 
 FILE = "preprocessor_config.json"
 
@@ -68,7 +68,7 @@ class _Document(BaseModel):
     image_std: float | list[float] | None = None
 
 
-def read_normalization(checkpoint: str | Path) -> Normalization | None:
+def read_normalization(checkpoint: str | Path, revision: str | None = None) -> Normalization | None:
     """How a Hugging Face checkpoint's images were prepared.
 
     It stands in the checkpoint's ``preprocessor_config.json``. Keys that this lacks have the
@@ -82,7 +82,8 @@ def read_normalization(checkpoint: str | Path) -> Normalization | None:
         FleetError: naming the key if the file cannot be read, or asks for what is not supported.
     """
     where = f"cannot read the preprocessing of {checkpoint}"
-    content, config = (_document(checkpoint, name, where) for name in (FILE, "config.json"))
+    folder = located(checkpoint, revision)
+    content, config = (_document(folder / name, where) for name in (FILE, "config.json"))
     side = _side(config.get("image_size")) if config else None
     model_size = None if side is None else ImageSize(height=side, width=side)
     if content is None:
@@ -105,18 +106,9 @@ def read_normalization(checkpoint: str | Path) -> Normalization | None:
         raise FleetError(f"{where}: {error}") from error
 
 
-def _document(checkpoint: str | Path, name: str, where: str) -> dict[str, Any] | None:
-    """A JSON file of a folder or of the hub; None if there is none."""
-    from transformers.utils.hub import cached_file
-
-    with reading(where):
-        path = cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
-        if path is None:
-            return None
-        content = json.loads(read_regular(Path(path)).decode("utf-8-sig"))
-    if not isinstance(content, dict):
-        raise FleetError(f"{where}: {name} holds no JSON object")
-    return content
+def _document(path: Path, where: str) -> dict[str, Any] | None:
+    """A JSON file; None if there is none."""
+    return read_object(path, f"{where}: {path.name}") if path.exists() else None
 
 
 def _defaults(content: dict[str, Any], config: dict[str, Any], where: str) -> _Defaults:

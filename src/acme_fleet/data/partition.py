@@ -47,13 +47,13 @@ def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
     Raises:
         FleetError: if data or the reference's preprocessing cannot be read, see :func:`distribute`.
     """
-    checkpoint = fleet.reference.checkpoint
+    checkpoint, revision = fleet.reference.checkpoint, fleet.reference.revision
     if checkpoint is None:
         known = None
     elif fleet.data.source == "text":
-        known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens)
+        known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens, revision)
     else:
-        known = read_normalization(checkpoint)
+        known = read_normalization(checkpoint, revision)
     return distribute(fleet, load_source(fleet.data, known), only)
 
 

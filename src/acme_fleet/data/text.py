@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+from acme_fleet.data.checkpoint_files import config_content, located, shown, tokenizer_content
 from acme_fleet.data.raw import Columns, RawSamples, as_objects, coded, joined, owners
 from acme_fleet.data.readers import require_columns
 from acme_fleet.errors import FleetError
@@ -30,6 +31,7 @@ class TextPreprocessing(BaseModel):
         max_tokens: longer texts are cut, shorter ones padded, special tokens included.
         pad_id: what padded places hold.
         vocabulary: tokens that the model knows, where its configuration says so.
+        special_tokens: the tokenizer's own, by their part, such as ``cls_token``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,33 +41,45 @@ class TextPreprocessing(BaseModel):
     max_tokens: PositiveInt
     pad_id: NonNegativeInt
     vocabulary: PositiveInt | None = None
+    special_tokens: dict[str, str] = {}
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: str | Path, max_tokens: int) -> TextPreprocessing:
-        """What a checkpoint was trained with.
+    def of_checkpoint(
+        cls, checkpoint: str | Path, max_tokens: int, revision: str | None = None
+    ) -> TextPreprocessing:
+        """What a checkpoint was trained with; none of its own code is run.
 
         Raises:
             FleetError: if the checkpoint has no tokenizer, or a slow one only.
         """
-        from transformers import AutoTokenizer, PreTrainedConfig
+        from transformers import CONFIG_MAPPING, AutoTokenizer
 
-        with reading(
-            f"reference.checkpoint: {checkpoint} has no tokenizer that can be read; texts need a "
-            f"BERT-like checkpoint with its tokenizer.json"
-        ):
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        folder = located(checkpoint, revision)
+        content = config_content(checkpoint, folder)
+        tokenizer_content(checkpoint, folder)
+        place = (
+            f"reference.checkpoint: {shown(checkpoint)} has no tokenizer that can be read; texts "
+            f"need a BERT-like checkpoint with its tokenizer.json"
+        )
+        with reading(place):
+            # Of its type, with none of its numbers: transformers allocates what they ask for.
+            config = CONFIG_MAPPING[str(content.get("model_type"))]()
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=config, trust_remote_code=False
+            )
             document = json.loads(tokenizer.backend_tokenizer.to_str())
-            config, _ = PreTrainedConfig.get_config_dict(checkpoint)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where there is no file
             raise FleetError(f"reference.checkpoint: {checkpoint} has no tokenizer")
         # Padded places are masked: any token that exists will do where none is meant for it.
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        size = config.get("vocab_size")
+        size = content.get("vocab_size")
+        special = {part: str(token) for part, token in tokenizer.special_tokens_map.items()}
         return cls(
             tokenizer=document,
             max_tokens=max_tokens,
             pad_id=pad_id,
             vocabulary=size if isinstance(size, int) and size > 0 else None,
+            special_tokens=special,
         )
 
     def inputs(self, texts: Iterable[str]) -> dict[str, Tensor]:
@@ -113,11 +127,16 @@ class TextPreprocessing(BaseModel):
                 texts.append(read_regular(path).decode("utf-8-sig").strip())
         return texts
 
+    def ready(self) -> Tokenizer:
+        """The tokenizer, set to cut and pad."""
+        return self._ready
+
     @cached_property
     def _ready(self) -> Tokenizer:
         tokenizer = Tokenizer.from_str(json.dumps(self.tokenizer))
         tokenizer.enable_truncation(self.max_tokens)
-        tokenizer.enable_padding(length=self.max_tokens, pad_id=self.pad_id)
+        pad_token = tokenizer.id_to_token(self.pad_id) or "[PAD]"
+        tokenizer.enable_padding(length=self.max_tokens, pad_id=self.pad_id, pad_token=pad_token)
         return tokenizer
 
 

@@ -9,6 +9,7 @@ import torch
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import file_size
+from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
 from acme_fleet.device.batched import LocalTraining, Trained
@@ -36,7 +37,8 @@ from acme_fleet.messages import (
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, save_device_model, with_prefix
+from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, with_prefix
+from acme_fleet.models.shipped import parse_preprocessing, save_device_model
 from acme_fleet.models.training import evaluate
 from acme_fleet.outside import reason
 from acme_fleet.seeding import generator
@@ -117,6 +119,7 @@ class DeviceClient:
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
         coarse = _coarse_header(assignment)
+        _preprocessing(assignment)  # it ships with the model: refused before any work
         self._check_size(assignment)
         self._folder.accept(assignment)
         features = self._features()
@@ -196,7 +199,8 @@ class DeviceClient:
                 model,
                 state.best,
                 assignment.class_names,
-                assignment.preprocessing,
+                _preprocessing(assignment),
+                [assignment.class_names[number] for number in sorted(self._train_classes())],
             )
             coarse, test = _coarse_header(assignment), features.test
             one = self._private.test[:1].inputs
@@ -283,6 +287,9 @@ class DeviceClient:
         """The classes in the train set, if the edge server is to know them."""
         if self._personalization.classifier == "everyone":
             return []
+        return self._train_classes()
+
+    def _train_classes(self) -> list[int]:
         return self._private.train.labels.unique().tolist()
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
@@ -302,6 +309,10 @@ def stage_of(number: int, personalization: fleet.Personalization) -> str:
     return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
 
 
+def _preprocessing(assignment: HeaderAssignment) -> Preprocessing:
+    return parse_preprocessing(assignment.preprocessing, "the preprocessing that was sent")
+
+
 def _coarse_header(assignment: HeaderAssignment) -> Header:
     """Check and build the header that was sent.
 
@@ -312,6 +323,12 @@ def _coarse_header(assignment: HeaderAssignment) -> Header:
         plan = HeaderPlan.model_validate(assignment.plan)
     except ValueError as error:
         raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
+    names = assignment.class_names
+    if len(set(names)) != len(names) or len(names) != plan.classes:
+        raise ProtocolError(
+            f"the header tells {plan.classes} classes apart, and {len(set(names))} different "
+            f"names came with it"
+        )
     check_shapes(assignment.header, plan.shapes(), "the header")
     linear = {"weight": (plan.classes, plan.hidden), "bias": (plan.classes,)}
     check_shapes(assignment.linear, linear, "the linear header")

@@ -1,18 +1,21 @@
-"""Backbones and classifiers from Hugging Face checkpoints: a local folder, or a hub name."""
+"""Backbones and classifiers from Hugging Face checkpoints: a local folder, or a hub name.
+
+A checkpoint is data from outside: no code of its own runs, no pickle is opened, and of its
+configuration only what :mod:`acme_fleet.models.configuration` knows reaches transformers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
+    CONFIG_MAPPING,
     AutoModel,
     AutoModelForImageClassification,
     PreTrainedConfig,
@@ -20,37 +23,65 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from acme_fleet.cost.size import parameter_count, shapes_of
+from acme_fleet.data.checkpoint_files import config_content, located, shown
 from acme_fleet.errors import FleetError
-from acme_fleet.models.elastic import as_elastic
-from acme_fleet.models.families import check_known, family_of, is_elastic
+from acme_fleet.models.configuration import accepted, checked_names
+from acme_fleet.models.elastic import as_elastic, build
+from acme_fleet.models.families import ELASTIC, check_complete, check_known, family_of, is_elastic
+from acme_fleet.outside import reading
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.pkl")
 
 
-def load_backbone(checkpoint: str | Path) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose configuration has been read.
+
+    Attributes:
+        name: as the user calls it.
+        folder: where it lies.
+        config: sizes within bounds, of a known family.
+        class_names: of its classifier; none where it has none.
+        architectures: names of the classes that it was saved from.
+    """
+
+    name: str
+    folder: Path
+    config: PreTrainedConfig
+    class_names: list[str]
+    architectures: list[str]
+
+
+def load_backbone(checkpoint: str | Path, revision: str | None = None) -> PreTrainedModel:
     """A checkpoint's backbone as an elastic model of full width and depth, in float32.
 
     Names of older transformers on disk are understood, and what the file holds beside the backbone
     (a classifier, a pooler, a language model's output matrix) is left out. An elastic backbone
     that was saved before comes back as it is.
 
+    Args:
+        checkpoint: a folder, or a name on the hub.
+        revision: a commit, branch or tag on the hub.
+
     Raises:
         FleetError: if the checkpoint is missing or damaged, its model type is not supported, or
             its tensors are not those that its configuration describes.
     """
-    config = read_config(checkpoint)
-    family = family_of(config)
-    options = {} if is_elastic(config) else family.options
-    model, info = _load(AutoModel, checkpoint, config, options)
-    too_many = [name for name in info["unexpected_keys"] if f"{family.layers}." in name]
-    for what, names in (("lacks", info["missing_keys"]), ("also has", too_many)):
-        if names:
-            raise FleetError(
-                f"cannot use {checkpoint}: its file disagrees with its configuration, it {what} "
-                f"{', '.join(sorted(names)[:3])}{' and more' if len(names) > 3 else ''}"
-            )
-    return model if is_elastic(config) else as_elastic(model)
+    found = read_checkpoint(checkpoint, revision)
+    family = family_of(found.config)
+    _check_files(found)
+    options = {} if is_elastic(found.config) else family.options
+    model, info = _load(AutoModel, found, options)
+    inside = [name for name in info["unexpected_keys"] if f"{family.layers}." in name]
+    check_complete(found.name, {**info, "unexpected_keys": inside})
+    return model if is_elastic(found.config) else as_elastic(model)
 
 
-def load_head(checkpoint: str | Path, class_names: list[str]) -> nn.Linear | None:
+def load_head(
+    checkpoint: str | Path, class_names: list[str], revision: str | None = None
+) -> nn.Linear | None:
     """An image checkpoint's own classifier, if it has one for these classes in this order.
 
     Of a distilled DeiT it is the classifier on the [CLS] token, without the one on the
@@ -59,59 +90,84 @@ def load_head(checkpoint: str | Path, class_names: list[str]) -> nn.Linear | Non
     Raises:
         FleetError: as :func:`load_backbone`.
     """
-    config = read_config(checkpoint)
-    known = [name for _, name in sorted((config.id2label or {}).items())]
-    if known != class_names or is_elastic(config):
+    found = read_checkpoint(checkpoint, revision)
+    if found.class_names != class_names or is_elastic(found.config):
         return None
-    model, info = _load(AutoModelForImageClassification, checkpoint, config, {})
+    found.config.id2label = dict(enumerate(class_names))
+    found.config.architectures = found.architectures
+    model, info = _load(AutoModelForImageClassification, found, {})
     name = "cls_classifier" if "cls_classifier" in dict(model.named_children()) else "classifier"
     head = model.get_submodule(name)
     assert isinstance(head, nn.Linear)
     return None if f"{name}.weight" in info["missing_keys"] else head
 
 
-def read_config(checkpoint: str | Path) -> PreTrainedConfig:
-    """A checkpoint's configuration.
+def read_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Checkpoint:
+    """A checkpoint's configuration; its weights are not looked at.
 
     Raises:
-        FleetError: if there is none, or its model type is not among the families.
+        FleetError: if there is none, its model type is not among the families, or a value in it
+            is out of bounds.
     """
-    if str(checkpoint).startswith((".", "/")) and not Path(checkpoint).is_dir():
-        raise FleetError(f"cannot use {checkpoint}: there is no such folder")
-    with _explained(checkpoint):
-        content, _ = PreTrainedConfig.get_config_dict(checkpoint)
-        check_known(str(content.get("model_type")))
-        config = AutoConfig.from_pretrained(checkpoint)
-    return with_square_sides(config, f"cannot use {checkpoint}")
+    folder = located(checkpoint, revision)
+    content = config_content(checkpoint, folder)
+    place = f"cannot use {shown(checkpoint)}"
+    family = check_known(str(content.get("model_type")), place)
+    config_class = CONFIG_MAPPING[family]
+    if str(content["model_type"]) != family:
+        config_class, _ = ELASTIC[family]
+    sizes = accepted(family, content, place)
+    with reading(place):
+        config = config_class.from_dict(sizes)
+    saved_from = content.get("architectures")
+    listed = saved_from if isinstance(saved_from, list) else []
+    return Checkpoint(
+        name=shown(checkpoint),
+        folder=folder,
+        config=config,
+        class_names=checked_names(content, place),
+        architectures=[name for name in listed if isinstance(name, str)],
+    )
 
 
-def with_square_sides(config: PreTrainedConfig, where: str) -> PreTrainedConfig:
-    """The same configuration with image and patch sizes as one number each.
+def _check_files(found: Checkpoint) -> None:
+    """Refuse weights that are no safetensors, or far fewer than the configuration describes."""
+    place = f"cannot use {found.name}"
+    with reading(place):
+        files = [path for path in found.folder.glob("*.safetensors") if path.is_file()]
+        total = sum(path.stat().st_size for path in files)
+        pickles = [path.name for pattern in _PICKLES for path in found.folder.glob(pattern)]
+    if not any((found.folder / name).exists() for name in _WEIGHTS):
+        only = f", only {pickles[0]}, which can hold code and is not read" if pickles else ""
+        raise FleetError(f"{place}: it has no model.safetensors{only}")
+    with reading(f"{place}: config.json"):  # sizes that do not go together
+        config = found.config
+        described = build(config) if is_elastic(config) else _skeleton(config)
+    numbers = parameter_count(shapes_of(described))
+    if numbers > total:  # transformers would allocate all of them to say what is missing
+        raise FleetError(
+            f"{place}: its file disagrees with its configuration, which describes {numbers:,} "
+            f"numbers, the files have {total:,} bytes"
+        )
 
-    Raises:
-        FleetError: naming the size that is not square.
-    """
-    for key in ("image_size", "patch_size"):
-        value = getattr(config, key, None)
-        if isinstance(value, list | tuple):
-            if len(set(value)) != 1 or len(value) != 2:
-                raise FleetError(
-                    f"{where}: {key} {value} is no square, and only squares are supported"
-                )
-            setattr(config, key, value[0])
-    return config
+
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModel.from_config(config, **family_of(config).options)
 
 
 def _load(
-    loader: Any, checkpoint: str | Path, config: PreTrainedConfig, options: dict[str, Any]
+    loader: Any, found: Checkpoint, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, set[str]]]:
     """A model, and the names of the tensors that its file lacked or had too many."""
-    with _explained(checkpoint), quiet():
+    with reading(f"cannot use {found.name}"), quiet():
         model, info = loader.from_pretrained(
-            checkpoint,
-            config=config,
+            found.folder,
+            config=found.config,
             dtype=torch.float32,
             use_safetensors=True,  # never a pickle
+            trust_remote_code=False,
+            local_files_only=True,
             output_loading_info=True,
             **options,
         )
@@ -130,12 +186,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-@contextmanager
-def _explained(checkpoint: str | Path) -> Iterator[None]:
-    """What libraries raise for a checkpoint that they cannot read, as one kind of error."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise FleetError(f"cannot use {checkpoint}: {error}") from error

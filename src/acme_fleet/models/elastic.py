@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from acme_fleet.models.configuration import accepted
 from acme_fleet.models.families import ELASTIC, Dimensions, dimensions, family_of
 
 
@@ -69,15 +71,28 @@ def architecture(sizes: Dimensions, width: float, depth: int) -> Architecture:
 def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedConfig:
     """The configuration of the small model; ``config`` is the reference's."""
     config_class, _ = ELASTIC[config.model_type.removeprefix("acme_")]
-    content = config.to_dict()
-    content["num_hidden_layers"] = len(arch.layers)
+    content = described(config)
+    content[layers_key(config)] = len(arch.layers)
     if content.get("layer_types"):
         content["layer_types"] = [content["layer_types"][i] for i in arch.layers]
     content["heads_per_layer"] = list(arch.heads)
     content["neurons_per_layer"] = list(arch.neurons)
-    for name in ("model_type", "architectures", "transformers_version", "id2label", "label2id"):
-        content.pop(name, None)
     return config_class.from_dict(content)
+
+
+def described(config: PreTrainedConfig) -> dict[str, Any]:
+    """What decides a backbone's function in its configuration; no path, no class names.
+
+    Raises:
+        FleetError: if a value is out of the bounds that every reader has.
+    """
+    family = config.model_type.removeprefix("acme_")
+    return accepted(family, config.to_dict(), f"the {family}'s configuration")
+
+
+def layers_key(config: PreTrainedConfig) -> str:
+    """The configuration's name for the number of layers."""
+    return config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
 
 
 def is_full_width(config: PreTrainedConfig) -> bool:

@@ -7,7 +7,7 @@ it registers with ``AutoConfig`` and ``AutoModel``, so ``from_pretrained`` loads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -22,6 +22,8 @@ from transformers import (
 )
 
 from acme_fleet.errors import FleetError
+from acme_fleet.models.configuration import accepted
+from acme_fleet.outside import one_line
 
 
 @dataclass(frozen=True)
@@ -161,23 +163,42 @@ def family_of(config: PreTrainedConfig) -> Family:
     return FAMILIES[check_known(config.model_type)]
 
 
-def check_known(model_type: str) -> str:
-    """The family's name of a model type, elastic or not.
+def check_known(model_type: str, place: str = "") -> str:
+    """The family's name of a model type, elastic or not; ``place`` begins the message.
 
     Raises:
         FleetError: if it is not in :data:`FAMILIES`; the message lists those known.
     """
     name = model_type.removeprefix(_PREFIX)
     if name not in FAMILIES:
-        raise FleetError(
-            f"model type {model_type!r} is not supported; known: {', '.join(FAMILIES)}"
-        )
+        unknown = f"model type {one_line(model_type, 60)!r} is not supported"
+        raise FleetError(f"{f'{place}: ' if place else ''}{unknown}; known: {', '.join(FAMILIES)}")
     return name
 
 
 def is_elastic(config: PreTrainedConfig) -> bool:
     """Whether this is a configuration of ours, whose layers may differ in heads and neurons."""
     return config.model_type.startswith(_PREFIX)
+
+
+def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
+    """Refuse a model that transformers filled up with random numbers, or loaded in part.
+
+    Args:
+        folder: where it was loaded from.
+        info: what transformers tells of the loading.
+
+    Raises:
+        FleetError: naming the first tensors that do not fit the configuration.
+    """
+    kinds = ("missing", "lacks"), ("unexpected", "also has"), ("mismatched", "has another shape of")
+    for kind, what in kinds:
+        if keys := info[f"{kind}_keys"]:
+            names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+            raise FleetError(
+                f"cannot use {folder}: its file disagrees with its configuration, it {what} "
+                f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
+            )
 
 
 # --- elastic classes --------------------------------------------------------------------------
@@ -237,12 +258,28 @@ def _elastic_classes(
             self.neurons_per_layer = list(neurons_per_layer)
             super().__init__(**others)
 
+        @classmethod
+        def from_dict(cls, config_dict: dict[str, Any], **others: Any) -> Any:
+            """From what may be anybody's; see :mod:`acme_fleet.models.configuration`."""
+            content = accepted(config_class.model_type, config_dict, "the configuration")
+            return super().from_dict(content, **others)
+
     class ElasticModel(model_class):
         config_class = ElasticConfig
 
         def __init__(self, config: PreTrainedConfig) -> None:
             super().__init__(config, **FAMILIES[config.model_type.removeprefix(_PREFIX)].options)
             _narrow(self)
+
+        @classmethod
+        def from_pretrained(cls, folder: Any, *others: Any, **options: Any) -> Any:
+            """As in transformers, but a tensor that is missing or too many is an error."""
+            told = options.pop("output_loading_info", False)
+            model, info = super().from_pretrained(
+                folder, *others, output_loading_info=True, **options
+            )
+            check_complete(str(folder), info)
+            return (model, info) if told else model
 
     for new, old in ((ElasticConfig, config_class), (ElasticModel, model_class)):
         new.__name__ = new.__qualname__ = f"Elastic{old.__name__}"

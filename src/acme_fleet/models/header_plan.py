@@ -28,6 +28,7 @@ KERNELS: dict[str, int] = {"conv1": 1, "conv3": 3, "conv5": 5, "downsample": 3}
 FEATURES = ("last", "penultimate")
 Channels = tuple[int, ...]
 Index = Annotated[int, Field(ge=0, lt=2**16)]
+Kept = Annotated[tuple[Index, ...], Field(max_length=2**12)]
 
 
 class _Plan(BaseModel):
@@ -148,7 +149,7 @@ class HeaderPlan(_Plan):
     hidden: Annotated[int, Field(ge=1, le=2**16)]
     classes: Annotated[int, Field(ge=2, le=2**20)]
     axes: Literal[1, 2]
-    kept: dict[str, tuple[Index, ...]] = {}
+    kept: Annotated[dict[str, Kept], Field(max_length=2**10)] = {}
 
     @model_validator(mode="after")
     def _kept_is_valid(self) -> HeaderPlan:

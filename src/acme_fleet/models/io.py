@@ -10,39 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.cost.size import shapes_of
 from acme_fleet.errors import DamagedError, ProtocolError, RunError
 from acme_fleet.files import replacing, writing
 from acme_fleet.messages import check_shapes
-from acme_fleet.models.elastic import build
+from acme_fleet.models.configuration import accepted
+from acme_fleet.models.elastic import build, described, layers_key
 from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
-from acme_fleet.models.features import CustomizedModel
-from acme_fleet.models.header import Header, build_header
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.outside import reading
+from acme_fleet.outside import one_line, reading
 from acme_fleet.sealed import canonical, check, checksum
 
 WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
 CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"  # of text models only
-DEVICE_FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
-# What Hugging Face and torch raise for a configuration that makes no sense.
-_INVALID = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
+_BY_LAYER = ("heads_per_layer", "neurons_per_layer", "layer_types")
 _WIDEST_ATTENTION = 8
 """Times the hidden size; known models have at most 2. A reference's width is in no tensor."""
 
@@ -131,87 +117,68 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def config_document(backbone: PreTrainedModel) -> dict[str, Any]:
-    """A backbone's configuration as it stands in ``config.json``."""
-    return json.loads(backbone.config.to_json_string(use_diff=False))
+    """A backbone's configuration, without what does not decide its function."""
+    return {"model_type": backbone.config.model_type, **described(backbone.config)}
 
 
 def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PreTrainedModel:
-    """An elastic backbone from its configuration and weights; it is frozen.
+    """An elastic backbone from its configuration and copies of its weights; it is frozen.
 
     Raises:
-        ProtocolError: if the model type is unknown or the tensors do not fit it.
+        ProtocolError: if the model type is unknown, a key of the configuration is unknown or out
+            of bounds, or the tensors do not fit it.
     """
     family = str(config.get("model_type", "")).removeprefix("acme_")
     if family not in FAMILIES:
-        raise ProtocolError(f"unknown model type {config.get('model_type')!r}")
-    config_class, _ = ELASTIC[family]
-    try:
-        parsed = config_class.from_dict(dict(config))
-        if parsed.num_hidden_layers > len(tensors):  # do not even name a million layers
-            raise ValueError(f"{parsed.num_hidden_layers} layers, but {len(tensors)} tensors")
-        sizes = dimensions(parsed)
-        attention = sizes.heads * sizes.queries_per_head * sizes.head_dim
-        if attention > _WIDEST_ATTENTION * sizes.hidden:
-            raise ValueError(f"attention is {attention} wide, hidden states are {sizes.hidden}")
+        shown = one_line(str(config.get("model_type")), 60)
+        raise ProtocolError(f"unknown model type {shown!r}")
+    what = "the backbone's configuration"
+    content = accepted(family, config, what, ProtocolError, only=True)
+    with reading(what, ProtocolError):
+        parsed = ELASTIC[family][0].from_dict(content)
+    _check_sizes(parsed, len(tensors), what)
+    with reading(what, ProtocolError):  # sizes that do not go together
         skeleton = build(parsed)  # shapes only: nothing is allocated for a hostile configuration
-    except _INVALID as error:
-        raise ProtocolError(f"the backbone's configuration is invalid: {error}") from error
     check_shapes(tensors, shapes_of(skeleton), "the backbone")
-    # Layers are built as wide as the reference's and then replaced: skip its MLPs' width.
-    neurons_key = FAMILIES[family].neurons_key
-    setattr(parsed, neurons_key, 1)
-    backbone = build(parsed, "cpu")
-    setattr(parsed, neurons_key, sizes.neurons)
-    backbone.load_state_dict(dict(tensors))
-    return backbone.requires_grad_(False)
+    return _with_tensors(skeleton, tensors).requires_grad_(False)
 
 
-def save_device_model(
-    folder: Path,
-    model: CustomizedModel,
-    header: Header,
-    class_names: list[str],
-    preprocessing: Mapping[str, Any],
-) -> None:
-    """Write all that is needed to use the model without the run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    documents = {
-        CONFIG: config_document(model.backbone),
-        HEADER: header.plan.model_dump(mode="json"),
-        CLASS_NAMES: class_names,
-        PREPROCESSING: {k: v for k, v in preprocessing.items() if k != "tokenizer"},
-    }
-    if "tokenizer" in preprocessing:
-        documents[TOKENIZER] = preprocessing["tokenizer"]
-    for name, content in documents.items():
-        (folder / name).write_text(json.dumps(content, indent=1))
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    with replacing(folder / WEIGHTS) as file:
-        save_file(tensors, file, metadata={"format": "pt"})
+def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:
+    """Refuse sizes that no tensor bears out."""
+    sizes = dimensions(config)
+    kept = config.heads_per_layer, config.neurons_per_layer
+    attention = sizes.heads * sizes.queries_per_head * sizes.head_dim
+    wrong = None
+    if sizes.layers > tensors:  # do not even name a million layers
+        wrong = f"{sizes.layers} layers, but {tensors} tensors"
+    elif any(len(each) != sizes.layers for each in kept):
+        wrong = f"{sizes.layers} layers, but heads or neurons of another number of them"
+    elif max(kept[0]) > sizes.heads or max(kept[1]) > sizes.neurons:
+        wrong = "a layer has more heads or neurons than the reference"
+    elif attention > _WIDEST_ATTENTION * sizes.hidden:
+        wrong = f"attention is {attention} wide, hidden states are {sizes.hidden}"
+    if wrong:
+        raise ProtocolError(f"{what} is invalid: {wrong}")
 
 
-def load_device_model(folder: str | Path) -> CustomizedModel:
-    """A device's model from its folder alone, in eval mode.
+def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
+    """Give the skeleton, which has no memory yet, these weights in float32.
 
-    Raises:
-        RunError: naming the file that is missing or damaged.
+    Buffers that no file holds are those of a model without layers: a layer is built as wide as
+    the reference's before it is narrowed, which is more than a hostile configuration may ask for.
     """
-    folder = Path(folder)
-    config, document = read_document(folder, CONFIG), read_document(folder, HEADER)
-    tensors, _ = read_tensors(folder / WEIGHTS)
-    header_tensors = without_prefix("header", tensors)
-    part = CONFIG
-    try:
-        if not isinstance(config, dict):
-            raise ProtocolError("the configuration is not an object")
-        backbone = backbone_from(config, without_prefix("backbone", tensors))
-        part = HEADER
-        plan = HeaderPlan.model_validate(document)
-        check_shapes(header_tensors, plan.shapes(), "the header")
-    except (ValueError, ProtocolError) as error:
-        raise RunError(f"{folder / part} does not fit {WEIGHTS} or is damaged: {error}") from error
-    header = build_header(plan, header_tensors).requires_grad_(False)
-    return CustomizedModel(backbone, header).eval()
+    copies = {
+        name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()
+    }
+    skeleton.load_state_dict(copies, assign=True)
+    config = skeleton.config
+    none = {layers_key(config): 0, **{name: [] for name in _BY_LAYER if name in config.to_dict()}}
+    frame = build(type(config)(**{**described(config), **none}), "cpu")
+    for name, buffer in frame.named_buffers():
+        module, _, leaf = name.rpartition(".")
+        if skeleton.get_buffer(name).is_meta:
+            skeleton.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
+    return skeleton
 
 
 def read_document(folder: str | Path, name: str) -> Any:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from acme_fleet.errors import FleetError
-from acme_fleet.models.checkpoints import read_config
+from acme_fleet.models.checkpoints import read_checkpoint
 from acme_fleet.models.elastic import Architecture, architecture, build, elastic_config
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import CustomizedModel, grid_side
 from acme_fleet.models.header import Header
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import CONFIG, HEADER, load_device_model
+from acme_fleet.models.io import CONFIG, HEADER
+from acme_fleet.models.shipped import load_device_model
 
 _MOST_TOKENS = 128
 
@@ -46,7 +47,7 @@ class ModelShape:
             model = load_device_model(folder)
             assert isinstance(model.header, Header)
             return ModelShape(model.backbone.config, model.header.plan)
-        return ModelShape(read_config(folder), None)
+        return ModelShape(read_checkpoint(folder).config, None)
 
     @property
     def layers(self) -> int:

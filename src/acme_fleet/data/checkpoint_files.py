@@ -1,0 +1,144 @@
+"""The files of a Hugging Face checkpoint: found, and looked at before any library reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from acme_fleet.errors import FleetError
+from acme_fleet.outside import one_line, read_regular, reading
+
+PRETRAINING = "pretraining.json"
+"""The record of ``acme pretrain`` in its folder; it has a test result once it is finished."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_WANTED = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
+_LARGEST_DOCUMENT = 2**24
+
+
+def located(checkpoint: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: as named, or downloaded from the hub.
+
+    A text that names a folder is that folder.
+
+    Args:
+        checkpoint: a folder, or a name on the hub.
+        revision: a commit, branch or tag on the hub; of a folder there is only one.
+
+    Raises:
+        FleetError: if there is no such folder, and nothing of this name on the hub.
+    """
+    folder = Path(checkpoint)
+    with reading(f"cannot use {shown(checkpoint)}"):
+        if folder.is_dir():
+            return folder
+        there = folder.is_symlink() or folder.exists()
+    if there:
+        dangling = "a link to nothing" if folder.is_symlink() else "a file"
+        raise FleetError(f"cannot use {shown(checkpoint)}: it is {dangling}, no folder")
+    name = str(checkpoint)
+    if isinstance(checkpoint, Path) or name.startswith((".", "/")):
+        raise FleetError(f"cannot use {shown(checkpoint)}: there is no such folder")
+    nowhere = f"cannot use {shown(checkpoint)}: there is no such folder"
+    if not _HUB_NAME.fullmatch(name):
+        raise FleetError(f"{nowhere}, and a name on the hub is NAME or OWNER/NAME")
+    from huggingface_hub import snapshot_download
+
+    with reading(f"{nowhere}, and the hub did not give a model of this name"):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
+
+
+def config_content(checkpoint: str | Path, folder: Path) -> dict[str, Any]:
+    """A checkpoint's ``config.json``.
+
+    Args:
+        checkpoint: its name, for errors.
+        folder: where it lies, see :func:`located`.
+
+    Raises:
+        FleetError: if it is missing or no JSON object, if the weights are quantised, if the
+            checkpoint brings code of its own, or if it is an unfinished pre-training.
+    """
+    place = f"cannot use {shown(checkpoint)}"
+    if is_unfinished(folder):
+        raise FleetError(
+            f"{place}: it is an unfinished pre-training; finish it with: "
+            f"the same `acme pretrain … --out {shown(checkpoint)}` that began it"
+        )
+    if not (folder / "config.json").exists():
+        raise FleetError(f"{place}: it has no config.json; name the folder that has the model's")
+    content = read_object(folder / "config.json", f"{place}: config.json")
+    if content.get("quantization_config"):
+        raise FleetError(
+            f"{place}: quantization_config: its weights are quantised; use the checkpoint that "
+            f"they were made from, in floating point"
+        )
+    refuse_code(content, f"{place}: config.json")
+    return content
+
+
+def tokenizer_content(checkpoint: str | Path, folder: Path) -> dict[str, Any]:
+    """A checkpoint's ``tokenizer_config.json``; empty where there is none.
+
+    Raises:
+        FleetError: if it is no JSON object, or brings code of its own.
+    """
+    if not (folder / "tokenizer_config.json").exists():
+        return {}
+    place = f"cannot use {shown(checkpoint)}: tokenizer_config.json"
+    content = read_object(folder / "tokenizer_config.json", place)
+    refuse_code(content, place)
+    return content
+
+
+def refuse_code(content: Mapping[str, Any], place: str) -> None:
+    """Refuse a document that names code to run.
+
+    Raises:
+        FleetError: if it has an ``auto_map``.
+    """
+    if content.get("auto_map"):
+        raise FleetError(
+            f"{place}: auto_map: it brings code of its own, which is never run; use a checkpoint "
+            f"of the library's own classes"
+        )
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder holds a pre-training that has not ended.
+
+    Raises:
+        FleetError: if its record cannot be read.
+    """
+    record = folder / PRETRAINING
+    if not record.exists():
+        return False
+    return "test" not in read_object(record, f"cannot read {record}")
+
+
+def read_object(path: Path, place: str) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        FleetError: beginning with ``place``, if it cannot be read or holds something else.
+    """
+    with reading(place):
+        size = path.stat().st_size
+        content = (
+            json.loads(read_regular(path).decode("utf-8-sig"))
+            if size <= _LARGEST_DOCUMENT
+            else None
+        )
+    if content is None and size > _LARGEST_DOCUMENT:
+        raise FleetError(f"{place}: {size:,} bytes are too many for such a file")
+    if not isinstance(content, dict):
+        raise FleetError(f"{place}: it holds a {type(content).__name__}, no JSON object")
+    return content
+
+
+def shown(checkpoint: str | Path) -> str:
+    """A checkpoint's name, safe to show."""
+    return one_line(str(checkpoint), 300)

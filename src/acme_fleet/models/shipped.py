@@ -1,0 +1,401 @@
+"""What ships to a device: one folder that acme-fleet, transformers and ``sha256sum -c`` can read.
+
+``config.json`` describes the whole classifier, ``model.safetensors`` holds its weights. Nothing in
+the folder is trusted when it is read: an error names the file, and the tensor or key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from acme_fleet.data.datasets import Preprocessing
+from acme_fleet.data.preprocessing import ImagePreprocessing
+from acme_fleet.data.text import TextPreprocessing
+from acme_fleet.errors import AcmeError, ProtocolError, RunError
+from acme_fleet.files import replacing
+from acme_fleet.messages import check_shapes
+from acme_fleet.models.features import CustomizedModel, map_axes
+from acme_fleet.models.header import Header, build_header
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.io import (
+    CLASS_NAMES,
+    CONFIG,
+    HEADER,
+    PREPROCESSING,
+    TOKENIZER,
+    WEIGHTS,
+    backbone_from,
+    config_document,
+    without_prefix,
+)
+from acme_fleet.outside import one_line, reading
+
+SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
+IMAGE_TYPE, TEXT_TYPE = "acme_image_classifier", "acme_text_classifier"
+IMAGE_CLASS, TEXT_CLASS = "AcmeForImageClassification", "AcmeForSequenceClassification"
+PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
+_FILES = {CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS}
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_LARGEST_DOCUMENT = 2**26
+
+ClassName = Annotated[str, Field(max_length=1000)]
+
+
+class Description(BaseModel):
+    """A device's classifier without its weights, as it stands in ``config.json``.
+
+    Attributes:
+        backbone: the elastic backbone's configuration.
+        header: the plan of the header on it.
+        id2label: class names by the number of their logit.
+        trained_classes: names of the classes in the device's train set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model_type: Literal["acme_image_classifier", "acme_text_classifier"]
+    backbone: dict[str, Any]
+    header: HeaderPlan
+    id2label: Annotated[dict[int, ClassName], Field(max_length=2**20)]
+    trained_classes: list[ClassName]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Description:
+        if sorted(self.id2label) != list(range(self.header.classes)):
+            raise ValueError(
+                f"id2label should name the classes 0 to {self.header.classes - 1}, which the "
+                f"header tells apart"
+            )
+        if unknown := set(self.trained_classes) - set(self.class_names):
+            raise ValueError(f"trained_classes: {one_line(min(unknown), 60)!r} is no class")
+        return self
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the logits."""
+        return [self.id2label[number] for number in range(len(self.id2label))]
+
+    def document(self) -> dict[str, Any]:
+        """As ``config.json`` holds it, with what transformers wants to know besides."""
+        own = self.model_dump(mode="json")
+        image = self.model_type == IMAGE_TYPE
+        return {
+            "architectures": [IMAGE_CLASS if image else TEXT_CLASS],
+            **own,
+            "label2id": {name: number for number, name in self.id2label.items()},
+            "problem_type": "single_label_classification",
+            "dtype": "float32",
+            "acme_fleet_version": version("acme-fleet"),
+            "transformers_version": version("transformers"),
+        }
+
+
+class ImageModel(CustomizedModel):
+    """A device's model of images: a plain PyTorch module from pixels to logits."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits of shape ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
+        return super().forward(pixel_values=pixel_values)
+
+
+class TextModel(CustomizedModel):
+    """A device's model of texts: a plain PyTorch module from tokens to logits."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits of shape ``(batch, classes)``; both inputs have shape ``(batch, tokens)``."""
+        if attention_mask is None:
+            return super().forward(input_ids=input_ids)
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask)
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def save_device_model(
+    folder: Path,
+    model: CustomizedModel,
+    header: Header,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    trained_classes: Sequence[str],
+) -> None:
+    """Write all that is needed to use the model without the run.
+
+    Args:
+        folder: its files are replaced together, once all of them are written.
+        model: a backbone, and the header.
+        header: the same header, with its plan.
+        class_names: in the order of the logits.
+        preprocessing: how a file becomes the model's input.
+        trained_classes: names of the classes in the device's train set.
+    """
+    images = isinstance(preprocessing, ImagePreprocessing)
+    description = Description(
+        model_type=IMAGE_TYPE if images else TEXT_TYPE,
+        backbone=config_document(model.backbone),
+        header=header.plan,
+        id2label=dict(enumerate(class_names)),
+        trained_classes=list(trained_classes),
+    )
+    write_folder(folder, description, model.state_dict(), preprocessing_documents(preprocessing))
+
+
+def write_folder(
+    folder: Path,
+    description: Description,
+    tensors: Mapping[str, Tensor],
+    others: Mapping[str, Any],
+) -> None:
+    """Write a classifier's folder; ``others`` are further documents by file name."""
+    documents = {
+        CONFIG: description.document(),
+        HEADER: description.header.model_dump(mode="json"),
+        CLASS_NAMES: description.class_names,
+        **others,
+    }
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with ExitStack() as files:  # leaving it puts all files in place, the last one first
+        written = {
+            name: files.enter_context(replacing(folder / name))
+            for name in (SUMS, *documents, WEIGHTS)
+        }
+        for name, content in documents.items():
+            written[name].write_text(json.dumps(content, indent=1), encoding="utf-8")
+        save_file(plain, written[WEIGHTS], metadata={"format": "pt"})
+        # safetensors' files are the owner's alone, unlike their neighbours.
+        written[WEIGHTS].chmod(written[CONFIG].stat().st_mode & 0o777)
+        names = sorted((*documents, WEIGHTS))
+        sums = "".join(f"{_digest(written[name])}  {name}\n" for name in names)
+        written[SUMS].write_text(sums, encoding="ascii")
+
+
+def preprocessing_documents(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The files, by name, that say how an image or text becomes the model's input."""
+    document = preprocessing.model_dump(mode="json")
+    if isinstance(preprocessing, ImagePreprocessing):
+        return {PREPROCESSING: {**document, "image_processor_type": PROCESSOR_CLASS}}
+    tokenizer = preprocessing.ready()
+    del document["tokenizer"]
+    special = document.get("special_tokens", {})
+    return {
+        PREPROCESSING: document,
+        TOKENIZER: json.loads(tokenizer.to_str()),
+        TOKENIZER_CONFIG: {
+            "tokenizer_class": TOKENIZER_CLASS,
+            "model_max_length": preprocessing.max_tokens,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "padding_side": "right",
+            "truncation_side": "right",
+            **special,
+            "pad_token": tokenizer.id_to_token(preprocessing.pad_id),
+        },
+    }
+
+
+def parse_preprocessing(
+    document: Mapping[str, Any], what: str, kind: type[AcmeError] = ProtocolError
+) -> Preprocessing:
+    """The preprocessing that a document describes.
+
+    Raises:
+        AcmeError: of this ``kind``, if it describes none.
+    """
+    text = "tokenizer" in document
+    own = {key: document[key] for key in document if key != "image_processor_type"}
+    try:
+        return (TextPreprocessing if text else ImagePreprocessing).model_validate(own)
+    except ValidationError as error:
+        raise kind(f"{what}: {_first_mistake(error)}") from None
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def load_device_model(folder: str | Path) -> CustomizedModel:
+    """A device's model from its folder alone, in eval mode, in float32.
+
+    Called by position or by name: ``model(pixel_values)``, ``model(input_ids, attention_mask)``.
+
+    Raises:
+        RunError: naming the file that is missing or damaged, and the tensor or key that is wrong.
+    """
+    return load_described(Path(folder))[0]
+
+
+def load_described(folder: Path) -> tuple[CustomizedModel, Description]:
+    """As :func:`load_device_model`, with the model's description.
+
+    Raises:
+        RunError: as there.
+    """
+    check_sums(folder)
+    description = read_description(folder)
+    tensors = _read_weights(folder / WEIGHTS)
+    strangers = [name for name in tensors if not name.startswith(("backbone.", "header."))]
+    header_tensors, plan = without_prefix("header", tensors), description.header
+    try:
+        check_shapes(dict.fromkeys(strangers, torch.empty(0)), {}, "the file")
+        check_shapes(header_tensors, plan.shapes(), "the header")
+        backbone = backbone_from(description.backbone, without_prefix("backbone", tensors))
+    except ProtocolError as error:
+        raise RunError(f"{folder / CONFIG} and {WEIGHTS} do not fit: {error}") from error
+    config = backbone.config
+    kind = TextModel if description.model_type == TEXT_TYPE else ImageModel
+    if (plan.axes, plan.hidden) != (map_axes(config), config.hidden_size) or (plan.axes == 1) != (
+        kind is TextModel
+    ):
+        raise RunError(f"{folder / CONFIG}: the header is not one for such a backbone")
+    header = build_header(plan, {name: tensor.float() for name, tensor in header_tensors.items()})
+    return kind(backbone, header.requires_grad_(False)).eval(), description
+
+
+def read_description(folder: Path) -> Description:
+    """A folder's ``config.json``.
+
+    Raises:
+        RunError: if it is missing or damaged, or differs from ``header.json``.
+    """
+    path = folder / CONFIG
+    document = _read_document(path)
+    description = parse_description(document, str(path))
+    if (folder / HEADER).exists():
+        plan = _read_document(folder / HEADER)
+        if plan != description.header.model_dump(mode="json"):
+            raise RunError(f"{folder / HEADER} is not the header that {CONFIG} describes")
+    return description
+
+
+def parse_description(document: Any, what: str) -> Description:
+    """The description that a ``config.json`` holds.
+
+    Raises:
+        RunError: if it holds none.
+    """
+    if not isinstance(document, Mapping):
+        raise RunError(f"{what} holds a {type(document).__name__}, no JSON object")
+    kind = document.get("model_type")
+    if kind not in (IMAGE_TYPE, TEXT_TYPE):
+        older = ", or of an older acme-fleet" if str(kind).startswith("acme_") else ""
+        raise RunError(
+            f"{what}: model type {one_line(str(kind), 60)!r} is not that of a device's model{older}"
+        )
+    try:
+        return Description.model_validate(document)
+    except ValidationError as error:
+        raise RunError(f"{what}: {_first_mistake(error)}") from None
+    except RecursionError:
+        raise RunError(f"{what}: it is nested too deeply") from None
+
+
+def read_class_names(folder: Path) -> list[str]:
+    """Class names in the order of the logits.
+
+    Raises:
+        RunError: if they are missing or damaged.
+    """
+    return read_description(folder).class_names
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """What stands beside a device's model.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    path = folder / PREPROCESSING
+    document = _read_document(path)
+    if not isinstance(document, dict):
+        raise RunError(f"{path} is damaged: it holds no JSON object")
+    if (folder / TOKENIZER).exists():
+        document["tokenizer"] = _read_document(folder / TOKENIZER)
+    return parse_preprocessing(document, f"{path} is damaged", RunError)
+
+
+def check_sums(folder: Path) -> None:
+    """Compare the files with the checksums beside them; a folder without these passes.
+
+    Raises:
+        RunError: naming the file that is missing, damaged or another device's.
+    """
+    with reading(f"cannot read {folder}", RunError):
+        there = folder.is_dir()
+    if not there:
+        raise RunError(f"cannot read {folder}: there is no such folder")
+    path = folder / SUMS
+    if not path.exists():
+        return
+    with reading(f"cannot read {path}", RunError):
+        lines = _content(path).decode("ascii").splitlines()
+    sums = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
+    present = {name for name in _FILES if (folder / name).exists()}
+    if len(sums) != len(lines) or not {WEIGHTS, CONFIG} <= sums.keys() <= _FILES:
+        raise RunError(f"{path} is damaged: it is no list of checksums of this folder's files")
+    for name in sorted(present | sums.keys()):
+        with reading(f"cannot read {folder / name}", RunError):
+            digest = _digest(_regular(folder / name))
+        if digest != sums.get(name):
+            raise RunError(
+                f"{folder / name} is damaged or another model's: {SUMS} tells of another file; if "
+                f"the change is meant, remove {SUMS}"
+            )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    with reading(f"cannot read {path}", RunError):
+        tensors = load_file(_regular(path))
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    for name, tensor in tensors.items():
+        wrong = None
+        if tensor.dtype not in _FLOATS:
+            wrong = f"is of type {_named(tensor.dtype)}, weights are floating-point numbers"
+        elif len(kinds) > 1 and tensor.dtype != torch.float32:
+            wrong = f"is of type {_named(tensor.dtype)}, other weights are of another"
+        elif not bool(torch.isfinite(tensor).all()):
+            wrong = "holds values that are not finite"
+        if wrong:
+            raise RunError(f"{path}: {one_line(name, 100)} {wrong}")
+    return tensors
+
+
+def _named(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _read_document(path: Path) -> Any:
+    with reading(f"cannot read {path}", RunError):
+        return json.loads(_content(path))
+
+
+def _content(path: Path) -> bytes:
+    if _regular(path).stat().st_size > _LARGEST_DOCUMENT:
+        raise RunError(f"{path} has {path.stat().st_size:,} bytes, too many for such a file")
+    return path.read_bytes()
+
+
+def _regular(path: Path) -> Path:
+    """The same path, unless it is there and no file: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"cannot read {path}: it is no file")
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_mistake(error: ValidationError) -> str:
+    told = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in told["loc"])
+    return one_line(f"{place}: {told['msg']}".removeprefix(": "), 300)

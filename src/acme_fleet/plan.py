@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.partition import World, load_world
+from acme_fleet.data.samples import Splits
 from acme_fleet.device.masking import public_key
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet, Header
@@ -18,6 +20,39 @@ from acme_fleet.models.features import Classifier, map_axes
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.report.traffic import expected_loss, row_bytes
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Sample counts and classes of one device.
+
+    Attributes:
+        train, validation, test: numbers of samples.
+        classes: names of the classes with a train sample, in the order of the labels.
+        untested: those of them without a test sample.
+    """
+
+    train: int
+    validation: int
+    test: int
+    classes: tuple[str, ...]
+    untested: tuple[str, ...]
+
+    @classmethod
+    def of(cls, splits: Splits, names: Sequence[str]) -> Holding:
+        """Count a device's samples; ``names`` are the classes' in the order of the labels."""
+        trained, tested = (
+            {names[label] for label in part.labels.unique().tolist()}
+            for part in (splits.train, splits.test)
+        )
+        classes = tuple(name for name in names if name in trained)
+        return cls(
+            train=len(splits.train),
+            validation=len(splits.validation),
+            test=len(splits.test),
+            classes=classes,
+            untested=tuple(name for name in classes if name not in tested),
+        )
 
 
 @dataclass(frozen=True)
@@ -33,6 +68,7 @@ class Plan:
         round_bytes: the most that a device uploads in one round, likewise: its importance set
             (Eq. 18) or masked shares of it and, where headers are mixed, its header.
         loss: (ε, δ) of what a device sends with noise; none where it adds none.
+        holdings: samples and classes of each device by name, of those whose data were read.
     """
 
     grid: Grid
@@ -41,6 +77,7 @@ class Plan:
     feature_bytes: int
     round_bytes: int
     loss: PrivacyLoss | None
+    holdings: dict[str, Holding]
 
 
 def examine(fleet: Fleet) -> Plan:
@@ -72,6 +109,9 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
         feature_bytes=personalization.rows_sent * row_bytes(personalization, header.hidden),
         round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
         loss=expected_loss(personalization),
+        holdings={
+            name: Holding.of(splits, world.classes) for name, splits in world.private.items()
+        },
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from tiny_fleet import tiny
 
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cost.size import parameter_count
+from acme_fleet.data.partition import load_world
+from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.edge.search_space import every_genotype
 from acme_fleet.fleet import Fleet
 from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.plan import examine
+from acme_fleet.plan import Holding, examine
 
 
 def _fleet(mix: str, blocks: int, cells: int) -> Fleet:
@@ -32,3 +36,28 @@ def test_no_round_uploads_more_than_the_plan_says(blocks: int, cells: int):
     both = examine(_fleet("both", blocks, cells)).round_bytes
     assert most <= importance <= 3 * most
     assert with_header <= both <= 1.5 * with_header
+
+
+def test_the_plan_counts_samples_and_classes_of_each_device():
+    fleet = tiny(**{"data.partition": {"scheme": "pathological", "classes_per_device": 2}})
+    holdings = examine(fleet).holdings
+    private = load_world(fleet).private
+    assert list(holdings) == [device.name for device in fleet.devices]
+    for name, holding in holdings.items():
+        splits = private[name]
+        counts = (holding.train, holding.validation, holding.test)
+        assert counts == (len(splits.train), len(splits.validation), len(splits.test))
+        assert holding.classes == tuple(
+            str(label) for label in splits.train.labels.unique().tolist()
+        )
+        assert len(holding.classes) == 2
+        assert holding.untested == ()
+
+
+def test_classes_without_a_test_sample_are_named():
+    def some(*labels: int) -> Samples:
+        return Samples({}, torch.tensor(labels), torch.ones(len(labels)))
+
+    splits = Splits(some(2, 0, 2), some(1), some(2, 1))
+    names = ("ant", "bee", "cow")
+    assert Holding.of(splits, names) == Holding(3, 1, 2, ("ant", "cow"), ("ant",))

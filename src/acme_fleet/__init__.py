@@ -6,7 +6,6 @@ device's model as a plain PyTorch module.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from acme_fleet.pipeline import customize
 
 __all__ = ["Fleet", "customize", "load"]
-__version__ = version("acme-fleet")
+__version__: str
 
 
 def __getattr__(name: str) -> Any:
@@ -33,4 +32,8 @@ def __getattr__(name: str) -> Any:
             from acme_fleet.models.io import load_device_model
 
             return load_device_model
+        case "__version__":
+            from importlib.metadata import version
+
+            return version("acme-fleet")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

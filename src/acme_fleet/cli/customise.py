@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, errors_explained, say
+from acme_fleet.cli.app import app, say
 from acme_fleet.cli.hosts import need_flower
 
 if TYPE_CHECKING:
@@ -26,42 +26,39 @@ EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 @app.command()
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
-    with errors_explained():
-        from acme_fleet.fleet import Fleet
+    from acme_fleet.fleet import Fleet
 
-        _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
+    _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
 
 @app.command()
 def init(path: FleetFile) -> None:
     """Write a commented example fleet file."""
-    with errors_explained():
-        from acme_fleet.errors import FleetError
+    from acme_fleet.errors import FleetError
 
-        if path.exists():
-            raise FleetError(f"{path} exists already; it was not changed")
-        try:
-            path.write_text(EXAMPLE.read_text())
-        except OSError as error:
-            raise FleetError(f"cannot write {path}: {error.strerror}") from error
+    if path.exists():
+        raise FleetError(f"{path} exists already; it was not changed")
+    try:
+        path.write_text(EXAMPLE.read_text())
+    except OSError as error:
+        raise FleetError(f"cannot write {path}: {error.strerror}") from error
     say(f"wrote {path}; look at its plan with: acme check {path}")
 
 
 @app.command()
 def check(path: FleetFile) -> None:
     """Validate a fleet file and print the plan; nothing is trained."""
-    with errors_explained():
-        from acme_fleet.fleet import Fleet
-        from acme_fleet.plan import check_feasible, examine
-        from acme_fleet.report.reasons import print_limits
-        from acme_fleet.report.terminal import print_leaving, print_plan
+    from acme_fleet.fleet import Fleet
+    from acme_fleet.plan import check_feasible, examine
+    from acme_fleet.report.reasons import print_limits
+    from acme_fleet.report.terminal import print_leaving, print_plan
 
-        fleet = Fleet.from_yaml(path)
-        plan = examine(fleet)
-        print_plan(fleet, plan)
-        print_limits(fleet, plan)
-        print_leaving(fleet, plan)
-        check_feasible(fleet, plan)
+    fleet = Fleet.from_yaml(path)
+    plan = examine(fleet)
+    print_plan(fleet, plan)
+    print_limits(fleet, plan)
+    print_leaving(fleet, plan)
+    check_feasible(fleet, plan)
 
 
 @app.command()
@@ -78,25 +75,23 @@ def run(
     ] = None,
 ) -> None:
     """Customise a fleet: the main job."""
-    with errors_explained():
-        from acme_fleet.errors import FleetError
-        from acme_fleet.fleet import Fleet
+    from acme_fleet.errors import FleetError
+    from acme_fleet.fleet import Fleet
 
-        if engine == "flower":
-            need_flower()
-        if (engine == "flower") != (config is not None):
-            raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
-        fleet = Fleet.from_yaml(path)
-        _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
+    if engine == "flower":
+        need_flower()
+    if (engine == "flower") != (config is not None):
+        raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
+    fleet = Fleet.from_yaml(path)
+    _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
 @app.command()
 def report(run_dir: RunDir) -> None:
     """Rebuild the report of a finished run."""
-    with errors_explained():
-        from acme_fleet.pipeline import rebuild_report
+    from acme_fleet.pipeline import rebuild_report
 
-        page = rebuild_report(run_dir)
+    page = rebuild_report(run_dir)
     say(f"report: {page}")
 
 
@@ -109,14 +104,13 @@ def predict(
     ] = None,
 ) -> None:
     """Use a device's shipped model: on its test data, or on files."""
-    with errors_explained():
-        from acme_fleet.predict import predict_files, predict_test_data
-        from acme_fleet.report.terminal import print_predictions, print_test_result
+    from acme_fleet.predict import predict_files, predict_test_data
+    from acme_fleet.report.terminal import print_predictions, print_test_result
 
-        if files:
-            print_predictions(predict_files(run_dir, device, files))
-        else:
-            print_test_result(device, *predict_test_data(run_dir, device))
+    if files:
+        print_predictions(predict_files(run_dir, device, files))
+    else:
+        print_test_result(device, *predict_test_data(run_dir, device))
 
 
 @app.command()
@@ -127,14 +121,13 @@ def explain(
     ] = None,
 ) -> None:
     """Why a device got its backbone, and what other storage limits would have bought."""
-    with errors_explained():
-        from acme_fleet.explain import compare_matching, explain_device
-        from acme_fleet.report.reasons import print_explanation, print_matching
+    from acme_fleet.explain import compare_matching, explain_device
+    from acme_fleet.report.reasons import print_explanation, print_matching
 
-        if device is None:
-            print_matching(compare_matching(run_dir))
-        else:
-            print_explanation(explain_device(run_dir, device))
+    if device is None:
+        print_matching(compare_matching(run_dir))
+    else:
+        print_explanation(explain_device(run_dir, device))
 
 
 @app.command()
@@ -158,31 +151,30 @@ def profile(
     runs: Annotated[int, typer.Option(min=5, help="Forward passes at least, of each.")] = 20,
 ) -> None:
     """Measure what a model costs on this machine, and fit the constants of Eq. 2."""
-    with errors_explained():
-        from acme_fleet.cost.power import find_source
-        from acme_fleet.device.profile import check_fit, profile_model
-        from acme_fleet.device.profile_file import power_label, write_profile
-        from acme_fleet.errors import FleetError
-        from acme_fleet.report.costs import print_profile
-        from acme_fleet.report.terminal import LiveStages
+    from acme_fleet.cost.power import find_source
+    from acme_fleet.device.profile import check_fit, profile_model
+    from acme_fleet.device.profile_file import power_label, write_profile
+    from acme_fleet.errors import FleetError
+    from acme_fleet.report.costs import print_profile
+    from acme_fleet.report.terminal import LiveStages
 
-        if device_file is not None and device_file.exists():
-            raise FleetError(f"{device_file} exists already; it was not changed")
-        source = find_source(on_gpu=gpu, meter=meter, tdp_w=tdp)
-        with LiveStages() as stages:
-            found = profile_model(
-                model,
-                source,
-                on_gpu=gpu,
-                largest_batch=largest_batch,
-                runs=runs,
-                progress=lambda stage, done, total: stages.stage("profile", stage, done, total),
-            )
-        print_profile(found, power_label(source))
-        if device_file is not None:
-            check_fit(found)
-            write_profile(found, device_file)
-            say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
+    if device_file is not None and device_file.exists():
+        raise FleetError(f"{device_file} exists already; it was not changed")
+    source = find_source(on_gpu=gpu, meter=meter, tdp_w=tdp)
+    with LiveStages() as stages:
+        found = profile_model(
+            model,
+            source,
+            on_gpu=gpu,
+            largest_batch=largest_batch,
+            runs=runs,
+            progress=lambda stage, done, total: stages.stage("profile", stage, done, total),
+        )
+    print_profile(found, power_label(source))
+    if device_file is not None:
+        check_fit(found)
+        write_profile(found, device_file)
+        say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 
 
 def _run(

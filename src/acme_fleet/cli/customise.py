@@ -97,20 +97,66 @@ def report(run_dir: RunDir) -> None:
 
 @app.command()
 def predict(
-    run_dir: RunDir,
-    device: Annotated[str, typer.Option(help="Name of the device.", show_default=False)],
+    place: Annotated[
+        Path,
+        typer.Argument(help="A run directory, or a device's folder alone.", show_default=False),
+    ],
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Image files, or text files of one text each.")
+        list[Path] | None,
+        typer.Argument(help="Files, folders (with all below them); - is standard input (texts)."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Name of the device; a run directory needs it.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be given again.")] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="A file holds one text a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line, and nothing else.")
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="The n most probable classes.", show_default=False)
     ] = None,
 ) -> None:
-    """Use a device's shipped model: on its test data, or on files."""
-    from acme_fleet.predict import predict_files, predict_test_data
-    from acme_fleet.report.terminal import print_predictions, print_test_result
+    """Use a device's shipped model: on files, or on the device's test data.
 
-    if files:
-        print_predictions(predict_files(run_dir, device, files))
-    else:
-        print_test_result(device, *predict_test_data(run_dir, device))
+    \b
+    acme predict runs/mine --device cam-1              its own test data
+    acme predict runs/mine --device cam-1 a.png photos
+    acme predict runs/mine/devices/cam-1 photos --json --top 3
+    acme predict runs/mine/devices/speaker-2 --text "turn the light on"
+    acme predict runs/mine/devices/speaker-2 --lines -   < texts
+
+    A file that cannot be read is told on its line; the others are answered, and the exit code is 1.
+    """
+    from acme_fleet.errors import FleetError
+    from acme_fleet.predict import open_model, predict_test_data
+    from acme_fleet.predict_inputs import Skipped, find_inputs
+    from acme_fleet.report.predictions import print_answers, write_answers
+    from acme_fleet.report.terminal import print_test_result
+
+    if not files and not text:
+        if lines or as_json or top:
+            raise FleetError("--lines, --json and --top need files or --text")
+        if device is None:
+            open_model(place, device)  # a missing folder, or a missing --device, comes first
+            raise FleetError(
+                f"name files for the model of {place}; only a run directory knows test data"
+            )
+        print_test_result(device, *predict_test_data(place, device))
+        return
+    own, skipped = open_model(place, device), Skipped()
+    inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)
+    show = write_answers if as_json else print_answers
+    total, refused = show(own.classify(inputs), top)
+    if skipped.count:
+        more = ", …" if skipped.count > len(skipped.names) else ""
+        kind = "image" if own.takes_images else "text"
+        say(f"skipped, no {kind}: {skipped.count} ({', '.join(skipped.names)}{more})", error=True)
+    if not total:
+        raise FleetError("there is nothing to classify")
+    if refused:
+        say(f"error: {refused} of {total} could not be read", error=True)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -26,7 +25,6 @@ from acme_fleet.report.words import bytes_text, share_text
 if TYPE_CHECKING:
     from acme_fleet.models.training import Evaluation
     from acme_fleet.plan import Plan
-    from acme_fleet.predict import Prediction
 
 
 class LiveStages:
@@ -69,7 +67,7 @@ class LiveStages:
             self._console.print(f"{actor}: {name} done", highlight=False)
 
 
-def _console() -> Console:
+def table_console() -> Console:
     """A console for tables; in a log file they need not fit a terminal's 80 columns."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 120))
@@ -77,7 +75,7 @@ def _console() -> Console:
 
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
-    console = _console()
+    console = table_console()
     limits = plan.limits
     table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
     for column in (
@@ -135,7 +133,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     for one in what_leaves(personalization):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)
-    console = _console()
+    console = table_console()
     console.print(table)
     if loss := plan.loss:
         guarantees = Table(title=f"ε that the noise guarantees, at δ = {loss.delta:g}")
@@ -158,7 +156,7 @@ def _epsilon(value: float | None) -> str:
 
 def print_summary(summary: Summary) -> None:
     """The devices, the clusters' choices and the traffic."""
-    console = _console()
+    console = table_console()
     table = Table(title=f"{summary.name}, seed {summary.seed}")
     columns = ("device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests")
     for column in columns:
@@ -193,15 +191,6 @@ def print_summary(summary: Summary) -> None:
             console.print(f"{name} missed {count} round{'s' if count > 1 else ''}")
         for name, scale in cluster.shortened.items():
             console.print(f"{name}: its header's update was shortened to {scale:.2g} of its length")
-
-
-def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """A line for each file."""
-    table = Table("file", "class", "probability")
-    for prediction in predictions:
-        probability = f"{prediction.probability:.3f}"
-        table.add_row(escape(str(prediction.file)), escape(prediction.class_name), probability)
-    Console().print(table)
 
 
 def print_test_result(device: str, result: Evaluation, samples: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_fleet import tiny
 
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cost.size import parameter_count
@@ -14,6 +13,7 @@ from acme_fleet.edge.search_space import every_genotype
 from acme_fleet.fleet import Fleet
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.plan import Holding, examine
+from tiny_fleet import tiny
 
 
 def _fleet(mix: str, blocks: int, cells: int) -> Fleet:

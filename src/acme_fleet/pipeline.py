@@ -33,6 +33,7 @@ from acme_fleet.report.summary import (
     Summary,
 )
 from acme_fleet.report.traffic import count_traffic, privacy_losses
+from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.seeding import threads
@@ -65,7 +66,8 @@ def customize(
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
-    check_feasible(fleet, make_plan(fleet, world))
+    plan = make_plan(fleet, world)
+    check_feasible(fleet, plan)
     run = RunDirectory.create(out, fleet, resume=resume)
     journal = Journal(run.events, observer)
     try:
@@ -86,7 +88,9 @@ def customize(
         raise
     events = read_events(run.events)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events)
-    summary = summary.model_copy(update={"many_hosts": connect is not None})
+    commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
+    warnings = run_warnings(summary, plan.holdings, commonest)
+    summary = summary.model_copy(update={"many_hosts": connect is not None, "warnings": warnings})
     summary.write(run.summary)
     write_report(summary, events, run.report)
     return summary

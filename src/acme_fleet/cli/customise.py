@@ -47,9 +47,10 @@ def init(path: FleetFile) -> None:
 
 @app.command()
 def check(path: FleetFile) -> None:
-    """Validate a fleet file and print the plan; nothing is trained."""
+    """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
     from acme_fleet.fleet import Fleet
     from acme_fleet.plan import check_feasible, examine
+    from acme_fleet.report.holdings import print_holdings
     from acme_fleet.report.reasons import print_limits
     from acme_fleet.report.terminal import print_leaving, print_plan
 
@@ -58,6 +59,7 @@ def check(path: FleetFile) -> None:
     print_plan(fleet, plan)
     print_limits(fleet, plan)
     print_leaving(fleet, plan)
+    print_holdings(fleet, plan)
     check_feasible(fleet, plan)
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 
-from rich.markup import escape
 from rich.table import Table
 
 from acme_fleet.outside import one_line
@@ -24,14 +23,14 @@ def print_answers(answers: Iterable[Classified | Refused], top: int | None) -> t
     while rows := list(islice(rest, _ROWS)):
         table = Table("input", "class", "probability")
         for answer in rows:
-            label = escape(answer.input.label)
+            label = answer.input.label
             if isinstance(answer, Refused):
                 refused += 1
-                table.add_row(label, f"[red]error:[/red] {escape(answer.reason)}", "–")
+                table.add_row(label, f"error: {answer.reason}", "–")
                 continue
             for number, (name, probability) in enumerate(_best(answer, top or 1)):
                 shown = label if number == 0 else ""
-                table.add_row(shown, escape(one_line(name)), f"{probability:.3f}")
+                table.add_row(shown, one_line(name), f"{probability:.3f}")
         console.print(table)
         total += len(rows)
     return total, refused

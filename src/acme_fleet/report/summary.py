@@ -143,6 +143,8 @@ class Summary(_Record):
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
     privacy_loss: dict[str, PrivacyLoss] = {}
     """For each device that put noise into its messages."""
+    warnings: list[str] = []
+    """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
 
     @property
     def leaving(self) -> list[Leaving]:

@@ -42,11 +42,7 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
         *_of_holdings(plan.holdings),
         *_sentence(
             f"candidates fit that are larger than the reference of {bytes_text(reference)}",
-            (
-                (s, f"{name} (up to {bytes_text(s)})")
-                for name, s in largest.items()
-                if s > reference
-            ),
+            ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
         ),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
     ]

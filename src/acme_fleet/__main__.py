@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
 
 
-def main() -> NoReturn:
-    """Run the command line and end the process.
+def main() -> None:
+    """Run the command that was typed.
 
-    Little is imported before the first ``try``: Ctrl-C is told in one word from then on.
+    Little is imported before the ``try``: an early Ctrl-C is told in one word, too.
     """
-    code = 130
     try:
-        from acme_fleet.cli import app
-        from acme_fleet.failures import own_process
+        from acme_fleet.cli.__main__ import main as run
 
-        code = own_process(app)
+        run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-    sys.exit(code)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

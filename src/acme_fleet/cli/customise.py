@@ -9,6 +9,7 @@ import typer
 
 from acme_fleet.cli.app import app, say
 from acme_fleet.cli.hosts import need_flower
+from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
     from acme_fleet.fleet import Fleet
@@ -242,10 +243,10 @@ def _run(
                 from acme_fleet.deploy.run import customize_over_flower
 
                 summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         command = RunDirectory(out).resume_command
         say(f"interrupted; what is finished is in {out}; go on: {command}", error=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(stop)) from None
     print_summary(summary)
     if config is not None:
         from acme_fleet.journal import read_events

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from acme_fleet.cli.app import app, say
+from acme_fleet.cli.signals import stop_explained
 from acme_fleet.errors import AcmeError
 
 
@@ -58,7 +59,8 @@ def pretrain(
         source = load_source(data_at(data, image_size, classes))
         training = Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         recipe = recipe_for(source, model, training, patch_size, cutmix, seed)
-        with LiveStages() as stages:
+        again = f"what is finished is in {out}; the same command goes on"
+        with stop_explained(again), LiveStages() as stages:
             found = pretrain(
                 source,
                 recipe,

@@ -19,6 +19,7 @@ from acme_fleet.errors import RunError
 _STOP_S, _START_S = 8.0, 90.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _SOUND_S = 1.0, 30.0, 60.0
 _PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -70,14 +71,16 @@ class Service:
 
 
 def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> None:
-    """Run services until SIGINT or SIGTERM comes.
+    """Run services until SIGINT, SIGTERM or SIGHUP comes.
 
     Raises:
         RunError: if one does not become ready.
     """
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # `nohup` has SIGHUP ignored
+            signal.signal(number, lambda *_: stopped.set())
     try:
         for service in services:
             say(f"{service.name:<10} starting")
@@ -90,6 +93,8 @@ def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> Non
     finally:
         say("stopping")
         _stop(services)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(services: Sequence[Service]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from acme_fleet.data.partition import load_world
 from acme_fleet.deploy.site import Site, fingerprint
 from acme_fleet.deploy.superlink import SuperLink
-from acme_fleet.errors import AcmeError
+from acme_fleet.failures import own_process
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal
 from acme_fleet.links.channel import Channel
@@ -50,7 +50,7 @@ def serve_role(path: Path) -> None:
     fleet = site.load_fleet()
     runs = _DeviceRuns(site, fleet) if site.role == "device" else _EdgeRuns(site, fleet)
     host = RoleHost(site.role_socket, fingerprint(fleet), runs.answers, runs.open)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: host.close())
     with threads(fleet.threads):
         host.serve()
@@ -111,12 +111,7 @@ class _EdgeRuns:
 
 def main() -> int:
     """The process's own command."""
-    try:
-        serve_role(Path(sys.argv[1]))
-    except AcmeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return own_process(lambda: serve_role(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

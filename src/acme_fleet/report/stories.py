@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -46,5 +47,7 @@ def run_story(name: str, options: Sequence[str]) -> int:
         while True:
             try:
                 return story.wait()
-            except KeyboardInterrupt:  # the story has had the same signal, and ends its processes
-                continue
+            except KeyboardInterrupt as stop:
+                # Ctrl-C has reached the story too, which ends its processes; SIGTERM has not.
+                if stop.args and stop.args[0] != signal.SIGINT:
+                    story.send_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ from acme_fleet.models.io import (
     read_document,
 )
 from acme_fleet.models.training import Evaluation, evaluate
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import listed, one_line, reading
 from acme_fleet.predict_inputs import Input
 from acme_fleet.run_directory import FLEET, RunDirectory
 from acme_fleet.seeding import threads
@@ -120,7 +120,8 @@ class DeviceModel:
         content = None if one.text is None else [one.text]
         tensors = self.preprocessing.inputs(content or self.preprocessing.read([Path(one.file)]))
         if "input_ids" in tensors:
-            known = self.model.backbone.get_input_embeddings().weight.shape[0]
+            embeddings = self.model.backbone.get_input_embeddings()
+            known = len(embeddings.get_parameter("weight"))
             largest = int(tensors["input_ids"].max())
             if largest >= known:
                 raise FleetError(
@@ -169,7 +170,7 @@ def open_model(place: Path, device: str | None) -> DeviceModel:
     if device is not None or (place / FLEET).exists():
         run = RunDirectory.open(place)
         if device is None:
-            raise RunError(f"name a device with --device: {_some(_names(run))}")
+            raise RunError(f"name a device with --device: {listed(_names(run), 10)}")
         return DeviceModel.open(_folder(run, device))
     if not place.is_dir():
         raise RunError(f"{place}: {'it is a file' if place.exists() else 'no such folder'}")
@@ -234,7 +235,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
 def _folder(run: RunDirectory, device: str) -> Path:
     names = _names(run)
     if device not in names:
-        raise RunError(f"the run has no device {device!r}; it has {_some(names)}")
+        raise RunError(f"the run has no device {device!r}; it has {listed(names, 10)}")
     folder = run.device(device)
     if not (folder / WEIGHTS).exists():
         run.finished()  # raises, if the device may still get its model
@@ -243,9 +244,3 @@ def _folder(run: RunDirectory, device: str) -> Path:
 
 def _names(run: RunDirectory) -> list[str]:
     return [device.name for device in run.fleet.devices]
-
-
-def _some(names: list[str], limit: int = 10) -> str:
-    """Names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -14,7 +14,7 @@ from acme_fleet.failures import explain, prepare_output, say
 __all__ = ["app", "say"]
 
 # ClickException: its module depends on typer's version.
-_USAGE_ERROR = next(
+_USAGE_ERROR: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 

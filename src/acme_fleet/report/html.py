@@ -56,7 +56,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         line=line,
         engine=overhead_table(summary, events),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
 
 
 def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:
@@ -102,6 +102,8 @@ def header_graph(genotype: Mapping[str, Any]) -> Graph | None:
         for block in blocks:
             columns.append(1 + max(columns[source] for source, _ in block))
     except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    if not blocks:
         return None
     rows = [0, len(blocks) + 1, *range(1, len(blocks) + 1)]
     used = {source for block in blocks for source, _ in block}

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from acme_fleet.outside import listed
 from acme_fleet.report.terminal import ROWS, print_left_out, table_console
 from acme_fleet.report.words import bytes_text, energy_text
 
@@ -44,7 +45,12 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
         table.add_row(cluster.name, words, bytes_text(limit), *admitted)
         for group in members.values() if count > 1 else ():
             ends = dict.fromkeys(bytes_text(group[end].storage) for end in (0, -1))
-            table.add_row("", _names(group), " – ".join(ends), *_admitted(sizes, group[0].storage))
+            table.add_row(
+                "",
+                listed([device.name for device in group]),
+                " – ".join(ends),
+                *_admitted(sizes, group[0].storage),
+            )
     console = table_console()
     console.print(table)
     print_left_out(console, len(fleet.clusters), "clusters")
@@ -60,12 +66,6 @@ def _admitted(sizes: np.ndarray, limit: int) -> tuple[str, str]:
     count = _fitting(sizes, limit)
     largest = f"{sizes[count - 1]:,}" if count else "nothing fits"
     return f"{count} of {len(sizes)}", largest
-
-
-def _names(devices: list[Device]) -> str:
-    """Up to three names, and how many more."""
-    more = f" and {len(devices) - 3} more" if len(devices) > 3 else ""
-    return ", ".join(device.name for device in devices[:3]) + more
 
 
 # --- one device -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from acme_fleet.outside import one_line
+from acme_fleet.outside import listed, one_line
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FEW = 10
 """Samples below which a share of them says little: one is more than ten points."""
-_NAMED = 3
 _NEARLY_ALL = 0.1  # of the candidates are left
 
 Cases = Iterable[tuple[float, str]]
@@ -147,8 +146,7 @@ def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
             (
                 (
                     len(h.untested),
-                    f"{name} ({len(h.untested)} of {len(h.classes)}: "
-                    f"{listed([one_line(c, 20) for c in h.untested])})",
+                    f"{name} ({len(h.untested)} of {len(h.classes)}: {listed(h.untested)})",
                 )
                 for name, h in holdings.items()
                 if h.untested
@@ -192,12 +190,6 @@ def _sentence(sign: str, cases: Cases) -> list[str]:
     """None without a case."""
     found = [words for _, words in sorted(cases, key=lambda case: -case[0])]
     return [f"{sign}: {listed(found)}"] if found else []
-
-
-def listed(names: list[str]) -> str:
-    """Up to three names, and how many more."""
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _points(name: str, difference: float) -> tuple[float, str]:

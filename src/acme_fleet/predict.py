@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class DeviceModel:
         Raises:
             RunError: naming the file that is missing or damaged.
         """
-        model, names = load_device_model(folder), read_document(folder, CLASS_NAMES)
+        model, names = load_device_model(folder), _document(folder, CLASS_NAMES)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RunError(f"{folder / CLASS_NAMES} is no list of class names")
         return DeviceModel(folder, model, names, read_preprocessing(folder))
@@ -222,14 +223,19 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     Raises:
         RunError: if it is missing or damaged.
     """
-    document = read_document(folder, PREPROCESSING)
+    document = _document(folder, PREPROCESSING)
     kind = ImagePreprocessing
     if (folder / TOKENIZER).exists():
         kind = TextPreprocessing
         if isinstance(document, dict):
-            document = {**document, "tokenizer": read_document(folder, TOKENIZER)}
+            document = {**document, "tokenizer": _document(folder, TOKENIZER)}
     with reading(f"{folder / PREPROCESSING} is damaged", RunError):
         return kind.model_validate(document)
+
+
+def _document(folder: Path, name: str) -> Any:
+    with reading(f"cannot read {folder / name}", RunError):
+        return read_document(folder, name)
 
 
 def _folder(run: RunDirectory, device: str) -> Path:

@@ -18,6 +18,8 @@ from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
 
+_MOST_PEERS = 80  # a table of everybody's weights for everybody
+
 
 def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> None:
     """Write the page.
@@ -52,6 +54,8 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         figures=plots.figures(summary, flows, line, color),
         graph_of=header_graph,
         effective_peers=effective_peers,
+        most_peers=_MOST_PEERS,
+        most_devices=plots.MOST_DEVICES,
         stages=stage_table(summary, events),
         line=line,
         engine=overhead_table(summary, events),

@@ -27,7 +27,7 @@ from scipy import stats
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from record import commit, hardware
 
-from acme_fleet.errors import AcmeError
+from acme_fleet.failures import explain
 from acme_fleet.models.training import training_device
 
 from .bench import SCALES, Bench, Options
@@ -125,9 +125,8 @@ def main(story: Story, arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     try:
         result = run(story, options)
-    except AcmeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except Exception as error:  # noqa: BLE001
+        raise SystemExit(explain(error)) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on with what is finished", file=sys.stderr)
         raise SystemExit(130) from None

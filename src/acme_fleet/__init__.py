@@ -8,7 +8,6 @@ device's folder too.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from acme_fleet.registration import register_with_transformers
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from acme_fleet.pipeline import customize
 
 __all__ = ["Fleet", "customize", "load"]
-__version__ = version("acme-fleet")
+__version__: str
 register_with_transformers()
 
 
@@ -38,4 +37,8 @@ def __getattr__(name: str) -> Any:
             from acme_fleet.models.shipped import load_device_model
 
             return load_device_model
+        case "__version__":
+            from importlib.metadata import version
+
+            return version("acme-fleet")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

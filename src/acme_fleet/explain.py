@@ -15,8 +15,9 @@ from acme_fleet.cost.energy import energy_j
 from acme_fleet.errors import RunError
 from acme_fleet.fleet import Energy, Fleet, Selection
 from acme_fleet.hardware import Device
+from acme_fleet.outside import listed
 from acme_fleet.report.summary import Candidate, ClusterSummary, Summary
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.run_directory import FLEET, RunDirectory
 
 # --- one device -------------------------------------------------------------------------------
 
@@ -85,8 +86,8 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
     run = RunDirectory.open(run_dir)
     fleet = run.fleet
     if name not in (names := [device.name for device in fleet.devices]):
-        raise RunError(f"the run has no device {name!r}; it has {', '.join(names)}")
-    summary = Summary.read(run.finished())
+        raise RunError(f"the run has no device {name!r}; it has {listed(names, 10)}")
+    summary = _summary_of(run, fleet)
     home = next(c.name for c in fleet.clusters if any(d.name == name for d in c.devices))
     if home in summary.lost:
         raise RunError(f"{name} got nothing: its cluster {home} did not finish")
@@ -183,10 +184,13 @@ def compare_matching(run_dir: Path) -> list[DeviceChoice]:
         RunError: if the run does not exist or is not finished.
     """
     run = RunDirectory.open(run_dir)
-    summary = Summary.read(run.finished())
+    fleet = run.fleet
+    summary = _summary_of(run, fleet)
+    if not summary.clusters:
+        raise RunError(f"{run.path}: no cluster finished; go on with it: {run.resume_command}")
     members = [
         (device, next(row for row, c in enumerate(cluster.candidates) if c.chosen))
-        for devices, cluster in _paired(run.fleet, summary)
+        for devices, cluster in _paired(fleet, summary)
         for device in devices
     ]
     candidates = summary.clusters[0].candidates  # loss and size are the same for all clusters
@@ -215,6 +219,20 @@ def compare_matching(run_dir: Path) -> list[DeviceChoice]:
 
 
 # --- shared -----------------------------------------------------------------------------------
+
+
+def _summary_of(run: RunDirectory, fleet: Fleet) -> Summary:
+    """The summary of a finished run.
+
+    Raises:
+        RunError: if the run is not finished, or the summary is of another fleet.
+    """
+    summary = Summary.read(run.finished())
+    known = {cluster.name: {d.name for d in cluster.devices} for cluster in fleet.clusters}
+    for group in summary.clusters:
+        if not known.get(group.edge, set()).issuperset([*group.device_names, *group.lost]):
+            raise RunError(f"{run.summary} is of another fleet than {run.path / FLEET}")
+    return summary
 
 
 def _paired(fleet: Fleet, summary: Summary) -> list[tuple[list[Device], ClusterSummary]]:

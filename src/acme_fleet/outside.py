@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,3 +93,9 @@ def one_line(text: str, limit: int = 200) -> str:
     if len(shown) > limit or len(text) > len(beginning):
         shown = shown[: limit - 1] + "…"
     return shown
+
+
+def listed(names: Sequence[str], limit: int = 3) -> str:
+    """Up to ``limit`` names of at most 100 characters each, and how many more there are."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(one_line(name, 100) for name in names[:limit]) + more

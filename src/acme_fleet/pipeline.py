@@ -27,7 +27,7 @@ from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.locks import held
 from acme_fleet.messages import ClusterReport, Message
 from acme_fleet.models.training import training_device
-from acme_fleet.plan import check_feasible, make_plan
+from acme_fleet.plan import Plan, check_feasible, make_plan
 from acme_fleet.report.html import write_report
 from acme_fleet.report.leaving import sent_by_devices
 from acme_fleet.report.summary import (
@@ -39,6 +39,7 @@ from acme_fleet.report.summary import (
     Summary,
 )
 from acme_fleet.report.traffic import count_traffic, privacy_losses
+from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.run_directory import RunDirectory
 from acme_fleet.sealed import if_sound
@@ -75,12 +76,13 @@ def customize(
         return done
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
-    check_feasible(fleet, make_plan(fleet, world))
+    plan = make_plan(fleet, world)
+    check_feasible(fleet, plan)
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
         try:
-            return _run(fleet, world, run, observer, connect)
+            return _run(fleet, world, plan, run, observer, connect)
         except WriteError as error:
             told = f"{error}; what was finished is kept, go on: {run.resume_command}"
             raise WriteError(told) from error
@@ -104,6 +106,7 @@ def _finished(run: RunDirectory, fleet: Fleet, models_here: bool) -> Summary | N
 def _run(
     fleet: Fleet,
     world: World,
+    plan: Plan,
     run: RunDirectory,
     observer: Observer | None,
     connect: Connect | None,
@@ -128,10 +131,12 @@ def _run(
         raise
     events, damaged = read_journal(run.events)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events)
+    commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {
         "many_hosts": connect is not None,
         "left_out": cloud.left_out,
         "damaged_events": len(damaged),
+        "warnings": run_warnings(summary, plan.holdings, commonest),
     }
     summary = summary.model_copy(update=told)
     write_report(summary, events, run.report)

@@ -10,7 +10,7 @@ import numpy as np
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cost.privacy import PrivacyLoss
-from acme_fleet.cost.size import parameter_count
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
 from acme_fleet.device.masking import public_key
@@ -63,6 +63,7 @@ class Plan:
         grid: the candidates (w, d).
         sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
             allocation, which is known only after training, those of the uniform one: its bound.
+        reference_bytes: of the reference as it would be shipped.
         limits: min C_n for each cluster by name.
         feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
         round_bytes: the most that a device uploads in one round, likewise: its importance set
@@ -73,6 +74,7 @@ class Plan:
 
     grid: Grid
     sizes: np.ndarray
+    reference_bytes: int
     limits: dict[str, int]
     feature_bytes: int
     round_bytes: int
@@ -105,6 +107,7 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
     return Plan(
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
+        reference_bytes=file_size(shapes_of(reference)),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
         feature_bytes=personalization.rows_sent * row_bytes(personalization, header.hidden),
         round_bytes=4 * (receivers * (header.neurons + aligned) + weights),

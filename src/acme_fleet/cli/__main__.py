@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from acme_fleet.cli import app
 from acme_fleet.cli.signals import ENDING, Stopped, exit_code, heed
+from acme_fleet.failures import own_process
 
 _UNEXPLAINED = (1, 130)  # exit codes of a command that said nothing of a signal of its own
 
@@ -17,17 +18,11 @@ _UNEXPLAINED = (1, 130)  # exit codes of a command that said nothing of a signal
 def main() -> NoReturn:
     """Run the command that was typed, and end the process."""
     seen: list[Stopped] = []
-    code: object = 1
-    try:
-        heed(seen)
-        app()
-    except SystemExit as end:
-        code = end.code
-    except BaseException as error:  # noqa: BLE001  the process ends here, and says why
-        sys.excepthook(type(error), error, error.__traceback__)
+    heed(seen)
+    code = own_process(app)
     if seen and code in _UNEXPLAINED:
         code = exit_code(seen[0])
-    _end(code if isinstance(code, int) else int(code is not None))
+    _end(code)
 
 
 def _end(code: int) -> NoReturn:

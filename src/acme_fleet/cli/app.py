@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from acme_fleet.errors import AcmeError
+from acme_fleet.failures import explain, prepare_output, say
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+__all__ = ["app", "say"]
+
+# ClickException: its module depends on typer's version.
+_USAGE_ERROR: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Any failure of any command is told in a line of ours; typer tells wrong options itself."""
+    prepare_output()
+    try:
+        yield
+    except (typer.Exit, typer.Abort, _USAGE_ERROR):
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        raise typer.Exit(explain(error)) from None
+
+
+class _Command(TyperGroup):
+    """The whole command line: its help, its options and its commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See :class:`TyperGroup`."""
+        with _explained():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See :class:`TyperGroup`."""
+        with _explained():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=_Command, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 
 def _version(asked: bool) -> None:
@@ -22,33 +58,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog="Exit codes: 0 done; 1 done in part; 2 wrong input, or no memory or disk for it; "
+    "70 a bug of acme-fleet, with a traceback to report; 130 interrupted."
+)
 def main(
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """One large Transformer in, one small model for every device of a fleet out."""
-
-
-@contextmanager
-def errors_explained(options: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Bad input is one clear message and exit code 2, not a traceback.
-
-    ``options`` of a command that has no fleet file, by the keys that errors name.
-    """
-    try:
-        yield
-    except AcmeError as error:
-        told = str(error)
-        for key, option in (options or {}).items():
-            told = told.replace(key, option)
-        say(f"error: {told}", error=True)
-        raise typer.Exit(2) from None
-
-
-def say(text: str, *, error: bool = False) -> None:
-    """Write a line, to standard error if it tells of one."""
-    stream = sys.stderr if error else sys.stdout
-    stream.write(text + "\n")
-    stream.flush()

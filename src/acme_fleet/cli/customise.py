@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, errors_explained, say
+from acme_fleet.cli.app import app, say
 from acme_fleet.cli.hosts import need_flower
 from acme_fleet.cli.signals import exit_code
 
@@ -27,42 +27,41 @@ EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 @app.command()
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
-    with errors_explained():
-        from acme_fleet.fleet import Fleet
+    from acme_fleet.fleet import Fleet
 
-        _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
+    _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
 
 @app.command()
 def init(path: FleetFile) -> None:
     """Write a commented example fleet file."""
-    with errors_explained():
-        from acme_fleet.errors import FleetError
+    from acme_fleet.errors import FleetError
 
-        if path.exists():
-            raise FleetError(f"{path} exists already; it was not changed")
-        try:
-            path.write_text(EXAMPLE.read_text())
-        except OSError as error:
-            raise FleetError(f"cannot write {path}: {error.strerror}") from error
+    if path.exists():
+        raise FleetError(f"{path} exists already; it was not changed")
+    try:
+        path.write_text(EXAMPLE.read_text())
+    except OSError as error:
+        raise FleetError(f"cannot write {path}: {error.strerror}") from error
     say(f"wrote {path}; look at its plan with: acme check {path}")
 
 
 @app.command()
 def check(path: FleetFile) -> None:
-    """Validate a fleet file and print the plan; nothing is trained."""
-    with errors_explained():
-        from acme_fleet.fleet import Fleet
-        from acme_fleet.plan import check_feasible, examine
-        from acme_fleet.report.reasons import print_limits
-        from acme_fleet.report.terminal import print_leaving, print_plan
+    """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
+    from acme_fleet.fleet import Fleet
+    from acme_fleet.plan import check_feasible, examine
+    from acme_fleet.report.holdings import print_holdings
+    from acme_fleet.report.reasons import print_limits
+    from acme_fleet.report.terminal import print_leaving, print_plan
 
-        fleet = Fleet.from_yaml(path)
-        plan = examine(fleet)
-        print_plan(fleet, plan)
-        print_limits(fleet, plan)
-        print_leaving(fleet, plan)
-        check_feasible(fleet, plan)
+    fleet = Fleet.from_yaml(path)
+    plan = examine(fleet)
+    print_plan(fleet, plan)
+    print_limits(fleet, plan)
+    print_leaving(fleet, plan)
+    print_holdings(fleet, plan)
+    check_feasible(fleet, plan)
 
 
 @app.command()
@@ -79,45 +78,88 @@ def run(
     ] = None,
 ) -> None:
     """Customise a fleet: the main job."""
-    with errors_explained():
-        from acme_fleet.errors import FleetError
-        from acme_fleet.fleet import Fleet
+    from acme_fleet.errors import FleetError
+    from acme_fleet.fleet import Fleet
 
-        if engine == "flower":
-            need_flower()
-        if (engine == "flower") != (config is not None):
-            raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
-        fleet = Fleet.from_yaml(path)
-        _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
+    if engine == "flower":
+        need_flower()
+    if (engine == "flower") != (config is not None):
+        raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
+    fleet = Fleet.from_yaml(path)
+    _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
 @app.command()
 def report(run_dir: RunDir) -> None:
     """Rebuild the report of a finished run."""
-    with errors_explained():
-        from acme_fleet.pipeline import rebuild_report
+    from acme_fleet.pipeline import rebuild_report
 
-        page = rebuild_report(run_dir)
+    page = rebuild_report(run_dir)
     say(f"report: {page}")
 
 
 @app.command()
 def predict(
-    run_dir: RunDir,
-    device: Annotated[str, typer.Option(help="Name of the device.", show_default=False)],
+    place: Annotated[
+        Path,
+        typer.Argument(help="A run directory, or a device's folder alone.", show_default=False),
+    ],
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Image files, or text files of one text each.")
+        list[Path] | None,
+        typer.Argument(help="Files, folders (with all below them); - is standard input (texts)."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Name of the device; a run directory needs it.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be given again.")] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="A file holds one text a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line, and nothing else.")
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="The n most probable classes.", show_default=False)
     ] = None,
 ) -> None:
-    """Use a device's shipped model: on its test data, or on files."""
-    with errors_explained():
-        from acme_fleet.predict import predict_files, predict_test_data
-        from acme_fleet.report.terminal import print_predictions, print_test_result
+    """Use a device's shipped model: on files, or on the device's test data.
 
-        if files:
-            print_predictions(predict_files(run_dir, device, files))
-        else:
-            print_test_result(device, *predict_test_data(run_dir, device))
+    \b
+    acme predict runs/mine --device cam-1              its own test data
+    acme predict runs/mine --device cam-1 a.png photos
+    acme predict runs/mine/devices/cam-1 photos --json --top 3
+    acme predict runs/mine/devices/speaker-2 --text "turn the light on"
+    acme predict runs/mine/devices/speaker-2 --lines -   < texts
+
+    A file that cannot be read is told on its line; the others are answered, and the exit code is 1.
+    """
+    from acme_fleet.errors import FleetError
+    from acme_fleet.predict import open_model, predict_test_data
+    from acme_fleet.predict_inputs import Skipped, find_inputs
+    from acme_fleet.report.predictions import print_answers, write_answers
+    from acme_fleet.report.terminal import print_test_result
+
+    if not files and not text:
+        if lines or as_json or top:
+            raise FleetError("--lines, --json and --top need files or --text")
+        if device is None:
+            open_model(place, device)  # a missing folder, or a missing --device, comes first
+            raise FleetError(
+                f"name files for the model of {place}; only a run directory knows test data"
+            )
+        print_test_result(device, *predict_test_data(place, device))
+        return
+    own, skipped = open_model(place, device), Skipped()
+    inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)
+    show = write_answers if as_json else print_answers
+    total, refused = show(own.classify(inputs), top)
+    if skipped.count:
+        more = ", …" if skipped.count > len(skipped.names) else ""
+        kind = "image" if own.takes_images else "text"
+        say(f"skipped, no {kind}: {skipped.count} ({', '.join(skipped.names)}{more})", error=True)
+    if not total:
+        raise FleetError("there is nothing to classify")
+    if refused:
+        say(f"error: {refused} of {total} could not be read", error=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -128,14 +170,13 @@ def explain(
     ] = None,
 ) -> None:
     """Why a device got its backbone, and what other storage limits would have bought."""
-    with errors_explained():
-        from acme_fleet.explain import compare_matching, explain_device
-        from acme_fleet.report.reasons import print_explanation, print_matching
+    from acme_fleet.explain import compare_matching, explain_device
+    from acme_fleet.report.reasons import print_explanation, print_matching
 
-        if device is None:
-            print_matching(compare_matching(run_dir))
-        else:
-            print_explanation(explain_device(run_dir, device))
+    if device is None:
+        print_matching(compare_matching(run_dir))
+    else:
+        print_explanation(explain_device(run_dir, device))
 
 
 @app.command()
@@ -159,31 +200,30 @@ def profile(
     runs: Annotated[int, typer.Option(min=5, help="Forward passes at least, of each.")] = 20,
 ) -> None:
     """Measure what a model costs on this machine, and fit the constants of Eq. 2."""
-    with errors_explained():
-        from acme_fleet.cost.power import find_source
-        from acme_fleet.device.profile import check_fit, profile_model
-        from acme_fleet.device.profile_file import power_label, write_profile
-        from acme_fleet.errors import FleetError
-        from acme_fleet.report.costs import print_profile
-        from acme_fleet.report.terminal import LiveStages
+    from acme_fleet.cost.power import find_source
+    from acme_fleet.device.profile import check_fit, profile_model
+    from acme_fleet.device.profile_file import power_label, write_profile
+    from acme_fleet.errors import FleetError
+    from acme_fleet.report.costs import print_profile
+    from acme_fleet.report.terminal import LiveStages
 
-        if device_file is not None and device_file.exists():
-            raise FleetError(f"{device_file} exists already; it was not changed")
-        source = find_source(on_gpu=gpu, meter=meter, tdp_w=tdp)
-        with LiveStages() as stages:
-            found = profile_model(
-                model,
-                source,
-                on_gpu=gpu,
-                largest_batch=largest_batch,
-                runs=runs,
-                progress=lambda stage, done, total: stages.stage("profile", stage, done, total),
-            )
-        print_profile(found, power_label(source))
-        if device_file is not None:
-            check_fit(found)
-            write_profile(found, device_file)
-            say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
+    if device_file is not None and device_file.exists():
+        raise FleetError(f"{device_file} exists already; it was not changed")
+    source = find_source(on_gpu=gpu, meter=meter, tdp_w=tdp)
+    with LiveStages() as stages:
+        found = profile_model(
+            model,
+            source,
+            on_gpu=gpu,
+            largest_batch=largest_batch,
+            runs=runs,
+            progress=lambda stage, done, total: stages.stage("profile", stage, done, total),
+        )
+    print_profile(found, power_label(source))
+    if device_file is not None:
+        check_fit(found)
+        write_profile(found, device_file)
+        say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
 
 
 def _run(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, errors_explained, say
+from acme_fleet.cli.app import app, say
 from acme_fleet.errors import FleetError
 
 keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
@@ -37,15 +37,14 @@ def up(
     ] = None,
 ) -> None:
     """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
-    with errors_explained():
-        need_flower()
-        from acme_fleet.deploy.units import unit
-        from acme_fleet.deploy.up import up as run_host
+    need_flower()
+    from acme_fleet.deploy.units import unit
+    from acme_fleet.deploy.up import up as run_host
 
-        if show is not None:
-            say(unit(config, role, show))
-        else:
-            run_host(config, role, say)
+    if show is not None:
+        say(unit(config, role, show))
+    else:
+        run_host(config, role, say)
 
 
 @keys.command("init")
@@ -58,11 +57,10 @@ def keys_init(
     fleet: FleetOption = None,
 ) -> None:
     """Make the certificate authority and the servers' certificates, and say what goes where."""
-    with errors_explained():
-        need_flower()
-        from acme_fleet.deploy.keygen import init_keys
+    need_flower()
+    from acme_fleet.deploy.keygen import init_keys
 
-        say(init_keys(keys_dir, host, fleet))
+    say(init_keys(keys_dir, host, fleet))
 
 
 @keys.command("device")
@@ -72,8 +70,7 @@ def keys_device(
     fleet: FleetOption = None,
 ) -> None:
     """Make the key of a device, or of an edge for the cloud, and say what goes where."""
-    with errors_explained():
-        need_flower()
-        from acme_fleet.deploy.keygen import device_key
+    need_flower()
+    from acme_fleet.deploy.keygen import device_key
 
-        say(device_key(keys_dir, name, fleet))
+    say(device_key(keys_dir, name, fleet))

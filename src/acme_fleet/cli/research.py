@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, errors_explained, say
+from acme_fleet.cli.app import app, say
 from acme_fleet.cli.signals import stop_explained
+from acme_fleet.errors import AcmeError
+
+
+@contextmanager
+def _options_named(options: Mapping[str, str]) -> Iterator[None]:
+    """Name the options of a command that has no fleet file, by the keys that errors name."""
+    try:
+        yield
+    except AcmeError as error:
+        told = str(error)
+        for key, option in options.items():
+            told = told.replace(key, option)
+        raise type(error)(told) from error
 
 
 @app.command()
@@ -34,7 +49,7 @@ def pretrain(
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and compiled.")] = "cpu",
 ) -> None:
     """Train a reference model from data alone; it goes on where it was interrupted."""
-    with errors_explained({"data.train": "--data", "`data.image_size`": "--image-size"}):
+    with _options_named({"data.train": "--data", "`data.image_size`": "--image-size"}):
         from acme_fleet.cloud.pretraining import pretrain, recipe_for
         from acme_fleet.data.archives import data_at
         from acme_fleet.data.datasets import load_source
@@ -76,12 +91,11 @@ def reproduce(
     --device cpu or cuda; --jobs N processes, --threads N of each.
     Some rivals need the extras bench and simulation, and are left out without them.
     """
-    with errors_explained():
-        from acme_fleet.report.stories import read_stories, run_story
+    from acme_fleet.report.stories import read_stories, run_story
 
-        if name is None:
-            for story, summary in read_stories().items():
-                say(f"{story:<8} {summary}")
-            return
-        options = ["--scale", scale, "--seeds", str(seeds), *context.args]
-        raise typer.Exit(run_story(name, options))
+    if name is None:
+        for story, summary in read_stories().items():
+            say(f"{story:<8} {summary}")
+        return
+    options = ["--scale", scale, "--seeds", str(seeds), *context.args]
+    raise typer.Exit(run_story(name, options))

@@ -10,7 +10,7 @@ from pathlib import Path
 from acme_fleet.data.partition import load_world
 from acme_fleet.deploy.site import Site, fingerprint
 from acme_fleet.deploy.superlink import SuperLink
-from acme_fleet.errors import AcmeError
+from acme_fleet.failures import own_process
 from acme_fleet.files import remove_partial
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import Journal
@@ -119,12 +119,7 @@ class _EdgeRuns:
 
 def main() -> int:
     """The process's own command."""
-    try:
-        serve_role(Path(sys.argv[1]))
-    except AcmeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return own_process(lambda: serve_role(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

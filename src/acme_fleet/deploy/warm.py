@@ -10,12 +10,12 @@ import gc
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from acme_fleet.failures import explain
 from acme_fleet.links.channel import listen
 from acme_fleet.links.frames import receive_frame
 
@@ -79,8 +79,8 @@ def _become(run: Callable[[], object], arguments: list[str]) -> None:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001  a forked process must not go on as its parent
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001  a forked process must not go on as its parent
+        code = explain(error)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -23,7 +23,8 @@ from acme_fleet.models.training import Evaluation, evaluate, fit
 class HeaderState:
     """The header as it is, and the best one so far by the device's validation split.
 
-    The coarse header is the first best: a device never ships less than it received.
+    The coarse header is the first best: by the device's validation data it never ships a worse one
+    than it received. Its test data may say otherwise, above all where validation data are few.
     """
 
     current: Header

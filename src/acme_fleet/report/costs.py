@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from acme_fleet.report.terminal import table_console
 from acme_fleet.report.words import bytes_text, energy_text
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def print_profile(profile: Profile, power: str) -> None:
         profile: what was measured.
         power: whether joules are measured or estimated, and by what.
     """
-    console = Console()
+    console = table_console()
     label = power.partition(":")[0]
     energy = "energy a sample" if label == "none" else f"energy a sample, {label}"
     table = _table(
@@ -48,7 +48,7 @@ def print_profile(profile: Profile, power: str) -> None:
     console.print(table)
     before = bytes_text(profile.start_bytes)
     console.print(f"memory: {profile.memory}; it was {before} before there was a model")
-    console.print(f"energy {escape(power)}; on {escape(profile.machine)}", highlight=False)
+    console.print(f"energy {power}; on {profile.machine}", highlight=False)
     _print_spread(console, profile, label)
     _print_fits(console, profile, label)
 

@@ -19,6 +19,8 @@ from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
 
+_MOST_PEERS = 80  # a table of everybody's weights for everybody
+
 
 def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> None:
     """Write the page.
@@ -56,12 +58,14 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         figures=plots.figures(summary, flows, line, color),
         graph_of=header_graph,
         effective_peers=effective_peers,
+        most_peers=_MOST_PEERS,
+        most_devices=plots.MOST_DEVICES,
         stages=stage_table(summary, events),
         line=line,
         engine=overhead_table(summary, events),
     )
     with replacing(path) as file:
-        file.write_text(page, encoding="utf-8")
+        file.write_text(page, encoding="utf-8", errors="replace")
 
 
 def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:
@@ -107,6 +111,8 @@ def header_graph(genotype: Mapping[str, Any]) -> Graph | None:
         for block in blocks:
             columns.append(1 + max(columns[source] for source, _ in block))
     except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    if not blocks:
         return None
     rows = [0, len(blocks) + 1, *range(1, len(blocks) + 1)]
     used = {source for block in blocks for source, _ in block}

@@ -35,6 +35,8 @@ from acme_fleet.report.events import Flow, TimeLine
 from acme_fleet.report.summary import Candidate, ClusterSummary, DeviceSummary, Summary
 from acme_fleet.report.words import bytes_text, energy_text
 
+MOST_DEVICES, MOST_CLUSTERS = 200, 60
+"""In figures: a page of thousands of rows cannot be read, nor drawn in a minute."""
 Row = tuple[str, str, DeviceSummary | None]
 """Label, colour, and the device; none for the line that names a cluster."""
 
@@ -45,12 +47,13 @@ def figures(
     """All figures of a page as SVG text; those without data are left out."""
     found: dict[str, Any] = {"fronts": {}, "traffic": {}, "accuracy": "", "timeline": ""}
     rows: list[Row] = []
+    shown = summary.devices[:MOST_DEVICES]
     for name, color in colors.items():
-        members = [device for device in summary.devices if device.cluster == name]
+        members = [device for device in shown if device.cluster == name]
         rows += [(name, color, None), *((d.name, color, d) for d in members)] if members else []
     if rows:
         found |= {"accuracy": svg("accuracy", accuracy, rows), "sizes": svg("sizes", sizes, rows)}
-    for number, cluster in enumerate(summary.clusters):
+    for number, cluster in enumerate(summary.clusters[:MOST_CLUSTERS]):
         if cluster.candidates:
             drawn = svg(
                 f"front-{number}",
@@ -62,13 +65,15 @@ def figures(
             found["fronts"][cluster.name] = drawn
     for tier in sorted({flow.tier for flow in flows}):
         found["traffic"][tier] = svg(f"traffic-{tier}", traffic, flows, tier, colors)
-    if line:
+    if line and len(line.actors) <= MOST_DEVICES:
         found["timeline"] = svg("timeline", timeline, line, colors)
     return found
 
 
 def wilson(share: float, samples: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a binomial share, e.g. of an accuracy."""
+    if not samples:
+        return 0.0, 1.0
     z2 = 1.959964**2
     center = (share + z2 / (2 * samples)) / (1 + z2 / samples)
     spread = math.sqrt(z2 * (share * (1 - share) / samples + z2 / (4 * samples**2)))

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from acme_fleet.outside import listed
+from acme_fleet.report.terminal import ROWS, print_left_out, table_console
 from acme_fleet.report.words import bytes_text, energy_text
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
         table.add_column(column, justify="right")
     sizes = np.sort(plan.sizes)
     together = fleet.selection.matching == "cluster"
-    for cluster in fleet.clusters:
+    for cluster in fleet.clusters[:ROWS]:
         limit = plan.limits[cluster.name]
         members: dict[int, list[Device]] = {}
         for device in sorted(cluster.devices, key=lambda device: device.storage):
@@ -43,9 +45,15 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
         table.add_row(cluster.name, words, bytes_text(limit), *admitted)
         for group in members.values() if count > 1 else ():
             ends = dict.fromkeys(bytes_text(group[end].storage) for end in (0, -1))
-            table.add_row("", _names(group), " – ".join(ends), *_admitted(sizes, group[0].storage))
-    console = Console()
+            table.add_row(
+                "",
+                listed([device.name for device in group]),
+                " – ".join(ends),
+                *_admitted(sizes, group[0].storage),
+            )
+    console = table_console()
     console.print(table)
+    print_left_out(console, len(fleet.clusters), "clusters")
     if not together:
         console.print("matching: device. Each device gets a backbone by its own limits.")
 
@@ -60,18 +68,12 @@ def _admitted(sizes: np.ndarray, limit: int) -> tuple[str, str]:
     return f"{count} of {len(sizes)}", largest
 
 
-def _names(devices: list[Device]) -> str:
-    """Up to three names, and how many more."""
-    more = f" and {len(devices) - 3} more" if len(devices) > 3 else ""
-    return ", ".join(device.name for device in devices[:3]) + more
-
-
 # --- one device -------------------------------------------------------------------------------
 
 
 def print_explanation(found: Explanation) -> None:
     """The limit, every candidate with a verdict, the reason, and what other limits would buy."""
-    console = Console()
+    console = table_console()
     device, cluster = found.device, found.cluster
     together = found.selection.matching == "cluster"
     whose = (
@@ -182,7 +184,7 @@ def print_matching(choices: Sequence[DeviceChoice]) -> None:
     table.add_column("device")
     for column in ("storage", "w, d", "loss", "energy", "alone", "loss", "energy"):
         table.add_column(column, justify="right")
-    for choice in choices:
+    for choice in choices[:ROWS]:
         table.add_row(
             choice.device.name,
             bytes_text(choice.device.storage),
@@ -191,8 +193,9 @@ def print_matching(choices: Sequence[DeviceChoice]) -> None:
             *(_name(choice.alone), f"{choice.alone.loss:.4f}"),
             energy_text(choice.alone_energy_j),
         )
-    console = Console()
+    console = table_console()
     console.print(table)
+    print_left_out(console, len(choices), "devices")
     means = Table(title="mean over the devices")
     for column in ("", "loss", "accuracy", "energy", "size", "backbones"):
         means.add_column(column, justify="left" if not column else "right")

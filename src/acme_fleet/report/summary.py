@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from acme_fleet.cost.privacy import PrivacyLoss
+from acme_fleet.errors import DamagedError
 from acme_fleet.fleet import Personalization, Selection
+from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import Leaving, what_leaves
 from acme_fleet.sealed import read_marked_json, typed, write_marked_json
 
+Count = Annotated[int, Field(ge=0, le=2**63)]
+Size = Annotated[int, Field(ge=1, le=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
+
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ReferenceSummary(_Record):
     """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2."""
 
-    params: int
-    patches: int
-    size_bytes: int
-    accuracy: float
+    params: Count
+    patches: Count
+    size_bytes: Size
+    accuracy: Share
 
 
 class Candidate(_Record):
@@ -32,12 +41,12 @@ class Candidate(_Record):
     worst device, ``size_bytes`` of the whole model as shipped with the smallest header.
     """
 
-    width: float
-    depth: int
+    width: Share
+    depth: Size
     loss: float
-    accuracy: float
-    energy_j: float
-    size_bytes: int
+    accuracy: Share
+    energy_j: Amount
+    size_bytes: Size
     feasible: bool
     on_front: bool
     chosen: bool
@@ -50,10 +59,10 @@ class Contender(_Record):
     """
 
     name: str
-    params: int
-    accuracy: float
+    params: Count
+    accuracy: Share
     loss: float
-    evaluated: int
+    evaluated: Count
 
 
 class ClusterSummary(_Record):
@@ -64,25 +73,25 @@ class ClusterSummary(_Record):
     """
 
     name: str
-    width: float
-    depth: int
-    storage_limit_bytes: int
+    width: Share
+    depth: Size
+    storage_limit_bytes: Size
     candidates: list[Candidate]
-    feasible: int
-    front: int
+    feasible: Count
+    front: Count
     header: str
     """The header's architecture as one line of text."""
     genotype: dict[str, object]
     contenders: list[Contender] = []
     """The searched header, then the other strategies' and hand-made ones."""
     device_names: list[str]
-    similarity: list[list[float]]
+    similarity: list[list[Amount]]
     """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
     lost: dict[str, str] = {}
     """Devices that did not finish, and why."""
-    missed: dict[str, int] = {}
+    missed: dict[str, Count] = {}
     """Rounds that devices missed, or in which what they sent was refused."""
-    shortened: dict[str, float] = {}
+    shortened: dict[str, Amount] = {}
     """Devices whose header's update was scaled down, and the least scale."""
 
     @property
@@ -96,17 +105,17 @@ class DeviceSummary(_Record):
 
     name: str
     cluster: str
-    capacity_bytes: int
-    size_bytes: int
-    params: int
-    accuracy_coarse: float
-    accuracy: float
-    accuracy_linear: float
-    test_samples: int
-    latency_s: float
-    neurons_coarse: int
-    neurons: int
-    raw_data_bytes: int
+    capacity_bytes: Size
+    size_bytes: Size
+    params: Count
+    accuracy_coarse: Share
+    accuracy: Share
+    accuracy_linear: Share
+    test_samples: Count
+    latency_s: Amount
+    neurons_coarse: Count
+    neurons: Count
+    raw_data_bytes: Count
 
 
 class Traffic(_Record):
@@ -116,14 +125,14 @@ class Traffic(_Record):
     ``resent_bytes`` is beside them: what was sent again after interruptions and failures.
     """
 
-    cloud_edge_bytes: int
-    edge_device_bytes: int
-    up_bytes: int
-    down_bytes: int
-    device_up_bytes: int
-    raw_data_bytes: int
-    upload_ratio: float
-    resent_bytes: int = 0
+    cloud_edge_bytes: Count
+    edge_device_bytes: Count
+    up_bytes: Count
+    down_bytes: Count
+    device_up_bytes: Count
+    raw_data_bytes: Count
+    upload_ratio: Amount
+    resent_bytes: Count = 0
 
 
 class Summary(_Record):
@@ -131,7 +140,7 @@ class Summary(_Record):
 
     name: str
     seed: int
-    seconds: dict[str, float]
+    seconds: dict[str, Amount]
     reference: ReferenceSummary
     selection: Selection
     """How the clusters' backbones were chosen; ``performance_window`` is γ_p."""
@@ -145,12 +154,14 @@ class Summary(_Record):
     many_hosts: bool = False
     """Whether every role had a host of its own, reached over a network."""
     personalization: Personalization = Personalization()
-    sent: dict[str, dict[str, list[int]]] = {}
+    sent: dict[str, dict[str, list[Count]]] = {}
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
     privacy_loss: dict[str, PrivacyLoss] = {}
     """For each device that put noise into its messages."""
-    damaged_events: int = 0
+    damaged_events: Count = 0
     """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
+    warnings: list[str] = []
+    """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
 
     @property
     def leaving(self) -> list[Leaving]:
@@ -170,6 +181,25 @@ class Summary(_Record):
         """Read what :meth:`write` wrote; an older version's summary has no checksum.
 
         Raises:
-            DamagedError: if it is missing or damaged.
+            DamagedError: if it is missing, damaged or contradicts itself.
         """
-        return typed(path, Summary, read_marked_json(path))
+        summary = typed(path, Summary, read_marked_json(path))
+        if contradiction := next(_contradictions(summary), None):
+            raise DamagedError(f"{path} is damaged: {contradiction}")
+        return summary
+
+
+def _contradictions(summary: Summary) -> Iterator[str]:
+    clusters = {cluster.name for cluster in summary.clusters}
+    if len(clusters) < len(summary.clusters):
+        yield "two clusters have one name"
+    for device in summary.devices:
+        if device.cluster not in clusters:
+            yield f"device {one_line(device.name)} is in no cluster that it lists"
+    for cluster in summary.clusters:
+        name, members = one_line(cluster.name), len(cluster.device_names)
+        if sum(candidate.chosen for candidate in cluster.candidates) != 1:
+            yield f"cluster {name} has not chosen one candidate"
+        shape = [len(row) for row in cluster.similarity]
+        if shape and shape != [members] * members:
+            yield f"cluster {name} has {members} devices and a similarity of another shape"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,8 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from acme_fleet.fleet import Fleet
+from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import what_leaves
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, share_text
@@ -26,7 +27,11 @@ from acme_fleet.report.words import bytes_text, share_text
 if TYPE_CHECKING:
     from acme_fleet.models.training import Evaluation
     from acme_fleet.plan import Plan
-    from acme_fleet.predict import Prediction
+
+
+ROWS = 40
+"""Of a table at most: a fleet may have thousands of devices."""
+_COLUMNS, _FINISHED = 8, 20
 
 
 class LiveStages:
@@ -36,7 +41,7 @@ class LiveStages:
     """
 
     def __init__(self) -> None:
-        self._console = Console()
+        self._console = Console(markup=False)
         self._progress = Progress(
             TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
             TextColumn("{task.description:<20}", markup=False),
@@ -49,6 +54,7 @@ class LiveStages:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._finished: list[tuple[str, str]] = []
 
     def __enter__(self) -> Self:
         """Start the display."""
@@ -61,24 +67,41 @@ class LiveStages:
 
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         """See :class:`acme_fleet.journal.Observer`."""
-        key = (actor, name)
+        key = (one_line(actor, 40), one_line(name, 40))
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(name, actor=actor, total=total, note="")
+            self._tasks[key] = self._progress.add_task(key[1], actor=key[0], total=total, note="")
+        note = one_line(note, 80)
         self._progress.update(self._tasks[key], completed=done, total=total, note=note)
-        if done == total and not self._console.is_terminal:
-            self._console.print(f"{actor}: {name} done", highlight=False, markup=False)
+        if done == total:
+            self._finish(key)
+
+    def _finish(self, key: tuple[str, str]) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{key[0]}: {key[1]} done", highlight=False)
+        if key not in self._finished:
+            self._finished.append(key)
+        if len(self._finished) > _FINISHED:
+            self._progress.remove_task(self._tasks.pop(self._finished.pop(0)))
 
 
-def _console() -> Console:
-    """A console for tables; in a log file they need not fit a terminal's 80 columns."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 120))
+def table_console() -> Console:
+    """A console for tables; in a log file they need not fit a terminal's 80 columns.
+
+    It takes text as it is: brackets in names are no markup.
+    """
+    console = Console(markup=False)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, width=max(console.width, 120))
 
 
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
-    console = _console()
+    console = table_console()
     limits = plan.limits
+    if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
+        order = sorted(limits, key=lambda name: limits[name])
+        limits = {name: limits[name] for name in (order[0], order[-1])}
     table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
     for column in (
         "width",
@@ -100,7 +123,7 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
     table = Table(title="expected bytes on each link, before the messages' frames")
     for column in ("cluster", "devices", "cloud → edge", "edge → devices", "devices → edge"):
         table.add_column(column, justify="right")
-    for cluster in fleet.clusters:
+    for cluster in fleet.clusters[:ROWS]:
         count, limit = len(cluster.devices), plan.limits[cluster.name]
         feasible = plan.sizes[plan.sizes <= limit]
         if not len(feasible):
@@ -123,6 +146,7 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
             f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
         )
     console.print(table)
+    print_left_out(console, len(fleet.clusters), "clusters")
 
 
 def print_leaving(fleet: Fleet, plan: Plan) -> None:
@@ -135,7 +159,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     for one in what_leaves(personalization):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)
-    console = _console()
+    console = table_console()
     console.print(table)
     if loss := plan.loss:
         guarantees = Table(title=f"ε that the noise guarantees, at δ = {loss.delta:g}")
@@ -158,17 +182,17 @@ def _epsilon(value: float | None) -> str:
 
 def print_summary(summary: Summary) -> None:
     """The devices, the clusters' choices and the traffic."""
-    console = _console()
+    console = table_console()
     table = Table(title=f"{summary.name}, seed {summary.seed}")
     columns = ("device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests")
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     clusters = {cluster.name: cluster for cluster in summary.clusters}
-    for device in summary.devices:
+    for device in summary.devices[:ROWS]:
         cluster = clusters[device.cluster]
         table.add_row(
-            device.name,
-            device.cluster,
+            one_line(device.name, 60),
+            one_line(device.cluster, 60),
             f"{cluster.width:g}, {cluster.depth}",
             bytes_text(device.size_bytes),
             bytes_text(device.capacity_bytes),
@@ -178,43 +202,46 @@ def print_summary(summary: Summary) -> None:
             str(device.test_samples),
         )
     console.print(table)
+    print_left_out(console, len(summary.devices), "devices; summary.json has them")
     traffic, reference = summary.traffic, summary.reference
     console.print(
         f"reference: {bytes_text(reference.size_bytes)}, accuracy {reference.accuracy:.3f} on "
         f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
         f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
-    for candidate in summary.left_out:
-        console.print(f"[yellow]note[/yellow] {escape(candidate)}")
     if traffic.resent_bytes:
         console.print(f"sent again, and not counted above: {bytes_text(traffic.resent_bytes)}")
     if summary.damaged_events:
         console.print(
             f"{summary.damaged_events} damaged lines of events.jsonl are in no sum of bytes or time"
         )
-    for edge, reason in summary.lost.items():
-        console.print(f"[red]lost[/red] cluster {edge}: {escape(reason)}")
+    for candidate in summary.left_out[:ROWS]:
+        console.print(Text("note ", "yellow") + Text(one_line(candidate, 500)))
+    lost = {f"cluster {edge}": reason for edge, reason in summary.lost.items()}
     for cluster in summary.clusters:
-        for name, reason in cluster.lost.items():
-            console.print(f"[red]lost[/red] {name}: {escape(reason)}")
-        for name, count in cluster.missed.items():
-            console.print(f"{name} missed {count} round{'s' if count > 1 else ''}")
-        for name, scale in cluster.shortened.items():
-            console.print(f"{name}: its header's update was shortened to {scale:.2g} of its length")
+        lost |= cluster.lost
+    for name, why in list(lost.items())[:ROWS]:
+        console.print(Text("lost ", "red") + Text(f"{one_line(name, 60)}: {one_line(why, 500)}"))
+    print_left_out(console, len(lost), "lost")
+    print_warnings(summary.warnings)
 
 
-def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """A line for each file."""
-    table = Table("file", "class", "probability")
-    for prediction in predictions:
-        probability = f"{prediction.probability:.3f}"
-        table.add_row(escape(str(prediction.file)), escape(prediction.class_name), probability)
-    Console().print(table)
+def print_warnings(warnings: Sequence[str]) -> None:
+    """A line for each."""
+    console = table_console()
+    for told in warnings[:ROWS]:
+        console.print(Text("warning: ", "yellow") + Text(one_line(told, 500)))
+
+
+def print_left_out(console: Console, count: int, kind: str) -> None:
+    """Say how many rows a table lacks."""
+    if count > ROWS:
+        console.print(f"… and {count - ROWS:,} more {kind}", highlight=False)
 
 
 def print_test_result(device: str, result: Evaluation, samples: int) -> None:
     """One line."""
-    Console().print(
+    table_console().print(
         f"{device}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
         f"on its {samples} test samples"
     )

@@ -1,0 +1,200 @@
+"""Signs of a useless device or model, as sentences with numbers.
+
+Each kind of sign is one sentence that names the worst cases and counts the others, so that a fleet
+of thousands of devices gets a few lines. A warning changes nothing: test data choose no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from acme_fleet.outside import listed, one_line
+from acme_fleet.report.summary import Summary
+from acme_fleet.report.words import bytes_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from acme_fleet.fleet import Fleet
+    from acme_fleet.plan import Holding, Plan
+
+FEW = 10
+"""Samples below which a share of them says little: one is more than ten points."""
+_NEARLY_ALL = 0.1  # of the candidates are left
+
+Cases = Iterable[tuple[float, str]]
+"""How bad a case is, and the case in words."""
+
+
+def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
+    """Signs that are there before any training."""
+    storages = {c.name: max(d.storage for d in c.devices) for c in fleet.clusters}
+    largest = {
+        name: int(plan.sizes[plan.sizes <= storage].max(initial=0))
+        for name, storage in storages.items()
+    }
+    reference = plan.reference_bytes
+    larger = {name: size for name, size in largest.items() if size > reference}
+    fitting = {name: int((plan.sizes <= limit).sum()) for name, limit in plan.limits.items()}
+    return [
+        *_of_holdings(plan.holdings),
+        *_sentence(
+            f"candidates fit that are larger than the reference of {bytes_text(reference)}",
+            ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
+        ),
+        *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
+    ]
+
+
+def run_warnings(
+    summary: Summary, holdings: Mapping[str, Holding], commonest: Mapping[str, float]
+) -> list[str]:
+    """Signs that a finished run shows.
+
+    Args:
+        summary: of the run.
+        holdings: samples and classes of the devices whose data are on this machine.
+        commonest: of the same devices, the share of the most frequent class in the test set.
+    """
+    tests = {d.name: d.test_samples for d in summary.devices}
+    present = {name: own for name, own in holdings.items() if name in tests}
+    several = {name: commonest[name] for name, own in present.items() if len(own.classes) > 1}
+    if not holdings:
+        several = dict.fromkeys(tests, 0.0)  # an accuracy of 0 says enough
+    clusters = summary.clusters
+    missed = ((n, f"{name} ({n})") for c in clusters for name, n in c.missed.items())
+    shortened = (
+        (-scale, f"{name} (to {scale:.2g} of its length)")
+        for c in clusters
+        for name, scale in c.shortened.items()
+    )
+    return [
+        *(_of_holdings(present) if holdings else _few_tests(tests)),
+        *_of_models(summary, several),
+        *_narrow({c.name: (c.feasible, len(c.candidates)) for c in clusters}),
+        *_sentence("rounds were missed, or what was sent in them was refused", missed),
+        *_sentence("the header's update was shortened", shortened),
+    ]
+
+
+def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
+    """``constant``: the accuracy of answering one class always, by device."""
+    devices, reference = summary.devices, summary.reference.size_bytes
+    no_better = (
+        (best - d.accuracy, f"{d.name} ({_share(d.accuracy)} against {_share(best)})")
+        for d in devices
+        if (best := constant.get(d.name, -1.0)) >= d.accuracy
+    )
+    linear = (_points(d.name, d.accuracy_linear - d.accuracy) for d in devices)
+    coarse = (_points(d.name, d.accuracy_coarse - d.accuracy) for d in devices)
+    larger = (
+        (d.size_bytes, f"{d.name} ({bytes_text(d.size_bytes)})")
+        for d in devices
+        if d.size_bytes > reference
+    )
+    return [
+        *_sentence(
+            "the model answers no better than the most frequent class of the test set", no_better
+        ),
+        *_sentence(
+            "a linear header on the same backbone is better on the test set, which chooses nothing",
+            (case for case in linear if case[0] > 0),
+        ),
+        *_sentence(
+            "the model is worse on the test set than the coarse one; validation data chose it",
+            (case for case in coarse if case[0] > 0),
+        ),
+        *_sentence(f"the model is larger than the reference of {bytes_text(reference)}", larger),
+    ]
+
+
+def notes(own: Holding) -> str:
+    """The signs of one device's data in a few words."""
+    told = [
+        f"{count} {kind} sample{'s' if count != 1 else ''}"
+        for kind, count in (("test", own.test), ("validation", own.validation))
+        if count < FEW
+    ]
+    if len(own.classes) < 2:
+        told.append("one class")
+    if own.untested:
+        told.append(
+            f"no test sample of {len(own.untested)} class{'es'[: 2 * (len(own.untested) > 1)]}"
+        )
+    return ", ".join(told)
+
+
+def commonest_share(labels: Tensor) -> float:
+    """The accuracy of always answering the most frequent of these labels, shape ``(samples,)``."""
+    return float(labels.bincount().max()) / len(labels) if len(labels) else 0.0
+
+
+def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
+    few = (
+        (FEW - h.validation, f"{name} ({h.validation})")
+        for name, h in holdings.items()
+        if h.validation < FEW
+    )
+    return [
+        *_few_tests({name: own.test for name, own in holdings.items()}),
+        *_sentence(
+            f"the choice of the best header rests on fewer than {FEW} validation samples", few
+        ),
+        *_sentence(
+            "the test set lacks classes that the device trains on",
+            (
+                (
+                    len(h.untested),
+                    f"{name} ({len(h.untested)} of {len(h.classes)}: {listed(h.untested)})",
+                )
+                for name, h in holdings.items()
+                if h.untested
+            ),
+        ),
+        *_sentence(
+            "there is nothing to tell apart on a device with one class",
+            (
+                (0, f"{name} ({one_line(', '.join(h.classes), 20) or 'none'})")
+                for name, h in holdings.items()
+                if len(h.classes) < 2
+            ),
+        ),
+    ]
+
+
+def _few_tests(tests: Mapping[str, int]) -> list[str]:
+    return _sentence(
+        f"accuracy says little with fewer than {FEW} test samples",
+        (
+            (FEW - n, f"{name} ({n}: one is {100 / n:.0f} points)" if n else f"{name} (none)")
+            for name, n in tests.items()
+            if n < FEW
+        ),
+    )
+
+
+def _narrow(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Clusters for which there is hardly a choice; by name, fitting candidates and all."""
+    return _sentence(
+        "the storage limit leaves hardly a choice",
+        (
+            (total - fit, f"{name} ({fit} of {total} candidates)")
+            for name, (fit, total) in counts.items()
+            if total > 1 and fit <= max(1.0, _NEARLY_ALL * total)
+        ),
+    )
+
+
+def _sentence(sign: str, cases: Cases) -> list[str]:
+    """None without a case."""
+    found = [words for _, words in sorted(cases, key=lambda case: -case[0])]
+    return [f"{sign}: {listed(found)}"] if found else []
+
+
+def _points(name: str, difference: float) -> tuple[float, str]:
+    return difference, f"{name} (by {100 * difference:.1f} points)"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -68,8 +68,9 @@ def test_a_tier_imports_no_other_tier(tier: str):
 @pytest.mark.parametrize(
     ("tier", "role"),
     [
-        ("cloud", {"server.py"}),
-        ("edge", {"server.py"}),
+        # What a peer replied is checked beside the role that asked.
+        ("cloud", {"server.py", "replies.py"}),
+        ("edge", {"server.py", "replies.py"}),
         # A device's folder keeps messages, and devices of one process look ahead at theirs.
         ("device", {"client.py", "folder.py", "together.py"}),
     ],

@@ -14,11 +14,13 @@ from statistics import fmean
 from typing import Any
 
 from acme_fleet.files import replacing
+from acme_fleet.outside import one_line
 from acme_fleet.report.events import link_flows, stage_table, time_line
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
 
+_MOST_LOST = 40  # names in one list
 _MOST_PEERS = 80  # a table of everybody's weights for everybody
 
 
@@ -49,6 +51,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         *(("energy", energy_text), ("share", share_text)),
     ):
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
+    environment.filters["line"] = lambda text: one_line(text, 500)
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
     line, flows = time_line(summary, events), link_flows(summary, events)
     page = environment.get_template("page.html.jinja").render(
@@ -59,6 +62,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         graph_of=header_graph,
         effective_peers=effective_peers,
         most_peers=_MOST_PEERS,
+        most_lost=_MOST_LOST,
         most_devices=plots.MOST_DEVICES,
         stages=stage_table(summary, events),
         line=line,

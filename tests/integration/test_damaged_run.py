@@ -1,0 +1,127 @@
+"""A finished run whose files were damaged: every command names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from acme_fleet.cli import app
+
+_COMMANDS = (["report"], ["explain"], ["explain", "--device", "cam-1"])
+_CONTENTS = {
+    "empty": b"",
+    "garbage": bytes(range(256)),
+    "list": b"[1]",
+    "number": b"1",
+    "deep": b'{"a":' * 50_000,
+    "deep list": b"[" * 50_000,
+    "cut": None,
+}
+
+
+@pytest.fixture
+def copied(finished, tmp_path: Path) -> Path:
+    """What the commands read, without the state."""
+    for name in ("fleet.yaml", "summary.json", "events.jsonl"):
+        shutil.copy(finished.path / name, tmp_path)
+    return tmp_path
+
+
+def _told(command: list[str], run: Path) -> Any:
+    told = CliRunner().invoke(app, [command[0], str(run), *command[1:]])
+    assert told.exit_code in (0, 2), told.output
+    assert "Traceback" not in told.output
+    return told
+
+
+@pytest.mark.parametrize("content", _CONTENTS.values(), ids=_CONTENTS)
+@pytest.mark.parametrize("name", ["fleet.yaml", "summary.json"])
+@pytest.mark.parametrize("command", _COMMANDS, ids=" ".join)
+def test_damaged_document(copied: Path, command: list[str], name: str, content: bytes | None):
+    whole = (copied / name).read_bytes()
+    (copied / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    told = _told(command, copied)
+    if name == "summary.json" or command[0] == "explain":
+        assert told.exit_code == 2
+        assert str(copied / name) in told.stderr
+
+
+@pytest.mark.parametrize("content", _CONTENTS.values(), ids=_CONTENTS)
+def test_damaged_events(copied: Path, content: bytes | None):
+    whole = (copied / "events.jsonl").read_bytes()
+    (copied / "events.jsonl").write_bytes(whole[:-30] if content is None else content)
+    _told(["report"], copied)
+
+
+def _no_choice(summary: dict[str, Any]) -> None:
+    for candidate in summary["clusters"][0]["candidates"]:
+        candidate["chosen"] = False
+
+
+def _put(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(summary: dict[str, Any]) -> None:
+        *parents, last = path
+        place: Any = summary
+        for part in parents:
+            place = place[part]
+        place[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _no_choice,
+        _put("devices", 0, "cluster", value="nowhere"),
+        _put("devices", 0, "capacity_bytes", value=0),
+        _put("devices", 0, "accuracy", value=float("nan")),
+        _put("devices", 0, "accuracy", value=2.0),
+        _put("devices", 0, "test_samples", value=-1),
+        _put("devices", 0, "params", value=10**400),
+        _put("reference", "size_bytes", value=0),
+        _put("clusters", 0, "similarity", value=[[1.0]]),
+        _put("clusters", 0, "candidates", value=[]),
+        _put("clusters", 1, "name", value="north"),
+        _put("clusters", 0, "candidates", 0, "loss", value=float("inf")),
+    ],
+)
+def test_summary_that_contradicts_itself(copied: Path, change: Callable[[dict[str, Any]], None]):
+    summary = json.loads((copied / "summary.json").read_text())
+    change(summary)
+    (copied / "summary.json").write_text(json.dumps(summary))
+    for command in _COMMANDS:
+        told = _told(command, copied)
+        assert told.exit_code == 2
+        assert f"{copied / 'summary.json'} is damaged: " in told.stderr
+
+
+def test_summary_of_another_fleet(copied: Path):
+    text = (copied / "fleet.yaml").read_text()
+    (copied / "fleet.yaml").write_text(text.replace("cam-2", "cam-3"))
+    for command in _COMMANDS[1:]:
+        told = _told(command, copied)
+        assert told.exit_code == 2
+        assert "is of another fleet" in told.stderr
+
+
+def test_names_that_are_markup_are_shown(copied: Path):
+    """A report may be rebuilt from a directory that somebody else made."""
+    text = (copied / "summary.json").read_text()
+    (copied / "summary.json").write_text(text.replace("cam-1", "[/red]<b>"))
+    assert _told(["report"], copied).exit_code == 0
+    assert "[/red]&lt;b&gt;" in (copied / "report.html").read_text()
+
+
+def test_genotype_that_is_none(copied: Path):
+    summary = json.loads((copied / "summary.json").read_text())
+    for genotype in ({}, {"blocks": []}, {"blocks": [{"inputs": "ab", "operations": [1, 2]}]}):
+        summary["clusters"][0]["genotype"] = genotype
+        (copied / "summary.json").write_text(json.dumps(summary))
+        assert _told(["report"], copied).exit_code == 0

@@ -26,6 +26,7 @@ from acme_fleet.fleet_file import written_out
 from acme_fleet.hardware import Cluster, Device
 from acme_fleet.hardware import Energy as Energy  # an alias of the same name: to be imported
 from acme_fleet.hardware import Name as Name
+from acme_fleet.outside import one_line, reading
 from acme_fleet.settings import Settings, mistakes, read_settings
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -453,7 +454,8 @@ class Fleet(Settings):
 
         def resolve(value: Any) -> Any:
             if isinstance(value, Path):
-                return (folder / value).resolve()
+                with reading(f"cannot use the path {one_line(str(value))}"):
+                    return (folder / value).resolve()
             return [resolve(item) for item in value] if isinstance(value, list) else value
 
         def in_place(settings: Any, *names: str) -> Any:

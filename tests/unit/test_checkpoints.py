@@ -1,7 +1,9 @@
 """Checkpoints as they lie on disk, in the names of transformers 4, load as the same functions."""
 
 import json
+import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -14,11 +16,13 @@ from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.preprocessing import ImageSize, Normalization
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet
 from acme_fleet.models.checkpoints import load_backbone, load_head
 from acme_fleet.models.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
+from acme_fleet.models.shape import ModelShape
 
 IMAGE = {
     "image_size": 8,
@@ -87,7 +91,7 @@ def tiny(kind):
 
 def write_checkpoint(folder, model, kind):
     """The two files of a checkpoint as transformers 4 wrote them."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     tensors = {old_name(n, kind): t.contiguous().clone() for n, t in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _, model_class, options = MODELS[kind]
@@ -186,11 +190,10 @@ def public(channels=3, size=8):
     return Splits(samples, samples, samples)
 
 
-def make_fleet(checkpoint, **others):
+def make_fleet(checkpoint, revision=None, **others):
     cluster = {"name": "edge", "devices": [{"name": "cam", "storage": 1000}]}
-    return Fleet.model_validate(
-        {"reference": {"checkpoint": checkpoint}, "clusters": [cluster], **others}
-    )
+    reference = {"checkpoint": checkpoint, "revision": revision}
+    return Fleet.model_validate({"reference": reference, "clusters": [cluster], **others})
 
 
 def test_the_reference_is_the_checkpoint_with_its_classifier(tmp_path):
@@ -266,6 +269,247 @@ def test_a_configuration_that_disagrees_with_its_tensors(tmp_path):
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(FleetError, match=f"cannot use {folder}"):
             load_backbone(folder)
+
+
+def changed(folder, **keys):
+    """A checkpoint of a ViT whose configuration has other keys."""
+    path = write_checkpoint(folder, tiny("vit"), "vit")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **keys}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config: its weights are"),
+        ({"auto_map": {"AutoModel": "model.Mine"}}, "auto_map: it brings code of its own"),
+        ({"hidden_act": "gelu_of_mars"}, "hidden_act: transformers knows no activation"),
+        ({"num_labels": 10**9, "id2label": None}, "num_labels: should be at most 100,000"),
+        ({"id2label": ["cat"]}, "id2label: should be an object"),
+        ({"hidden_size": 10**9}, "hidden_size: Input should be less than"),
+        ({"num_attention_heads": 0}, "num_attention_heads: Input should be greater"),
+        ({"image_size": [8, 16]}, "image_size: "),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers: "),
+        ({"intermediate_size": 2**20, "hidden_size": 2**12}, "describes [0-9,]+ numbers, the file"),
+        ({"model_type": ["vit"]}, "is not supported; known: vit"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_named(tmp_path, keys, words):
+    path = changed(tmp_path / "v", **keys)
+    with pytest.raises(FleetError, match=f"cannot use {path}: .*{words}") as caught:
+        load_backbone(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"attn_implementation": "flash_attention_2", "_attn_implementation": "flash_attention_2"},
+        {"torch_dtype": "bfloat16", "use_cache": False, "return_dict": False},
+        {"output_hidden_states": True, "output_attentions": True},
+        {"image_size": [8, 8], "patch_size": [4, 4]},
+        {"tool_of_2031": {"a": [1, 2, {"b": None}]}, "chunk_size_feed_forward": 3},
+        {"quantization_config": None, "auto_map": {}},
+    ],
+)
+def test_what_changes_nothing_in_the_function_is_left_out(tmp_path, keys):
+    expected = load_backbone(write_checkpoint(tmp_path / "plain", tiny("vit"), "vit"))
+    backbone = load_backbone(changed(tmp_path / "v", **keys))
+    assert backbone.config.image_size == 8
+    with torch.no_grad():
+        outputs = [one(**inputs_of("vit")).last_hidden_state for one in (backbone, expected)]
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[]", "it holds a list, no JSON object"),
+        (b"null", "it holds a NoneType, no JSON object"),
+        (b"", "config.json: "),
+        (b"\xff\xfe", "config.json: "),
+        (b"[" * 10**5, "config.json: it is nested too deeply"),
+        (b'{"a": ' + b"9" * 10**4 + b"}", "config.json: "),
+        (None, "it has no config.json"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(tmp_path, content, words):
+    path = write_checkpoint(tmp_path / "v", tiny("vit"), "vit")
+    (tmp_path / "v" / "config.json").unlink()
+    if content is not None:
+        (tmp_path / "v" / "config.json").write_bytes(content)
+    with pytest.raises(FleetError, match=f"cannot use {path}: .*{words}"):
+        load_backbone(path)
+
+
+def test_weights_that_are_no_safetensors(tmp_path):
+    folder = tmp_path / "v"
+    path = write_checkpoint(folder, tiny("vit"), "vit")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FleetError, match=r"no model\.safetensors, only pytorch_model\.bin"):
+        load_backbone(path)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(FleetError, match=r"it has no model\.safetensors$"):
+        load_backbone(path)
+    (folder / "model.safetensors").symlink_to(tmp_path / "nothing")
+    with pytest.raises(FleetError, match=f"cannot use {folder}: "):
+        load_backbone(path)
+
+
+def test_weights_in_several_files(tmp_path):
+    model, folder = tiny("bert").bert, tmp_path / "b"
+    model.save_pretrained(folder, max_shard_size="10KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    inputs = inputs_of("bert")
+    with torch.no_grad():
+        actual = load_backbone(folder)(**inputs).last_hidden_state
+        torch.testing.assert_close(actual, model(**inputs).last_hidden_state)
+    sorted(folder.glob("model-*.safetensors"))[0].unlink()
+    with pytest.raises(FleetError, match=f"cannot use {folder}: "):
+        load_backbone(folder)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(FleetError, match=f"cannot use {folder}: "):
+        load_backbone(folder)
+
+
+def test_what_is_no_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, words in (
+        ("file", "it is a file, no folder"),
+        ("link", "it is a link to nothing"),
+        ("loop", ""),
+        ("a" * 300, "the name is too long"),
+        ("x" * 20, "there is no such folder"),
+    ):
+        with pytest.raises(FleetError, match=f"cannot use {tmp_path / name}: .*{words}"):
+            load_backbone(tmp_path / name)
+    for name in ("models/of/mine", "with space", "../x", "a\0b", "é"):
+        with pytest.raises(FleetError, match=r"no such folder|embedded null"):
+            load_backbone(name)
+
+
+def test_an_unfinished_pretraining_says_so(tmp_path):
+    path = write_checkpoint(tmp_path / "v", tiny("vit"), "vit")
+    record = tmp_path / "v" / "pretraining.json"
+    record.write_text(json.dumps({"recipe": {}, "samples": 9}))
+    with pytest.raises(FleetError, match=r"unfinished pre-training; finish it with: .*--out"):
+        load_backbone(path)
+    record.write_text(json.dumps({"recipe": {}, "samples": 9, "test": {"accuracy": 0.5}}))
+    load_backbone(path)
+    record.write_text("{")
+    with pytest.raises(FleetError, match=r"pretraining\.json"):
+        load_backbone(path)
+
+
+# --- code of a checkpoint, and revisions ------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_is_never_run_nor_offered(
+    tmp_path, text_checkpoint, file, monkeypatch
+):
+    """Not even where the user would say yes."""
+    folder = tmp_path / "b"
+    shutil.copytree(text_checkpoint, folder)
+    marker = tmp_path / "was run"
+    (folder / "mine.py").write_text(f"open({str(marker)!r}, 'w')\nclass Mine: pass\n")
+    content = json.loads((folder / file).read_text())
+    names = ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoTokenizer")
+    content["auto_map"] = dict.fromkeys(names, "mine.Mine")
+    (folder / file).write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *asked: pytest.fail(f"asked {asked}"))
+    with pytest.raises(FleetError, match="auto_map: it brings code of its own"):
+        TextPreprocessing.of_checkpoint(folder, 8)
+    if file == "config.json":
+        with pytest.raises(FleetError, match="auto_map: it brings code of its own"):
+            load_backbone(folder)
+        with pytest.raises(FleetError, match="auto_map: it brings code of its own"):
+            ModelShape.read(folder)
+    assert not marker.exists()
+
+
+def test_a_text_checkpoints_numbers_never_reach_the_tokenizers_reader(tmp_path, text_checkpoint):
+    folder = tmp_path / "b"
+    shutil.copytree(text_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_labels": 10**12}))
+    one, other = (TextPreprocessing.of_checkpoint(path, 8) for path in (folder, text_checkpoint))
+    assert one == other
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that has one model, whose folder it gives; what was asked is listed."""
+    asked = []
+
+    def download(name, revision=None, **_):
+        asked.append((name, revision))
+        if name != "owner/vit":
+            raise OSError(f"{name} is not a model of this hub")
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return asked
+
+
+def test_the_revision_is_asked_for_everywhere(tmp_path, hub):
+    write_checkpoint(tmp_path / "cache", tiny("vit"), "vit")
+    (tmp_path / "cache" / "preprocessor_config.json").write_text(json.dumps(IMAGENET))
+    settings = make_fleet("owner/vit", revision="0123abc")
+    world = load_world(settings)
+    assert world.preprocessing.image_std == tuple(IMAGENET["image_std"])
+    untrained_reference(settings, public(), ["cat", "dog", "eel"])
+    assert set(hub) == {("owner/vit", "0123abc")}
+    assert len(hub) == 3
+
+
+def test_a_name_that_is_neither_folder_nor_on_the_hub_says_both(hub):
+    with pytest.raises(
+        FleetError, match=r"models/mine: there is no such folder, and the hub did not .* not a mod"
+    ):
+        load_backbone("models/mine")
+
+
+def test_a_revision_is_for_the_hub(tmp_path):
+    for wrong in ("", "-x", "a b", "../x" * 60):
+        with pytest.raises(ValueError, match="revision"):
+            make_fleet("owner/vit", revision=wrong)
+    with pytest.raises(ValueError, match="revision is for a `checkpoint` on the hub"):
+        make_fleet("./mine", revision="main")
+    with pytest.raises(ValueError, match="revision is for a `checkpoint` on the hub"):
+        make_fleet(None, revision="main")
+    (tmp_path / "owner" / "vit").mkdir(parents=True)
+    with pytest.raises(FleetError, match="owner/vit is a folder"):
+        make_fleet("owner/vit", revision="main").with_paths_from(tmp_path)
+
+
+def test_a_folder_is_found_from_the_fleet_file(tmp_path, monkeypatch, hub):
+    """Whatever the working directory is, and before the hub's model of the same name."""
+    write_checkpoint(tmp_path / "fleets" / "owner" / "vit", tiny("vit"), "vit")
+    content = {
+        "reference": {"checkpoint": "owner/vit"},
+        "clusters": [{"name": "edge", "devices": [{"name": "cam", "storage": 1000}]}],
+    }
+    file = tmp_path / "fleets" / "fleet.yaml"
+    file.write_text(json.dumps(content))
+    for place in (tmp_path, tmp_path / "fleets", tmp_path / "fleets" / "owner"):
+        monkeypatch.chdir(place)
+        for path in (file, os.path.relpath(file)):
+            read = Fleet.from_yaml(path)
+            assert read.reference.checkpoint == tmp_path / "fleets" / "owner" / "vit"
+        (tmp_path / "copy.yaml").write_text(read.to_yaml())
+        assert Fleet.from_yaml(tmp_path / "copy.yaml") == read
+    monkeypatch.chdir(tmp_path / "fleets")
+    load_backbone(Fleet.parse(content).reference.checkpoint)
+    assert hub == []
+    (tmp_path / "fleets" / "gone").symlink_to(tmp_path / "nothing")
+    content["reference"]["checkpoint"] = "gone"
+    file.write_text(json.dumps(content))
+    with pytest.raises(FleetError, match="fleets/gone: it is a link to nothing"):
+        load_backbone(Fleet.from_yaml(file).reference.checkpoint)
 
 
 # --- normalisation ----------------------------------------------------------------------------

@@ -8,8 +8,9 @@ random weights.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -55,20 +56,13 @@ _HARMLESS = {
 """What transformers passes on, or users of it are used to give, that changes nothing here."""
 
 
+@no_type_check  # by jaxtyping: transformers' dataclasses take more than their fields
 class _Config(PreTrainedConfig):
     """A device's classifier without its weights; see :class:`Description`."""
 
-    def __init__(
-        self,
-        backbone: dict[str, Any] | None = None,
-        header: dict[str, Any] | None = None,
-        trained_classes: list[str] | None = None,
-        **others: Any,
-    ) -> None:
-        self.backbone = backbone or {}
-        self.header = header or {}
-        self.trained_classes = trained_classes or []
-        super().__init__(**others)
+    backbone: dict[str, Any] | None = None
+    header: dict[str, Any] | None = None
+    trained_classes: list[str] | None = None
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **others: Any) -> Any:
@@ -78,7 +72,9 @@ class _Config(PreTrainedConfig):
             RunError: if it describes none.
         """
         document = parse_description(config_dict, "config.json").document()
-        return super().from_dict(document, **others)
+        fields = {field.name for field in dataclasses.fields(cls)}
+        known = {name: document[name] for name in document if name in fields}
+        return super().from_dict(known, **others)
 
     @property
     def description(self) -> Description:
@@ -181,12 +177,14 @@ _NOTHING_AMISS = {
 }
 
 
+@no_type_check
 class AcmeImageConfig(_Config):
     """Of a device's classifier of images."""
 
     model_type = IMAGE_TYPE
 
 
+@no_type_check
 class AcmeTextConfig(_Config):
     """Of a device's classifier of texts."""
 

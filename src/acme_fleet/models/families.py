@@ -275,9 +275,8 @@ def _elastic_classes(
         def from_pretrained(cls, folder: Any, *others: Any, **options: Any) -> Any:
             """As in transformers, but a tensor that is missing or too many is an error."""
             told = options.pop("output_loading_info", False)
-            model, info = super().from_pretrained(
-                folder, *others, output_loading_info=True, **options
-            )
+            options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, info = super().from_pretrained(folder, *others, **options)
             check_complete(str(folder), info)
             return (model, info) if told else model
 

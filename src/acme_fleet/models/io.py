@@ -157,8 +157,16 @@ def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:
         wrong = "a layer has more heads or neurons than the reference"
     elif attention > _WIDEST_ATTENTION * sizes.hidden:
         wrong = f"attention is {attention} wide, hidden states are {sizes.hidden}"
+    elif getattr(config, "layer_types", None) and not _windows_fit(config):
+        wrong = "layer_types names another number of layers, or windows of no size"
     if wrong:
         raise ProtocolError(f"{what} is invalid: {wrong}")
+
+
+def _windows_fit(config: PreTrainedConfig) -> bool:
+    kinds, window = config.layer_types, getattr(config, "sliding_window", None)
+    narrow = "sliding_attention" in kinds
+    return len(kinds) == config.num_hidden_layers and (window is not None or not narrow)
 
 
 def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> PreTrainedModel:

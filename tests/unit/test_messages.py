@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import types
 import typing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -558,6 +561,229 @@ def test_overlapping_tensors():
     tensors = {f"importance/{i}": _tensor_entry("F32", [1], 4) for i in range(2)}
     with pytest.raises(ProtocolError):
         decode(_forged("ImportanceUpload", {"round": 1}, tensors, b"\0" * 4), [ImportanceUpload])
+
+
+# --- limits, before anything is parsed ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_header_beyond_the_limit_of_its_type_is_refused_unread(kind: str):
+    message = type(EXAMPLES[kind])
+    padded = b'{"__metadata__":{"' + kind.encode() + b'":"{}"}' + b" " * message.limits.header_bytes
+    with pytest.raises(ProtocolError, match=rf"exceeds the limit of {kind}"):
+        decode(_with_length(padded + b"}"), [message])
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_tensors_beyond_the_limit_of_their_type_are_refused_unread(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    message = type(EXAMPLES[kind])
+    data = encode(EXAMPLES[kind])
+    payload = len(data) - 8 - int.from_bytes(data[:8], "little")
+    for most, fits in ((payload, True), (payload - 1, False)):
+        monkeypatch.setattr(message, "limits", replace(message.limits, tensor_bytes=most))
+        if fits:
+            decode(data, [message])
+        else:
+            with pytest.raises(ProtocolError, match="exceeds its limit"):
+                decode(data, [message])
+
+
+def test_small_messages_have_small_limits():
+    for small in (ProfileRequest, ReportRequest, RoundReport, DeviceReport, DeviceProfile):
+        assert small.limits.header_bytes <= 2048
+        assert small.limits.tensor_bytes == 0
+        assert small.limits.nested <= 100
+
+
+_HOSTILE = """
+import json, resource
+from acme_fleet.errors import ProtocolError
+from acme_fleet.links.wire import decode
+from acme_fleet.messages import Message
+
+kinds = list(Message.registry.values())
+
+def framed(header, payload=b""):
+    return len(header).to_bytes(8, "little") + header + payload
+
+def body(kind, text):
+    return b'{"__metadata__":{"' + kind + b'":"' + text + b'"}}'
+
+def tensors(count, entry):
+    names = b",".join(b'"backbone/%d":' % n + entry for n in range(count))
+    return b'{"__metadata__":{"BackboneAssignment":"{}"},' + names + b"}"
+
+entry = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+huge = b'{"dtype":"F32","shape":[1048576,1048576,1048576],"data_offsets":[0,4]}'
+hostile = {
+    "header of 2^62 bytes": (2**62).to_bytes(8, "little") + b"{}",
+    "lists": framed(body(b"RoundReport", b"[],[]," * 16_000_000)),
+    "objects": framed(body(b"ClusterReport", b"[" + b"{}," * 10_000_000 + b"0]")),
+    "lists in a model": framed(body(b"BackboneAssignment", b"[" + b"[]," * 10_000_000 + b"0]")),
+    "numbers": framed(body(b"ClusterReport", b"[" + b"1e9," * 1_500_000 + b"0]")),
+    "depth": framed(body(b"HeaderAssignment", b"[" * 1_000_000)),
+    "tensors": framed(tensors(1_000_000, entry)),
+    "shape": framed(tensors(1, huge), b"0000"),
+    "overlap": framed(tensors(2, b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'), b"0000"),
+    "twice": framed(b'{"__metadata__":{"RoundReport":"{}","RoundReport":"{}"}}'),
+    "long type": framed(body(b"X" * 20_000_000, b"{}")),
+}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+allowed = before * 1024 + 400 * 2**20  # beside the messages themselves, which are there already
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 400 * 2**20,) * 2)
+for name, data in hostile.items():
+    try:
+        decode(data, kinds)
+    except ProtocolError as error:
+        assert len(str(error)) < 700 and str(error).isprintable(), name
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_hostile_messages_take_little_memory_and_time():
+    """100 MB of JSON used to become 4.7 GB of objects. Ends with a traceback if one still does."""
+    run = subprocess.run(
+        [sys.executable, "-c", _HOSTILE], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "body", ['{"round": 1, "round": 1}', '{"round": 0, "kept": {"a": [0], "a": [1]}}']
+)
+def test_key_that_is_there_twice_is_refused(body: str):
+    with pytest.raises(ProtocolError, match="twice"):
+        decode(_forged("ImportanceUpload", body), [ImportanceUpload])
+
+
+def test_document_that_could_not_be_written_again_is_refused():
+    deep: Any = 0
+    for _ in range(60):
+        deep = [deep]
+    tensors = {"backbone/w": _tensor_entry("F32", [1], 4)}
+    body = _body("BackboneAssignment", config={"x": deep})
+    with pytest.raises(ProtocolError, match="nested deeper than 50"):
+        decode(_forged("BackboneAssignment", body, tensors, b"\0" * 4), [BackboneAssignment])
+
+
+def test_every_list_and_table_has_a_longest_length():
+    """Pydantic's schema of each message says so, down to the innermost list."""
+
+    def open_ended(schema: Any, place: str) -> list[str]:
+        found = []
+        if isinstance(schema, dict):
+            if schema.get("type") in ("list", "dict") and "max_length" not in schema:
+                found.append(place)
+            for key, value in schema.items():
+                if key != "definitions":  # values of documents, whose bytes and depth are bounded
+                    found += open_ended(value, f"{place}.{key}")
+        elif isinstance(schema, list):
+            for value in schema:
+                found += open_ended(value, place)
+        return found
+
+    for kind, message in Message.registry.items():
+        assert open_ended(message.__pydantic_core_schema__, kind) == []
+
+
+def test_text_of_a_peer_is_one_short_line():
+    evil = "gone\x1b[31m\nnorth: all is well \u202e" + "x" * 50_000
+    told = EXAMPLES["ClusterReport"].model_dump() | {"lost": {"cam-2": evil}, "header": evil}
+    report = ClusterReport(**told)
+    assert report.lost["cam-2"].isprintable()
+    assert len(report.lost["cam-2"]) <= 300
+    assert report.header.isprintable()
+    with pytest.raises(ProtocolError) as refusal:
+        decode(_forged("RoundReport", {evil[:500]: 1}), [RoundReport])
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 400
+
+
+# --- any valid content ------------------------------------------------------------------------
+
+
+_DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32])
+_NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
+_SHARES = st.floats(0, 1)
+_COUNTS = st.integers(1, 2**53)
+
+
+@st.composite
+def _any_tensor(draw: st.DrawFn, dtype: torch.dtype | None = None) -> Tensor:
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
+    return (100 * values).to(dtype or draw(_DTYPES))
+
+
+def _tables(values: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(_NAMES, values, max_size=most)
+
+
+_KEPT = st.lists(st.integers(0, 2**16 - 1), max_size=4)
+_FIELDS: dict[tuple[str, str], st.SearchStrategy[Any]] = {
+    ("ImportanceUpload", "masked"): _tables(_any_tensor(torch.int32)),
+    ("ImportanceUpdate", "masked"): _tables(_any_tensor(torch.int32)),
+    ("ImportanceUpload", "kept"): _tables(_KEPT),
+    ("ImportanceUpload", "held"): _KEPT,
+    ("RoundStart", "weights"): _tables(_SHARES),
+    ("ClusterReport", "lost"): _tables(st.text(max_size=400)),
+    ("ClusterReport", "header"): st.text(max_size=400),
+    ("ClusterReport", "missed"): _tables(_COUNTS),
+    ("ClusterReport", "shortened"): _tables(_SHARES),
+    ("ClusterReport", "device_names"): st.lists(_NAMES, max_size=3),
+    ("ClusterReport", "similarity"): st.lists(st.lists(_SHARES, max_size=3), max_size=3),
+    ("FeatureSample", "scale"): st.floats(0, exclude_min=True, allow_infinity=False),
+    ("DeviceReport", "latency_s"): st.floats(0, allow_infinity=False),
+}
+
+
+def _field(kind: str, name: str) -> st.SearchStrategy[Any]:
+    """Random valid content of a field, or its example's where that is free of surprises."""
+    if (kind, name) in _FIELDS:
+        return _FIELDS[kind, name]
+    example = getattr(EXAMPLES[kind], name)
+    if (kind, name) in _TENSOR_FIELDS:
+        return _any_tensor() if isinstance(example, Tensor) else _tables(_any_tensor())
+    if (kind, name) in _DOCUMENT_FIELDS:
+        return st.dictionaries(st.text(max_size=5), _VALID_JSON, max_size=4)
+    match example:
+        case bool():
+            return st.booleans()
+        case int():
+            return _COUNTS
+        case float():
+            return st.floats(0, 1, exclude_min=True)
+    return st.just(example)
+
+
+_VALID_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e300, 1e300)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(sorted(EXAMPLES)), st.data())
+def test_any_valid_message_arrives_as_it_was_sent(kind: str, data: st.DataObject):
+    message_type = type(EXAMPLES[kind])
+    fields = {name: data.draw(_field(kind, name), name) for name in message_type.model_fields}
+    message = message_type(**fields)
+    sent = encode(message)
+    received = decode(sent, [message_type])
+    assert _bits(received) == _bits(message)
+    assert encode(received) == sent
+    # One byte changed or left out, or another type expected: a protocol error or a message.
+    place = data.draw(st.integers(0, len(sent) - 1))
+    changed = bytearray(sent)
+    changed[place] ^= data.draw(st.integers(1, 255))
+    _only_protocol_errors(bytes(changed), kind)
+    _only_protocol_errors(sent[:place], kind)
 
 
 # Structural characters are tried often: they make headers that are JSON, but of another form.

@@ -16,7 +16,7 @@ from acme_fleet.data.preprocessing import ImageSize, Normalization
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet
-from acme_fleet.models.checkpoints import load_backbone, load_head
+from acme_fleet.models.checkpoints import load_backbone, load_head, read_config
 from acme_fleet.models.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
 
@@ -266,6 +266,26 @@ def test_a_configuration_that_disagrees_with_its_tensors(tmp_path):
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(FleetError, match=f"cannot use {folder}"):
             load_backbone(folder)
+
+
+@pytest.mark.parametrize("key", ["image_size", "patch_size"])
+def test_square_pairs_are_one_number_and_others_refused(tmp_path, key):
+    folder = tmp_path / "v"
+    model = tiny("vit")
+    write_checkpoint(folder, model, "vit")
+    config = json.loads((folder / "config.json").read_text())
+    side = config[key]
+    (folder / "config.json").write_text(json.dumps(config | {key: [side, side]}))
+    pixels = inputs_of("vit")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load_backbone(folder)(**pixels).last_hidden_state,
+            model.base_model(**pixels).last_hidden_state,
+        )
+    assert getattr(read_config(folder), key) == side
+    (folder / "config.json").write_text(json.dumps(config | {key: [side, 2 * side]}))
+    with pytest.raises(FleetError, match=rf"{key} \[{side}, {2 * side}\] is no square"):
+        load_backbone(folder)
 
 
 # --- normalisation ----------------------------------------------------------------------------

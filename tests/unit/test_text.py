@@ -211,7 +211,7 @@ def test_texts_without_a_token_are_refused(text_checkpoint: Path, text: str):
     with pytest.raises(FleetError, match="has no token that stands for a word in the first 8"):
         known.inputs(["sing", text])
     with pytest.raises(FleetError, match="in the first 2"):
-        known.model_copy(update={"max_tokens": 2}).inputs(["sing"])
+        TextPreprocessing.of_checkpoint(text_checkpoint, 2).inputs(["sing"])
 
 
 def test_tokenizer_of_another_model(check_reference, text_checkpoint: Path, tmp_path: Path):

@@ -19,7 +19,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Data, Fleet
-from acme_fleet.models.checkpoints import load_backbone, load_head
+from acme_fleet.models.checkpoints import load_backbone, load_head, read_checkpoint
 from acme_fleet.models.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.shape import ModelShape
@@ -510,6 +510,26 @@ def test_a_folder_is_found_from_the_fleet_file(tmp_path, monkeypatch, hub):
     file.write_text(json.dumps(content))
     with pytest.raises(FleetError, match="fleets/gone: it is a link to nothing"):
         load_backbone(Fleet.from_yaml(file).reference.checkpoint)
+
+
+@pytest.mark.parametrize("key", ["image_size", "patch_size"])
+def test_square_pairs_are_one_number_and_others_refused(tmp_path, key):
+    folder = tmp_path / "v"
+    model = tiny("vit")
+    write_checkpoint(folder, model, "vit")
+    config = json.loads((folder / "config.json").read_text())
+    side = config[key]
+    (folder / "config.json").write_text(json.dumps(config | {key: [side, side]}))
+    pixels = inputs_of("vit")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load_backbone(folder)(**pixels).last_hidden_state,
+            model.base_model(**pixels).last_hidden_state,
+        )
+    assert getattr(read_checkpoint(folder).config, key) == side
+    (folder / "config.json").write_text(json.dumps(config | {key: [side, 2 * side]}))
+    with pytest.raises(FleetError, match=key):
+        load_backbone(folder)
 
 
 # --- normalisation ----------------------------------------------------------------------------

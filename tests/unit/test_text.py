@@ -171,6 +171,49 @@ def test_more_tokens_than_the_model_takes(check_reference, text_checkpoint: Path
     )
 
 
+def test_tokens_that_the_model_lacks_are_named_wherever_they_stand(
+    tmp_path: Path, text_checkpoint: Path
+):
+    """Public data alone know no such word; a device's, an edge's, test data and files do."""
+    small = tmp_path / "small"
+    small.mkdir()
+    for file in text_checkpoint.iterdir():
+        (small / file.name).write_bytes(file.read_bytes())
+    config = json.loads((small / "config.json").read_text())
+    vocabulary = json.loads((small / "tokenizer.json").read_text())["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    assert all(last not in text.split() for text in TEXTS)
+    (small / "config.json").write_text(json.dumps({**config, "vocab_size": vocabulary[last]}))
+    known = TextPreprocessing.of_checkpoint(small, 8)
+    assert known.vocabulary == vocabulary[last]
+    assert known.inputs(TEXTS)["input_ids"].max() < vocabulary[last]
+    words = f"the text 'sing {last}' has the token '{last}', number {vocabulary[last]}"
+    (tmp_path / "a.txt").write_text(f"sing {last}")
+    with pytest.raises(FleetError, match=words):
+        known.inputs(known.read([tmp_path / "a.txt"]))
+    path = lines(tmp_path / "a.jsonl", rows(80))
+    rare = [{**row, "text": f"sing {last}"} for row in rows(40) if isinstance(row, dict)]
+    own = lines(tmp_path / "rare.jsonl", rare)
+    with pytest.raises(FleetError, match=f"data.test: {words}"):
+        load_world(fleet(path, small, max_tokens=8, test=str(own)))
+    for place, owner in (("device", "a"), ("cluster", "home")):
+        content = fleet(path, small, max_tokens=8).model_dump()
+        cluster = content["clusters"][0]
+        (cluster["devices"][0] if place == "device" else cluster)["data"] = own
+        cluster["data"] = cluster["data"] or path
+        with pytest.raises(FleetError, match=f"{place} {owner}: data: {words}"):
+            load_world(Fleet.parse(content))
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200b"])
+def test_texts_without_a_token_are_refused(text_checkpoint: Path, text: str):
+    known = TextPreprocessing.of_checkpoint(text_checkpoint, 8)
+    with pytest.raises(FleetError, match="has no token that stands for a word in the first 8"):
+        known.inputs(["sing", text])
+    with pytest.raises(FleetError, match="in the first 2"):
+        TextPreprocessing.of_checkpoint(text_checkpoint, 2).inputs(["sing"])
+
+
 def test_tokenizer_of_another_model(check_reference, text_checkpoint: Path, tmp_path: Path):
     other = tmp_path / "other"
     other.mkdir()

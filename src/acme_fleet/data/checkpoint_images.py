@@ -51,7 +51,7 @@ Sizes = Side | list[Side] | dict[str, Side]
 
 
 class _Document(BaseModel):
-    """The keys that decide pixels. None means the same as a missing key."""
+    """The keys that decide pixels. None stands for a missing key."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -93,7 +93,10 @@ def read_normalization(checkpoint: str | Path, revision: str | None = None) -> N
         return Normalization(mean=half, std=half, size=model_size)
     defaults = _defaults(content, config or {}, where)
     try:
-        document = _Document.model_validate(content)
+        # As transformers has it: a step that is null is off.
+        switches = [k for k in content if k.startswith("do_") or k == "default_to_square"]
+        off = {key: False for key in switches if content[key] is None}
+        document = _Document.model_validate({**content, **off})
         _refuse_others(document, where)
         return _rule(document, defaults, model_size, (config or {}).get("num_channels"))
     except ValidationError as error:
@@ -178,17 +181,23 @@ def _statistics(
         return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
     mean = defaults.mean if document.image_mean is None else document.image_mean
     std = defaults.std if document.image_std is None else document.image_std
-    length = max((len(x) for x in (mean, std) if not isinstance(x, float)), default=channels)
-    for key, values in (("image_mean", mean), ("image_std", std)):
-        if (not isinstance(values, float) and len(values) != length) or length not in (1, 3):
-            raise ValueError(
-                f"{key} {values} must have 1 or 3 values, as many as the other of image_mean and "
-                f"image_std"
-            )
+    length = max((len(x) for x in (mean, std) if isinstance(x, list | tuple)), default=channels)
     return {
-        "mean": (mean,) * length if isinstance(mean, float) else tuple(mean),
-        "std": (std,) * length if isinstance(std, float) else tuple(std),
+        "mean": _for_each("image_mean", mean, length),
+        "std": _for_each("image_std", std, length),
     }
+
+
+def _for_each(key: str, values: Any, channels: int) -> tuple[float, ...]:
+    """A list of one value for each channel; a number stands for all of them."""
+    if not isinstance(values, list | tuple):
+        return (values,) * channels
+    if len(values) != channels or channels not in (1, 3):
+        raise ValueError(
+            f"{key} {values} must have 1 or 3 values, as many as the other of image_mean and "
+            f"image_std"
+        )
+    return tuple(values)
 
 
 def _size(key: str, value: Sizes | None, *, square: bool = True) -> ImageSize | ShortestEdge:

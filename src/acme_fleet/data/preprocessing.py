@@ -52,7 +52,7 @@ class Normalization(BaseModel):
     Attributes:
         mean, std: of each channel, after values were multiplied by ``factor``.
         factor: for values from 0 to 255.
-        resize: images are brought to ``size``; otherwise they must come in the right size.
+        resize: images are brought to ``size``; otherwise they must come in it.
         size: None where the checkpoint does not say.
         resample: the filter.
         crop: what is cut out of the centre afterwards; where an image is smaller, zeros are added.
@@ -81,7 +81,7 @@ class Normalization(BaseModel):
         """Height and width of a prepared image; None if it depends on the image."""
         if self.crop is not None:
             return self.crop.height, self.crop.width
-        if not self.resize or self.size is None:
+        if self.size is None:
             return None
         if isinstance(self.size, ShortestEdge):  # then only square images are taken
             return self.size.shortest_edge, self.size.shortest_edge
@@ -133,7 +133,7 @@ class ImagePreprocessing(BaseModel):
     @classmethod
     def of(cls, rule: Normalization, own: ImageSize | None = None) -> ImagePreprocessing:
         """By a checkpoint's rule; ``own`` is the images' size, for a rule without one."""
-        size = rule.size if rule.resize and rule.size else own or rule.crop
+        size = rule.size or own or rule.crop
         assert size is not None
         return cls(
             do_convert_rgb=len(rule.mean) == 3,
@@ -307,7 +307,7 @@ def _turn(image: Any) -> Any:
             orientation = image.getexif().get(_ORIENTATION)
     except FleetError:
         return None
-    return {
+    by_orientation = {
         2: turns.FLIP_LEFT_RIGHT,
         3: turns.ROTATE_180,
         4: turns.FLIP_TOP_BOTTOM,
@@ -315,7 +315,8 @@ def _turn(image: Any) -> Any:
         6: turns.ROTATE_270,
         7: turns.TRANSVERSE,
         8: turns.ROTATE_90,
-    }.get(orientation if isinstance(orientation, int) else None)
+    }
+    return by_orientation.get(orientation) if isinstance(orientation, int) else None
 
 
 def image_form(encoded: bytes | Path, name: str) -> tuple[int, int, int]:

@@ -88,9 +88,7 @@ class _Padded:
         self.counts = torch.tensor([len(part) for part in parts])
         most = int(self.counts.max())
         self.inputs = {
-            name: torch.zeros(
-                len(parts), first.shape[1], most, *first.shape[2:], dtype=first.dtype
-            )
+            name: torch.zeros(len(parts), first.shape[1], most, *first.shape[2:], dtype=first.dtype)
             for name, first in parts[0].inputs.items()
         }
         self.labels = torch.full((len(parts), most), _ABSENT)

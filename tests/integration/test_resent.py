@@ -1,0 +1,220 @@
+"""What is sent again counts apart, wherever a run was interrupted; a finished run stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_resume import StopAt
+from typer.testing import CliRunner
+
+import acme_fleet
+from acme_fleet import pipeline
+from acme_fleet.cli import app
+from acme_fleet.device import client
+from acme_fleet.device.client import DeviceClient
+from acme_fleet.errors import ProtocolError, QuorumError, RunError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import Journal, read_events
+from acme_fleet.locks import LOCK, held
+from acme_fleet.messages import Message, RoundStart
+from acme_fleet.report.summary import Summary, Traffic
+from conftest import models_of
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No report, whose figures take longer than the run, and a latency of as many digits."""
+    monkeypatch.setattr(pipeline, "write_report", lambda *_: None)
+    monkeypatch.setattr(client, "measure_latency", lambda *_: 0.125)
+
+
+@pytest.fixture(scope="module", params=["plain", "masked"])
+def fleet(request: pytest.FixtureRequest, tiny: Callable[..., Fleet]) -> Fleet:
+    devices = [{"name": "cam-1", "storage": "60 kB"}, {"name": "cam-2", "storage": "70 kB"}]
+    changes = {
+        "reference.training.epochs": 1,
+        "backbone.distillation.training.epochs": 1,
+        "search.rivals": False,
+        "search.steps": 1,
+        "personalization.rounds": 2,
+        "personalization.privacy": {"masking": request.param == "masked"},
+        "clusters": [{"name": "north", "devices": devices}],
+    }
+    return tiny(**changes)
+
+
+def _methods(traffic: Traffic) -> dict[str, float]:
+    return traffic.model_dump(exclude={"resent_bytes"})
+
+
+def _files(path: Path) -> dict[str, tuple[bytes, int]]:
+    found = (file for file in path.rglob("*") if file.is_file())
+    return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in found}
+
+
+def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Interrupt a run when its journal, of this run, has so many messages."""
+    message = Journal.message
+
+    def counted(journal: Journal, *told: object) -> None:
+        message(journal, *told)  # type: ignore[arg-type]
+        if sum("bytes" in event for event in read_events(journal._path)) == number:
+            raise KeyboardInterrupt
+
+    patch.setattr(Journal, "message", counted)
+
+
+def test_run_that_was_interrupted_at_every_message(fleet: Fleet, tmp_path: Path):
+    """One run, stopped at its first message, then at the next that is new, and so on."""
+    whole = acme_fleet.customize(fleet, tmp_path / "whole")
+    assert whole.traffic.resent_bytes == 0
+    path, stops = tmp_path / "stopped", 0
+    while True:
+        with pytest.MonkeyPatch.context() as patch:
+            seen = {_key(event) for event in _messages(path)}
+            _stop_at_new(patch, seen)
+            try:
+                summary = acme_fleet.customize(fleet, path, resume=True)
+            except KeyboardInterrupt:
+                stops += 1
+                continue
+        break
+    assert stops == len(_messages(tmp_path / "whole")) > 20
+    assert _methods(summary.traffic) == _methods(whole.traffic)
+    again = sum(event["bytes"] for event in _messages(path))
+    method = whole.traffic.cloud_edge_bytes + whole.traffic.edge_device_bytes
+    assert summary.traffic.resent_bytes == again - method > method
+    assert models_of(path) == models_of(tmp_path / "whole")
+
+
+def _messages(path: Path) -> list[dict[str, object]]:
+    return [event for event in read_events(path / "events.jsonl") if "bytes" in event]
+
+
+def _key(event: dict[str, object]) -> tuple[object, ...]:
+    return event["from"], event["to"], event["type"], event["occasion"]
+
+
+def _stop_at_new(patch: pytest.MonkeyPatch, seen: set[tuple[object, ...]]) -> None:
+    """Interrupt a run right after the first message that it had not sent before."""
+    message = Journal.message
+
+    def watched(journal: Journal, *told: object) -> None:
+        message(journal, *told)  # type: ignore[arg-type]
+        sender, receiver, kind, _, occasion = told
+        if (sender, receiver, kind, occasion) not in seen:
+            raise KeyboardInterrupt
+
+    patch.setattr(Journal, "message", watched)
+
+
+@pytest.mark.slow
+def test_runs_that_were_interrupted_once_at_each_message(fleet: Fleet, tmp_path: Path):
+    whole = acme_fleet.customize(fleet, tmp_path / "whole")
+    for number in range(1, 1 + len(_messages(tmp_path / "whole"))):
+        path = tmp_path / str(number)
+        with pytest.MonkeyPatch.context() as patch:
+            _stop_at_message(patch, number)
+            with pytest.raises(KeyboardInterrupt):
+                acme_fleet.customize(fleet, path)
+        summary = acme_fleet.customize(fleet, path, resume=True)
+        assert _methods(summary.traffic) == _methods(whole.traffic), number
+        assert summary.traffic.resent_bytes > 0
+        assert models_of(path) == models_of(tmp_path / "whole"), number
+
+
+def test_what_was_refused_and_asked_again_counts_once(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In a masked round the others are asked again too, under a new nonce."""
+    whole = acme_fleet.customize(fleet, tmp_path / "whole")
+    handle = DeviceClient.handle
+
+    def refuses(device: DeviceClient, message: Message) -> Message:
+        if isinstance(message, RoundStart) and message.round == 1:
+            raise ProtocolError("the battery is empty")
+        return handle(device, message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeviceClient, "handle", refuses)
+        with pytest.raises(QuorumError):
+            acme_fleet.customize(fleet, tmp_path / "run")
+    summary = acme_fleet.customize(fleet, tmp_path / "run", resume=True)
+    assert _methods(summary.traffic) == _methods(whole.traffic)
+    assert summary.traffic.resent_bytes > 0
+
+
+# --- a finished run ---------------------------------------------------------------------------
+
+
+def test_finished_run_is_left_as_it_is(finished, monkeypatch: pytest.MonkeyPatch):
+    """It is not even computed what there would be to do; also over a network, from anywhere."""
+    before = _files(finished.path)
+
+    def connect(*_: object) -> None:
+        raise AssertionError
+
+    for others in ({}, {"connect": connect}):
+        again = acme_fleet.customize(finished.fleet, finished.path, resume=True, **others)
+        assert again == finished.summary
+    told = CliRunner().invoke(
+        app,
+        ["run", str(finished.path / "fleet.yaml"), "--out", str(finished.path), "--resume"],
+    )
+    assert told.exit_code == 0, told.output
+    assert "sent again" not in told.output
+    assert _files(finished.path) == before
+
+
+def test_finished_run_of_another_fleet_is_refused(finished, tiny: Callable[..., Fleet]):
+    before = _files(finished.path)
+    with pytest.raises(RunError, match="another fleet or seed"):
+        acme_fleet.customize(tiny(seed=9), finished.path, resume=True)
+    assert _files(finished.path) == before
+
+
+def test_damaged_model_of_a_finished_run_is_made_again(finished, prepared: Path):
+    acme_fleet.customize(finished.fleet, prepared, resume=True)
+    summary = Summary.read(prepared / "summary.json")
+    model = prepared / "devices" / "cam-2" / "model.safetensors"
+    content = bytearray(model.read_bytes())
+    content[-3] ^= 1
+    model.write_bytes(content)
+    again = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert models_of(prepared) == finished.models
+    assert _methods(again.traffic) == _methods(summary.traffic)
+    assert again.devices == summary.devices
+
+
+# --- what is sent again is told ---------------------------------------------------------------
+
+
+def test_resent_bytes_stand_in_summary_terminal_and_report(
+    finished, prepared: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(KeyboardInterrupt):
+        acme_fleet.customize(
+            finished.fleet, prepared, resume=True, observer=StopAt("cam-1", "round 2")
+        )
+    monkeypatch.undo()
+    arguments = ["run", str(prepared / "fleet.yaml"), "--out", str(prepared), "--resume"]
+    told = CliRunner().invoke(app, arguments)
+    assert told.exit_code == 0, told.output
+    assert Summary.read(prepared / "summary.json").traffic.resent_bytes > 0
+    assert "sent again, and not counted above: " in told.output
+    assert (
+        "were sent again after interruptions or failures" in (prepared / "report.html").read_text()
+    )
+
+
+# --- two at a time ----------------------------------------------------------------------------
+
+
+def test_second_run_in_the_same_directory_is_refused(finished, prepared: Path):
+    before = _files(prepared)
+    with held(prepared), pytest.raises(RunError, match=rf"{prepared} is in use by process \d+"):
+        acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert _files(prepared) == before
+    assert not (prepared / LOCK).exists()

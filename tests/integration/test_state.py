@@ -34,7 +34,6 @@ def fleet(tiny: Callable[..., Fleet]) -> Fleet:
         "backbone.distillation.training.epochs": 2,
         "search.rivals": False,
         "personalization.rounds": 2,
-        "personalization.privacy": {"importance_noise": 0.01},
         "clusters": [{"name": "north", "devices": devices}],
     }
     return tiny(**changes)

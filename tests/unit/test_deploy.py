@@ -38,6 +38,7 @@ from acme_fleet.deploy.up import services
 from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Fleet
+from acme_fleet.links.flower import WAIT_S
 from acme_fleet.report.overhead import overhead_text, overheads_s
 
 _FLEET: dict[str, Any] = {
@@ -422,6 +423,17 @@ def test_proxy_passes_on_nothing_but_what_nodes_need(write_site: Any):
     assert "control" not in text
     assert "runtime" not in text
     assert "|register-node" not in text
+
+
+def test_one_address_cannot_take_all_of_the_proxys_connections(write_site: Any):
+    text = configuration(Site.from_yaml(write_site(role="cloud")))
+    limit = int(re.findall(r"limit_conn addresses (\d+);", text)[0])
+    (all_connections,) = re.findall(r"worker_connections (\d+);", text)
+    assert 2 * limit < int(all_connections)  # each has a second one to the SuperLink
+    assert "limit_conn_zone $binary_remote_addr zone=addresses:" in text
+    seconds = dict(re.findall(r"(\w+_timeout) (\d+)s;", text))
+    assert all(int(seconds[f"{name}_timeout"]) <= 30 for name in ("client_header", "client_body"))
+    assert int(seconds["proxy_read_timeout"]) > WAIT_S, "a peer may take its time to answer"
 
 
 def test_flower_is_silent_and_fetches_nothing(tmp_path: Path):

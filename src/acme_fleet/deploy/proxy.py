@@ -16,6 +16,8 @@ _FLEET = (
     "activate-node|deactivate-node|send-node-heartbeat|pull-messages|push-messages|"
     "get-run|get-fab|push-object|pull-object|confirm-message-received"
 )
+CONNECTIONS = 1024
+"""Of one address at the same time; each has a second one to the SuperLink, of 4096 in all."""
 _TEMPLATE = """\
 daemon off;
 pid "{state}/nginx/nginx.pid";
@@ -36,6 +38,14 @@ http {{
     proxy_request_buffering off;
     proxy_buffering off;
     proxy_read_timeout 120s;
+    # One address, which a whole site may share, cannot take all connections, nor keep one without
+    # sending anything. This is about what is sent: an answer may take as long as it does above.
+    limit_conn_zone $binary_remote_addr zone=addresses:10m;
+    limit_conn addresses {connections};
+    client_header_timeout 10s;
+    client_body_timeout 20s;
+    send_timeout 20s;
+    reset_timedout_connection on;
     server {{
         listen {address}:{port} ssl;
         ssl_certificate "{keys}/{server}";
@@ -99,4 +109,5 @@ def configuration(site: Site) -> str:
         server_key=keys.SERVER_KEY,
         ca=keys.CA,
         fleet=_FLEET,
+        connections=CONNECTIONS,
     )

@@ -75,8 +75,9 @@ class Dirichlet(Settings):
 class Natural(Settings):
     """A column of the data set says whose sample it is.
 
-    The devices without data of their own take the column's values in sorted order, one each; the
-    samples of values that are left over belong to no device.
+    The devices without data of their own take the column's values in sorted order (numbers as
+    numbers), one each; the samples of values that are left over belong to no device. A value is
+    text or a whole number, and no sample lacks one.
     """
 
     scheme: Literal["natural"]

@@ -174,7 +174,7 @@ def test_mistake_in_the_file_is_one_message_and_exit_code_2(
 def test_file_that_is_not_there(tmp_path: Path, command: str):
     result = _acme(command, tmp_path / "none.yaml")
     assert result.exit_code == 2
-    assert "none.yaml: No such file" in result.stderr
+    assert "none.yaml: no such file" in result.stderr
 
 
 # --- run --------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_run_that_nothing_fits_trains_nothing(fleet_file: Path, tmp_path: Path):
     [
         ("classes_per_device: 5", "classes_per_device: 11", "the data set has 10 classes"),
         ("public: 0.4 ", "public: 0.9999 ", "and needs some of each"),
-        ("source: digits", "source: images\n  train: none", "does not exist"),
+        ("source: digits", "source: images\n  train: none", "none: no such file or folder"),
         ("source: digits", "source: digits\n  classes: [0, 10]", "unknown 10; the data set has 0,"),
         ("patch_size: 2", "patch_size: 3", "cannot be cut into patches"),
         ("depths: [2, 3, 4, 5, 6]", "depths: [7]", "7 is more than the reference's 6 layers"),
@@ -215,7 +215,7 @@ def test_device_without_data_is_named(fleet_file: Path, tmp_path: Path):
     result = _acme("run", fleet_file, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "device cam-2: data: " in result.stderr
-    assert "nowhere.npz does not exist" in result.stderr
+    assert "nowhere.npz: no such file or folder" in result.stderr
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def check_finished(
     heard, personalization = set(report.device_names), settings.personalization
     _known(report.missed, heard, f"{what}: missed rounds")
     _known(report.shortened, heard, f"{what}: shortened updates")
-    if most := max(report.missed.values(), default=0) > personalization.rounds:
+    if (most := max(report.missed.values(), default=0)) > personalization.rounds:
         raise ProtocolError(f"{what}: {most} rounds missed, of {personalization.rounds}")
     if report.shortened and personalization.mix == "importance":
         raise ProtocolError(f"{what} shortened headers, and mix: importance mixes none")

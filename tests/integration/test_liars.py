@@ -1,0 +1,422 @@
+"""One device of five lies, in every rule of personalisation: at most it is left out itself.
+
+The edge server is a real one. The devices are played: each sends features of its own images on the
+backbone that it got, and seeded importance sets and headers; the last one lies.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acme_fleet.device.masking import Masker, public_key, unmask
+from acme_fleet.edge.aggregation import normalize
+from acme_fleet.edge.server import EdgeServer
+from acme_fleet.errors import ProtocolError
+from acme_fleet.fleet import Fleet
+from acme_fleet.journal import Journal
+from acme_fleet.links.embedded import EmbeddedLink
+from acme_fleet.messages import (
+    BackboneAssignment,
+    ClusterReport,
+    DeviceProfile,
+    DeviceReport,
+    FeatureSample,
+    HeaderAssignment,
+    ImportanceUpdate,
+    ImportanceUpload,
+    Message,
+    ProfileRequest,
+    RoundReport,
+    RoundStart,
+)
+from acme_fleet.models.features import feature_samples
+from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.models.io import backbone_from, clone_state, config_document
+from tiny_fleet import tiny
+
+NAMES = [f"cam-{n}" for n in range(5)]
+LIAR = NAMES[-1]
+CHANGE = 0.02  # of each of a header's numbers in a round, standard deviation
+
+RULES: dict[str, dict[str, Any]] = {
+    "importance, debiased": {},
+    "importance, literal": {"similarity": "literal", "temperature": 1.0},
+    "both, debiased": {"mix": "both"},
+    "weights, holders, none": {"mix": "weights", "similarity": "none", "classifier": "holders"},
+    "masked, debiased": {"privacy": {"masking": True}},
+    "sketches of 8 bits": {"privacy": {"sketch_dim": 8, "sketch_bits": 8}},
+}
+
+
+@dataclass
+class Played:
+    """A device of four classes' images that answers at once; what it got is remembered."""
+
+    name: str
+    fleet: Fleet
+    samples: Any
+    lie: Callable[[Message, Played], Message] | None = None
+    heard: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    headers: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    sent: list[ImportanceUpload] = field(default_factory=list)
+    assignment: HeaderAssignment | None = None
+
+    def handle(self, message: Message) -> Message:
+        answer = self.answer(message)
+        return answer if self.lie is None else self.lie(answer, self)
+
+    @property
+    def secret(self) -> bytes:
+        return self.name.encode() * 8
+
+    @property
+    def plan(self) -> HeaderPlan:
+        assert self.assignment is not None
+        return HeaderPlan.model_validate(self.assignment.plan)
+
+    def answer(self, message: Message) -> Message:
+        own = next(device for device in self.fleet.devices if device.name == self.name)
+        match message:
+            case ProfileRequest():
+                return DeviceProfile(name=own.name, storage_bytes=own.storage, energy=own.energy)
+            case HeaderAssignment():
+                self.assignment = message
+                return self._features(message)
+            case RoundStart():
+                self.sent.append(self._upload(message))
+                return self.sent[-1]
+            case ImportanceUpdate():
+                return self._hear(message)
+        neurons = self.plan.neurons
+        return DeviceReport(
+            name=self.name,
+            size_bytes=own.storage // 2,
+            params=100,
+            **dict.fromkeys(("accuracy", "accuracy_coarse", "accuracy_linear"), 0.5),
+            test_samples=8,
+            latency_s=0.1,
+            neurons_coarse=neurons,
+            neurons=neurons,
+            raw_data_bytes=1000,
+        )
+
+    def _features(self, message: HeaderAssignment) -> FeatureSample:
+        asked = self.fleet.personalization
+        backbone = backbone_from(message.config, message.backbone)
+        rows = feature_samples(backbone, self.samples).inputs["pooled"][: asked.rows_sent]
+        key = public_key(self.secret) if asked.privacy.masking else ""
+        if asked.privacy.sketch_bits == 8:
+            rows = rows[:, : asked.privacy.sketch_dim]
+            scale = float(rows.abs().max()) / 127
+            whole = (rows / scale).round().to(torch.int8)
+            return FeatureSample(features=whole, scale=scale, public_key=key)
+        return FeatureSample(features=rows.half(), public_key=key)
+
+    def _upload(self, start: RoundStart) -> ImportanceUpload:
+        assert self.assignment is not None
+        asked, plan = self.fleet.personalization, self.plan
+        draw = torch.Generator().manual_seed(1000 * start.round + NAMES.index(self.name))
+        channels = plan.genotype.channels
+        importance = {layer: torch.rand(channels, generator=draw) for layer in plan.layers}
+        if asked.privacy.masking:
+            whole = torch.cat(list(importance.values())).double()
+            occasion = f"{start.round}/{start.nonce}"
+            masker = Masker(self.name, self.secret, start.public_keys, occasion)
+            shares = masker.shares(whole / whole.sum(), start.weights)
+            return ImportanceUpload(round=start.round, importance={}, masked=shares)
+        if asked.mix == "importance":
+            return ImportanceUpload(round=start.round, importance=importance)
+        header = {
+            name: tensor + CHANGE * torch.randn(tensor.shape, generator=draw)
+            for name, tensor in self.assignment.header.items()
+        }
+        number = NAMES.index(self.name)
+        held = sorted({number % 4, (number + 1) % 4}) if asked.classifier == "holders" else []
+        return ImportanceUpload(
+            round=start.round, importance=importance, header=header, held=held
+        )
+
+    def _hear(self, update: ImportanceUpdate) -> RoundReport:
+        heard = update.importance
+        if self.fleet.personalization.privacy.masking:
+            try:
+                occasion = f"{update.round}/{update.nonce}"
+                mixture = unmask(update.masked["sum"], self.secret, occasion)
+                heard = {"all": mixture}
+            except ProtocolError:
+                heard = {}  # a device goes on with its own set then
+        self.heard.append(heard)
+        self.headers.append(update.header)
+        return RoundReport(round=update.round, neurons=self.plan.neurons, changed=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the honest devices heard, and what the edge server told the cloud."""
+
+    report: ClusterReport
+    devices: dict[str, Played]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., Any]) -> Any:
+    """``stage(rule, lie)``: a run of the edge server; the header is searched once for all."""
+    from acme_fleet.cloud.reference import new_vit, vit_config
+
+    searched = tmp_path_factory.mktemp("searched") / "edge"
+
+    def run(rule: str, lie: Callable[[Message, Played], Message] | None) -> Outcome:
+        changes = {"rounds": 2, "quorum": 0.5, "feature_samples": 8, **RULES[rule]}
+        clusters = [
+            {"name": "north", "devices": [{"name": n, "storage": "60 kB"} for n in NAMES]},
+        ]
+        fleet = tiny(
+            clusters=clusters,
+            **{"search.rivals": False},
+            **{f"personalization.{name}": value for name, value in changes.items()},
+        )
+        model = new_vit(vit_config(fleet.reference, (1, 8, 8)), 4, 0)
+        folder = tmp_path_factory.mktemp("run") / "edge"
+        if searched.exists():
+            shutil.copytree(searched, folder)
+        folder.mkdir(exist_ok=True)
+        journal = Journal(folder / "events.jsonl")
+        devices = {n: Played(n, fleet, make_samples(12, seed=i)) for i, n in enumerate(NAMES)}
+        devices[LIAR].lie = lie
+        link = EmbeddedLink("north", devices, journal)
+        edge = EdgeServer("north", fleet, make_samples(40, seed=9), link, folder, journal)
+        edge.handle(ProfileRequest())
+        backbone = model.backbone
+        assignment = BackboneAssignment(
+            parts=[0],
+            width=1.0,
+            depth=2,
+            config=config_document(backbone),
+            backbone=clone_state(backbone),
+            classifier=clone_state(model.head),
+            class_names=list("abcd"),
+            preprocessing={},
+        )
+        report = edge.handle(assignment)
+        assert isinstance(report, ClusterReport)
+        if not searched.exists():
+            searched.mkdir()
+            for name in ("coarse.safetensors", "contenders.json"):
+                shutil.copy(folder / name, searched / name)
+        return Outcome(report, devices)
+
+    return run
+
+
+# --- the lies ---------------------------------------------------------------------------------
+
+
+def _forged(message: Message, **fields: Any) -> Message:
+    """The message with fields that its constructor would refuse."""
+    return type(message).model_construct(**{**dict(message), **fields})
+
+
+def _of(kind: type[Message], change: Callable[[Any, Played], Message]) -> Any:
+    return lambda answer, device: change(answer, device) if isinstance(answer, kind) else answer
+
+
+def _features(change: Callable[[torch.Tensor], torch.Tensor], **more: Any) -> Any:
+    return _of(FeatureSample, lambda m, _: _forged(m, features=change(m.features), **more))
+
+
+def _tensors(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    def forge(message: Any, _: Played) -> Message:
+        return _forged(message, **{name: {k: change(v) for k, v in getattr(message, name).items()}})
+
+    return _of(ImportanceUpload, forge)
+
+
+def _upload(**fields: Any) -> Any:
+    return _of(ImportanceUpload, lambda m, _: _forged(m, **fields))
+
+
+def _one_neuron(values: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(0), len(values)).to(values.dtype) * 3e38
+
+
+def _replayed(message: Any, device: Played) -> Message:
+    return device.sent[0]
+
+
+def _identity(message: Any, _: Played) -> Message:
+    return _forged(message, name="cam-0")
+
+
+LIES: dict[str, Any] = {
+    "another's profile": _of(DeviceProfile, _identity),
+    "one byte of storage": _of(DeviceProfile, lambda m, _: _forged(m, storage_bytes=1)),
+    "features huge": _features(lambda f: f.float() * 1e6),
+    "features huge by scale": _features(lambda f: f, scale=1e300),
+    "features ten times": _features(lambda f: f * 10),
+    "features tiny": _features(lambda f: f * 1e-4),
+    "features nan": _features(lambda f: f.float() * float("nan")),
+    "features infinite": _features(lambda f: f.float() + float("inf")),
+    "features negative": _features(lambda f: -f),
+    "features zero": _features(lambda f: f * 0),
+    "features of another shape": _features(lambda f: f[:, :-1]),
+    "features of another type": _features(lambda f: f.float()),
+    "one feature": _features(lambda f: f[:1]),
+    "no key": _features(lambda f: f, public_key=""),
+    "a weak key": _features(lambda f: f, public_key="00" * 32),
+    "another's key": _features(lambda f: f, public_key=public_key(b"cam-0" * 8)),
+    "another message": _of(FeatureSample, lambda m, _: RoundReport(round=0, neurons=1, changed=False)),
+    "importance nan": _tensors("importance", lambda v: v * float("nan")),
+    "importance infinite": _tensors("importance", lambda v: v + float("inf")),
+    "importance negative": _tensors("importance", lambda v: -v),
+    "importance zero": _tensors("importance", lambda v: v * 0),
+    "importance huge": _tensors("importance", lambda v: v * 3e38),
+    "importance tiny": _tensors("importance", lambda v: v * 0 + 1e-45),
+    "importance in one neuron": _tensors("importance", _one_neuron),
+    "importance cut": _tensors("importance", lambda v: v[:-1]),
+    "importance in half": _tensors("importance", lambda v: v.half()),
+    "importance in integers": _tensors("importance", lambda v: (v * 100).int()),
+    "importance missing": _upload(importance={}),
+    "importance of nobody": _upload(importance={"evil": torch.ones(6)}),
+    "of an earlier round": _of(ImportanceUpload, _replayed),
+    "of a later round": _upload(round=7),
+    "header nan": _tensors("header", lambda v: v * float("nan")),
+    "header huge": _tensors("header", lambda v: v * 1e30),
+    "header zero": _tensors("header", lambda v: v * 0),
+    "header negative": _tensors("header", lambda v: -v),
+    "header cut": _tensors("header", lambda v: v[..., :-1]),
+    "header in half": _tensors("header", lambda v: v.half()),
+    "header missing": _upload(header={}),
+    "channels that do not exist": _upload(kept={"evil": [0]}),
+    "all classes": _upload(held=[0, 1, 2, 3]),
+    "classes that do not exist": _upload(held=[0, 60_000]),
+    "classes twice": _upload(held=[1, 1]),
+    "shares at the edge": _tensors("masked", lambda v: torch.full_like(v, 2**31 - 1)),
+    "shares below": _tensors("masked", lambda v: torch.full_like(v, -(2**31))),
+    "shares of nothing": _tensors("masked", lambda v: v * 0),
+    "shares turned round": _tensors("masked", lambda v: v.flip(0)),
+    "shares in long integers": _tensors("masked", lambda v: v.long()),
+    "shares for nobody": _upload(masked={}),
+    "report of another round": _of(RoundReport, lambda m, _: _forged(m, round=9)),
+    "more neurons than there were": _of(RoundReport, lambda m, _: _forged(m, neurons=2**53)),
+    "report in another's name": _of(DeviceReport, _identity),
+    "a latency of ages": _of(DeviceReport, lambda m, _: _forged(m, latency_s=1e300)),
+    "a model too large": _of(DeviceReport, lambda m, _: _forged(m, size_bytes=10**9)),
+}
+
+
+def _silent(answer: Message, device: Played) -> Message:
+    raise ProtocolError("the battery is empty")
+
+
+def _touches(lie: str, rule: str) -> bool:
+    """Whether a lie is about something that is sent under a rule."""
+    settings = RULES[rule]
+    masked = bool(settings.get("privacy", {}).get("masking"))
+    weights = settings.get("mix", "importance") != "importance"
+    if lie.startswith("header"):
+        return weights
+    if "class" in lie:
+        return settings.get("classifier") == "holders"
+    if lie.startswith("shares"):
+        return masked
+    if lie.startswith("importance"):
+        return not masked
+    if lie == "another's key":
+        return masked
+    if lie.startswith(("features", "one feature")):
+        return settings.get("similarity") != "none" and "sketch_dim" not in str(settings)
+    return True
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_liar_of_five_changes_what_honest_devices_hear_within_a_bound(
+    rule: str, stage: Callable[..., Outcome]
+) -> None:
+    without = stage(rule, _silent)
+    assert LIAR in without.report.lost
+    honest = stage(rule, None)
+    assert honest.report.device_names == NAMES
+    _check(honest, without)
+    for lie in filter(lambda lie: _touches(lie, rule), LIES):
+        try:
+            _check(stage(rule, LIES[lie]), without)
+        except Exception as error:
+            raise AssertionError(f"{rule}: {lie}") from error
+
+
+def _check(found: Outcome, without: Outcome) -> None:
+    """All honest devices finish; what they hear is as without the liar but for its weight."""
+    reported = {told.name for told in found.report.reports}
+    assert reported >= set(NAMES[:-1])
+    assert set(found.report.lost) | reported == set(NAMES)
+    assert set(found.report.lost) <= {LIAR}
+    names = found.report.device_names
+    matrix = dict(zip(names, found.report.similarity, strict=True))
+    for name in NAMES[:-1]:
+        weight = matrix[name][names.index(LIAR)] if LIAR in names else 0.0
+        own = matrix[name][names.index(name)]
+        assert weight <= own * (1 + 1e-6)  # nobody outweighs the device itself
+        _check_ratios(name, found.report, without.report)
+        device, alone = found.devices[name], without.devices[name]
+        assert len(device.heard) == len(device.headers) == 2
+        for heard, expected in zip(device.heard, alone.heard, strict=True):
+            assert all(bool(values.isfinite().all()) for values in heard.values())
+            if not heard:  # masked, and the sum spoilt: the device uses its own set
+                continue
+            if LIAR not in names:
+                torch.testing.assert_close(heard, expected, rtol=1e-4, atol=1e-6)
+            assert sum(float(v.double().sum()) for v in heard.values()) == pytest.approx(1, abs=1e-3)
+        _check_headers(device)
+
+
+def _check_ratios(name: str, found: ClusterReport, without: ClusterReport) -> None:
+    """Honest peers weigh against the device itself as they do without the liar, within a third."""
+
+    def ratios(report: ClusterReport) -> np.ndarray:
+        row = dict(zip(report.device_names, report.similarity[report.device_names.index(name)]))
+        return np.array([row[peer] / row[name] for peer in NAMES[:-1]])
+
+    assert (np.abs(ratios(found) - ratios(without)) < 0.35).all()
+
+
+def _check_headers(device: Played) -> None:
+    """A mixed header is no further from the coarse one than twice an honest update, times √5."""
+    assert device.assignment is not None
+    start = device.assignment.header
+    size = sum(tensor.numel() for tensor in start.values())
+    longest = 1.2 * CHANGE * size**0.5
+    for header in filter(None, device.headers):
+        moved = sum(float((header[k] - start[k]).square().sum()) for k in start) ** 0.5
+        assert moved <= 2 * longest * 5**0.5
+
+
+def test_sets_of_liars_move_a_mixture_by_at_most_twice_their_weight(
+    stage: Callable[..., Outcome],
+) -> None:
+    honest = stage("importance, debiased", None)
+    lying = stage("importance, debiased", LIES["importance in one neuron"])
+    names = honest.report.device_names
+    for row, name in enumerate(NAMES[:-1]):
+        weight = honest.report.similarity[row][names.index(LIAR)]
+        for true, heard in zip(
+            honest.devices[name].heard, lying.devices[name].heard, strict=True
+        ):
+            change = sum(float((true[k] - heard[k]).abs().sum()) for k in true)
+            assert change <= 2 * weight + 1e-5
+        assert set(normalize(honest.devices[name].heard[0])) == set(true)
+
+
+def test_device_that_lies_about_its_limits_is_out_for_good_and_named(
+    stage: Callable[..., Outcome],
+) -> None:
+    found = stage("importance, debiased", LIES["one byte of storage"])
+    assert found.devices[LIAR].assignment is None
+    assert "claims to store 1 bytes, the fleet file says 60000" in found.report.lost[LIAR]

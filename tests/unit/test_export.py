@@ -63,7 +63,7 @@ def exported(module: nn.Module, inputs: Inputs, free: Mapping[str, Sequence[int]
             tuple(inputs.values()),
             dynamo=True,
             verbose=False,
-            dynamic_shapes=(tuple({axis: Dim.DYNAMIC for axis in free[name]} for name in inputs),),
+            dynamic_shapes=(tuple(dict.fromkeys(free[name], Dim.DYNAMIC) for name in inputs),),
         )
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())

@@ -131,9 +131,10 @@ class MixerHeader(_HandMadeHeader):
     def _over_tokens(self, x: Tensor) -> Tensor:
         """Leaves out the weights of positions beyond the text: they would meet zeros."""
         count = x.shape[2]
-        enter, leave = self.layers["tokens_in"], self.layers["tokens_out"]
-        mixed = F.gelu(F.linear(x, enter.weight[:, :count], enter.bias))
-        return F.linear(mixed, leave.weight[:count], leave.bias[:count])
+        enter, leave = (self.get_parameter(f"layers.tokens_{way}.weight") for way in ("in", "out"))
+        before, after = (self.get_parameter(f"layers.tokens_{way}.bias") for way in ("in", "out"))
+        mixed = F.gelu(F.linear(x, enter[:, :count], before))
+        return F.linear(mixed, leave[:count], after[:count])
 
     def _over_channels(self, x: Tensor) -> Tensor:
         return self.layers["channels_out"](F.gelu(self.layers["channels_in"](x)))

@@ -143,7 +143,7 @@ def test_public_keys_without_a_secret_in_common_are_refused() -> None:
     for point in (0, 1, order8, other8, prime - 1, prime, prime + 1):
         for high in (0, 2**255):
             key = (point + high).to_bytes(32, "little").hex()
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match="shared key"):
                 library.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(key)))
             with pytest.raises(ProtocolError, match="no secret in common"):
                 check_key("cam-1", key, masking=True)
@@ -204,8 +204,8 @@ def test_a_round_report_is_of_this_round_and_of_neurons_that_there_were() -> Non
     most = PLAN.neurons
     check_pruned("cam-1", RoundReport(round=1, neurons=most, changed=False), 1, PLAN)
     for number, neurons in ((0, most), (2, most), (1, most + 1), (1, 2**53)):
+        report = RoundReport(round=number, neurons=neurons, changed=True)
         with pytest.raises(ProtocolError):
-            report = RoundReport(round=number, neurons=neurons, changed=True)
             check_pruned("cam-1", report, 1, PLAN)
 
 

@@ -100,7 +100,7 @@ class _Classifier(PreTrainedModel):
         return torch.empty(0).device  # as a surrounding `with torch.device(…)` says
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: Any,
         *,
@@ -130,9 +130,10 @@ class _Classifier(PreTrainedModel):
             raise TypeError(f"{cls.__name__} has no option {', '.join(sorted(unknown))}")
         folder = located(pretrained_model_name_or_path, revision)
         loaded, about = load_described(folder)
-        if about.model_type != cls.config_class.model_type:
-            raise RunError(f"{folder} holds a {about.model_type}, no {cls.config_class.model_type}")
-        own = cls.config_class.from_dict(about.document())
+        config_class: Any = cls.config_class
+        if about.model_type != config_class.model_type:
+            raise RunError(f"{folder} holds a {about.model_type}, no {config_class.model_type}")
+        own = config_class.from_dict(about.document())
         config = config or own
         if (config.backbone, config.header) != (own.backbone, own.header):
             raise RunError(f"{folder}: the config that was given is of another model")
@@ -236,14 +237,18 @@ class AcmeImageProcessor(BaseImageProcessor):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         own = {name: settings[name] for name in ImagePreprocessing.model_fields if name in settings}
-        self._rule = parse_preprocessing(own, "preprocessor_config.json", FleetError)
-        self._keys = tuple(own)
+        rule = parse_preprocessing(own, "preprocessor_config.json", FleetError)
+        assert isinstance(rule, ImagePreprocessing)  # it has no tokenizer
+        self._rule = rule
 
-    def preprocess(self, images: Any, return_tensors: str | None = None, **others: Any) -> Any:
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, return_tensors: str | None = None, **others: Any
+    ) -> Any:
         """``pixel_values`` of one image or a list of them, as :func:`acme predict` makes them.
 
         Args:
-            images: PIL images, or arrays with values from 0 to 255 (integers) or 0 to 1 (floats).
+            images: PIL images, or arrays ``(height, width[, channels])`` with values from 0 to 255
+                (integers) or 0 to 1 (floats), or one array of four dimensions.
             return_tensors: ``pt``, ``np`` or nothing, which is a tensor too.
 
         Raises:
@@ -252,9 +257,10 @@ class AcmeImageProcessor(BaseImageProcessor):
         """
         if others:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(others))}")
-        listed = images if isinstance(images, list | tuple) else [images]
+        several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+        listed = images if several else [images]
         plain = [np.asarray(one) if isinstance(one, Tensor) else one for one in listed]
-        pixels = self._rule.inputs(plain)["pixel_values"]
+        pixels = self._rule.pixel_values(plain)
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def to_dict(self) -> dict[str, Any]:
@@ -266,7 +272,7 @@ class AcmeImageProcessor(BaseImageProcessor):
 class AcmeTokenizer(PreTrainedTokenizerFast):
     """A tokenizer that cuts and pads as the model was trained, unless it is told otherwise."""
 
-    def _get_padding_truncation_strategies(
+    def _get_padding_truncation_strategies(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         padding: Any = False,
         truncation: Any = None,

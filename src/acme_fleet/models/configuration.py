@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, create_model
 from pydantic import ValidationError as Invalid
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -61,28 +61,24 @@ _Activation = Annotated[str, Field(max_length=100), AfterValidator(_known_activa
 _Flag = Annotated[bool, Field(strict=True)]
 
 
-class _Rope(BaseModel):
-    """Rotary position embeddings, in the words of transformers 4 and 5."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    rope_type: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"] = "default"
-    type: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"] = "default"
-    rope_theta: _Positive = 10_000.0
-    partial_rotary_factor: _Share | None = None
-    factor: _Positive | None = None
-    attention_factor: _Positive | None = None
-    beta_fast: _Positive | None = None
-    beta_slow: _Positive | None = None
-    low_freq_factor: _Positive | None = None
-    high_freq_factor: _Positive | None = None
-    mscale: _Positive | None = None
-    mscale_all_dim: _Positive | None = None
-    original_max_position_embeddings: _Words | None = None
-    short_factor: _listed(_Positive, 4096) | None = None  # pyright: ignore[reportInvalidTypeForm]
-    long_factor: _listed(_Positive, 4096) | None = None  # pyright: ignore[reportInvalidTypeForm]
-    truncate: _Flag | None = None
-
+_RopeType = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
+_ROPE_RULES: dict[str, Any] = {
+    **dict.fromkeys(("rope_type", "type"), _RopeType),
+    **dict.fromkeys(("rope_theta", "factor", "attention_factor", "beta_fast"), _Positive),
+    **dict.fromkeys(("beta_slow", "low_freq_factor", "high_freq_factor"), _Positive),
+    **dict.fromkeys(("mscale", "mscale_all_dim"), _Positive),
+    **dict.fromkeys(("short_factor", "long_factor"), _listed(_Positive, 2**12)),
+    "partial_rotary_factor": _Share,
+    "original_max_position_embeddings": _Words,
+    "truncate": _Flag,
+}
+_rope_fields: Any = {name: (rule | None, None) for name, rule in _ROPE_RULES.items()}
+_Rope: Any = create_model(
+    "Rope",
+    __doc__="Rotary position embeddings, in the words of transformers 4 and 5.",
+    __config__=ConfigDict(extra="forbid"),
+    **_rope_fields,
+)
 
 _RULES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "dim"), _Size),

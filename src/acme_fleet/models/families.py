@@ -276,7 +276,7 @@ def _elastic_classes(
             """As in transformers, but a tensor that is missing or too many is an error."""
             told = options.pop("output_loading_info", False)
             options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-            model, info = super().from_pretrained(folder, *others, **options)
+            model, info = cast("Any", super().from_pretrained(folder, *others, **options))
             check_complete(str(folder), info)
             return (model, info) if told else model
 

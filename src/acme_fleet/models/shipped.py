@@ -104,7 +104,9 @@ class Description(BaseModel):
 class ImageModel(CustomizedModel):
     """A device's model of images: a plain PyTorch module from pixels to logits."""
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, pixel_values: Tensor
+    ) -> Tensor:
         """Logits of shape ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
         return super().forward(pixel_values=pixel_values)
 
@@ -112,7 +114,9 @@ class ImageModel(CustomizedModel):
 class TextModel(CustomizedModel):
     """A device's model of texts: a plain PyTorch module from tokens to logits."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """Logits of shape ``(batch, classes)``; both inputs have shape ``(batch, tokens)``."""
         if attention_mask is None:
             return super().forward(input_ids=input_ids)
@@ -337,7 +341,8 @@ def check_sums(folder: Path) -> None:
         return
     with reading(f"cannot read {path}", RunError):
         lines = _content(path).decode("ascii").splitlines()
-    sums = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
+    parts = [line.partition("  ") for line in lines]
+    sums = {name: digest for digest, _, name in parts}
     present = {name for name in _FILES if (folder / name).exists()}
     if len(sums) != len(lines) or not {WEIGHTS, CONFIG} <= sums.keys() <= _FILES:
         raise RunError(f"{path} is damaged: it is no list of checksums of this folder's files")

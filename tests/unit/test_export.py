@@ -55,7 +55,10 @@ class Several(nn.Module):
 
 
 def exported(module: nn.Module, inputs: Inputs, free: Mapping[str, Sequence[int]]) -> Callable:
-    """The module run by ONNX Runtime; axes of ``free`` may have any size."""
+    """The module run by ONNX Runtime; axes of ``free`` may have any size.
+
+    The optimiser knows more where all sizes are fixed, and makes other mistakes.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
@@ -63,7 +66,9 @@ def exported(module: nn.Module, inputs: Inputs, free: Mapping[str, Sequence[int]
             tuple(inputs.values()),
             dynamo=True,
             verbose=False,
-            dynamic_shapes=(tuple(dict.fromkeys(free[name], Dim.DYNAMIC) for name in inputs),),
+            dynamic_shapes=(tuple(dict.fromkeys(free[n], Dim.DYNAMIC) for n in inputs),)
+            if free
+            else None,
         )
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
@@ -107,10 +112,15 @@ def plan_of(blocks: Sequence[Block], axes: Axes, cells: int = 1) -> HeaderPlan:
 
 
 def half_pruned(operation: Operation, axes: Axes) -> Header:
-    """One summand has all channels of the node and the other has not: the exporter's trap."""
-    plan = plan_of([Block(inputs=(0, 1), operations=(operation, "conv1"))], axes)
-    header = header_of(plan, seed=1, share=0)
-    return prune(header, {"cell0-block0-1-conv1": (0, 2)})
+    """The first summand lacks channels, the second has them all: then the exporter's trap opens.
+
+    Of an ``index_add`` over the full range the optimiser keeps what is added and drops the rest.
+    """
+    plan = plan_of([Block(inputs=(0, 1), operations=("conv1", operation))], axes)
+    first = plan.nodes[-1].terms[0]
+    layer = first.align or first.layer
+    assert layer is not None
+    return prune(header_of(plan, seed=1, share=0), {layer.name: (0, 2)})
 
 
 def features(batch: int, axes: Axes, size: int, seed: int = 0) -> Inputs:
@@ -127,12 +137,17 @@ def features(batch: int, axes: Axes, size: int, seed: int = 0) -> Inputs:
     return inputs
 
 
-def check_headers(headers: Sequence[nn.Module], axes: Axes, *, any_length: bool = False) -> None:
-    seen = features(2, axes, size=7)
-    free = {name: (0, 2) if any_length and name != "pooled" else (0,) for name in seen}
-    sizes = (12, 5) if any_length else (7, 7)
-    new = [features(n, axes, size, seed=n) for n, size in zip((1, 5), sizes, strict=True)]
-    check(Several(headers, list(seen)), seen, free, *new)
+def check_headers(
+    headers: Sequence[nn.Module], axes: Axes, free: Literal["none", "batch", "length"] = "none"
+) -> None:
+    seen, module = features(2, axes, size=7), Several(headers, list(features(2, axes, size=7)))
+    if free == "none":
+        check(module, seen, {}, features(2, axes, size=7, seed=1))
+    elif free == "batch":
+        check(module, seen, dict.fromkeys(seen, (0,)), features(5, axes, size=7, seed=1))
+    else:
+        both = {name: (0,) if name == "pooled" else (0, 2) for name in seen}
+        check(module, seen, both, features(1, axes, size=12), features(5, axes, size=5))
 
 
 @pytest.mark.parametrize("axes", [1, 2])
@@ -143,12 +158,15 @@ def test_every_operation_beside_one_that_is_pruned(axes: Axes) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("share", [0, 0.4])
-def test_all_operations_in_one_header(share: float, axes: Axes) -> None:
+@pytest.mark.parametrize("free", ["none", "batch"])
+def test_all_operations_in_one_header(
+    free: Literal["none", "batch"], share: float, axes: Axes
+) -> None:
     blocks = [
         Block(inputs=(0, number + 1), operations=(operation, "identity"))
         for number, operation in enumerate(OPERATIONS)
     ]
-    check_headers([header_of(plan_of(blocks, axes), 0, share)], axes)
+    check_headers([header_of(plan_of(blocks, axes), 0, share)], axes, free)
 
 
 @pytest.mark.slow
@@ -157,7 +175,7 @@ def test_texts_of_any_length() -> None:
         Block(inputs=(0, 1), operations=("downsample", "max_pool")),
         Block(inputs=(2, 0), operations=("avg_pool", "conv3")),
     ]
-    check_headers([header_of(plan_of(blocks, axes=1), 0, share=0.4)], axes=1, any_length=True)
+    check_headers([header_of(plan_of(blocks, axes=1), 0, share=0.4)], axes=1, free="length")
 
 
 @pytest.mark.slow
@@ -172,12 +190,12 @@ def test_headers_made_by_hand(axes: Axes) -> None:
     made = [hand_made(kind, classifier, grid, 9_000, draw) for kind in HAND_MADE]
     headers = [header for header in made if header is not None]
     assert len(headers) == 3
-    check_headers([*headers, LinearHeader(classifier)], axes)
+    check_headers([*headers, LinearHeader(classifier)], axes, free="batch")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("axes", [1, 2])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_header(seed: int, axes: Axes) -> None:
     """Up to three blocks and cells, every state of pruning."""
     draw = random.Random(seed)
@@ -191,7 +209,7 @@ def test_any_header(seed: int, axes: Axes) -> None:
         blocks = [block(number) for number in range(draw.randint(1, 3))]
         plan = plan_of(blocks, axes, cells=draw.randint(1, 3))
         headers.append(header_of(plan, seed, share))
-    check_headers(headers, axes, any_length=axes == 1)
+    check_headers(headers, axes, free="length" if axes == 1 and seed % 4 == 0 else "none")
 
 
 # --- whole models -----------------------------------------------------------------------------
@@ -248,8 +266,9 @@ def test_a_family_of_each_kind(family: str, plain_backbone: Callable[..., PreTra
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_with_every_operation(
+def test_every_family_and_texts_of_any_length(
     family: str, plain_backbone: Callable[..., PreTrainedModel]
 ) -> None:
-    """The attention of the last layers of Qwen2 has a window."""
-    check_family(plain_backbone(family, layers=3), OPERATIONS, any_length=True)
+    """The attention of the last layer of Qwen2 has a window."""
+    operations: list[Operation] = ["downsample", "avg_pool", "max_pool"]
+    check_family(plain_backbone(family, layers=2), operations, any_length=True)

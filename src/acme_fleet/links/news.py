@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
 from acme_fleet.fleet import Name
+from acme_fleet.journal import is_moment
 from acme_fleet.messages import GroupName
 
 MOST_EVENTS, MOST_STAGES = 2000, 200
 
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+def _check_moment(text: str) -> str:
+    if not is_moment(text):
+        raise ValueError("a moment is a date, a time and an offset")
+    return text
+
+
+Moment = Annotated[Text, AfterValidator(_check_moment)]
 
 
 class _Part(BaseModel):
@@ -23,7 +33,7 @@ class _Part(BaseModel):
 class StageEvent(_Part):
     """A stage that is over, as the journal keeps it."""
 
-    time: Text
+    time: Moment
     stage: Text
     actor: GroupName
     seconds: NonNegativeFloat
@@ -37,7 +47,7 @@ class StageEvent(_Part):
 class MessageEvent(_Part):
     """A message that was sent, as the journal keeps it."""
 
-    time: Text
+    time: Moment
     sender: Annotated[Name, Field(alias="from")]
     to: Name
     type: Text

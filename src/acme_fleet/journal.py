@@ -194,14 +194,15 @@ def _has_types(event: Mapping[str, Any]) -> bool:
     if type(size) is not int or type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
         return False
     texts = [value for key, value in event.items() if key not in ("bytes", "seconds")]
+    return all(isinstance(text, str) for text in texts) and size >= 0 and is_moment(event["time"])
+
+
+def is_moment(text: str) -> bool:
+    """Whether a text is a date and time with its offset from UTC, as events have them."""
     try:
-        return all(isinstance(text, str) for text in texts) and size >= 0 and bool(_moment(event))
+        return datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
-
-
-def _moment(event: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(event["time"])
 
 
 def _digest(event: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.server import CloudServer, ReferenceResult
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.folder import shipped_as_kept
+from acme_fleet.device.folder import changed_files
 from acme_fleet.device.together import train_ahead
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.files import remove_partial
@@ -45,6 +46,7 @@ from acme_fleet.run_directory import RunDirectory
 from acme_fleet.sealed import if_sound
 from acme_fleet.seeding import threads
 
+_LOG = logging.getLogger(__name__)
 Connect = Callable[[Fleet, World, RunDirectory, Journal], AbstractContextManager[Link]]
 
 
@@ -99,8 +101,10 @@ def _finished(run: RunDirectory, fleet: Fleet, models_here: bool) -> Summary | N
     summary = if_sound(run.summary, Summary.read)
     if summary is None or summary.lost or any(cluster.lost for cluster in summary.clusters):
         return None
-    devices = [device.name for device in summary.devices] if models_here else []
-    return summary if all(shipped_as_kept(run.device(name)) for name in devices) else None
+    for device in summary.devices if models_here else []:
+        for name in changed_files(run.device(device.name)) or []:
+            _LOG.warning("%s is not as the run left it", run.device(device.name) / name)
+    return summary
 
 
 def _run(

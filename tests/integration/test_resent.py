@@ -175,13 +175,20 @@ def test_finished_run_of_another_fleet_is_refused(finished, tiny: Callable[..., 
     assert _files(finished.path) == before
 
 
-def test_damaged_model_of_a_finished_run_is_made_again(finished, prepared: Path):
-    acme_fleet.customize(finished.fleet, prepared, resume=True)
-    summary = Summary.read(prepared / "summary.json")
+def test_changed_model_of_a_finished_run_is_told_and_left_alone(
+    finished, prepared: Path, caplog: pytest.LogCaptureFixture
+):
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
     model = prepared / "devices" / "cam-2" / "model.safetensors"
     content = bytearray(model.read_bytes())
     content[-3] ^= 1
     model.write_bytes(content)
+    before = _files(prepared)
+    assert acme_fleet.customize(finished.fleet, prepared, resume=True) == summary
+    assert _files(prepared) == before
+    assert f"{model} is not as the run left it" in caplog.text
+    # A run that is not finished makes it again; figures stay as they were measured.
+    (prepared / "summary.json").unlink()
     again = acme_fleet.customize(finished.fleet, prepared, resume=True)
     assert models_of(prepared) == finished.models
     assert _methods(again.traffic) == _methods(summary.traffic)

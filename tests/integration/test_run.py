@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -68,6 +69,22 @@ def test_run_directory_has_everything(finished):
         assert {"model.safetensors", "config.json", "header.json"} <= files
         assert {"labels.json", "preprocessor_config.json"} <= files
     assert not list(finished.path.rglob("*.partial"))
+
+
+def test_private_state_is_for_its_user_alone_and_the_rest_as_the_umask_says(finished):
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = {
+        path.relative_to(finished.path): path.stat().st_mode & 0o777
+        for path in finished.path.rglob("*")
+    }
+    private = {name for name in modes if {"state", "uploads"} & set(name.parts)}
+    assert len(private) > 40
+    for name, mode in modes.items():
+        folder = (finished.path / name).is_dir()
+        every = 0o777 if folder else 0o666
+        wanted = (0o700 if folder else 0o600) if name in private else every & ~mask
+        assert mode == wanted, name
 
 
 def test_summary_has_the_fields_that_were_promised(finished):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.fleet import Fleet
-from acme_fleet.models.io import load_device_model
+from acme_fleet.models.shipped import load_device_model
 from acme_fleet.predict import predict_test_data, read_preprocessing
 from acme_fleet.report.summary import Summary
 

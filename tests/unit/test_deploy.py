@@ -34,11 +34,12 @@ from acme_fleet.deploy.processes import Service, keep_running
 from acme_fleet.deploy.proxy import configuration, proxy_command
 from acme_fleet.deploy.site import Site, fingerprint
 from acme_fleet.deploy.superlink import environment
-from acme_fleet.deploy.up import services
+from acme_fleet.deploy.up import services, up
 from acme_fleet.deploy.warm import write_stub
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.fleet import Fleet
 from acme_fleet.links.flower import WAIT_S
+from acme_fleet.locks import held
 from acme_fleet.report.overhead import overhead_text, overheads_s
 
 _FLEET: dict[str, Any] = {
@@ -434,6 +435,14 @@ def test_one_address_cannot_take_all_of_the_proxys_connections(write_site: Any):
     seconds = dict(re.findall(r"(\w+_timeout) (\d+)s;", text))
     assert all(int(seconds[f"{name}_timeout"]) <= 30 for name in ("client_header", "client_body"))
     assert int(seconds["proxy_read_timeout"]) > WAIT_S, "a peer may take its time to answer"
+
+
+def test_host_is_up_once(write_site: Any, monkeypatch: pytest.MonkeyPatch):
+    path = write_site(role="cloud")
+    site = Site.from_yaml(path)
+    monkeypatch.setattr("acme_fleet.deploy.up.checked", lambda *_: (site, site.load_fleet()))
+    with held(site.state), pytest.raises(RunError, match=rf"{site.state} is in use by process"):
+        up(path, "cloud", lambda _: None)
 
 
 def test_flower_is_silent_and_fetches_nothing(tmp_path: Path):

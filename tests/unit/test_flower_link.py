@@ -477,6 +477,28 @@ def test_one_process_at_a_time_on_a_socket(tmp_path: Path):
         listen(tmp_path / ("long" * 30) / "a.sock")
 
 
+def test_kept_answer_that_was_damaged_is_computed_again(tmp_path: Path, hosted):
+    asked: list[Message] = []
+
+    def work(message: Message) -> Message:
+        asked.append(message)
+        return report(7)
+
+    host, question = hosted("cam-1", Peer(work)), encode(RoundStart(round=0))
+    run, key = host._open_run(_RUN), hashlib.sha256(question).hexdigest()
+    answer = host._work(run, key, question)
+    assert host._work(run, key, question) == answer
+    assert len(asked) == 1
+    (kept,) = (tmp_path / "cam-1").rglob("replies/*")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    assert host._work(run, key, question) == answer
+    assert len(asked) == 2
+
+
 # --- progress ---------------------------------------------------------------------------------
 
 

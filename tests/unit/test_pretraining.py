@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,9 @@ from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples
-from acme_fleet.errors import FleetError, RunError
+from acme_fleet.errors import FleetError, RunError, WriteError
 from acme_fleet.fleet import Data, Fleet, Training, ViT
+from acme_fleet.locks import held
 from acme_fleet.models.training import evaluate
 
 _SHAPE = ViT(hidden_size=24, layers=2, heads=2, neurons=48, patch_size=2)
@@ -113,6 +117,35 @@ def test_a_folder_of_something_else_is_left_alone(trained: Path, digits: Source,
     (begun / RECORD).write_text('{"recipe": {}, "samples": 3}')
     with pytest.raises(RunError, match="something else"):
         pretrain(digits, _recipe(), begun)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(digits: Source, tmp_path: Path):
+    with held(tmp_path / "model"), pytest.raises(RunError, match="is in use by process"):
+        pretrain(digits, _recipe(), tmp_path / "model")
+
+
+def test_damaged_record_is_named(trained: Path, digits: Source, tmp_path: Path):
+    shutil.copytree(trained, tmp_path / "model")
+    path = tmp_path / "model" / RECORD
+    for content in ("{", "[]", path.read_text().replace('"samples": ', '"samples": 1')):
+        path.write_text(content)
+        with pytest.raises(RunError, match=rf"cannot read {path}: "):
+            pretrain(digits, _recipe(), tmp_path / "model")
+
+
+@pytest.mark.parametrize("size", [20, 4_000, 60_000])
+def test_full_disk_says_that_the_same_command_goes_on(digits: Source, tmp_path: Path, size: int):
+    """At the record, at the first epoch's state, at the model itself."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(WriteError) as refusal:
+            pretrain(digits, _recipe(1), tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.match(rf"cannot write {tmp_path}/model/\S+: the file size limit", str(refusal.value))
+    assert str(refusal.value).endswith("; the same command goes on with what is finished")
+    pretrain(digits, _recipe(1), tmp_path / "model")
 
 
 # --- the recipe's parts -----------------------------------------------------------------------

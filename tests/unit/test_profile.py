@@ -35,8 +35,8 @@ from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header import build_header, initial_tensors
 from acme_fleet.models.header_plan import HeaderPlan, smallest_genotype
-from acme_fleet.models.io import load_device_model, save_device_model
 from acme_fleet.models.shape import ModelShape
+from acme_fleet.models.shipped import load_device_model, save_device_model
 
 MakeBackbone = Callable[..., PreTrainedModel]
 NARROW = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2))

@@ -13,7 +13,7 @@ from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
 from acme_fleet.device.batched import LocalTraining, Trained
-from acme_fleet.device.folder import DeviceFolder, shipped_as_kept
+from acme_fleet.device.folder import DeviceFolder, changed_files
 from acme_fleet.device.measurement import measure_latency
 from acme_fleet.device.protection import Protection
 from acme_fleet.device.refinement import HeaderState, linear_rival, prune_header, train_header
@@ -180,7 +180,7 @@ class DeviceClient:
     def _report(self) -> DeviceReport:
         """Fine-tune once more, save the best model of all, and test it; once only."""
         report = self._folder.report()
-        if report is None or not shipped_as_kept(self._folder.path):
+        if report is None or changed_files(self._folder.path) != []:
             made = self._finish()
             self._folder.keep_shipped()
             report = report or made  # a damaged model is saved again; figures stay as measured

@@ -154,13 +154,16 @@ class DeviceFolder:
         return self.path / _STATE / f"{name}.safetensors"
 
 
-def shipped_as_kept(folder: Path) -> bool:
-    """Whether the files that a device ships are as :meth:`DeviceFolder.keep_shipped` saw them."""
+def changed_files(folder: Path) -> list[str] | None:
+    """Files that a device ships and that :meth:`DeviceFolder.keep_shipped` saw otherwise.
+
+    None, if what it saw is not known.
+    """
     kept = if_sound(folder / _SHIPPED, lambda path: read_sealed_json(path, dict[str, str]))
     if kept is None:
-        return False
+        return None
     found = _digests(folder)
-    return all(found.get(name) == digest for name, digest in kept.items())
+    return [name for name, digest in kept.items() if found.get(name) != digest]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -22,9 +22,13 @@ from acme_fleet.edge import server
 from acme_fleet.edge.aggregation import normalize
 from acme_fleet.edge.memory import Rounds
 from acme_fleet.errors import ProtocolError, QuorumError
+from acme_fleet.fleet import Energy
 from acme_fleet.journal import Journal, read_events
 from acme_fleet.links.wire import decode
 from acme_fleet.messages import (
+    ClusterProfile,
+    ClusterReport,
+    DeviceProfile,
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
@@ -35,6 +39,7 @@ from acme_fleet.messages import (
     ReportRequest,
     RoundStart,
 )
+from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.report.summary import Summary
 from acme_fleet.sealed import read_sealed
 
@@ -303,6 +308,126 @@ def test_report_with_numbers_that_cannot_be_is_left_out(finished, prepared: Path
     from acme_fleet.report.terminal import print_summary
 
     print_summary(summary)
+
+
+def test_device_that_claims_other_limits_is_left_out_and_the_cluster_goes_on(
+    finished, tmp_path: Path, tiny: Callable[..., Any], faulty
+):
+    """Also after a stop: why it is out stands on disk. It gets no model and stops no run."""
+    fleet = tiny(**{"reference.training.epochs": 1, "personalization.rounds": 1})
+    faulty("badge-1", _sends(lambda m: _forged(m, storage_bytes=1) if _is_profile(m) else m))
+    absurd = Energy(power_w=1e9, epochs=10**9)
+    faulty("cam-1", _sends(lambda m: _forged(m, energy=absurd) if _is_profile(m) else m))
+    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    assert _names(summary) == ["cam-2", "badge-2"]
+    north, south = summary.clusters
+    assert "power_w = 1000000000.0, the fleet file says 2.0" in north.lost["cam-1"]
+    assert "claims to store 1 bytes, the fleet file says 20000" in south.lost["badge-1"]
+    assert south.storage_limit_bytes == 30_000
+    assert max(candidate.energy_j for candidate in north.candidates) < 1e6
+    assert _received(tmp_path / "run", "badge-1", "HeaderAssignment") == 0
+
+
+def _is_profile(message: Message) -> bool:
+    return isinstance(message, DeviceProfile)
+
+
+# --- an edge server lies ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def lying_edge(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Message], Message]], None]:
+    """``lying_edge(change)``: changes what the edge server of north answers."""
+
+    def install(change: Callable[[Message], Message]) -> None:
+        class Edge(server.EdgeServer):
+            def handle(self, message: Message) -> Message:
+                answer = super().handle(message)
+                return change(answer) if self._name == "north" else answer
+
+        monkeypatch.setattr(server, "EdgeServer", Edge)
+
+    return install
+
+
+_EDGE_LIES: dict[str, tuple[Callable[[Message], Message], str]] = {
+    "one byte of storage": (
+        lambda m: (
+            _forged(m, parts=[m.parts[0].model_copy(update={"storage_bytes": 1})])
+            if isinstance(m, ClusterProfile)
+            else m
+        ),
+        "stores 1 bytes",
+    ),
+    "another's name": (
+        lambda m: _forged(m, name="south") if isinstance(m, ClusterReport) else m,
+        "bears the name south, expected north",
+    ),
+    "a matrix of another size": (
+        lambda m: _forged(m, similarity=[[1.0]]) if isinstance(m, ClusterReport) else m,
+        "the similarity has 1 rows",
+    ),
+    "a device of another cluster": (
+        lambda m: (
+            _forged(m, lost={"badge-1": "gone\x1b[2J\nsouth: lost"})
+            if isinstance(m, ClusterReport)
+            else m
+        ),
+        "badge-1, which is not among its devices",
+    ),
+    "no report at all": (
+        lambda m: ProfileRequest() if isinstance(m, ClusterReport) else m,
+        "unexpected message of type 'ProfileRequest'",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", _EDGE_LIES)
+def test_edge_server_that_lies_is_lost_and_not_the_run(
+    finished, prepared: Path, tiny: Callable[..., Any], lying_edge, lie: str
+):
+    fleet = tiny(**{"edge_quorum": 0.5, "personalization.rounds": 1})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    change, reason = _EDGE_LIES[lie]
+    lying_edge(change)
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    assert _names(summary) == ["badge-1", "badge-2"]
+    assert list(summary.lost) == ["north"]
+    assert reason in summary.lost["north"]
+    assert summary.lost["north"].isprintable()
+    assert [cluster.name for cluster in summary.clusters] == ["south"]
+
+
+# --- another round ----------------------------------------------------------------------------
+
+
+def test_device_refuses_a_mixture_of_a_round_that_it_has_not_trained_for(finished, tmp_path: Path):
+    fleet = finished.fleet
+    private = distribute(fleet, load_source(fleet.data)).private["cam-1"]
+    folder = shutil.copytree(finished.path / "devices" / "cam-1", tmp_path / "cam-1")
+    state = {path.name: path.read_bytes() for path in (folder / "state").iterdir()}
+
+    def device() -> DeviceClient:
+        settings, journal = fleet.devices[0], Journal(tmp_path / "events.jsonl")
+        return DeviceClient(settings, fleet.personalization, private, folder, 3, journal)
+
+    plan = decode(state["assignment.safetensors"], [HeaderAssignment]).plan
+    layers = HeaderPlan.model_validate(plan).layers
+    channels = plan["genotype"]["channels"]
+    mixture = {layer: torch.ones(channels) for layer in layers}
+    for number in (0, 1, 7, 2**53):
+        with pytest.raises(ProtocolError, match=f"a mixture of round {number} was sent"):
+            device().handle(ImportanceUpdate(round=number, importance=mixture))
+    for number in (3, 2**53):
+        with pytest.raises(ProtocolError, match=f"round {number} was asked for, of 3"):
+            device().handle(RoundStart(round=number))
+    assert {p.name: p.read_bytes() for p in (folder / "state").iterdir()} == state
+    # An edge server that lost its own state begins again, round by round.
+    again = device()
+    assert isinstance(again.handle(RoundStart(round=0)), ImportanceUpload)
+    with pytest.raises(ProtocolError, match="round 2 was sent, cam-1 has trained for round 0"):
+        again.handle(ImportanceUpdate(round=2, importance=mixture))
+    assert again.handle(ImportanceUpdate(round=0, importance=mixture)).round == 0
 
 
 # --- late, and back again ---------------------------------------------------------------------

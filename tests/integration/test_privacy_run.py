@@ -160,3 +160,25 @@ def test_the_report_lists_all_that_left_each_device(finished: Any) -> None:
     assert total == summary.traffic.device_up_bytes
     assert summary.privacy_loss == {}
     assert "Privacy loss" not in page
+
+
+def test_masked_sum_that_one_device_spoils_leaves_the_others_with_their_own_sets(
+    tiny: Tiny, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edge server cannot see who lied; nobody is lost, and the journal tells of the round."""
+    pytest.importorskip("cryptography")
+
+    class Device(DeviceClient):
+        def handle(self, message: Message) -> Message:
+            reply = super().handle(message)
+            if self._settings.name != "cam-1" or not isinstance(reply, ImportanceUpload):
+                return reply
+            spoilt = {name: torch.full_like(of, 2**31 - 1) for name, of in reply.masked.items()}
+            return reply.model_copy(update={"masked": spoilt})
+
+    monkeypatch.setattr(client, "DeviceClient", Device)
+    summary = _run(tiny, prepared, masking=True)
+    assert [d.name for d in summary.devices] == ["cam-1", "cam-2", "badge-1", "badge-2"]
+    told = [e for e in read_events(prepared / "events.jsonl") if "refused" in e.get("stage", "")]
+    assert {event["actor"] for event in told} == {"cam-1", "cam-2"}
+    assert summary.devices[1].neurons < summary.devices[1].neurons_coarse

@@ -363,3 +363,35 @@ def test_energy_columns_that_differ_by_a_factor_choose_alike() -> None:
     one = match_many(stack, sizes, limits, zeros, 0.1)
     np.testing.assert_array_equal(match_many(stretched, sizes, limits, zeros, 0.1), one)
     assert len(set(one.tolist())) > 3
+
+
+@pytest.mark.parametrize("window", [1e-9, 1e-12, 1e-300, 5e-324, 1e300])
+@pytest.mark.parametrize("rule", ["nearest", "literal"])
+def test_windows_near_zero_take_the_best_and_huge_ones_compare_all(
+    window: float, rule: Rule
+) -> None:
+    """However narrow the intervals: the ideal is in the first, and nothing that is worse is."""
+    table = np.array(
+        [[0.5, 9.0, 90.0], [0.5 + 1e-6, 1.0, 10.0], [0.9, 2.0, 20.0], [0.5, 8.0, 95.0]]
+    )
+    coordinates = grid_coordinates(table, window)
+    assert coordinates.min(axis=0).tolist() == [1, 1, 1]
+    assert (coordinates >= 1).all()
+    near = np.flatnonzero(coordinates[:, 0] == 1).tolist()
+    assert near == ([0, 1, 2, 3] if window > 1 else [0, 3])
+    found = match(table, table[:, 2], 100.0, window, "north", rule)
+    assert found.chosen in near
+    many = match_many(table[None], table[:, 2], np.array([100.0]), np.array([0]), window, rule)
+    assert many.tolist() == [found.chosen]
+    assert interval_end(table[:, 0], window) >= 0.5
+
+
+def test_narrow_intervals_leave_coordinates_of_ordinary_windows_alone() -> None:
+    random = np.random.default_rng(0)
+    table = random.random((50, 3))
+    for window in (1e-6, 1e-3, 0.1):
+        count = interval_count(table[:, 0], window)
+        share = (table - table.min(axis=0)) / np.ptp(table, axis=0)
+        exact = (share + 1e-9) * count / (1 + 2e-9)
+        expected = np.clip(np.ceil(exact * (1 - 1e-12)), 1, count)
+        assert (grid_coordinates(table, window) == expected).all()

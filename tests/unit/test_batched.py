@@ -11,7 +11,7 @@ import torch
 
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.batched import LocalTraining, train_headers
-from acme_fleet.device.refinement import prune_header, train_header
+from acme_fleet.device.refinement import HeaderState, prune_header, train_header
 from acme_fleet.fleet import Training
 from acme_fleet.models.header import Header, build_header, initial_tensors
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan, Operation
@@ -154,3 +154,59 @@ def test_vectors_are_split_by_the_plans_order() -> None:
     torch.testing.assert_close(
         torch.cat([piece.flatten(1) for piece in pieces.values()], dim=1), rows
     )
+
+
+@pytest.mark.parametrize("to_mix", [False, True])
+def test_device_whose_training_diverges_ships_numbers_and_disturbs_nobody(to_mix: bool) -> None:
+    """One device's features are so large that its weights overflow; it keeps what it had."""
+    wild = Training(epochs=2, batch_size=8, learning_rate=0.02)
+    good = [Splits(*(samples(n, 1, n) for n in (24, 10, 5))) for _ in range(2)]
+    bad = [
+        Splits(
+            *(
+                Samples({k: v * 1e38 for k, v in of.inputs.items()}, of.labels, of.stored_bytes)
+                for of in (good[0].train, good[0].validation, good[0].test)
+            )
+        )
+    ]
+    data = [good[0], *bad, good[1]]
+    work = [
+        LocalTraining(header(1, seed), own, torch.Generator().manual_seed(seed))
+        for seed, own in enumerate(data)
+    ]
+    results = list(train_headers(work, wild, to_mix=to_mix))
+    alone = train_header(
+        header(1, 1), bad[0], wild, torch.Generator().manual_seed(1), to_mix=to_mix
+    )
+    for trained, importance in (*results, alone):
+        assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
+        assert all(bool(v.isfinite().all()) for v in importance.values())
+        assert sum(float(v.sum()) for v in importance.values()) > 0
+    for number in (0, 2):
+        one, _ = train_header(
+            header(1, number),
+            data[number],
+            wild,
+            torch.Generator().manual_seed(number),
+            to_mix=to_mix,
+        )
+        torch.testing.assert_close(
+            dict(one.state_dict()), dict(results[number][0].state_dict()), rtol=1e-3, atol=1e-4
+        )
+    start = header(1, 1).state_dict()
+    torch.testing.assert_close(dict(results[1][0].state_dict()), dict(start))
+    torch.testing.assert_close(dict(alone[0].state_dict()), dict(start))
+
+
+def test_a_header_without_numbers_is_never_the_best() -> None:
+    """NaN is taken for class 0: here every answer would be right."""
+    validation = samples(10, 1, 0)
+    zeros = Samples(validation.inputs, torch.zeros_like(validation.labels), validation.stored_bytes)
+    state = HeaderState.start(header(1, 0), zeros)
+    broken = header(1, 0)
+    for parameter in broken.parameters():
+        parameter.data.fill_(float("nan"))
+    assert evaluate(broken, zeros).accuracy == 1.0
+    after = state.with_current(broken, zeros)
+    assert after.best is state.best
+    assert after.best_evaluation == state.best_evaluation

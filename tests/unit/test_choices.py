@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,3 +72,32 @@ def test_a_part_that_nothing_fits_is_named_by_its_cluster():
     parts = [Part(storage_bytes=9, energies=[Energy()], devices=1)]
     with pytest.raises(FleetError, match=r"'south'.*is 10 bytes and the limit is 9 bytes"):
         choose_for(_CANDIDATES, {"south": parts}, Selection())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_candidate_without_a_number_is_left_out_and_the_others_go_on(value: float):
+    """As if the grid had never had it; places stay those of the whole table."""
+    part = Part(storage_bytes=50, energies=[Energy()], devices=1)
+    for bad in range(4):
+        losses = _CANDIDATES.quality.losses.copy()
+        losses[bad] = value
+        left = np.delete(np.arange(4), bad)
+        broken = replace(_CANDIDATES, quality=Quality(losses, np.zeros(4)))
+        whole_grid = Candidates(
+            grid=Grid(_WIDTHS[left], _DEPTHS[left]),
+            quality=Quality(losses[left], np.zeros(3)),
+            sizes=_CANDIDATES.sizes[left],
+            tokens=16,
+        )
+        (found,) = choose_for(broken, {"north": [part]}, Selection())
+        (expected,) = choose_for(whole_grid, {"north": [part]}, Selection())
+        assert found.selection.chosen == left[expected.selection.chosen]
+        assert found.selection.feasible.tolist() == left[expected.selection.feasible].tolist()
+        assert found.selection.front.tolist() == left[expected.selection.front].tolist()
+
+
+def test_no_candidate_with_a_number_is_told():
+    broken = replace(_CANDIDATES, quality=Quality(np.full(4, np.nan), np.zeros(4)))
+    part = Part(storage_bytes=50, energies=[Energy()], devices=1)
+    with pytest.raises(FleetError, match="'north': no candidate has a finite loss"):
+        choose_for(broken, {"north": [part]}, Selection())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from acme_fleet.data.samples import Samples
 from acme_fleet.fleet import Training
 from acme_fleet.models.training import (
+    Diverged,
     Evaluation,
     Optimization,
     evaluate,
@@ -255,3 +256,69 @@ def test_optimization_clips_and_clears_and_leaves_frozen_weights() -> None:
     assert free.grad is None
     assert (free < 0).all()
     assert torch.equal(frozen, torch.ones(4))
+
+
+# --- training that diverges -------------------------------------------------------------------
+
+WILD = Training(epochs=4, batch_size=16, learning_rate=1e30)
+
+
+class Breaks(Linear):
+    """Its answers are numbers until the ``good`` epochs of three batches are over."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.left = 3 * good
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.left -= 1
+        return super().forward(x) * (float("nan") if self.training and self.left < 0 else 1.0)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_training_that_diverges_says_so_with_its_epoch(validated: bool) -> None:
+    validation = make(20, 1) if validated else None
+    with pytest.raises(Diverged, match=r"epoch [12] of 4: at a learning rate of 1e\+30"):
+        fit(Linear(), make(48), WILD, seeded(), validation=validation)
+    with pytest.raises(Diverged, match="in epoch 3 of 5"):
+        fit(Breaks(2), make(48), PLAN, seeded(), validation=validation)
+
+
+def test_last_step_that_leaves_no_numbers_is_noticed() -> None:
+    """The loss of the last batch is still a number."""
+    module = Linear()
+
+    def spoil() -> None:
+        module.linear.weight.grad = torch.full_like(module.linear.weight, float("nan"))
+
+    one = Training(epochs=1, batch_size=48)
+    with pytest.raises(Diverged, match="epoch 1 of 1"):
+        fit(module, make(48), one, seeded(), after_backward=spoil)
+
+
+def test_tolerant_training_ends_with_the_best_epoch_or_as_it_began() -> None:
+    two = PLAN.model_copy(update={"epochs": 5})
+    module, stopped = Breaks(2), Breaks(2)
+    fit(module, make(48), two, seeded(), validation=make(20, 1), tolerant=True)
+    assert weights(module).isfinite().all()
+    assert evaluate(module, make(20, 1)).better_than(evaluate(Linear(), make(20, 1)))
+    before = weights(stopped)
+    fit(stopped, make(48), two, seeded(), tolerant=True)
+    torch.testing.assert_close(weights(stopped), before)
+
+
+def test_tolerance_changes_nothing_where_training_converges() -> None:
+    modules = Linear(0.3), Linear(0.3)
+    for module, tolerant in zip(modules, (False, True), strict=True):
+        fit(module, make(48), PLAN, seeded(), tolerant=tolerant)
+    assert torch.equal(weights(modules[0]), weights(modules[1]))
+
+
+def test_answers_that_are_no_numbers_are_never_better() -> None:
+    """All NaN is taken for class 0, whose share can be large."""
+    nan, good = Evaluation(float("nan"), 0.9), Evaluation(5.0, 0.1)
+    assert good.better_than(nan)
+    assert not nan.better_than(good)
+    assert not nan.better_than(nan)
+    assert not Evaluation(float("inf"), 1.0).better_than(good)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from acme_fleet.cli import app
 from acme_fleet.cost.energy import latency_s
 from acme_fleet.cost.power import ThermalDesignPower, Unavailable, Work
+from acme_fleet.data.preprocessing import ImagePreprocessing
 from acme_fleet.device import measurement
 from acme_fleet.device.measurement import (
     WIDTHS,
@@ -75,7 +76,8 @@ def device_folder(plain_backbone: MakeBackbone, tmp_path: Path) -> Path:
     plan = HeaderPlan(genotype=smallest_genotype(1, 1, 4), hidden=16, classes=3, axes=2)
     header = build_header(plan, initial_tensors(plan.shapes(), torch.Generator()))
     model = CustomizedModel(extract(as_elastic(plain_backbone("vit")), NARROW), header)
-    save_device_model(tmp_path / "cam", model, header, ["a", "b", "c"], {})
+    rule, names = ImagePreprocessing.centred(8, 8, 1), ["a", "b", "c"]
+    save_device_model(tmp_path / "cam", model, header, names, rule, names)
     return tmp_path / "cam"
 
 

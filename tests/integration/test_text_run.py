@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.fleet import Fleet
-from acme_fleet.models.io import load_device_model
+from acme_fleet.models.shipped import load_device_model
 from acme_fleet.predict import predict_test_data, read_preprocessing
 from acme_fleet.report.summary import Summary
 
@@ -91,7 +91,9 @@ def test_folder_alone_is_enough(run: tuple[Path, Summary]):
         logits = model(**preprocessing.inputs(["play song", "rain wind weather", "lamp light on"]))
     assert [names[i] for i in logits.argmax(dim=1)] == ["music", "weather", "light"]
     document = json.loads((folder / "preprocessor_config.json").read_text())
+    special = document.pop("special_tokens")
     assert document == {"kind": "text", "max_tokens": 8, "pad_id": 0}
+    assert special["pad_token"] == "[PAD]"
 
 
 def test_predict(run: tuple[Path, Summary], tmp_path: Path):

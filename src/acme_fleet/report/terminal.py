@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from acme_fleet.fleet import Fleet
+from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import what_leaves
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, share_text
@@ -78,6 +80,7 @@ def _console() -> Console:
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
     console = _console()
+    console.print(_reference_text(fleet), soft_wrap=True, markup=False, highlight=False)
     limits = plan.limits
     table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
     for column in (
@@ -92,6 +95,17 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
         table.add_row(f"{width:g}", f"{depth}", f"{size:,}", *fits)
     console.print(table)
     _print_links(console, fleet, plan)
+
+
+def _reference_text(fleet: Fleet) -> str:
+    """Where the reference comes from: a name could be a folder's and one on the hub."""
+    checkpoint, revision = fleet.reference.checkpoint, fleet.reference.revision
+    if checkpoint is None:
+        return "reference: trained by the run"
+    if Path(checkpoint).is_dir():
+        return f"reference: the folder {one_line(str(Path(checkpoint).absolute()), 300)}"
+    at = f" at {revision}" if revision else ""
+    return f"reference: {one_line(str(checkpoint), 300)} of the hub{at}"
 
 
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:

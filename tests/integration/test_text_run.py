@@ -91,9 +91,10 @@ def test_folder_alone_is_enough(run: tuple[Path, Summary]):
         logits = model(**preprocessing.inputs(["play song", "rain wind weather", "lamp light on"]))
     assert [names[i] for i in logits.argmax(dim=1)] == ["music", "weather", "light"]
     document = json.loads((folder / "preprocessor_config.json").read_text())
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    known = {"max_tokens": 8, "pad_id": 0, "vocabulary": vocabulary}
-    assert document == {"kind": "text", **known}
+    special = document.pop("special_tokens")
+    assert special["pad_token"] == "[PAD]"
+    assert document.pop("vocabulary") > 5
+    assert document == {"kind": "text", "max_tokens": 8, "pad_id": 0}
 
 
 def test_predict(run: tuple[Path, Summary], tmp_path: Path):

@@ -77,7 +77,7 @@ def device_folder(plain_backbone: MakeBackbone, tmp_path: Path) -> Path:
     header = build_header(plan, initial_tensors(plan.shapes(), torch.Generator()))
     model = CustomizedModel(extract(as_elastic(plain_backbone("vit")), NARROW), header)
     rule, names = ImagePreprocessing.centred(8, 8, 1), ["a", "b", "c"]
-    save_device_model(tmp_path / "cam", model, header, names, rule, names)
+    save_device_model(tmp_path / "cam", model, header, names, rule, ["a"])
     return tmp_path / "cam"
 
 
@@ -124,7 +124,7 @@ def test_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="model type 'gpt2' is not supported; known: vit, deit"):
         ModelShape.read(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FleetError, match="model type 'None' is not supported"):
+    with pytest.raises(FleetError, match=r"cannot use .*model type"):
         ModelShape.read(tmp_path)
 
 

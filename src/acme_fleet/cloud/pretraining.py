@@ -31,7 +31,7 @@ from acme_fleet.locks import LOCK, held
 from acme_fleet.models.checkpoints import quiet
 from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.io import PREPROCESSING, WEIGHTS, saving, with_prefix, write_json
+from acme_fleet.models.io import CONFIG, PREPROCESSING, WEIGHTS, saving, with_prefix, write_json
 from acme_fleet.models.training import evaluate, fit, steps_of, training_device
 from acme_fleet.sealed import read_marked_json, write_marked_json
 from acme_fleet.seeding import derive_seed, generator
@@ -306,4 +306,6 @@ def save_checkpoint(
     model.load_state_dict(cpu, assign=True)
     with quiet(), saving(folder / WEIGHTS):
         model.save_pretrained(folder)
+    for path in folder.glob("model*.safetensors"):  # the owner's alone, unlike their neighbours
+        path.chmod((folder / CONFIG).stat().st_mode & 0o777)
     write_json(folder / PREPROCESSING, source.preprocessing.model_dump(mode="json"))

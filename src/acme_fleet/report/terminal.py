@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -98,6 +99,7 @@ def table_console() -> Console:
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
     console = table_console()
+    console.print(_reference_text(fleet), soft_wrap=True, markup=False, highlight=False)
     limits = plan.limits
     if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
         order = sorted(limits, key=lambda name: limits[name])
@@ -115,6 +117,17 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
         table.add_row(f"{width:g}", f"{depth}", f"{size:,}", *fits)
     console.print(table)
     _print_links(console, fleet, plan)
+
+
+def _reference_text(fleet: Fleet) -> str:
+    """Where the reference comes from: a name could be a folder's and one on the hub."""
+    checkpoint, revision = fleet.reference.checkpoint, fleet.reference.revision
+    if checkpoint is None:
+        return "reference: trained by the run"
+    if Path(checkpoint).is_dir():
+        return f"reference: the folder {one_line(str(Path(checkpoint).absolute()), 300)}"
+    at = f" at {revision}" if revision else ""
+    return f"reference: {one_line(str(checkpoint), 300)} of the hub{at}"
 
 
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:

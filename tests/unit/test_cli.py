@@ -353,6 +353,22 @@ def test_stages_in_a_log_file_are_a_line_each(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines() == ["cloud: reference done"]
 
 
+def test_stage_of_a_peer_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Rich would take the closing tag for an error, and the link for a link."""
+    evil = "[/red] [link=file:///etc]x"
+    with LiveStages() as stages:
+        stages.stage("north", evil, 0, 2, evil)
+        stages.stage("north", evil, 1, 1)
+    assert capsys.readouterr().out.splitlines() == [f"north: {evil} done"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    with LiveStages() as stages:
+        stages.stage("north", evil, 1, 2, evil)
+    assert capsys.readouterr().out.count(evil) >= 2  # description and note, at each refresh
+
+
 def test_stages_on_a_terminal_are_bars(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -56,14 +56,13 @@ def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> No
         ]
     storages = [device.storage for device in fits]
     if part.storage_bytes not in storages:
-        known = ", ".join(sorted({str(device.storage) for device in cluster.devices})[:5])
+        stored = ", ".join(sorted({str(device.storage) for device in cluster.devices})[:5])
         raise ProtocolError(
             f"{what} stores {part.storage_bytes} bytes, and no device of {cluster.name} with such "
-            f"energy constants does; the fleet file says {known}"
+            f"energy constants does; the fleet file says {stored}"
         )
-    energies = {device.energy for device in fits}
-    strange = [energy for energy in part.energies if energy not in energies]
-    if strange or len(set(part.energies)) < len(part.energies):
+    known = {device.energy for device in fits}
+    if not known.issuperset(part.energies) or len(set(part.energies)) < len(part.energies):
         raise ProtocolError(f"{what} has energy constants that are not {cluster.name}'s devices'")
     if per_device and len(part.energies) != 1:
         raise ProtocolError(f"{what} has {len(part.energies)} kinds of devices, expected one")

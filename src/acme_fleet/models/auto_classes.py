@@ -34,19 +34,17 @@ from transformers.models.auto import modeling_auto
 from acme_fleet.data.checkpoint_files import located
 from acme_fleet.data.preprocessing import ImagePreprocessing
 from acme_fleet.errors import FleetError, RunError
+from acme_fleet.models.description import (
+    IMAGE_TYPE,
+    TEXT_TYPE,
+    Description,
+    parse_description,
+)
 from acme_fleet.models.elastic import build
 from acme_fleet.models.families import ELASTIC
 from acme_fleet.models.features import feature_maps, moved
 from acme_fleet.models.header import Header
-from acme_fleet.models.shipped import (
-    IMAGE_TYPE,
-    TEXT_TYPE,
-    Description,
-    load_described,
-    parse_description,
-    parse_preprocessing,
-    write_folder,
-)
+from acme_fleet.models.shipped import load_described, parse_preprocessing, write_folder
 
 _HARMLESS = {
     *("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "trust_remote_code"),

@@ -14,7 +14,7 @@ from acme_fleet.cost.size import zeta
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import ViT
 from acme_fleet.hardware import parse_bytes
-from acme_fleet.models.checkpoints import read_config as read_checkpoint
+from acme_fleet.models.checkpoints import read_checkpoint
 from acme_fleet.models.families import dimensions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -60,7 +60,7 @@ def on_checkpoint(
     """
     if fleet["data"]["source"] == "text":
         raise FleetError("--checkpoint: this story's data are texts, the option is for images")
-    config = read_checkpoint(checkpoint)
+    config = read_checkpoint(checkpoint).config
     if not hasattr(config, "patch_size"):
         raise FleetError(f"--checkpoint: {checkpoint} is a {config.model_type}, not a ViT or DeiT")
     vit = shape_of(experiment.get("pretraining", fleet["reference"])["model"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,3 +92,12 @@ class Cluster(Settings):
     name: Name
     devices: Annotated[list[Device], Field(min_length=1)]
     data: Path | None = None
+
+
+def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:
+    """A group of devices: the cluster's name, and a number where the group is not the whole of it.
+
+    Args:
+        cluster: its name. parts: how many its profile has. chosen: the numbers of the group's.
+    """
+    return f"{cluster}:{1 + min(chosen)}" if len(chosen) < parts else cluster

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -322,15 +322,6 @@ class ClusterReport(Message):
     """Rounds that devices missed, or in which what they sent was refused."""
     shortened: Annotated[dict[Name, Share], _PerDevice] = {}
     """Devices whose header's update was scaled down, and the least scale."""
-
-
-def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:
-    """A group of devices: the cluster's name, and a number where the group is not the whole of it.
-
-    Args:
-        cluster: its name. parts: how many its profile has. chosen: the numbers of the group's.
-    """
-    return f"{cluster}:{1 + min(chosen)}" if len(chosen) < parts else cluster
 
 
 def occasion_of(request: Message) -> str:

@@ -59,13 +59,13 @@ def check(path: Path, told: object, found: str) -> None:
 # --- documents --------------------------------------------------------------------------------
 
 
-def write_sealed_json(path: Path, content: Any) -> None:
-    """Write a document and its checksum atomically.
+def write_sealed_json(path: Path, content: Any, *, private: bool = False) -> None:
+    """Write a document and its checksum atomically, where it is ``private`` for this user alone.
 
     Raises:
         WriteError: if it cannot be written.
     """
-    with replacing(path) as file:
+    with replacing(path, private=private) as file:
         document = {_CHECKSUM: checksum(canonical(content)), _CONTENT: content}
         file.write_text(json.dumps(document))
 

@@ -411,7 +411,7 @@ def test_device_refuses_a_mixture_of_a_round_that_it_has_not_trained_for(finishe
         settings, journal = fleet.devices[0], Journal(tmp_path / "events.jsonl")
         return DeviceClient(settings, fleet.personalization, private, folder, 3, journal)
 
-    plan = decode(state["assignment.safetensors"], [HeaderAssignment]).plan
+    plan = decode(read_sealed(folder / "state" / "assignment.safetensors"), [HeaderAssignment]).plan
     layers = HeaderPlan.model_validate(plan).layers
     channels = plan["genotype"]["channels"]
     mixture = {layer: torch.ones(channels) for layer in layers}

@@ -9,13 +9,12 @@ from typing import get_args
 from acme_fleet import fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.errors import ProtocolError
-from acme_fleet.hardware import Cluster, Device, Part
+from acme_fleet.hardware import Cluster, Device, Part, group_name
 from acme_fleet.links.device_reports import check_report
 from acme_fleet.messages import (
     ClusterProfile,
     ClusterReport,
     HeaderContender,
-    group_name,
 )
 from acme_fleet.models.features import Classifier, map_axes
 from acme_fleet.models.hand_made import HAND_MADE

@@ -148,7 +148,7 @@ class DeviceFolder:
 
     def keep_shipped(self) -> None:
         """Remember the files that ship as they are."""
-        write_sealed_json(self.path / _SHIPPED, _digests(self.path))
+        write_sealed_json(self.path / _SHIPPED, _digests(self.path), private=True)
 
     def _file(self, name: str) -> Path:
         return self.path / _STATE / f"{name}.safetensors"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from acme_fleet.hardware import Energy, Part
-from acme_fleet.messages import group_name
+from acme_fleet.hardware import Energy, Part, group_name
 from acme_fleet.seeding import generator
 
 Limits = tuple[int, Energy]

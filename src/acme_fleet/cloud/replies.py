@@ -60,7 +60,7 @@ def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> No
             f"{what} stores {part.storage_bytes} bytes, and no device of {cluster.name} with such "
             f"energy constants does; the fleet file says {stored}"
         )
-    known = [device.energy for device in fits]
+    known = dict.fromkeys(device.energy for device in fits)
     distinct = list(dict.fromkeys(part.energies))
     if distinct != part.energies or any(energy not in known for energy in distinct):
         raise ProtocolError(f"{what} has energy constants that are not {cluster.name}'s devices'")

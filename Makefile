@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Parts of benchmarks, and those that need Flower: .venv-network/bin/python benchmarks/round_latency.py
+# Parts of benchmarks, and those that need Flower (.venv-network/bin/python benchmarks/round_latency.py)
+# or run directories (versus_probe.py)
 BENCH_PARTS := $(addprefix benchmarks/,record.py search_setup.py round_latency.py network_scale.py \
-	superlink_load.py batched_vs_flower.py)
+	superlink_load.py batched_vs_flower.py versus_probe.py)
 
 .PHONY: help demo test check test-slow test-network bench clean
 

@@ -56,6 +56,15 @@ def real_first(
     return moved, real.gather(1, order)
 
 
+def cut_padding(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs without the tokens that are padding in every row; one token is left in any case."""
+    if "attention_mask" not in inputs:
+        return dict(inputs)
+    used = inputs["attention_mask"].any(dim=0)
+    used[0] |= ~used.any()
+    return {name: values[:, used] for name, values in inputs.items()}
+
+
 def at_stride(mask: Tensor | None, stride: int) -> Tensor | None:
     """The mask of a map that was down-sampled by ``stride`` in all.
 

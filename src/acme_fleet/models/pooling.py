@@ -1,0 +1,95 @@
+"""One vector for a whole input, from the states of its tokens, as the encoder was pre-trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from acme_fleet.errors import FleetError
+from acme_fleet.models.families import family_of
+from acme_fleet.outside import reading
+
+Pooling = Literal["first", "mean", "last", "first_mean"]
+"""The first token, the mean of the tokens, the last token, or first and mean joined."""
+
+# The names in a sentence encoder's 1_Pooling/config.json.
+_MODES: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+def pooled_size(pooling: Pooling, hidden: int) -> int:
+    """Numbers in a pooled vector."""
+    return 2 * hidden if pooling == "first_mean" else hidden
+
+
+def pool(
+    states: Float[Tensor, "batch token hidden"],
+    mask: Shaped[Tensor, "batch token"] | None,
+    pooling: Pooling,
+    prefix_tokens: int,
+) -> Float[Tensor, "batch pooled"]:
+    """Pool the states of real tokens; padding before or behind them changes nothing.
+
+    ``first`` is the first real token, ``last`` the last one, ``mean`` the mean of all real tokens
+    of a text, or of all patches of an image, and ``first_mean`` joins the first and the mean.
+
+    Args:
+        states: of the last layer.
+        mask: 1 or true for real tokens; images have none.
+        pooling: the way.
+        prefix_tokens: tokens of an image before its patches. They are left out of its mean.
+    """
+    if pooling == "first_mean":
+        parts = [pool(states, mask, part, prefix_tokens) for part in ("first", "mean")]
+        return torch.cat(parts, dim=1)
+    if mask is None:
+        if pooling == "mean":
+            return states[:, prefix_tokens:].mean(dim=1)
+        return states[:, 0 if pooling == "first" else -1]
+    if pooling == "mean":
+        real = mask[:, :, None].to(states.dtype)
+        return (states * real).sum(dim=1) / real.sum(dim=1).clamp_min(1)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    # argmax takes the first of equals: the first 1, or the largest index of a 1.
+    chosen = (mask.long() if pooling == "first" else mask * (places + 1)).argmax(dim=1)
+    return states.gather(1, chosen[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
+
+
+def poolings_of(config: PreTrainedConfig, known: Pooling | None) -> list[Pooling]:
+    """The one way to pool that is known, or those that a family is used with, its own first."""
+    return [known] if known else [family_of(config).pooled, "mean"]
+
+
+def pooling_of_checkpoint(checkpoint: str | Path, hidden: int) -> Pooling | None:
+    """The pooling that ``1_Pooling/config.json`` of a sentence encoder names; none without it.
+
+    Raises:
+        FleetError: if the file cannot be read, disagrees with the hidden size, or names a pooling
+            that is not one of ours.
+    """
+    file = Path(checkpoint) / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return None
+    with reading(file):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        size = content["word_embedding_dimension"]
+        named = [key for key in content if key.startswith("pooling_mode_") and content[key]]
+    if size != hidden:
+        raise FleetError(f"{file}: word_embedding_dimension is {size}, the model has {hidden}")
+    match sorted(_MODES.get(name, "unknown") for name in named):
+        case ["first" | "mean" | "last" as one]:
+            return one
+        case ["first", "mean"]:
+            return "first_mean"
+    raise FleetError(
+        f"{file}: cannot pool by {', '.join(named) or 'nothing'}; known are {', '.join(_MODES)}"
+    )

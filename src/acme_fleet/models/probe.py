@@ -1,0 +1,164 @@
+"""A logistic regression on pooled features: what a good encoder needs to become a classifier."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.models.families import family_of
+from acme_fleet.models.features import activations
+from acme_fleet.models.padding import cut_padding
+from acme_fleet.models.pooling import Pooling, pool
+
+_STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.1, 1.0)  # C of the regression, from strong to weak
+_LEAST_SCALE = 1e-9
+
+Features = Float[np.ndarray, "_ features"]
+Labels = Int[np.ndarray, " _"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of each feature."""
+
+    mean: Float[np.ndarray, " features"]
+    deviation: Float[np.ndarray, " features"]
+
+    @staticmethod
+    def of(features: Features) -> Scaling:
+        """That brings these features to mean 0 and deviation 1; a constant feature stays."""
+        deviation = features.std(axis=0, dtype=np.float64)
+        deviation[deviation < _LEAST_SCALE] = 1.0
+        return Scaling(features.mean(axis=0, dtype=np.float64), deviation)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier on pooled features as they are.
+
+    Attributes:
+        weight: shape ``(classes, features)``; zero for classes that it never saw.
+        bias: shape ``(classes,)``.
+        seen: the classes in its training data, ascending.
+    """
+
+    weight: Float[np.ndarray, "classes features"]
+    bias: Float[np.ndarray, " classes"]
+    seen: Int[np.ndarray, " seen"]
+
+    def accuracy(self, features: Features, labels: Labels) -> float:
+        """Share of correct answers among the classes seen."""
+        scores = features @ self.weight[self.seen].T + self.bias[self.seen]
+        return float((self.seen[scores.argmax(axis=1)] == labels).mean())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``weight`` and ``bias`` of a ``torch.nn.Linear``."""
+        both = {"weight": self.weight, "bias": self.bias}
+        return {name: torch.from_numpy(values).float() for name, values in both.items()}
+
+
+def fit_probe(
+    train: tuple[Features, Labels],
+    validation: tuple[Features, Labels],
+    classes: int,
+    scaling: Scaling | None = None,
+) -> Probe:
+    """Fit regressions of several strengths, and keep the best on validation data.
+
+    A device with samples of one class always answers that class.
+
+    Args:
+        train: features and labels.
+        validation: the same; they choose C.
+        classes: of the whole fleet.
+        scaling: of the features inside the regression; that of the training data by default.
+    """
+    (features, labels), (unseen, told) = train, validation
+    scaling, seen = scaling or Scaling.of(features), np.unique(labels)
+    weight, bias = np.zeros((classes, features.shape[1])), np.zeros(classes)
+    if len(seen) == 1:
+        return Probe(weight, bias, seen)
+    known, new = ((x - scaling.mean) / scaling.deviation for x in (features, unseen))
+    # Each strength starts from the solution of the one before it.
+    regression, best = LogisticRegression(max_iter=500, warm_start=True), None
+    for strength in _STRENGTHS:
+        regression.set_params(C=strength)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.fit(known, labels)
+        score = regression.score(new, told)
+        if best is None or score > best[0]:
+            best = score, copy.deepcopy(regression)
+    assert best is not None
+    rows, offsets = best[1].coef_, best[1].intercept_
+    if len(seen) == 2:  # one row against zero: half of it for either class is the same function
+        rows, offsets = np.vstack([-rows, rows]) / 2, np.hstack([-offsets, offsets]) / 2
+    weight[seen] = rows / scaling.deviation
+    bias[seen] = offsets - weight[seen] @ scaling.mean
+    return Probe(weight, bias, seen)
+
+
+def average(probes: Sequence[Probe]) -> Probe:
+    """Each class's row is the mean over the probes that saw the class and told it from others."""
+    telling = [probe for probe in probes if len(probe.seen) > 1]
+    count = np.zeros(len(probes[0].bias))
+    for probe in telling:
+        count[probe.seen] += 1
+    share = 1 / np.maximum(count, 1)
+    weight = sum((probe.weight for probe in telling), np.zeros_like(probes[0].weight))
+    bias = sum((probe.bias for probe in telling), np.zeros_like(probes[0].bias))
+    return Probe(weight * share[:, None], bias * share, np.flatnonzero(count))
+
+
+# --- features ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def pooled_features(
+    backbone: PreTrainedModel, samples: Samples, poolings: Sequence[Pooling], batch_size: int = 64
+) -> Mapping[Pooling, Features]:
+    """Features of all samples in one pass, pooled in each of these ways.
+
+    Texts of like length share a batch, which is cut to its longest: padding costs as much as text.
+    """
+    found: dict[Pooling, list[Tensor]] = {pooling: [] for pooling in poolings}
+    prefix, order = family_of(backbone.config).prefix_tokens, _by_length(samples)
+    for batch in samples[order].batches(batch_size):
+        inputs = {name: x.to(backbone.device) for name, x in cut_padding(batch.inputs).items()}
+        run = activations(backbone, inputs)
+        for pooling, rows in found.items():
+            rows.append(pool(run.final, run.mask, pooling, prefix).cpu())
+    back = order.argsort()
+    return {pooling: torch.cat(rows)[back].numpy() for pooling, rows in found.items()}
+
+
+def _by_length(samples: Samples) -> Tensor:
+    if "attention_mask" not in samples.inputs:
+        return torch.arange(len(samples))
+    return samples.inputs["attention_mask"].sum(dim=1).argsort(stable=True)
+
+
+def choose_pooling(
+    backbone: PreTrainedModel, public: Splits, classes: int, ways: Sequence[Pooling]
+) -> tuple[Pooling, Probe]:
+    """The way to pool whose probe is best on public validation data, and that probe.
+
+    Of equally good ones the first is taken.
+    """
+    train = pooled_features(backbone, public.train, ways)
+    validation = pooled_features(backbone, public.validation, ways)
+    known, told = public.train.labels.numpy(), public.validation.labels.numpy()
+    probes = {way: fit_probe((train[way], known), (validation[way], told), classes) for way in ways}
+    best = max(ways, key=lambda way: probes[way].accuracy(validation[way], told))
+    return best, probes[best]

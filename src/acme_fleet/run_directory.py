@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from acme_fleet.errors import DamagedError, RunError
+from acme_fleet.errors import DamagedError, FleetError, RunError
 from acme_fleet.files import replacing
 from acme_fleet.fleet import Fleet
 from acme_fleet.locks import LOCK
@@ -100,7 +100,8 @@ class RunDirectory:
     def _start(self, fleet: Fleet) -> None:
         text = fleet.to_yaml()
         with replacing(self.path / FLEET) as file:
-            file.write_text(f"{text}{_CHECKSUM}{checksum(text.encode())}\n", encoding="utf-8")
+            # First, so that a file which was cut off does not pass for an older version's.
+            file.write_text(f"{_CHECKSUM}{checksum(text.encode())}\n{text}", encoding="utf-8")
 
     def fleet_as_written(self, same: Fleet | None = None) -> Fleet:
         """The fleet of the run, if its file is as it was written.
@@ -109,20 +110,22 @@ class RunDirectory:
         is asked for, if that is the ``same``.
 
         Raises:
-            DamagedError: if the file is damaged.
-            FleetError: if it is none of this version.
+            DamagedError: if the file is damaged, or holds no fleet.
         """
         path = self.path / FLEET
         with reading(f"cannot read {path}", DamagedError):
-            text, mark, told = path.read_text(encoding="utf-8").rpartition(_CHECKSUM)
-        if mark and told != f"{checksum(text.encode())}\n":
-            if same is None or told != f"{checksum(same.to_yaml().encode())}\n":
+            first, _, text = path.read_text(encoding="utf-8").partition("\n")
+        if first.startswith(_CHECKSUM) and first != f"{_CHECKSUM}{checksum(text.encode())}":
+            if same is None or first != f"{_CHECKSUM}{checksum(same.to_yaml().encode())}":
                 raise DamagedError(
                     f"{path} was changed or is damaged: its checksum is another; go on with the "
                     f"fleet file that the run was begun with"
                 )
             self._start(same)
-        return Fleet.from_yaml(path)
+        try:
+            return Fleet.from_yaml(path)
+        except FleetError as error:
+            raise DamagedError(f"{error}; it holds no fleet that this version can read") from error
 
     @staticmethod
     def open(path: str | Path) -> RunDirectory:

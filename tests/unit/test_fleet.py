@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -490,6 +491,17 @@ class TestRunDirectory:
         else:
             with pytest.raises(DamagedError, match=r"fleet\.yaml was changed or is damaged"):
                 RunDirectory.create(run.path, Fleet.from_yaml(path), resume=True)
+
+    def test_fleet_that_was_cut_off_is_noticed_wherever(self, tmp_path: Path, fleet: Fleet):
+        """A beginning can be a fleet too, of fewer devices: it must not pass for the whole."""
+        run = RunDirectory.create(tmp_path / "run", fleet, resume=False)
+        path = run.path / "fleet.yaml"
+        text = path.read_text()
+        ends = [place for place in range(len(text)) if text[place] == "\n"]
+        for length in (0, 1, 20, 40, 80, *ends[:3], *ends[-12:-1]):
+            path.write_text(text[:length])
+            with pytest.raises(DamagedError, match=re.escape(str(path))):
+                _ = run.fleet
 
     def test_other_peoples_files_are_left_alone(self, tmp_path: Path, fleet: Fleet):
         (tmp_path / "home").mkdir()

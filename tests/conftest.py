@@ -24,6 +24,7 @@ from transformers import (  # noqa: E402
     AutoModel,
     BertConfig,
     DeiTConfig,
+    Dinov2Config,
     DistilBertConfig,
     LlamaConfig,
     PreTrainedModel,
@@ -44,6 +45,7 @@ _IMAGE: dict[str, Any] = {"image_size": 8, "patch_size": 2, "num_channels": 1}
 _PLAIN: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 12}
 _GROUPED: dict[str, Any] = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3}
 _TEXT: dict[str, Any] = {"vocab_size": 30, "max_position_embeddings": 16}
+_DINO: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 4}
 _DISTIL: dict[str, Any] = {"dim": 16, "n_heads": 4, "hidden_dim": 12}
 # Layers that differ in kind: the first attends to everything, the others to three tokens.
 _WINDOW: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
@@ -51,6 +53,9 @@ _WINDOW: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 3, "max
 _CONFIGS: dict[str, Callable[[int], Any]] = {
     "vit": lambda n: ViTConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
     "deit": lambda n: DeiTConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
+    "dinov2": lambda n: Dinov2Config(
+        num_hidden_layers=n, mlp_ratio=1, use_mask_token=False, **_IMAGE, **_DINO
+    ),
     "bert": lambda n: BertConfig(num_hidden_layers=n, **_TEXT, **_PLAIN),
     "distilbert": lambda n: DistilBertConfig(n_layers=n, **_TEXT, **_DISTIL),
     "llama": lambda n: LlamaConfig(num_hidden_layers=n, intermediate_size=10, **_TEXT, **_GROUPED),

@@ -16,7 +16,7 @@ from acme_fleet.data.samples import Samples, join
 from acme_fleet.hardware import Cluster
 from acme_fleet.models.elastic import Architecture, architecture, build, extract
 from acme_fleet.models.families import dimensions
-from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, map_axes
+from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, feature_sizes
 from acme_fleet.models.hand_made import HAND_MADE, hand_made
 from acme_fleet.models.header import LinearHeader, build_header, initial_tensors
 from acme_fleet.models.header_plan import Genotype, HeaderPlan
@@ -134,7 +134,7 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     else:
         return None
     train, validation = (feature_samples(backbone, s) for s in (public.train, public.validation))
-    grid = tuple(train.inputs["last"].shape[2:])
+    maps = tuple(train.inputs["last"].shape[1:])
     state = {name: value.detach() for name, value in reference.head.state_dict().items()}
     found = []
     for kind in ("linear", *HAND_MADE):
@@ -142,7 +142,7 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
         header = (
             LinearHeader(state)
             if kind == "linear"
-            else hand_made(kind, state, grid, min(room, spare - _FRAME), draw)
+            else hand_made(kind, state, maps, min(room, spare - _FRAME), draw)
         )
         if header is not None:
             fit(header, train, bench.fleet.search.fine_tuning, draw, validation=validation)
@@ -180,9 +180,8 @@ def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> Cust
             backbone = build(config, "cpu")
     plan = HeaderPlan(
         genotype=Genotype.model_validate(cluster.genotype),
-        hidden=bench.elastic.classifier.head.in_features,
         classes=len(bench.world.classes),
-        axes=map_axes(backbone.config),
+        **feature_sizes(backbone.config)._asdict(),
     )
     header = build_header(plan, initial_tensors(plan.shapes(), bench.draw("bound", cluster.name)))
     return CustomizedModel(backbone.requires_grad_(True), header.requires_grad_(True))

@@ -91,8 +91,8 @@ def _header(
         return task.fresh(plan, bench.draw("fresh", *place))
     if kind == "linear":
         return LinearHeader(task.classifier)
-    grid = tuple(known.inputs["last"].shape[2:])
-    return hand_made(kind, task.classifier, grid, room, bench.draw(kind, *place))  # type: ignore[arg-type]
+    maps = tuple(known.inputs["last"].shape[1:])
+    return hand_made(kind, task.classifier, maps, room, bench.draw(kind, *place))  # type: ignore[arg-type]
 
 
 def best_hand_made(found: dict[str, dict[str, Any]]) -> str:

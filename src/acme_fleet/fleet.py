@@ -165,16 +165,25 @@ class ViT(Settings):
         return self
 
 
+Pooling = Literal["first", "mean", "last", "first_mean"]
+"""One vector for an input: its first token, its tokens' mean, its last one, or first and mean."""
+
+
 class Reference(Settings):
     """The reference model θ0: a checkpoint, or a ViT that is trained on the public data.
 
     ``checkpoint`` is a folder, found from the fleet file, or where there is none of this name a
     Hugging Face hub name; what starts with ``.`` or ``/`` is a folder always. ``revision`` is the
-    commit, branch or tag on the hub.
+    commit, branch or tag on the hub. ``pooling`` makes one vector of tokens: ``first``, ``mean``,
+    ``last`` or ``first_mean``. With ``auto`` a sentence encoder's own file says how, or else public
+    validation data choose. A checkpoint is used untouched, unless training it on the public data
+    wins on validation data; each layer then learns ``layer_decay`` times as fast as the one after.
     """
 
     checkpoint: Path | str | None = None
     revision: Annotated[str, Field(pattern=r"^[\w.][\w./-]{0,199}$")] | None = None
+    pooling: Literal["auto"] | Pooling = "auto"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     model: ViT = ViT()
     training: Training = Training(epochs=30)
     crop_padding: Annotated[int, Field(ge=0)] = 0
@@ -197,12 +206,16 @@ class Distillation(Settings):
 
     ``logits_loss`` is Eq. 9's mean squared error, or the cross-entropy of the student's class
     probabilities under the teacher's. With ``recovery`` a backbone that was chosen learns on,
-    alone, from the logits of the whole one: it need not share its weights with others any longer.
+    alone, from the whole one: it need not share its weights with others any longer. ``match`` says
+    what is learned: ``states`` and logits as in Eq. 9, or ``features``, hidden states and pooled
+    vectors relative to their variance, without labels; logits join where the reference's classifier
+    was trained. ``auto``: ``features`` of a checkpoint, ``states`` of what the run trains itself.
     """
 
     training: Training = Training(epochs=8, learning_rate=5e-4)
     recovery: Training | None = None
     random_subnetworks: Annotated[int, Field(ge=0)] = 1
+    match: Literal["auto", "states", "features"] = "auto"
     logits_loss: Literal["mse", "soft_cross_entropy"] = "mse"
     logits_weight: tuple[float, float] = (1.0, 1.0)
     embeddings_weight: tuple[float, float] = (0.1, 1.0)

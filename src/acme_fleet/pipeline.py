@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from acme_fleet.baselines.probe import measure_probe
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
+from acme_fleet.cloud.reference import known_pooling
 from acme_fleet.cloud.server import CloudServer, ReferenceResult
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
@@ -27,6 +29,7 @@ from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.locks import held
 from acme_fleet.messages import ClusterReport, Message
+from acme_fleet.models.checkpoints import load_backbone
 from acme_fleet.models.training import training_device
 from acme_fleet.plan import Plan, check_feasible, make_plan
 from acme_fleet.report.html import write_report
@@ -36,6 +39,7 @@ from acme_fleet.report.summary import (
     ClusterSummary,
     Contender,
     DeviceSummary,
+    ProbeSummary,
     ReferenceSummary,
     Summary,
 )
@@ -43,7 +47,7 @@ from acme_fleet.report.traffic import count_traffic, privacy_losses
 from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.run_directory import RunDirectory
-from acme_fleet.sealed import if_sound
+from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import threads
 
 _LOG = logging.getLogger(__name__)
@@ -130,6 +134,7 @@ def _run(
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
+            probe = None if connect else _probe(fleet, world, run, journal)
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -140,12 +145,32 @@ def _run(
         "many_hosts": connect is not None,
         "left_out": cloud.left_out,
         "damaged_events": len(damaged),
-        "warnings": run_warnings(summary, plan.holdings, commonest),
+        "probe": probe,
     }
     summary = summary.model_copy(update=told)
+    warnings = run_warnings(summary, plan.holdings, commonest)
+    summary = summary.model_copy(update={"warnings": warnings})
     write_report(summary, events, run.report)
     summary.write(run.summary)  # the last file of all: where it is, the run is finished
     return summary
+
+
+def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> ProbeSummary:
+    """What a practitioner would do in its place, measured beside the protocol on this machine."""
+    path = run.path / "rivals" / "probe.json"
+    stored = if_sound(path, lambda path: read_sealed_json(path, ProbeSummary))
+    if stored is None:
+        settings, backbone, pooling = fleet.reference, None, None
+        with journal.stage("rivals", "probe") as progress:
+            if settings.checkpoint is not None:
+                pixels = world.public.train.inputs.get("pixel_values")
+                side = None if pixels is None else pixels.shape[-1]
+                backbone = load_backbone(settings.checkpoint, settings.revision, side)
+                pooling = known_pooling(settings, backbone.config.hidden_size)
+            result = measure_probe(backbone, pooling, world, progress)
+        stored = ProbeSummary(**vars(result))
+        write_sealed_json(path, stored.model_dump(mode="json"))
+    return stored
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
@@ -214,12 +239,7 @@ def summarize(
         name=fleet.name,
         seed=fleet.seed,
         seconds={stage: round(total, 3) for stage, total in seconds.items()},
-        reference=ReferenceSummary(
-            params=reference.params,
-            patches=reference.patches,
-            size_bytes=reference.size_bytes,
-            accuracy=reference.accuracy,
-        ),
+        reference=ReferenceSummary(**vars(reference)),
         selection=fleet.selection,
         clusters=[_cluster(grid, *pair) for pair in finished],
         devices=devices,

@@ -16,7 +16,7 @@ from acme_fleet.data.samples import Splits
 from acme_fleet.device.masking import public_key
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Fleet, Header
-from acme_fleet.models.features import Classifier, map_axes
+from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.supernet import ElasticClassifier
 from acme_fleet.report.traffic import expected_loss, row_bytes
@@ -109,7 +109,7 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
         reference_bytes=file_size(shapes_of(reference)),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
-        feature_bytes=personalization.rows_sent * row_bytes(personalization, header.hidden),
+        feature_bytes=personalization.rows_sent * row_bytes(personalization, header.pooled_size),
         round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
         loss=expected_loss(personalization),
         holdings={
@@ -124,9 +124,8 @@ def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:
     genotype = Genotype(
         blocks=(block,) * settings.blocks, cells=settings.cells, channels=settings.channels
     )
-    classes, hidden = reference.head.weight.shape
-    axes = map_axes(reference.backbone.config)
-    return HeaderPlan(genotype=genotype, hidden=hidden, classes=classes, axes=axes)
+    sizes = feature_sizes(reference.backbone.config)._asdict()
+    return HeaderPlan(genotype=genotype, classes=reference.head.out_features, **sizes)
 
 
 def check_feasible(fleet: Fleet, plan: Plan) -> None:

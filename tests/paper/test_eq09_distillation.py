@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from acme_fleet.cloud import distillation
 from acme_fleet.cloud.distillation import (
     DistillationStep,
+    Lesson,
     distill,
     distillation_loss,
     recovery_of,
@@ -104,7 +105,13 @@ def test_recovery_learns_from_the_whole_models_logits_alone(
     teacher, student = pair
     inputs, width, depth = make_inputs("vit"), 0.5, 2
     parameters = list(student.classifier.parameters())
-    teach(teacher, student, recovery_of(Distillation(), width, depth), inputs, [(width, depth)])
+    teach(
+        teacher,
+        student,
+        recovery_of(Distillation(), width, depth, Lesson("states", logits=True)),
+        inputs,
+        [(width, depth)],
+    )
     found = [p.grad.clone() if p.grad is not None else None for p in parameters]
     student.classifier.zero_grad()
     whole = teacher.run(teacher.shape(1.0, LAYERS), inputs)

@@ -588,3 +588,15 @@ def test_the_setting_is_a_hub_name_or_a_folder(tmp_path):
     for settings in (near, named):
         (tmp_path / "fleet.yaml").write_text(settings.to_yaml())
         assert Fleet.from_yaml(tmp_path / "fleet.yaml") == settings
+
+
+def test_a_dinov2_gets_the_position_table_of_the_datas_images(tmp_path, plain_backbone):
+    """Its own models make the table anew at every pass; ours hold it."""
+    model = plain_backbone("dinov2")
+    model.save_pretrained(tmp_path)
+    pixels = torch.randn(2, 1, 12, 12)
+    backbone = load_backbone(tmp_path, image_size=12)
+    assert backbone.config.image_size == 12
+    torch.testing.assert_close(backbone(pixels)[0], model(pixels)[0])
+    with pytest.raises(FleetError, match=r"images of 7 × 7 cannot be cut into patches of 2"):
+        load_backbone(tmp_path, image_size=7)

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_fleet.errors import FleetError
-from acme_fleet.models.pooling import Pooling, pool, pooled_size, pooling_of_checkpoint
+from acme_fleet.fleet import Pooling
+from acme_fleet.models.pooling import pool, pooled_size, pooling_of_checkpoint
 
 _WAYS: tuple[Pooling, ...] = get_args(Pooling)
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from acme_fleet.data.partition import World
 from acme_fleet.data.samples import Samples
-from acme_fleet.models.pooling import Pooling, poolings_of
+from acme_fleet.fleet import Pooling
+from acme_fleet.models.pooling import poolings_of
 from acme_fleet.models.probe import (
     Features,
     Labels,

@@ -20,7 +20,22 @@ from acme_fleet.models.supernet import ElasticClassifier, Run
 from acme_fleet.models.training import Optimization, check_converging, mixed_precision, steps_of
 
 LogitsLoss = Literal["mse", "soft_cross_entropy"]
+Match = Literal["states", "features"]
 Augment = Callable[[Samples, torch.Generator], Samples]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher is worth learning from.
+
+    Attributes:
+        match: see :class:`DistillationStep`.
+        logits: whether its classifier is a teacher too. A few labels make a weak classifier, and
+            a weak classifier spoils what a good encoder knows.
+    """
+
+    match: Match
+    logits: bool
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,8 @@ class DistillationStep:
             w itself in the second. The teacher has full depth in both.
         logits_weight, embeddings_weight: λ1 and λ2.
         hidden_weight: of the hidden states, 1 in Eq. 9.
+        match: what is learned beside the logits: the states of Eq. 9, or features relative to their
+            variance, see :func:`features_loss`.
         random_subnetworks: how many students of each step are drawn besides the largest and the
             smallest (sandwich rule, Yu & Huang 2019).
         logits_loss: l of the logits, see :func:`distillation_loss`.
@@ -46,6 +63,7 @@ class DistillationStep:
     random_subnetworks: int
     logits_loss: LogitsLoss = "mse"
     hidden_weight: float = 1.0
+    match: Match = "states"
 
 
 def step_of(
@@ -54,33 +72,39 @@ def step_of(
     widths: Sequence[float],
     depths: Sequence[int],
     teacher_width: Callable[[float], float],
+    lesson: Lesson,
 ) -> DistillationStep:
     """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file."""
     return DistillationStep(
         widths=widths,
         depths=depths,
         teacher_width=teacher_width,
-        logits_weight=settings.logits_weight[number],
+        logits_weight=settings.logits_weight[number] if lesson.logits else 0.0,
         embeddings_weight=settings.embeddings_weight[number],
         random_subnetworks=settings.random_subnetworks,
         logits_loss=settings.logits_loss,
+        match=lesson.match,
     )
 
 
-def recovery_of(settings: Distillation, width: float, depth: int) -> DistillationStep:
-    """One student alone, from the whole model's logits; beyond the paper.
+def recovery_of(
+    settings: Distillation, width: float, depth: int, lesson: Lesson
+) -> DistillationStep:
+    """One student alone, from the whole model's logits or features; beyond the paper.
 
-    What the layers of a small model compute need not be what a few of a large one's do.
+    What the layers of a small model compute need not be what a few of a large one's do, so states
+    are not matched.
     """
     return DistillationStep(
         widths=[width],
         depths=[depth],
         teacher_width=lambda width: 1.0,
-        logits_weight=1.0,
+        logits_weight=1.0 if lesson.logits else 0.0,
         embeddings_weight=0.0,
         random_subnetworks=0,
         logits_loss=settings.logits_loss,
         hidden_weight=0.0,
+        match=lesson.match,
     )
 
 
@@ -108,17 +132,52 @@ def distillation_loss(
         _square_error(mine, teacher.activations.hidden[layer], mask)
         for mine, layer in zip(student.activations.hidden, layers, strict=True)
     ]
-    logits = (
-        F.mse_loss(student.logits, teacher.logits)
-        if logits_loss == "mse"
-        else F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
-    )
     return (
-        logits_weight * logits
+        logits_weight * logits_error(student, teacher, logits_loss)
         + embeddings_weight
         * _square_error(student.activations.embeddings, teacher.activations.embeddings, mask)
         + hidden_weight * torch.stack(hidden).mean()
     )
+
+
+def logits_error(student: Run, teacher: Run, kind: LogitsLoss) -> Tensor:
+    """l(ŷ, y) of Eq. 9, see :func:`distillation_loss`."""
+    if kind == "mse":
+        return F.mse_loss(student.logits, teacher.logits)
+    return F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
+
+
+def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Tensor:
+    """Hidden states and pooled vectors against a pre-trained teacher's; no labels (METHOD 16).
+
+    Each is a squared error over the teacher's variance, channel by channel: the states of large
+    encoders have a few channels that would outweigh all others.
+
+    Args:
+        student, teacher, layers: see :func:`distillation_loss`.
+    """
+    mine, theirs, mask = student.activations, teacher.activations, student.activations.mask
+    hidden = [
+        relative_error(state, theirs.hidden[layer], mask)
+        for state, layer in zip(mine.hidden, layers, strict=True)
+    ]
+    pooled = relative_error(mine.pooled[:, None], theirs.pooled[:, None], None)
+    return torch.stack(hidden).mean() + pooled
+
+
+def relative_error(
+    mine: Float[Tensor, "batch tokens channels"],
+    theirs: Float[Tensor, "batch tokens channels"],
+    mask: Bool[Tensor, "batch tokens"] | None,
+) -> Tensor:
+    """Mean over real tokens and channels of the squared error over the channel's variance."""
+    if mask is not None:
+        mine, theirs = mine[mask], theirs[mask]
+    theirs = theirs.reshape(-1, theirs.shape[-1]).float()
+    variance = theirs.var(dim=0, correction=0)
+    # A channel that hardly varies in this batch must not outweigh the others.
+    floor = 1e-3 * variance.mean() + torch.finfo(variance.dtype).tiny
+    return ((mine.reshape(theirs.shape) - theirs).square() / variance.clamp(min=floor)).mean()
 
 
 def _square_error(
@@ -206,21 +265,24 @@ def teach(
     total = torch.zeros((), device=device)
     lessons: dict[Architecture, Run] = {}
     for width, depth in students:
-        lesson = teacher.shape(step.teacher_width(width), teacher.sizes.layers)
+        teacher_width = 1.0 if step.match == "features" else step.teacher_width(width)
+        lesson = teacher.shape(teacher_width, teacher.sizes.layers)
         if lesson not in lessons:
             with torch.no_grad(), mixed_precision(device):
                 lessons[lesson] = teacher.run(lesson, inputs)
         arch = student.shape(width, depth)
         with mixed_precision(device):
-            loss = distillation_loss(
-                student.run(arch, inputs),
-                lessons[lesson],
-                arch.layers,
-                step.logits_weight,
-                step.embeddings_weight,
-                step.logits_loss,
-                step.hidden_weight,
-            )
+            run = student.run(arch, inputs)
+            match step.match:
+                case "states":
+                    weights = step.logits_weight, step.embeddings_weight
+                    rest = step.logits_loss, step.hidden_weight
+                    loss = distillation_loss(run, lessons[lesson], arch.layers, *weights, *rest)
+                case "features":
+                    loss = features_loss(run, lessons[lesson], arch.layers)
+                    if step.logits_weight:
+                        logits = logits_error(run, lessons[lesson], step.logits_loss)
+                        loss = loss + step.logits_weight * logits
         loss.backward()
         total += loss.detach()
     return total

@@ -15,7 +15,7 @@ from acme_fleet.cost.size import file_size
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import dimensions
-from acme_fleet.models.features import Classifier, map_axes
+from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.models.header_plan import HeaderPlan, smallest_genotype
 from acme_fleet.models.supernet import ElasticClassifier
 
@@ -55,9 +55,8 @@ def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: fleet.Head
     """
     header = HeaderPlan(
         genotype=smallest_genotype(settings.blocks, settings.cells, settings.channels),
-        hidden=elastic.classifier.head.in_features,
         classes=elastic.classifier.head.out_features,
-        axes=map_axes(elastic.classifier.backbone.config),
+        **feature_sizes(elastic.classifier.backbone.config)._asdict(),
     )
     header_shapes = {f"header.{name}": shape for name, shape in header.shapes().items()}
     sizes = []

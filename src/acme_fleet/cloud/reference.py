@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,15 @@ from transformers import PreTrainedConfig, ViTConfig, ViTModel
 from acme_fleet import fleet
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Pooling
 from acme_fleet.models.checkpoints import load_backbone, load_head
 from acme_fleet.models.elastic import as_elastic, is_full_width
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import Classifier
+from acme_fleet.models.io import clone_state
+from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
+from acme_fleet.models.probe import choose_pooling
+from acme_fleet.models.training import evaluate
 from acme_fleet.seeding import derive_seed, seeded
 
 
@@ -71,13 +77,27 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
     )
 
 
+def known_pooling(settings: fleet.Reference, hidden: int) -> Pooling | None:
+    """How a checkpoint is pooled by the fleet file or its own; none where neither says.
+
+    Raises:
+        FleetError: if the checkpoint's own file cannot be followed.
+    """
+    if settings.pooling != "auto" or settings.checkpoint is None:
+        return None if settings.pooling == "auto" else settings.pooling
+    return pooling_of_checkpoint(settings.checkpoint, hidden)
+
+
 def _from_checkpoint(
     settings: fleet.Reference, inputs: dict[str, Tensor], class_names: list[str]
 ) -> Classifier:
     checkpoint, revision = settings.checkpoint, settings.revision
     assert checkpoint is not None
-    backbone = load_backbone(checkpoint, revision)
+    pixels = inputs.get("pixel_values")
+    side = None if pixels is None else pixels.shape[-1]
+    backbone = load_backbone(checkpoint, revision, side)
     config = backbone.config
+    config.pooling = known_pooling(settings, config.hidden_size) or config.pooling
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
     images = family_of(config).grid == "image"
@@ -86,7 +106,8 @@ def _from_checkpoint(
         raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
     head = load_head(checkpoint, class_names, revision) if images else None
-    loaded = Classifier(backbone, head or nn.Linear(config.hidden_size, len(class_names)))
+    width = pooled_size(config.pooling, config.hidden_size)
+    loaded = Classifier(backbone, head or nn.Linear(width, len(class_names)))
     _check_finite(checkpoint, loaded)
     return loaded
 
@@ -127,6 +148,44 @@ def _check_texts(
             f"reference.checkpoint: the tokenizer of {checkpoint} says token {known}, the model "
             f"knows {config.vocab_size} tokens"
         )
+
+
+def public_probe(
+    model: Classifier, public: Splits, pooling: Pooling | None
+) -> tuple[Pooling, dict[str, Tensor]]:
+    """A pre-trained reference made a classifier without touching it.
+
+    Args:
+        model: its own head is kept if it is the better one on validation data.
+        public: what a regression is fitted to, and what chooses.
+        pooling: how it was pre-trained to be pooled; none lets the validation data choose.
+
+    Returns:
+        How it is pooled, and the tensors of the head.
+    """
+    backbone, classes = model.backbone, model.head.out_features
+    ways = poolings_of(backbone.config, pooling)
+    best, probe = choose_pooling(backbone, public, classes, ways)
+    candidates = [(best, probe.tensors()), (backbone.config.pooling, clone_state(model.head))]
+
+    def accuracy(candidate: tuple[Pooling, dict[str, Tensor]]) -> float:
+        tried = copy.deepcopy(model)
+        tried.backbone.config.pooling = candidate[0]
+        tried.head.load_state_dict(candidate[1])
+        return evaluate(tried.eval(), public.validation).accuracy
+
+    return max(candidates, key=accuracy)
+
+
+def layer_scales(model: Classifier, decay: float) -> dict[Tensor, float]:
+    """Learning-rate scales by depth: the head 1, each earlier layer ``decay`` times the next."""
+    family = family_of(model.backbone.config)
+    layers = list(model.backbone.get_submodule(family.layers).children())
+    first = decay ** (len(layers) + 1)
+    scales: dict[Tensor, float] = dict.fromkeys(model.backbone.parameters(), first)
+    for number, layer in enumerate(layers):
+        scales |= dict.fromkeys(layer.parameters(), decay ** (len(layers) - number))
+    return scales
 
 
 def augmentation(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import ConfigDict
+from torch import Tensor
 
 from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
-from acme_fleet.cloud.distillation import DistillationStep, distill, recovery_of, step_of
+from acme_fleet.cloud.distillation import DistillationStep, Lesson, distill, recovery_of, step_of
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
@@ -24,11 +25,18 @@ from acme_fleet.cloud.objectives import (
     candidate_sizes,
     without_loss,
 )
-from acme_fleet.cloud.reference import augmentation, untrained_reference
+from acme_fleet.cloud.reference import (
+    augmentation,
+    known_pooling,
+    layer_scales,
+    public_probe,
+    untrained_reference,
+)
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Splits
 from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Pooling
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
@@ -53,18 +61,27 @@ from acme_fleet.seeding import generator
 _DAY_S = 86_400.0
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
+_PATIENCE = 2  # epochs of fine-tuning without a better one
+
+Origin = Literal["trained", "fine-tuned", "untouched"]
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """θ0: its size, p of Eq. 2, and its accuracy on the public test data."""
+    """θ0: its size, p of Eq. 2, its accuracy on the public test data, and where it comes from.
+
+    ``origin`` is ``trained`` by the run, or a checkpoint that was ``fine-tuned`` on the public data
+    or, where that did not win on validation data, is ``untouched``.
+    """
 
     params: int
     patches: int
     size_bytes: int
     accuracy: float
+    pooling: Pooling
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,8 @@ class CloudServer:
         self._journal = journal
         self._accelerator = training_device(settings.accelerator, "accelerator")
         self._initial = untrained_reference(settings, public, class_names)
+        self._reference_origin: Origin = "trained"  # until it is prepared
+        self._teacher: ElasticClassifier | None = None
         self.grid = candidate_grid(settings.backbone, self._initial)
         self.left_out: list[str] = []
         """Candidates without a finite loss, in words."""
@@ -111,21 +130,52 @@ class CloudServer:
 
     def prepare(self) -> tuple[ReferenceResult, ElasticClassifier]:
         """Train θ0, order it by importance, make it elastic by distillation."""
+        start = self._untouched()
+        before = clone_state(start)  # stages train what they get
         with diverging("training the reference", "reference.training.learning_rate"):
-            reference = self._staged("reference", self._initial, self._train_reference)
+            reference = self._staged("reference", start, self._train_reference)
+        self._reference_origin = self._origin(before, reference)
         shapes = shapes_of(reference)
         result = ReferenceResult(
             params=parameter_count(shapes),
             patches=patches(reference.backbone.config, self._public.test.inputs),
             size_bytes=file_size(shapes),
             accuracy=evaluate(reference, self._public.test).accuracy,
+            pooling=reference.backbone.config.pooling,
+            origin=self._reference_origin,
         )
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
+        self._teacher = self._elastic(ordered).frozen_copy()
         with diverging("distillation", "backbone.distillation.training.learning_rate"):
             wide = self._staged(_STEPS[0], ordered, self._distill_width)
             elastic = self._staged(_STEPS[1], wide, self._distill_depth)
         return result, self._elastic(elastic)
+
+    def _untouched(self) -> Classifier:
+        """θ0 before any training; a checkpoint is pooled as it should be, and has a classifier."""
+        model, settings = self._initial, self._settings.reference
+        if settings.checkpoint is None:
+            return model
+        path = self._folder / "probe.safetensors"
+        stored = if_sound(path, read_tensors)
+        if stored is None:
+            with self._journal.stage("cloud", "probe"):
+                known = known_pooling(settings, model.backbone.config.hidden_size)
+                pooling, head = public_probe(model, self._public, known)
+            stored = head, {"pooling": pooling}
+            write_tensors(path, *stored)
+        head, about = stored
+        model.backbone.config.pooling = about["pooling"]
+        model.head.load_state_dict(head)
+        return model
+
+    def _origin(self, before: Mapping[str, Tensor], reference: Classifier) -> Origin:
+        if self._settings.reference.checkpoint is None:
+            return "trained"
+        after = reference.state_dict()
+        same = all(torch.equal(before[name], after[name]) for name in before)
+        return "untouched" if same else "fine-tuned"
 
     def _elastic(self, model: Classifier) -> ElasticClassifier:
         """A reordered model as what any of its sub-networks can be cut from."""
@@ -163,7 +213,9 @@ class CloudServer:
         return EpochState(self._folder / f"{name}-epochs.safetensors")
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
-        training = self._settings.reference.training
+        """From nothing, or from a checkpoint, of which the best epoch and the start compete."""
+        settings, training = self._settings.reference, self._settings.reference.training
+        pretrained = settings.checkpoint is not None
         fit(
             model,
             self._public.train,
@@ -172,6 +224,8 @@ class CloudServer:
             validation=self._public.validation,
             augment=self._augment,
             on_epoch=lambda epoch: progress(epoch, training.epochs),
+            scales=layer_scales(model, settings.layer_decay) if pretrained else None,
+            patience=_PATIENCE if pretrained else None,
         )
         return model
 
@@ -192,16 +246,25 @@ class CloudServer:
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
         layers = [dimensions(model.backbone.config).layers]
-        step = step_of(self._distillation, 0, self._widths(), layers, lambda width: 1.0)
+        lesson = self._lesson()
+        step = step_of(self._distillation, 0, self._widths(), layers, lambda width: 1.0, lesson)
         draw, training = self._draw("distillation", 0), self._distillation.training
         return self._distill(model, _STEPS[0], step, training, draw, progress)
 
     def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
         """Second step of Eq. 9: teacher of the same width at full depth."""
         depths = sorted({*self._settings.backbone.depths})
-        step = step_of(self._distillation, 1, self._widths(), depths, lambda width: width)
+        lesson = self._lesson()
+        step = step_of(self._distillation, 1, self._widths(), depths, lambda width: width, lesson)
         draw, training = self._draw("distillation", 1), self._distillation.training
         return self._distill(model, _STEPS[1], step, training, draw, progress)
+
+    def _lesson(self) -> Lesson:
+        """A checkpoint teaches its features; its classifier joins if it was trained."""
+        match, pretrained = self._distillation.match, self._settings.reference.checkpoint
+        if match == "auto":
+            match = "features" if pretrained else "states"
+        return Lesson(match, match == "states" or self._reference_origin != "untouched")
 
     def _widths(self) -> list[float]:
         """All that students are trained at; the whole width also where nobody may choose it."""
@@ -209,19 +272,26 @@ class CloudServer:
 
     def recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
-        training = self._distillation.recovery
-        if training is None or (width, depth) == (1.0, elastic.sizes.layers):
-            return elastic  # the whole model has nobody to learn from
+        training, whole = self._distillation.recovery, (1.0, elastic.sizes.layers)
+        if (width, depth) == whole:
+            return self._whole(elastic)  # it has nobody to learn from
+        if training is None:
+            return elastic
         name = f"recovered-{width:g}-{depth}"
 
         def work(model: Classifier, progress: Progress) -> Classifier:
-            step = recovery_of(self._distillation, width, depth)
+            step = recovery_of(self._distillation, width, depth, self._lesson())
             draw = self._draw("recovery", name)
             return self._distill(model, name, step, training, draw, progress)
 
         alone = elastic.frozen_copy().classifier.requires_grad_(True)
         with diverging(name, "backbone.distillation.recovery.learning_rate"):
             return self._elastic(self._staged(name, alone, work))
+
+    def _whole(self, elastic: ElasticClassifier) -> ElasticClassifier:
+        """The whole model; of a checkpoint the reference, whose weights were never shared."""
+        teacher = self._teacher
+        return elastic if teacher is None or self._lesson().match == "states" else teacher
 
     def _draw(self, *purpose: str | int) -> torch.Generator:
         return generator(self._settings.seed, *purpose)
@@ -236,8 +306,15 @@ class CloudServer:
         progress: Progress,
     ) -> Classifier:
         student = self._elastic(model)
+        teacher = student.frozen_copy()
+        if step.match == "features" and min(step.widths) == 1.0 and len(step.depths) == 1:
+            return model  # the whole model would learn from itself
+        if step.match == "features":  # of the reference itself, whatever the student's width
+            assert self._teacher is not None
+            teacher = self._teacher
+            teacher.classifier.to(self._accelerator)
         distill(
-            student.frozen_copy(),
+            teacher,
             student,
             step,
             self._public.train,
@@ -284,9 +361,18 @@ class CloudServer:
                 elastic.classifier.to(self._accelerator)
                 found = candidate_quality(elastic, self.grid, self._public.validation, progress)
                 elastic.classifier.cpu()
+                self._measure_whole(elastic, found)
             stored = _StoredQuality(found.losses.tolist(), found.accuracies.tolist())
             write_sealed_json(path, vars(stored))
         return Quality(np.array(stored.losses), np.array(stored.accuracies))
+
+    def _measure_whole(self, elastic: ElasticClassifier, found: Quality) -> None:
+        """Write the loss and accuracy of the whole model as it would be sent."""
+        whole = self._whole(elastic)
+        at = (self.grid.widths == 1.0) & (self.grid.depths == elastic.sizes.layers)
+        if whole is not elastic and at.any():
+            result = evaluate(whole.classifier.cpu(), self._public.validation)
+            found.losses[at], found.accuracies[at] = result.loss, result.accuracy
 
     # --- line 19: backbones down, reports up ---
 

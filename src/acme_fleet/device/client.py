@@ -123,7 +123,7 @@ class DeviceClient:
         self._check_size(assignment)
         self._folder.accept(assignment)
         features = self._features()
-        self._folder.begin(HeaderState.start(coarse, features.validation))
+        self._folder.begin(HeaderState.start(coarse, features))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.rows_sent]
         sent = self._protection.features(features.train.inputs["pooled"][chosen])
@@ -330,6 +330,6 @@ def _coarse_header(assignment: HeaderAssignment) -> Header:
             f"names came with it"
         )
     check_shapes(assignment.header, plan.shapes(), "the header")
-    linear = {"weight": (plan.classes, plan.hidden), "bias": (plan.classes,)}
+    linear = {"weight": (plan.classes, plan.pooled_size), "bias": (plan.classes,)}
     check_shapes(assignment.linear, linear, "the linear header")
     return build_header(plan, assignment.header)

@@ -13,9 +13,10 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
 from acme_fleet.errors import DamagedError
 from acme_fleet.fleet import Training
-from acme_fleet.models.header import Header, LinearHeader, build_header, prune
+from acme_fleet.models.header import Header, LinearHeader, answering_as, build_header, prune
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.models.probe import refit
 from acme_fleet.models.training import Evaluation, evaluate, fit
 
 
@@ -32,9 +33,19 @@ class HeaderState:
     best_evaluation: Evaluation
 
     @staticmethod
-    def start(coarse: Header, validation: Samples) -> HeaderState:
-        """The state on arrival of the coarse header."""
-        return HeaderState(coarse, coarse, evaluate(coarse, validation))
+    def start(coarse: Header, features: Splits) -> HeaderState:
+        """The state on arrival: the coarse header, or the device's own regression if it is better.
+
+        The regression stands in the place of the coarse header's linear part, and what its layers
+        found is left out at first.
+        """
+        state = HeaderState(coarse, coarse, evaluate(coarse, features.validation))
+        tensors = coarse.state_dict()
+        linear = without_prefix("classifier.pooled", tensors)
+        refitted = refit(linear, features.train, features.validation)
+        own = build_header(coarse.plan, answering_as(tensors, refitted))
+        found = evaluate(own, features.validation)
+        return HeaderState(own, own, found) if found.better_than(state.best_evaluation) else state
 
     def with_current(self, header: Header, validation: Samples) -> HeaderState:
         """The state after a change of the header."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,11 +20,12 @@ from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
 from acme_fleet.fleet import Header as HeaderSpace
 from acme_fleet.fleet import Search, StrategyName
-from acme_fleet.models.features import feature_samples, map_axes
+from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.hand_made import HAND_MADE, HandMade, hand_made
 from acme_fleet.models.header import Header, LinearHeader, build_header
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import clone_state, with_prefix
+from acme_fleet.models.probe import refit
 from acme_fleet.models.training import Diverged, Evaluation, diverging, evaluate, fit
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
@@ -74,14 +75,12 @@ class Task:
         limit_bytes: int,
     ) -> Task:
         """The task of a cluster: backbone and header together must fit its smallest device."""
-        classes, hidden = classifier["weight"].shape
         space = SearchSpace(
             blocks=header.blocks,
             cells=header.cells,
             channels=header.channels,
-            hidden=hidden,
-            classes=classes,
-            axes=map_axes(backbone.config),
+            classes=len(classifier["weight"]),
+            **feature_sizes(backbone.config)._asdict(),
         )
         backbone_shapes = shapes_of(backbone, "backbone.")
 
@@ -89,7 +88,16 @@ class Task:
             header_shapes = {f"header.{name}": shape for name, shape in plan.shapes().items()}
             return file_size(backbone_shapes | header_shapes) <= limit_bytes
 
-        return Task(classifier, space, fits, data, settings)
+        task = Task(classifier, space, fits, data, settings)
+        return replace(task, classifier=task.start(backbone))
+
+    def start(self, backbone: PreTrainedModel) -> Mapping[str, Tensor]:
+        """The first answers of headers: θ0^H, or a regression on the edge's data if better."""
+        known, choice = self.features(backbone)
+        probe = refit(self.classifier, known, choice)
+        sent = evaluate(LinearHeader(self.classifier), choice)
+        better = evaluate(LinearHeader(probe), choice).better_than(sent)
+        return probe if better else self.classifier
 
     def search(
         self,
@@ -155,8 +163,8 @@ class Task:
     ) -> tuple[nn.Module, Contender] | None:
         """A hand-made header of at most ``params`` parameters, fine-tuned; none if too few."""
         known, choice = self.features(backbone)
-        grid = tuple(known.inputs["last"].shape[2:])
-        header = hand_made(kind, self.classifier, grid, params, generator)
+        maps = tuple(known.inputs["last"].shape[1:])
+        header = hand_made(kind, self.classifier, maps, params, generator)
         if header is None:
             return None
         result = self.fine_tune(header, known, choice, generator)

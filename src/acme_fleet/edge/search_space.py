@@ -56,7 +56,7 @@ class SearchSpace:
 
     Args:
         blocks, cells, channels: B, U and the channels of every operation.
-        hidden, classes, axes: sizes of the features and of the answer, see
+        hidden, classes, axes, pooled: sizes of the features and of the answer, see
             :class:`~acme_fleet.models.header_plan.HeaderPlan`.
     """
 
@@ -69,9 +69,10 @@ class SearchSpace:
         hidden: int,
         classes: int,
         axes: Literal[1, 2],
+        pooled: int | None = None,
     ) -> None:
         self.blocks, self.cells, self.channels = blocks, cells, channels
-        self.hidden, self.classes = hidden, classes
+        self.hidden, self.classes, self.pooled = hidden, classes, pooled
         self.axes: Literal[1, 2] = axes
 
     def plan(self, decisions: Sequence[int]) -> HeaderPlan:
@@ -103,11 +104,15 @@ class SearchSpace:
                     layer(f"{place}-{operation}", wide, kernel)
         for block in range(self.blocks):
             shapes[f"classifier.block{block}.weight"] = (self.classes, wide)
-        shapes["classifier.pooled.weight"] = (self.classes, self.hidden)
+        shapes["classifier.pooled.weight"] = (self.classes, self.pooled or self.hidden)
         shapes["classifier.pooled.bias"] = (self.classes,)
         return shapes
 
     def _plan(self, genotype: Genotype) -> HeaderPlan:
         return HeaderPlan(
-            genotype=genotype, hidden=self.hidden, classes=self.classes, axes=self.axes
+            genotype=genotype,
+            hidden=self.hidden,
+            classes=self.classes,
+            axes=self.axes,
+            pooled=self.pooled,
         )

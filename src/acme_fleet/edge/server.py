@@ -264,7 +264,8 @@ class EdgeServer:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
         if stored := Peers.read(group.folder):
             return stored
-        asked, hidden = self._personalization, HeaderPlan.model_validate(coarse.plan).hidden
+        asked = self._personalization
+        hidden = HeaderPlan.model_validate(coarse.plan).pooled_size
         longest = self._longest_feature(coarse) if asked.rows_sent else 0.0
 
         def check(name: str, reply: FeatureSample) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from acme_fleet.edge.search_space import SearchSpace
-from acme_fleet.models.header import Header, Pool, initial_tensors
+from acme_fleet.models.header import Header, Pool, answering_as, initial_tensors
 from acme_fleet.models.header_plan import HeaderPlan
 
 
@@ -19,10 +19,9 @@ class SharedWeights:
     def __init__(
         self, space: SearchSpace, classifier: Mapping[str, Tensor], generator: torch.Generator
     ) -> None:
-        """Draw ω; the columns of the pooled token start as θ0^H, ``classifier``."""
-        self.tensors = initial_tensors(space.shared_shapes(), generator)
-        for part, value in classifier.items():
-            self.tensors[f"classifier.pooled.{part}"] = value.clone()
+        """Draw ω; at first every header answers as ``classifier`` does on the pooled vector."""
+        drawn = initial_tensors(space.shared_shapes(), generator)
+        self.tensors = answering_as(drawn, classifier)
         for tensor in self.tensors.values():
             tensor.requires_grad_(True)
         self._skeletons: Pool = {}

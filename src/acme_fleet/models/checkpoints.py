@@ -54,7 +54,9 @@ class Checkpoint:
     architectures: list[str]
 
 
-def load_backbone(checkpoint: str | Path, revision: str | None = None) -> PreTrainedModel:
+def load_backbone(
+    checkpoint: str | Path, revision: str | None = None, image_size: int | None = None
+) -> PreTrainedModel:
     """A checkpoint's backbone as an elastic model of full width and depth, in float32.
 
     Names of older transformers on disk are understood, and what the file holds beside the backbone
@@ -64,6 +66,8 @@ def load_backbone(checkpoint: str | Path, revision: str | None = None) -> PreTra
     Args:
         checkpoint: a folder, or a name on the hub.
         revision: a commit, branch or tag on the hub.
+        image_size: side of the data's images in pixels. A family whose models take any size gets
+            a position table for it, and no other does.
 
     Raises:
         FleetError: if the checkpoint is missing or damaged, its model type is not supported, or
@@ -76,7 +80,27 @@ def load_backbone(checkpoint: str | Path, revision: str | None = None) -> PreTra
     model, info = _load(AutoModel, found, options)
     inside = [name for name in info["unexpected_keys"] if f"{family.layers}." in name]
     check_complete(found.name, {**info, "unexpected_keys": inside})
+    if image_size is not None and family.resampled:
+        _resample(model, image_size)
     return model if is_elastic(found.config) else as_elastic(model)
+
+
+@torch.no_grad()
+def _resample(model: PreTrainedModel, side: int) -> None:
+    """Give a DINOv2 the position table that it makes for images of this size at every pass."""
+    if side == model.config.image_size:
+        return
+    if side % model.config.patch_size:
+        raise FleetError(
+            f"reference.checkpoint: images of {side} × {side} cannot be cut into patches of "
+            f"{model.config.patch_size}; set data.image_size to a multiple of it"
+        )
+    embeddings = model.get_submodule("embeddings")
+    table = embeddings.get_parameter("position_embeddings")
+    patches = torch.empty(1, 1 + (side // model.config.patch_size) ** 2, table.shape[2])
+    resampled = embeddings.interpolate_pos_encoding(patches, side, side)  # type: ignore[operator]
+    embeddings.register_parameter("position_embeddings", nn.Parameter(resampled.clone()))
+    model.config.image_size = side
 
 
 def load_head(

@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from acme_fleet.errors import AcmeError, FleetError
+from acme_fleet.fleet import Pooling
 from acme_fleet.outside import one_line
 
 
@@ -56,6 +57,8 @@ _Size, _Neurons, _Layers, _Heads = (_whole(1, 2**power) for power in (16, 20, 9,
 _Words = _whole(1, 2**24)
 _Pixels = Annotated[_whole(1, 2**14), BeforeValidator(_one_side)]
 _Share = _number(0.0, 1.0)
+_Never = Annotated[Literal[False], BeforeValidator(lambda _: False)]
+"""A mask token serves pre-training alone: it is left out whatever the configuration says."""
 _Positive = _number(1e-30, 1e12)
 _Activation = Annotated[str, Field(max_length=100), AfterValidator(_known_activation)]
 _Flag = Annotated[bool, Field(strict=True)]
@@ -101,6 +104,11 @@ _RULES: dict[str, Any] = {
     **dict.fromkeys(("layer_norm_eps", "rms_norm_eps"), _number(1e-30, 1.0)),
     **dict.fromkeys(("qkv_bias", "attention_bias", "mlp_bias", "is_decoder"), _Flag),
     "add_cross_attention": Literal[False],
+    "mlp_ratio": _whole(1, 2**9),
+    "layerscale_value": _number(-1e6, 1e6),
+    "drop_path_rate": _Share,
+    "use_swiglu_ffn": Literal[False],
+    "use_mask_token": _Never,
     "rope_parameters": _Rope | None,
     "use_sliding_window": _Flag,
     "sliding_window": _Words | None,
@@ -109,6 +117,7 @@ _RULES: dict[str, Any] = {
     # Of elastic models only.
     "heads_per_layer": _listed(_Heads, 2**9),
     "neurons_per_layer": _listed(_Neurons, 2**9),
+    "pooling": Pooling,
     # As transformers 4 wrote it.
     "rope_scaling": _Rope | None,
     "rope_theta": _Positive,
@@ -119,11 +128,12 @@ WITHOUT_EFFECT = {
     *("encoder_stride", "pooler_output_size", "pooler_act", "sinusoidal_pos_embds", "use_cache"),
     *("classifier_dropout", "qa_dropout", "seq_classif_dropout", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "pretraining_tp"),
+    *("apply_layernorm", "reshape_hidden_states"),  # of a DINOv2 that is a detector's backbone
     *(field.name for field in dataclasses.fields(PreTrainedConfig)),
 }
 """Keys of the families' configurations that change nothing in what a loaded backbone computes."""
 
-_ELASTIC = ("heads_per_layer", "neurons_per_layer")
+_ELASTIC = ("heads_per_layer", "neurons_per_layer", "pooling")
 _ROPE = ("rope_scaling", "rope_theta")
 _MOST_CLASSES = 100_000
 

@@ -8,7 +8,7 @@ it registers with ``AutoConfig`` and ``AutoModel``, so ``from_pretrained`` loads
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from torch import nn
@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Pooling
 from acme_fleet.models.configuration import accepted
 from acme_fleet.outside import one_line
 
@@ -35,11 +36,14 @@ class Family:
         query, key, value, output: the attention's Linears, relative to a layer.
         neurons_in: Linears whose outputs are the MLP's neurons (two where the MLP is gated).
         neurons_out: the Linear that the neurons enter.
-        neurons_key: the configuration's name for the number of MLP neurons.
-        pooled: which token stands for the whole input.
+        neurons_key: the configuration's name for the number of MLP neurons, or for its ratio to
+            the hidden size.
+        pooled: which token stands for the whole input, where nothing says how to pool.
         prefix_tokens: tokens before the patches or words that are no part of the grid.
         grid: whether the tokens form an image grid or a sequence.
         options: what the model's constructor takes beside the configuration.
+        resampled: whether the position table is made for the image size of the data, as the
+            family's own models do with every image.
     """
 
     layers: str
@@ -54,6 +58,7 @@ class Family:
     prefix_tokens: int
     grid: Literal["image", "sequence"]
     options: dict[str, Any]
+    resampled: bool = False
 
 
 def _image(prefix_tokens: int) -> Family:
@@ -91,6 +96,13 @@ _DECODER = Family(
 FAMILIES: dict[str, Family] = {
     "vit": _image(prefix_tokens=1),
     "deit": _image(prefix_tokens=2),
+    "dinov2": replace(
+        _image(prefix_tokens=1),
+        layers="encoder.layer",
+        neurons_key="mlp_ratio",
+        options={},
+        resampled=True,
+    ),
     "bert": Family(
         layers="encoder.layer",
         query="attention.self.query",
@@ -149,9 +161,13 @@ def dimensions(config: PreTrainedConfig) -> Dimensions:
         heads=heads,
         queries_per_head=queries // heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // queries,
-        neurons=getattr(config, family_of(config).neurons_key),
+        neurons=_neurons(config, family_of(config).neurons_key),
         hidden=config.hidden_size,
     )
+
+
+def _neurons(config: PreTrainedConfig, key: str) -> int:
+    return getattr(config, key) * (config.hidden_size if key == "mlp_ratio" else 1)
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -252,10 +268,12 @@ def _elastic_classes(
             self,
             heads_per_layer: Sequence[int] = (),
             neurons_per_layer: Sequence[int] = (),
+            pooling: Pooling | None = None,
             **others: Any,
         ) -> None:
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
+            self.pooling = pooling or FAMILIES[config_class.model_type].pooled
             super().__init__(**others)
 
         @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.data.samples import Samples
+from acme_fleet.fleet import Pooling
 from acme_fleet.models.families import family_of
 from acme_fleet.models.padding import clear_padding, real_first
+from acme_fleet.models.pooling import pool, pooled_size
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Activations:
         embeddings: shape ``(batch, tokens, hidden)``, what enters the first layer.
         hidden: outputs of the layers, each ``(batch, tokens, hidden)``.
         final: the last hidden state after the backbone's final normalisation.
-        pooled: the token that stands for the whole input, shape ``(batch, hidden)``; zero for a
-            text without any token.
+        pooled: the vector that stands for the whole input, see :mod:`acme_fleet.models.pooling`,
+            shape ``(batch, pooled)``; zero for a text without any token.
         mask: shape ``(batch, tokens)``, true for real tokens; none if the inputs had no mask.
     """
 
@@ -34,6 +36,14 @@ class Activations:
     final: Tensor
     pooled: Tensor
     mask: Tensor | None = None
+
+
+class FeatureSizes(NamedTuple):
+    """Sizes of a header's inputs, see :class:`~acme_fleet.models.header_plan.HeaderPlan`."""
+
+    hidden: int
+    axes: Literal[1, 2]
+    pooled: int
 
 
 def activations(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Activations:
@@ -57,7 +67,7 @@ def activations(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Activat
         embeddings=outputs.hidden_states[0],
         hidden=tuple(outputs.hidden_states[1:]),
         final=final,
-        pooled=_pooled(final, mask, backbone.config),
+        pooled=pooled_by(backbone.config.pooling, final, mask, backbone.config),
         mask=mask,
     )
 
@@ -70,16 +80,12 @@ def _is_causal(config: PreTrainedConfig) -> bool:
     return family_of(config).pooled == "last"
 
 
-def _pooled(final: Tensor, mask: Tensor | None, config: PreTrainedConfig) -> Tensor:
-    first = family_of(config).pooled == "first"
-    if mask is None:
-        return final[:, 0] if first else final[:, -1]
-    if first:
-        token = final[:, 0]
-    else:
-        place = (mask.sum(dim=1) - 1).clamp(min=0)
-        token = final.gather(1, place[:, None, None].expand(-1, 1, final.shape[2])).squeeze(1)
-    return clear_padding(token, mask[:, :1])
+def pooled_by(
+    pooling: Pooling, final: Tensor, mask: Tensor | None, config: PreTrainedConfig
+) -> Tensor:
+    """The vector that stands for the whole input; zero for a text without any token."""
+    vector = pool(final, mask, pooling, family_of(config).prefix_tokens)
+    return vector if mask is None else clear_padding(vector, mask[:, :1])
 
 
 def feature_maps(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,7 +97,7 @@ def feature_maps(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[s
 
     Returns:
         ``last`` and ``penultimate`` of shape ``(batch, hidden, rows, columns)`` for images and
-        ``(batch, hidden, tokens)`` for sequences, and ``pooled`` of shape ``(batch, hidden)``.
+        ``(batch, hidden, tokens)`` for sequences, and ``pooled`` of shape ``(batch, pooled)``.
         Of inputs with an ``attention_mask`` also ``mask`` of shape ``(batch, 1, tokens)``, true
         for real tokens; special tokens behind the prefix, as [SEP], are real.
     """
@@ -125,6 +131,12 @@ def grid_side(config: PreTrainedConfig) -> int:
 def map_axes(config: PreTrainedConfig) -> Literal[1, 2]:
     """Axes of a feature map: 2 for images' patches, 1 for texts' tokens."""
     return 2 if family_of(config).grid == "image" else 1
+
+
+def feature_sizes(config: PreTrainedConfig) -> FeatureSizes:
+    """Sizes of the features that a backbone of this configuration gives."""
+    pooled = pooled_size(config.pooling, config.hidden_size)
+    return FeatureSizes(config.hidden_size, map_axes(config), pooled)
 
 
 def patches(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> int:

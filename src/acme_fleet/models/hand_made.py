@@ -7,6 +7,7 @@ The fourth, the linear classifier alone, is :class:`acme_fleet.models.header.Lin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acme_fleet.cost.size import parameter_count, shapes_of
-from acme_fleet.models.header import initial_tensors
+from acme_fleet.models.header import answering_as, initial_tensors
 from acme_fleet.models.padding import clear_padding, mean_over_positions
 
 HandMade = Literal["mlp", "cnn", "mixer"]
@@ -26,11 +27,11 @@ _WIDEST = 4096
 class _HandMadeHeader(nn.Module):
     """What the three share: the classifiers."""
 
-    def __init__(self, hidden: int, classes: int, width: int) -> None:
+    def __init__(self, pooled: int, classes: int, width: int) -> None:
         super().__init__()
         self.classifier = nn.ModuleDict(
             {
-                "pooled": nn.Linear(hidden, classes),
+                "pooled": nn.Linear(pooled, classes),
                 "branch": nn.Linear(width, classes, bias=False),
             }
         )
@@ -52,9 +53,9 @@ class _HandMadeHeader(nn.Module):
 class MLPHeader(_HandMadeHeader):
     """One hidden layer on the pooled token and the mean of either map."""
 
-    def __init__(self, hidden: int, classes: int, width: int) -> None:
-        super().__init__(hidden, classes, width)
-        self.layers = nn.ModuleDict({"mix": nn.Linear(3 * hidden, width)})
+    def __init__(self, hidden: int, pooled: int, classes: int, width: int) -> None:
+        super().__init__(pooled, classes, width)
+        self.layers = nn.ModuleDict({"mix": nn.Linear(pooled + 2 * hidden, width)})
 
     def branch(
         self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
@@ -68,8 +69,10 @@ class MLPHeader(_HandMadeHeader):
 class CNNHeader(_HandMadeHeader):
     """A 1×1 convolution on both maps, two convolutions of kernel 3, the mean."""
 
-    def __init__(self, hidden: int, classes: int, width: int, axes: Literal[1, 2]) -> None:
-        super().__init__(hidden, classes, width)
+    def __init__(
+        self, hidden: int, pooled: int, classes: int, width: int, axes: Literal[1, 2]
+    ) -> None:
+        super().__init__(pooled, classes, width)
         convolution = nn.Conv1d if axes == 1 else nn.Conv2d
         self.layers = nn.ModuleDict(
             {
@@ -96,8 +99,8 @@ class MixerHeader(_HandMadeHeader):
     its padding does not matter; a text with more positions is refused.
     """
 
-    def __init__(self, hidden: int, classes: int, width: int, tokens: int) -> None:
-        super().__init__(hidden, classes, width)
+    def __init__(self, hidden: int, pooled: int, classes: int, width: int, tokens: int) -> None:
+        super().__init__(pooled, classes, width)
         self.tokens = tokens
         self.layers = nn.ModuleDict(
             {
@@ -147,7 +150,7 @@ def _normalized(x: Tensor) -> Tensor:
 def hand_made(
     kind: HandMade,
     classifier: Mapping[str, Tensor],
-    grid: tuple[int, ...],
+    maps: tuple[int, ...],
     params: int,
     generator: torch.Generator,
 ) -> nn.Module | None:
@@ -156,26 +159,27 @@ def hand_made(
     Args:
         kind: which one.
         classifier: θ0^H, ``weight`` and ``bias``, from which it starts.
-        grid: shape of the feature maps without batch and channels: ``(rows, columns)`` or
-            ``(tokens,)``.
+        maps: shape of a feature map without the batch: ``(hidden, rows, columns)`` or
+            ``(hidden, tokens)``.
         params: the most parameters that it may have.
         generator: draws its weights.
 
     Returns:
         The untrained header, or none if not even the narrowest is within the budget.
     """
-    classes, hidden = classifier["weight"].shape
+    classes, pooled = classifier["weight"].shape
+    hidden, *grid = maps
     axes: Literal[1, 2] = 2 if len(grid) == 2 else 1
+    sizes = hidden, pooled, classes
     makers: dict[str, Callable[[int], nn.Module]] = {
-        "mlp": lambda width: MLPHeader(hidden, classes, width),
-        "cnn": lambda width: CNNHeader(hidden, classes, width, axes),
-        "mixer": lambda width: MixerHeader(hidden, classes, width, torch.Size(grid).numel()),
+        "mlp": lambda width: MLPHeader(*sizes, width),
+        "cnn": lambda width: CNNHeader(*sizes, width, axes),
+        "mixer": lambda width: MixerHeader(*sizes, width, math.prod(grid)),
     }
     header = _widest(makers[kind], params)
     if header is None:
         return None
-    tensors = initial_tensors(shapes_of(header), generator)
-    tensors |= {f"classifier.pooled.{part}": value.clone() for part, value in classifier.items()}
+    tensors = answering_as(initial_tensors(shapes_of(header), generator), classifier)
     header.load_state_dict(tensors, assign=True)
     return header.requires_grad_(True)
 

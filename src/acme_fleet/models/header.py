@@ -54,7 +54,7 @@ class Header(nn.Module):
         self.layers = nn.ModuleDict({name: pool[layer] for name, layer in plan.layers.items()})
         self.sums = nn.ModuleDict({node.name: _Sum(node) for node in plan.nodes})
         read = {name: node.channels for name, node in plan.ends.items()}
-        read["pooled"] = tuple(range(plan.hidden))
+        read["pooled"] = tuple(range(plan.pooled_size))
         for key in read.items():
             if key not in pool:
                 pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
@@ -68,7 +68,7 @@ class Header(nn.Module):
         Args:
             last, penultimate: shape ``(batch, hidden, rows, columns)`` or
                 ``(batch, hidden, tokens)``; zero at padded positions.
-            pooled: shape ``(batch, hidden)``.
+            pooled: shape ``(batch, pooled)``.
             mask: shape ``(batch, 1, tokens)``, true at real positions; see
                 :mod:`acme_fleet.models.padding`. None where every position is real.
         """
@@ -221,6 +221,22 @@ def prune(header: Header, kept: Mapping[str, Channels]) -> Header:
     for name in ("classifier.pooled.weight", "classifier.pooled.bias"):
         tensors[name] = state[name]
     return build_header(smaller, tensors)
+
+
+def answering_as(
+    tensors: Mapping[str, Tensor], classifier: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of a header, hand-made or searched, that answers as a linear classifier at first.
+
+    Args:
+        tensors: of the header. Its layers' are kept, and what the classifier reads of them is zero.
+        classifier: ``weight`` and ``bias``, on the pooled vector.
+    """
+    changed = {
+        name: torch.zeros_like(tensor) if name.startswith("classifier.") else tensor
+        for name, tensor in tensors.items()
+    }
+    return changed | {f"classifier.pooled.{part}": x.clone() for part, x in classifier.items()}
 
 
 class LinearHeader(nn.Module):

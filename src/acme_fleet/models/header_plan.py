@@ -141,6 +141,7 @@ class HeaderPlan(_Plan):
         hidden: channels of the backbone's features.
         classes: number of logits.
         axes: 2 for a patch grid, 1 for a token sequence.
+        pooled: numbers in the pooled vector; ``hidden`` where it is not given.
         kept: for each pruned layer the output channels that remain, ascending; a layer that is
             not listed keeps all.
     """
@@ -149,6 +150,7 @@ class HeaderPlan(_Plan):
     hidden: Annotated[int, Field(ge=1, le=2**16)]
     classes: Annotated[int, Field(ge=2, le=2**20)]
     axes: Literal[1, 2]
+    pooled: Annotated[int, Field(ge=1, le=2**17)] | None = None
     kept: Annotated[dict[str, Kept], Field(max_length=2**10)] = {}
 
     @model_validator(mode="after")
@@ -166,6 +168,11 @@ class HeaderPlan(_Plan):
     def probe(genotype: Genotype) -> HeaderPlan:
         """A plan with the least sizes, to look at a genotype's graph."""
         return HeaderPlan(genotype=genotype, hidden=1, classes=2, axes=1)
+
+    @property
+    def pooled_size(self) -> int:
+        """Numbers in the pooled vector."""
+        return self.pooled or self.hidden
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -199,7 +206,7 @@ class HeaderPlan(_Plan):
             shapes[f"layers.{name}.bias"] = (len(layer.outputs),)
         for name, node in self.ends.items():
             shapes[f"classifier.{name}.weight"] = (self.classes, len(node.channels))
-        shapes["classifier.pooled.weight"] = (self.classes, self.hidden)
+        shapes["classifier.pooled.weight"] = (self.classes, self.pooled_size)
         shapes["classifier.pooled.bias"] = (self.classes,)
         return shapes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,11 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from acme_fleet.errors import FleetError
+from acme_fleet.fleet import Pooling
 from acme_fleet.models.families import family_of
 from acme_fleet.outside import reading
-
-Pooling = Literal["first", "mean", "last", "first_mean"]
-"""The first token, the mean of the tokens, the last token, or first and mean joined."""
 
 # The names in a sentence encoder's 1_Pooling/config.json.
 _MODES: dict[str, Pooling] = {

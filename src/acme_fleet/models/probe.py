@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.models.families import family_of
-from acme_fleet.models.features import activations
+from acme_fleet.fleet import Pooling
+from acme_fleet.models.features import activations, pooled_by
 from acme_fleet.models.padding import cut_padding
-from acme_fleet.models.pooling import Pooling, pool
 
 _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.1, 1.0)  # C of the regression, from strong to weak
 _LEAST_SCALE = 1e-9
+_MARGIN = 1.0  # logits by which a class without samples stays behind
 
 Features = Float[np.ndarray, "_ features"]
 Labels = Int[np.ndarray, " _"]
@@ -109,6 +109,32 @@ def fit_probe(
     return Probe(weight, bias, seen)
 
 
+def refit(
+    classifier: Mapping[str, Tensor], train: Samples, validation: Samples
+) -> dict[str, Tensor]:
+    """A linear classifier with a regression in place of its rows.
+
+    Rows of classes without a training sample stay, and are lowered as far as is needed for none of
+    them to win on a training sample.
+
+    Args:
+        classifier: ``weight`` and ``bias``, on the pooled vector.
+        train, validation: features of a frozen backbone, see ``feature_samples``.
+    """
+    weight, bias = classifier["weight"], classifier["bias"]
+    data = [(s.inputs["pooled"].numpy(), s.labels.numpy()) for s in (train, validation)]
+    probe = fit_probe(data[0], data[1], len(bias))
+    fitted, seen = probe.tensors(), torch.zeros(len(bias), dtype=torch.bool)
+    seen[torch.from_numpy(probe.seen)] = True
+    rows = torch.where(seen[:, None], fitted["weight"], weight)
+    offsets = torch.where(seen, fitted["bias"], bias)
+    if not bool(seen.all()):
+        scores = train.inputs["pooled"] @ rows.T + offsets
+        lead = scores[:, seen].amax(dim=1) - scores[:, ~seen].amax(dim=1)
+        offsets = torch.where(seen, offsets, offsets + lead.min().clamp(max=0) - _MARGIN)
+    return {"weight": rows, "bias": offsets}
+
+
 def average(probes: Sequence[Probe]) -> Probe:
     """Each class's row is the mean over the probes that saw the class and told it from others."""
     telling = [probe for probe in probes if len(probe.seen) > 1]
@@ -133,12 +159,12 @@ def pooled_features(
     Texts of like length share a batch, which is cut to its longest: padding costs as much as text.
     """
     found: dict[Pooling, list[Tensor]] = {pooling: [] for pooling in poolings}
-    prefix, order = family_of(backbone.config).prefix_tokens, _by_length(samples)
+    order = _by_length(samples)
     for batch in samples[order].batches(batch_size):
         inputs = {name: x.to(backbone.device) for name, x in cut_padding(batch.inputs).items()}
         run = activations(backbone, inputs)
         for pooling, rows in found.items():
-            rows.append(pool(run.final, run.mask, pooling, prefix).cpu())
+            rows.append(pooled_by(pooling, run.final, run.mask, backbone.config).cpu())
     back = order.argsort()
     return {pooling: torch.cat(rows)[back].numpy() for pooling, rows in found.items()}
 

@@ -31,7 +31,7 @@ from acme_fleet.models.description import (
     first_mistake,
     parse_description,
 )
-from acme_fleet.models.features import CustomizedModel, map_axes
+from acme_fleet.models.features import CustomizedModel, FeatureSizes, feature_sizes
 from acme_fleet.models.header import Header, build_header
 from acme_fleet.models.io import (
     CLASS_NAMES,
@@ -208,9 +208,8 @@ def load_described(folder: Path) -> tuple[CustomizedModel, Description]:
         raise RunError(f"{folder / CONFIG} and {WEIGHTS} do not fit: {error}") from error
     config = backbone.config
     kind = TextModel if description.model_type == TEXT_TYPE else ImageModel
-    if (plan.axes, plan.hidden) != (map_axes(config), config.hidden_size) or (plan.axes == 1) != (
-        kind is TextModel
-    ):
+    sizes = FeatureSizes(plan.hidden, plan.axes, plan.pooled_size)
+    if sizes != feature_sizes(config) or (plan.axes == 1) != (kind is TextModel):
         raise RunError(f"{folder / CONFIG}: the header is not one for such a backbone")
     header = build_header(plan, {name: tensor.float() for name, tensor in header_tensors.items()})
     return kind(backbone, header.requires_grad_(False)).eval(), description

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -158,10 +158,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 class Optimization:
     """AdamW with warm-up, cosine decay and gradient clipping over a known number of steps."""
 
-    def __init__(self, parameters: Iterable[Tensor], training: Training, steps: int) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        training: Training,
+        steps: int,
+        scales: Mapping[Tensor, float] | None = None,
+    ) -> None:
+        """Some parameters may learn ``scales`` times as fast as the settings say."""
         self.parameters = [p for p in parameters if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            _groups(self.parameters, training.learning_rate, scales or {}),
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
             # In place of some operations for each tensor, of which there are hundreds.
@@ -186,6 +193,16 @@ class Optimization:
         self.schedule.load_state_dict(schedule)
         for group, rate in zip(self.optimizer.param_groups, schedule["_last_lr"], strict=True):
             group["lr"] = rate
+
+
+def _groups(
+    parameters: Sequence[Tensor], rate: float, scales: Mapping[Tensor, float]
+) -> list[dict[str, Any]]:
+    """One group for each learning rate, in the order of the parameters."""
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(rate * scales.get(parameter, 1.0), []).append(parameter)
+    return [{"params": members, "lr": own} for own, members in groups.items()]
 
 
 @runtime_checkable
@@ -217,6 +234,8 @@ def fit(
     on_epoch: Callable[[int], None] | None = None,
     state: Resumable | None = None,
     tolerant: bool = False,
+    scales: Mapping[Tensor, float] | None = None,
+    patience: int | None = None,
 ) -> None:
     """Train with cross-entropy, in place, where the module's parameters are.
 
@@ -235,14 +254,18 @@ def fit(
             does not hold the best epoch, so it cannot be combined with ``validation``.
         tolerant: a training that diverges ends early with the best epoch's weights, or without
             ``validation`` with those before the first epoch, in place of an error.
+        scales: of the learning rates of some parameters.
+        patience: with ``validation``, epochs without a better one after which training ends.
 
     Raises:
         Diverged: after the first epoch whose loss is no number.
     """
     if state and validation is not None:
         raise ValueError("the best epoch so far is not kept in the state of an epoch")
-    optimization = Optimization(module.parameters(), training, steps_of(samples, training))
+    steps = steps_of(samples, training)
+    optimization = Optimization(module.parameters(), training, steps, scales)
     device = optimization.parameters[0].device
+    waited = 0
     module.eval()
     best = None if validation is None else evaluate(module, validation)
     goes_back = validation is not None
@@ -261,12 +284,15 @@ def fit(
         check_converging(loss, optimization.parameters, epoch, training)
         if validation is not None:
             result = evaluate(module, validation)
+            waited += 1
             if best is not None and result.better_than(best):
-                best, kept = result, copy.deepcopy(module.state_dict())
+                best, kept, waited = result, copy.deepcopy(module.state_dict()), 0
         if state:
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
             on_epoch(epoch + 1)
+        if patience is not None and waited >= patience:
+            break
     if goes_back:
         module.load_state_dict(kept)
 

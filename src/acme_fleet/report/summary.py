@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from acme_fleet.cost.privacy import PrivacyLoss
 from acme_fleet.errors import DamagedError
-from acme_fleet.fleet import Personalization, Selection
+from acme_fleet.fleet import Personalization, Pooling, Selection
 from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import Leaving, what_leaves
 from acme_fleet.sealed import read_marked_json, typed, write_marked_json
@@ -26,12 +26,17 @@ class _Record(BaseModel):
 
 
 class ReferenceSummary(_Record):
-    """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2."""
+    """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2.
+
+    ``origin`` is ``trained``, ``fine-tuned`` or ``untouched``; ``pooling`` makes its pooled vector.
+    """
 
     params: Count
     patches: Count
     size_bytes: Size
     accuracy: Share
+    origin: Literal["trained", "fine-tuned", "untouched"] = "trained"
+    pooling: Pooling = "first"
 
 
 class Candidate(_Record):
@@ -118,6 +123,20 @@ class DeviceSummary(_Record):
     raw_data_bytes: Count
 
 
+class ProbeSummary(_Record):
+    """The practitioner's rival: the whole reference, untouched, and a regression on each device.
+
+    Its weights are rounded to int8; the accuracies are of that. Without a checkpoint the features
+    are the raw inputs, and ``pooling`` is none. See :mod:`acme_fleet.baselines.probe`.
+    """
+
+    pooling: Pooling | None
+    size_bytes: Size
+    size_bytes_int8: Size
+    alone: dict[str, Share]
+    averaged: dict[str, Share]
+
+
 class Traffic(_Record):
     """Bytes as encoded on the links, against what a centralised system would have uploaded.
 
@@ -158,6 +177,8 @@ class Summary(_Record):
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
     privacy_loss: dict[str, PrivacyLoss] = {}
     """For each device that put noise into its messages."""
+    probe: ProbeSummary | None = None
+    """None where every role has a host of its own: no machine has all data."""
     damaged_events: Count = 0
     """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
     warnings: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,7 +22,7 @@ from rich.text import Text
 from acme_fleet.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import what_leaves
-from acme_fleet.report.summary import Summary
+from acme_fleet.report.summary import DeviceSummary, Summary
 from acme_fleet.report.words import bytes_text, share_text
 
 if TYPE_CHECKING:
@@ -197,7 +197,10 @@ def print_summary(summary: Summary) -> None:
     """The devices, the clusters' choices and the traffic."""
     console = table_console()
     table = Table(title=f"{summary.name}, seed {summary.seed}")
-    columns = ("device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests")
+    columns = ["device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests"]
+    probe = summary.probe
+    if probe is not None:
+        columns[7:7] = ["probe", "averaged"]
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     clusters = {cluster.name: cluster for cluster in summary.clusters}
@@ -211,6 +214,11 @@ def print_summary(summary: Summary) -> None:
             bytes_text(device.capacity_bytes),
             f"{device.accuracy_coarse:.3f}",
             f"{device.accuracy_linear:.3f}",
+            *(
+                []
+                if probe is None
+                else [_found(probe.alone, device), _found(probe.averaged, device)]
+            ),
             f"{device.accuracy:.3f}",
             str(device.test_samples),
         )
@@ -218,10 +226,17 @@ def print_summary(summary: Summary) -> None:
     print_left_out(console, len(summary.devices), "devices; summary.json has them")
     traffic, reference = summary.traffic, summary.reference
     console.print(
-        f"reference: {bytes_text(reference.size_bytes)}, accuracy {reference.accuracy:.3f} on "
-        f"public test data; devices uploaded {bytes_text(traffic.device_up_bytes)}, "
+        f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}, accuracy "
+        f"{reference.accuracy:.3f} on public test data; devices uploaded "
+        f"{bytes_text(traffic.device_up_bytes)}, "
         f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
+    if probe is not None:
+        console.print(
+            f"probe: a logistic regression on {_features_text(probe.pooling)}, "
+            f"{bytes_text(probe.size_bytes)}, in int8 {bytes_text(probe.size_bytes_int8)}; "
+            f"averaged: the mean of all devices' regressions"
+        )
     if traffic.resent_bytes:
         console.print(f"sent again, and not counted above: {bytes_text(traffic.resent_bytes)}")
     if summary.damaged_events:
@@ -237,6 +252,16 @@ def print_summary(summary: Summary) -> None:
         console.print(Text("lost ", "red") + Text(f"{one_line(name, 60)}: {one_line(why, 500)}"))
     print_left_out(console, len(lost), "lost")
     print_warnings(summary.warnings)
+
+
+def _found(accuracies: Mapping[str, float], device: DeviceSummary) -> str:
+    return f"{accuracies[device.name]:.3f}" if device.name in accuracies else "–"
+
+
+def _features_text(pooling: str | None) -> str:
+    if pooling is None:
+        return "the raw inputs"
+    return f"the whole checkpoint's features, pooled by {pooling.replace('_', ' and ')}"
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

@@ -72,6 +72,7 @@ def run_warnings(
     return [
         *(_of_holdings(present) if holdings else _few_tests(tests)),
         *_of_models(summary, several),
+        *_of_probe(summary),
         *_narrow({c.name: (c.feasible, len(c.candidates)) for c in clusters}),
         *_sentence("rounds were missed, or what was sent in them was refused", missed),
         *_sentence("the header's update was shortened", shortened),
@@ -107,6 +108,28 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
         ),
         *_sentence(f"the model is larger than the reference of {bytes_text(reference)}", larger),
     ]
+
+
+def _of_probe(summary: Summary) -> list[str]:
+    """Whether ten lines are better than the method, by the mean over the devices."""
+    if summary.probe is None or not summary.devices:
+        return []
+    probe, count = summary.probe, len(summary.devices)
+    whole = f"the whole reference in int8 ({bytes_text(probe.size_bytes_int8)})"
+    place = "the raw inputs" if probe.pooling is None else f"pooled features of {whole}"
+    told = []
+    for name, found in (("", probe.alone), ("the mean of the devices' ", probe.averaged)):
+        common = [device for device in summary.devices if device.name in found]
+        theirs = sum(found[device.name] for device in common) / max(1, len(common))
+        ours = sum(device.accuracy for device in common) / max(1, len(common))
+        better = sum(found[device.name] > device.accuracy for device in common)
+        if theirs > ours:
+            told.append(
+                f"{name or 'a '}logistic regression{'s' * bool(name)} on {place} has "
+                f"{_share(theirs)} on the test sets, what ships has {_share(ours)}; it is better "
+                f"on {better} of {count} devices"
+            )
+    return told
 
 
 def notes(own: Holding) -> str:

@@ -6,12 +6,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acme_fleet.baselines.probe import measure_probe
+from acme_fleet.baselines.probe import ProbeResult, measure_probe
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.reference import known_pooling
@@ -134,32 +135,30 @@ def _run(
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
-            probe = None if connect else _probe(fleet, world, run, journal)
+            probe = _probe(fleet, world, run, journal) if world.private else None
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
     events, damaged = read_journal(run.events)
-    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events)
+    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, probe)
     commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {
         "many_hosts": connect is not None,
         "left_out": cloud.left_out,
         "damaged_events": len(damaged),
-        "probe": probe,
+        "warnings": run_warnings(summary, plan.holdings, commonest),
     }
     summary = summary.model_copy(update=told)
-    warnings = run_warnings(summary, plan.holdings, commonest)
-    summary = summary.model_copy(update={"warnings": warnings})
     write_report(summary, events, run.report)
     summary.write(run.summary)  # the last file of all: where it is, the run is finished
     return summary
 
 
-def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> ProbeSummary:
+def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> ProbeResult:
     """What a practitioner would do in its place, measured beside the protocol on this machine."""
     path = run.path / "rivals" / "probe.json"
-    stored = if_sound(path, lambda path: read_sealed_json(path, ProbeSummary))
-    if stored is None:
+    result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
+    if result is None:
         settings, backbone, pooling = fleet.reference, None, None
         with journal.stage("rivals", "probe") as progress:
             if settings.checkpoint is not None:
@@ -168,9 +167,8 @@ def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> P
                 backbone = load_backbone(settings.checkpoint, settings.revision, side)
                 pooling = known_pooling(settings, backbone.config.hidden_size)
             result = measure_probe(backbone, pooling, world, progress)
-        stored = ProbeSummary(**vars(result))
-        write_sealed_json(path, stored.model_dump(mode="json"))
-    return stored
+        write_sealed_json(path, asdict(result))
+    return result
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
@@ -219,12 +217,16 @@ def summarize(
     finished: list[tuple[ClusterChoice, ClusterReport]],
     lost: dict[str, str],
     events: list[dict[str, Any]],
+    probe: ProbeResult | None = None,
 ) -> Summary:
     """Everything that was measured, in one record."""
+    alone, averaged = (probe.alone, probe.averaged) if probe else ({}, {})
     devices = [
         DeviceSummary(
             cluster=report.name,
             capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
+            accuracy_probe=alone.get(device.name),
+            accuracy_probe_averaged=averaged.get(device.name),
             **device.model_dump(),
         )
         for _, report in finished
@@ -248,6 +250,12 @@ def summarize(
         personalization=fleet.personalization,
         sent=sent,
         privacy_loss=privacy_losses(fleet, sent),
+        probe=probe
+        and ProbeSummary(
+            pooling=probe.pooling,
+            size_bytes=probe.size_bytes,
+            size_bytes_int8=probe.size_bytes_int8,
+        ),
     )
 
 

@@ -51,10 +51,13 @@ DISTILBERT = {
     "max_position_embeddings": 12,
 }
 PETS = {0: "cat", 1: "dog", 2: "eel"}
+DINOV2 = {name: value for name, value in IMAGE.items() if name != "intermediate_size"}
+DINOV2 |= {"mlp_ratio": 2, "id2label": PETS}
 
 MODELS = {
     "vit": (hf.ViTConfig, hf.ViTForImageClassification, IMAGE | {"id2label": PETS}),
     "deit": (hf.DeiTConfig, hf.DeiTForImageClassificationWithTeacher, IMAGE | {"id2label": PETS}),
+    "dinov2": (hf.Dinov2Config, hf.Dinov2ForImageClassification, DINOV2),
     "bert": (hf.BertConfig, hf.BertForMaskedLM, BERT),
     "distilbert": (hf.DistilBertConfig, hf.DistilBertForMaskedLM, DISTILBERT),
     "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, DECODER),
@@ -107,7 +110,7 @@ def write_checkpoint(folder, model, kind):
 
 def inputs_of(kind):
     generator = torch.Generator().manual_seed(1)
-    if kind in ("vit", "deit"):
+    if kind in ("vit", "deit", "dinov2"):
         return {"pixel_values": torch.rand(3, 3, 8, 8, generator=generator)}
     words = torch.randint(1, 40, (3, 7), generator=generator)
     return {"input_ids": words, "attention_mask": torch.ones_like(words)}
@@ -149,10 +152,10 @@ def test_half_precision_checkpoints_become_float32(tmp_path):
 
 def test_a_saved_elastic_backbone_comes_back(tmp_path, kind):
     backbone = as_elastic(tiny(kind).base_model)
-    small = extract(backbone, Architecture((0, 1), (1, 2), (5, 24)))
+    small = extract(backbone, Architecture((0, 1), (1, 2), (5, 20)))
     small.save_pretrained(tmp_path)
     loaded = load_backbone(tmp_path)
-    assert loaded.config.neurons_per_layer == [5, 24]
+    assert loaded.config.neurons_per_layer == [5, 20]
     with torch.no_grad():
         inputs = inputs_of(kind)
         assert torch.equal(
@@ -196,18 +199,30 @@ def make_fleet(checkpoint, revision=None, **others):
     return Fleet.model_validate({"reference": reference, "clusters": [cluster], **others})
 
 
-def test_the_reference_is_the_checkpoint_with_its_classifier(tmp_path):
-    model = tiny("vit")
-    settings = make_fleet(write_checkpoint(tmp_path / "v", model, "vit"))
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+def test_the_reference_is_the_checkpoint_with_its_classifier(tmp_path, kind):
+    model, inputs = tiny(kind), inputs_of(kind)
+    settings = make_fleet(write_checkpoint(tmp_path / "v", model, kind))
     reference = untrained_reference(settings, public(), ["cat", "dog", "eel"])
     with torch.no_grad():
-        torch.testing.assert_close(reference(**inputs_of("vit")), model(**inputs_of("vit")).logits)
+        torch.testing.assert_close(reference(**inputs), model(**inputs).logits)
     other = untrained_reference(settings, public(), ["ant", "bee"])
     assert other.head.out_features == 2
     torch.testing.assert_close(
-        other.backbone(**inputs_of("vit")).last_hidden_state,
-        reference.backbone(**inputs_of("vit")).last_hidden_state,
+        other.backbone(**inputs).last_hidden_state, reference.backbone(**inputs).last_hidden_state
     )
+
+
+def test_a_classifier_is_not_used_on_vectors_that_it_was_not_trained_on(tmp_path):
+    path = write_checkpoint(tmp_path / "v", tiny("vit"), "vit")
+    settings = make_fleet(path)
+    pooled = settings.reference.model_copy(update={"pooling": "mean"})
+    mean = settings.model_copy(update={"reference": pooled})
+    own, fresh = (
+        untrained_reference(fleet, public(), ["cat", "dog", "eel"]) for fleet in (settings, mean)
+    )
+    assert fresh.backbone.config.pooling == "mean"
+    assert not torch.equal(own.head.weight, fresh.head.weight)
 
 
 def test_a_reference_must_fit_the_data(tmp_path):
@@ -228,7 +243,7 @@ def test_a_reference_must_fit_the_data(tmp_path):
 
 def test_an_unknown_model_type_lists_those_known(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "swin"}))
-    with pytest.raises(FleetError, match="'swin' is not supported; known: vit, deit, bert, dist"):
+    with pytest.raises(FleetError, match="'swin' is not supported; known: vit, deit, dinov2, bert"):
         load_backbone(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FleetError, match="known: vit"):

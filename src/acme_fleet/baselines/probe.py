@@ -68,8 +68,9 @@ def measure_probe(
     """
     if backbone is not None:
         round_to_int8(backbone)
-        ways = poolings_of(backbone.config, pooling)
-        pooling, _ = choose_pooling(backbone, world.public, len(world.classes), ways)
+        if pooling is None:
+            ways = poolings_of(backbone.config, None)
+            pooling, _ = choose_pooling(backbone, world.public, len(world.classes), ways)
 
     def features(samples: Samples) -> Features:
         if backbone is None:

@@ -97,7 +97,8 @@ def _from_checkpoint(
     side = None if pixels is None else pixels.shape[-1]
     backbone = load_backbone(checkpoint, revision, side)
     config = backbone.config
-    config.pooling = known_pooling(settings, config.hidden_size) or config.pooling
+    known = known_pooling(settings, config.hidden_size)
+    config.pooling = known or config.pooling
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
     images = family_of(config).grid == "image"
@@ -106,6 +107,10 @@ def _from_checkpoint(
         raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
     head = load_head(checkpoint, class_names, revision) if images else None
+    if head is not None:  # it was trained on vectors of one kind
+        double = head.in_features == pooled_size("first_mean", config.hidden_size)
+        own = "first_mean" if double else family_of(config).pooled
+        config.pooling, head = (own, head) if known in (None, own) else (known, None)
     width = pooled_size(config.pooling, config.hidden_size)
     loaded = Classifier(backbone, head or nn.Linear(width, len(class_names)))
     _check_finite(checkpoint, loaded)

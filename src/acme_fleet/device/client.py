@@ -279,7 +279,7 @@ class DeviceClient:
 
         def start() -> HeaderState:
             coarse = _coarse_header(self._folder.assignment())
-            return HeaderState.start(coarse, self._features().validation)
+            return HeaderState.start(coarse, self._features())
 
         return self._folder.before(number, start)
 

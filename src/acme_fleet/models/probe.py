@@ -96,6 +96,8 @@ def fit_probe(
         regression.set_params(C=strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            # One sample of each class is what some devices have.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             regression.fit(known, labels)
         score = regression.score(new, told)
         if best is None or score > best[0]:

@@ -52,6 +52,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
     ):
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
     environment.filters["line"] = lambda text: one_line(text, 500)
+    environment.filters["mean"] = fmean
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
     line, flows = time_line(summary, events), link_flows(summary, events)
     page = environment.get_template("page.html.jinja").render(

@@ -85,7 +85,7 @@ def wilson(share: float, samples: int) -> tuple[float, float]:
 
 
 def accuracy(rows: Sequence[Row]) -> Figure:
-    """Each device's test accuracy: coarse, linear, final with Wilson's 95 % interval."""
+    """Each device's test accuracy: coarse, linear, probe, final with Wilson's 95 % interval."""
     figure, axes = row_canvas(
         HALF, rows, right=1.45, label="accuracy on the device's own test data"
     )
@@ -95,6 +95,9 @@ def accuracy(rows: Sequence[Row]) -> Figure:
             continue
         interval = wilson(device.accuracy, device.test_samples)
         low = min(low, interval[0], device.accuracy_coarse, device.accuracy_linear)
+        if device.accuracy_probe is not None:
+            low = min(low, device.accuracy_probe)
+            axes.plot(device.accuracy_probe, y, "x", color=INK, markersize=5, zorder=4)
         axes.hlines(y, interval[0], interval[1], color=color, alpha=0.25, linewidth=6)
         axes.plot((device.accuracy_coarse, device.accuracy), (y, y), color=color, zorder=3)
         axes.plot(device.accuracy_linear, y, "|", color=INK, markersize=9, zorder=4)

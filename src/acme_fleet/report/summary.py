@@ -106,7 +106,11 @@ class ClusterSummary(_Record):
 
 
 class DeviceSummary(_Record):
-    """One device: what it got and how well it works on its own full test set."""
+    """One device: what it got and how well it works on its own full test set.
+
+    ``accuracy_probe`` and ``accuracy_probe_averaged`` are the practitioner's rival, see
+    :class:`ProbeSummary`: the device's own regression, and the mean of all devices' regressions.
+    """
 
     name: str
     cluster: str
@@ -116,6 +120,8 @@ class DeviceSummary(_Record):
     accuracy_coarse: Share
     accuracy: Share
     accuracy_linear: Share
+    accuracy_probe: Share | None = None
+    accuracy_probe_averaged: Share | None = None
     test_samples: Count
     latency_s: Amount
     neurons_coarse: Count
@@ -126,15 +132,13 @@ class DeviceSummary(_Record):
 class ProbeSummary(_Record):
     """The practitioner's rival: the whole reference, untouched, and a regression on each device.
 
-    Its weights are rounded to int8; the accuracies are of that. Without a checkpoint the features
-    are the raw inputs, and ``pooling`` is none. See :mod:`acme_fleet.baselines.probe`.
+    Its weights are rounded to int8; the devices' accuracies are of that. Without a checkpoint the
+    features are the raw inputs, and ``pooling`` is none. See :mod:`acme_fleet.baselines.probe`.
     """
 
     pooling: Pooling | None
     size_bytes: Size
     size_bytes_int8: Size
-    alone: dict[str, Share]
-    averaged: dict[str, Share]
 
 
 class Traffic(_Record):
@@ -178,7 +182,7 @@ class Summary(_Record):
     privacy_loss: dict[str, PrivacyLoss] = {}
     """For each device that put noise into its messages."""
     probe: ProbeSummary | None = None
-    """None where every role has a host of its own: no machine has all data."""
+    """None where no machine has all data."""
     damaged_events: Count = 0
     """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
     warnings: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,7 +22,7 @@ from rich.text import Text
 from acme_fleet.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import what_leaves
-from acme_fleet.report.summary import DeviceSummary, Summary
+from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, share_text
 
 if TYPE_CHECKING:
@@ -198,14 +198,14 @@ def print_summary(summary: Summary) -> None:
     console = table_console()
     table = Table(title=f"{summary.name}, seed {summary.seed}")
     columns = ["device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests"]
-    probe = summary.probe
-    if probe is not None:
+    if summary.probe:
         columns[7:7] = ["probe", "averaged"]
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     clusters = {cluster.name: cluster for cluster in summary.clusters}
     for device in summary.devices[:ROWS]:
         cluster = clusters[device.cluster]
+        probes = device.accuracy_probe, device.accuracy_probe_averaged
         table.add_row(
             one_line(device.name, 60),
             one_line(device.cluster, 60),
@@ -214,11 +214,7 @@ def print_summary(summary: Summary) -> None:
             bytes_text(device.capacity_bytes),
             f"{device.accuracy_coarse:.3f}",
             f"{device.accuracy_linear:.3f}",
-            *(
-                []
-                if probe is None
-                else [_found(probe.alone, device), _found(probe.averaged, device)]
-            ),
+            *(map(_share_or_dash, probes) if summary.probe else ()),
             f"{device.accuracy:.3f}",
             str(device.test_samples),
         )
@@ -231,7 +227,7 @@ def print_summary(summary: Summary) -> None:
         f"{bytes_text(traffic.device_up_bytes)}, "
         f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
-    if probe is not None:
+    if probe := summary.probe:
         console.print(
             f"probe: a logistic regression on {_features_text(probe.pooling)}, "
             f"{bytes_text(probe.size_bytes)}, in int8 {bytes_text(probe.size_bytes_int8)}; "
@@ -254,8 +250,8 @@ def print_summary(summary: Summary) -> None:
     print_warnings(summary.warnings)
 
 
-def _found(accuracies: Mapping[str, float], device: DeviceSummary) -> str:
-    return f"{accuracies[device.name]:.3f}" if device.name in accuracies else "–"
+def _share_or_dash(share: float | None) -> str:
+    return "–" if share is None else f"{share:.3f}"
 
 
 def _features_text(pooling: str | None) -> str:

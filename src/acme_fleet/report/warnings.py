@@ -7,6 +7,7 @@ of thousands of devices gets a few lines. A warning changes nothing: test data c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from acme_fleet.outside import listed, one_line
@@ -114,20 +115,22 @@ def _of_probe(summary: Summary) -> list[str]:
     """Whether ten lines are better than the method, by the mean over the devices."""
     if summary.probe is None or not summary.devices:
         return []
-    probe, count = summary.probe, len(summary.devices)
+    probe = summary.probe
     whole = f"the whole reference in int8 ({bytes_text(probe.size_bytes_int8)})"
     place = "the raw inputs" if probe.pooling is None else f"pooled features of {whole}"
     told = []
-    for name, found in (("", probe.alone), ("the mean of the devices' ", probe.averaged)):
-        common = [device for device in summary.devices if device.name in found]
-        theirs = sum(found[device.name] for device in common) / max(1, len(common))
-        ours = sum(device.accuracy for device in common) / max(1, len(common))
-        better = sum(found[device.name] > device.accuracy for device in common)
+    for rival, field in (
+        ("a logistic regression", "accuracy_probe"),
+        ("the mean of the devices' logistic regressions", "accuracy_probe_averaged"),
+    ):
+        found = [(getattr(device, field), device.accuracy) for device in summary.devices]
+        pairs = [(theirs, ours) for theirs, ours in found if theirs is not None]
+        theirs, ours = (fmean(side) for side in zip(*pairs, strict=True)) if pairs else (0, 0)
         if theirs > ours:
+            better = sum(theirs > ours for theirs, ours in pairs)
             told.append(
-                f"{name or 'a '}logistic regression{'s' * bool(name)} on {place} has "
-                f"{_share(theirs)} on the test sets, what ships has {_share(ours)}; it is better "
-                f"on {better} of {count} devices"
+                f"{rival} on {place} has {_share(theirs)} on the test sets, what ships has "
+                f"{_share(ours)}; it is better on {better} of {len(pairs)} devices"
             )
     return told
 

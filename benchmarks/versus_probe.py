@@ -1,11 +1,11 @@
-"""The product − a logistic regression on the whole checkpoint, in test accuracy, on real references.
+"""The product − a logistic regression on the whole checkpoint, on real references.
 
 ``python benchmarks/versus_probe.py --data DATA --references REFERENCES [--case NAME ...]``
 
 DATA holds ``clinc150`` and ``cifar100``, REFERENCES the checkpoints ``minilm-l6`` and
 ``dinov2-small``. The rival is in every run's own summary: the untouched checkpoint in int8 with a
-regression on each device, and the mean of all devices' regressions. Where devices hold one sample of
-each class the rival is that mean. Same splits, full test sets, paired by device; a seed is one
+regression on each device, and the mean of all devices' regressions. Where devices hold one sample
+of each class the rival is that mean. Same splits, full test sets, paired by device; a seed is one
 observation. Runs are kept in ``--runs`` and go on where they stopped.
 """
 

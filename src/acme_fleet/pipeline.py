@@ -15,8 +15,8 @@ import numpy as np
 from acme_fleet.baselines.probe import ProbeResult, measure_probe
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
-from acme_fleet.cloud.reference import known_pooling
-from acme_fleet.cloud.server import CloudServer, ReferenceResult
+from acme_fleet.cloud.reference import ReferenceResult, known_pooling
+from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.folder import changed_files

@@ -122,7 +122,7 @@ def test_impossible_architectures_cannot_be_built(
 
 
 def test_unknown_model_type_names_the_known_ones() -> None:
-    with pytest.raises(FleetError, match="'gpt2' is not supported; known: vit, deit, bert"):
+    with pytest.raises(FleetError, match="'gpt2' is not supported; known: vit, deit, dinov2, bert"):
         family_of(GPT2Config())
 
 

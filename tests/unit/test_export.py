@@ -186,8 +186,8 @@ def test_headers_made_by_hand(axes: Axes) -> None:
         "weight": torch.randn(CLASSES, HIDDEN, generator=draw),
         "bias": torch.randn(CLASSES, generator=draw),
     }
-    grid = (12,) if axes == 1 else (7, 7)
-    made = [hand_made(kind, classifier, grid, 9_000, draw) for kind in HAND_MADE]
+    maps = (HIDDEN, 12) if axes == 1 else (HIDDEN, 7, 7)
+    made = [hand_made(kind, classifier, maps, 9_000, draw) for kind in HAND_MADE]
     headers = [header for header in made if header is not None]
     assert len(headers) == 3
     check_headers([*headers, LinearHeader(classifier)], axes, free="batch")

@@ -165,7 +165,7 @@ def test_a_header_answers_and_learns_without_padding(
 @pytest.mark.parametrize(("length", "padding"), [(1, 0), (1, 8), (4, 5), (9, 0)])
 def test_hand_made_headers_too(kind: HandMade, length: int, padding: int) -> None:
     classifier = {"weight": torch.randn(CLASSES, HIDDEN), "bias": torch.randn(CLASSES)}
-    header = hand_made(kind, classifier, (9,), 4_000, seeded())
+    header = hand_made(kind, classifier, (HIDDEN, 9), 4_000, seeded())
     assert header is not None
     for parameter in header.parameters():
         parameter.data += 0.1  # a bias shows where it leaks to
@@ -174,7 +174,7 @@ def test_hand_made_headers_too(kind: HandMade, length: int, padding: int) -> Non
 
 
 def test_a_mixer_refuses_more_positions_than_it_has_weights_for() -> None:
-    header = MixerHeader(HIDDEN, CLASSES, width=4, tokens=5)
+    header = MixerHeader(HIDDEN, HIDDEN, CLASSES, width=4, tokens=5)
     with pytest.raises(ValueError, match="6 positions; this header mixes 5"):
         header(**features(3, 6))
 

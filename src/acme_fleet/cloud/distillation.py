@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from acme_fleet.cloud.reference import Augment, Origin
 from acme_fleet.data.samples import Samples
 from acme_fleet.fleet import Distillation, Training
 from acme_fleet.models.elastic import Architecture
@@ -21,7 +22,6 @@ from acme_fleet.models.training import Optimization, check_converging, mixed_pre
 
 LogitsLoss = Literal["mse", "soft_cross_entropy"]
 Match = Literal["states", "features"]
-Augment = Callable[[Samples, torch.Generator], Samples]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ class Lesson:
 
     match: Match
     logits: bool
+
+
+def lesson_of(settings: Distillation, origin: Origin) -> Lesson:
+    """A checkpoint teaches its features; its classifier joins if it was trained."""
+    match = settings.match
+    if match == "auto":
+        match = "states" if origin == "trained" else "features"
+    return Lesson(match, match == "states" or origin != "untouched")
 
 
 @dataclass(frozen=True)

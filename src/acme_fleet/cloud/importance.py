@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,21 +11,52 @@ from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
-from acme_fleet.models.features import Classifier
+from acme_fleet.models.features import Classifier, activations, moved
+
+Objective = Callable[[Classifier, Samples], Tensor]
+"""F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
+
+
+def labels_objective(model: Classifier, batch: Samples) -> Tensor:
+    """Each sample's cross-entropy."""
+    logits = model(**batch.inputs)
+    return F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum")
+
+
+def features_objective(generator: torch.Generator) -> Objective:
+    """How far the pooled vector moves, to first order; no labels (METHOD 16).
+
+    The features' own squared error has no slope where it is zero. The product of the vector with
+    random signs has: its slope, squared, is in the mean that of the vector's squared length.
+
+    Args:
+        generator: draws a sign for each sample and channel.
+    """
+
+    def of(model: Classifier, batch: Samples) -> Tensor:
+        pooled = activations(model.backbone, moved(batch.inputs, model.backbone.device)).pooled
+        signs = torch.randint(2, pooled.shape, generator=generator) * 2 - 1
+        return (pooled * signs.to(pooled)).sum()
+
+    return of
 
 
 def taylor_importance(
-    model: Classifier, samples: Samples, batch_size: int = 64
+    model: Classifier,
+    samples: Samples,
+    batch_size: int = 64,
+    objective: Objective = labels_objective,
 ) -> tuple[Tensor, Tensor]:
     """First-order importance I_h ≈ |∂F/∂O_h · O_h|, mean over samples (Eq. 8).
 
     One forward and one backward pass a batch serve all heads and neurons of all layers. F is each
-    sample's own cross-entropy, so the result does not depend on the batches.
+    sample's own, so the result does not depend on the batches.
 
     Args:
         model: a reference of full width.
         samples: training or held-out training data, never test data.
         batch_size: samples in one pass.
+        objective: F.
 
     Returns:
         Heads ``(layers, heads)`` and neurons ``(layers, neurons)``. For grouped-query attention a
@@ -34,10 +65,8 @@ def taylor_importance(
     heads, neurons = _zeros(model)
     for batch in samples.batches(batch_size):
         with _record_inputs(model) as (head_outputs, neuron_outputs):
-            logits = model(**batch.inputs)
-            labels = batch.labels.to(logits.device)
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, head_outputs + neuron_outputs)
+            change = objective(model, batch)
+        gradients = torch.autograd.grad(change, head_outputs + neuron_outputs)
         for layer, (output, gradient) in enumerate(
             zip(head_outputs, gradients[: len(heads)], strict=True)
         ):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +14,37 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, ViTConfig, ViTModel
 
 from acme_fleet import fleet
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.errors import FleetError
 from acme_fleet.fleet import Pooling
 from acme_fleet.models.checkpoints import load_backbone, load_head
 from acme_fleet.models.elastic import as_elastic, is_full_width
 from acme_fleet.models.families import family_of
-from acme_fleet.models.features import Classifier
+from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.io import clone_state
 from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
-from acme_fleet.models.training import evaluate
+from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import derive_seed, seeded
+
+_PATIENCE = 2  # epochs of fine-tuning without a better one
+
+Augment = Callable[[Samples, torch.Generator], Samples]
+Origin = Literal["trained", "fine-tuned", "untouched"]
+"""By the run; on the public data; not, as that did not win on validation data."""
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """θ0: its size, p of Eq. 2, its accuracy on the public test data, and where it comes from."""
+
+    params: int
+    patches: int
+    size_bytes: int
+    accuracy: float
+    pooling: Pooling
+    origin: Origin
 
 
 def untrained_reference(
@@ -182,6 +203,52 @@ def public_probe(
     return max(candidates, key=accuracy)
 
 
+def train_reference(
+    model: Classifier,
+    settings: fleet.Reference,
+    public: Splits,
+    generator: torch.Generator,
+    augment: Augment | None,
+    progress: Callable[[int, int], None],
+) -> Classifier:
+    """Train in place: from nothing, or a checkpoint, whose start competes with the best epoch."""
+    pretrained = settings.checkpoint is not None
+    fit(
+        model,
+        public.train,
+        settings.training,
+        generator,
+        validation=public.validation,
+        augment=augment,
+        on_epoch=lambda epoch: progress(epoch, settings.training.epochs),
+        scales=layer_scales(model, settings.layer_decay) if pretrained else None,
+        patience=_PATIENCE if pretrained else None,
+    )
+    return model
+
+
+def origin_of(settings: fleet.Reference, before: Mapping[str, Tensor], model: Classifier) -> Origin:
+    """What training did to a reference whose tensors were ``before``."""
+    if settings.checkpoint is None:
+        return "trained"
+    after = model.state_dict()
+    same = all(torch.equal(before[name], after[name]) for name in before)
+    return "untouched" if same else "fine-tuned"
+
+
+def described(model: Classifier, test: Samples, origin: Origin) -> ReferenceResult:
+    """What is told of θ0."""
+    shapes = shapes_of(model)
+    return ReferenceResult(
+        params=parameter_count(shapes),
+        patches=patches(model.backbone.config, test.inputs),
+        size_bytes=file_size(shapes),
+        accuracy=evaluate(model, test).accuracy,
+        pooling=model.backbone.config.pooling,
+        origin=origin,
+    )
+
+
 def layer_scales(model: Classifier, decay: float) -> dict[Tensor, float]:
     """Learning-rate scales by depth: the head 1, each earlier layer ``decay`` times the next."""
     family = family_of(model.backbone.config)
@@ -193,9 +260,7 @@ def layer_scales(model: Classifier, decay: float) -> dict[Tensor, float]:
     return scales
 
 
-def augmentation(
-    padding: int, *, flip: bool
-) -> Callable[[Samples, torch.Generator], Samples] | None:
+def augmentation(padding: int, *, flip: bool) -> Augment | None:
     """Random crops of the padded image, and mirror images; None if there is nothing to do."""
     if padding == 0 and not flip:
         return None

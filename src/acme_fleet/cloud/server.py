@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ConfigDict
-from torch import Tensor
 
 from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
-from acme_fleet.cloud.distillation import DistillationStep, Lesson, distill, recovery_of, step_of
+from acme_fleet.cloud.distillation import (
+    DistillationStep,
+    Lesson,
+    distill,
+    lesson_of,
+    recovery_of,
+    step_of,
+)
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
@@ -26,17 +32,19 @@ from acme_fleet.cloud.objectives import (
     without_loss,
 )
 from acme_fleet.cloud.reference import (
+    Origin,
+    ReferenceResult,
     augmentation,
+    described,
     known_pooling,
-    layer_scales,
+    origin_of,
     public_probe,
+    train_reference,
     untrained_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
-from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Splits
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Pooling
 from acme_fleet.hardware import Part
 from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
@@ -54,34 +62,15 @@ from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.io import clone_state, config_document, read_tensors, write_tensors
 from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import diverging, evaluate, fit, training_device
+from acme_fleet.models.training import diverging, evaluate, training_device
 from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
 
 _DAY_S = 86_400.0
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
-_PATIENCE = 2  # epochs of fine-tuning without a better one
-
-Origin = Literal["trained", "fine-tuned", "untouched"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ReferenceResult:
-    """θ0: its size, p of Eq. 2, its accuracy on the public test data, and where it comes from.
-
-    ``origin`` is ``trained`` by the run, or a checkpoint that was ``fine-tuned`` on the public data
-    or, where that did not win on validation data, is ``untouched``.
-    """
-
-    params: int
-    patches: int
-    size_bytes: int
-    accuracy: float
-    pooling: Pooling
-    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -134,16 +123,8 @@ class CloudServer:
         before = clone_state(start)  # stages train what they get
         with diverging("training the reference", "reference.training.learning_rate"):
             reference = self._staged("reference", start, self._train_reference)
-        self._reference_origin = self._origin(before, reference)
-        shapes = shapes_of(reference)
-        result = ReferenceResult(
-            params=parameter_count(shapes),
-            patches=patches(reference.backbone.config, self._public.test.inputs),
-            size_bytes=file_size(shapes),
-            accuracy=evaluate(reference, self._public.test).accuracy,
-            pooling=reference.backbone.config.pooling,
-            origin=self._reference_origin,
-        )
+        self._reference_origin = origin_of(self._settings.reference, before, reference)
+        result = described(reference, self._public.test, self._reference_origin)
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
         self._teacher = self._elastic(ordered).frozen_copy()
@@ -169,13 +150,6 @@ class CloudServer:
         model.backbone.config.pooling = about["pooling"]
         model.head.load_state_dict(head)
         return model
-
-    def _origin(self, before: Mapping[str, Tensor], reference: Classifier) -> Origin:
-        if self._settings.reference.checkpoint is None:
-            return "trained"
-        after = reference.state_dict()
-        same = all(torch.equal(before[name], after[name]) for name in before)
-        return "untouched" if same else "fine-tuned"
 
     def _elastic(self, model: Classifier) -> ElasticClassifier:
         """A reordered model as what any of its sub-networks can be cut from."""
@@ -213,21 +187,8 @@ class CloudServer:
         return EpochState(self._folder / f"{name}-epochs.safetensors")
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
-        """From nothing, or from a checkpoint, of which the best epoch and the start compete."""
-        settings, training = self._settings.reference, self._settings.reference.training
-        pretrained = settings.checkpoint is not None
-        fit(
-            model,
-            self._public.train,
-            training,
-            self._draw("reference training"),
-            validation=self._public.validation,
-            augment=self._augment,
-            on_epoch=lambda epoch: progress(epoch, training.epochs),
-            scales=layer_scales(model, settings.layer_decay) if pretrained else None,
-            patience=_PATIENCE if pretrained else None,
-        )
-        return model
+        settings, draw = self._settings.reference, self._draw("reference training")
+        return train_reference(model, settings, self._public, draw, self._augment, progress)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         samples = self._public.train[: self._settings.backbone.importance_samples]
@@ -260,15 +221,15 @@ class CloudServer:
         return self._distill(model, _STEPS[1], step, training, draw, progress)
 
     def _lesson(self) -> Lesson:
-        """A checkpoint teaches its features; its classifier joins if it was trained."""
-        match, pretrained = self._distillation.match, self._settings.reference.checkpoint
-        if match == "auto":
-            match = "features" if pretrained else "states"
-        return Lesson(match, match == "states" or self._reference_origin != "untouched")
+        return lesson_of(self._distillation, self._reference_origin)
 
     def _widths(self) -> list[float]:
-        """All that students are trained at; the whole width also where nobody may choose it."""
-        return sorted({*self._settings.backbone.widths, 1.0})
+        """All that students are trained at.
+
+        The whole width is among them, as the others' teacher; not where that is the reference.
+        """
+        own = self._lesson().match == "states"
+        return sorted({*self._settings.backbone.widths, *([1.0] if own else [])})
 
     def recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""

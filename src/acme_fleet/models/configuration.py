@@ -128,7 +128,8 @@ WITHOUT_EFFECT = {
     *("encoder_stride", "pooler_output_size", "pooler_act", "sinusoidal_pos_embds", "use_cache"),
     *("classifier_dropout", "qa_dropout", "seq_classif_dropout", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "pretraining_tp"),
-    *("apply_layernorm", "reshape_hidden_states"),  # of a DINOv2 that is a detector's backbone
+    # Of a DINOv2 that is a detector's backbone.
+    *("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names"),
     *(field.name for field in dataclasses.fields(PreTrainedConfig)),
 }
 """Keys of the families' configurations that change nothing in what a loaded backbone computes."""

@@ -29,7 +29,8 @@ from acme_fleet.report.terminal import LiveStages
 
 Settings = dict[str, Any]
 DOMAINS = {"scheme": "natural", "column": "domain"}
-FEW = 25  # sentences of each intent: ten for the cloud, two for the edge, one to train each device
+FEW = 27  # of each intent: four for the cloud, three for the edge, and for each of ten devices
+# one to train on and one to validate
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ CASES = {
         1.0,
         2.0,
         10,
-        {"public": 0.4, "partition": {"scheme": "iid"}, "validation": 0.25},
+        {"public": 4 / FEW, "partition": {"scheme": "iid"}, "validation": 0.5},
         averaged=True,
         personalization={
             "rounds": 7,

@@ -10,7 +10,7 @@ from personalisation_similarity import listening
 from personalisation_training import Local, train_all
 from torch import Tensor
 
-from acme_fleet.data.samples import Samples, join
+from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.device.batched import LocalTraining, Trained
 from acme_fleet.device.refinement import HeaderState, prune_header
 from acme_fleet.edge.aggregation import aggregate, mix_headers
@@ -179,7 +179,7 @@ def personalise(
     """
     weights = similarity(method, world)
     begin = pooled_header(world) if method.pooled else world.coarse
-    states = [HeaderState.start(begin, data.validation) for data in world.private]
+    states = [received(begin, data) for data in world.private]
     for number in range(method.rounds):
         trained = train([state.current for state in states], world, method, number, first)
         states = advance(states, [header for header, _ in trained], world)
@@ -262,6 +262,11 @@ def pooled_header(world: World) -> Header:
     return header.eval()
 
 
+def received(coarse: Header, data: Splits) -> HeaderState:
+    """A device's state when a header arrives, without a regression of its own."""
+    return HeaderState(coarse, coarse, evaluate(coarse, data.validation))
+
+
 def advance(states: list[HeaderState], headers: list[Header], world: World) -> list[HeaderState]:
     return [
         state.with_current(header, data.validation)
@@ -273,9 +278,7 @@ def measure(states: list[HeaderState], world: World, weights: np.ndarray) -> dic
     """``either`` is a guard that looks at the last state and the coarse header alone."""
     best = [state.best for state in states]
     either = [
-        HeaderState.start(world.coarse, data.validation)
-        .with_current(state.current, data.validation)
-        .best
+        received(world.coarse, data).with_current(state.current, data.validation).best
         for state, data in zip(states, world.private, strict=True)
     ]
     entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1)

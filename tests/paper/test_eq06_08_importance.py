@@ -181,6 +181,7 @@ def test_equals_the_ablation_where_the_loss_is_linear() -> None:
     config = ViTConfig(
         hidden_size=8, num_attention_heads=4, intermediate_size=6, num_hidden_layers=1
     )
+    config.pooling = "first"
     generator = torch.Generator().manual_seed(0)
     backbone, head = _Additive(config), nn.Linear(8, 2)
     for parameter in (*backbone.parameters(), *head.parameters()):

@@ -186,6 +186,7 @@ def test_device_whose_training_diverges_ships_numbers_and_disturbs_nobody(to_mix
         assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
         assert all(bool(v.isfinite().all()) for v in importance.values())
         assert sum(float(v.sum()) for v in importance.values()) > 0
+    assert all(torch.equal(results[1][1][name], alone[1][name]) for name in alone[1])
     for number in (0, 2):
         one, _ = train_header(
             header(1, number),
@@ -206,7 +207,8 @@ def test_a_header_without_numbers_is_never_the_best() -> None:
     """NaN is taken for class 0: here every answer would be right."""
     validation = samples(10, 1, 0)
     zeros = Samples(validation.inputs, torch.zeros_like(validation.labels), validation.stored_bytes)
-    state = HeaderState.start(header(1, 0), zeros)
+    coarse = header(1, 0)
+    state = HeaderState(coarse, coarse, evaluate(coarse, zeros))
     broken = header(1, 0)
     for parameter in broken.parameters():
         parameter.data.fill_(float("nan"))

@@ -213,11 +213,16 @@ class _Batch:
     def _results(self, best: Float[Tensor, "devices parameters"]) -> list[Trained]:
         tensors = split_vectors(self.plan, best)
         mean = self.importance / self.counted.clamp(min=1)
-        squares = split_vectors(self.plan, torch.where(self.counted > 0, mean, self.present))
+        squares, present = (split_vectors(self.plan, x) for x in (mean, self.present.to(mean)))
         importance = {
             layer: squares[f"layers.{layer}.weight"].flatten(2).sum(dim=2)
             + squares[f"layers.{layer}.bias"]
             for layer in self.plan.layers
+        }
+        told = torch.stack([of.any(dim=1) for of in importance.values()]).any(dim=0)[:, None]
+        importance = {  # alike for all where nothing tells one from another
+            layer: torch.where(told, of, present[f"layers.{layer}.bias"])
+            for layer, of in importance.items()
         }
         return [
             (

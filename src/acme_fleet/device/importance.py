@@ -41,11 +41,16 @@ class ImportanceAccumulator:
             self._iterations += 1
 
     def result(self, channels: int) -> dict[str, Float[Tensor, " channels"]]:
-        """Importance by layer; a pruned channel has none. Alike for all if no iteration counts."""
+        """Importance by layer; a pruned channel has none.
+
+        Alike for all if no iteration counts or told anything: the layers of a header that answers
+        as its linear part alone have no gradient at first.
+        """
+        told = any(bool(total.any()) for total in self._sums.values())
         importance = {}
         for name, layer in self._header.plan.layers.items():
             importance[name] = torch.zeros(channels)
-            mean = self._sums[name] / self._iterations if self._iterations else 1.0
+            mean = self._sums[name] / self._iterations if told else 1.0
             importance[name][list(layer.outputs)] = mean
         return importance
 

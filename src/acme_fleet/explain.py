@@ -16,7 +16,13 @@ from acme_fleet.errors import RunError
 from acme_fleet.fleet import Energy, Fleet, Selection
 from acme_fleet.hardware import Device
 from acme_fleet.outside import listed
-from acme_fleet.report.summary import Candidate, ClusterSummary, Summary
+from acme_fleet.report.summary import (
+    Candidate,
+    ClusterSummary,
+    DeviceSummary,
+    ProbeSummary,
+    Summary,
+)
 from acme_fleet.run_directory import FLEET, RunDirectory
 
 # --- one device -------------------------------------------------------------------------------
@@ -46,6 +52,8 @@ class Explanation:
             another one; at most two, and none if all candidates fit.
         alone: the choice by the device's own limit and energy constants.
         own_energy_j: on this device, of each candidate, shape ``(candidates,)``.
+        measured: on the device's test data; none if it was lost.
+        probe: the practitioner's rival, if it was measured.
     """
 
     device: Device
@@ -58,6 +66,8 @@ class Explanation:
     larger: list[Option]
     alone: Option
     own_energy_j: np.ndarray
+    measured: DeviceSummary | None
+    probe: ProbeSummary | None
 
     def verdict(self, row: int) -> str:
         """Why a candidate was chosen, or was not."""
@@ -115,6 +125,8 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
         larger=_larger(table, limit, found.chosen, summary.selection),
         alone=Option(device.storage, alone.chosen),
         own_energy_j=own_energy_j,
+        measured=next((own for own in summary.devices if own.name == name), None),
+        probe=summary.probe,
     )
 
 

@@ -13,10 +13,15 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.data.partition import load_world
 from acme_fleet.fleet import Fleet
+from acme_fleet.models.features import feature_samples
+from acme_fleet.models.probe import fit_probe
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.models.training import evaluate
 from acme_fleet.predict import predict_test_data, read_preprocessing
 from acme_fleet.report.summary import Summary
+from acme_fleet.run_directory import RunDirectory
 
 _SAID = {
     "light": ["turn", "light", "on", "off", "lamp", "bright"],
@@ -80,6 +85,39 @@ def test_models_are_small_and_know_more_than_chance(run: tuple[Path, Summary]):
         )
     (cluster,) = summary.clusters
     assert {one.name for one in cluster.contenders} >= {"random", "controller", "linear", "cnn"}
+
+
+def test_the_practitioners_rival_stands_beside_the_method(run: tuple[Path, Summary]):
+    path, summary = run
+    reference, probe = summary.reference, summary.probe
+    assert reference.origin in ("fine-tuned", "untouched")
+    assert probe is not None
+    assert probe.pooling in ("first", "mean")
+    assert probe.size_bytes_int8 < probe.size_bytes
+    for device in summary.devices:
+        assert device.accuracy_probe is not None
+        assert device.accuracy_probe_averaged is not None
+    stored = json.loads((path / "summary.json").read_text())
+    assert {"accuracy_probe", "accuracy_probe_averaged"} <= stored["devices"][0].keys()
+    told = CliRunner().invoke(app, ["explain", str(path), "--device", "speaker-1"])
+    assert f"in int8, {summary.devices[0].accuracy_probe:.3f}" in " ".join(told.output.split())
+    page = (path / "report.html").read_text()
+    assert "a logistic regression on the whole checkpoint in int8" in page
+
+
+def test_nothing_ships_below_the_probe_on_validation_data(run: tuple[Path, Summary]):
+    """A regression on what the shipped backbone sees, as a device would fit it."""
+    path, summary = run
+    fleet = RunDirectory.open(path).fleet
+    world = load_world(fleet)
+    for device in summary.devices:
+        model, own = load_device_model(path / "devices" / device.name), world.private[device.name]
+        backbone = model.backbone
+        features = [feature_samples(backbone, part) for part in (own.train, own.validation)]
+        known, unseen = ((s.inputs["pooled"].numpy(), s.labels.numpy()) for s in features)
+        regression = fit_probe(known, unseen, len(world.classes))
+        shipped = evaluate(model, own.validation).accuracy
+        assert shipped >= regression.accuracy(*unseen)
 
 
 def test_folder_alone_is_enough(run: tuple[Path, Summary]):

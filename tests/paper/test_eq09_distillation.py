@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,15 +20,19 @@ from acme_fleet.cloud.distillation import (
     Lesson,
     distill,
     distillation_loss,
+    features_loss,
+    lesson_of,
     recovery_of,
     sandwich,
+    step_of,
     teach,
 )
+from acme_fleet.data.samples import Samples
 from acme_fleet.fleet import Distillation, Training
 from acme_fleet.models.elastic import Architecture, kept_layers
 from acme_fleet.models.features import Activations, Classifier
 from acme_fleet.models.supernet import ElasticClassifier, Run
-from acme_fleet.models.training import fit
+from acme_fleet.models.training import evaluate, fit
 
 LAYERS = 4
 STEP = DistillationStep(
@@ -122,6 +127,54 @@ def test_recovery_learns_from_the_whole_models_logits_alone(
         assert (mine is None) == (expected is None)
         if mine is not None:
             torch.testing.assert_close(mine, expected)
+
+
+def test_features_loss_by_hand() -> None:
+    """Squared errors over the teacher's variance, channel by channel; no label, no logits."""
+    tokens = torch.zeros(2, 2, 1)
+    tokens[1] = 2.0  # variance 1
+    teacher = Run(Activations(tokens, (tokens, 3 * tokens), tokens, tokens[:, 0]), torch.ones(2, 4))
+    mine = Activations(tokens, (3 * tokens + 1.5,), tokens, tokens[:, 0] - 0.5)
+    loss = features_loss(Run(mine, torch.zeros(2, 4)), teacher, (1,))
+    assert loss.item() == pytest.approx(1.5**2 / 9 + 0.5**2)
+
+
+def test_learning_features_moves_towards_the_teacher_and_raises_the_probe(
+    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples]
+) -> None:
+    """Without a label; the probe is the teacher's own."""
+    reference = make_classifier(layers=LAYERS)
+    samples, unseen = make_samples(256), make_samples(200, seed=1)
+    training = Training(epochs=20, batch_size=32, learning_rate=4e-3)
+    fit(reference, samples, training, torch.Generator().manual_seed(0))
+    assert evaluate(reference, unseen).accuracy > 0.6
+    student = ElasticClassifier(reference)
+    teacher, arch = student.frozen_copy(), student.shape(0.25, LAYERS)
+    unlabelled = replace(samples, labels=torch.zeros_like(samples.labels))
+
+    def found() -> tuple[float, float]:
+        with torch.no_grad():
+            run = student.run(arch, unseen.inputs)
+            whole = teacher.run(teacher.shape(1.0, LAYERS), unseen.inputs)
+            accuracy = (run.logits.argmax(dim=1) == unseen.labels).float().mean()
+            return features_loss(run, whole, arch.layers).item(), accuracy.item()
+
+    before = found()
+    lesson = Lesson("features", logits=False)
+    step = step_of(Distillation(), 0, [0.25], [LAYERS], lambda _: 1.0, lesson)
+    distill(teacher, student, step, unlabelled, training, torch.Generator().manual_seed(0))
+    after = found()
+    assert after[0] < 0.5 * before[0]
+    assert after[1] > before[1] + 0.05
+
+
+def test_a_checkpoint_teaches_features_and_what_the_run_trained_its_states() -> None:
+    asked = Distillation()
+    assert lesson_of(asked, "trained") == Lesson("states", logits=True)
+    assert lesson_of(asked, "untouched") == Lesson("features", logits=False)
+    assert lesson_of(asked, "fine-tuned") == Lesson("features", logits=True)
+    states = asked.model_copy(update={"match": "states"})
+    assert lesson_of(states, "untouched") == Lesson("states", logits=True)
 
 
 def test_zero_for_a_student_that_is_its_teacher(

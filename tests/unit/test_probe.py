@@ -11,7 +11,11 @@ from torch import nn
 
 from acme_fleet.baselines.probe import measure_probe, round_to_int8
 from acme_fleet.data.partition import load_world
-from acme_fleet.models.probe import average, fit_probe
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.device.refinement import HeaderState
+from acme_fleet.models.header import Header, answering_as, build_header, initial_tensors
+from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.probe import average, fit_probe, refit
 from tiny_fleet import tiny
 
 
@@ -41,6 +45,65 @@ def test_two_classes_and_one():
     only = fit_probe(_blobs(2, [4]), _blobs(3, [4]), 6)
     assert only.seen.tolist() == [4]
     assert only.accuracy(*_blobs(4, [4])) == 1.0
+
+
+HEADER = HeaderPlan(
+    genotype=Genotype(
+        blocks=(Block(inputs=(0, 1), operations=("conv3", "conv1")),), cells=1, channels=3
+    ),
+    hidden=5,
+    classes=6,
+    axes=1,
+    pooled=4,
+)
+
+
+def _features(seed: int, classes: list[int]) -> Samples:
+    """What a header sees of a device's data; only the pooled vector tells the class."""
+    pooled, labels = _blobs(seed, classes)
+    draw = torch.Generator().manual_seed(seed)
+    maps = {name: torch.randn(60, 5, 7, generator=draw) for name in ("last", "penultimate")}
+    inputs = {**maps, "pooled": torch.from_numpy(pooled).float()}
+    return Samples(inputs, torch.from_numpy(labels), torch.ones(60, dtype=torch.int64))
+
+
+def _some_header() -> Header:
+    draw = torch.Generator().manual_seed(0)
+    return build_header(HEADER, initial_tensors(HEADER.shapes(), draw))
+
+
+def test_an_untrained_header_answers_as_the_probe():
+    train, validation, test = (_features(seed, [0, 1, 2, 3, 4, 5]) for seed in range(3))
+    coarse = _some_header()
+    linear = {part: coarse.state_dict()[f"classifier.pooled.{part}"] for part in ("weight", "bias")}
+    fitted = refit(linear, train, validation)
+    header = build_header(HEADER, answering_as(coarse.state_dict(), fitted))
+    expected = test.inputs["pooled"] @ fitted["weight"].T + fitted["bias"]
+    torch.testing.assert_close(header(**test.inputs), expected)
+    known, unseen = ((s.inputs["pooled"].numpy(), s.labels.numpy()) for s in (train, validation))
+    probe = fit_probe(known, unseen, 6)
+    torch.testing.assert_close(fitted["weight"], torch.from_numpy(probe.weight).float())
+
+
+def test_a_header_is_never_below_the_probe_on_validation_data():
+    for own in ([0, 1, 2, 3], [2, 5], [4]):
+        train, validation = _features(3, own), _features(4, own)
+        state = HeaderState.start(_some_header(), Splits(train, validation, validation))
+        known, unseen = (
+            (s.inputs["pooled"].numpy(), s.labels.numpy()) for s in (train, validation)
+        )
+        probe = fit_probe(known, unseen, 6)
+        assert state.best_evaluation.accuracy >= probe.accuracy(*unseen)
+
+
+def test_classes_without_a_sample_stay_behind_and_keep_their_rows():
+    train, validation = _features(5, [1]), _features(6, [1])
+    linear = {"weight": torch.randn(6, 4), "bias": torch.full((6,), 50.0)}
+    fitted = refit(linear, train, validation)
+    logits = train.inputs["pooled"] @ fitted["weight"].T + fitted["bias"]
+    assert (logits.argmax(dim=1) == 1).all()
+    others = [0, 2, 3, 4, 5]
+    assert torch.equal(fitted["weight"][others], linear["weight"][others])
 
 
 def test_the_average_takes_each_class_from_those_who_saw_it():

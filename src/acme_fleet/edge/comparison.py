@@ -55,7 +55,8 @@ class Task:
     Attributes:
         classifier: θ0^H, ``weight`` and ``bias``.
         space, fits: the headers that may be proposed, see :func:`search_header`.
-        data: the edge's shared data in three parts; fine-tuning is on the first two.
+        data: the edge's shared data in three parts, or a frozen backbone's features of them;
+            fine-tuning is on the first two.
         settings: the budget of a search, and of the fine-tuning.
     """
 
@@ -88,6 +89,9 @@ class Task:
             header_shapes = {f"header.{name}": shape for name, shape in plan.shapes().items()}
             return file_size(backbone_shapes | header_shapes) <= limit_bytes
 
+        if not settings.backbone_learning_rate:  # then its features serve everything that follows
+            parts = (data.weights, data.reward, data.choice)
+            data = SearchData(*(feature_samples(backbone, part) for part in parts))
         task = Task(classifier, space, fits, data, settings)
         return replace(task, classifier=task.start(backbone))
 

@@ -146,7 +146,12 @@ def patches(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> int:
 
 @torch.no_grad()
 def feature_samples(backbone: PreTrainedModel, samples: Samples, batch_size: int = 256) -> Samples:
-    """Features of a frozen backbone, computed once: samples whose inputs are a header's inputs."""
+    """Features of a frozen backbone, computed once: samples whose inputs are a header's inputs.
+
+    Samples that are features already stay as they are.
+    """
+    if "pooled" in samples.inputs:
+        return samples
     backbone.eval()
     batches = [feature_maps(backbone, batch.inputs) for batch in samples.batches(batch_size)]
     return Samples(

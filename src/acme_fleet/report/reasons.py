@@ -12,7 +12,7 @@ from rich.table import Table
 
 from acme_fleet.outside import listed
 from acme_fleet.report.terminal import ROWS, print_left_out, table_console
-from acme_fleet.report.words import bytes_text, energy_text
+from acme_fleet.report.words import bytes_text, energy_text, features_text
 
 if TYPE_CHECKING:
     from acme_fleet.explain import DeviceChoice, Explanation
@@ -91,6 +91,7 @@ def print_explanation(found: Explanation) -> None:
     _print_candidates(console, found)
     _print_choice(console, found)
     _print_limits(console, found)
+    _print_measured(console, found)
 
 
 def _print_candidates(console: Console, found: Explanation) -> None:
@@ -165,6 +166,22 @@ def _print_limits(console: Console, found: Explanation) -> None:
     else:
         console.print("Every candidate fits: a larger limit buys nothing.")
     console.print("Loss and accuracy: public validation data, the reference's linear header.")
+
+
+def _print_measured(console: Console, found: Explanation) -> None:
+    if (own := found.measured) is None:
+        return
+    words = (
+        f"On the test data of {own.name}: coarse header {own.accuracy_coarse:.3f}, linear header "
+        f"{own.accuracy_linear:.3f}, final {own.accuracy:.3f} ({bytes_text(own.size_bytes)})"
+    )
+    if (probe := found.probe) and own.accuracy_probe is not None:
+        words += (
+            f"; without the method: a logistic regression on {features_text(probe.pooling)}, "
+            f"{bytes_text(probe.size_bytes_int8)} in int8, {own.accuracy_probe:.3f}, the mean of "
+            f"all devices' regressions {own.accuracy_probe_averaged:.3f}"
+        )
+    console.print(f"{words}.", highlight=False)
 
 
 def _name(candidate: Candidate) -> str:

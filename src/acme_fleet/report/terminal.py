@@ -23,7 +23,7 @@ from acme_fleet.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.report.leaving import what_leaves
 from acme_fleet.report.summary import Summary
-from acme_fleet.report.words import bytes_text, share_text
+from acme_fleet.report.words import bytes_text, features_text, share_text
 
 if TYPE_CHECKING:
     from acme_fleet.models.training import Evaluation
@@ -229,7 +229,7 @@ def print_summary(summary: Summary) -> None:
     )
     if probe := summary.probe:
         console.print(
-            f"probe: a logistic regression on {_features_text(probe.pooling)}, "
+            f"probe: a logistic regression on {features_text(probe.pooling)}, "
             f"{bytes_text(probe.size_bytes)}, in int8 {bytes_text(probe.size_bytes_int8)}; "
             f"averaged: the mean of all devices' regressions"
         )
@@ -252,12 +252,6 @@ def print_summary(summary: Summary) -> None:
 
 def _share_or_dash(share: float | None) -> str:
     return "–" if share is None else f"{share:.3f}"
-
-
-def _features_text(pooling: str | None) -> str:
-    if pooling is None:
-        return "the raw inputs"
-    return f"the whole checkpoint's features, pooled by {pooling.replace('_', ' and ')}"
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

@@ -116,7 +116,7 @@ def _of_probe(summary: Summary) -> list[str]:
     if summary.probe is None or not summary.devices:
         return []
     probe = summary.probe
-    whole = f"the whole reference in int8 ({bytes_text(probe.size_bytes_int8)})"
+    whole = f"the whole checkpoint in int8 ({bytes_text(probe.size_bytes_int8)})"
     place = "the raw inputs" if probe.pooling is None else f"pooled features of {whole}"
     told = []
     for rival, field in (

@@ -33,3 +33,10 @@ def energy_text(joules: float) -> str:
 def share_text(ratio: float) -> str:
     """A ratio as people write it before what it is of, e.g. ``1.4 % of`` or ``49 times``."""
     return f"{100 * ratio:.3g} % of" if ratio < 1.995 else f"{ratio:.3g} times"
+
+
+def features_text(pooling: str | None) -> str:
+    """What the practitioner's regression reads; without a pooling there was no checkpoint."""
+    if pooling is None:
+        return "the raw inputs"
+    return f"the whole checkpoint's features, pooled by {pooling.replace('_', ' and ')}"

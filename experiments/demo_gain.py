@@ -2,9 +2,10 @@
 
 ``python experiments/demo_gain.py [--seeds 5] [--out runs/demo_gain]`` runs ``acme demo`` for each
 seed and compares, on every device's full test set, the final model with the coarse model it
-received and with a plain linear header on the same backbone and data. Devices of one run share a
-backbone, so a seed's mean over its devices is one observation; the interval is Student's over
-seeds.
+received, with a plain linear header on the same backbone and data, and with the practitioner's
+rival: a logistic regression on the pixels, a device's own and the mean of all. Devices of one run
+share a backbone, so a seed's mean over its devices is one observation; the interval is Student's
+over seeds.
 """
 
 import argparse
@@ -50,9 +51,14 @@ def evaluate(summaries: list[Summary]) -> dict[str, object]:
     return {
         "final - coarse": difference(summaries, "accuracy_coarse"),
         "final - linear": difference(summaries, "accuracy_linear"),
+        "final - probe": difference(summaries, "accuracy_probe"),
+        "final - probe averaged": difference(summaries, "accuracy_probe_averaged"),
         "accuracy": {
             name: statistics.fmean(getattr(d, name) for d in devices)
-            for name in ("accuracy_coarse", "accuracy_linear", "accuracy")
+            for name in (
+                *("accuracy_coarse", "accuracy_linear", "accuracy"),
+                *("accuracy_probe", "accuracy_probe_averaged"),
+            )
         },
         "reference accuracy": [summary.reference.accuracy for summary in summaries],
         "every device within its limit": all(d.size_bytes <= d.capacity_bytes for d in devices),

@@ -52,15 +52,28 @@ def reading(place: object, kind: type[AcmeError] = FleetError) -> Iterator[None]
         raise kind(f"{place}: {reason(error)}") from error
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; a pipe, socket or device could block for ever.
+def regular(path: Path) -> Path:
+    """The same path, of a regular file or folder; a pipe, socket or device could block for ever.
 
     Raises:
-        OSError: if there is none, or it is something else.
+        OSError: if there is nothing, or it is something else.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "no regular file")
+    return path
+
+
+def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as :func:`regular`.
+        ValueError: if it has more than ``most_bytes``.
+    """
+    size = regular(path).stat().st_size
+    if most_bytes is not None and size > most_bytes:
+        raise ValueError(f"{size:,} bytes are too many for such a file")
     return path.read_bytes()
 
 

@@ -29,7 +29,6 @@ from acme_fleet.models.io import (
     backbone_from,
     clone_state,
     config_document,
-    read_document,
     read_tensors,
     with_prefix,
     without_prefix,
@@ -50,16 +49,6 @@ def make_header(seed: int = 0) -> Header:
     plan = HeaderPlan(genotype=genotype, hidden=16, classes=3, axes=2)
     header = build_header(plan, initial_tensors(plan.shapes(), torch.Generator().manual_seed(seed)))
     return prune(header, {"cell1-block0-0-conv3": (0, 3), "cell0-input0-0": (1,)})
-
-
-# --- documents ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfd"])
-def test_damaged_document_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "labels.json").write_bytes(content)
-    with pytest.raises(RunError, match=r"labels\.json"):
-        read_document(tmp_path, "labels.json")
 
 
 # --- checkpoints ------------------------------------------------------------------------------

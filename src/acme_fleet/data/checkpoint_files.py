@@ -126,14 +126,7 @@ def read_object(path: Path, place: str) -> dict[str, Any]:
         FleetError: beginning with ``place``, if it cannot be read or holds something else.
     """
     with reading(place):
-        size = path.stat().st_size
-        content = (
-            json.loads(read_regular(path).decode("utf-8-sig"))
-            if size <= _LARGEST_DOCUMENT
-            else None
-        )
-    if content is None and size > _LARGEST_DOCUMENT:
-        raise FleetError(f"{place}: {size:,} bytes are too many for such a file")
+        content = json.loads(read_regular(path, _LARGEST_DOCUMENT).decode("utf-8-sig"))
     if not isinstance(content, dict):
         raise FleetError(f"{place}: it holds a {type(content).__name__}, no JSON object")
     return content

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.cost.size import shapes_of
-from acme_fleet.errors import DamagedError, ProtocolError, RunError
+from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.files import replacing, writing
 from acme_fleet.messages import check_shapes
 from acme_fleet.models.configuration import accepted
@@ -187,18 +187,6 @@ def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> P
         if skeleton.get_buffer(name).is_meta:
             skeleton.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
     return skeleton
-
-
-def read_document(folder: str | Path, name: str) -> Any:
-    """One of a device folder's JSON files.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
-    try:
-        return json.loads((Path(folder) / name).read_text())
-    except (OSError, ValueError) as error:  # ValueError: neither JSON nor text
-        raise RunError(f"cannot read {Path(folder) / name}: {error}") from error
 
 
 def clone_state(module: torch.nn.Module) -> dict[str, Tensor]:

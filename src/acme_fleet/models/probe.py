@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -94,7 +97,7 @@ def fit_probe(
     regression, best = LogisticRegression(max_iter=500, warm_start=True), None
     for strength in _STRENGTHS:
         regression.set_params(C=strength)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread():
             warnings.simplefilter("ignore", ConvergenceWarning)
             # One sample of each class is what some devices have.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
@@ -109,6 +112,16 @@ def fit_probe(
     weight[seen] = rows / scaling.deviation
     bias[seen] = offsets - weight[seen] @ scaling.mean
     return Probe(weight, bias, seen)
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """More threads are slower on small matrices, and would round sums as the machine has cores."""
+    return _libraries().limit(limits=1, user_api="blas")
 
 
 def refit(

@@ -44,7 +44,7 @@ from acme_fleet.models.io import (
     config_document,
     without_prefix,
 )
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, read_regular, reading, regular
 
 SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
 PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
@@ -269,7 +269,7 @@ def check_sums(folder: Path) -> None:
     if not path.exists():
         return
     with reading(f"cannot read {path}", RunError):
-        lines = _content(path).decode("ascii").splitlines()
+        lines = read_regular(path, _LARGEST_DOCUMENT).decode("ascii").splitlines()
     parts = [line.partition("  ") for line in lines]
     sums = {name: digest for digest, _, name in parts}
     present = {name for name in _FILES if (folder / name).exists()}
@@ -277,7 +277,7 @@ def check_sums(folder: Path) -> None:
         raise RunError(f"{path} is damaged: it is no list of checksums of this folder's files")
     for name in sorted(present | sums.keys()):
         with reading(f"cannot read {folder / name}", RunError):
-            digest = _digest(_regular(folder / name))
+            digest = _digest(regular(folder / name))
         if digest != sums.get(name):
             raise RunError(
                 f"{folder / name} is damaged or another model's: {SUMS} tells of another file; if "
@@ -287,7 +287,7 @@ def check_sums(folder: Path) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     with reading(f"cannot read {path}", RunError):
-        tensors = load_file(_regular(path))
+        tensors = load_file(regular(path))
     kinds = {tensor.dtype for tensor in tensors.values()}
     for name, tensor in tensors.items():
         wrong = None
@@ -308,20 +308,7 @@ def _named(kind: torch.dtype) -> str:
 
 def _read_document(path: Path) -> Any:
     with reading(f"cannot read {path}", RunError):
-        return json.loads(_content(path))
-
-
-def _content(path: Path) -> bytes:
-    if _regular(path).stat().st_size > _LARGEST_DOCUMENT:
-        raise RunError(f"{path} has {path.stat().st_size:,} bytes, too many for such a file")
-    return path.read_bytes()
-
-
-def _regular(path: Path) -> Path:
-    """The same path, unless it is there and no file: a pipe would be waited for."""
-    if path.exists() and not path.is_file():
-        raise RunError(f"cannot read {path}: it is no file")
-    return path
+        return json.loads(read_regular(path, _LARGEST_DOCUMENT))
 
 
 def _digest(path: Path) -> str:

@@ -18,7 +18,7 @@ demo: $(VENV)/.user ## customise a small fleet on handwritten digits, about thre
 	$(BIN)/acme demo
 
 test: $(VENV)/.developer ## the tests that CI runs
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.developer ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ def test_bad_input_in_a_process_is_told_like_any_other(tmp_path: Path):
         make_pieces([of_each_seed(_failing)], _benches(tmp_path))
 
 
+@pytest.mark.slow
 def test_how_many_processes_there_are_decides_nothing(tmp_path: Path):
     """BERT has dropout, and its contests are of two storage limits, side by side."""
     story = importlib.import_module("clinc150").STORY

@@ -182,7 +182,7 @@ class Reference(Settings):
 
     checkpoint: Path | str | None = None
     revision: Annotated[str, Field(pattern=r"^[\w.][\w./-]{0,199}$")] | None = None
-    pooling: Literal["auto"] | Pooling = "auto"
+    pooling: Literal["auto", "first", "mean", "last", "first_mean"] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     model: ViT = ViT()
     training: Training = Training(epochs=30)

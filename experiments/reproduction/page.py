@@ -34,7 +34,9 @@ def render(results: list[dict[str, Any]]) -> str:
         "# The paper's evaluation, redone",
         "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it\n"
         "lists them. `smoke` only shows that the stories run. Means over seeds with Student's\n"
-        "95 % interval, full test sets, choices on validation data; every seed is in the file.",
+        "95 % interval, full test sets, choices on validation data; every seed is in the file.\n"
+        "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
+        "and of checkpoints that were fine-tuned always and pooled by their first token.",
         "## Goals that are missed",
         "\n".join(filter(None, [*missed, absent])) or "None of those that were measured.",
         "## Goals that are reached",

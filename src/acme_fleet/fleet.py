@@ -230,12 +230,14 @@ class Backbone(Settings):
     """The candidates δ(θ0, w, d) and how they are made elastic.
 
     ``allocation`` says how a width is spread over the layers: ``uniform``, the same in each, or
-    ``global``, as much in all by one ranking of importance per parameter.
+    ``global``, as much in all by one ranking of importance per parameter. ``importance`` is what a
+    head or neuron changes: the loss on the public labels, or the pooled features, without labels.
     """
 
     widths: Annotated[list[Width], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
     allocation: Literal["uniform", "global"] = "uniform"
+    importance: Literal["labels", "features"] = "labels"
     importance_samples: PositiveInt = 256
     distillation: Distillation = Distillation()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,16 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from acme_fleet.cloud.importance import ablation_importance, taylor_importance
+from acme_fleet.cloud.importance import (
+    ablation_importance,
+    features_objective,
+    taylor_importance,
+)
 from acme_fleet.data.samples import Samples
 from acme_fleet.fleet import Training
 from acme_fleet.models.elastic import as_elastic, reorder
 from acme_fleet.models.families import FAMILIES, dimensions
-from acme_fleet.models.features import Classifier
+from acme_fleet.models.features import Classifier, activations
 from acme_fleet.models.training import evaluate, fit
 
 
@@ -199,6 +204,36 @@ def test_equals_the_ablation_where_the_loss_is_linear() -> None:
     for ours, is_head in ((heads, True), (neurons, False)):
         exact = ablation_importance(model, samples, 0, heads=is_head)
         torch.testing.assert_close(ours[0], exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["vit", "bert"])
+def test_without_labels_it_is_how_far_the_features_move(
+    make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any], family: str
+) -> None:
+    """The mean over signs of slope² is the squared length of the first-order change."""
+    model, samples = make_classifier(family), labelled(make_inputs(family, 1))
+    head = layers_of(model)[1].get_submodule(FAMILIES[family].output)
+    pooled = lambda: activations(model.backbone, samples.inputs).pooled  # noqa: E731
+    before, weight = pooled(), head.weight.data
+    units = dimensions(model.backbone.config).heads
+    expected, step = [], 1e-3
+    for unit in range(units):  # its output made smaller by a thousandth
+        kept = weight.clone()
+        weight.unflatten(1, (units, -1))[:, unit] *= 1 - step
+        expected.append(((pooled() - before) / step).square().sum().item())
+        weight.copy_(kept)
+    found = torch.zeros(units)
+    for seed in range(400):
+        signs = torch.Generator().manual_seed(seed)
+        heads, _ = taylor_importance(model, samples, objective=features_objective(signs))
+        found += heads[1].square() / 400
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0.25, atol=1e-6)
+    other = replace(samples, labels=samples.labels + 1)
+    told = [
+        taylor_importance(model, x, objective=features_objective(torch.Generator().manual_seed(1)))
+        for x in (samples, other)
+    ]
+    assert torch.equal(told[0][0], told[1][0])
 
 
 def test_ranks_units_of_a_trained_model_like_their_removal(

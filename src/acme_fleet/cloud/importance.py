@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,11 @@ def features_objective(generator: torch.Generator) -> Objective:
         return (pooled * signs.to(pooled)).sum()
 
     return of
+
+
+def objective_of(kind: Literal["labels", "features"], generator: torch.Generator) -> Objective:
+    """F by its name in a fleet file."""
+    return labels_objective if kind == "labels" else features_objective(generator)
 
 
 def taylor_importance(

@@ -23,7 +23,7 @@ from acme_fleet.cloud.distillation import (
     recovery_of,
     step_of,
 )
-from acme_fleet.cloud.importance import taylor_importance
+from acme_fleet.cloud.importance import objective_of, taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
     candidate_grid,
@@ -191,8 +191,10 @@ class CloudServer:
         return train_reference(model, settings, self._public, draw, self._augment, progress)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
-        samples = self._public.train[: self._settings.backbone.importance_samples]
-        heads, neurons = taylor_importance(model, samples)
+        settings = self._settings.backbone
+        samples = self._public.train[: settings.importance_samples]
+        objective = objective_of(settings.importance, self._draw("importance"))
+        heads, neurons = taylor_importance(model, samples, objective=objective)
         if not all(bool(values.isfinite().all()) for values in (heads, neurons)):
             raise FleetError(
                 "the importance of heads and neurons is no finite number: the reference's loss is "
@@ -224,10 +226,7 @@ class CloudServer:
         return lesson_of(self._distillation, self._reference_origin)
 
     def _widths(self) -> list[float]:
-        """All that students are trained at.
-
-        The whole width is among them, as the others' teacher; not where that is the reference.
-        """
+        """All that students are trained at; the whole too, unless it stays the reference."""
         own = self._lesson().match == "states"
         return sorted({*self._settings.backbone.widths, *([1.0] if own else [])})
 

@@ -21,7 +21,12 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pieces")
 
 
-@pytest.mark.parametrize("name", STORIES)
+_SLOW = {"fig13"}  # fig7a on other data
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _SLOW else n for n in STORIES]
+)
 def test_smoke(name: str, pieces: Path, tmp_path: Path):
     story = importlib.import_module(name).STORY
     result = run(story, Options("smoke", 1, None, pieces, tmp_path))

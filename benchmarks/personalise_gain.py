@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from record import write_result
-from scipy import stats
+from record import student_interval, write_result
 
 SOURCE = Path(__file__).parents[1] / "experiments" / "results" / "personalisation.json"
 OURS, RIVALS = "FedAvg, rows by class", ("Alone", "FedAvg", "FedAvg, seven rounds")
@@ -32,11 +31,15 @@ def main() -> None:
         best = max(RIVALS, key=lambda rival: methods[rival]["test"])
         gain = 100 * np.subtract(methods[OURS]["by seed"], methods[best]["by seed"])
         gains.append(gain)
-        details[name] = {"rival": best, "mean": float(gain.mean()), "interval": interval(gain)}
+        details[name] = {
+            "rival": best,
+            "mean": float(gain.mean()),
+            "interval": list(student_interval(gain)),
+        }
         print(f"{name:<16} ours - {best:<8} {gain.mean():+.2f} {details[name]['interval']}")
     # A seed's mean over the cases is one observation.
     by_seed = np.mean(gains, axis=0)
-    low, high = (end / 100 for end in interval(by_seed))
+    low, high = (end / 100 for end in student_interval(by_seed))
     path = write_result(
         "personalise_gain",
         low,
@@ -50,11 +53,6 @@ def main() -> None:
         {"mean, points": float(by_seed.mean()), "cases, points": details},
     )
     print(f"wrote {path}")
-
-
-def interval(values: np.ndarray) -> list[float]:
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return [float(values.mean() - half), float(values.mean() + half)]
 
 
 if __name__ == "__main__":

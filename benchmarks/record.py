@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy import stats
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,6 +41,12 @@ def ratio_of_medians(ours: np.ndarray, rival: np.ndarray) -> tuple[float, tuple[
     drawn = np.median(ours[picks], axis=1) / np.median(rival[picks], axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(np.median(ours) / np.median(rival)), (float(low), float(high))
+
+
+def student_interval(values: np.ndarray) -> tuple[float, float]:
+    """Student's 95 % interval of the mean, by seed; the mean itself for a single one."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def write_result(

@@ -20,8 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from record import write_result
-from scipy import stats
+from record import student_interval, write_result
 
 import acme_fleet
 from acme_fleet.report.summary import Summary
@@ -35,7 +34,7 @@ FEW = 27  # of each intent: four for the cloud, three for the edge, and for each
 
 @dataclass(frozen=True)
 class Case:
-    """What is given to whom, and how far the product may be behind the rival (``goal``, points)."""
+    """Data and devices, and how far the product may be behind the rival (``goal``, points)."""
 
     reference: str
     width: float
@@ -192,7 +191,7 @@ def main() -> None:
                 f"{row['seconds']} s, {row['reference']}",
                 flush=True,
             )
-        low, high = interval(np.array([row["difference"] for row in rows]))
+        low, high = student_interval(np.array([row["difference"] for row in rows]))
         mean = fmean(row["difference"] for row in rows)
         print(f"{name}: {mean:+.2f} [{low:+.2f}, {high:+.2f}], goal {CASES[name].goal:+.1f}")
         details[name] = {
@@ -218,11 +217,6 @@ def main() -> None:
             details,
         )
         print(f"wrote {path}")
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from acme_fleet.baselines.probe import ProbeResult, measure_probe
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
-from acme_fleet.cloud.reference import ReferenceResult, known_pooling
+from acme_fleet.cloud.reference import ReferenceResult, checkpoint_backbone
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
@@ -30,7 +30,6 @@ from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.locks import held
 from acme_fleet.messages import ClusterReport, Message
-from acme_fleet.models.checkpoints import load_backbone
 from acme_fleet.models.training import training_device
 from acme_fleet.plan import Plan, check_feasible, make_plan
 from acme_fleet.report.html import write_report
@@ -159,13 +158,11 @@ def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> P
     path = run.path / "rivals" / "probe.json"
     result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
     if result is None:
-        settings, backbone, pooling = fleet.reference, None, None
+        backbone = pooling = None
         with journal.stage("rivals", "probe") as progress:
-            if settings.checkpoint is not None:
-                pixels = world.public.train.inputs.get("pixel_values")
-                side = None if pixels is None else pixels.shape[-1]
-                backbone = load_backbone(settings.checkpoint, settings.revision, side)
-                pooling = known_pooling(settings, backbone.config.hidden_size)
+            if fleet.reference.checkpoint is not None:
+                inputs = world.public.train.inputs
+                backbone, pooling = checkpoint_backbone(fleet.reference, inputs)
             result = measure_probe(backbone, pooling, world, progress)
         write_sealed_json(path, asdict(result))
     return result

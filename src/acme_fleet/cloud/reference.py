@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, ViTConfig, ViTModel
+from transformers import PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
 from acme_fleet import fleet
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
@@ -99,7 +99,7 @@ def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> 
 
 
 def known_pooling(settings: fleet.Reference, hidden: int) -> Pooling | None:
-    """How a checkpoint is pooled by the fleet file or its own; none where neither says.
+    """A checkpoint's pooling by the fleet file or its own; none where neither says.
 
     Raises:
         FleetError: if the checkpoint's own file cannot be followed.
@@ -109,16 +109,28 @@ def known_pooling(settings: fleet.Reference, hidden: int) -> Pooling | None:
     return pooling_of_checkpoint(settings.checkpoint, hidden)
 
 
+def checkpoint_backbone(
+    settings: fleet.Reference, inputs: Mapping[str, Tensor]
+) -> tuple[PreTrainedModel, Pooling | None]:
+    """A checkpoint's untouched backbone for such inputs, and how it is known to be pooled.
+
+    Raises:
+        FleetError: if it cannot be loaded, or its own pooling file cannot be followed.
+    """
+    assert settings.checkpoint is not None
+    pixels = inputs.get("pixel_values")
+    side = None if pixels is None else pixels.shape[-1]
+    backbone = load_backbone(settings.checkpoint, settings.revision, side)
+    return backbone, known_pooling(settings, backbone.config.hidden_size)
+
+
 def _from_checkpoint(
     settings: fleet.Reference, inputs: dict[str, Tensor], class_names: list[str]
 ) -> Classifier:
     checkpoint, revision = settings.checkpoint, settings.revision
     assert checkpoint is not None
-    pixels = inputs.get("pixel_values")
-    side = None if pixels is None else pixels.shape[-1]
-    backbone = load_backbone(checkpoint, revision, side)
+    backbone, known = checkpoint_backbone(settings, inputs)
     config = backbone.config
-    known = known_pooling(settings, config.hidden_size)
     config.pooling = known or config.pooling
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
@@ -228,7 +240,7 @@ def train_reference(
 
 
 def origin_of(settings: fleet.Reference, before: Mapping[str, Tensor], model: Classifier) -> Origin:
-    """What training did to a reference whose tensors were ``before``."""
+    """The origin of a reference whose tensors were ``before`` until training."""
     if settings.checkpoint is None:
         return "trained"
     after = model.state_dict()
@@ -237,7 +249,7 @@ def origin_of(settings: fleet.Reference, before: Mapping[str, Tensor], model: Cl
 
 
 def described(model: Classifier, test: Samples, origin: Origin) -> ReferenceResult:
-    """What is told of θ0."""
+    """Size, accuracy and origin of θ0."""
     shapes = shapes_of(model)
     return ReferenceResult(
         params=parameter_count(shapes),

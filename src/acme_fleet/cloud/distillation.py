@@ -26,7 +26,7 @@ Match = Literal["states", "features"]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher is worth learning from.
+    """The parts of a teacher that students learn from.
 
     Attributes:
         match: see :class:`DistillationStep`.

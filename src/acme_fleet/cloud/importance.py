@@ -25,7 +25,7 @@ def labels_objective(model: Classifier, batch: Samples) -> Tensor:
 
 
 def features_objective(generator: torch.Generator) -> Objective:
-    """How far the pooled vector moves, to first order; no labels (METHOD 16).
+    """First-order change of the pooled vector; no labels (METHOD 16).
 
     The features' own squared error has no slope where it is zero. The product of the vector with
     random signs has: its slope, squared, is in the mean that of the vector's squared length.

@@ -107,7 +107,7 @@ class CloudServer:
         self._accelerator = training_device(settings.accelerator, "accelerator")
         self._initial = untrained_reference(settings, public, class_names)
         self._reference_origin: Origin = "trained"  # until it is prepared
-        self._teacher: ElasticClassifier | None = None
+        self._teacher: ElasticClassifier | None = None  # where features are learned
         self.grid = candidate_grid(settings.backbone, self._initial)
         self.left_out: list[str] = []
         """Candidates without a finite loss, in words."""
@@ -127,7 +127,8 @@ class CloudServer:
         result = described(reference, self._public.test, self._reference_origin)
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
-        self._teacher = self._elastic(ordered).frozen_copy()
+        if self._lesson().match == "features":
+            self._teacher = self._elastic(ordered).frozen_copy()
         with diverging("distillation", "backbone.distillation.training.learning_rate"):
             wide = self._staged(_STEPS[0], ordered, self._distill_width)
             elastic = self._staged(_STEPS[1], wide, self._distill_depth)
@@ -250,8 +251,7 @@ class CloudServer:
 
     def _whole(self, elastic: ElasticClassifier) -> ElasticClassifier:
         """The whole model; of a checkpoint the reference, whose weights were never shared."""
-        teacher = self._teacher
-        return elastic if teacher is None or self._lesson().match == "states" else teacher
+        return self._teacher or elastic
 
     def _draw(self, *purpose: str | int) -> torch.Generator:
         return generator(self._settings.seed, *purpose)
@@ -266,12 +266,12 @@ class CloudServer:
         progress: Progress,
     ) -> Classifier:
         student = self._elastic(model)
-        teacher = student.frozen_copy()
-        if step.match == "features" and min(step.widths) == 1.0 and len(step.depths) == 1:
+        teacher = self._teacher  # the reference itself, whatever the student's width
+        if teacher is None:
+            teacher = student.frozen_copy()
+        elif min(step.widths) == 1.0 and len(step.depths) == 1:
             return model  # the whole model would learn from itself
-        if step.match == "features":  # of the reference itself, whatever the student's width
-            assert self._teacher is not None
-            teacher = self._teacher
+        else:
             teacher.classifier.to(self._accelerator)
         distill(
             teacher,

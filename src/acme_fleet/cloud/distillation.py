@@ -178,13 +178,17 @@ def relative_error(
     theirs: Float[Tensor, "batch tokens channels"],
     mask: Bool[Tensor, "batch tokens"] | None,
 ) -> Tensor:
-    """Mean over real tokens and channels of the squared error over the channel's variance."""
+    """Mean over real tokens and channels of the squared error over the channel's variance.
+
+    A single token, or tokens that are all equal, have no variance, and their error counts 0.
+    """
     if mask is not None:
         mine, theirs = mine[mask], theirs[mask]
     theirs = theirs.reshape(-1, theirs.shape[-1]).float()
     variance = theirs.var(dim=0, correction=0)
     # A channel that hardly varies in this batch must not outweigh the others.
-    floor = 1e-3 * variance.mean() + torch.finfo(variance.dtype).tiny
+    floor = 1e-3 * variance.mean()
+    floor = torch.where(floor > 0, floor, torch.inf)
     return ((mine.reshape(theirs.shape) - theirs).square() / variance.clamp(min=floor)).mean()
 
 

@@ -16,7 +16,7 @@ from acme_fleet.messages import (
     ClusterReport,
     HeaderContender,
 )
-from acme_fleet.models.features import Classifier, map_axes
+from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.models.hand_made import HAND_MADE
 from acme_fleet.models.header_plan import Genotype, HeaderPlan
 from acme_fleet.outside import reading
@@ -168,9 +168,8 @@ def _plan(
         raise ProtocolError(f"{what}: the header is described as another one")
     return HeaderPlan(
         genotype=genotype,
-        hidden=reference.head.in_features,
         classes=reference.head.out_features,
-        axes=map_axes(reference.backbone.config),
+        **feature_sizes(reference.backbone.config)._asdict(),
     )
 
 
@@ -216,7 +215,7 @@ def _check_contenders(
             f"{what}: headers compared are {names[:2]}, expected {search.strategy}, linear"
         )
     _known(names[2:], rivals if search.rivals else (), f"{what}: a compared header")
-    exact = parameter_count(plan.shapes()), plan.classes * (plan.hidden + 1)
+    exact = parameter_count(plan.shapes()), plan.classes * (plan.pooled_size + 1)
     if tuple(told.params for told in contenders[:2]) != exact:
         raise ProtocolError(f"{what}: the headers' parameters are not {exact[0]} and {exact[1]}")
     most = search.steps * search.children_per_step + search.final_samples

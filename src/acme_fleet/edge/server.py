@@ -50,7 +50,7 @@ from acme_fleet.messages import (
     RoundStart,
     check_shapes,
 )
-from acme_fleet.models.features import feature_samples
+from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.header_plan import HeaderPlan
 from acme_fleet.models.io import (
     backbone_from,
@@ -196,8 +196,8 @@ class EdgeServer:
                     f"search with a time limit would not find the same one"
                 )
             backbone = backbone_from(assignment.config, assignment.backbone)
-            classes, hidden = len(assignment.class_names), backbone.config.hidden_size
-            shapes = {"weight": (classes, hidden), "bias": (classes,)}
+            classes, pooled = len(assignment.class_names), feature_sizes(backbone.config).pooled
+            shapes = {"weight": (classes, pooled), "bias": (classes,)}
             check_shapes(assignment.classifier, shapes, "the classifier")
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search") as progress:

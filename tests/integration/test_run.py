@@ -465,7 +465,8 @@ def test_report_is_one_file_that_loads_nothing(finished):
         assert name in text
 
 
-def test_report_can_be_rebuilt(finished, tmp_path: Path):
+def test_report_can_be_rebuilt(finished, tmp_path: Path, quick: pytest.MonkeyPatch):
+    quick.undo()
     shutil.copytree(finished.path, tmp_path / "run")
     (tmp_path / "run" / "report.html").unlink()
     result = _acme("report", tmp_path / "run")

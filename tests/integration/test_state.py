@@ -13,17 +13,10 @@ import pytest
 from test_resume import StopAt
 
 import acme_fleet
-from acme_fleet import pipeline
 from acme_fleet.edge import search
 from acme_fleet.errors import RunError
 from acme_fleet.fleet import Fleet
 from conftest import models_of
-
-
-@pytest.fixture(autouse=True)
-def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its figures take longer than the run."""
-    monkeypatch.setattr(pipeline, "write_report", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,8 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     partitions = list(result["seeds"][0])
-    for axes, partition in zip(figure.subplots(1, len(partitions)), partitions, strict=True):
+    (row,) = figure.subplots(1, len(partitions), squeeze=False)
+    for axes, partition in zip(row, partitions, strict=True):
         bars(axes, result["numbers"][partition]["gain"], "gain, points")
         axes.set_title(partition, fontsize=8)
 

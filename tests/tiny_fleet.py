@@ -20,7 +20,7 @@ _TINY: dict[str, Any] = {
         "widths": [0.5, 1.0],
         "depths": [1, 2],
         "importance_samples": 64,
-        "distillation": {"training": {"epochs": 3, "learning_rate": 0.002}},
+        "distillation": {"training": {"epochs": 2, "learning_rate": 0.003}},
     },
     "header": {"blocks": 1, "channels": 6},
     "search": {
@@ -28,11 +28,11 @@ _TINY: dict[str, Any] = {
         "children_per_step": 2,
         "weight_updates_per_step": 1,
         "final_samples": 3,
-        "fine_tuning": {"epochs": 2},
+        "fine_tuning": {"epochs": 1},
     },
     "personalization": {
         "rounds": 3,
-        "local": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
+        "local": {"epochs": 1, "batch_size": 32, "learning_rate": 0.02},
         "prune_share": 0.2,
         "feature_samples": 12,
     },

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 
 import acme_fleet
+from acme_fleet.device import measurement
 from acme_fleet.fleet import Fleet
 from acme_fleet.journal import read_events
+from acme_fleet.report import plots
 from acme_fleet.report.summary import Summary
 from tiny_fleet import tiny
 
@@ -39,6 +43,20 @@ def models_of(path: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[pytest.MonkeyPatch]:
+    """Empty figures, no shape checks, and as little waiting as possible; ``quick.undo()`` for all.
+
+    The run of ``finished`` is made before, with everything.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "svg", lambda *_: "<svg></svg>")
+        patch.setattr(measurement, "_LEAST_S", 0.0)
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield patch
+
+
 @pytest.fixture(scope="session", name="tiny")
 def _tiny() -> Callable[..., Fleet]:
     """See :func:`tiny_fleet.tiny`."""
@@ -54,20 +72,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Fleet
 
 
 def _is_early(event: dict[str, Any]) -> bool:
-    return event.get("actor") == "cloud" or event.get("stage") in ("header search", "header rivals")
+    return event.get("actor") in ("cloud", "rivals") or event.get("stage") in (
+        "header search",
+        "header rivals",
+    )
 
 
 @pytest.fixture
 def prepared(finished: Run, tmp_path: Path) -> Path:
-    """A run that was stopped after phases 1 and 2-1: no device has got a model yet."""
+    """A run stopped after phases 1 and 2-1: its rival is measured, no device has a model yet."""
     path = tmp_path / "prepared"
     path.mkdir()
     shutil.copy(finished.path / "fleet.yaml", path)
     done = [event for event in read_events(finished.path / "events.jsonl") if _is_early(event)]
     (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in done))
-    shutil.copytree(finished.path / "cloud", path / "cloud")
+    for name in ("cloud", "rivals"):
+        shutil.copytree(finished.path / name, path / name)
     for edge in finished.path.glob("edges/*"):
         (path / "edges" / edge.name).mkdir(parents=True)
         for name in ("coarse.safetensors", "contenders.json"):
             shutil.copy(edge / name, path / "edges" / edge.name)
     return path
+
+
+@pytest.fixture
+def north(prepared: Path) -> Callable[..., Fleet]:
+    """``north(**changes)``: the run of ``prepared``, but of the cluster north alone."""
+
+    def alone(**changes: Any) -> Fleet:
+        fleet = tiny(**changes)
+        fleet = fleet.model_copy(update={"clusters": fleet.clusters[:1]})
+        (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+        shutil.rmtree(prepared / "edges" / "south")
+        return fleet
+
+    return alone

@@ -61,7 +61,8 @@ def test_damaged_document(copied: Path, command: list[str], name: str, content: 
 
 
 @pytest.mark.parametrize("content", _CONTENTS.values(), ids=_CONTENTS)
-def test_damaged_events(copied: Path, content: bytes | None):
+def test_damaged_events(copied: Path, quick: pytest.MonkeyPatch, content: bytes | None):
+    quick.undo()
     whole = (copied / "events.jsonl").read_bytes()
     (copied / "events.jsonl").write_bytes(whole[:-30] if content is None else content)
     _told(["report"], copied)
@@ -117,8 +118,9 @@ def test_summary_of_another_fleet(copied: Path):
         assert "is of another fleet" in told.stderr
 
 
-def test_names_that_are_markup_are_shown(copied: Path):
+def test_names_that_are_markup_are_shown(copied: Path, quick: pytest.MonkeyPatch):
     """A report may be rebuilt from a directory that somebody else made."""
+    quick.undo()
     _change(copied, lambda summary: summary["devices"][0].update(name="[/red]<b>"))
     assert _told(["report"], copied).exit_code == 0
     assert "[/red]&lt;b&gt;" in (copied / "report.html").read_text()

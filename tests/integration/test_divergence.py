@@ -47,7 +47,7 @@ def test_distillation_that_diverges_is_told_with_its_epoch(tiny: Tiny, tmp_path:
 def test_header_that_diverges_loses_its_edge_server_with_the_reason(
     tiny: Tiny, prepared: Path, setting: str, stage: str
 ) -> None:
-    fleet = tiny(**{setting: _FAR})
+    fleet = tiny(**{"search.fine_tuning.epochs": 2, setting: _FAR})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     for name in ("north", "south"):
         (prepared / "edges" / name / "coarse.safetensors").unlink()

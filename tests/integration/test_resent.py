@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from test_resume import StopAt
 from typer.testing import CliRunner
 
 import acme_fleet
-from acme_fleet import pipeline
 from acme_fleet.cli import app
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
@@ -23,11 +23,19 @@ from acme_fleet.report.summary import Summary, Traffic
 from conftest import models_of
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No report, whose figures take longer than the run, and a latency of as many digits."""
-    monkeypatch.setattr(pipeline, "write_report", lambda *_: None)
-    monkeypatch.setattr(client, "measure_latency", lambda *_: 0.125)
+class Whole(NamedTuple):
+    """A run from beginning to end."""
+
+    path: Path
+    summary: Summary
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_latency() -> Iterator[None]:
+    """A latency of as many digits in every run: messages then have as many bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "measure_latency", lambda *_: 0.125)
+        yield
 
 
 @pytest.fixture(scope="module", params=["plain", "masked"])
@@ -43,6 +51,13 @@ def fleet(request: pytest.FixtureRequest, tiny: Callable[..., Fleet]) -> Fleet:
         "clusters": [{"name": "north", "devices": devices}],
     }
     return tiny(**changes)
+
+
+@pytest.fixture(scope="module")
+def whole(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The run of ``fleet`` that nobody stopped. Not to be changed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    return Whole(path, acme_fleet.customize(fleet, path))
 
 
 def _methods(traffic: Traffic) -> dict[str, float]:
@@ -66,10 +81,9 @@ def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
     patch.setattr(Journal, "message", counted)
 
 
-def test_run_that_was_interrupted_at_every_message(fleet: Fleet, tmp_path: Path):
+def test_run_that_was_interrupted_at_every_message(fleet: Fleet, whole: Whole, tmp_path: Path):
     """One run, stopped at its first message, then at the next that is new, and so on."""
-    whole = acme_fleet.customize(fleet, tmp_path / "whole")
-    assert whole.traffic.resent_bytes == 0
+    assert whole.summary.traffic.resent_bytes == 0
     path, stops = tmp_path / "stopped", 0
     while True:
         with pytest.MonkeyPatch.context() as patch:
@@ -81,12 +95,12 @@ def test_run_that_was_interrupted_at_every_message(fleet: Fleet, tmp_path: Path)
                 stops += 1
                 continue
         break
-    assert stops == len(_messages(tmp_path / "whole")) > 20
-    assert _methods(summary.traffic) == _methods(whole.traffic)
+    assert stops == len(_messages(whole.path)) > 20
+    assert _methods(summary.traffic) == _methods(whole.summary.traffic)
     again = sum(event["bytes"] for event in _messages(path))
-    method = whole.traffic.cloud_edge_bytes + whole.traffic.edge_device_bytes
+    method = whole.summary.traffic.cloud_edge_bytes + whole.summary.traffic.edge_device_bytes
     assert summary.traffic.resent_bytes == again - method > method
-    assert models_of(path) == models_of(tmp_path / "whole")
+    assert models_of(path) == models_of(whole.path)
 
 
 def _messages(path: Path) -> list[dict[str, object]]:
@@ -111,25 +125,25 @@ def _stop_at_new(patch: pytest.MonkeyPatch, seen: set[tuple[object, ...]]) -> No
 
 
 @pytest.mark.slow
-def test_runs_that_were_interrupted_once_at_each_message(fleet: Fleet, tmp_path: Path):
-    whole = acme_fleet.customize(fleet, tmp_path / "whole")
-    for number in range(1, 1 + len(_messages(tmp_path / "whole"))):
+def test_runs_that_were_interrupted_once_at_each_message(
+    fleet: Fleet, whole: Whole, tmp_path: Path
+):
+    for number in range(1, 1 + len(_messages(whole.path))):
         path = tmp_path / str(number)
         with pytest.MonkeyPatch.context() as patch:
             _stop_at_message(patch, number)
             with pytest.raises(KeyboardInterrupt):
                 acme_fleet.customize(fleet, path)
         summary = acme_fleet.customize(fleet, path, resume=True)
-        assert _methods(summary.traffic) == _methods(whole.traffic), number
+        assert _methods(summary.traffic) == _methods(whole.summary.traffic), number
         assert summary.traffic.resent_bytes > 0
-        assert models_of(path) == models_of(tmp_path / "whole"), number
+        assert models_of(path) == models_of(whole.path), number
 
 
 def test_what_was_refused_and_asked_again_counts_once(
-    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """In a masked round the others are asked again too, under a new nonce."""
-    whole = acme_fleet.customize(fleet, tmp_path / "whole")
     handle = DeviceClient.handle
 
     def refuses(device: DeviceClient, message: Message) -> Message:
@@ -142,7 +156,7 @@ def test_what_was_refused_and_asked_again_counts_once(
         with pytest.raises(QuorumError):
             acme_fleet.customize(fleet, tmp_path / "run")
     summary = acme_fleet.customize(fleet, tmp_path / "run", resume=True)
-    assert _methods(summary.traffic) == _methods(whole.traffic)
+    assert _methods(summary.traffic) == _methods(whole.summary.traffic)
     assert summary.traffic.resent_bytes > 0
 
 

@@ -77,35 +77,25 @@ def _check_equal(finished, path: Path, summary: Summary) -> None:
     assert (path / "report.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("actor", "stage", "moment"),
-    [
+def test_run_stopped_in_its_first_half_equals_an_uninterrupted_one(finished, tmp_path: Path):
+    path = tmp_path / "run"
+    for actor, stage, moment in (
         ("cloud", "reference", "middle"),
         ("cloud", "candidate losses", "begin"),
         ("north", "header search", "middle"),
-    ],
-)
-def test_run_stopped_in_its_first_half_equals_an_uninterrupted_one(
-    finished, tmp_path: Path, actor: str, stage: str, moment: str
-):
-    path = tmp_path / "run"
-    _stop(finished.fleet, path, StopAt(actor, stage, moment))
-    assert (actor, stage) not in _stages(path)
+    ):
+        _stop(finished.fleet, path, StopAt(actor, stage, moment), resume=path.exists())
+        assert (actor, stage) not in _stages(path)
     summary = acme_fleet.customize(finished.fleet, path, resume=True)
     _check_equal(finished, path, summary)
     assert _stages(path) == _stages(finished.path)
 
 
-@pytest.mark.parametrize(
-    ("actor", "stage"),
-    [("south", "similarity"), ("cam-2", "round 2"), ("badge-2", "final model")],
-)
-def test_run_stopped_among_its_devices_equals_an_uninterrupted_one(
-    finished, prepared: Path, actor: str, stage: str
-):
+def test_run_stopped_among_its_devices_equals_an_uninterrupted_one(finished, prepared: Path):
     """Nothing is trained twice: a device finds on its disk what it had trained."""
-    _stop(finished.fleet, prepared, StopAt(actor, stage), resume=True)
-    assert (actor, stage) not in _stages(prepared)
+    for actor, stage in (("cam-2", "round 2"), ("south", "similarity"), ("badge-2", "final model")):
+        _stop(finished.fleet, prepared, StopAt(actor, stage), resume=True)
+        assert (actor, stage) not in _stages(prepared)
     summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
     _check_equal(finished, prepared, summary)
     assert _stages(prepared) == _stages(finished.path)

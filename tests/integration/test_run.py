@@ -465,7 +465,8 @@ def test_report_is_one_file_that_loads_nothing(finished):
         assert name in text
 
 
-def test_report_can_be_rebuilt(finished, tmp_path: Path):
+def test_report_can_be_rebuilt(finished, tmp_path: Path, quick: pytest.MonkeyPatch):
+    quick.undo()
     shutil.copytree(finished.path, tmp_path / "run")
     (tmp_path / "run" / "report.html").unlink()
     result = _acme("report", tmp_path / "run")
@@ -536,8 +537,9 @@ def test_the_fleet_and_not_the_process_decides_the_threads(
     assert _models(prepared) == finished.models
 
 
-def test_another_seed_gives_other_models(finished, tmp_path: Path):
-    result = _acme("run", finished.path / "fleet.yaml", "--out", tmp_path / "b", "--seed", "4")
+def test_another_seed_gives_other_models(finished, tiny: Callable[..., Fleet], tmp_path: Path):
+    (tmp_path / "fleet.yaml").write_text(tiny(**{"search.rivals": False}).to_yaml())
+    result = _acme("run", tmp_path / "fleet.yaml", "--out", tmp_path / "b", "--seed", "4")
     assert result.exit_code == 0, result.output
     for device, model in finished.models.items():
         other = tmp_path / "b" / "devices" / device / "model.safetensors"

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 
+import fig11
+import personalisation
+import personalisation_features
+import personalisation_fleets
 from reproduction.bench import Bench, Options
 from reproduction.frame import run
 from reproduction.page import STORIES
+
+from acme_fleet.fleet import Training
+from acme_fleet.models.training import fit
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +33,21 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 _SLOW = {"fig13"}  # fig7a on other data
 
 
+@pytest.fixture
+def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fig11, whose trainings no scale's file decides."""
+    short = {"epochs": 1, "last_epochs": 1, "rounds": 1}
+    methods = {name: replace(personalisation.METHODS[name], **short) for name in fig11.METHODS}
+    monkeypatch.setattr(personalisation, "METHODS", methods)
+    for module in (personalisation_features, personalisation_fleets):
+        monkeypatch.setattr(module, "fit", _fit_once)
+
+
+def _fit_once(module: Any, samples: Any, training: Training, *others: Any, **options: Any) -> None:
+    fit(module, samples, training.model_copy(update={"epochs": 1}), *others, **options)
+
+
+@pytest.mark.usefixtures("few_epochs")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in _SLOW else n for n in STORIES]
 )

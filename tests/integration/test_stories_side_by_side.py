@@ -29,7 +29,7 @@ def _second(bench: Bench) -> None:
 def _failing(bench: Bench) -> None:
     if bench.seed == 1:
         raise FleetError("no data here")
-    _first(bench)
+    _second(bench)
 
 
 def _benches(folder: Path) -> list[Bench]:
@@ -38,18 +38,16 @@ def _benches(folder: Path) -> list[Bench]:
 
 
 def test_each_stage_finds_what_the_one_before_left_on_disk(tmp_path: Path):
+    """And bad input in a process is told like any other."""
     benches = _benches(tmp_path)
-    make_pieces([of_each_seed(_first), of_each_seed(_second)], benches)
+    stages = [of_each_seed(work) for work in (_first, _second, _failing)]
+    with pytest.raises(FleetError, match="no data here"):
+        make_pieces(stages, benches)
     for bench in benches:
         made = bench.piece("first", lambda: pytest.fail("was made already"))
         assert made["seed"] == bench.seed
         assert made["process"] != os.getpid()
         assert bench.piece("second", lambda: pytest.fail("was made already")) is True
-
-
-def test_bad_input_in_a_process_is_told_like_any_other(tmp_path: Path):
-    with pytest.raises(FleetError, match="no data here"):
-        make_pieces([of_each_seed(_failing)], _benches(tmp_path))
 
 
 @pytest.mark.slow

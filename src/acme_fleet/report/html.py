@@ -6,12 +6,13 @@ jinja2 are imported only when a page is written.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acme_fleet.files import replacing
 from acme_fleet.outside import one_line
@@ -19,6 +20,9 @@ from acme_fleet.report.events import link_flows, stage_table, time_line
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
+
+if TYPE_CHECKING:
+    import jinja2
 
 _MOST_LOST = 40  # names in one list
 _MOST_PEERS = 80  # a table of everybody's weights for everybody
@@ -35,9 +39,36 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
     Raises:
         WriteError: if it cannot be written.
     """
-    import jinja2
-
     from acme_fleet.report import canvas, plots
+
+    color = cluster_colors(summary, canvas.CLUSTER_COLORS)
+    line, flows = time_line(summary, events), link_flows(summary, events)
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            summary=summary,
+            color=color,
+            theme=canvas.THEME,
+            figures=plots.figures(summary, flows, line, color),
+            graph_of=header_graph,
+            effective_peers=effective_peers,
+            most_peers=_MOST_PEERS,
+            most_lost=_MOST_LOST,
+            most_devices=plots.MOST_DEVICES,
+            stages=stage_table(summary, events),
+            line=line,
+            engine=overhead_table(summary, events),
+        )
+    )
+    with replacing(path) as file:
+        file.write_text(page, encoding="utf-8", errors="replace")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """The templates, compiled once in a process, and the filters that they use."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("acme_fleet.report", "."),
@@ -53,24 +84,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
     environment.filters["line"] = lambda text: one_line(text, 500)
     environment.filters["mean"] = fmean
-    color = cluster_colors(summary, canvas.CLUSTER_COLORS)
-    line, flows = time_line(summary, events), link_flows(summary, events)
-    page = environment.get_template("page.html.jinja").render(
-        summary=summary,
-        color=color,
-        theme=canvas.THEME,
-        figures=plots.figures(summary, flows, line, color),
-        graph_of=header_graph,
-        effective_peers=effective_peers,
-        most_peers=_MOST_PEERS,
-        most_lost=_MOST_LOST,
-        most_devices=plots.MOST_DEVICES,
-        stages=stage_table(summary, events),
-        line=line,
-        engine=overhead_table(summary, events),
-    )
-    with replacing(path) as file:
-        file.write_text(page, encoding="utf-8", errors="replace")
+    return environment
 
 
 def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:

@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Parts of benchmarks, and those that need Flower (.venv-network/bin/python benchmarks/round_latency.py)
-# or run directories (versus_probe.py)
+# or data sets and checkpoints (versus_probe.py, importance_forms.py)
 BENCH_PARTS := $(addprefix benchmarks/,record.py search_setup.py round_latency.py network_scale.py \
-	superlink_load.py batched_vs_flower.py versus_probe.py)
+	superlink_load.py batched_vs_flower.py versus_probe.py importance_forms.py)
 
 .PHONY: help demo test check test-slow test-network bench clean
 

@@ -77,22 +77,24 @@ CASES = {
 }
 
 
+def data_of(reference: str, folder: Path) -> Settings:
+    """The data set of a checkpoint: CLINC150 for the text model, else a third of CIFAR-100."""
+    if reference == "minilm-l6":
+        train, test = (folder / "clinc150" / f"{part}.jsonl" for part in ("train", "test"))
+        columns = {"source": "text", "text_column": "text", "label_column": "intent"}
+        return {**columns, "max_tokens": 24, "train": train, "test": test}
+    test, train, *_ = sorted((folder / "cifar100").glob("*.parquet"))
+    columns = {"source": "parquet", "image_column": "img", "label_column": "fine_label"}
+    return {**columns, "image_size": 56, "train": train, "test": test}
+
+
 def settings_of(name: str, seed: int, given: argparse.Namespace) -> Settings:
     case = CASES[name]
     checkpoint = given.references / case.reference
-    if case.reference == "minilm-l6":
-        train, test = (given.data / "clinc150" / f"{part}.jsonl" for part in ("train", "test"))
-        columns = {"source": "text", "text_column": "text", "label_column": "intent"}
-        data = {**columns, "max_tokens": 24, "train": train, "test": test}
-        if case.averaged:
-            data["train"] = few(train, given.runs / f"few-{seed}.jsonl", seed)
-        rate, batch = 1e-4, 16
-    else:
-        shards = sorted((given.data / "cifar100").glob("*.parquet"))
-        test, train = shards[0], shards[1]  # a third of the training images
-        columns = {"source": "parquet", "image_column": "img", "label_column": "fine_label"}
-        data = {**columns, "image_size": 56, "train": train, "test": test}
-        rate, batch = 5e-5, 32
+    data = data_of(case.reference, given.data)
+    if case.averaged:
+        data["train"] = few(data["train"], given.runs / f"few-{seed}.jsonl", seed)
+    rate, batch = (1e-4, 16) if case.reference == "minilm-l6" else (5e-5, 32)
     layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
     distillation = {"epochs": given.epochs, "batch_size": batch, "learning_rate": 3e-4}
     return {

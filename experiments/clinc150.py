@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.contest import STAGES, draw, find, measure
+from reproduction.contest import STAGES, draw, find, measure, of_limits
 from reproduction.frame import Story, main
 
 STORY = Story(
@@ -12,6 +12,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    of_limits,
     STAGES,
 )
 

@@ -60,6 +60,7 @@ def evaluate(summaries: list[Summary]) -> dict[str, object]:
                 *("accuracy_probe", "accuracy_probe_averaged"),
             )
         },
+        "probe bytes": [s.probe.size_bytes for s in summaries if s.probe],
         "reference accuracy": [summary.reference.accuracy for summary in summaries],
         "every device within its limit": all(d.size_bytes <= d.capacity_bytes for d in devices),
         "lost devices": sum(len(c.lost) for summary in summaries for c in summary.clusters),

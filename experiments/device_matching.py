@@ -8,7 +8,8 @@ compared on the device itself: energy, loss, and accuracy on test data that no c
     python experiments/device_matching.py
 
 writes ``results/device_matching.json``: mean differences, device minus cluster, with 95 %
-intervals over the drawn clusters. The runs are few: nothing is said about other runs.
+intervals over the drawn clusters. The runs are few: nothing is said about other runs. Devices
+are made up here; ``device_matching_runs.py`` has real ones, and the first rival of every run.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 demo's model and data on one cluster whose devices store from 150 kB to 1.2 MB, with
 ``selection.matching`` cluster and device. Both runs of a seed start from the same elastic backbone.
 Accuracy is that of the shipped models on the devices' full test sets; a seed's mean over its
-devices is one observation, and the intervals are Student's over seeds.
+devices is one observation, and the intervals are Student's over seeds. Beside both stands the first
+rival of every run: the pixels, and a regression on each device.
 
 Writes ``results/device_matching_runs.json``.
 """
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+from reproduction.frame import probe_over_seeds
+from reproduction.probe import all_devices
 from scipy import stats
 
 import acme_fleet
@@ -48,8 +51,9 @@ def main() -> None:
         "device - cluster": {
             name: difference([row["device"][name] - row["cluster"][name] for row in rows])
             for name in rows[0]["device"]
-            if name != "backbones"
+            if name not in ("backbones", "probe")
         },
+        "probe": probe_over_seeds([row["cluster"]["probe"] for row in rows]),
         "by seed": rows,
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -92,6 +96,7 @@ def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
         "searches": len(summary.clusters),
         "upload_bytes": summary.traffic.device_up_bytes,
         "backbones": sorted(set(backbones.values())),
+        "probe": all_devices(summary),
     }
 
 

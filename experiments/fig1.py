@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from reproduction.bench import Bench
+from reproduction.drawing import level
 from reproduction.frame import Findings, Story, main, mean_interval, text
+from reproduction.probe import ON_PUBLIC, on_public
 from scipy import stats
 
 from acme_fleet.cost.energy import worst_energy_j
@@ -69,7 +71,9 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
             x, accuracy, c=rows[0]["depth"], s=20 + 60 * np.array(rows[0]["width"])
         )
         axes.set_xlabel(unit)
+        level(axes, result.get("probe"), ON_PUBLIC)
         axes.grid(alpha=0.3)
+    left.legend()
     left.set_ylabel("test accuracy, %")
     figure.colorbar(points, ax=right, label="depth (area: width)")
 
@@ -81,6 +85,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    on_public,
 )
 
 if __name__ == "__main__":

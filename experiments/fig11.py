@@ -13,9 +13,11 @@ import numpy as np
 import personalisation as algorithm2
 import personalisation_features
 from matplotlib.figure import Figure
+from personalisation_fleets import World
 from reproduction.bench import Bench
-from reproduction.drawing import bars
+from reproduction.drawing import bars, level
 from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
+from reproduction.probe import Places, on_features
 
 from acme_fleet.models.io import write_tensors
 from acme_fleet.models.training import evaluate
@@ -40,14 +42,14 @@ def features(bench: Bench) -> Path:
 
 def measure(bench: Bench) -> dict[str, Any]:
     settings = bench.extra["personalisation"]
-    tensors, about = algorithm2.load(features(bench))
     told: dict[str, Any] = {}
     for partition in settings["partitions"]:
         what = settings["features"]
-        world = algorithm2.make_world(what, tensors, about, partition, bench.seed)
+        world = _world(bench, partition)
         first: dict[float, Any] = {}
         coarse = [evaluate(world.coarse, own.test).accuracy for own in world.private]
         told[partition] = {"coarse": coarse}
+        _regressions(bench, partition, world)
         for name in METHODS:
             told[partition][name] = bench.piece(
                 f"fig11-{what}/{partition}-{name}",
@@ -56,6 +58,32 @@ def measure(bench: Bench) -> dict[str, Any]:
                 ),
             )
     return told
+
+
+def _world(bench: Bench, partition: str) -> World:
+    tensors, about = algorithm2.load(features(bench))
+    what = bench.extra["personalisation"]["features"]
+    return algorithm2.make_world(what, tensors, about, partition, bench.seed)
+
+
+def _regressions(bench: Bench, partition: str, world: World | None = None) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        own = world or _world(bench, partition)
+        _, about = algorithm2.load(features(bench))
+        return on_features(own.private, own.shared, about["classes"], about.get("bytes"))
+
+    what = bench.extra["personalisation"]["features"]
+    return bench.piece(f"fig11-{what}/{partition}-probe", work)
+
+
+def probe(bench: Bench) -> Places:
+    """The first rival of every run, on the features that all methods have."""
+    places: Places = {}
+    for partition in bench.extra["personalisation"]["partitions"]:
+        found = _regressions(bench, partition)
+        means = {way: float(np.mean(column)) for way, column in found["accuracy"].items()}
+        places[partition] = found | {"accuracy": means}
+    return places
 
 
 def find(rows: list[dict[str, Any]]) -> Findings:
@@ -114,6 +142,8 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
     (row,) = figure.subplots(1, len(partitions), squeeze=False)
     for axes, partition in zip(row, partitions, strict=True):
         bars(axes, result["numbers"][partition]["gain"], "gain, points")
+        coarse = float(np.mean([row[partition]["coarse"] for row in result["seeds"]]))
+        level(axes, result.get("probe"), partition, coarse)
         axes.set_title(partition, fontsize=8)
 
 
@@ -125,6 +155,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    probe,
     (lambda benches: [(benches[0], features)],),
 )
 

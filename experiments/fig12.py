@@ -6,9 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from reproduction.bench import Bench
-from reproduction.drawing import line
+from reproduction.drawing import level, line
 from reproduction.frame import Findings, Story, main, mean_interval, paired, text
 from reproduction.headers import searched
+from reproduction.probe import ON_PUBLIC, on_public
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         for name in ("large", "small"):
             told = result["numbers"][name][axis]
             line(axes, [int(v) for v in told], list(told.values()), f"{name} backbone")
+        level(axes, result.get("probe"), ON_PUBLIC)
         axes.set_xlabel({"B": "blocks B", "U": "cells U"}[axis])
         axes.set_ylabel("test accuracy, %")
     axes.legend()
@@ -58,6 +60,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    on_public,
 )
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from reproduction import contest
 from reproduction.bench import Bench
 from reproduction.frame import Findings, Story, main
 from reproduction.parallel import of_each_seed
+from reproduction.probe import Places, on_public
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -26,6 +27,11 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     )
 
 
+def probe(bench: Bench) -> Places | None:
+    models = contest.of_limits(bench)
+    return models and {**models, **on_public(bench)}
+
+
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=[2, 1])
     contest.draw(left, {**result, "numbers": result["numbers"]["models"]})
@@ -40,6 +46,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    probe,
     (*contest.STAGES, of_each_seed(fig7b.measure)),
 )
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from reproduction.bench import Bench
-from reproduction.drawing import line
+from reproduction.drawing import level, line
 from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
 from reproduction.headers import KINDS, best_hand_made, race
+from reproduction.probe import ON_PUBLIC, on_public
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
     for kind in KINDS:
         if all(kind in told[depth] for depth in depths):
             line(axes, [int(d) for d in depths], [told[d][kind] for d in depths], kind)
+    level(axes, result.get("probe"), ON_PUBLIC)
     axes.set_xlabel("depth, at width 1")
     axes.set_ylabel("test accuracy, %")
     axes.legend()
@@ -78,6 +80,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    on_public,
 )
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from reproduction.bench import Bench
-from reproduction.drawing import line
+from reproduction.drawing import level, line
 from reproduction.frame import Findings, Story, main, mean_interval, paired, text
 from reproduction.headers import KINDS, best_hand_made, race
+from reproduction.probe import ON_PUBLIC, on_public
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         for kind in KINDS:
             if all(kind in told[cell] for cell in cells):
                 line(axes, [float(c) for c in cells], [told[c][kind] for c in cells], kind)
+        level(axes, result.get("probe"), ON_PUBLIC)
         axes.set_xlabel(axis)
         axes.set_ylabel("test accuracy, %")
     axes.legend()
@@ -71,6 +73,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    on_public,
 )
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ For each seed the cloud's part of the demo (or of ``examples/cifar20.yaml``) is 
 with its own shared data. On each, every strategy searches with the same budget, with the backbone
 frozen and with the backbone training along; linear and hand-made headers of the searched header's
 size are trained in the same way on the same backbone. All choices are made on the edge's data;
-accuracy is that on the whole test set. A seed's mean over its two backbones is one observation.
+accuracy is that on the whole test set. Beside them stands the first rival of every run: the
+untouched reference, here the raw pixels, and a regression on the edge's data. A seed's mean over
+its two backbones is one observation.
 """
 
 import argparse
@@ -21,15 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from reproduction.probe import Figures, fitted
 from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
 
+from acme_fleet.baselines.probe import Encoder
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
+from acme_fleet.data.samples import join
 from acme_fleet.edge.comparison import STRATEGIES, Task
 from acme_fleet.edge.search import search_header, split_shared_data
 from acme_fleet.edge.shared_weights import SharedWeights
@@ -48,6 +53,7 @@ BACKBONES = {"small": (0.25, 2), "large": (0.75, 4)}
 SAMPLED = 20  # headers whose shared-weight reward is compared with training alone
 ANY_SIZE = 2**40
 JOINT_LEARNING_RATE = 1e-4
+REGRESSION = "a regression on the edge's data"
 
 
 def fleet_of(source: str, data: Path | None, seed: int) -> Fleet:
@@ -194,9 +200,17 @@ def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
     }
 
 
+def regression(seed: Seed, name: str) -> Figures:
+    """The first rival of every run, on the parts that headers are trained and chosen on."""
+    parts = seed.task(name, joint=False).data
+    known = join([parts.weights, parts.reward])
+    return fitted(Encoder(None, None), known, parts.choice, seed.test, REGRESSION)
+
+
 PARTS: dict[str, Callable[[Seed, str], Any]] = {
     "strategies": strategies,
     "shared weights": shared_against_alone,
+    "probe": regression,
 }
 
 
@@ -274,9 +288,11 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
         differences[f"{strategy}, fresh: joint - frozen"] = gap(
             of(f"{strategy}, joint, fresh"), of(f"{start}, fresh")
         )
+    probe = [over_backbones(r, "probe", "accuracy", REGRESSION) for r in records]
     shared = [r["shared weights"][name] for r in records for name in BACKBONES]
     return {
         "strategies": table,
+        "probe, test accuracy": interval(probe),
         "differences in points of test accuracy": differences,
         "Kendall's tau, shared weights against alone": interval([s["tau"] for s in shared]),
         "training alone / search, seconds per header": interval(

@@ -8,6 +8,9 @@ coarse header and number of epochs. A gain is the final test accuracy less the c
 a test set that the devices share out as they do the train set. Intervals are Student's over seeds
 of a seed's mean over its devices. Settings are chosen by the devices' spare samples.
 
+The first rival of every run stands beside them: the features' whole backbone, and a logistic
+regression on each device or the mean of all.
+
 *Pooled* is no rival but a bound: everybody's private data train one header together, which no
 device would allow, and each device then trains it on. A method cannot be expected to be far above.
 """
@@ -35,12 +38,14 @@ from personalisation_methods import (
     Method,
     personalise,
 )
+from reproduction.probe import ALONE, AVERAGED, on_features
 from scipy import stats
 
 from acme_fleet.models.training import evaluate
 
 RESULT = Path(__file__).parent / "results" / "personalisation.json"
 RIVALS = ("Alone", "FedAvg", "FedAvg, seven rounds", "Pooled")
+PROBE = "regressions"
 COMPARED = (*RIVALS, "FedAvg, rows by class", "weights, debiased")
 
 
@@ -58,10 +63,17 @@ def run_all(
     """Every run that is not done yet, seed by seed."""
     tensors, about = load(path)
     for seed, partition in itertools.product(seeds, partitions):
-        left = [name for name in methods if (what, partition, seed, name) not in done]
-        if not left:
+        missing = [n for n in (PROBE, *methods) if (what, partition, seed, n) not in done]
+        left = [name for name in missing if name != PROBE]
+        if not missing:
             continue
         world = make_world(what, tensors, about, partition, seed)
+        if PROBE in missing:
+            done.add((what, partition, seed, PROBE))
+            about_run = {"data": what, "partition": partition, "seed": seed, "method": PROBE}
+            classes, whole = about["classes"], about.get("bytes")
+            found = on_features(world.private, world.shared, classes, whole)
+            yield {**about_run, **found.pop("accuracy"), **found}
         first: First = {}
         coarse = [evaluate(world.coarse, data.test).accuracy for data in world.private]
         for name in left:
@@ -94,13 +106,14 @@ def interval(by_seed: list[float]) -> list[float]:
     return [round(float(mean - half), 2), round(float(mean + half), 2)]
 
 
-def tabulate(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each data set, partition and method the gains, paired against Alone and FedAvg."""
+def tabulate(results: list[dict[str, Any]], probes: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each data set, partition and method the gains, paired against rivals."""
     table: dict[str, Any] = {}
     for what, partition in dict.fromkeys((r["data"], r["partition"]) for r in results):
         here = [r for r in results if (r["data"], r["partition"]) == (what, partition)]
         by_method = {m: [r for r in here if r["method"] == m] for m in {r["method"] for r in here}}
         order = list(dict.fromkeys(r["method"] for r in here))
+        by_method[PROBE] = [r for r in probes if (r["data"], r["partition"]) == (what, partition)]
         table[f"{what} {partition}"] = {name: row(by_method[name], by_method) for name in order}
     return table
 
@@ -119,6 +132,11 @@ def row(own: list[dict[str, Any]], by_method: dict[str, list[dict[str, Any]]]) -
             f"against {rival}": difference(own, by_method[rival], "test")
             for rival in RIVALS
             if seeds_of(own) & seeds_of(by_method.get(rival, []))
+        },
+        **{
+            f"against {way}": difference(own, by_method[PROBE], way)
+            for way in (ALONE, AVERAGED)
+            if seeds_of(own) & seeds_of(by_method[PROBE])
         },
         **{name: mean(own, name) for name in ("spare", "spare either", "either")},
         "by seed": [round(float(np.mean(r["test"])), 5) for r in sorted(own, key=key)],
@@ -187,6 +205,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    probes = [r for r in results if r["method"] == PROBE]
     main_runs = [r for r in results if r["method"] in METHODS and " of " not in r["partition"]]
 
     def beside(methods: dict[str, Method]) -> list[dict[str, Any]]:
@@ -205,11 +224,23 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
     return {
         "settings": settings,
-        "methods": tabulate(main_runs),
-        "ablations": tabulate(beside(ABLATIONS)),
-        "explored": tabulate(beside(EXPLORED)),
+        "probe": regressions(probes),
+        "methods": tabulate(main_runs, probes),
+        "ablations": tabulate(beside(ABLATIONS), probes),
+        "explored": tabulate(beside(EXPLORED), probes),
         "honest devices, less without poison": honest_losses(results),
     }
+
+
+def regressions(probes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first rival's mean test accuracies for each data set and partition."""
+    table = {}
+    for fleet in dict.fromkeys(key(run)[:2] for run in probes):
+        here = [run for run in probes if key(run)[:2] == fleet]
+        means = {way: mean(here, way) for way in (ALONE, AVERAGED)}
+        size = max((run["size_bytes"] for run in here if "size_bytes" in run), default=None)
+        table[" ".join(fleet)] = {"seeds": sorted(seeds_of(here)), **means, "size_bytes": size}
+    return table
 
 
 def honest_losses(results: list[dict[str, Any]]) -> dict[str, Any]:

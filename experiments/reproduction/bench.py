@@ -282,6 +282,8 @@ class Bench:
         if not (path / "fleet.yaml").exists():
             run = RunDirectory.create(path, fleet, resume=False)
             shutil.copytree(RunDirectory(self.run_folder).cloud, run.cloud, dirs_exist_ok=True)
+            if (probe := self.run_folder / "rivals").exists():
+                shutil.copytree(probe, path / "rivals")
             for cluster in fleet.clusters:
                 finished = RunDirectory(self.run_folder).edge(cluster.name)
                 run.edge(cluster.name).mkdir(parents=True)

@@ -27,11 +27,13 @@ from .bounds import (
 from .federated import federated
 from .frame import Findings, Goal, mean_interval, paired, text
 from .parallel import Part, shared_by_seeds
+from .probe import ALONE, AVERAGED, Places, accuracies, of_devices
 from .rivals import NAMES, personal_accuracies, pretrain_rival, trained
 
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
 POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"
 WHOLE = "the whole reference, adapted"
+PROBES = {way: f"the whole reference in int8, {way}" for way in (ALONE, AVERAGED)}
 BOUNDS = (POOLED, ADAPTED, LOCAL, WHOLE)
 SAME_VIT = {
     "dynabert": ("DynaBERT's recipe", dynabert),
@@ -78,9 +80,26 @@ def _models(bench: Bench, cluster: Cluster) -> dict[str, Entry]:
         OURS: {"accuracy": [d.accuracy for d in own], "size_bytes": largest},
         LINEAR: {"accuracy": [d.accuracy_linear for d in own], "size_bytes": largest},
     }
+    probe, measured = bench.summary.probe, accuracies(own)
+    if probe and measured:
+        size = {"size_bytes": probe.size_bytes_int8}
+        entries |= {PROBES[way]: {"accuracy": column, **size} for way, column in measured.items()}
     for name in bench.extra["rivals"]:
         entries |= _entries(bench, cluster, name)
     return {name: entry for name, entry in entries.items() if entry}
+
+
+def of_limits(bench: Bench) -> Places | None:
+    """The first rival of every run on the devices of each limit, whether it fits or not."""
+    places = {}
+    for limit, clusters in _by_limit(bench).items():
+        names = {cluster.name for cluster in clusters}
+        own = [device for device in bench.summary.devices if device.cluster in names]
+        figures = of_devices(bench.summary, own)
+        if figures is None:
+            return None
+        places[_place(limit)] = figures
+    return places
 
 
 def _pretraining(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
@@ -193,9 +212,9 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
             for name, values in by_name.items()
         }
         numbers[limit] = table
-        rivals = [name for name in names if name not in (OURS, LINEAR, *BOUNDS)]
+        rivals = [name for name in names if _competes(name, table, int(limit))]
         best = max(rivals, key=lambda name: table[name]["mean"])
-        place = f"limit {int(limit) / 1e6:.2f} MB"
+        place = _place(int(limit))
         lead = table[best]["ACME - it"]
         goals.append(
             Goal(
@@ -228,6 +247,17 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
     return Findings("; ".join(parts), numbers, goals)
 
 
+def _place(limit: int) -> str:
+    return f"limit {limit / 1e6:.2f} MB"
+
+
+def _competes(name: str, table: dict[str, Any], limit: int) -> bool:
+    """A rival; the whole reference is one where it fits."""
+    if name in PROBES.values():
+        return table[name]["size_bytes"] <= limit
+    return name not in (OURS, LINEAR, *BOUNDS)
+
+
 def _told(table: dict[str, Any], name: str, words: str) -> str:
     return f"{words} {text(table[name])}" if name in table else ""
 
@@ -241,6 +271,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         for i, (name, told) in enumerate(table.items()):
             error = 100 * (told["interval"][1] - told["mean"]) if told["interval"] else 0
             mark = "*" if name == OURS else "_" if name in BOUNDS else "o"
+            mark = "P" if name in PROBES.values() else mark
             axes.errorbar(
                 told["size_bytes"] / 1e6,
                 100 * told["mean"],

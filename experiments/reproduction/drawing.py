@@ -34,6 +34,22 @@ def line(
     axes.grid(alpha=0.3)
 
 
+def level(axes: Axes, probe: dict[str, Any] | None, place: str, start: float = 0.0) -> None:
+    """A line across for each way of the first rival of every run; none where it lacks.
+
+    Args:
+        probe: as in a result file, none in one of before it was measured.
+        place: of the story.
+        start: accuracy that is taken off, where the others are gains.
+    """
+    if probe is None:
+        return
+    ways = probe["places"][place]["accuracy"]
+    for style, (way, value) in zip(("--", ":"), ways.items(), strict=False):
+        height = 100 * (value["mean"] - start)
+        axes.axhline(height, color="black", linestyle=style, label=f"whole reference, {way}")
+
+
 def _errors(told: Any, factor: float) -> list[float]:
     return [
         factor * (value["interval"][1] - value["mean"]) if value["interval"] else 0.0

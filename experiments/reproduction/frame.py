@@ -32,6 +32,7 @@ from acme_fleet.models.training import training_device
 
 from .bench import SCALES, Bench, Options
 from .parallel import Stage, make_pieces, of_each_seed, shared_by_seeds
+from .probe import Figures, Places
 
 RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
@@ -72,6 +73,9 @@ class Story:
         find: of all seeds' figures, in their order.
         draw: the picture of a finished result.
         summary: what the story compares, in a line.
+        probe: the first rival of every run, see :mod:`.probe`, beside the story's accuracies. It
+            gives none for runs of before it was measured; a story without it shows no accuracy of
+            a model of ours.
         stages: pieces that ``measure`` reads, where ``--jobs`` processes can make them before;
             the first makes what all seeds share, :func:`.shared_by_seeds`.
     """
@@ -82,6 +86,7 @@ class Story:
     measure: Callable[[Bench], Row]
     find: Callable[[list[Row]], Findings]
     draw: Callable[[Figure, dict[str, Any]], None]
+    probe: Callable[[Bench], Places | None] | None = None
     stages: Sequence[Stage] = (shared_by_seeds,)
 
 
@@ -116,6 +121,30 @@ def text(told: dict[str, Any], digits: int = 1, factor: float = 100.0) -> str:
     return f"{mean} [{low}, {high}]"
 
 
+def probe_over_seeds(seeds: Sequence[Places | None]) -> dict[str, Any] | None:
+    """The rival's means over seeds, by place, and a line; none where a seed lacks it."""
+    measured = [places for places in seeds if places is not None]
+    if not measured or len(measured) < len(seeds):
+        return None
+    places = {name: _over_seeds([seed[name] for seed in measured]) for name in measured[0]}
+    lines = (f"{name}: {_line(figures)}" for name, figures in places.items())
+    return {"headline": "; ".join(lines), "places": places}
+
+
+def _over_seeds(seeds: Sequence[Figures]) -> Figures:
+    ways = seeds[0]["accuracy"]
+    means = {way: mean_interval([figures["accuracy"][way] for figures in seeds]) for way in ways}
+    sizes = {key: max(figures[key] for figures in seeds) for key in seeds[0] if key != "accuracy"}
+    return {"accuracy": means, **sizes}
+
+
+def _line(figures: Figures) -> str:
+    ways = [f"{way} {text(value)} %" for way, value in figures["accuracy"].items()]
+    names = {"size_bytes": "MB", "size_bytes_int8": "MB in int8"}
+    sizes = [f"{figures[key] / 1e6:.3g} {unit}" for key, unit in names.items() if key in figures]
+    return ", ".join([*ways, *sizes])
+
+
 # --- running a story --------------------------------------------------------------------------
 
 
@@ -139,13 +168,14 @@ def run(story: Story, options: Options) -> dict[str, Any]:
 
     training_device(options.device, "--device")
     start = time.perf_counter()
-    row = partial(_row, story.measure)
+    row = partial(_row, story)
     benches = [Bench(options, seed, story.name) for seed in range(options.seeds)]
     missing = [bench for bench in benches if not bench.has(_row_of(bench))]
     if options.jobs > 1 and missing:
         make_pieces([*story.stages, of_each_seed(row)], missing)
     rows = [row(bench) for bench in benches]
     findings = story.find(rows)
+    probes = [_probe(story, bench) for bench in benches] if story.probe else []
     result = {
         "name": story.name,
         "scale": options.scale,
@@ -154,6 +184,7 @@ def run(story: Story, options: Options) -> dict[str, Any]:
         "headline": findings.headline,
         "goals": [vars(goal) for goal in findings.goals],
         "numbers": findings.numbers,
+        "probe": probe_over_seeds(probes),
         "settings": benches[0].settings(),
         "seeds": rows,
         "seconds of this call": round(time.perf_counter() - start, 1),
@@ -170,13 +201,19 @@ def run(story: Story, options: Options) -> dict[str, Any]:
     return result
 
 
-def _row(measure: Callable[[Bench], Row], bench: Bench) -> Row:
+def _row(story: Story, bench: Bench) -> Row:
     def work() -> Row:
-        row = measure(bench)
+        row = story.measure(bench)
+        _probe(story, bench)
         print(f"{bench.story}, {bench.options.scale}: seed {bench.seed} done", flush=True)
         return row
 
     return bench.piece(_row_of(bench), work)
+
+
+def _probe(story: Story, bench: Bench) -> Places | None:
+    measure = story.probe
+    return measure and bench.piece(f"probes/{bench.story}", lambda: measure(bench))
 
 
 def _row_of(bench: Bench) -> str:

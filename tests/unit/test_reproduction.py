@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import sys
 from contextlib import nullcontext
@@ -17,14 +18,18 @@ from scipy import stats
 from transformers import BertConfig, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
+from acme_fleet.baselines.probe import measure_probe
 from acme_fleet.cli import app
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.datasets import load_source
+from acme_fleet.data.partition import load_world
+from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.errors import FleetError
 from acme_fleet.hardware import Cluster
 from acme_fleet.models.families import dimensions
 from acme_fleet.report import stories
+from tiny_fleet import tiny
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.append(str(EXPERIMENTS))
@@ -32,7 +37,24 @@ sys.path.append(str(EXPERIMENTS))
 import fig9  # noqa: E402
 from reproduction import contest, page, rivals  # noqa: E402
 from reproduction.bench import SCALES, Bench, Options  # noqa: E402
-from reproduction.frame import main, mean_interval, paired, run, text  # noqa: E402
+from reproduction.frame import (  # noqa: E402
+    main,
+    mean_interval,
+    paired,
+    probe_over_seeds,
+    run,
+    text,
+)
+from reproduction.probe import (  # noqa: E402
+    ALONE,
+    AVERAGED,
+    ON_PUBLIC,
+    PUBLIC,
+    accuracies,
+    of_devices,
+    on_features,
+    on_public,
+)
 from reproduction.settings import CONFIGS, read_config  # noqa: E402
 
 
@@ -267,6 +289,99 @@ def test_rivals_are_pretrained_without_the_reference(
         reference(bench)
 
 
+# --- the first rival of every run ---------------------------------------------------------------
+
+
+def _device(alone: float | None, averaged: float | None) -> Any:
+    return SimpleNamespace(
+        cluster="c",
+        size_bytes=9,
+        accuracy=0.5,
+        accuracy_linear=0.5,
+        accuracy_probe=alone,
+        accuracy_probe_averaged=averaged,
+    )
+
+
+_KEPT = SimpleNamespace(size_bytes=8, size_bytes_int8=2)
+
+
+def test_a_run_of_before_the_rival_was_measured_is_shown_without_it():
+    old: Any = SimpleNamespace(devices=[_device(None, None)], probe=None)
+    assert accuracies(old.devices) is None
+    assert of_devices(old, old.devices) is None
+    places = {"all": {"accuracy": {ALONE: 0.5}, "size_bytes": 8}}
+    assert probe_over_seeds([places, None]) is None
+    assert probe_over_seeds([]) is None
+
+
+def test_the_rivals_means_are_over_devices_then_over_seeds():
+    new: Any = SimpleNamespace(devices=[_device(0.5, 1.0), _device(0.75, 0.5)], probe=_KEPT)
+    found = of_devices(new, new.devices)
+    assert found is not None
+    assert found["accuracy"] == {ALONE: 0.625, AVERAGED: 0.75}
+    other = {"accuracy": {ALONE: 0.875, AVERAGED: 0.75}, "size_bytes": 6, "size_bytes_int8": 3}
+    told = probe_over_seeds([{"all": found}, {"all": other}])
+    assert told is not None
+    assert told["places"]["all"]["accuracy"][ALONE] == mean_interval([0.625, 0.875])
+    assert (told["places"]["all"]["size_bytes"], told["places"]["all"]["size_bytes_int8"]) == (8, 3)
+    assert told["headline"].startswith(f"all: {ALONE} 75.0 [")
+
+
+@pytest.mark.parametrize(("limit", "best"), [(1, "early exit"), (2, "int8")])
+def test_the_whole_reference_competes_where_it_fits(limit: int, best: str):
+    kept = {way: f"the whole reference in int8, {way}" for way in (ALONE, AVERAGED)}
+    table = {
+        contest.OURS: {"accuracy": [0.5, 0.5], "size_bytes": 1},
+        "early exit": {"accuracy": [0.25, 0.5], "size_bytes": 1},
+        **{name: {"accuracy": [0.75, 0.5], "size_bytes": 2} for name in kept.values()},
+    }
+    found = contest.find([{str(limit): table}])
+    assert best in found.headline
+    assert found.goals[0].met == (limit == 1)
+    assert set(kept.values()) <= found.numbers[str(limit)].keys(), "shown in any case"
+
+
+def test_a_contest_has_the_runs_rival(bench: Bench):
+    cluster = bench.fleet.clusters[0]
+    bench.extra["rivals"] = []
+    device = _device(0.25, 0.5)
+    device.cluster = cluster.name
+    vars(bench)["summary"] = SimpleNamespace(devices=[device], probe=_KEPT)
+    entries = contest._models(bench, cluster)
+    assert entries[contest.PROBES[ALONE]] == {"accuracy": [0.25], "size_bytes": 2}
+    assert entries[contest.PROBES[AVERAGED]] == {"accuracy": [0.5], "size_bytes": 2}
+    device.accuracy_probe = None
+    assert contest.PROBES[ALONE] not in contest._models(bench, cluster)
+
+
+def test_headers_stand_beside_a_regression_on_the_pixels(bench: Bench):
+    figures = on_public(bench)[ON_PUBLIC]
+    assert figures["accuracy"][PUBLIC] > 0.8
+    assert figures["size_bytes"] == figures["size_bytes_int8"] == 4 * 65 * 10
+
+
+def test_kept_features_have_the_regression_of_a_run():
+    """As ``acme_fleet.baselines.probe`` has it, on what stands for a backbone's output."""
+    world = load_world(tiny())
+    pooled = [Splits(*map(_kept, vars(own).values())) for own in world.private.values()]
+    found = on_features(pooled, _kept(world.public.train), len(world.classes), 100)
+    expected = measure_probe(None, None, world, lambda done, of: None)
+    assert found["accuracy"][ALONE] == list(expected.alone.values())
+    assert found["accuracy"][AVERAGED] == list(expected.averaged.values())
+    assert found["size_bytes"] == 100 + expected.size_bytes
+
+
+def _kept(samples: Samples) -> Samples:
+    inputs = {"pooled": samples.inputs["pixel_values"].flatten(1)}
+    return Samples(inputs, samples.labels, samples.stored_bytes)
+
+
+@pytest.mark.parametrize("name", page.STORIES)
+def test_stories_without_the_rival_have_no_accuracy_of_a_model(name: str):
+    assert (importlib.import_module(name).STORY.probe is None) == (name in page.NO_PROBE)
+
+
 # --- a story from end to end ------------------------------------------------------------------
 
 
@@ -305,6 +420,15 @@ def test_the_page_says_first_what_is_missed():
     assert reached.index("Goals that are reached") < reached.index("as good as it gets")
     smoke = page.render([_result(scale="smoke")])
     assert "as good as it gets" not in smoke
+
+
+def test_the_page_shows_the_rival_or_that_it_was_not_measured():
+    probe = {"headline": "all devices: 91 %", "places": {}}
+    assert "| the rival, small | all devices: 91 % |" in page.render(
+        [_result(name="fig7a", probe=probe)]
+    )
+    assert "| the rival, small | not measured then |" in page.render([_result(name="fig7a")])
+    assert "the rival, small" not in page.render([_result(name="fig9")])
 
 
 def test_too_few_seeds_are_not_reported(tmp_path: Path):

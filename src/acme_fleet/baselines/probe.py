@@ -7,7 +7,7 @@ regressions are averaged once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from acme_fleet.data.partition import World
-from acme_fleet.data.samples import Samples
+from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.fleet import Pooling
 from acme_fleet.models.pooling import poolings_of
 from acme_fleet.models.probe import (
@@ -29,6 +29,8 @@ from acme_fleet.models.probe import (
     fit_probe,
     pooled_features,
 )
+
+Read = tuple[Features, Labels]
 
 
 @dataclass(frozen=True)
@@ -66,41 +68,103 @@ def measure_probe(
         world: everybody's samples.
         progress: called with the devices that are done, and all.
     """
-    if backbone is not None:
-        round_to_int8(backbone)
-        if pooling is None:
-            ways = poolings_of(backbone.config, None)
-            pooling, _ = choose_pooling(backbone, world.public, len(world.classes), ways)
+    classes = len(world.classes)
+    encoder = Encoder.rounded(backbone, pooling, world.public, classes)
+    scaling = Scaling.of(encoder.read(world.public.train)[0])  # public, so all devices share it
+    result = measure_regressions(world.private, encoder.read, classes, scaling, progress)
+    row = 4 * (len(scaling.mean) + 1) * result.largest
+    return ProbeResult(
+        pooling=encoder.pooling,
+        alone=result.alone,
+        averaged=result.averaged,
+        size_bytes=row + encoder.size_bytes(int8=False),
+        size_bytes_int8=row + encoder.size_bytes(int8=True),
+    )
 
-    def features(samples: Samples) -> Features:
-        if backbone is None:
-            return torch.cat([x.flatten(1) for x in samples.inputs.values()], dim=1).numpy()
-        assert pooling is not None
-        return pooled_features(backbone, samples, [pooling])[pooling]
 
-    scaling = Scaling.of(features(world.public.train))  # public, so that all devices share it
+@dataclass(frozen=True)
+class Encoder:
+    """The whole reference, never trained; without a backbone features are the raw inputs."""
 
-    def read(samples: Samples) -> tuple[Features, Labels]:
-        return features(samples), samples.labels.numpy()
+    backbone: PreTrainedModel | None
+    pooling: Pooling | None
 
+    @staticmethod
+    def rounded(
+        backbone: PreTrainedModel | None, pooling: Pooling | None, public: Splits, classes: int
+    ) -> Encoder:
+        """Round the backbone's weights to int8 in place, and choose its pooling.
+
+        Args:
+            backbone: none for raw inputs.
+            pooling: none lets public validation data choose.
+            public: samples for that choice.
+            classes: of the whole fleet.
+        """
+        if backbone is not None:
+            round_to_int8(backbone)
+            if pooling is None:
+                ways = poolings_of(backbone.config, None)
+                pooling, _ = choose_pooling(backbone, public, classes, ways)
+        return Encoder(backbone, pooling)
+
+    def read(self, samples: Samples) -> Read:
+        """Features and labels."""
+        labels = samples.labels.numpy()
+        if self.backbone is None:
+            raw = [x.flatten(1) for x in samples.inputs.values()]
+            return torch.cat(raw, dim=1).numpy(), labels
+        assert self.pooling is not None
+        return pooled_features(self.backbone, samples, [self.pooling])[self.pooling], labels
+
+    def size_bytes(self, *, int8: bool) -> int:
+        """Bytes of the backbone's weights; zero without one."""
+        return 0 if self.backbone is None else _bytes(self.backbone, int8=int8)
+
+
+@dataclass(frozen=True)
+class Regressions:
+    """Accuracy by device with its own regression and with the mean of all of them.
+
+    ``largest`` is the most classes that one of them tells apart.
+    """
+
+    alone: dict[str, float]
+    averaged: dict[str, float]
+    largest: int
+
+
+def measure_regressions(
+    private: Mapping[str, Splits],
+    read: Callable[[Samples], Read],
+    classes: int,
+    scaling: Scaling,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Regressions:
+    """Fit a regression on each device, and test each and their mean on its full test set.
+
+    Args:
+        private: by device.
+        read: features and labels of samples.
+        classes: of the whole fleet.
+        scaling: of the features, the same for all devices.
+        progress: called with the devices that are done, and all.
+    """
     probes, tests = {}, {}
-    for done, (name, own) in enumerate(world.private.items(), 1):
-        probes[name] = fit_probe(read(own.train), read(own.validation), len(world.classes), scaling)
+    for done, (name, own) in enumerate(private.items(), 1):
+        probes[name] = fit_probe(read(own.train), read(own.validation), classes, scaling)
         tests[name] = read(own.test)
-        progress(done, len(world.private))
+        progress(done, len(private))
     together = average(list(probes.values()))
 
     def among_own(name: str) -> Probe:
         own = np.intersect1d(probes[name].seen, together.seen)
         return Probe(together.weight, together.bias, own) if len(own) else probes[name]
 
-    row = 4 * (len(scaling.mean) + 1) * max(len(probe.seen) for probe in probes.values())
-    return ProbeResult(
-        pooling=pooling,
+    return Regressions(
         alone={name: probe.accuracy(*tests[name]) for name, probe in probes.items()},
         averaged={name: among_own(name).accuracy(*tests[name]) for name in probes},
-        size_bytes=row + (0 if backbone is None else _bytes(backbone, int8=False)),
-        size_bytes_int8=row + (0 if backbone is None else _bytes(backbone, int8=True)),
+        largest=max(len(probe.seen) for probe in probes.values()),
     )
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from record import write_result
 
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.device.batched import LocalTraining, train_headers
-from acme_fleet.device.refinement import train_header
-from acme_fleet.fleet import Training
-from acme_fleet.models.header import build_header, initial_tensors
-from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.device.refinement import LocalTraining, train_header
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.header.module import build_header, initial_tensors
+from acme_fleet.simulation.batched import train_headers
 
 TRAINING = Training(epochs=5, batch_size=16, learning_rate=3e-3)
 HIDDEN, CLASSES, GRID, TOGETHER = 32, 10, (4, 4), 100

@@ -15,10 +15,10 @@ from record import cpu_times, ratio_of_medians, write_result
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
-from acme_fleet.cloud.distillation import DistillationStep, distillation_loss, teach
-from acme_fleet.models.elastic import as_elastic
+from acme_fleet.distillation.elastic import DistillationStep, distillation_loss, teach
+from acme_fleet.models.backbone.elastic import as_elastic
+from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Classifier, activations
-from acme_fleet.models.supernet import ElasticClassifier, Run
 
 BATCH, REPETITIONS, GOAL = 16, 12, 1.15
 STUDENTS = [(1.0, 12), (0.25, 2), (0.5, 6), (0.75, 9)]

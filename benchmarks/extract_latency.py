@@ -20,11 +20,11 @@ from torch import nn
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
 from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of
-from acme_fleet.models.elastic import Architecture, architecture, as_elastic, extract
+from acme_fleet.models.backbone.elastic import Architecture, architecture, as_elastic, extract
+from acme_fleet.models.backbone.precision import pack
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.precision import pack
-from acme_fleet.models.supernet import ElasticClassifier
 
 REPETITIONS, GOAL = 60, 1 / 3
 

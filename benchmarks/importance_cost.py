@@ -17,7 +17,7 @@ from transformers import ViTConfig, ViTModel
 
 from acme_fleet.cloud.importance import ablation_importance, taylor_importance
 from acme_fleet.data.samples import Samples
-from acme_fleet.models.elastic import as_elastic
+from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 

@@ -27,17 +27,20 @@ from torch.nn import functional as F
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.backbone import Backbone
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import Samples
-from acme_fleet.fleet import Backbone, Fleet, Training
-from acme_fleet.models.allocation import Importance
-from acme_fleet.models.elastic import reorder
+from acme_fleet.models.backbone.elastic import reorder
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 SEEDS, WIDTH, GOAL = [0, 1, 2, 3, 4], 0.5, 0.0
 RECOVERY = Training(epochs=20, batch_size=16, learning_rate=0.002)

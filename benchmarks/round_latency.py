@@ -23,8 +23,8 @@ from record import write_result
 from sklearn.datasets import load_digits
 
 import acme_fleet
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.runs.journal import read_events
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 from loopback import Hosts, cpu_s, descendants, hosts_up

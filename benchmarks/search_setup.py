@@ -10,11 +10,11 @@ import torch
 from transformers import PreTrainedModel
 
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.edge.comparison import Task
 from acme_fleet.edge.search import HeaderSearch, split_shared_data
-from acme_fleet.fleet import Fleet
-from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 
 CLASSES, SAMPLES = 20, 400
 FLEET = Fleet.parse(

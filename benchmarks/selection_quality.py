@@ -22,7 +22,11 @@ import numpy as np
 from record import write_result
 from scipy.interpolate import RegularGridInterpolator
 
-from acme_fleet.baselines.matching import (
+from acme_fleet.config.backbone import Rule, Selection
+from acme_fleet.config.devices import Energy
+from acme_fleet.cost.energy import energy_j
+from acme_fleet.selection.choice import match
+from acme_fleet.selection.rivals import (
     greedy_accuracy,
     greedy_size,
     oracle,
@@ -30,9 +34,6 @@ from acme_fleet.baselines.matching import (
     trade_off_scores,
     window_oracle,
 )
-from acme_fleet.cloud.pareto import Rule, match
-from acme_fleet.cost.energy import energy_j
-from acme_fleet.fleet import Energy, Selection
 
 SEEDS = list(range(20))
 LIMITS = np.linspace(0.1, 1.0, 19)

@@ -14,10 +14,11 @@ from collections.abc import Callable
 import numpy as np
 from record import write_result
 
-from acme_fleet.baselines.matching import greedy_accuracy, greedy_size, trade_off_scores
-from acme_fleet.cloud.pareto import choose, match, match_many
+from acme_fleet.config.backbone import Selection
+from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
-from acme_fleet.fleet import Energy, Selection
+from acme_fleet.selection.choice import choose, match, match_many
+from acme_fleet.selection.rivals import greedy_accuracy, greedy_size, trade_off_scores
 
 WINDOW = Selection().performance_window
 TYPES = 8

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.supernode.fleet_http_connection import http_request_response
 from record import write_result
 
-from acme_fleet.deploy import keys
+from acme_fleet.network.hosts import certificates as keys
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 from loopback import cpu_s, descendants, free_ports, wait_for

@@ -20,8 +20,8 @@ from record import write_result
 from scipy import stats
 
 import acme_fleet
-from acme_fleet.journal import read_events
-from acme_fleet.report.summary import Summary
+from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.summary import Summary
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cifar20.yaml"
 KINDS: dict[str, dict[str, Any]] = {

@@ -23,8 +23,8 @@ import numpy as np
 from record import student_interval, write_result
 
 import acme_fleet
-from acme_fleet.report.summary import Summary
-from acme_fleet.report.terminal import LiveStages
+from acme_fleet.report.terminal.run import LiveStages
+from acme_fleet.runs.summary import Summary
 
 Settings = dict[str, Any]
 DOMAINS = {"scheme": "natural", "column": "domain"}

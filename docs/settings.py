@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from acme_fleet.fleet import Fleet
+from acme_fleet.config.fleet import Fleet
 
 PAGE = Path(__file__).with_name("settings.md")
 _BOUNDS = {

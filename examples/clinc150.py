@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import acme_fleet
-from acme_fleet.report.terminal import LiveStages, print_summary
+from acme_fleet.report.terminal.run import LiveStages, print_summary
 
 
 def packaged_checkpoint() -> Path:

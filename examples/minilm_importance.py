@@ -20,19 +20,20 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from acme_fleet.baselines.probe import Encoder
-from acme_fleet.cloud.distillation import DistillationStep, distill
 from acme_fleet.cloud.importance import taylor_importance
+from acme_fleet.config.training import Training
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.fleet import Training
-from acme_fleet.models.allocation import Importance
-from acme_fleet.models.checkpoints import load_backbone
-from acme_fleet.models.elastic import reorder
+from acme_fleet.distillation.elastic import DistillationStep, distill
+from acme_fleet.models.backbone.checkpoints import load_backbone
+from acme_fleet.models.backbone.elastic import reorder
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier, activations
 from acme_fleet.models.probe import fit_probe
-from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.simulation.probe_rival import Encoder
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 WIDTHS, DEPTHS, TOKENS = [0.5, 0.75, 1.0], [3, 6], 24
 

@@ -23,19 +23,20 @@ from scipy import stats
 from torch.nn import functional as F
 
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.cloud.distillation import DistillationStep, LogitsLoss, distill, sandwich
 from acme_fleet.cloud.importance import ablation_importance, taylor_importance
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import Samples
-from acme_fleet.fleet import Fleet
-from acme_fleet.models.allocation import Importance
-from acme_fleet.models.elastic import reorder
+from acme_fleet.distillation.elastic import DistillationStep, LogitsLoss, distill, sandwich
+from acme_fleet.models.backbone.elastic import reorder
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import Optimization, evaluate, fit, steps_of
 from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import Optimization, fit, steps_of
 
 RESULT = Path(__file__).parent / "results" / "backbone_ablations.json"
 BASE = "whole method, uniform"

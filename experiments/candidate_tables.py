@@ -19,9 +19,9 @@ import numpy as np
 
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.data.partition import load_world
-from acme_fleet.journal import Journal
 from acme_fleet.pipeline import assemble
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import Journal
 
 TABLES = Path(__file__).parents[1] / "benchmarks" / "tables" / "candidates.json"
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.report.summary import DeviceSummary, Summary
+from acme_fleet.runs.summary import DeviceSummary, Summary
 
 RESULT = Path(__file__).parent / "results" / "demo_gain.json"
 

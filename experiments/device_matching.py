@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from acme_fleet.cloud.pareto import match, match_many
+from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j, worst_energy_j
-from acme_fleet.fleet import Energy
+from acme_fleet.selection.choice import match, match_many
 
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads((ROOT / "benchmarks" / "tables" / "candidates.json").read_text())

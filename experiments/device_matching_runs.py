@@ -29,8 +29,8 @@ from scipy import stats
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cost.energy import energy_j
-from acme_fleet.report.summary import Summary
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.summary import Summary
 
 RESULT = Path(__file__).parent / "results" / "device_matching_runs.json"
 STORAGES = ["150 kB", "160 kB", "400 kB", "420 kB", "1.1 MB", "1.2 MB"]

@@ -19,8 +19,8 @@ from reproduction.drawing import bars, level
 from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
 from reproduction.probe import Places, on_features
 
-from acme_fleet.models.io import write_tensors
-from acme_fleet.models.training import evaluate
+from acme_fleet.models.storage import write_tensors
+from acme_fleet.training.evaluation import evaluate
 
 METHODS = ("Alone", "Avg", "JS", "ACME as printed", "ACME debiased", "FedAvg", "weights, debiased")
 OURS = "weights, debiased"

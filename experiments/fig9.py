@@ -12,7 +12,10 @@ from reproduction.bench import Bench
 from reproduction.drawing import bars
 from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
 
-from acme_fleet.baselines.matching import (
+from acme_fleet.cost.energy import worst_energy_j
+from acme_fleet.models.features import patches
+from acme_fleet.selection.choice import match
+from acme_fleet.selection.rivals import (
     efficiency_ratio,
     greedy_accuracy,
     greedy_size,
@@ -20,9 +23,6 @@ from acme_fleet.baselines.matching import (
     trade_off_scores,
     window_oracle,
 )
-from acme_fleet.cloud.pareto import match
-from acme_fleet.cost.energy import worst_energy_j
-from acme_fleet.models.features import patches
 
 OURS, RIVAL = "ACME", "Greedy-Accuracy"
 LIMITS = np.linspace(0.3, 1.0, 8)  # shares of the largest candidate

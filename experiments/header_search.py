@@ -28,9 +28,10 @@ from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
 
-from acme_fleet.baselines.probe import Encoder
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.server import CloudServer
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.header import Header
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
@@ -39,14 +40,14 @@ from acme_fleet.edge.comparison import STRATEGIES, Task
 from acme_fleet.edge.search import search_header, split_shared_data
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fitting
-from acme_fleet.fleet import Fleet, Header
-from acme_fleet.journal import Journal
 from acme_fleet.links.embedded import EmbeddedLink
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import feature_samples
-from acme_fleet.models.hand_made import HAND_MADE
-from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import evaluate
+from acme_fleet.models.header.by_hand import HAND_MADE
+from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
+from acme_fleet.simulation.probe_rival import Encoder
+from acme_fleet.training.evaluation import evaluate
 
 RESULTS = Path(__file__).parent / "results"
 BACKBONES = {"small": (0.25, 2), "large": (0.75, 4)}

@@ -41,7 +41,7 @@ from personalisation_methods import (
 from reproduction.probe import ALONE, AVERAGED, on_features
 from scipy import stats
 
-from acme_fleet.models.training import evaluate
+from acme_fleet.training.evaluation import evaluate
 
 RESULT = Path(__file__).parent / "results" / "personalisation.json"
 RIVALS = ("Alone", "FedAvg", "FedAvg, seven rounds", "Pooled")

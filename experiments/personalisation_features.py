@@ -22,12 +22,15 @@ from transformers import AutoModel, AutoTokenizer
 
 from acme_fleet import Fleet
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.backbone import Reference, ViT
+from acme_fleet.config.data import Data
+from acme_fleet.config.training import Training
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.samples import Samples, Splits, join, stratified_split
-from acme_fleet.fleet import Data, Reference, Training, ViT
 from acme_fleet.models.features import activations, feature_samples
-from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 SEGMENTS = 4  # a sentence's tokens are averaged in so many equal parts
 TOKENS = 24

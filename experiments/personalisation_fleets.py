@@ -19,13 +19,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from acme_fleet.config.data import IID, Pathological
+from acme_fleet.config.training import Training
 from acme_fleet.data.partition import allocate, class_shares
 from acme_fleet.data.samples import Samples, Splits, stratified_split
-from acme_fleet.fleet import IID, Pathological, Training
-from acme_fleet.models.header import Header, build_header, initial_tensors
-from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
-from acme_fleet.models.training import fit
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.header.module import Header, build_header, initial_tensors
 from acme_fleet.seeding import derive_seed, generator
+from acme_fleet.training.loop import fit
 
 DEVICES = 10
 BLOCK = Block(inputs=(0, 1), operations=("conv3", "conv1"))

@@ -10,14 +10,14 @@ from personalisation_similarity import listening
 from personalisation_training import Local, train_all
 from torch import Tensor
 
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits, join
-from acme_fleet.device.batched import LocalTraining, Trained
-from acme_fleet.device.refinement import HeaderState, prune_header
+from acme_fleet.device.refinement import HeaderState, LocalTraining, Trained, prune_header
 from acme_fleet.edge.aggregation import aggregate, mix_headers
-from acme_fleet.fleet import Training
-from acme_fleet.models.header import Header, build_header
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 LOCAL = Training(epochs=10, batch_size=16, learning_rate=2e-3)
 ROUNDS = 3

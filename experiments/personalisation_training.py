@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acme_fleet.device.batched import LocalTraining, Trained, _Batch, train_headers
-from acme_fleet.fleet import Training
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.unpruned import unpruned
+from acme_fleet.config.training import Training
+from acme_fleet.device.refinement import LocalTraining, Trained
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.header.unpruned import unpruned
+from acme_fleet.simulation.batched import _Batch, train_headers
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from reproduction.probe import on_features
 from scipy import stats
 from torch import Tensor
 
-from acme_fleet.cost.privacy import epsilon
-from acme_fleet.device.privacy import protect_features, protect_importance, quantize
-from acme_fleet.fleet import Privacy
+from acme_fleet.config.personalization import Privacy
+from acme_fleet.privacy.accounting import epsilon
+from acme_fleet.privacy.noise import protect_features, protect_importance, quantize
 
 RESULT = Path(__file__).parent / "results" / "privacy.json"
 DELTA = 1e-5

@@ -29,8 +29,8 @@ from reproduction.probe import all_devices
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.fleet import Fleet
-from acme_fleet.report.summary import Summary
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.runs.summary import Summary
 
 # As many epochs as each of the two steps of Eq. 9 takes there.
 _RECOVERY = Fleet.from_yaml(EXAMPLE).backbone.distillation.model_dump(mode="json")["recovery"]

@@ -12,7 +12,7 @@ from reproduction.probe import of_run
 
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.edge.search_space import space_size
-from acme_fleet.report.summary import Summary
+from acme_fleet.runs.summary import Summary
 
 CHEAPEST = "importance, sketches"
 UPLOAD, LENT = "uploaded ÷ raw data", "uploaded, edges' shared data counted ÷ raw data"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from acme_fleet.messages import Message, RoundReport
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import RoundReport
 
 
 class Peer:

@@ -1,6 +1,5 @@
 """Small models and data that several tests share."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from jaxtyping import install_import_hook
 
 # Shapes and types of the mathematics are checked in every test; before acme_fleet is imported.
 _MATHEMATICS = (
-    *("cloud.importance", "cloud.distillation", "cloud.objectives"),
+    *("cloud.importance", "cloud.objectives", "distillation", "selection", "cost.energy"),
     *("edge.controller", "edge.search", "edge.search_space", "edge.shared_weights"),
     *("edge.strategies", "edge.comparison", "edge.similarity"),
-    *("edge.aggregation", "device.importance", "device.refinement", "models"),
+    *("edge.aggregation", "device.importance", "device.refinement", "models", "privacy.noise"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "beartype.beartype")
 
@@ -33,7 +32,7 @@ from transformers import (  # noqa: E402
 )
 
 from acme_fleet.data.samples import Samples  # noqa: E402
-from acme_fleet.models.elastic import as_elastic  # noqa: E402
+from acme_fleet.models.backbone.elastic import as_elastic  # noqa: E402
 from acme_fleet.models.families import FAMILIES  # noqa: E402
 from acme_fleet.models.features import Classifier  # noqa: E402
 
@@ -134,7 +133,6 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "turn the light on what is weather sing it off now please lamp bright rain sun wind "
         "play song loud a"
     )
-    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
     from reproduction.generated import tiny_bert
 
     return tiny_bert(tmp_path_factory.mktemp("text-checkpoint"), words.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from acme_fleet.fleet import Fleet
+from acme_fleet.config.fleet import Fleet
 
 _TINY: dict[str, Any] = {
     "name": "tiny",

@@ -21,22 +21,24 @@ from transformers import PreTrainedModel
 
 import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
-from acme_fleet.cloud.pretraining import Recipe, finished, pretrain
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
+from acme_fleet.config.data import Data
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Data, Fleet, Training
-from acme_fleet.journal import Journal
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.io import read_tensors, write_json
-from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.models.storage import read_tensors, write_json
 from acme_fleet.pipeline import assemble
-from acme_fleet.report.summary import Summary
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
+from acme_fleet.training.pretraining import Recipe, finished, pretrain
 
 from .generated import WORDS, rooms, tiny_bert, turned_digits
 from .settings import changed, config_of, digest, on_checkpoint, read_config, shape_of

@@ -10,20 +10,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from acme_fleet.cloud.reference import augmentation
+from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.hardware import Cluster
-from acme_fleet.models.elastic import Architecture, architecture, build, extract
+from acme_fleet.inspection.plan import largest_header
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
+from acme_fleet.models.backbone.elastic import Architecture, architecture, build, extract
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, feature_sizes
-from acme_fleet.models.hand_made import HAND_MADE, hand_made
-from acme_fleet.models.header import LinearHeader, build_header, initial_tensors
-from acme_fleet.models.header_plan import Genotype, HeaderPlan
-from acme_fleet.models.training import Optimization, evaluate, fit, mixed_precision, steps_of
-from acme_fleet.plan import largest_header
-from acme_fleet.report.summary import ClusterSummary
+from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
+from acme_fleet.models.header.module import LinearHeader, build_header, initial_tensors
+from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.seeding import seeded
+from acme_fleet.training.augmentation import augmentation
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import Optimization, fit, steps_of
+from acme_fleet.training.precision import mixed_precision
 
 from .bench import Bench
 from .rivals import Plain, adapted_accuracies, personal_accuracies

@@ -10,9 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, shapes_of
-from acme_fleet.hardware import Cluster
-from acme_fleet.report.summary import ClusterSummary
+from acme_fleet.runs.summary import ClusterSummary
 
 from .bench import Bench
 from .bounds import (

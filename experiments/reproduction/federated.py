@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from acme_fleet.cloud.reference import augmentation
+from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, shapes_of
-from acme_fleet.hardware import Cluster
-from acme_fleet.report.summary import ClusterSummary
+from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.seeding import generator
+from acme_fleet.training.augmentation import augmentation
 
 from .bench import Bench
 from .rivals import Plain, personal_accuracies

@@ -23,10 +23,10 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch import Tensor, nn
 
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.fleet import Training
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.io import (
+from acme_fleet.models.storage import (
     backbone_from,
     config_document,
     read_tensors,
@@ -34,7 +34,8 @@ from acme_fleet.models.io import (
     without_prefix,
     write_tensors,
 )
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 State = Mapping[str, Tensor]
 _PARTS = ("train", "validation", "test")

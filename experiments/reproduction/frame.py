@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from record import commit, hardware
 
 from acme_fleet.failures import explain
-from acme_fleet.models.training import training_device
+from acme_fleet.training.precision import training_device
 
 from .bench import SCALES, Bench, Options
 from .parallel import Stage, make_pieces, of_each_seed, shared_by_seeds

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from acme_fleet.data.readers import read_digits
+from acme_fleet.data.sources.files import read_digits
 from acme_fleet.seeding import seeded
 
 _SAID = {

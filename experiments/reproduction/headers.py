@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.edge.comparison import Task
 from acme_fleet.edge.search import search_header, split_shared_data
-from acme_fleet.fleet import Header as HeaderSpace
 from acme_fleet.models.features import feature_samples
-from acme_fleet.models.hand_made import HAND_MADE, hand_made
-from acme_fleet.models.header import LinearHeader
-from acme_fleet.models.training import evaluate
+from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
+from acme_fleet.models.header.module import LinearHeader
+from acme_fleet.training.evaluation import evaluate
 
 from .bench import Bench
 

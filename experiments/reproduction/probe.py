@@ -2,7 +2,8 @@
 
 Its weights are untouched and in int8; without a checkpoint its features are the raw inputs. A
 logistic regression on its pooled features is all that is trained, see
-:mod:`acme_fleet.baselines.probe`. A story without an accuracy of a model of ours has no such rival.
+:mod:`acme_fleet.simulation.probe_rival`. A story without an accuracy of a model of ours has no such
+rival.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from acme_fleet.baselines.probe import Encoder, Read, measure_regressions
 from acme_fleet.cloud.reference import checkpoint_backbone
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.models.probe import Scaling, fit_probe
-from acme_fleet.report.summary import DeviceSummary, Summary
+from acme_fleet.runs.summary import DeviceSummary, Summary
+from acme_fleet.simulation.probe_rival import Encoder, Read, measure_regressions
 
 from .bench import Bench
 

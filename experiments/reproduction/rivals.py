@@ -27,16 +27,17 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from acme_fleet.cloud.pretraining import train_averaged
-from acme_fleet.cloud.reference import augmentation
+from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.hardware import Cluster
-from acme_fleet.models.epoch_state import EpochState
 from acme_fleet.models.features import Classifier, activations, moved
-from acme_fleet.models.io import read_tensors, without_prefix, write_tensors
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.models.storage import read_tensors, without_prefix, write_tensors
 from acme_fleet.seeding import seeded
+from acme_fleet.training.augmentation import augmentation
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
+from acme_fleet.training.pretraining import train_averaged
+from acme_fleet.training.resume import EpochState
 
 from .bench import Bench
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from acme_fleet.cloud.pretraining import SHAPES
+from acme_fleet.config.backbone import ViT
+from acme_fleet.config.devices import parse_bytes
 from acme_fleet.cost.size import zeta
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import ViT
-from acme_fleet.hardware import parse_bytes
-from acme_fleet.models.checkpoints import read_checkpoint
+from acme_fleet.models.backbone.checkpoints import read_checkpoint
 from acme_fleet.models.families import dimensions
+from acme_fleet.training.pretraining import SHAPES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

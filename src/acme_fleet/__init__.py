@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from acme_fleet.registration import register_with_transformers
+from acme_fleet.models.registration import register_with_transformers
 
 if TYPE_CHECKING:
-    from acme_fleet.fleet import Fleet
+    from acme_fleet.config.fleet import Fleet
     from acme_fleet.models.shipped import load_device_model as load
     from acme_fleet.pipeline import customize
 
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use: ``acme --help`` must not wait for torch."""
     match name:
         case "Fleet":
-            from acme_fleet.fleet import Fleet
+            from acme_fleet.config.fleet import Fleet
 
             return Fleet
         case "customize":

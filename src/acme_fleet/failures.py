@@ -1,4 +1,4 @@
-"""How a process of acme-fleet tells what went wrong: one clear line, never a traceback.
+"""A failed process ends with one clear line, never with a traceback.
 
 Exit codes: 0 all done, 1 done in part, 2 wrong input or no means (memory, disk, a file), 70 a bug
 of acme-fleet, 130 interrupted.

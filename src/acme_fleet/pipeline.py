@@ -12,29 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from acme_fleet.baselines.probe import ProbeResult, measure_probe
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.reference import ReferenceResult, checkpoint_backbone
 from acme_fleet.cloud.server import CloudServer
+from acme_fleet.config.devices import Cluster
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.folder import changed_files
-from acme_fleet.device.together import train_ahead
+from acme_fleet.device.state import changed_files
 from acme_fleet.errors import DamagedError, WriteError
-from acme_fleet.files import remove_partial
-from acme_fleet.fleet import Fleet
-from acme_fleet.hardware import Cluster
-from acme_fleet.journal import Journal, Observer, read_events, read_journal
+from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
-from acme_fleet.locks import held
-from acme_fleet.messages import ClusterReport, Message
-from acme_fleet.models.training import training_device
-from acme_fleet.plan import Plan, check_feasible, make_plan
-from acme_fleet.report.html import write_report
-from acme_fleet.report.leaving import sent_by_devices
-from acme_fleet.report.summary import (
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.cloud_edge import ClusterReport
+from acme_fleet.report.page.html import write_report
+from acme_fleet.report.warnings import commonest_share, run_warnings
+from acme_fleet.roles import cloud_role, device_role, edge_role
+from acme_fleet.runs.atomic import remove_partial
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.disclosure import sent_by_devices
+from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
+from acme_fleet.runs.locks import held
+from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.runs.summary import (
     Candidate,
     ClusterSummary,
     Contender,
@@ -43,12 +45,11 @@ from acme_fleet.report.summary import (
     ReferenceSummary,
     Summary,
 )
-from acme_fleet.report.traffic import count_traffic, privacy_losses
-from acme_fleet.report.warnings import commonest_share, run_warnings
-from acme_fleet.roles import cloud_role, device_role, edge_role
-from acme_fleet.run_directory import RunDirectory
-from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.runs.traffic import count_traffic, privacy_losses
 from acme_fleet.seeding import threads
+from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
+from acme_fleet.simulation.together import train_ahead
+from acme_fleet.training.precision import training_device
 
 _LOG = logging.getLogger(__name__)
 Connect = Callable[[Fleet, World, RunDirectory, Journal], AbstractContextManager[Link]]
@@ -154,7 +155,7 @@ def _run(
 
 
 def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> ProbeResult:
-    """What a practitioner would do in its place, measured beside the protocol on this machine."""
+    """Measure the practitioner's rival beside the protocol, on this machine."""
     path = run.path / "rivals" / "probe.json"
     result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
     if result is None:
@@ -195,7 +196,7 @@ def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journa
 def _ahead(
     fleet: Fleet, cluster: Cluster, devices: dict[str, DeviceClient], journal: Journal
 ) -> Callable[[Mapping[str, Message]], None]:
-    """What a cluster's devices do together; nothing where each works for itself."""
+    """The work that a cluster's devices do together; none where each works alone."""
     if fleet.devices_at_once == 1:
         return lambda _: None
     settings = fleet.personalization

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from acme_fleet.config.devices import Cluster, Device
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World
-from acme_fleet.fleet import Fleet
-from acme_fleet.hardware import Cluster, Device
-from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import Journal
 
 if TYPE_CHECKING:
     from acme_fleet.cloud.server import CloudServer

@@ -14,11 +14,11 @@ import jaxtyping
 import pytest
 
 import acme_fleet
-from acme_fleet.device import measurement
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
-from acme_fleet.report import plots
-from acme_fleet.report.summary import Summary
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.profiling import measure as measurement
+from acme_fleet.report.page import plots
+from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.summary import Summary
 from tiny_fleet import tiny
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 import acme_fleet
 from acme_fleet.cloud import server
 from acme_fleet.cloud.objectives import Quality
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError, QuorumError
-from acme_fleet.fleet import Fleet
-from acme_fleet.report.summary import Summary
-from acme_fleet.report.terminal import print_summary
+from acme_fleet.report.terminal.run import print_summary
+from acme_fleet.runs.summary import Summary
 
 Tiny = Callable[..., Fleet]
 _FAR = 1e30

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import acme_fleet
 from acme_fleet import pipeline
 from acme_fleet.cli import app
+from acme_fleet.config.devices import Energy
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.device import client
@@ -22,26 +23,24 @@ from acme_fleet.edge import server
 from acme_fleet.edge.aggregation import normalize
 from acme_fleet.edge.memory import Rounds
 from acme_fleet.errors import ProtocolError, QuorumError
-from acme_fleet.fleet import Energy
-from acme_fleet.journal import Journal, read_events
 from acme_fleet.links.wire import decode
-from acme_fleet.messages import (
-    ClusterProfile,
-    ClusterReport,
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport
+from acme_fleet.messages.edge_device import (
     DeviceProfile,
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
     ImportanceUpdate,
     ImportanceUpload,
-    Message,
     ProfileRequest,
     ReportRequest,
     RoundStart,
 )
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.report.summary import Summary
-from acme_fleet.sealed import read_sealed
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.sealed import read_sealed
+from acme_fleet.runs.summary import Summary
 
 Handle = Callable[[DeviceClient, Message], Message]
 
@@ -302,7 +301,7 @@ def test_report_with_numbers_that_cannot_be_is_left_out(north, prepared: Path, f
     summary = acme_fleet.customize(north(**{"personalization.rounds": 1}), prepared, resume=True)
     assert "accuracy" in summary.clusters[0].lost["cam-1"]
     # What is said about the lie can be shown on a terminal that reads markup.
-    from acme_fleet.report.terminal import print_summary
+    from acme_fleet.report.terminal.run import print_summary
 
     print_summary(summary)
 

@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 import acme_fleet
-from acme_fleet import files
 from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import WriteError
-from acme_fleet.fleet import Fleet
+from acme_fleet.runs import atomic as files
 from conftest import models_of
 
 

@@ -15,30 +15,29 @@ import numpy as np
 import pytest
 import torch
 
-from acme_fleet.device.masking import Masker, public_key, unmask
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.edge.aggregation import normalize
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import ProtocolError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import Journal
 from acme_fleet.links.embedded import EmbeddedLink
-from acme_fleet.messages import (
-    BackboneAssignment,
-    ClusterReport,
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.cloud_edge import BackboneAssignment, ClusterReport
+from acme_fleet.messages.edge_device import (
     DeviceProfile,
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
     ImportanceUpdate,
     ImportanceUpload,
-    Message,
     ProfileRequest,
     RoundReport,
     RoundStart,
 )
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import backbone_from, clone_state, config_document
+from acme_fleet.models.storage import backbone_from, clone_state, config_document
+from acme_fleet.privacy.masking import Masker, public_key, unmask
+from acme_fleet.runs.journal import Journal
 from tiny_fleet import tiny
 
 NAMES = [f"cam-{n}" for n in range(5)]
@@ -169,7 +168,7 @@ class Outcome:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., Any]) -> Any:
     """``stage(rule, lie)``: a run of the edge server; the header is searched once for all."""
-    from acme_fleet.cloud.reference import new_vit, vit_config
+    from acme_fleet.models.vit import new_vit, vit_config
 
     searched = tmp_path_factory.mktemp("searched") / "edge"
 

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.personalization import Mix
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.memory import recall, remember
 from acme_fleet.edge.rounds import check_held, header_shapes, mix_round
 from acme_fleet.errors import ProtocolError
-from acme_fleet.fleet import Fleet, Mix
-from acme_fleet.journal import read_events
-from acme_fleet.messages import ImportanceUpload, Message
-from acme_fleet.models.header import initial_tensors
-from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
-from acme_fleet.report.summary import Summary
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import ImportanceUpload
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.header.module import initial_tensors
+from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.summary import Summary
 
 PLAN = HeaderPlan(
     genotype=Genotype(

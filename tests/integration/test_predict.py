@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from acme_fleet import predict
 from acme_fleet.cli import app
 from acme_fleet.errors import FleetError
-from acme_fleet.predict import Classified, DeviceModel, predict_files
-from acme_fleet.predict_inputs import Input, Skipped, find_inputs
+from acme_fleet.inspection import predict
+from acme_fleet.inspection.predict import Classified, DeviceModel, predict_files
+from acme_fleet.inspection.predict_inputs import Input, Skipped, find_inputs
 
 
 def _acme(*arguments: str | Path, given: bytes = b"") -> Any:

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 import acme_fleet
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import FleetError, ProtocolError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import Journal, read_events
-from acme_fleet.messages import FeatureSample, ImportanceUpload, Message, RoundStart
-from acme_fleet.report.summary import Summary
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import FeatureSample, ImportanceUpload, RoundStart
+from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.summary import Summary
 
 Tiny = Callable[..., Fleet]
 

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 import acme_fleet
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
-from acme_fleet.models.io import read_tensors
-from acme_fleet.models.supernet import ElasticClassifier
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.storage import read_tensors
+from acme_fleet.runs.journal import read_events
 
 
 def _elastic(fleet: Fleet, world: World, path: Path) -> ElasticClassifier:

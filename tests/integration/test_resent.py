@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import ProtocolError, QuorumError, RunError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import Journal, read_events
-from acme_fleet.locks import LOCK, held
-from acme_fleet.messages import Message, RoundStart
-from acme_fleet.report.summary import Summary, Traffic
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import RoundStart
+from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.locks import LOCK, held
+from acme_fleet.runs.summary import Summary, Traffic
 from conftest import models_of
 
 

@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import RunError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
-from acme_fleet.messages import Message, ReportRequest
-from acme_fleet.report.summary import Summary
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import ReportRequest
+from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.summary import Summary
 
 
 @dataclass

@@ -25,19 +25,20 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import World, distribute
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
 from acme_fleet.links import embedded
 from acme_fleet.links.wire import encode
-from acme_fleet.messages import FeatureSample, Message
-from acme_fleet.models.header_plan import Genotype, HeaderPlan
-from acme_fleet.models.training import evaluate
-from acme_fleet.report.summary import Summary
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import FeatureSample
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
+from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.summary import Summary
+from acme_fleet.training.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import QuorumError
-from acme_fleet.explain import compare_matching, explain_device
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import Journal, read_events
+from acme_fleet.inspection.explain import compare_matching, explain_device
 from acme_fleet.pipeline import assemble
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import Journal, read_events
 
 
 @pytest.mark.parametrize("rule", ["nearest", "literal"])

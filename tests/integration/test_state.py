@@ -13,9 +13,9 @@ import pytest
 from test_resume import StopAt
 
 import acme_fleet
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.edge import search
 from acme_fleet.errors import RunError
-from acme_fleet.fleet import Fleet
 from conftest import models_of
 
 

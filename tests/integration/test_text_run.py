@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
-from acme_fleet.fleet import Fleet
+from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.probe import fit_probe
 from acme_fleet.models.shipped import load_device_model
-from acme_fleet.models.training import evaluate
-from acme_fleet.predict import predict_test_data, read_preprocessing
-from acme_fleet.report.summary import Summary
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.summary import Summary
+from acme_fleet.training.evaluation import evaluate
 
 _SAID = {
     "light": ["turn", "light", "on", "off", "lamp", "bright"],

@@ -12,14 +12,17 @@ import pytest
 from safetensors.torch import load_file
 
 import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
 from acme_fleet.data.partition import load_world
-from acme_fleet.device import client, together
+from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.folder import DeviceFolder
+from acme_fleet.device.state import DeviceFolder
 from acme_fleet.errors import RunError
-from acme_fleet.fleet import Fleet, Training
-from acme_fleet.journal import read_events
-from acme_fleet.messages import Message, RoundStart
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import RoundStart
+from acme_fleet.runs.journal import read_events
+from acme_fleet.simulation import together
 
 
 def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(

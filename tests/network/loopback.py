@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import read_events
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import read_events
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
 STARTED = "--- started\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import statistics
-import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,9 @@ from torch import Tensor
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.data.samples import Splits
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.training import evaluate, fit
 from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 pytestmark = pytest.mark.network
 
@@ -28,8 +28,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.serverapp import Grid  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-
-sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 from reproduction.bench import Bench, Options  # noqa: E402
 from reproduction.federated import OWN  # noqa: E402
 from reproduction.flower_rounds import (  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 from loopback import Hosts, hosts_up, short_folder
 
 import acme_fleet
-from acme_fleet.fleet import Fleet
+from acme_fleet.config.fleet import Fleet
 from tiny_fleet import tiny
 
 # Namespace of each host, and its line to the middle: address, gateway.

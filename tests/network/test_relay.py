@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import acme_fleet
-from acme_fleet.links.frames import receive_frame, send_frame
+from acme_fleet.network.flower.frames import receive_frame, send_frame
 
 # Flower's own imports warn about click; ours do not come by here.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-_APP = Path(acme_fleet.__file__).parent / "flower_app"
+_APP = Path(acme_fleet.__file__).parent / "network" / "flower" / "app"
 
 
 @pytest.fixture

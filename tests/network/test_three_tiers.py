@@ -25,21 +25,21 @@ from damage import damaged, garbage, misshapen, not_numbers
 from loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 
 import acme_fleet
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
-from acme_fleet.deploy import keys
-from acme_fleet.deploy.site import Site
-from acme_fleet.deploy.superlink import SuperLink
-from acme_fleet.deploy.up import services
 from acme_fleet.errors import ProtocolError
-from acme_fleet.fleet import Fleet
-from acme_fleet.journal import Journal, read_events
 from acme_fleet.links.base import Handler, Link
 from acme_fleet.links.embedded import EmbeddedLink
-from acme_fleet.messages import Message
+from acme_fleet.messages.base import Message
+from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts.site import Site
+from acme_fleet.network.hosts.superlink import SuperLink
+from acme_fleet.network.hosts.up import services
 from acme_fleet.pipeline import customize
-from acme_fleet.report.summary import Summary
 from acme_fleet.roles import device_role, edge_role
-from acme_fleet.run_directory import RunDirectory
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.summary import Summary
 from tiny_fleet import tiny
 
 _RUN_S = 420
@@ -264,7 +264,7 @@ def test_everything_that_can_fail_fails_and_the_run_ends(
     run = hosts.run(out=out)
     wait_for(lambda: hosts.sent(out, "cloud", "north", "BackboneAssignment") > 0, _RUN_S)
     _wait_until_at_work(hosts, "north", 0.5)
-    hosts.kill_part("north", "acme_fleet.deploy.role")
+    hosts.kill_part("north", "acme_fleet.network.hosts.role")
     edge = hosts.state("north") / "runs" / hosts.run_id(out) / "edges" / "north"
     assert not (edge / "coarse.safetensors").exists(), "it was killed after its search"
 
@@ -291,7 +291,7 @@ def test_everything_that_can_fail_fails_and_the_run_ends(
 
 def _wait_until_at_work(hosts: Hosts, name: str, seconds: float) -> None:
     """Until a host's role, idle now, has used so many seconds of a processor."""
-    role = hosts.part(name, "acme_fleet.deploy.role")
+    role = hosts.part(name, "acme_fleet.network.hosts.role")
     before = cpu_s(role)
     wait_for(lambda: cpu_s(role) > before + seconds, _RUN_S, every_s=0.02)
 

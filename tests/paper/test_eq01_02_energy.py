@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import (
     energy_j,
     fit_latency,
@@ -12,7 +13,6 @@ from acme_fleet.cost.energy import (
     power_w,
     worst_energy_j,
 )
-from acme_fleet.fleet import Energy
 
 WIDTHS, DEPTHS = (a.ravel() for a in np.meshgrid([0.25, 0.5, 0.75, 1.0], [1, 3, 6, 12]))
 DEVICE = Energy(

@@ -19,12 +19,13 @@ from acme_fleet.cloud.importance import (
     features_objective,
     taylor_importance,
 )
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
-from acme_fleet.fleet import Training
-from acme_fleet.models.elastic import as_elastic, reorder
+from acme_fleet.models.backbone.elastic import as_elastic, reorder
 from acme_fleet.models.families import FAMILIES, dimensions
 from acme_fleet.models.features import Classifier, activations
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 
 def labelled(inputs: dict[str, Tensor]) -> Samples:

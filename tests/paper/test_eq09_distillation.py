@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from acme_fleet.cloud import distillation
-from acme_fleet.cloud.distillation import (
+from acme_fleet.config.backbone import Distillation
+from acme_fleet.config.training import Training
+from acme_fleet.data.samples import Samples
+from acme_fleet.distillation import elastic as distillation
+from acme_fleet.distillation.elastic import (
     DistillationStep,
     Lesson,
     distill,
@@ -27,12 +30,11 @@ from acme_fleet.cloud.distillation import (
     step_of,
     teach,
 )
-from acme_fleet.data.samples import Samples
-from acme_fleet.fleet import Distillation, Training
-from acme_fleet.models.elastic import Architecture, kept_layers
+from acme_fleet.models.backbone.elastic import Architecture, kept_layers
+from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Activations, Classifier
-from acme_fleet.models.supernet import ElasticClassifier, Run
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 LAYERS = 4
 STEP = DistillationStep(

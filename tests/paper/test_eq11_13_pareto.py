@@ -10,19 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from acme_fleet.cloud.pareto import (
-    Rule,
-    choose,
+from acme_fleet.config.backbone import Rule
+from acme_fleet.errors import FleetError
+from acme_fleet.selection.choice import choose, match, match_many
+from acme_fleet.selection.front import (
     exact_front,
     front,
     grid_coordinates,
     interval_count,
     interval_end,
-    match,
-    match_many,
     pareto_front_grid,
 )
-from acme_fleet.errors import FleetError
 
 RULES: list[Rule] = ["nearest", "literal"]
 shapes = st.tuples(st.integers(1, 12), st.integers(2, 4))

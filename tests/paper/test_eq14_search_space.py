@@ -22,8 +22,8 @@ from acme_fleet.edge.search_space import (
     genotype_of,
     space_size,
 )
-from acme_fleet.models.header import build_header, initial_tensors
-from acme_fleet.models.header_plan import OPERATIONS
+from acme_fleet.messages.header_plan import OPERATIONS
+from acme_fleet.models.header.module import build_header, initial_tensors
 
 HIDDEN, CLASSES = 6, 3
 DOWNSAMPLE = OPERATIONS.index("downsample")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from acme_fleet.config.header import Search
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge import search
@@ -28,13 +29,12 @@ from acme_fleet.edge.strategies import (
     Strategy,
     make_strategy,
 )
-from acme_fleet.fleet import Search
-from acme_fleet.models.elastic import as_elastic
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.features import feature_samples
-from acme_fleet.models.header import build_header
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import clone_state
-from acme_fleet.models.training import evaluate
+from acme_fleet.models.header.module import build_header
+from acme_fleet.models.storage import clone_state
+from acme_fleet.training.evaluation import evaluate
 
 SPACE = SearchSpace(blocks=1, cells=1, channels=4, hidden=16, classes=4, axes=2)
 FROZEN = Search(

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.importance import (
     ImportanceAccumulator,
@@ -20,10 +21,9 @@ from acme_fleet.device.importance import (
     neurons_to_keep,
 )
 from acme_fleet.device.refinement import prune_header, train_header
-from acme_fleet.fleet import Training
-from acme_fleet.models.header import Header, build_header, initial_tensors, prune
-from acme_fleet.models.header_plan import Block, Genotype, HeaderPlan
-from acme_fleet.models.training import fit
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
+from acme_fleet.training.loop import fit
 
 CHANNELS = 5
 BLOCKS = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from acme_fleet.report.summary import Summary
+from acme_fleet.runs.summary import Summary
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ACME_DATA", ROOT.parent / "shared" / "data"))

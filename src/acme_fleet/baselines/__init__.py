@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rivals of the mixing weights, for experiments alone."""

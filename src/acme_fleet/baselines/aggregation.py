@@ -1,4 +1,4 @@
-"""Who listens to whom: the rivals of the mixing weights Ŵ (Eq. 19-20, Fig. 11).
+"""Rivals of the mixing weights Ŵ (Eq. 19-20, Fig. 11).
 
 Each gives a matrix whose row n holds the weights of n's peers, itself included. The identity
 mixes nothing; Alone and Avg differ from ACME in nothing else. FedAvg applies its rows to the

@@ -12,8 +12,8 @@ from acme_fleet.cli.hosts import need_flower
 from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
-    from acme_fleet.fleet import Fleet
-    from acme_fleet.report.summary import Summary
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.runs.summary import Summary
 
 Out = Annotated[Path | None, typer.Option(help="Run directory; must be new or empty.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's seed.")]
@@ -27,7 +27,7 @@ EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 @app.command()
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
-    from acme_fleet.fleet import Fleet
+    from acme_fleet.config.fleet import Fleet
 
     _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
@@ -49,11 +49,11 @@ def init(path: FleetFile) -> None:
 @app.command()
 def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
-    from acme_fleet.fleet import Fleet
-    from acme_fleet.plan import check_feasible, examine
-    from acme_fleet.report.holdings import print_holdings
-    from acme_fleet.report.reasons import print_limits
-    from acme_fleet.report.terminal import print_leaving, print_plan
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.inspection.plan import check_feasible, examine
+    from acme_fleet.report.terminal.holdings import print_holdings
+    from acme_fleet.report.terminal.reasons import print_limits
+    from acme_fleet.report.terminal.run import print_leaving, print_plan
 
     fleet = Fleet.from_yaml(path)
     plan = examine(fleet)
@@ -78,8 +78,8 @@ def run(
     ] = None,
 ) -> None:
     """Customise a fleet: the main job."""
+    from acme_fleet.config.fleet import Fleet
     from acme_fleet.errors import FleetError
-    from acme_fleet.fleet import Fleet
 
     if engine == "flower":
         need_flower()
@@ -132,10 +132,10 @@ def predict(
     A file that cannot be read is told on its line; the others are answered, and the exit code is 1.
     """
     from acme_fleet.errors import FleetError
-    from acme_fleet.predict import open_model, predict_test_data
-    from acme_fleet.predict_inputs import Skipped, find_inputs
-    from acme_fleet.report.predictions import print_answers, write_answers
-    from acme_fleet.report.terminal import print_test_result
+    from acme_fleet.inspection.predict import open_model, predict_test_data
+    from acme_fleet.inspection.predict_inputs import Skipped, find_inputs
+    from acme_fleet.report.terminal.predictions import print_answers, write_answers
+    from acme_fleet.report.terminal.run import print_test_result
 
     if not files and not text:
         if lines or as_json or top:
@@ -170,8 +170,8 @@ def explain(
     ] = None,
 ) -> None:
     """Why a device got its backbone, and what other storage limits would have bought."""
-    from acme_fleet.explain import compare_matching, explain_device
-    from acme_fleet.report.reasons import print_explanation, print_matching
+    from acme_fleet.inspection.explain import compare_matching, explain_device
+    from acme_fleet.report.terminal.reasons import print_explanation, print_matching
 
     if device is None:
         print_matching(compare_matching(run_dir))
@@ -201,11 +201,11 @@ def profile(
 ) -> None:
     """Measure what a model costs on this machine, and fit the constants of Eq. 2."""
     from acme_fleet.cost.power import find_source
-    from acme_fleet.device.profile import check_fit, profile_model
-    from acme_fleet.device.profile_file import power_label, write_profile
     from acme_fleet.errors import FleetError
-    from acme_fleet.report.costs import print_profile
-    from acme_fleet.report.terminal import LiveStages
+    from acme_fleet.profiling.file import power_label, write_profile
+    from acme_fleet.profiling.fit import check_fit, profile_model
+    from acme_fleet.report.terminal.costs import print_profile
+    from acme_fleet.report.terminal.run import LiveStages
 
     if device_file is not None and device_file.exists():
         raise FleetError(f"{device_file} exists already; it was not changed")
@@ -230,8 +230,8 @@ def _run(
     fleet: Fleet, out: Path, seed: int | None, *, resume: bool, config: Path | None = None
 ) -> None:
     from acme_fleet.pipeline import customize
-    from acme_fleet.report.terminal import LiveStages, print_summary
-    from acme_fleet.run_directory import REPORT, RunDirectory
+    from acme_fleet.report.terminal.run import LiveStages, print_summary
+    from acme_fleet.runs.directory import REPORT, RunDirectory
 
     if seed is not None:
         fleet = fleet.model_copy(update={"seed": seed})
@@ -242,7 +242,7 @@ def _run(
             if config is None:
                 summary: Summary = customize(fleet, out, resume=resume, observer=stages)
             else:
-                from acme_fleet.deploy.run import customize_over_flower
+                from acme_fleet.network.hosts.run import customize_over_flower
 
                 summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
     except KeyboardInterrupt as stop:
@@ -251,8 +251,8 @@ def _run(
         raise typer.Exit(exit_code(stop)) from None
     print_summary(summary)
     if config is not None:
-        from acme_fleet.journal import read_events
         from acme_fleet.report.overhead import overhead_text
+        from acme_fleet.runs.journal import read_events
 
         edges = {cluster.name for cluster in fleet.clusters}
         say(overhead_text(read_events(RunDirectory(out).events), edges))
@@ -266,6 +266,6 @@ def _run(
 
 
 def _kept(out: Path) -> str:
-    from acme_fleet.run_directory import RunDirectory
+    from acme_fleet.runs.directory import RunDirectory
 
     return f"what is finished is in {out}; go on: {RunDirectory(out).resume_command}"

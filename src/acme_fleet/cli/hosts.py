@@ -38,8 +38,8 @@ def up(
 ) -> None:
     """Run what this host of a fleet needs, in the foreground, until Ctrl-C."""
     need_flower()
-    from acme_fleet.deploy.units import unit
-    from acme_fleet.deploy.up import up as run_host
+    from acme_fleet.network.hosts.units import unit
+    from acme_fleet.network.hosts.up import up as run_host
 
     if show is not None:
         say(unit(config, role, show))
@@ -58,7 +58,7 @@ def keys_init(
 ) -> None:
     """Make the certificate authority and the servers' certificates, and say what goes where."""
     need_flower()
-    from acme_fleet.deploy.keygen import init_keys
+    from acme_fleet.network.hosts.keygen import init_keys
 
     say(init_keys(keys_dir, host, fleet))
 
@@ -71,6 +71,6 @@ def keys_device(
 ) -> None:
     """Make the key of a device, or of an edge for the cloud, and say what goes where."""
     need_flower()
-    from acme_fleet.deploy.keygen import device_key
+    from acme_fleet.network.hosts.keygen import device_key
 
     say(device_key(keys_dir, name, fleet))

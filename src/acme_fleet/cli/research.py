@@ -50,11 +50,11 @@ def pretrain(
 ) -> None:
     """Train a reference model from data alone; it goes on where it was interrupted."""
     with _options_named({"data.train": "--data", "`data.image_size`": "--image-size"}):
-        from acme_fleet.cloud.pretraining import pretrain, recipe_for
-        from acme_fleet.data.archives import data_at
+        from acme_fleet.config.training import Training
         from acme_fleet.data.datasets import load_source
-        from acme_fleet.fleet import Training
-        from acme_fleet.report.terminal import LiveStages
+        from acme_fleet.data.sources.archives import data_at
+        from acme_fleet.report.terminal.run import LiveStages
+        from acme_fleet.training.pretraining import pretrain, recipe_for
 
         source = load_source(data_at(data, image_size, classes))
         training = Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The cloud server: phase 1, Algorithm 1, over all clusters."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from acme_fleet.cloud.objectives import Grid, Quality
-from acme_fleet.cloud.pareto import Match, match
+from acme_fleet.config.backbone import Selection
+from acme_fleet.config.devices import Part
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Selection
-from acme_fleet.hardware import Part
+from acme_fleet.selection.choice import Match, match
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class ClusterChoice:
-    """What some parts of a cluster could have had, and what they get.
+    """The candidates and the choice for some parts of a cluster.
 
     Attributes:
         edge: the cluster's edge server.

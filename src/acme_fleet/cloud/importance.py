@@ -1,4 +1,4 @@
-"""How much the loss depends on each attention head and each MLP neuron (Eq. 6-8)."""
+"""Importance of each attention head and each MLP neuron for the loss (Eq. 6-8)."""
 
 from __future__ import annotations
 

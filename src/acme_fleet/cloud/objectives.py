@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from acme_fleet import fleet
+from acme_fleet.config.backbone import Backbone
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
+from acme_fleet.messages.header_plan import HeaderPlan, smallest_genotype
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, feature_sizes
-from acme_fleet.models.header_plan import HeaderPlan, smallest_genotype
-from acme_fleet.models.supernet import ElasticClassifier
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Grid:
         return len(self.widths)
 
 
-def candidate_grid(settings: fleet.Backbone, reference: Classifier) -> Grid:
+def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
     """Every width at every depth, narrow and shallow first.
 
     Raises:
@@ -47,7 +49,7 @@ def candidate_grid(settings: fleet.Backbone, reference: Classifier) -> Grid:
     return Grid(np.array(widths, dtype=float), np.array(depths, dtype=int))
 
 
-def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: fleet.Header) -> np.ndarray:
+def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: Header) -> np.ndarray:
     """Exact bytes of the file that would ship, shape ``(candidates,)``.
 
     Each backbone is counted with the smallest header of the search space: what it must leave
@@ -69,7 +71,7 @@ def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: fleet.Head
 
 @dataclass(frozen=True)
 class Quality:
-    """How good the candidates are with θ0^H, each of shape ``(candidates,)``.
+    """Loss and accuracy of the candidates with θ0^H, each of shape ``(candidates,)``.
 
     Attributes:
         losses: mean cross-entropy, the objective f^1.
@@ -80,7 +82,7 @@ class Quality:
     accuracies: np.ndarray
 
 
-def without_loss(grid: Grid, quality: Quality, settings: fleet.Fleet) -> list[str]:
+def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
     """Candidates that nothing can be said of, in words: their loss is no finite number.
 
     Raises:

@@ -6,33 +6,31 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from acme_fleet import fleet
+from acme_fleet.config.backbone import Pooling, Reference
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.distillation.elastic import Origin
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Pooling
-from acme_fleet.models.checkpoints import load_backbone, load_head
-from acme_fleet.models.elastic import as_elastic, is_full_width
+from acme_fleet.models.backbone.checkpoints import load_backbone, load_head
+from acme_fleet.models.backbone.elastic import is_full_width
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import Classifier, patches
-from acme_fleet.models.io import clone_state
 from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
-from acme_fleet.models.training import evaluate, fit
+from acme_fleet.models.storage import clone_state
+from acme_fleet.models.vit import new_vit, vit_config
 from acme_fleet.seeding import derive_seed, seeded
+from acme_fleet.training.augmentation import Augment
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
 
 _PATIENCE = 2  # epochs of fine-tuning without a better one
-
-Augment = Callable[[Samples, torch.Generator], Samples]
-Origin = Literal["trained", "fine-tuned", "untouched"]
-"""By the run; on the public data; not, as that did not win on validation data."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,7 @@ class ReferenceResult:
     origin: Origin
 
 
-def untrained_reference(
-    settings: fleet.Fleet, public: Splits, class_names: list[str]
-) -> Classifier:
+def untrained_reference(settings: Fleet, public: Splits, class_names: list[str]) -> Classifier:
     """The reference before its training on the public data: a checkpoint, or a new ViT.
 
     A checkpoint's own classifier is kept if it knows the same classes.
@@ -67,38 +63,7 @@ def untrained_reference(
         return _from_checkpoint(settings.reference, inputs, class_names)
 
 
-def new_vit(config: ViTConfig, classes: int, seed: int) -> Classifier:
-    """An untrained ViT with a linear classifier."""
-    with seeded(derive_seed(seed, "reference")):
-        backbone = ViTModel(config, add_pooling_layer=False)
-        return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, classes))
-
-
-def vit_config(settings: fleet.Reference, pixel_shape: tuple[int, int, int]) -> ViTConfig:
-    """The configuration of the ViT that the run trains.
-
-    Raises:
-        FleetError: if the image is not square or not a multiple of the patch.
-    """
-    channels, rows, columns = pixel_shape
-    patch = settings.model.patch_size
-    if rows != columns or rows % patch:
-        raise FleetError(
-            f"reference.model.patch_size: images of {rows} × {columns} cannot be cut into patches "
-            f"of {patch} × {patch}; set data.image_size to a multiple of it"
-        )
-    return ViTConfig(
-        image_size=rows,
-        patch_size=patch,
-        num_channels=channels,
-        hidden_size=settings.model.hidden_size,
-        num_hidden_layers=settings.model.layers,
-        num_attention_heads=settings.model.heads,
-        intermediate_size=settings.model.neurons,
-    )
-
-
-def known_pooling(settings: fleet.Reference, hidden: int) -> Pooling | None:
+def known_pooling(settings: Reference, hidden: int) -> Pooling | None:
     """A checkpoint's pooling by the fleet file or its own; none where neither says.
 
     Raises:
@@ -110,7 +75,7 @@ def known_pooling(settings: fleet.Reference, hidden: int) -> Pooling | None:
 
 
 def checkpoint_backbone(
-    settings: fleet.Reference, inputs: Mapping[str, Tensor]
+    settings: Reference, inputs: Mapping[str, Tensor]
 ) -> tuple[PreTrainedModel, Pooling | None]:
     """A checkpoint's untouched backbone for such inputs, and how it is known to be pooled.
 
@@ -125,7 +90,7 @@ def checkpoint_backbone(
 
 
 def _from_checkpoint(
-    settings: fleet.Reference, inputs: dict[str, Tensor], class_names: list[str]
+    settings: Reference, inputs: dict[str, Tensor], class_names: list[str]
 ) -> Classifier:
     checkpoint, revision = settings.checkpoint, settings.revision
     assert checkpoint is not None
@@ -217,7 +182,7 @@ def public_probe(
 
 def train_reference(
     model: Classifier,
-    settings: fleet.Reference,
+    settings: Reference,
     public: Splits,
     generator: torch.Generator,
     augment: Augment | None,
@@ -239,7 +204,7 @@ def train_reference(
     return model
 
 
-def origin_of(settings: fleet.Reference, before: Mapping[str, Tensor], model: Classifier) -> Origin:
+def origin_of(settings: Reference, before: Mapping[str, Tensor], model: Classifier) -> Origin:
     """The origin of a reference whose tensors were ``before`` until training."""
     if settings.checkpoint is None:
         return "trained"
@@ -270,26 +235,3 @@ def layer_scales(model: Classifier, decay: float) -> dict[Tensor, float]:
     for number, layer in enumerate(layers):
         scales |= dict.fromkeys(layer.parameters(), decay ** (len(layers) - number))
     return scales
-
-
-def augmentation(padding: int, *, flip: bool) -> Augment | None:
-    """Random crops of the padded image, and mirror images; None if there is nothing to do."""
-    if padding == 0 and not flip:
-        return None
-
-    def augment(batch: Samples, generator: torch.Generator) -> Samples:
-        pixels = batch.inputs["pixel_values"]
-        count, _, rows, columns = pixels.shape
-        padded = F.pad(pixels, (padding,) * 4, mode="replicate")
-        top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
-        row_index = top + torch.arange(rows)
-        column_index = left + torch.arange(columns)
-        if flip:
-            mirrored = torch.rand(count, 1, generator=generator) < 0.5
-            column_index = torch.where(mirrored, column_index.flip(1), column_index)
-        picked = torch.arange(count)[:, None, None]
-        crops = padded.permute(0, 2, 3, 1)[picked, row_index[:, :, None], column_index[:, None]]
-        inputs = {**batch.inputs, "pixel_values": crops.permute(0, 3, 1, 2).contiguous()}
-        return Samples(inputs, batch.labels, batch.stored_bytes)
-
-    return augment

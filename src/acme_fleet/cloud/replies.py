@@ -6,27 +6,24 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from acme_fleet import fleet
+from acme_fleet.config.devices import Cluster, Device, Part, group_name
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.header import StrategyName
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.errors import ProtocolError
-from acme_fleet.hardware import Cluster, Device, Part, group_name
 from acme_fleet.links.device_reports import check_report
-from acme_fleet.messages import (
-    ClusterProfile,
-    ClusterReport,
-    HeaderContender,
-)
+from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport, HeaderContender
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.features import Classifier, feature_sizes
-from acme_fleet.models.hand_made import HAND_MADE
-from acme_fleet.models.header_plan import Genotype, HeaderPlan
+from acme_fleet.models.header.by_hand import HAND_MADE
 from acme_fleet.outside import reading
 
-_STRATEGIES: tuple[str, ...] = get_args(fleet.StrategyName)
+_STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 _LARGEST_LOSS = 1e9
 _ROUNDED = 1e-6
 
 
-def check_profile(settings: fleet.Fleet, edge: str, profile: ClusterProfile) -> None:
+def check_profile(settings: Fleet, edge: str, profile: ClusterProfile) -> None:
     """Refuse parts that cannot be made of the cluster's devices.
 
     Raises:
@@ -79,7 +76,7 @@ def _of_part(part: Part, devices: Iterable[Device]) -> list[Device]:
 
 @dataclass(frozen=True)
 class Assigned:
-    """What an edge server was sent a backbone for.
+    """An edge server's parts that a backbone was sent for.
 
     Attributes:
         edge: its name.
@@ -107,7 +104,7 @@ class Assigned:
 
 
 def check_finished(
-    settings: fleet.Fleet, reference: Classifier, assigned: Assigned, report: ClusterReport
+    settings: Fleet, reference: Classifier, assigned: Assigned, report: ClusterReport
 ) -> None:
     """Check every field of an edge server's report against the fleet and what it was sent.
 
@@ -136,7 +133,7 @@ def check_finished(
         raise ProtocolError(f"{what} shortened headers, and mix: importance mixes none")
 
 
-def _cluster(settings: fleet.Fleet, edge: str) -> Cluster:
+def _cluster(settings: Fleet, edge: str) -> Cluster:
     return next(cluster for cluster in settings.clusters if cluster.name == edge)
 
 
@@ -149,9 +146,7 @@ def _known(names: Iterable[str], known: Collection[str], what: str) -> None:
         raise ProtocolError(f"{what}: a device is there twice")
 
 
-def _plan(
-    settings: fleet.Fleet, reference: Classifier, report: ClusterReport, what: str
-) -> HeaderPlan:
+def _plan(settings: Fleet, reference: Classifier, report: ClusterReport, what: str) -> HeaderPlan:
     """The header that was searched: one of the search space, described as it is."""
     with reading(f"{what}: the header", ProtocolError):
         genotype = Genotype.model_validate(report.genotype)
@@ -201,7 +196,7 @@ def _check_similarity(report: ClusterReport, what: str) -> None:
 
 
 def _check_contenders(
-    settings: fleet.Fleet,
+    settings: Fleet,
     contenders: Sequence[HeaderContender],
     plan: HeaderPlan,
     limit: int,

@@ -13,16 +13,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict
 
-from acme_fleet import fleet
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
-from acme_fleet.cloud.distillation import (
-    DistillationStep,
-    Lesson,
-    distill,
-    lesson_of,
-    recovery_of,
-    step_of,
-)
 from acme_fleet.cloud.importance import objective_of, taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
@@ -32,9 +23,7 @@ from acme_fleet.cloud.objectives import (
     without_loss,
 )
 from acme_fleet.cloud.reference import (
-    Origin,
     ReferenceResult,
-    augmentation,
     described,
     known_pooling,
     origin_of,
@@ -43,28 +32,38 @@ from acme_fleet.cloud.reference import (
     untrained_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
+from acme_fleet.config.devices import Part
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Splits
+from acme_fleet.distillation.elastic import (
+    DistillationStep,
+    Lesson,
+    Origin,
+    distill,
+    lesson_of,
+    recovery_of,
+    step_of,
+)
 from acme_fleet.errors import FleetError
-from acme_fleet.hardware import Part
-from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall
-from acme_fleet.messages import (
-    BackboneAssignment,
-    ClusterProfile,
-    ClusterReport,
-    ProfileRequest,
-)
-from acme_fleet.models.allocation import Importance
-from acme_fleet.models.elastic import reorder
-from acme_fleet.models.epoch_state import EpochState
+from acme_fleet.messages.cloud_edge import BackboneAssignment, ClusterProfile, ClusterReport
+from acme_fleet.messages.edge_device import ProfileRequest
+from acme_fleet.models.backbone.elastic import reorder
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
-from acme_fleet.models.io import clone_state, config_document, read_tensors, write_tensors
-from acme_fleet.models.supernet import ElasticClassifier
-from acme_fleet.models.training import diverging, evaluate, training_device
-from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.models.storage import clone_state, config_document, read_tensors, write_tensors
+from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
+from acme_fleet.training.augmentation import augmentation
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import diverging
+from acme_fleet.training.precision import training_device
+from acme_fleet.training.resume import EpochState
 
 _DAY_S = 86_400.0
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
@@ -88,7 +87,7 @@ class CloudServer:
 
     def __init__(
         self,
-        settings: fleet.Fleet,
+        settings: Fleet,
         public: Splits,
         class_names: list[str],
         preprocessing: dict[str, Any],
@@ -184,7 +183,7 @@ class CloudServer:
         return model.requires_grad_(True)
 
     def _epochs(self, name: str) -> EpochState:
-        """Where an unfinished stage stands."""
+        """The saved state of an unfinished stage."""
         return EpochState(self._folder / f"{name}-epochs.safetensors")
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
@@ -261,7 +260,7 @@ class CloudServer:
         model: Classifier,
         name: str,
         step: DistillationStep,
-        training: fleet.Training,
+        training: Training,
         draw: torch.Generator,
         progress: Progress,
     ) -> Classifier:

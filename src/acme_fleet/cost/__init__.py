@@ -1,1 +1,1 @@
-"""TODO."""
+"""Costs of a model: bytes, joules and watts."""

@@ -1,4 +1,4 @@
-"""What a candidate costs a device in watts, seconds and joules (Eq. 1-2), given or fitted."""
+"""Power, latency and energy of a candidate on a device (Eq. 1-2), given or fitted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
-from acme_fleet.fleet import Energy
+from acme_fleet.config.devices import Energy
 
 
 def power_w(constants: Energy, width: ArrayLike, depth: ArrayLike, patches: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class Fit:
     max_relative_error: float
 
     def at(self, widths: np.ndarray, depths: np.ndarray) -> np.ndarray:
-        """What the fitted form says, of the shape of ``widths`` and ``depths``."""
+        """Values of the fitted form, of the shape of ``widths`` and ``depths``."""
         return self.base + self.per_layer * widths * depths + self.per_depth * depths
 
 

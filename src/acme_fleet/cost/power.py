@@ -31,17 +31,17 @@ class PowerSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is."""
+        """The source's name."""
         ...
 
     @property
     def measured(self) -> bool:
-        """Whether its joules are measured; otherwise they are estimated."""
+        """True if its joules are measured; otherwise they are estimated."""
         ...
 
     @property
     def least_s(self) -> float:
-        """How long work must take for its joules to mean something."""
+        """The shortest work, in seconds, whose joules mean something."""
         ...
 
     def energy_j(self, work: Work) -> float:

@@ -37,7 +37,7 @@ def parameter_count(shapes: Shapes) -> int:
 
 
 def stored_tensors(shapes: Shapes, precision: Precision) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """What a file holds at a precision: by name, safetensors' type and the shape.
+    """Tensors of a file at a precision: by name, safetensors' type and the shape.
 
     At ``int8`` every weight of two dimensions or more (of Linears, convolutions, embedding tables)
     is one byte a scalar, with one 4-byte scale for each of its rows, named ``NAME_scale``. All

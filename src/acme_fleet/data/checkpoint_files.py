@@ -108,7 +108,7 @@ def refuse_code(content: Mapping[str, Any], place: str) -> None:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a folder holds a pre-training that has not ended.
+    """True if a folder holds a pre-training that has not ended.
 
     Raises:
         FleetError: if its record cannot be read.

@@ -1,4 +1,4 @@
-"""How the images of a Hugging Face checkpoint were prepared, read from its own files."""
+"""Preparation of images as a Hugging Face checkpoint's own files describe it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
 
 from acme_fleet.data.checkpoint_files import located, read_object
-from acme_fleet.data.preprocessing import (
-    Filter,
-    ImageSize,
-    Normalization,
-    ShortestEdge,
-    Side,
-)
+from acme_fleet.data.image import Filter, ImageSize, Normalization, ShortestEdge, Side
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
 
@@ -69,7 +63,7 @@ class _Document(BaseModel):
 
 
 def read_normalization(checkpoint: str | Path, revision: str | None = None) -> Normalization | None:
-    """How a Hugging Face checkpoint's images were prepared.
+    """Read the preparation of images of a Hugging Face checkpoint.
 
     It stands in the checkpoint's ``preprocessor_config.json``. Keys that this lacks have the
     values that transformers gives them. A size that it lacks is the model's.

@@ -1,4 +1,4 @@
-"""Which classes a data set has, which of them are kept, and how they are numbered then."""
+"""Classes of a data set: all, those that are kept, and their numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from acme_fleet.data.raw import RawSamples
 from acme_fleet.errors import FleetError
-from acme_fleet.messages import ClassNames
+from acme_fleet.messages.base import ClassNames
 from acme_fleet.outside import one_line
 
 _SENT = TypeAdapter(ClassNames)

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from acme_fleet.data.archives import cars_annotations, read_cars
+from acme_fleet.config.data import Data, Natural
 from acme_fleet.data.classes import check_known, chosen_classes, class_names, relabelled
-from acme_fleet.data.folders import read_folders
-from acme_fleet.data.preprocessing import (
+from acme_fleet.data.image import (
     ImagePreprocessing,
     ImageSize,
     Normalization,
@@ -22,15 +21,16 @@ from acme_fleet.data.preprocessing import (
     open_image,
 )
 from acme_fleet.data.raw import Columns, RawSamples
-from acme_fleet.data.readers import read_arrays, read_digits, read_hub, read_parquet
 from acme_fleet.data.samples import Samples, stratified_split
+from acme_fleet.data.sources.archives import cars_annotations, read_cars
+from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
+from acme_fleet.data.sources.folder import read_folders
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Data, Natural
 from acme_fleet.outside import reading
 
 Preprocessing = ImagePreprocessing | TextPreprocessing
-"""How a file becomes a sample; ``inputs`` and ``read`` are the same for both."""
+"""From a file to a sample; ``inputs`` and ``read`` are the same for both."""
 
 # The test samples of a data set stay the same whatever the run's seed is: runs are compared on
 # them. Not zero, so that no run's own generator happens to repeat this one.
@@ -207,7 +207,7 @@ def _preprocessing(
     data: Data,
     known: Normalization | TextPreprocessing | None,
 ) -> Preprocessing:
-    """What suits the samples: for texts the tokenizer, for images their size and channels."""
+    """The preprocessing that suits the samples: a tokenizer, or a size and channels of images."""
     if data.source == "text":
         if not isinstance(known, TextPreprocessing):
             raise FleetError("data.source: texts need a reference.checkpoint with a tokenizer")

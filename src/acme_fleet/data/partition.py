@@ -1,4 +1,4 @@
-"""Who holds which samples: the cloud, the edge servers and the devices, without any overlap."""
+"""Partition of the samples over the cloud, the edge servers and the devices, without overlap."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from acme_fleet.config.data import IID, Dirichlet, Natural, Pathological
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.checkpoint_images import read_normalization
 from acme_fleet.data.datasets import Preprocessing, Source, load_own, load_source, strata
 from acme_fleet.data.samples import Samples, Splits, stratified_split
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import IID, Dirichlet, Fleet, Natural, Pathological
 from acme_fleet.seeding import derive_seed
 
 _EDGE_PARTS = 4  # two quarters to train on, one for rewards, one to choose on
@@ -244,7 +245,7 @@ def _lend(fleet: Fleet, parts: Parts, source: Source) -> tuple[Parts, Parts]:
 def _drawn_classes(
     each: int, devices: int, classes: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Who holds which class, shape ``(devices, classes)``: each takes the classes held least."""
+    """Classes of each device, shape ``(devices, classes)``: each takes the classes held least."""
     if each > classes:
         raise FleetError(
             f"data.partition: classes_per_device is {each}, the data set has {classes} classes"
@@ -257,7 +258,7 @@ def _drawn_classes(
 
 
 def _named_classes(lists: list[list[str]], devices: int, classes: Sequence[str]) -> np.ndarray:
-    """Who holds which class, shape ``(devices, classes)``, the lists taken in turn."""
+    """Classes of each device, shape ``(devices, classes)``, the lists taken in turn."""
     unknown = sorted({name for names in lists for name in names} - set(classes))
     if unknown:
         raise FleetError(

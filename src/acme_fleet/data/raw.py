@@ -18,7 +18,7 @@ Place = Callable[[int], str]
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns to read: the image's or text's, the label's, and the owner's."""
+    """The columns to read: the image's or text's, the label's, and the owner's."""
 
     item: str
     label: str

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from acme_fleet.data.checkpoint_files import config_content, located, shown, tokenizer_content
 from acme_fleet.data.raw import Columns, RawSamples, as_objects, coded, joined, owners
-from acme_fleet.data.readers import require_columns
+from acme_fleet.data.sources.files import require_columns
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, read_regular, reading
 
@@ -24,7 +24,7 @@ _JSON_SPACE = " \t\r"
 
 
 class TextPreprocessing(BaseModel):
-    """How a text becomes ``input_ids`` and ``attention_mask``, all of one length.
+    """From a text to ``input_ids`` and ``attention_mask``, all of one length.
 
     Attributes:
         tokenizer: the content of a Hugging Face ``tokenizer.json``.
@@ -47,7 +47,7 @@ class TextPreprocessing(BaseModel):
     def of_checkpoint(
         cls, checkpoint: str | Path, max_tokens: int, revision: str | None = None
     ) -> TextPreprocessing:
-        """What a checkpoint was trained with; none of its own code is run.
+        """The tokenizer that a checkpoint was trained with; none of its own code is run.
 
         Raises:
             FleetError: if the checkpoint has no tokenizer, or a slow one only.

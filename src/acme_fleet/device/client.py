@@ -7,41 +7,47 @@ from pathlib import Path
 
 import torch
 
-from acme_fleet import fleet
+from acme_fleet.config.devices import Device
+from acme_fleet.config.personalization import Personalization
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
-from acme_fleet.device.batched import LocalTraining, Trained
-from acme_fleet.device.folder import DeviceFolder, changed_files
-from acme_fleet.device.measurement import measure_latency
-from acme_fleet.device.protection import Protection
-from acme_fleet.device.refinement import HeaderState, linear_rival, prune_header, train_header
+from acme_fleet.device.refinement import (
+    HeaderState,
+    LocalTraining,
+    Trained,
+    linear_rival,
+    prune_header,
+    train_header,
+)
+from acme_fleet.device.state import DeviceFolder, changed_files
 from acme_fleet.errors import ProtocolError
-from acme_fleet.journal import Journal
-from acme_fleet.messages import (
+from acme_fleet.messages.base import Message, check_shapes
+from acme_fleet.messages.edge_device import (
     DeviceProfile,
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
     ImportanceUpdate,
     ImportanceUpload,
-    Message,
     ProfileRequest,
     ReportRequest,
     RoundReport,
     RoundStart,
     check_importance,
-    check_shapes,
 )
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import CustomizedModel
-from acme_fleet.models.header import Header, LinearHeader, build_header
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import WEIGHTS, backbone_from, clone_state, with_prefix
+from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import parse_preprocessing, save_device_model
-from acme_fleet.models.training import evaluate
+from acme_fleet.models.storage import WEIGHTS, backbone_from, clone_state, with_prefix
 from acme_fleet.outside import reason
+from acme_fleet.privacy.protection import Protection
+from acme_fleet.profiling.measure import measure_latency
+from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
 
 
 class DeviceClient:
@@ -49,8 +55,8 @@ class DeviceClient:
 
     def __init__(
         self,
-        settings: fleet.Device,
-        personalization: fleet.Personalization,
+        settings: Device,
+        personalization: Personalization,
         private: Splits,
         folder: Path,
         seed: int,
@@ -304,8 +310,8 @@ class DeviceClient:
         return generator(self._seed, self._settings.name, *purpose)
 
 
-def stage_of(number: int, personalization: fleet.Personalization) -> str:
-    """What the training of a round is called in the journal."""
+def stage_of(number: int, personalization: Personalization) -> str:
+    """The name of a round's training in the journal."""
     return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
 
 

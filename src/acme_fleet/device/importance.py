@@ -1,4 +1,4 @@
-"""How important each part of the header is on the device's own data (Eq. 16-18)."""
+"""Importance of each part of the header on the device's own data (Eq. 16-18)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
-from acme_fleet.models.header import Header
+from acme_fleet.models.header.module import Header
 
 
 class ImportanceAccumulator:

@@ -1,4 +1,4 @@
-"""What a device does with its header: train it, prune it, and remember the best it had."""
+"""A device's work on its header: train it, prune it, and keep the best so far."""
 
 from __future__ import annotations
 
@@ -9,15 +9,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
 from acme_fleet.errors import DamagedError
-from acme_fleet.fleet import Training
-from acme_fleet.models.header import Header, LinearHeader, answering_as, build_header, prune
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.header.module import Header, LinearHeader, answering_as, build_header, prune
 from acme_fleet.models.probe import refit
-from acme_fleet.models.training import Evaluation, evaluate, fit
+from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.training.loop import fit
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One device's work: its header, its features, and the generator of its samples' order."""
+
+    header: Header
+    features: Splits
+    generator: torch.Generator
+
+
+Trained = tuple[Header, dict[str, Tensor]]
+"""A trained header and its neurons' importance, as ``train_header`` returns them."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.unpruned import expand, places, presence
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.header.unpruned import expand, places, presence
 
 ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
 """Importance by layer, one number for each of its channels."""
@@ -71,7 +71,7 @@ def present(
 
 @dataclass(frozen=True)
 class MixedHeaders:
-    """What mixing gave each device, and how its own part was contained.
+    """Mixed headers of each device, and the scale of its own part.
 
     Attributes:
         headers: tensors by device, in the shapes of its own plan.

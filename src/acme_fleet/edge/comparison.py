@@ -1,4 +1,4 @@
-"""What the search is worth: every way to find a header, on the same data, room and training."""
+"""The search against its rivals: all ways to find a header, with equal data, size and training."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from acme_fleet.config.header import Header as HeaderSpace
+from acme_fleet.config.header import Search, StrategyName
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.edge.search import Progress, SearchData, search_header
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
-from acme_fleet.fleet import Header as HeaderSpace
-from acme_fleet.fleet import Search, StrategyName
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples, feature_sizes
-from acme_fleet.models.hand_made import HAND_MADE, HandMade, hand_made
-from acme_fleet.models.header import Header, LinearHeader, build_header
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import clone_state, with_prefix
+from acme_fleet.models.header.by_hand import HAND_MADE, HandMade, hand_made
+from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.probe import refit
-from acme_fleet.models.training import Diverged, Evaluation, diverging, evaluate, fit
+from acme_fleet.models.storage import clone_state, with_prefix
+from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.training.loop import Diverged, diverging, fit
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -50,7 +51,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Task:
-    """What all have in common.
+    """The data, size and training that all contenders share.
 
     Attributes:
         classifier: θ0^H, ``weight`` and ``bias``.

@@ -91,7 +91,7 @@ def reinforce_loss(
     baseline: float,
     entropy_weight: float,
 ) -> Float[Tensor, ""]:
-    """What is minimised to raise E[R]: −(R − b)·log π − entropy, and the predictor's error.
+    """The loss that raises E[R]: −(R − b)·log π − entropy, and the predictor's error.
 
     Args:
         proposals: what was drawn, with gradients.

@@ -16,7 +16,7 @@ from acme_fleet.edge.peers import Peers
 
 
 class Upload(Protocol):
-    """What a device sends in a masked round."""
+    """A device's upload in a masked round."""
 
     @property
     def masked(self) -> Mapping[str, Int[Tensor, " neurons"]]:
@@ -36,7 +36,7 @@ def outgoing_weights(
 
 @dataclass(frozen=True)
 class Order:
-    """What a device must know to send its masked shares.
+    """The weights and keys that a device needs to send its masked shares.
 
     Attributes:
         public_keys: of all who take part.

@@ -1,4 +1,4 @@
-"""What devices sent last: in a round that a device misses, its last set counts for its peers."""
+"""Last uploads of devices: in a round that a device misses, its last set counts for its peers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from torch import Tensor
 
 from acme_fleet.edge.rounds import Upload
-from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
-from acme_fleet.sealed import STRICT, read_sealed_json, typed, write_sealed_json
+from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.runs.sealed import STRICT, read_sealed_json, typed, write_sealed_json
 
 _ROUNDS = "rounds.json"
 
 
 @dataclass(frozen=True)
 class _Told:
-    """What is kept of an upload beside its tensors."""
+    """An upload's fields beside its tensors."""
 
     __pydantic_config__ = STRICT
 
@@ -49,7 +49,7 @@ def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:
 def recall(
     folder: Path, number: int, uploads: Mapping[str, Upload], names: Iterable[str], decay: float
 ) -> dict[str, tuple[Upload, float]]:
-    """Who counts in a round: what each sent last, and its freshness.
+    """Last uploads of the devices that count in a round, and the freshness of each.
 
     Freshness is 1 for the ``uploads`` of the round, and for the others of ``names`` ``decay`` to
     the power of the rounds missed since. A device that has never sent anything, or whose freshness
@@ -72,7 +72,7 @@ def recall(
 
 @dataclass(frozen=True)
 class Rounds:
-    """How far the rounds of Algorithm 2 have come, and what was not as it should be.
+    """Progress of the rounds of Algorithm 2, with the faults of devices.
 
     Attributes:
         done: rounds that need not be done any more.
@@ -88,7 +88,7 @@ class Rounds:
 
     @staticmethod
     def read(folder: Path) -> Rounds:
-        """What was written last, or the beginning.
+        """Read the last state, or the beginning.
 
         Raises:
             DamagedError: if it is damaged: who missed which round is written nowhere else.

@@ -1,4 +1,4 @@
-"""Which of a cluster's devices share a backbone: all, or those of each kind (Eq. 10)."""
+"""Devices of a cluster that share a backbone: all, or those of each kind (Eq. 10)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from acme_fleet.hardware import Energy, Part, group_name
+from acme_fleet.config.devices import Energy, Part, group_name
 from acme_fleet.seeding import generator
 
 Limits = tuple[int, Energy]
@@ -69,5 +69,5 @@ class Group:
         )
 
     def generators(self, seed: int) -> Callable[[str], torch.Generator]:
-        """How the group draws for a purpose in its header search."""
+        """Generators of the group's header search, by purpose."""
         return lambda purpose: generator(seed, self.name, "header", purpose)

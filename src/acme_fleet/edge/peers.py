@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from acme_fleet.edge.aggregation import present
-from acme_fleet.sealed import STRICT, read_sealed_json, write_sealed_json
+from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed_json
 
 _FILE = "similarity.json"
 
@@ -33,7 +33,7 @@ class Peers:
 
     @staticmethod
     def read(folder: Path) -> Peers | None:
-        """What was written there, or none.
+        """Read the peers that were written there, or none.
 
         Raises:
             DamagedError: if it is damaged: the devices may not be there again.

@@ -7,20 +7,20 @@ from collections.abc import Collection
 
 import torch
 
+from acme_fleet.config.devices import Device
+from acme_fleet.config.personalization import Personalization, Privacy
 from acme_fleet.edge.rounds import check_held, header_shapes
 from acme_fleet.errors import ProtocolError
-from acme_fleet.fleet import Personalization, Privacy
-from acme_fleet.hardware import Device
-from acme_fleet.messages import (
+from acme_fleet.messages.base import check_shapes
+from acme_fleet.messages.edge_device import (
     DeviceProfile,
     FeatureSample,
     ImportanceUpload,
     RoundReport,
     check_features,
     check_importance,
-    check_shapes,
 )
-from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.messages.header_plan import HeaderPlan
 
 _LONGER = 10.0
 """Times the edge's own longest feature; features of one backbone have nearly one length."""

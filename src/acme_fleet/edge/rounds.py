@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from acme_fleet.config.personalization import Mix
 from acme_fleet.edge.aggregation import ImportanceSet, aggregate, mix_headers
 from acme_fleet.errors import ProtocolError
-from acme_fleet.fleet import Mix
-from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.outside import reason
 
 Kept = Mapping[str, Sequence[int]]
@@ -21,7 +21,7 @@ Kept = Mapping[str, Sequence[int]]
 
 
 class Upload(Protocol):
-    """What a device sends in a round."""
+    """A device's upload in a round."""
 
     @property
     def importance(self) -> ImportanceSet:
@@ -46,7 +46,7 @@ class Upload(Protocol):
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the devices get back of a round.
+    """The mixed sets and headers that devices get back in a round.
 
     Attributes:
         importance: the mixed set by device.

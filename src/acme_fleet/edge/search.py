@@ -13,24 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from acme_fleet.config.header import Search
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits, make_strategy
-from acme_fleet.fleet import Search
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_maps, feature_samples
-from acme_fleet.models.header import Header, build_header
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import read_tensors, with_prefix, without_prefix, write_tensors
-from acme_fleet.models.training import (
-    Diverged,
-    Evaluation,
-    diverged,
-    evaluate,
-    optimizer_tensors,
-    restore_optimizer,
-)
-from acme_fleet.sealed import if_sound
+from acme_fleet.models.header.module import Header, build_header
+from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.runs.sealed import if_sound
+from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.training.loop import Diverged, diverged, optimizer_tensors, restore_optimizer
 
 _SAVE_EVERY_S = 20.0
 
@@ -118,7 +112,7 @@ def search_header(
 
 
 class HeaderSearch:
-    """What is learned in turn: ω (and θ^B) by gradients, and the strategy by rewards.
+    """Learns in turn: ω (and θ^B) by gradients, and the strategy by rewards.
 
     See :func:`search_header` for the arguments.
     """
@@ -221,7 +215,7 @@ class HeaderSearch:
         return f"reward {last:.3f}, best {self.best:.3f}, {self.strategy.describe()}"
 
     def out_of_time(self) -> bool:
-        """Whether the time limit is over; there is always one step."""
+        """True if the time limit is over; there is always one step."""
         limit = self.settings.time_limit_s
         return limit is not None and bool(self.rewards) and self._seconds() >= limit
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from acme_fleet.models.header_plan import (
+from acme_fleet.messages.header_plan import (
     KERNELS,
     OPERATIONS,
     Block,
@@ -57,7 +57,7 @@ class SearchSpace:
     Args:
         blocks, cells, channels: B, U and the channels of every operation.
         hidden, classes, axes, pooled: sizes of the features and of the answer, see
-            :class:`~acme_fleet.models.header_plan.HeaderPlan`.
+            :class:`~acme_fleet.messages.header_plan.HeaderPlan`.
     """
 
     def __init__(

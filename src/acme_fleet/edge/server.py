@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from acme_fleet import fleet
+from acme_fleet.config.devices import Part
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge.comparison import Contender, Task
@@ -26,40 +27,40 @@ from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
 from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
 from acme_fleet.errors import DamagedError, ProtocolError
-from acme_fleet.files import remove
-from acme_fleet.hardware import Part
-from acme_fleet.journal import Journal
 from acme_fleet.links.base import Link
 from acme_fleet.links.device_reports import check_report
 from acme_fleet.links.roll_call import RollCall
-from acme_fleet.messages import (
+from acme_fleet.messages.base import Message, check_shapes
+from acme_fleet.messages.cloud_edge import (
     BackboneAssignment,
     ClusterProfile,
     ClusterReport,
+    HeaderContender,
+)
+from acme_fleet.messages.edge_device import (
     DeviceProfile,
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
-    HeaderContender,
     ImportanceUpdate,
     ImportanceUpload,
-    Message,
     ProfileRequest,
     ReportRequest,
     RoundReport,
     RoundStart,
-    check_shapes,
 )
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples, feature_sizes
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import (
+from acme_fleet.models.storage import (
     backbone_from,
     clone_state,
     with_prefix,
     without_prefix,
     write_tensors,
 )
-from acme_fleet.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.runs.atomic import remove
+from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 
 _COARSE = "coarse.safetensors"
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
@@ -73,7 +74,7 @@ class EdgeServer:
     def __init__(
         self,
         name: str,
-        settings: fleet.Fleet,
+        settings: Fleet,
         shared: Samples,
         devices: Link,
         folder: Path,
@@ -114,7 +115,7 @@ class EdgeServer:
     # --- phase 1: statistics up ---
 
     def _parts(self) -> list[tuple[Part, list[str]]]:
-        """What backbones are chosen for, and whose they are; asked once, so that it stays.
+        """The parts that backbones are chosen for, with their devices; asked once.
 
         A device that claims other limits than the fleet file's is left out for good.
         """
@@ -221,7 +222,7 @@ class EdgeServer:
     def _contenders(
         self, assignment: BackboneAssignment, coarse: HeaderAssignment, group: Group
     ) -> list[HeaderContender]:
-        """How the searched header fared on the edge's own data, then its rivals."""
+        """The searched header's results on the edge's own data, then those of its rivals."""
         path = group.folder / "contenders.json"
         stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredContender]))
         if stored is None:
@@ -250,7 +251,7 @@ class EdgeServer:
         ]
 
     def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
-        """What every contender gets."""
+        """The data, size and training of every contender."""
         return Task.of(
             backbone_from(assignment.config, assignment.backbone),
             assignment.classifier,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from acme_fleet.edge.search_space import SearchSpace
-from acme_fleet.models.header import Header, Pool, answering_as, initial_tensors
-from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.header.module import Header, Pool, answering_as, initial_tensors
 
 
 class SharedWeights:

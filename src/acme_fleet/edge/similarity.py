@@ -1,4 +1,4 @@
-"""Who has data like whose: Wasserstein distances between feature samples (Eq. 19-20)."""
+"""Similarity of devices' data: Wasserstein distances between feature samples (Eq. 19-20)."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from acme_fleet.hardware import Part
-from acme_fleet.models.io import read_tensors
-from acme_fleet.sealed import typed
+from acme_fleet.config.devices import Part
+from acme_fleet.models.storage import read_tensors
+from acme_fleet.runs.sealed import typed
 
 
 class _Document(BaseModel):
@@ -18,7 +18,7 @@ class _Document(BaseModel):
 
 
 class StoredPart(_Document):
-    """What a backbone is chosen for, and the devices that it is for."""
+    """A part that a backbone is chosen for, and its devices."""
 
     part: Part
     members: list[str]
@@ -41,7 +41,7 @@ class StoredContender(_Document):
 
 
 class Coarse(_Document):
-    """What stands beside a coarse header's tensors."""
+    """The description beside a coarse header's tensors."""
 
     plan: dict[str, Any]
     rewards: list[float]

@@ -1,4 +1,4 @@
-"""Who proposes the headers: chance, evolution, or the paper's controller.
+"""Strategies that propose headers: chance, evolution, and the paper's controller.
 
 Each draws from the headers that fit, is told how they fared on the shared weights, and at the end
 names those that deserve a closer look. The search around them is the same for all.
@@ -13,12 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from acme_fleet.config.header import Search
 from acme_fleet.edge.controller import Controller, Proposals, reinforce_loss
 from acme_fleet.edge.search_space import SearchSpace, choices, decisions_of
-from acme_fleet.fleet import Search
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import with_prefix, without_prefix
-from acme_fleet.models.training import optimizer_tensors, restore_optimizer
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.storage import with_prefix, without_prefix
+from acme_fleet.training.loop import optimizer_tensors, restore_optimizer
 
 _BASELINE_DECAY = 0.9
 _PROPOSALS_PER_FINALIST = 4
@@ -32,7 +32,7 @@ Fits = Callable[[HeaderPlan], bool]
 
 @runtime_checkable
 class Strategy(Protocol):
-    """What a search needs of whoever proposes headers."""
+    """The interface between a search and a strategy that proposes headers."""
 
     def propose(self, children: int) -> list[Decisions]:
         """So many headers that fit."""
@@ -47,7 +47,7 @@ class Strategy(Protocol):
         ...
 
     def describe(self) -> str:
-        """Where it stands, in a few words for whoever watches."""
+        """The strategy's progress in a few words."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -83,7 +83,7 @@ class Fitting:
         self._known: dict[Decisions, bool] = {}
 
     def fits(self, decisions: Decisions) -> bool:
-        """Whether a header is within the budget."""
+        """True if a header is within the budget."""
         if decisions not in self._known:
             self._known[decisions] = self._fits(self.space.plan(decisions))
         return self._known[decisions]

@@ -1,4 +1,4 @@
-"""How roles talk: a link to the peers below. A failure is a value; the role decides."""
+"""The link from a role to the peers below. A failure is a value; the role decides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from acme_fleet.messages import Message
+from acme_fleet.messages.base import Message
 
 
 @dataclass(frozen=True)

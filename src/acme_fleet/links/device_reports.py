@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from acme_fleet.config.devices import Device
 from acme_fleet.errors import ProtocolError
-from acme_fleet.hardware import Device
-from acme_fleet.messages import DeviceReport
+from acme_fleet.messages.edge_device import DeviceReport
 
 _LONGEST_LATENCY_S = 86_400.0
 _MOST_SAMPLES, _MOST_RAW_BYTES = 10**9, 2**50  # of one device

@@ -12,10 +12,10 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pydantic import ValidationError
 
 from acme_fleet.errors import AcmeError, RunError
-from acme_fleet.journal import Journal
 from acme_fleet.links.base import Failure, Handler
 from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages import Message, occasion_of
+from acme_fleet.messages.base import Message
+from acme_fleet.runs.journal import Journal
 
 
 class EmbeddedLink:
@@ -77,7 +77,7 @@ class EmbeddedLink:
             pool.shutdown(wait=False)
 
     def _deliver(self, peer: str, message: Message, reply: type[Message]) -> Message:
-        sent, occasion = encode(message), occasion_of(message)
+        sent, occasion = encode(message), message.occasion
         self._journal.message(self.owner, peer, type(message).__name__, len(sent), occasion)
         answer = self._handlers[peer].handle(decode(sent, [type(message)]))
         received = encode(answer)

@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from acme_fleet.fleet import Name
-from acme_fleet.messages import MOST_BYTES, GroupName, Message
+from acme_fleet.config.devices import Name
+from acme_fleet.messages.base import MOST_BYTES, GroupName, Message
 from acme_fleet.outside import one_line
 
 MOST_EVENTS, MOST_STAGES = 2000, 200
@@ -65,7 +65,7 @@ class StageEvent(_Part):
 
     @property
     def subjects(self) -> set[str]:
-        """Whom it is about."""
+        """The peer that it is about."""
         return {self.actor.partition(":")[0]}  # a group of an edge's devices bears its name
 
 
@@ -87,7 +87,7 @@ class MessageEvent(_Part):
 
     @property
     def subjects(self) -> set[str]:
-        """Whom it is about."""
+        """The peer that it is about."""
         return {self.sender, self.to}
 
 

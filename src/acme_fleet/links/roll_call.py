@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from acme_fleet.errors import ProtocolError, QuorumError
 from acme_fleet.links.base import Failure, Link
-from acme_fleet.messages import Message
+from acme_fleet.messages.base import Message
 from acme_fleet.outside import one_line
 
 Reply = TypeVar("Reply", bound=Message)

@@ -12,7 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
-from acme_fleet.messages import MOST_BYTES, Limits, Message
+from acme_fleet.messages import cloud_edge, edge_device  # noqa: F401 - registered by import
+from acme_fleet.messages.base import MOST_BYTES, Limits, Message
 from acme_fleet.outside import one_line, reading
 
 MAX_BYTES = MOST_BYTES
@@ -72,7 +73,7 @@ def decode(data: bytes, expected: Iterable[type[Message]]) -> Message:
 
 
 def _readable(data: bytes, header_bytes: int, limits: Limits) -> bool:
-    """Whether the header may be parsed; its bytes are only counted."""
+    """True if the header may be parsed; its bytes are only counted."""
     if header_bytes > limits.header_bytes:
         return False
     end = 8 + header_bytes

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Models: Transformer families, elastic backbones, headers, and the folder that ships."""

@@ -1,4 +1,4 @@
-"""What ships, for ``transformers``: importing this module registers it with the Auto classes.
+"""Shipped models for ``transformers``: importing this module registers them with its Auto classes.
 
 ``AutoModelForImageClassification`` and ``AutoModelForSequenceClassification`` load a device's
 folder through the one reader that :func:`acme_fleet.load` uses, so with the same checks and to
@@ -32,18 +32,18 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 from transformers.models.auto import modeling_auto
 
 from acme_fleet.data.checkpoint_files import located
-from acme_fleet.data.preprocessing import ImagePreprocessing
+from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.errors import FleetError, RunError
+from acme_fleet.models.backbone.elastic import build
 from acme_fleet.models.description import (
     IMAGE_TYPE,
     TEXT_TYPE,
     Description,
     parse_description,
 )
-from acme_fleet.models.elastic import build
 from acme_fleet.models.families import ELASTIC
 from acme_fleet.models.features import feature_maps, moved
-from acme_fleet.models.header import Header
+from acme_fleet.models.header.module import Header
 from acme_fleet.models.shipped import load_described, parse_preprocessing, write_folder
 
 _HARMLESS = {
@@ -51,7 +51,7 @@ _HARMLESS = {
     *("local_files_only", "force_download", "low_cpu_mem_usage", "use_safetensors", "weights_only"),
     *("attn_implementation", "code_revision", "generation_config"),
 }
-"""What transformers passes on, or users of it are used to give, that changes nothing here."""
+"""Arguments of transformers that change nothing here."""
 
 
 @no_type_check  # by jaxtyping: transformers' dataclasses take more than their fields

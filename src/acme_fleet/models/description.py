@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from acme_fleet.errors import RunError
-from acme_fleet.models.header_plan import HeaderPlan
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.outside import one_line
 
 IMAGE_TYPE, TEXT_TYPE = "acme_image_classifier", "acme_text_classifier"

@@ -1,4 +1,4 @@
-"""Where a Transformer family keeps its heads, neurons, layers and tokens.
+"""Transformer families: the modules that hold their heads, neurons, layers and tokens.
 
 A family is one entry of :data:`FAMILIES`. An elastic model is an ordinary subclass of the
 family's Hugging Face model whose configuration says how many heads and neurons *each* layer has;
@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from acme_fleet.config.backbone import Pooling
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Pooling
-from acme_fleet.models.configuration import accepted
+from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.outside import one_line
 
 
@@ -193,7 +193,7 @@ def check_known(model_type: str, place: str = "") -> str:
 
 
 def is_elastic(config: PreTrainedConfig) -> bool:
-    """Whether this is a configuration of ours, whose layers may differ in heads and neurons."""
+    """True for a configuration of ours, whose layers may differ in heads and neurons."""
     return config.model_type.startswith(_PREFIX)
 
 
@@ -278,7 +278,7 @@ def _elastic_classes(
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **others: Any) -> Any:
-            """From what may be anybody's; see :mod:`acme_fleet.models.configuration`."""
+            """From what may be anybody's; see :mod:`acme_fleet.models.backbone.configuration`."""
             content = accepted(config_class.model_type, config_dict, "the configuration")
             return super().from_dict(content, **others)
 

@@ -1,4 +1,4 @@
-"""What a backbone gives to a header, and the models that put both together."""
+"""Features between a backbone and a header, and the models that join both."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
-from acme_fleet.fleet import Pooling
 from acme_fleet.models.families import family_of
 from acme_fleet.models.padding import clear_padding, real_first
 from acme_fleet.models.pooling import pool, pooled_size
@@ -39,7 +39,7 @@ class Activations:
 
 
 class FeatureSizes(NamedTuple):
-    """Sizes of a header's inputs, see :class:`~acme_fleet.models.header_plan.HeaderPlan`."""
+    """Sizes of a header's inputs, see :class:`~acme_fleet.messages.header_plan.HeaderPlan`."""
 
     hidden: int
     axes: Literal[1, 2]
@@ -73,7 +73,7 @@ def activations(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Activat
 
 
 def _is_causal(config: PreTrainedConfig) -> bool:
-    """Whether a token sees those before it alone, and so never the padding behind the text.
+    """True if a token sees only those before it, and so never the padding behind the text.
 
     No mask is passed then: with a sliding window, padded positions would see no token at all.
     """
@@ -175,7 +175,7 @@ class Classifier(nn.Module):
 
 
 class CustomizedModel(nn.Module):
-    """What ships to a device: a small backbone and a searched header, a plain PyTorch module."""
+    """The model of a device: a small backbone and a searched header, a plain PyTorch module."""
 
     def __init__(self, backbone: PreTrainedModel, header: nn.Module) -> None:
         super().__init__()

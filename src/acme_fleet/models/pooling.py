@@ -10,8 +10,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from acme_fleet.config.backbone import Pooling
 from acme_fleet.errors import FleetError
-from acme_fleet.fleet import Pooling
 from acme_fleet.models.families import family_of
 from acme_fleet.outside import reading
 

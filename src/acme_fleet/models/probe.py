@@ -18,8 +18,8 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.fleet import Pooling
 from acme_fleet.models.features import activations, pooled_by
 from acme_fleet.models.padding import cut_padding
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from acme_fleet.errors import FleetError
-from acme_fleet.models.checkpoints import read_checkpoint
-from acme_fleet.models.elastic import Architecture, architecture, build, elastic_config
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.models.backbone.checkpoints import read_checkpoint
+from acme_fleet.models.backbone.elastic import Architecture, architecture, build, elastic_config
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import CustomizedModel, grid_side
-from acme_fleet.models.header import Header
-from acme_fleet.models.header_plan import HeaderPlan
-from acme_fleet.models.io import CONFIG, HEADER
+from acme_fleet.models.header.module import Header
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.models.storage import CONFIG, HEADER
 
 _MOST_TOKENS = 128
 

@@ -1,4 +1,4 @@
-"""What ships to a device: one folder that acme-fleet, transformers and ``sha256sum -c`` can read.
+"""The folder that ships to a device, for acme-fleet, transformers and ``sha256sum -c``.
 
 ``config.json`` describes the whole classifier, ``model.safetensors`` holds its weights. Nothing in
 the folder is trusted when it is read: an error names the file, and the tensor or key.
@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acme_fleet.data.datasets import Preprocessing
-from acme_fleet.data.preprocessing import ImagePreprocessing
+from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import AcmeError, ProtocolError, RunError
-from acme_fleet.files import replacing
-from acme_fleet.messages import check_shapes
+from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.description import (
     IMAGE_TYPE,
     TEXT_TYPE,
@@ -32,8 +31,8 @@ from acme_fleet.models.description import (
     parse_description,
 )
 from acme_fleet.models.features import CustomizedModel, FeatureSizes, feature_sizes
-from acme_fleet.models.header import Header, build_header
-from acme_fleet.models.io import (
+from acme_fleet.models.header.module import Header, build_header
+from acme_fleet.models.storage import (
     CLASS_NAMES,
     CONFIG,
     HEADER,
@@ -45,6 +44,7 @@ from acme_fleet.models.io import (
     without_prefix,
 )
 from acme_fleet.outside import one_line, read_regular, reading, regular
+from acme_fleet.runs.atomic import replacing
 
 SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
 PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
@@ -241,7 +241,7 @@ def read_class_names(folder: Path) -> list[str]:
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
-    """What stands beside a device's model.
+    """Read the preprocessing beside a device's model.
 
     Raises:
         RunError: if it is missing or damaged.

@@ -1,1 +1,1 @@
-"""What a run leaves for people: a summary in numbers and a page of pictures."""
+"""Views of a run for people: an HTML page and the terminal."""

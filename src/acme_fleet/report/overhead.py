@@ -1,4 +1,4 @@
-"""What the engine costs: the time between question and answer in which nobody computed."""
+"""Overhead of the engine: the time between question and answer in which nobody computed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any, NamedTuple
 
-from acme_fleet.report.summary import Summary
+from acme_fleet.runs.summary import Summary
 
 Event = Mapping[str, Any]
 

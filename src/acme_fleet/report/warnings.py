@@ -11,21 +11,21 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from acme_fleet.outside import listed, one_line
-from acme_fleet.report.summary import Summary
 from acme_fleet.report.words import bytes_text
+from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from acme_fleet.fleet import Fleet
-    from acme_fleet.plan import Holding, Plan
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.inspection.plan import Holding, Plan
 
 FEW = 10
 """Samples below which a share of them says little: one is more than ten points."""
 _NEARLY_ALL = 0.1  # of the candidates are left
 
 Cases = Iterable[tuple[float, str]]
-"""How bad a case is, and the case in words."""
+"""A case's severity, and the case in words."""
 
 
 def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
@@ -112,7 +112,7 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
 
 
 def _of_probe(summary: Summary) -> list[str]:
-    """Whether ten lines are better than the method, by the mean over the devices."""
+    """Warn if the ten-line rival is better, by the mean over the devices."""
     if summary.probe is None or not summary.devices:
         return []
     probe = summary.probe

@@ -36,7 +36,7 @@ def share_text(ratio: float) -> str:
 
 
 def features_text(pooling: str | None) -> str:
-    """What the practitioner's regression reads; without a pooling there was no checkpoint."""
+    """The inputs of the practitioner's regression; without a pooling there was no checkpoint."""
     if pooling is None:
         return "the raw inputs"
     return f"the whole checkpoint's features, pooled by {pooling.replace('_', ' and ')}"

@@ -1,0 +1,1 @@
+"""Fleet files: every setting of a run, checked before any work."""

@@ -1,0 +1,103 @@
+"""Devices with their storage and energy constants, and clusters of devices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from acme_fleet.config.base import Settings
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Read a storage size: a number of bytes, or text such as ``"400 kB"`` or ``"2 MiB"``.
+
+    Raises:
+        ValueError: if the text is not a number followed by a known unit.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", value)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{value!r} is not a size; write bytes, or a number with kB, MB, KiB, MiB")
+    return round(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def check_name(value: str) -> str:
+    """A cluster's or device's name, which is part of file names, as it is.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(
+            "a name has 1 to 64 letters, digits, '.', '_' or '-', and a letter or digit first"
+        )
+    return value
+
+
+ByteSize = Annotated[int, Field(gt=0, le=2**53), BeforeValidator(parse_bytes)]
+Name = Annotated[str, AfterValidator(check_name)]
+
+# Bounded, so that no device's constants make its cluster's energy infinite.
+Constant = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class Energy(Settings):
+    """Constants of Eq. 1-2 for one device. Watts and seconds, at batch size β.
+
+    ``power_w`` G, ``power_per_layer_w`` ΔG, ``batch_power_w`` G^β (for each patch),
+    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k. ``latency_per_depth_s`` ΔD is what
+    a layer takes whatever its width; Eq. 2 has no such term.
+    """
+
+    power_w: Constant = 2.0
+    power_per_layer_w: Constant = 0.5
+    batch_power_w: Constant = 0.01
+    latency_s: Constant = 0.01
+    latency_per_layer_s: Constant = 0.005
+    latency_per_depth_s: Constant = 0.0
+    epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
+
+
+class Part(Settings):
+    """Devices of a cluster for which one backbone is chosen, as numbers without names (Eq. 10).
+
+    The smallest storage in bytes, the distinct energy constants, of which the worst decides, and
+    how many devices there are.
+    """
+
+    storage_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    energies: Annotated[list[Energy], Field(min_length=1, max_length=10_000)]
+    devices: Annotated[int, Field(ge=1, le=2**53)]
+
+
+class Device(Settings):
+    """One device n: its storage C_n, its energy constants and, optionally, its own data."""
+
+    name: Name
+    storage: ByteSize
+    energy: Energy = Energy()
+    data: Path | None = None
+
+
+class Cluster(Settings):
+    """One edge server s and its devices N_s."""
+
+    name: Name
+    devices: Annotated[list[Device], Field(min_length=1)]
+    data: Path | None = None
+
+
+def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:
+    """A group of devices: the cluster's name, and a number where the group is not the whole of it.
+
+    Args:
+        cluster: its name. parts: how many its profile has. chosen: the numbers of the group's.
+    """
+    return f"{cluster}:{1 + min(chosen)}" if len(chosen) < parts else cluster

@@ -1,0 +1,139 @@
+"""The fleet file: which model, which data, which clusters and devices. YAML in, checked.
+
+Every class is frozen and refuses unknown keys, so a fleet that exists is a fleet that can run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from acme_fleet.config.backbone import Backbone, Reference, Selection
+from acme_fleet.config.base import Settings, mistakes, read_settings
+from acme_fleet.config.data import Data
+from acme_fleet.config.devices import Cluster, Device, Name
+from acme_fleet.config.header import Header, Search
+from acme_fleet.config.personalization import Personalization
+from acme_fleet.config.shorthand import written_out
+from acme_fleet.errors import FleetError
+from acme_fleet.outside import one_line, reading
+
+
+class Fleet(Settings):
+    """Everything that decides a run. See ``acme init`` for a commented example.
+
+    ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
+    ``accelerator`` is where the cloud server trains (on a GPU in bfloat16) and measures the
+    backbone; edge servers and devices compute on the CPU. A run goes on where it was begun.
+    ``devices_at_once`` is how many devices of a cluster train their headers together where one
+    machine plays them all: much faster for many, the same numbers up to rounding.
+    ``edge_quorum`` is the share of the clusters that must finish for a run to end with a report;
+    the others can be finished with ``--resume``.
+    """
+
+    name: Name = "fleet"
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    devices_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
+    edge_quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    data: Data = Data()
+    reference: Reference = Reference()
+    backbone: Backbone = Backbone()
+    selection: Selection = Selection()
+    header: Header = Header()
+    search: Search = Search()
+    personalization: Personalization = Personalization()
+    clusters: Annotated[list[Cluster], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Fleet:
+        names = [c.name for c in self.clusters] + [d.name for d in self.devices]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated or "cloud" in names:
+            raise ValueError(
+                f"cluster and device names must differ from each other and from 'cloud'; "
+                f"used more than once: {', '.join(repeated or ['cloud'])}"
+            )
+        if self.data.source == "text" and self.reference.checkpoint is None:
+            raise ValueError(
+                "data.source text needs a text model and its tokenizer in reference.checkpoint"
+            )
+        if self.data.source == "text" and (self.reference.crop_padding or self.reference.flip):
+            raise ValueError("reference.crop_padding and reference.flip are for images, not texts")
+        return self
+
+    @property
+    def devices(self) -> list[Device]:
+        """All devices, cluster by cluster."""
+        return [device for cluster in self.clusters for device in cluster.devices]
+
+    @staticmethod
+    def from_yaml(path: str | Path) -> Fleet:
+        """Read and check a fleet file. Relative paths in it are relative to the file.
+
+        Raises:
+            FleetError: naming the key, its value and what would be right.
+        """
+        path = Path(path)
+        content = read_settings(path, "fleet file", f"`acme init {path}` writes an example")
+        return Fleet.parse(content, str(path), path.parent).with_paths_from(path.parent)
+
+    @staticmethod
+    def parse(content: dict[str, Any], where: str = "fleet", folder: Path = Path()) -> Fleet:
+        """Check settings that are already in memory.
+
+        ``device_types``, and ``devices`` with or without ``grouping`` in place of ``clusters``,
+        are written out: the fleet has neither. Profiles of device types are taken from ``folder``.
+
+        Raises:
+            FleetError: naming the key, its value and what would be right.
+        """
+        try:
+            return Fleet.model_validate(written_out(content, where, folder))
+        except ValidationError as error:
+            raise FleetError(mistakes(error, where, Fleet)) from error
+
+    def with_paths_from(self, folder: Path) -> Fleet:
+        """The same fleet with relative paths made absolute, taken from ``folder``."""
+
+        def resolve(value: Any) -> Any:
+            if isinstance(value, Path):
+                with reading(f"cannot use the path {one_line(str(value))}"):
+                    return (folder / value).resolve()
+            return [resolve(item) for item in value] if isinstance(value, list) else value
+
+        def in_place(settings: Any, *names: str) -> Any:
+            changes = {name: resolve(getattr(settings, name)) for name in names}
+            return settings.model_copy(update=changes)
+
+        clusters = [
+            in_place(cluster, "data").model_copy(
+                update={"devices": [in_place(device, "data") for device in cluster.devices]}
+            )
+            for cluster in self.clusters
+        ]
+        data = in_place(self.data, "train", "test")
+        named = self.reference.checkpoint
+        if isinstance(named, str) and os.path.lexists(folder / named):
+            # Path and all, so that it is said, and means the same from everywhere.
+            named = Path(named)
+            if self.reference.revision is not None:
+                raise FleetError(
+                    f"reference.revision: is for a checkpoint on the hub, and {named} is a folder "
+                    f"in {folder}; leave revision out"
+                )
+        reference = self.reference.model_copy(update={"checkpoint": resolve(named)})
+        return self.model_copy(update={"clusters": clusters, "data": data, "reference": reference})
+
+    def to_yaml(self) -> str:
+        """The fleet with every default written out; reading it back gives an equal fleet."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,25 @@
+"""Settings of a training loop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from acme_fleet.config.base import Settings
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Training(Settings):
+    """Optimisation of one stage: AdamW, linear warm-up, cosine decay."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05

@@ -1,0 +1,137 @@
+"""Folders of class folders: each image file in them is a sample, whatever its name ends in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from acme_fleet.data.image import pillow
+from acme_fleet.data.raw import RawSamples, as_objects, coded
+from acme_fleet.errors import FleetError
+from acme_fleet.outside import one_line, reading
+
+_log = logging.getLogger(__name__)
+
+# Such a file is an image: if it cannot be decoded, that is an error.
+_IMAGE_SUFFIXES = frozenset(
+    [
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".jxl",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".psd",
+        ".svg",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+# What file managers and archives leave behind.
+_LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"))
+
+
+def read_folders(paths: Sequence[Path], where: str) -> RawSamples:
+    """Read folders whose sub-folders are the classes and hold image files.
+
+    Hidden files and those of file managers are ignored; other files that are no images are left
+    out, and a warning of this module's logger says so.
+
+    Raises:
+        FleetError: if there is no class folder, one without images, or something that may hold
+            images and would be left out.
+    """
+    files: list[Path] = []
+    classes: list[str] = []
+    skipped: list[Path] = []
+    for path in paths:
+        folders, beside = _listed(path, where)
+        if not folders:
+            raise FleetError(f"{where}: {path} holds no class folders")
+        for file in beside:
+            if _is_image(file):
+                raise FleetError(
+                    f"{where}: the image {file} lies beside the class folders; move it into one"
+                )
+        skipped += beside
+        for folder in folders:
+            inner, found = _listed(folder, where)
+            if inner:
+                raise FleetError(
+                    f"{where}: the class folder {folder} holds the folder {inner[0].name}; "
+                    f"move its images up, or make it a class folder"
+                )
+            images = []
+            for file in found:
+                (images if _is_image(file) else skipped).append(file)
+            if not images:
+                raise FleetError(f"{where}: the class folder {folder} holds no image files")
+            files += images
+            classes += [_class_name(folder, where)] * len(images)
+    if skipped:
+        shown = ", ".join(one_line(str(file)) for file in skipped[:3])
+        rest = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
+        _log.warning(f"{where}: left out, as they are no images: {shown}{rest}")
+    labels, names, text = coded(classes, None, lambda number: f"{where}: {files[number]}")
+    sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
+    return RawSamples(as_objects(files), labels, names, sizes, None, where, text)
+
+
+def _listed(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
+    """The folders and regular files in a folder, sorted; links count as what they lead to."""
+    with reading(f"{where}: {folder}"):
+        entries = sorted(folder.iterdir())
+    entries = [x for x in entries if not x.name.startswith(".") and x.name.lower() not in _LITTER]
+    for entry in entries:
+        with reading(f"{where}: {entry}"):
+            if entry.is_symlink() and not entry.exists():
+                raise FleetError(f"{where}: {entry} is a link to nothing; remove it")
+            if not entry.is_dir() and not entry.is_file():
+                raise FleetError(f"{where}: {entry} is no regular file; remove it")
+    return [x for x in entries if x.is_dir()], [x for x in entries if not x.is_dir()]
+
+
+def _is_image(file: Path) -> bool:
+    """By the name or, where that says nothing, by the content."""
+    if file.suffix.lower() in _IMAGE_SUFFIXES:
+        return True
+    library = pillow()
+    with reading(f"cannot read {file}"), file.open("rb") as content:
+        try:
+            with reading(file), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                library.open(content)
+        except FleetError as error:
+            # A format that Pillow knows and cannot open is a damaged image.
+            return not isinstance(error.__cause__, library.UnidentifiedImageError)
+    return True
+
+
+def _class_name(folder: Path, where: str) -> str:
+    name = os.fsencode(folder.name)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise FleetError(
+            f"{where}: the name of the class folder {one_line(str(folder))} is not UTF-8; rename it"
+        ) from None

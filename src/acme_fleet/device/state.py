@@ -1,0 +1,187 @@
+"""A device's state on its own disk: it can be stopped at any time, and repeats nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.device.refinement import HeaderState
+from acme_fleet.errors import DamagedError, ProtocolError
+from acme_fleet.links.wire import decode, encode
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
+from acme_fleet.models.features import feature_samples
+from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
+from acme_fleet.outside import reading
+from acme_fleet.runs.atomic import remove
+from acme_fleet.runs.sealed import (
+    checksum,
+    if_sound,
+    read_sealed,
+    read_sealed_json,
+    write_sealed,
+    write_sealed_json,
+)
+
+Kept = TypeVar("Kept", bound=Message)
+_SPLITS = ("train", "validation", "test")
+_STATE, _SHIPPED = "state", "state/shipped.json"
+
+
+class DeviceFolder:
+    """A device's folder: the model that ships is in it, its own checkpoints under ``state``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.secret = path / _STATE / "secret"
+
+    # --- what was received ---
+
+    def accept(self, assignment: HeaderAssignment) -> None:
+        """Keep what was received; all that belonged to another assignment is removed."""
+        sent, stored = encode(assignment), self._file("assignment")
+        if if_sound(stored, read_sealed) == sent:
+            return
+        for outdated in stored.parent.glob("*.safetensors"):
+            remove(outdated)
+        write_sealed(stored, sent)
+
+    def assignment(self) -> HeaderAssignment:
+        """The assignment that was received.
+
+        Raises:
+            ProtocolError: if nothing was.
+            DamagedError: if it is not on the disk any more as it was.
+        """
+        path = self._file("assignment")
+        if not path.exists():
+            raise ProtocolError(f"{self.path.name} has received no model yet")
+        return _read(path, HeaderAssignment)
+
+    # --- features of the frozen backbone ---
+
+    def features(self, private: Splits) -> Splits:
+        """Features of all private data, computed once for an assignment."""
+        path = self._file("features")
+        stored = if_sound(path, read_tensors)
+        if stored is None:
+            assignment = self.assignment()
+            backbone = backbone_from(assignment.config, assignment.backbone)
+            tensors = {
+                f"{split}.{name}": values
+                for split in _SPLITS
+                for name, values in feature_samples(
+                    backbone, getattr(private, split)
+                ).inputs.items()
+            }
+            write_tensors(path, tensors, {}, private=True)
+            stored = read_tensors(path)
+
+        def samples(split: str) -> Samples:
+            own: Samples = getattr(private, split)
+            return Samples(without_prefix(split, stored[0]), own.labels, own.stored_bytes)
+
+        return Splits(*(samples(split) for split in _SPLITS))
+
+    def forget_features(self) -> None:
+        """Give their storage back; they are large, and can be computed again."""
+        remove(self._file("features"))
+
+    # --- the header, round by round ---
+
+    def begin(self, state: HeaderState) -> HeaderState:
+        """Keep the state before the first round."""
+        state.write(self._file("start"))
+        return state
+
+    def before(self, number: int, start: Callable[[], HeaderState]) -> HeaderState:
+        """The last state before a round; a device may have missed rounds in between.
+
+        Args:
+            number: of the round.
+            start: makes the state before the first round, should it be damaged.
+
+        Raises:
+            DamagedError: if a later state is damaged, which depends on what peers have sent.
+        """
+        earlier = (self._file(f"pruned-{n}") for n in reversed(range(number)))
+        if pruned := next((path for path in earlier if path.exists()), None):
+            return HeaderState.read(pruned)
+        return if_sound(self._file("start"), HeaderState.read) or self.begin(start())
+
+    def has_trained(self, number: int) -> bool:
+        """True if the training of a round is done, and its files are undamaged."""
+        importance = if_sound(self._file(f"importance-{number}"), read_tensors)
+        return bool(importance and if_sound(self._file(f"trained-{number}"), HeaderState.read))
+
+    def keep_trained(self, number: int, state: HeaderState, importance: dict[str, Tensor]) -> None:
+        """Keep what the training of a round has made."""
+        write_tensors(self._file(f"importance-{number}"), importance, {}, private=True)
+        state.write(self._file(f"trained-{number}"))
+
+    def trained(self, number: int) -> tuple[HeaderState, dict[str, Tensor]]:
+        """The state after a round's training, and its neurons' importance.
+
+        Raises:
+            DamagedError: if there was none, or a file is damaged.
+        """
+        state = HeaderState.read(self._file(f"trained-{number}"))
+        importance, _ = read_tensors(self._file(f"importance-{number}"))
+        return state, {layer: importance[layer] for layer in state.current.plan.layers}
+
+    def keep_pruned(self, number: int, state: HeaderState) -> None:
+        """Keep the state at the end of a round."""
+        state.write(self._file(f"pruned-{number}"))
+
+    # --- the end ---
+
+    def report(self) -> DeviceReport | None:
+        """The report, if there is one."""
+        return if_sound(self._file("report"), lambda path: _read(path, DeviceReport))
+
+    def keep_report(self, report: DeviceReport) -> None:
+        """Keep the report: the work for this assignment is over."""
+        write_sealed(self._file("report"), encode(report))
+
+    def keep_shipped(self) -> None:
+        """Remember the files that ship as they are."""
+        write_sealed_json(self.path / _SHIPPED, _digests(self.path), private=True)
+
+    def _file(self, name: str) -> Path:
+        return self.path / _STATE / f"{name}.safetensors"
+
+
+def changed_files(folder: Path) -> list[str] | None:
+    """Files that a device ships and that :meth:`DeviceFolder.keep_shipped` saw otherwise.
+
+    None, if what it saw is not known.
+    """
+    kept = if_sound(folder / _SHIPPED, lambda path: read_sealed_json(path, dict[str, str]))
+    if kept is None:
+        return None
+    found = _digests(folder)
+    return [name for name, digest in kept.items() if found.get(name) != digest]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Checksums of the files outside the device's own state."""
+    with reading(f"cannot read {folder}", DamagedError):
+        paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+        return {
+            name.as_posix(): checksum(path.read_bytes())
+            for name, path in sorted(paths.items())
+            if name.parts[0] != _STATE
+        }
+
+
+def _read(path: Path, kind: type[Kept]) -> Kept:
+    try:
+        message = decode(read_sealed(path), [kind])
+    except ProtocolError as error:
+        raise DamagedError(f"cannot read {path}: {error}") from error
+    assert isinstance(message, kind)
+    return message

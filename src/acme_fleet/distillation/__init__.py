@@ -1,0 +1,1 @@
+"""Distillation that makes one backbone elastic, and recovery of a chosen one (Eq. 9)."""

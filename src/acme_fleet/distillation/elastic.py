@@ -1,0 +1,304 @@
+"""Knowledge distillation that makes the backbone elastic in width, then in width and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from acme_fleet.config.backbone import Distillation
+from acme_fleet.config.training import Training
+from acme_fleet.data.samples import Samples
+from acme_fleet.models.backbone.elastic import Architecture
+from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
+from acme_fleet.models.padding import clear_padding
+from acme_fleet.training.augmentation import Augment
+from acme_fleet.training.loop import Optimization, check_converging, steps_of
+from acme_fleet.training.precision import mixed_precision
+from acme_fleet.training.resume import EpochState
+
+LogitsLoss = Literal["mse", "soft_cross_entropy"]
+Match = Literal["states", "features"]
+Origin = Literal["trained", "fine-tuned", "untouched"]
+"""By the run; on the public data; not, as that did not win on validation data."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The parts of a teacher that students learn from.
+
+    Attributes:
+        match: see :class:`DistillationStep`.
+        logits: whether its classifier is a teacher too. A few labels make a weak classifier, and
+            a weak classifier spoils what a good encoder knows.
+    """
+
+    match: Match
+    logits: bool
+
+
+def lesson_of(settings: Distillation, origin: Origin) -> Lesson:
+    """A checkpoint teaches its features; its classifier joins if it was trained."""
+    match = settings.match
+    if match == "auto":
+        match = "states" if origin == "trained" else "features"
+    return Lesson(match, match == "states" or origin != "untouched")
+
+
+@dataclass(frozen=True)
+class DistillationStep:
+    """One of the two steps of Eq. 9.
+
+    Attributes:
+        widths, depths: what the student can be.
+        teacher_width: the teacher's width for a student of width w: always 1 in the first step,
+            w itself in the second. The teacher has full depth in both.
+        logits_weight, embeddings_weight: λ1 and λ2.
+        hidden_weight: of the hidden states, 1 in Eq. 9.
+        match: what is learned beside the logits: the states of Eq. 9, or features relative to their
+            variance, see :func:`features_loss`.
+        random_subnetworks: how many students of each step are drawn besides the largest and the
+            smallest (sandwich rule, Yu & Huang 2019).
+        logits_loss: l of the logits, see :func:`distillation_loss`.
+    """
+
+    widths: Sequence[float]
+    depths: Sequence[int]
+    teacher_width: Callable[[float], float]
+    logits_weight: float
+    embeddings_weight: float
+    random_subnetworks: int
+    logits_loss: LogitsLoss = "mse"
+    hidden_weight: float = 1.0
+    match: Match = "states"
+
+
+def step_of(
+    settings: Distillation,
+    number: int,
+    widths: Sequence[float],
+    depths: Sequence[int],
+    teacher_width: Callable[[float], float],
+    lesson: Lesson,
+) -> DistillationStep:
+    """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file."""
+    return DistillationStep(
+        widths=widths,
+        depths=depths,
+        teacher_width=teacher_width,
+        logits_weight=settings.logits_weight[number] if lesson.logits else 0.0,
+        embeddings_weight=settings.embeddings_weight[number],
+        random_subnetworks=settings.random_subnetworks,
+        logits_loss=settings.logits_loss,
+        match=lesson.match,
+    )
+
+
+def recovery_of(
+    settings: Distillation, width: float, depth: int, lesson: Lesson
+) -> DistillationStep:
+    """One student alone, from the whole model's logits or features; beyond the paper.
+
+    What the layers of a small model compute need not be what a few of a large one's do, so states
+    are not matched.
+    """
+    return DistillationStep(
+        widths=[width],
+        depths=[depth],
+        teacher_width=lambda width: 1.0,
+        logits_weight=1.0 if lesson.logits else 0.0,
+        embeddings_weight=0.0,
+        random_subnetworks=0,
+        logits_loss=settings.logits_loss,
+        hidden_weight=0.0,
+        match=lesson.match,
+    )
+
+
+def distillation_loss(
+    student: Run,
+    teacher: Run,
+    layers: Sequence[int],
+    logits_weight: float,
+    embeddings_weight: float,
+    logits_loss: LogitsLoss = "mse",
+    hidden_weight: float = 1.0,
+) -> Tensor:
+    """λ1·l(ŷ, y) + λ2·l(Ê, E) + l(Ĥ, H), l the mean squared error (Eq. 9).
+
+    Args:
+        student, teacher: one forward pass of each on the same inputs.
+        layers: for each of the student's layers the teacher's layer that it stands for.
+        logits_weight, embeddings_weight: λ1 and λ2.
+        logits_loss: l(ŷ, y): Eq. 9's, or the cross-entropy −Σ softmax(y)·log softmax(ŷ) that
+            the authors ran (a named deviation).
+        hidden_weight: of l(Ĥ, H), 1 in Eq. 9.
+    """
+    mask = student.activations.mask
+    hidden = [
+        _square_error(mine, teacher.activations.hidden[layer], mask)
+        for mine, layer in zip(student.activations.hidden, layers, strict=True)
+    ]
+    return (
+        logits_weight * logits_error(student, teacher, logits_loss)
+        + embeddings_weight
+        * _square_error(student.activations.embeddings, teacher.activations.embeddings, mask)
+        + hidden_weight * torch.stack(hidden).mean()
+    )
+
+
+def logits_error(student: Run, teacher: Run, kind: LogitsLoss) -> Tensor:
+    """l(ŷ, y) of Eq. 9, see :func:`distillation_loss`."""
+    if kind == "mse":
+        return F.mse_loss(student.logits, teacher.logits)
+    return F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
+
+
+def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Tensor:
+    """Hidden states and pooled vectors against a pre-trained teacher's; no labels (METHOD 16).
+
+    Each is a squared error over the teacher's variance, channel by channel: the states of large
+    encoders have a few channels that would outweigh all others.
+
+    Args:
+        student, teacher, layers: see :func:`distillation_loss`.
+    """
+    mine, theirs, mask = student.activations, teacher.activations, student.activations.mask
+    hidden = [
+        relative_error(state, theirs.hidden[layer], mask)
+        for state, layer in zip(mine.hidden, layers, strict=True)
+    ]
+    pooled = relative_error(mine.pooled[:, None], theirs.pooled[:, None], None)
+    return torch.stack(hidden).mean() + pooled
+
+
+def relative_error(
+    mine: Float[Tensor, "batch tokens channels"],
+    theirs: Float[Tensor, "batch tokens channels"],
+    mask: Bool[Tensor, "batch tokens"] | None,
+) -> Tensor:
+    """Mean over real tokens and channels of the squared error over the channel's variance.
+
+    A single token, or tokens that are all equal, have no variance, and their error counts 0.
+    """
+    if mask is not None:
+        mine, theirs = mine[mask], theirs[mask]
+    theirs = theirs.reshape(-1, theirs.shape[-1]).float()
+    variance = theirs.var(dim=0, correction=0)
+    # A channel that hardly varies in this batch must not outweigh the others.
+    floor = 1e-3 * variance.mean()
+    floor = torch.where(floor > 0, floor, torch.inf)
+    return ((mine.reshape(theirs.shape) - theirs).square() / variance.clamp(min=floor)).mean()
+
+
+def _square_error(
+    mine: Float[Tensor, "batch tokens hidden"],
+    theirs: Float[Tensor, "batch tokens hidden"],
+    mask: Bool[Tensor, "batch tokens"] | None,
+) -> Tensor:
+    """Mean squared error over real tokens: no state of padding is there to be learned."""
+    if mask is None:
+        return F.mse_loss(mine, theirs)
+    each = F.mse_loss(mine, theirs, reduction="none").mean(dim=2)
+    return clear_padding(each, mask).sum() / mask.sum().clamp(min=1)
+
+
+def sandwich(step: DistillationStep, generator: torch.Generator) -> list[tuple[float, int]]:
+    """The students of one batch: the largest, the smallest, and random ones in between."""
+
+    def draw(options: Sequence[float] | Sequence[int]) -> int:
+        return int(torch.randint(len(options), (1,), generator=generator))
+
+    students = [
+        (max(step.widths), max(step.depths)),
+        (min(step.widths), min(step.depths)),
+    ]
+    for _ in range(step.random_subnetworks):
+        students.append((step.widths[draw(step.widths)], step.depths[draw(step.depths)]))
+    return list(dict.fromkeys(students))
+
+
+def distill(
+    teacher: ElasticClassifier,
+    student: ElasticClassifier,
+    step: DistillationStep,
+    samples: Samples,
+    training: Training,
+    generator: torch.Generator,
+    *,
+    augment: Augment | None = None,
+    on_epoch: Callable[[int, int], None] | None = None,
+    state: EpochState | None = None,
+) -> None:
+    """Train the student's shared weights in place, on their device; the teacher does not change.
+
+    Args:
+        teacher, student: elastic models of one reference.
+        step: what the students are, and whom they learn from.
+        samples: the training data; labels are not used.
+        training: epochs, batch size, learning rate, weight decay.
+        generator: decides the order of the samples, the augmentation and the students.
+        augment: changes each batch before teacher and students see it.
+        on_epoch: called with the number of finished epochs, and of all.
+        state: written after each epoch; if it holds something, training goes on from there.
+
+    Raises:
+        Diverged: after the first epoch whose loss is no number.
+    """
+    parameters = student.classifier.parameters()
+    optimization = Optimization(parameters, training, steps_of(samples, training))
+    finished = state.restore(student.classifier, optimization, generator) if state else 0
+    for epoch in range(finished, training.epochs):
+        total = torch.zeros((), device=optimization.parameters[0].device)
+        for batch in samples.batches(training.batch_size, generator):
+            inputs = (augment(batch, generator) if augment else batch).inputs
+            total += teach(teacher, student, step, inputs, sandwich(step, generator))
+            optimization.step()
+        check_converging(total, optimization.parameters, epoch, training)
+        if state:
+            state.save(epoch + 1, student.classifier, optimization, generator)
+        if on_epoch:
+            on_epoch(epoch + 1, training.epochs)
+
+
+def teach(
+    teacher: ElasticClassifier,
+    student: ElasticClassifier,
+    step: DistillationStep,
+    inputs: dict[str, Tensor],
+    students: Sequence[tuple[float, int]],
+) -> Tensor:
+    """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
+
+    The teacher runs once for each width it is asked at, whatever the number of students.
+    """
+    device = student.classifier.head.weight.device
+    total = torch.zeros((), device=device)
+    lessons: dict[Architecture, Run] = {}
+    for width, depth in students:
+        teacher_width = 1.0 if step.match == "features" else step.teacher_width(width)
+        lesson = teacher.shape(teacher_width, teacher.sizes.layers)
+        if lesson not in lessons:
+            with torch.no_grad(), mixed_precision(device):
+                lessons[lesson] = teacher.run(lesson, inputs)
+        arch = student.shape(width, depth)
+        with mixed_precision(device):
+            run = student.run(arch, inputs)
+            match step.match:
+                case "states":
+                    weights = step.logits_weight, step.embeddings_weight
+                    rest = step.logits_loss, step.hidden_weight
+                    loss = distillation_loss(run, lessons[lesson], arch.layers, *weights, *rest)
+                case "features":
+                    loss = features_loss(run, lessons[lesson], arch.layers)
+                    if step.logits_weight:
+                        logits = logits_error(run, lessons[lesson], step.logits_loss)
+                        loss = loss + step.logits_weight * logits
+        loss.backward()
+        total += loss.detach()
+    return total

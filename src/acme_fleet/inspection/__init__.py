@@ -1,0 +1,1 @@
+"""Questions about a run: its plan before, its choices after, and predictions of its models."""

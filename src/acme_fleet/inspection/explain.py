@@ -1,0 +1,277 @@
+"""Why the devices of a finished run got their backbones, and what other limits would have bought.
+
+Read from the run's summary and fleet alone; nothing is loaded or evaluated again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from acme_fleet.config.backbone import Selection
+from acme_fleet.config.devices import Device, Energy
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.cost.energy import energy_j
+from acme_fleet.errors import RunError
+from acme_fleet.outside import listed
+from acme_fleet.runs.directory import FLEET, RunDirectory
+from acme_fleet.runs.summary import Candidate, ClusterSummary, DeviceSummary, ProbeSummary, Summary
+from acme_fleet.selection.choice import Match, distances, match, match_many
+from acme_fleet.selection.front import interval_end
+
+# --- one device -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Option:
+    """A storage limit, and the row of the candidate that it leads to."""
+
+    limit_bytes: int
+    chosen: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One device's choice. Rows are those of the cluster's candidates.
+
+    Attributes:
+        device: as in the fleet file.
+        cluster: what its cluster could choose from, with the energy of its worst device.
+        smallest: the device that sets the cluster's limit.
+        selection: the window and the rule.
+        match: grid coordinates, front and choice.
+        window_end: the largest loss of the best performer's interval.
+        distances: to the ideal point, by row, of the front's candidates in that interval.
+        larger: the choice when the next larger candidate just fits, and the first choice that is
+            another one; at most two, and none if all candidates fit.
+        alone: the choice by the device's own limit and energy constants.
+        own_energy_j: on this device, of each candidate, shape ``(candidates,)``.
+        measured: on the device's test data; none if it was lost.
+        probe: the practitioner's rival, if it was measured.
+    """
+
+    device: Device
+    cluster: ClusterSummary
+    smallest: Device
+    selection: Selection
+    match: Match
+    window_end: float
+    distances: dict[int, float]
+    larger: list[Option]
+    alone: Option
+    own_energy_j: np.ndarray
+    measured: DeviceSummary | None
+    probe: ProbeSummary | None
+
+    def verdict(self, row: int) -> str:
+        """Why a candidate was chosen, or was not."""
+        candidates = self.cluster.candidates
+        excess = candidates[row].size_bytes - self.cluster.storage_limit_bytes
+        if excess > 0:
+            return f"infeasible by {excess:,} B"
+        if row == self.match.chosen:
+            return f"chosen, distance {self.distances[row]:.3f}"
+        if row in self.distances:
+            return f"front, distance {self.distances[row]:.3f}"
+        if row in self.match.front:
+            return f"front, loss above {self.window_end:.4f}"
+        better = _dominator(_objectives(candidates), self.match.front, row)
+        if better is None:
+            return "not on the grid"
+        return f"dominated by w {candidates[better].width:g}, d {candidates[better].depth}"
+
+
+def explain_device(run_dir: Path, name: str) -> Explanation:
+    """Why a device got its backbone.
+
+    Raises:
+        RunError: if the run or the device does not exist, or the run is not finished.
+    """
+    run = RunDirectory.open(run_dir)
+    fleet = run.fleet
+    if name not in (names := [device.name for device in fleet.devices]):
+        raise RunError(f"the run has no device {name!r}; it has {listed(names, 10)}")
+    summary = _summary_of(run, fleet)
+    home = next(c.name for c in fleet.clusters if any(d.name == name for d in c.devices))
+    if home in summary.lost:
+        raise RunError(f"{name} got nothing: its cluster {home} did not finish")
+    device, cluster, members = next(
+        (device, cluster, members)
+        for members, cluster in _paired(fleet, summary)
+        for device in members
+        if device.name == name
+    )
+    own_energy_j = _energy_on(device.energy, cluster.candidates, summary.reference.patches)
+    if summary.selection.matching == "device":
+        cluster, members = _by_its_own(cluster, device, own_energy_j), [device]
+    table, limit = _objectives(cluster.candidates), cluster.storage_limit_bytes
+    found = _match(table, limit, summary.selection, cluster.name)
+    alone = _match(_with_energy(table, own_energy_j), device.storage, summary.selection, name)
+    window = summary.selection.performance_window
+    return Explanation(
+        device=device,
+        cluster=cluster,
+        smallest=min(members, key=lambda member: abs(member.storage - limit)),
+        selection=summary.selection,
+        match=found,
+        window_end=interval_end(table[found.feasible, 0], window),
+        distances=_near(table, found, summary.selection),
+        larger=_larger(table, limit, found.chosen, summary.selection),
+        alone=Option(device.storage, alone.chosen),
+        own_energy_j=own_energy_j,
+        measured=next((own for own in summary.devices if own.name == name), None),
+        probe=summary.probe,
+    )
+
+
+def _by_its_own(cluster: ClusterSummary, device: Device, energies: np.ndarray) -> ClusterSummary:
+    """A group's candidates as they were for one device: its own limit, its own energy."""
+    candidates = [
+        candidate.model_copy(update={"energy_j": float(energy)})
+        for candidate, energy in zip(cluster.candidates, energies, strict=True)
+    ]
+    return cluster.model_copy(
+        update={"storage_limit_bytes": device.storage, "candidates": candidates}
+    )
+
+
+def _near(table: np.ndarray, found: Match, selection: Selection) -> dict[int, float]:
+    """Distance of each candidate of the front in the best performer's interval."""
+    scale = np.abs(table).max(axis=0)
+    far = distances(table[found.feasible], found.coordinates, selection.rule, scale)
+    return {
+        int(row): float(distance)
+        for row, distance, interval in zip(
+            found.feasible, far, found.coordinates[:, 0], strict=True
+        )
+        if interval == 1 and row in found.front
+    }
+
+
+def _larger(table: np.ndarray, limit: int, chosen: int, selection: Selection) -> list[Option]:
+    options = []
+    for size in np.unique(table[:, -1][table[:, -1] > limit]):
+        other = _match(table, float(size), selection, "").chosen
+        if not options or other != chosen:
+            options.append(Option(int(size), other))
+        if other != chosen:
+            break
+    return options
+
+
+def _dominator(table: np.ndarray, front: np.ndarray, row: int) -> int | None:
+    """A candidate of the front that is no worse in anything and better in something."""
+    no_worse = (table[front] <= table[row]).all(axis=1)
+    better = front[no_worse & (table[front] < table[row]).any(axis=1)]
+    return int(better[0]) if better.size else None
+
+
+# --- the whole fleet --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """One device's candidate with its cluster, and the one that its own limits would lead to.
+
+    Energies are those on the device itself.
+    """
+
+    device: Device
+    cluster: Candidate
+    cluster_energy_j: float
+    alone: Candidate
+    alone_energy_j: float
+
+
+def compare_matching(run_dir: Path) -> list[DeviceChoice]:
+    """One backbone for each cluster beside one for each device, from the same candidates.
+
+    Raises:
+        RunError: if the run does not exist or is not finished.
+    """
+    run = RunDirectory.open(run_dir)
+    fleet = run.fleet
+    summary = _summary_of(run, fleet)
+    if not summary.clusters:
+        raise RunError(f"{run.path}: no cluster finished; go on with it: {run.resume_command}")
+    members = [
+        (device, next(row for row, c in enumerate(cluster.candidates) if c.chosen))
+        for devices, cluster in _paired(fleet, summary)
+        for device in devices
+    ]
+    candidates = summary.clusters[0].candidates  # loss and size are the same for all clusters
+    distinct = dict.fromkeys(device.energy for device, _ in members)
+    kinds = {energy: number for number, energy in enumerate(distinct)}
+    energies = [_energy_on(kind, candidates, summary.reference.patches) for kind in kinds]
+    table = _objectives(candidates)
+    alone = match_many(
+        tables=np.stack([_with_energy(table, energy) for energy in energies]),
+        sizes=table[:, -1],
+        limits=np.array([device.storage for device, _ in members]),
+        types=np.array([kinds[device.energy] for device, _ in members]),
+        performance_window=summary.selection.performance_window,
+        rule=summary.selection.rule,
+    )
+    return [
+        DeviceChoice(
+            device=device,
+            cluster=candidates[got],
+            cluster_energy_j=float(energies[kinds[device.energy]][got]),
+            alone=candidates[own],
+            alone_energy_j=float(energies[kinds[device.energy]][own]),
+        )
+        for (device, got), own in zip(members, alone.tolist(), strict=True)
+    ]
+
+
+# --- shared -----------------------------------------------------------------------------------
+
+
+def _summary_of(run: RunDirectory, fleet: Fleet) -> Summary:
+    """The summary of a finished run.
+
+    Raises:
+        RunError: if the run is not finished, or the summary is of another fleet.
+    """
+    summary = Summary.read(run.finished())
+    known = {cluster.name: {d.name for d in cluster.devices} for cluster in fleet.clusters}
+    for group in summary.clusters:
+        if not known.get(group.edge, set()).issuperset([*group.device_names, *group.lost]):
+            raise RunError(f"{run.summary} is of another fleet than {run.path / FLEET}")
+    return summary
+
+
+def _paired(fleet: Fleet, summary: Summary) -> list[tuple[list[Device], ClusterSummary]]:
+    """The devices for whom each choice was made, those that were lost on the way included."""
+    members = {
+        name: group for group in summary.clusters for name in [*group.device_names, *group.lost]
+    }
+    first = {group.edge: group for group in reversed(summary.clusters)}
+    clusters = [cluster for cluster in fleet.clusters if cluster.name in first]
+    found: dict[str, list[Device]] = {group.name: [] for group in summary.clusters}
+    for cluster in clusters:
+        for device in cluster.devices:
+            found[members.get(device.name, first[cluster.name]).name].append(device)
+    return [(found[group.name], group) for group in summary.clusters]
+
+
+def _objectives(candidates: list[Candidate]) -> np.ndarray:
+    """Loss, energy of the cluster's worst device, size, shape ``(candidates, 3)``."""
+    return np.array([(c.loss, c.energy_j, c.size_bytes) for c in candidates], dtype=np.float64)
+
+
+def _energy_on(constants: Energy, candidates: list[Candidate], patches: int) -> np.ndarray:
+    widths, depths = np.array([(c.width, c.depth) for c in candidates]).T
+    return energy_j(constants, widths, depths, patches)
+
+
+def _with_energy(table: np.ndarray, energies: np.ndarray) -> np.ndarray:
+    return np.column_stack([table[:, 0], energies, table[:, 2]])
+
+
+def _match(table: np.ndarray, limit: float, selection: Selection, name: str) -> Match:
+    return match(
+        table, table[:, -1], limit, selection.performance_window, cluster=name, rule=selection.rule
+    )

@@ -1,0 +1,146 @@
+"""A run's plan before any training: candidates, exact sizes, limits, the bytes to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.header import Header
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.data.partition import World, load_world
+from acme_fleet.data.samples import Splits
+from acme_fleet.errors import FleetError
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.features import Classifier, feature_sizes
+from acme_fleet.privacy.accounting import PrivacyLoss
+from acme_fleet.privacy.masking import public_key
+from acme_fleet.runs.traffic import expected_loss, row_bytes
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Sample counts and classes of one device.
+
+    Attributes:
+        train, validation, test: numbers of samples.
+        classes: names of the classes with a train sample, in the order of the labels.
+        untested: those of them without a test sample.
+    """
+
+    train: int
+    validation: int
+    test: int
+    classes: tuple[str, ...]
+    untested: tuple[str, ...]
+
+    @classmethod
+    def of(cls, splits: Splits, names: Sequence[str]) -> Holding:
+        """Count a device's samples; ``names`` are the classes' in the order of the labels."""
+        trained, tested = (
+            {names[label] for label in part.labels.unique().tolist()}
+            for part in (splits.train, splits.test)
+        )
+        classes = tuple(name for name in names if name in trained)
+        return cls(
+            train=len(splits.train),
+            validation=len(splits.validation),
+            test=len(splits.test),
+            classes=classes,
+            untested=tuple(name for name in classes if name not in tested),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The candidates and limits of a run.
+
+    Attributes:
+        grid: the candidates (w, d).
+        sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
+            allocation, which is known only after training, those of the uniform one: its bound.
+        reference_bytes: of the reference as it would be shipped.
+        limits: min C_n for each cluster by name.
+        feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
+        round_bytes: the most that a device uploads in one round, likewise: its importance set
+            (Eq. 18) or masked shares of it and, where headers are mixed, its header.
+        loss: (ε, δ) of what a device sends with noise; none where it adds none.
+        holdings: samples and classes of each device by name, of those whose data were read.
+    """
+
+    grid: Grid
+    sizes: np.ndarray
+    reference_bytes: int
+    limits: dict[str, int]
+    feature_bytes: int
+    round_bytes: int
+    loss: PrivacyLoss | None
+    holdings: dict[str, Holding]
+
+
+def examine(fleet: Fleet) -> Plan:
+    """Load the data and make the plan, see :func:`make_plan`."""
+    return make_plan(fleet, load_world(fleet))
+
+
+def make_plan(fleet: Fleet, world: World) -> Plan:
+    """Candidates with exact sizes, limits, and the bytes to expect; trains nothing.
+
+    Raises:
+        FleetError: if the model cannot be built for these data.
+    """
+    reference = untrained_reference(fleet, world.public, world.classes)
+    grid = candidate_grid(fleet.backbone, reference)
+    header = largest_header(fleet.header, reference)
+    # A block of other operations may also have one layer that aligns its inputs.
+    aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
+    personalization = fleet.personalization
+    weights = 0 if personalization.mix == "importance" else parameter_count(header.shapes())
+    masked = personalization.privacy.masking
+    receivers = max(len(cluster.devices) for cluster in fleet.clusters) if masked else 1
+    if masked:
+        public_key(b"")  # its library must be there before any work is done
+    return Plan(
+        grid=grid,
+        sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
+        reference_bytes=file_size(shapes_of(reference)),
+        limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
+        feature_bytes=personalization.rows_sent * row_bytes(personalization, header.pooled_size),
+        round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
+        loss=expected_loss(personalization),
+        holdings={
+            name: Holding.of(splits, world.classes) for name, splits in world.private.items()
+        },
+    )
+
+
+def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:
+    """The header with the most weights: the largest convolution everywhere."""
+    block = Block(inputs=(0, 1), operations=("conv5", "conv5"))
+    genotype = Genotype(
+        blocks=(block,) * settings.blocks, cells=settings.cells, channels=settings.channels
+    )
+    sizes = feature_sizes(reference.backbone.config)._asdict()
+    return HeaderPlan(genotype=genotype, classes=reference.head.out_features, **sizes)
+
+
+def check_feasible(fleet: Fleet, plan: Plan) -> None:
+    """Every cluster must be able to get something.
+
+    Raises:
+        FleetError: naming the cluster, its smallest device and the smallest candidate.
+    """
+    smallest = int(plan.sizes.min())
+    for cluster in fleet.clusters:
+        device = min(cluster.devices, key=lambda d: d.storage)
+        if device.storage < smallest:
+            raise FleetError(
+                f"cluster {cluster.name}: the smallest candidate is {smallest:,} bytes, device "
+                f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
+                f"candidates in backbone.widths and backbone.depths"
+            )

@@ -1,0 +1,221 @@
+"""Use a device's shipped model, loaded from its folder alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from acme_fleet.data.datasets import Preprocessing, load_source
+from acme_fleet.data.image import ImagePreprocessing
+from acme_fleet.data.partition import distribute
+from acme_fleet.errors import FleetError, RunError
+from acme_fleet.inspection.predict_inputs import Input
+from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.shipped import load_device_model, read_class_names, read_preprocessing
+from acme_fleet.models.storage import CLASS_NAMES, CONFIG, HEADER, PREPROCESSING, WEIGHTS
+from acme_fleet.outside import listed, one_line, reading
+from acme_fleet.runs.directory import FLEET, RunDirectory
+from acme_fleet.seeding import threads
+from acme_fleet.training.evaluation import Evaluation, evaluate
+
+_BATCH = 32
+_FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of one file."""
+
+    file: Path
+    class_name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The probability of every class for one input, the most probable class first."""
+
+    input: Input
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An input that cannot be read, and the reason."""
+
+    input: Input
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """A shipped model with all that it needs to answer.
+
+    Attributes:
+        folder: of the device.
+        model: in eval mode.
+        class_names: in the order of the model's outputs.
+        preprocessing: from a file's content to the model's inputs.
+    """
+
+    folder: Path
+    model: CustomizedModel
+    class_names: list[str]
+    preprocessing: Preprocessing
+
+    @staticmethod
+    def open(folder: Path) -> DeviceModel:
+        """The model in a device's folder.
+
+        Raises:
+            RunError: naming the file that is missing or damaged.
+        """
+        model, names = load_device_model(folder), read_class_names(folder)
+        return DeviceModel(folder, model, names, read_preprocessing(folder))
+
+    @property
+    def takes_images(self) -> bool:
+        """True for images, False for texts."""
+        return isinstance(self.preprocessing, ImagePreprocessing)
+
+    def classify(self, inputs: Iterable[Input]) -> Iterator[Classified | Refused]:
+        """An answer for each input, in order; only one batch of inputs is in memory at a time.
+
+        Raises:
+            RunError: if the files of the folder do not fit together.
+        """
+        waiting: list[tuple[Input, dict[str, Tensor] | str]] = []
+        for one in inputs:
+            try:
+                waiting.append((one, self._prepared(one)))
+            except FleetError as error:
+                waiting.append((one, one_line(str(error), 500)))
+            if len(waiting) == _BATCH:
+                yield from self._answers(waiting)
+                waiting = []
+        yield from self._answers(waiting)
+
+    def _prepared(self, one: Input) -> dict[str, Tensor]:
+        """The model's inputs for one sample, each of shape ``(1, …)``.
+
+        Raises:
+            FleetError: if it cannot be read as what the model takes.
+        """
+        if one.error:
+            raise FleetError(one.error)
+        content = None if one.text is None else [one.text]
+        tensors = self.preprocessing.inputs(content or self.preprocessing.read([Path(one.file)]))
+        if "input_ids" in tensors:
+            embeddings = self.model.backbone.get_input_embeddings()
+            known = len(embeddings.get_parameter("weight"))
+            largest = int(tensors["input_ids"].max())
+            if largest >= known:
+                raise FleetError(
+                    f"{one.label} has the token number {largest}; the model has embeddings of the "
+                    f"tokens 0 to {known - 1}"
+                )
+        return tensors
+
+    def _answers(
+        self, batch: list[tuple[Input, dict[str, Tensor] | str]]
+    ) -> Iterator[Classified | Refused]:
+        ready = [tensors for _, tensors in batch if not isinstance(tensors, str)]
+        rows = iter(self._probabilities(ready) if ready else [])
+        for one, tensors in batch:
+            if isinstance(tensors, str):
+                yield Refused(one, tensors)
+                continue
+            probabilities = dict(zip(self.class_names, next(rows), strict=True))
+            ordered = sorted(probabilities, key=lambda name: -probabilities[name])
+            yield Classified(one, {name: probabilities[name] for name in ordered})
+
+    def _probabilities(self, samples: list[dict[str, Tensor]]) -> list[list[float]]:
+        with reading(f"{self.folder}: the model cannot be used", RunError), torch.no_grad():
+            joined = {name: torch.cat([s[name] for s in samples]) for name in samples[0]}
+            rows: list[list[float]] = self.model(**joined).softmax(dim=1).tolist()
+        if len(rows[0]) != len(self.class_names):
+            raise RunError(
+                f"{self.folder / CLASS_NAMES} names {len(self.class_names)} classes, the model "
+                f"has {len(rows[0])}"
+            )
+        if not all(math.isfinite(value) for row in rows for value in row):
+            raise RunError(f"{self.folder / WEIGHTS}: the model's answers are no finite numbers")
+        return rows
+
+
+def open_model(place: Path, device: str | None) -> DeviceModel:
+    """The model of a device.
+
+    Args:
+        place: a run directory, or a device's folder.
+        device: its name, which a run directory needs.
+
+    Raises:
+        RunError: if there is no finished model, or it is damaged.
+    """
+    if device is not None or (place / FLEET).exists():
+        run = RunDirectory.open(place)
+        if device is None:
+            raise RunError(f"name a device with --device: {listed(_names(run), 10)}")
+        return DeviceModel.open(_folder(run, device))
+    if not place.is_dir():
+        raise RunError(f"{place}: {'it is a file' if place.exists() else 'no such folder'}")
+    if not any((place / name).exists() for name in _FILES):
+        raise RunError(
+            f"{place} is neither a run directory (it has no {FLEET}) nor a device's folder with a "
+            f"finished model (it has no {WEIGHTS})"
+        )
+    return DeviceModel.open(place)
+
+
+def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Prediction]:
+    """Classify image files, or text files of one text each.
+
+    Raises:
+        RunError: if the run or the device does not exist, or has no finished model.
+        FleetError: if a file cannot be read as what the model takes.
+    """
+    predictions = []
+    inputs = (Input(str(file)) for file in files)
+    for file, answer in zip(files, open_model(run_dir, device).classify(inputs), strict=True):
+        if isinstance(answer, Refused):
+            raise FleetError(answer.reason)
+        name, probability = next(iter(answer.probabilities.items()))
+        predictions.append(Prediction(file, name, probability))
+    return predictions
+
+
+def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
+    """Evaluate on the device's own full test set; returns the result and the number of samples.
+
+    Raises:
+        RunError: if the run or the device does not exist, or has no finished model.
+    """
+    run = RunDirectory.open(run_dir)
+    own = DeviceModel.open(_folder(run, device))
+    known = own.preprocessing
+    source = load_source(
+        run.fleet.data, known.normalization if isinstance(known, ImagePreprocessing) else known
+    )
+    test = distribute(run.fleet, source).private[device].test
+    with threads(run.fleet.threads):
+        return evaluate(own.model, test), len(test)
+
+
+def _folder(run: RunDirectory, device: str) -> Path:
+    names = _names(run)
+    if device not in names:
+        raise RunError(f"the run has no device {device!r}; it has {listed(names, 10)}")
+    folder = run.device(device)
+    if not (folder / WEIGHTS).exists():
+        run.finished()  # raises, if the device may still get its model
+    return folder
+
+
+def _names(run: RunDirectory) -> list[str]:
+    return [device.name for device in run.fleet.devices]

@@ -1,0 +1,99 @@
+"""Messages between the cloud server and an edge server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+)
+
+from acme_fleet.config.backbone import Width
+from acme_fleet.config.devices import Name, Part
+from acme_fleet.messages.base import (
+    MODEL_LIMITS,
+    MOST_DEVICES,
+    ClassNames,
+    Count,
+    Description,
+    Document,
+    GroupName,
+    Limits,
+    Message,
+    PerDevice,
+    PositiveCount,
+    Reason,
+    Share,
+    Tensors,
+)
+from acme_fleet.messages.edge_device import DeviceReport
+
+
+class ClusterProfile(Message):
+    """Edge to cloud: statistics of the cluster N_s, and no device's identity."""
+
+    limits = Limits(2**23, nested=2**16)
+
+    name: Name
+    parts: Annotated[list[Part], Field(min_length=1, max_length=MOST_DEVICES)]
+    """The whole cluster or, with ``selection.matching: device``, each kind of device."""
+
+
+class BackboneAssignment(Message):
+    """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for some parts of it."""
+
+    limits = MODEL_LIMITS
+
+    parts: Annotated[list[Count], Field(min_length=1, max_length=MOST_DEVICES)]
+    """Their places in the :class:`ClusterProfile`."""
+    width: Width
+    depth: PositiveCount
+    config: Document
+    backbone: Tensors
+    classifier: Tensors
+    class_names: ClassNames
+    preprocessing: Document
+
+    @property
+    def occasion(self) -> str:
+        """The first of its parts stands for the group."""
+        return f"group {1 + min(self.parts)}"
+
+
+class HeaderContender(BaseModel):
+    """A header that an edge server tried, on its samples for the final choice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    params: PositiveCount
+    accuracy: Share
+    loss: NonNegativeFloat
+    evaluated: Count
+
+
+class ClusterReport(Message):
+    """Edge to cloud: the header that was searched, who listened to whom, and the devices.
+
+    ``name`` is the cluster's, with a number where it has several groups of devices.
+    """
+
+    limits = Limits(2**25, nested=2**16)
+
+    name: GroupName
+    genotype: Document
+    header: Description
+    contenders: Annotated[list[HeaderContender], Field(max_length=100)]
+    """The header that was searched, then what it was compared with."""
+    device_names: Annotated[list[Name], PerDevice]
+    similarity: Annotated[list[Annotated[list[Share], PerDevice]], PerDevice]
+    reports: Annotated[list[DeviceReport], PerDevice]
+    lost: Annotated[dict[Name, Reason], PerDevice]
+    """Devices that did not finish, and why."""
+    missed: Annotated[dict[Name, PositiveCount], PerDevice] = {}
+    """Rounds that devices missed, or in which what they sent was refused."""
+    shortened: Annotated[dict[Name, Share], PerDevice] = {}
+    """Devices whose header's update was scaled down, and the least scale."""

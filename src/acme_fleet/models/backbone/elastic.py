@@ -1,0 +1,223 @@
+"""δ(θ0, w, d): sub-networks of one set of weights, and small models cut from it.
+
+Once heads and neurons are ordered by importance (:func:`reorder`), a narrower network is a prefix
+of the wide one. A *view* of the shared weights (:func:`subnetwork`) trains and evaluates a
+sub-network in place; :func:`extract` copies the view into an ordinary small module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.families import ELASTIC, Dimensions, dimensions, family_of
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone relative to its reference.
+
+    Attributes:
+        layers: indices of the reference's layers that are kept, ascending.
+        heads, neurons: how many are kept in each of them.
+    """
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    neurons: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.layers) == len(self.heads) == len(self.neurons) > 0:
+            raise ValueError(f"layers, heads and neurons differ in length: {self}")
+        if list(self.layers) != sorted(set(self.layers)) or min(self.heads + self.neurons) < 1:
+            raise ValueError(f"layers must ascend and every layer keeps at least one: {self}")
+
+
+def kept_layers(depth: int, layers: int) -> tuple[int, ...]:
+    """The ``depth`` layers that are kept of ``layers``: evenly spread, the last one always.
+
+    Student layer i (from 1) stands for reference layer ceil(i · layers / depth).
+
+    Raises:
+        ValueError: if depth is not in 1..layers.
+    """
+    if not 1 <= depth <= layers:
+        raise ValueError(f"depth {depth} is not in 1..{layers}")
+    return tuple(math.ceil(i * layers / depth) - 1 for i in range(1, depth + 1))
+
+
+def kept_units(width: float, units: int) -> int:
+    """round(width · units), halves up, at least one."""
+    return max(1, math.floor(width * units + 0.5))
+
+
+def architecture(sizes: Dimensions, width: float, depth: int) -> Architecture:
+    """The uniform architecture of δ(θ0, w, d)."""
+    layers = kept_layers(depth, sizes.layers)
+    return Architecture(
+        layers=layers,
+        heads=(kept_units(width, sizes.heads),) * depth,
+        neurons=(kept_units(width, sizes.neurons),) * depth,
+    )
+
+
+def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedConfig:
+    """The configuration of the small model; ``config`` is the reference's."""
+    config_class, _ = ELASTIC[config.model_type.removeprefix("acme_")]
+    content = described(config)
+    content[layers_key(config)] = len(arch.layers)
+    if content.get("layer_types"):
+        content["layer_types"] = [content["layer_types"][i] for i in arch.layers]
+    content["heads_per_layer"] = list(arch.heads)
+    content["neurons_per_layer"] = list(arch.neurons)
+    return config_class.from_dict(content)
+
+
+def described(config: PreTrainedConfig) -> dict[str, Any]:
+    """The keys of a configuration that decide a backbone's function; no path, no class names.
+
+    Raises:
+        FleetError: if a value is out of the bounds that every reader has.
+    """
+    family = config.model_type.removeprefix("acme_")
+    return accepted(family, config.to_dict(), f"the {family}'s configuration")
+
+
+def layers_key(config: PreTrainedConfig) -> str:
+    """The configuration's name for the number of layers."""
+    return config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+
+
+def is_full_width(config: PreTrainedConfig) -> bool:
+    """True if every layer of an elastic configuration has all heads and neurons."""
+    sizes = dimensions(config)
+    return (config.heads_per_layer, config.neurons_per_layer) == (
+        [sizes.heads] * sizes.layers,
+        [sizes.neurons] * sizes.layers,
+    )
+
+
+def build(config: PreTrainedConfig, device: str | torch.device = "meta") -> PreTrainedModel:
+    """An elastic model of this configuration; on ``meta`` it has shapes but no weights."""
+    _, model_class = ELASTIC[config.model_type.removeprefix("acme_")]
+    with torch.device(device):
+        return model_class(config).eval()
+
+
+def as_elastic(model: PreTrainedModel) -> PreTrainedModel:
+    """The same function as an elastic model of full width and depth (weights are copied)."""
+    sizes = dimensions(model.config)
+    config = elastic_config(model.config, architecture(sizes, 1.0, sizes.layers))
+    elastic = build(config, "cpu")
+    wanted = elastic.state_dict().keys()
+    elastic.load_state_dict({k: v for k, v in model.state_dict().items() if k in wanted})
+    return elastic
+
+
+def _slices(config: PreTrainedConfig, heads: int, neurons: int) -> dict[str, tuple[slice, ...]]:
+    """For each Linear that shrinks, what is kept of its weight's rows and columns."""
+    family, sizes = family_of(config), dimensions(config)
+    keys = slice(heads * sizes.head_dim)
+    queries = slice(heads * sizes.head_dim * sizes.queries_per_head)
+    return {
+        family.query: (queries, slice(None)),
+        family.key: (keys, slice(None)),
+        family.value: (keys, slice(None)),
+        family.output: (slice(None), queries),
+        **{name: (slice(neurons), slice(None)) for name in family.neurons_in},
+        family.neurons_out: (slice(None), slice(neurons)),
+    }
+
+
+def subnetwork(
+    state: Mapping[str, Tensor], config: PreTrainedConfig, arch: Architecture
+) -> dict[str, Tensor]:
+    """Views of the reference's weights that form a sub-network; gradients reach the reference.
+
+    Args:
+        state: parameters and buffers of the reordered reference by name.
+        config: the reference's configuration.
+        arch: which layers, and how many heads and neurons of each.
+
+    Returns:
+        What :func:`build` of ``elastic_config(config, arch)`` has as parameters and buffers.
+    """
+    prefix = family_of(config).layers + "."
+    views = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    for new, (old, heads, neurons) in enumerate(
+        zip(arch.layers, arch.heads, arch.neurons, strict=True)
+    ):
+        slices = _slices(config, heads, neurons)
+        inside = f"{prefix}{old}."
+        for name, value in state.items():
+            if name.startswith(inside):
+                local = name.removeprefix(inside)
+                cut = slices.get(local.rpartition(".")[0], (slice(None),))
+                views[f"{prefix}{new}.{local}"] = value[cut[: value.ndim]]
+    return views
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and all buffers by name, attached to the graph."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def extract(model: PreTrainedModel, arch: Architecture) -> PreTrainedModel:
+    """A physically small copy of a sub-network: ordinary Linears, no masks."""
+    small = build(elastic_config(model.config, arch), "cpu")
+    views = subnetwork(model.state_dict(), model.config, arch)
+    small.load_state_dict({name: views[name] for name in small.state_dict()})
+    return small
+
+
+@torch.no_grad()
+def reorder(
+    model: PreTrainedModel, head_importance: Tensor, neuron_importance: Tensor
+) -> PreTrainedModel:
+    """Order heads and neurons of every layer, most important first, without changing the function.
+
+    Args:
+        model: a backbone of full width; it is not changed.
+        head_importance: shape ``(layers, heads)``, for grouped attention a head is a group.
+        neuron_importance: shape ``(layers, neurons)``.
+    """
+    reordered = build(model.config, "cpu")
+    reordered.load_state_dict(model.state_dict())
+    family, sizes = family_of(model.config), dimensions(model.config)
+    layers = reordered.get_submodule(family.layers)
+    for layer, heads, neurons in zip(
+        layers.children(), head_importance, neuron_importance, strict=True
+    ):
+        order = heads.argsort(descending=True, stable=True)
+        keys = _expand(order, sizes.head_dim)
+        queries = _expand(order, sizes.head_dim * sizes.queries_per_head)
+        for name, rows in ((family.query, queries), (family.key, keys), (family.value, keys)):
+            _permute(layer.get_submodule(name), rows=rows)
+        _permute(layer.get_submodule(family.output), columns=queries)
+        order = neurons.argsort(descending=True, stable=True)
+        for name in family.neurons_in:
+            _permute(layer.get_submodule(name), rows=order)
+        _permute(layer.get_submodule(family.neurons_out), columns=order)
+    return reordered
+
+
+def _expand(order: Tensor, size: int) -> Tensor:
+    """Indices of the channels of units that are ``size`` channels each."""
+    return (order[:, None] * size + torch.arange(size)).flatten()
+
+
+def _permute(linear: nn.Module, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+    assert isinstance(linear, nn.Linear)
+    if rows is not None:
+        linear.weight.copy_(linear.weight[rows])
+        if linear.bias is not None:
+            linear.bias.copy_(linear.bias[rows])
+    if columns is not None:
+        linear.weight.copy_(linear.weight[:, columns])

@@ -1,0 +1,100 @@
+"""One set of backbone weights, run at any width and depth without copying it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from acme_fleet.models.backbone.elastic import (
+    Architecture,
+    architecture,
+    build,
+    elastic_config,
+    extract,
+    subnetwork,
+    tensors_of,
+)
+from acme_fleet.models.backbone.uneven_widths import Importance, UnitParams, global_architecture
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import Activations, Classifier, activations, moved
+from acme_fleet.models.storage import with_prefix
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward pass of a sub-network: its activations and logits ``(batch, classes)``."""
+
+    activations: Activations
+    logits: Tensor
+
+
+class _Probe(nn.Module):
+    """A module whose output is a backbone's activations."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: dict[str, Tensor]) -> Activations:
+        return activations(self.backbone, inputs)
+
+
+class ElasticClassifier:
+    """A reordered reference of which any prefix is a model.
+
+    Training a sub-network trains the shared weights; the skeletons hold shapes only.
+    """
+
+    def __init__(self, classifier: Classifier, importance: Importance | None = None) -> None:
+        """With ``importance`` the layers of a sub-network may differ in width."""
+        self.classifier = classifier
+        self.sizes = dimensions(classifier.backbone.config)
+        self._importance = importance
+        self._shapes: dict[tuple[float, int], Architecture] = {}
+        self._skeletons: dict[Architecture, _Probe] = {}
+
+    def shape(self, width: float, depth: int) -> Architecture:
+        """δ(θ0, w, d): uniform, or of the same size by one ranking over all layers."""
+        if (width, depth) not in self._shapes:
+            shape = architecture(self.sizes, width, depth)
+            if self._importance is not None:
+                params = UnitParams.of(self.classifier.backbone)
+                shape = global_architecture(shape, self._importance, params)
+            self._shapes[width, depth] = shape
+        return self._shapes[width, depth]
+
+    def tensor_shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+        """Shapes of all that a file of the sub-network holds; nothing is built."""
+        backbone = self.classifier.backbone
+        views = subnetwork(backbone.state_dict(), backbone.config, arch)
+        return {name: tuple(view.shape) for name, view in views.items()}
+
+    def skeleton(self, arch: Architecture) -> PreTrainedModel:
+        """The sub-network's module without weights."""
+        if arch not in self._skeletons:
+            config = elastic_config(self.classifier.backbone.config, arch)
+            self._skeletons[arch] = _Probe(build(config))
+        return self._skeletons[arch].backbone
+
+    def run(self, arch: Architecture, inputs: dict[str, Tensor]) -> Run:
+        """Run a sub-network on views of the shared weights; inputs are moved to where they are."""
+        self.skeleton(arch)
+        backbone = self.classifier.backbone
+        views = subnetwork(tensors_of(backbone), backbone.config, arch)
+        observed: Activations = functional_call(
+            self._skeletons[arch], with_prefix("backbone", views), (moved(inputs, backbone.device),)
+        )
+        return Run(observed, self.classifier.head(observed.pooled))
+
+    def frozen_copy(self) -> ElasticClassifier:
+        """The same weights, never to change: a teacher."""
+        classifier = copy.deepcopy(self.classifier)
+        return ElasticClassifier(classifier.requires_grad_(False).eval(), self._importance)
+
+    def extract(self, arch: Architecture) -> PreTrainedModel:
+        """A physically small backbone with copies of a sub-network's weights."""
+        return extract(self.classifier.backbone, arch)

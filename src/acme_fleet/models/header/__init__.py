@@ -1,0 +1,1 @@
+"""Headers: modules from a plan, pruning, and hand-made rivals."""

@@ -1,0 +1,255 @@
+"""The header as a plain PyTorch module, built from its plan, and its physical pruning.
+
+Every layer's name depends only on its place and its operation, so all headers of a search space
+share one set of weights by name (the search's ω). Pruning removes output channels of single
+layers: a node sums what its terms have left, channel by channel, and a later layer reads only
+channels that something writes. No weight is masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acme_fleet.messages.header_plan import (
+    FEATURES,
+    Channels,
+    HeaderPlan,
+    Layer,
+    Node,
+    Operation,
+    Term,
+)
+from acme_fleet.models.padding import (
+    at_stride,
+    average_pool,
+    clear_padding,
+    max_pool,
+    mean_over_positions,
+)
+
+Pool = dict[Layer | tuple[str, Channels], nn.Module]
+"""Modules by the layer, or the classifier's name and channels, that they stand for."""
+
+
+class Header(nn.Module):
+    """Maps two feature maps and a pooled token to logits; see :class:`HeaderPlan`.
+
+    ``pool`` holds modules that skeletons without weights of their own, which are many, may share.
+    """
+
+    def __init__(self, plan: HeaderPlan, pool: Pool | None = None) -> None:
+        super().__init__()
+        self.plan = plan
+        pool = {} if pool is None else pool
+        convolution = nn.Conv1d if plan.axes == 1 else nn.Conv2d
+        for layer in plan.layers.values():
+            if layer not in pool:
+                pool[layer] = _convolution(convolution, layer)
+        self.layers = nn.ModuleDict({name: pool[layer] for name, layer in plan.layers.items()})
+        self.sums = nn.ModuleDict({node.name: _Sum(node) for node in plan.nodes})
+        read = {name: node.channels for name, node in plan.ends.items()}
+        read["pooled"] = tuple(range(plan.pooled_size))
+        for key in read.items():
+            if key not in pool:
+                pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
+        self.classifier = nn.ModuleDict({key[0]: pool[key] for key in read.items()})
+
+    def forward(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits of shape ``(batch, classes)``.
+
+        Args:
+            last, penultimate: shape ``(batch, hidden, rows, columns)`` or
+                ``(batch, hidden, tokens)``; zero at padded positions.
+            pooled: shape ``(batch, pooled)``.
+            mask: shape ``(batch, 1, tokens)``, true at real positions; see
+                :mod:`acme_fleet.models.padding`. None where every position is real.
+        """
+        values = {"last": last, "penultimate": penultimate}
+        masks = dict.fromkeys(values, mask)
+        for node in self.plan.nodes:
+            terms = [
+                self._term(term, values[term.source], masks[term.source]) for term in node.terms
+            ]
+            masks[node.name] = at_stride(mask, 2**node.halvings)
+            values[node.name] = clear_padding(self.sums[node.name](terms), masks[node.name])
+        logits = self.classifier["pooled"](pooled)
+        for name, node in self.plan.ends.items():
+            mean = mean_over_positions(values[node.name], masks[node.name], self.plan.axes)
+            logits = logits + self.classifier[name](mean)
+        return logits
+
+    def _term(self, term: Term, x: Tensor, mask: Tensor | None) -> Tensor:
+        # Features enter their first layer unrectified: their sign carries information.
+        if term.layer:
+            x = x if term.source in FEATURES else F.relu(x)
+            x = self.layers[term.layer.name](x)
+        else:
+            x = pass_through(term.operation, x, mask, self.plan.axes)
+        # Of kernel 1: what stands at padded positions stays there, until the sum is cleared.
+        return self.layers[term.align.name](x) if term.align else x
+
+
+def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer) -> nn.Module:
+    return kind(
+        len(layer.inputs),
+        len(layer.outputs),
+        layer.kernel,
+        stride=layer.stride,
+        padding=layer.kernel // 2,
+    )
+
+
+def pass_through(
+    operation: Operation, x: Tensor, mask: Tensor | None, axes: Literal[1, 2]
+) -> Tensor:
+    """The operations without weights; each keeps the size.
+
+    Args:
+        operation: ``identity``, ``avg_pool`` or ``max_pool``.
+        x: the grid is the last ``axes`` axes.
+        mask: real positions, see :mod:`acme_fleet.models.padding`.
+        axes: 2 for a patch grid, 1 for a token sequence.
+    """
+    if operation == "identity":
+        return x
+    return (average_pool if operation == "avg_pool" else max_pool)(x, mask, axes)
+
+
+class _Sum(nn.Module):
+    """Element-wise sum of tensors that may carry different channels.
+
+    A term that lacks channels of the node gets one channel of zeros behind its own, and each of
+    the node's channels is then read from its place. Channels are read by index and never written
+    by index: PyTorch's ONNX optimiser drops an ``index_add`` whose index has the full range.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        # Plain tensors, no buffers: loaders that build on the meta device fill buffers with
+        # arbitrary numbers. A term that has every channel needs no index.
+        self.sources = [
+            None if term.channels == node.channels else _sources(term.channels, node.channels)
+            for term in node.terms
+        ]
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        widened = [
+            part if source is None else _widen(part, source)
+            for part, source in zip(parts, self.sources, strict=True)
+        ]
+        return sum(widened[1:], start=widened[0])
+
+
+def _sources(channels: Channels, wanted: Channels) -> Tensor:
+    """For each wanted channel its place in ``channels``, or the place behind the last one."""
+    place = {channel: index for index, channel in enumerate(channels)}
+    return torch.tensor([place.get(channel, len(channels)) for channel in wanted], device="cpu")
+
+
+def _widen(part: Tensor, source: Tensor) -> Tensor:
+    zeros_behind = (0, 0) * (part.ndim - 2) + (0, 1)
+    return F.pad(part, zeros_behind).index_select(1, source.to(part.device))
+
+
+def positions(wanted: Channels, among: Channels) -> list[int]:
+    """The position of each of ``wanted`` in ``among``."""
+    place = {channel: index for index, channel in enumerate(among)}
+    return [place[channel] for channel in wanted]
+
+
+def initial_tensors(
+    shapes: Mapping[str, tuple[int, ...]], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """He-normal weights and zero biases, drawn in the order of the names."""
+    tensors = {}
+    for name in sorted(shapes):
+        shape = shapes[name]
+        tensors[name] = torch.zeros(shape)
+        if len(shape) > 1:
+            fan_in = math.prod(shape[1:])
+            # The classifier starts small: the pooled token's columns decide first.
+            gain = 2.0 if name.startswith("layers.") else 0.01
+            tensors[name].normal_(0.0, math.sqrt(gain / fan_in), generator=generator)
+    return tensors
+
+
+def build_header(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> Header:
+    """A header with copies of these weights."""
+    with torch.device("meta"):
+        header = Header(plan)
+    copies = {name: tensors[name].detach().clone() for name in header.state_dict()}
+    header.load_state_dict(copies, assign=True)
+    return header.eval()
+
+
+def prune(header: Header, kept: Mapping[str, Channels]) -> Header:
+    """A physically smaller header in which each layer keeps only the channels listed.
+
+    Args:
+        header: it is not changed.
+        kept: for each layer the channels that remain, a subset of those it has; a layer that is
+            not listed keeps what it has.
+
+    Raises:
+        ValueError: if a layer would be left without channels or has none of that number.
+    """
+    plan = header.plan
+    merged = {**plan.kept, **{name: tuple(channels) for name, channels in kept.items()}}
+    smaller = HeaderPlan.model_validate({**plan.model_dump(), "kept": merged})
+    for name, channels in kept.items():
+        if gone := set(channels) - set(plan.layers[name].outputs):
+            raise ValueError(f"{name} has no channels {sorted(gone)} any more")
+    state, tensors = header.state_dict(), {}
+    for name, layer in smaller.layers.items():
+        old = plan.layers[name]
+        rows = torch.tensor(positions(layer.outputs, old.outputs))
+        columns = torch.tensor(positions(layer.inputs, old.inputs))
+        tensors[f"layers.{name}.weight"] = state[f"layers.{name}.weight"][rows][:, columns]
+        tensors[f"layers.{name}.bias"] = state[f"layers.{name}.bias"][rows]
+    for name, node in smaller.ends.items():
+        columns = torch.tensor(positions(node.channels, plan.ends[name].channels))
+        weight = f"classifier.{name}.weight"
+        tensors[weight] = state[weight][:, columns]
+    for name in ("classifier.pooled.weight", "classifier.pooled.bias"):
+        tensors[name] = state[name]
+    return build_header(smaller, tensors)
+
+
+def answering_as(
+    tensors: Mapping[str, Tensor], classifier: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of a header, hand-made or searched, that answers as a linear classifier at first.
+
+    Args:
+        tensors: of the header. Its layers' are kept, and what the classifier reads of them is zero.
+        classifier: ``weight`` and ``bias``, on the pooled vector.
+    """
+    changed = {
+        name: torch.zeros_like(tensor) if name.startswith("classifier.") else tensor
+        for name, tensor in tensors.items()
+    }
+    return changed | {f"classifier.pooled.{part}": x.clone() for part, x in classifier.items()}
+
+
+class LinearHeader(nn.Module):
+    """A plain linear header on the pooled token, with the same inputs as :class:`Header`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        classes, hidden = tensors["weight"].shape
+        self.linear = nn.Linear(hidden, classes)
+        self.linear.load_state_dict({part: tensors[part].clone() for part in ("weight", "bias")})
+
+    def forward(
+        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits of shape ``(batch, classes)``; the feature maps are not used."""
+        return self.linear(pooled)

@@ -1,0 +1,194 @@
+"""Tensors and their description in one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from acme_fleet.cost.size import shapes_of
+from acme_fleet.errors import DamagedError, ProtocolError
+from acme_fleet.messages.base import check_shapes
+from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.elastic import build, described, layers_key
+from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
+from acme_fleet.outside import one_line, reading
+from acme_fleet.runs.atomic import replacing, writing
+from acme_fleet.runs.sealed import canonical, check, checksum
+
+WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
+CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
+TOKENIZER = "tokenizer.json"  # of text models only
+_BY_LAYER = ("heads_per_layer", "neurons_per_layer", "layer_types")
+_WIDEST_ATTENTION = 8
+"""Times the hidden size; known models have at most 2. A reference's width is in no tensor."""
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, private: bool = False
+) -> None:
+    """Write a checkpoint with its checksum, atomically: readers see the old file or the new one.
+
+    Args:
+        path: the file.
+        tensors, about: what is in it.
+        private: see :func:`acme_fleet.runs.atomic.replacing`.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    description = json.dumps(about)
+    metadata = {"about": description, "checksum": _checksum(plain, description)}
+    with replacing(path, private=private) as file, saving(path):
+        save_file(plain, file, metadata=metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote, or another program's file, which has no checksum.
+
+    Raises:
+        DamagedError: if the file is missing or damaged.
+    """
+    with reading(f"cannot read {path}", DamagedError):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") == "pt":  # as all have that are made for other programs
+            return tensors, {}
+        description = metadata.get("about", "{}")
+        check(path, metadata.get("checksum"), _checksum(tensors, description))
+        return tensors, json.loads(description)
+
+
+def _checksum(tensors: Mapping[str, Tensor], description: str) -> str:
+    """Of names, types, shapes and values of the tensors, and of their description."""
+    named = sorted(tensors.items())
+    shapes = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in named]
+    values = [tensor.reshape(-1).view(torch.uint8).numpy().data for _, tensor in named]
+    return checksum(canonical([description, shapes]), *values)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Refusals of the system while a library writes tensors become one error, as in ``writing``.
+
+    Raises:
+        WriteError: naming ``path``.
+    """
+    with writing(path):
+        try:
+            yield
+        except SafetensorError as error:  # it has the system's number in words alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error)) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a document for other programs atomically; see also :mod:`acme_fleet.runs.sealed`.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    with replacing(path) as file:
+        file.write_text(json.dumps(content))
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each name preceded by ``prefix.``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix.``, without it."""
+    start = f"{prefix}."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+
+
+def config_document(backbone: PreTrainedModel) -> dict[str, Any]:
+    """A backbone's configuration, without what does not decide its function."""
+    return {"model_type": backbone.config.model_type, **described(backbone.config)}
+
+
+def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PreTrainedModel:
+    """An elastic backbone from its configuration and copies of its weights; it is frozen.
+
+    Raises:
+        ProtocolError: if the model type is unknown, a key of the configuration is unknown or out
+            of bounds, or the tensors do not fit it.
+    """
+    family = str(config.get("model_type", "")).removeprefix("acme_")
+    if family not in FAMILIES:
+        shown = one_line(str(config.get("model_type")), 60)
+        raise ProtocolError(f"unknown model type {shown!r}")
+    what = "the backbone's configuration"
+    content = accepted(family, config, what, ProtocolError, only=True)
+    with reading(what, ProtocolError):
+        parsed = ELASTIC[family][0].from_dict(content)
+    _check_sizes(parsed, len(tensors), what)
+    with reading(what, ProtocolError):  # sizes that do not go together
+        skeleton = build(parsed)  # shapes only: nothing is allocated for a hostile configuration
+    check_shapes(tensors, shapes_of(skeleton), "the backbone")
+    return _with_tensors(skeleton, tensors).requires_grad_(False)
+
+
+def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:
+    """Refuse sizes that no tensor bears out."""
+    sizes = dimensions(config)
+    kept = config.heads_per_layer, config.neurons_per_layer
+    attention = sizes.heads * sizes.queries_per_head * sizes.head_dim
+    wrong = None
+    if sizes.layers > tensors:  # do not even name a million layers
+        wrong = f"{sizes.layers} layers, but {tensors} tensors"
+    elif any(len(each) != sizes.layers for each in kept):
+        wrong = f"{sizes.layers} layers, but heads or neurons of another number of them"
+    elif max(kept[0]) > sizes.heads or max(kept[1]) > sizes.neurons:
+        wrong = "a layer has more heads or neurons than the reference"
+    elif attention > _WIDEST_ATTENTION * sizes.hidden:
+        wrong = f"attention is {attention} wide, hidden states are {sizes.hidden}"
+    elif getattr(config, "layer_types", None) and not _windows_fit(config):
+        wrong = "layer_types names another number of layers, or windows of no size"
+    if wrong:
+        raise ProtocolError(f"{what} is invalid: {wrong}")
+
+
+def _windows_fit(config: PreTrainedConfig) -> bool:
+    kinds, window = config.layer_types, getattr(config, "sliding_window", None)
+    narrow = "sliding_attention" in kinds
+    return len(kinds) == config.num_hidden_layers and (window is not None or not narrow)
+
+
+def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
+    """Give the skeleton, which has no memory yet, these weights in float32.
+
+    Buffers that no file holds are those of a model without layers: a layer is built as wide as
+    the reference's before it is narrowed, which is more than a hostile configuration may ask for.
+    """
+    copies = {
+        name: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()
+    }
+    skeleton.load_state_dict(copies, assign=True)
+    config = skeleton.config
+    none = {layers_key(config): 0, **{name: [] for name in _BY_LAYER if name in config.to_dict()}}
+    frame = build(type(config)(**{**described(config), **none}), "cpu")
+    for name, buffer in frame.named_buffers():
+        module, _, leaf = name.rpartition(".")
+        if skeleton.get_buffer(name).is_meta:
+            skeleton.get_submodule(module).register_buffer(leaf, buffer, persistent=False)
+    return skeleton
+
+
+def clone_state(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A detached copy of a module's state."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -1,0 +1,43 @@
+"""New Vision Transformers, with a linear classifier."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import ViTConfig, ViTModel
+
+from acme_fleet.config.backbone import Reference
+from acme_fleet.errors import FleetError
+from acme_fleet.models.backbone.elastic import as_elastic
+from acme_fleet.models.features import Classifier
+from acme_fleet.seeding import derive_seed, seeded
+
+
+def new_vit(config: ViTConfig, classes: int, seed: int) -> Classifier:
+    """An untrained ViT with a linear classifier."""
+    with seeded(derive_seed(seed, "reference")):
+        backbone = ViTModel(config, add_pooling_layer=False)
+        return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, classes))
+
+
+def vit_config(settings: Reference, pixel_shape: tuple[int, int, int]) -> ViTConfig:
+    """The configuration of the ViT that the run trains.
+
+    Raises:
+        FleetError: if the image is not square or not a multiple of the patch.
+    """
+    channels, rows, columns = pixel_shape
+    patch = settings.model.patch_size
+    if rows != columns or rows % patch:
+        raise FleetError(
+            f"reference.model.patch_size: images of {rows} × {columns} cannot be cut into patches "
+            f"of {patch} × {patch}; set data.image_size to a multiple of it"
+        )
+    return ViTConfig(
+        image_size=rows,
+        patch_size=patch,
+        num_channels=channels,
+        hidden_size=settings.model.hidden_size,
+        num_hidden_layers=settings.model.layers,
+        num_attention_heads=settings.model.heads,
+        intermediate_size=settings.model.neurons,
+    )

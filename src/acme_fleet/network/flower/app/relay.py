@@ -1,0 +1,105 @@
+"""At a SuperLink: passes the messages of the role on this host to nodes, and answers back.
+
+It holds nothing: a role whose relay ended starts another and asks again.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+from record import pack, unpack
+
+from acme_fleet.errors import AcmeError
+from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
+
+_POLL_S = 0.2
+_LONELY_S = 60.0  # without its role's process for so long, it ends
+
+Inbox = queue.SimpleQueue[tuple[Header, bytes] | None]
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Serve the role's process until it says that it has finished."""
+    for connection in _connections(str(context.run_config["socket"])):
+        with connection:
+            if _serve(connection, grid):
+                return
+
+
+def _connections(path: str) -> Iterator[socket.socket]:
+    """A connection to the role's process whenever it can be had."""
+    since = time.monotonic()
+    while time.monotonic() - since < _LONELY_S:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+        except OSError:
+            connection.close()
+            time.sleep(0.5)
+            continue
+        yield connection
+        since = time.monotonic()
+
+
+def _serve(connection: socket.socket, grid: Grid) -> bool:
+    """Pass messages until the connection ends; whether the role has finished."""
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    waiting: dict[str, str] = {}
+    while True:
+        while not inbox.empty():
+            frame = inbox.get()
+            if frame is None:
+                return False
+            if frame[0].get("stop"):
+                return True
+            waiting |= _push(grid, *frame)
+        try:
+            for header, payload in _pull(grid, waiting):
+                send_frame(connection, header, payload)
+        except OSError:
+            return False
+        time.sleep(_POLL_S)
+
+
+def _read(connection: socket.socket, inbox: Inbox) -> None:
+    try:
+        while True:
+            inbox.put(receive_frame(connection))
+    except OSError:
+        inbox.put(None)
+
+
+def _push(grid: Grid, header: Header, payload: bytes) -> dict[str, str]:
+    """Send one message; its id at Flower and the role's id for it."""
+    node, patience = int(header.pop("node")), float(header["patience"])
+    message = Message(pack(header, payload), node, "query", ttl=patience)
+    return {str(number): header["id"] for number in grid.push_messages([message]) if number}
+
+
+def _pull(grid: Grid, waiting: dict[str, str]) -> Iterator[tuple[Header, bytes]]:
+    if not waiting:
+        return
+    for message in grid.pull_messages(list(waiting)):
+        asked = waiting.pop(message.metadata.reply_to_message_id, None)
+        if asked is None:
+            continue
+        if message.has_error():
+            yield {"id": asked, "error": message.error.reason, "passing": True}, b""
+            continue
+        try:
+            header, payload = unpack(message.content)
+        except (AcmeError, AttributeError, LookupError, TypeError, ValueError) as error:
+            yield {"id": asked, "error": f"a malformed answer was refused: {error}"}, b""
+            continue
+        if header.get("id") == asked:  # an answer of who does not know the question is dropped
+            yield header, payload

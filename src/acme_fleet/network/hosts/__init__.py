@@ -1,0 +1,1 @@
+"""One host of a fleet: site file, keys, processes, units. See ``docs/network.md``."""

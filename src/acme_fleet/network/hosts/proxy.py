@@ -1,0 +1,113 @@
+"""The TLS proxy before a SuperLink: only what nodes need is reachable from outside the host.
+
+A SuperLink asks no credential of who submits code or registers nodes, so nothing but the Fleet
+path may be seen.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from acme_fleet.errors import FleetError
+from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts.site import Site
+
+_FLEET = (
+    "activate-node|deactivate-node|send-node-heartbeat|pull-messages|push-messages|"
+    "get-run|get-fab|push-object|pull-object|confirm-message-received"
+)
+CONNECTIONS = 1024
+"""Of one address at the same time; each has a second one to the SuperLink, of 4096 in all."""
+_TEMPLATE = """\
+daemon off;
+pid "{state}/nginx/nginx.pid";
+error_log stderr warn;
+worker_processes 1;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    server_tokens off;
+    client_body_temp_path "{state}/nginx/body";
+    proxy_temp_path "{state}/nginx/proxy";
+    fastcgi_temp_path "{state}/nginx/fastcgi";
+    uwsgi_temp_path "{state}/nginx/uwsgi";
+    scgi_temp_path "{state}/nginx/scgi";
+    # Messages travel in pieces of 5 MiB; they are passed on as they come.
+    client_max_body_size 16m;
+    client_body_buffer_size 16m;
+    proxy_request_buffering off;
+    proxy_buffering off;
+    proxy_read_timeout 120s;
+    # One address, which a whole site may share, cannot take all connections, nor keep one without
+    # sending anything. This is about what is sent: an answer may take as long as it does above.
+    limit_conn_zone $binary_remote_addr zone=addresses:10m;
+    limit_conn addresses {connections};
+    client_header_timeout 10s;
+    client_body_timeout 20s;
+    send_timeout 20s;
+    reset_timedout_connection on;
+    server {{
+        listen {address}:{port} ssl;
+        ssl_certificate "{keys}/{server}";
+        ssl_certificate_key "{keys}/{server_key}";
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_session_tickets off;
+        location ~ ^/v1/fleet/({fleet})$ {{
+            limit_except POST {{ deny all; }}
+            proxy_pass https://127.0.0.1:{local_port}$uri;
+            proxy_http_version 1.1;
+            proxy_ssl_verify on;
+            proxy_ssl_trusted_certificate "{keys}/{ca}";
+            proxy_ssl_name localhost;
+            # A SuperNode ends its heartbeat for good at a 500 (a full disk); 503 is asked again.
+            proxy_intercept_errors on;
+            error_page 500 =503 /busy;
+        }}
+        location = /busy {{ internal; return 503; }}
+        location / {{ return 404; }}
+    }}
+}}
+"""
+
+
+def proxy_command(site: Site) -> list[str]:
+    """Write the proxy's configuration; return the command that starts it.
+
+    Raises:
+        FleetError: if nginx is not installed.
+    """
+    program = nginx()
+    folder = site.state / "nginx"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "nginx.conf"
+    path.write_text(configuration(site))
+    return [program, "-e", "stderr", "-p", str(folder), "-c", str(path)]
+
+
+def nginx() -> str:
+    """The proxy's program.
+
+    Raises:
+        FleetError: if nginx is not installed.
+    """
+    found = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    if found is None:
+        raise FleetError("install nginx (apt install nginx-light): it guards the SuperLink")
+    return found
+
+
+def configuration(site: Site) -> str:
+    """The proxy's configuration."""
+    address = f"[{site.address}]" if ":" in site.address else site.address
+    return _TEMPLATE.format(
+        state=site.state,
+        address=address,
+        port=site.port,
+        local_port=site.local_port,
+        keys=site.keys,
+        server=keys.SERVER,
+        server_key=keys.SERVER_KEY,
+        ca=keys.CA,
+        fleet=_FLEET,
+        connections=CONNECTIONS,
+    )

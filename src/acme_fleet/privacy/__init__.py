@@ -1,0 +1,1 @@
+"""Protections of what a device sends: sketches, noise, masks, and their accounting."""

@@ -1,0 +1,180 @@
+"""``report.html``: one self-contained page about a run, for the people who own the fleet.
+
+Nothing is loaded from elsewhere and nothing runs: text, tables and inline SVG. matplotlib and
+jinja2 are imported only when a page is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from acme_fleet.outside import one_line
+from acme_fleet.report.overhead import overhead_table
+from acme_fleet.report.page.events import link_flows, stage_table, time_line
+from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
+from acme_fleet.runs.atomic import replacing
+from acme_fleet.runs.summary import Summary
+
+if TYPE_CHECKING:
+    import jinja2
+
+_MOST_LOST = 40  # names in one list
+_MOST_PEERS = 80  # a table of everybody's weights for everybody
+
+
+def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> None:
+    """Write the page.
+
+    Args:
+        summary: everything that the run measured.
+        events: the parsed lines of ``events.jsonl``; none is fine.
+        path: the HTML file; it is overwritten.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    from acme_fleet.report.page import canvas, plots
+
+    color = cluster_colors(summary, canvas.CLUSTER_COLORS)
+    line, flows = time_line(summary, events), link_flows(summary, events)
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            summary=summary,
+            color=color,
+            theme=canvas.THEME,
+            figures=plots.figures(summary, flows, line, color),
+            graph_of=header_graph,
+            effective_peers=effective_peers,
+            most_peers=_MOST_PEERS,
+            most_lost=_MOST_LOST,
+            most_devices=plots.MOST_DEVICES,
+            stages=stage_table(summary, events),
+            line=line,
+            engine=overhead_table(summary, events),
+        )
+    )
+    with replacing(path) as file:
+        file.write_text(page, encoding="utf-8", errors="replace")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """The templates, compiled once in a process, and the filters that they use."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("acme_fleet.report.page", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name, words in (
+        *(("bytes", bytes_text), ("seconds", duration_text)),
+        *(("energy", energy_text), ("share", share_text)),
+    ):
+        environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
+    environment.filters["line"] = lambda text: one_line(text, 500)
+    environment.filters["mean"] = fmean
+    return environment
+
+
+def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:
+    """Each cluster's colour; the same in all figures."""
+    named = [name for c in summary.clusters for name in (c.edge, c.name)]
+    names = dict.fromkeys(named + [d.cluster for d in summary.devices])
+    return dict(zip(names, itertools.cycle(palette), strict=False))
+
+
+def effective_peers(similarity: Sequence[Sequence[float]]) -> float:
+    """Mean over receivers of 1/Σ ŵ²: to how many devices, itself included, one listens."""
+    return fmean(1 / (sum(w * w for w in row) or 1.0) for row in similarity) if similarity else 0.0
+
+
+# --- the header's graph -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A cell drawn as boxes and wires, in SVG units.
+
+    Attributes:
+        boxes: class, x, y, width, height, label.
+        wires: class, path data.
+        width, height: of the whole drawing.
+    """
+
+    boxes: list[tuple[str, float, float, float, float, str]]
+    wires: list[tuple[str, str]]
+    width: float
+    height: float
+
+
+def header_graph(genotype: Mapping[str, Any]) -> Graph | None:
+    """Lay out a cell; none if the genotype is not understood.
+
+    Every node has a row of its own, so its output can run to the right without crossing a box,
+    and every input has a lane of its own in the gutter before its column.
+    """
+    try:
+        blocks = [list(zip(b["inputs"], b["operations"], strict=True)) for b in genotype["blocks"]]
+        columns = [0, 0]
+        for block in blocks:
+            columns.append(1 + max(columns[source] for source, _ in block))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    if not blocks:
+        return None
+    rows = [0, len(blocks) + 1, *range(1, len(blocks) + 1)]
+    used = {source for block in blocks for source, _ in block}
+    y = [28 + 60 * row for row in rows]
+    lanes = [0] * (max(columns) + 2)
+    gutter = 24 + 9 * max(2 * columns.count(column) for column in range(1, max(columns) + 1))
+    x = [0 if column == 0 else 10 + column * (112 + gutter) for column in range(len(lanes))]
+    boxes, wires = [], []
+    for node, label in enumerate(("last hidden state", "penultimate state")):
+        kind = "source" if node in used else "source unused"
+        boxes.append((kind, 0, y[node] - 15, 116, 30, label))
+    for node, block in enumerate(blocks, 2):
+        left = x[columns[node]]
+        boxes.append(("block", left, y[node] - 27, 112, 54, ""))
+        boxes.append(("sum", left + 90, y[node] - 10, 20, 20, "+"))
+        for slot, (source, operation) in enumerate(block):
+            top = y[node] - 23 + 25 * slot
+            boxes.append(("operation", left + 4, top, 84, 21, str(operation)))
+            start, lane = x[columns[source]] + (112, 116)[source < 2], lanes[columns[node]]
+            lanes[columns[node]] += 1
+            turn = left - 14 - 9 * lane
+            kind = ("last", "penultimate")[source] if source < 2 else "inner"
+            wires.append((kind, f"M{start} {y[source]}H{turn}V{top + 10.5}H{left + 4}"))
+    ends = [node for node in range(2, len(y)) if node not in used]
+    _add_tail(boxes, wires, x[-1], [(x[columns[node]] + 112, y[node]) for node in ends])
+    return Graph(boxes, wires, x[-1] + 266, max(y) + 28)
+
+
+def _add_tail(
+    boxes: list[tuple[str, float, float, float, float, str]],
+    wires: list[tuple[str, str]],
+    left: float,
+    ends: Sequence[tuple[float, float]],
+) -> None:
+    """Loose ends, concatenated, pooled, joined with the [CLS] token, classified."""
+    top, bottom = min(y for _, y in ends), max(y for _, y in ends)
+    middle = (top + bottom) / 2
+    wires += [("inner", f"M{x} {y}H{left}") for x, y in ends]
+    boxes.append(("upright", left, top - 26, 24, bottom - top + 52, "concat"))
+    boxes.append(("source", left + 106, middle - 60, 84, 26, "[CLS] token"))
+    wires.append(("last", f"M{left + 148} {middle - 34}V{middle - 15}"))
+    reach = left + 24
+    for offset, width, label in ((42, 46, "pool"), (106, 84, "join"), (210, 56, "linear")):
+        wires.append(("inner", f"M{reach} {middle}H{left + offset}"))
+        boxes.append(("tail", left + offset, middle - 15, width, 30, label))
+        reach = left + offset + width

@@ -1,0 +1,263 @@
+"""The report's figures of the devices and of what their clusters chose from; and all of a page.
+
+Each drawing takes plain data and returns a ``Figure``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from acme_fleet.report.page.canvas import (
+    BEHIND,
+    HALF,
+    INK,
+    LINE,
+    MUTED,
+    SURFACE,
+    WARN,
+    byte_axis,
+    canvas,
+    cells,
+    row_canvas,
+    svg,
+)
+from acme_fleet.report.page.event_plots import timeline, traffic
+from acme_fleet.report.page.events import Flow, TimeLine
+from acme_fleet.report.words import bytes_text, energy_text
+from acme_fleet.runs.summary import Candidate, ClusterSummary, DeviceSummary, Summary
+from acme_fleet.selection.front import interval_end
+
+MOST_DEVICES, MOST_CLUSTERS = 200, 60
+"""In figures: a page of thousands of rows cannot be read, nor drawn in a minute."""
+Row = tuple[str, str, DeviceSummary | None]
+"""Label, colour, and the device; none for the line that names a cluster."""
+
+
+def figures(
+    summary: Summary, flows: Sequence[Flow], line: TimeLine | None, colors: Mapping[str, str]
+) -> dict[str, Any]:
+    """All figures of a page as SVG text; those without data are left out."""
+    found: dict[str, Any] = {"fronts": {}, "traffic": {}, "accuracy": "", "timeline": ""}
+    rows: list[Row] = []
+    shown = summary.devices[:MOST_DEVICES]
+    for name, color in colors.items():
+        members = [device for device in shown if device.cluster == name]
+        rows += [(name, color, None), *((d.name, color, d) for d in members)] if members else []
+    if rows:
+        found |= {"accuracy": svg("accuracy", accuracy, rows), "sizes": svg("sizes", sizes, rows)}
+    for number, cluster in enumerate(summary.clusters[:MOST_CLUSTERS]):
+        if cluster.candidates:
+            drawn = svg(
+                f"front-{number}",
+                front,
+                cluster,
+                colors[cluster.name],
+                summary.selection.performance_window,
+            )
+            found["fronts"][cluster.name] = drawn
+    for tier in sorted({flow.tier for flow in flows}):
+        found["traffic"][tier] = svg(f"traffic-{tier}", traffic, flows, tier, colors)
+    if line and len(line.actors) <= MOST_DEVICES:
+        found["timeline"] = svg("timeline", timeline, line, colors)
+    return found
+
+
+def wilson(share: float, samples: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a binomial share, e.g. of an accuracy."""
+    if not samples:
+        return 0.0, 1.0
+    z2 = 1.959964**2
+    center = (share + z2 / (2 * samples)) / (1 + z2 / samples)
+    spread = math.sqrt(z2 * (share * (1 - share) / samples + z2 / (4 * samples**2)))
+    half = spread / (1 + z2 / samples)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+# --- the fleet --------------------------------------------------------------------------------
+
+
+def accuracy(rows: Sequence[Row]) -> Figure:
+    """Each device's test accuracy: coarse, linear, probe, final with Wilson's 95 % interval."""
+    figure, axes = row_canvas(
+        HALF, rows, right=1.45, label="accuracy on the device's own test data"
+    )
+    low = 1.0
+    for y, (_, color, device) in enumerate(rows):
+        if device is None:
+            continue
+        interval = wilson(device.accuracy, device.test_samples)
+        low = min(low, interval[0], device.accuracy_coarse, device.accuracy_linear)
+        if device.accuracy_probe is not None:
+            low = min(low, device.accuracy_probe)
+            axes.plot(device.accuracy_probe, y, "x", color=INK, markersize=5, zorder=4)
+        axes.hlines(y, interval[0], interval[1], color=color, alpha=0.25, linewidth=6)
+        axes.plot((device.accuracy_coarse, device.accuracy), (y, y), color=color, zorder=3)
+        axes.plot(device.accuracy_linear, y, "|", color=INK, markersize=9, zorder=4)
+        axes.plot(
+            device.accuracy_coarse, y, "o", color=color, mfc=SURFACE, markersize=5.5, zorder=5
+        )
+        axes.plot(device.accuracy, y, "o", color=color, mec=SURFACE, markersize=7, zorder=6)
+        gain = 100 * (device.accuracy - device.accuracy_coarse)
+        cells(axes, y, {34: f"{100 * device.accuracy:.1f}", 66: f"{gain:+.1f}"}, INK)
+        cells(axes, y, {98: f"{device.test_samples}"}, MUTED)
+    cells(axes, -1, {34: "final", 66: "gain", 98: "tests"}, MUTED)
+    axes.set_xlim(math.floor(10 * low) / 10, 1.01)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    return figure
+
+
+def sizes(rows: Sequence[Row]) -> Figure:
+    """Each shipped file against its device's storage limit."""
+    figure, axes = row_canvas(
+        HALF, rows, right=1.8, label="file size; the mark is the device's limit"
+    )
+    devices = [device for _, _, device in rows if device]
+    longest = max(device.size_bytes for device in devices)
+    limits = [d.capacity_bytes for d in devices if d.capacity_bytes <= 3 * longest]
+    end = 1.03 * max(longest, *limits, 0 if len(limits) == len(devices) else 1.5 * longest)
+    axes.set_xlim(0, end)
+    for y, (_, color, device) in enumerate(rows):
+        if device is None:
+            continue
+        fits = device.size_bytes <= device.capacity_bytes
+        axes.barh(y, device.size_bytes, height=0.5, color=color if fits else WARN, zorder=3)
+        if device.capacity_bytes <= end:
+            axes.vlines(
+                device.capacity_bytes, y - 0.36, y + 0.36, color=INK, linewidth=1.6, zorder=4
+            )
+        else:
+            axes.plot(0.985 * end, y, ">", color=INK, markersize=4, zorder=4)
+        share = f"{100 * device.size_bytes / device.capacity_bytes:.0f} %"
+        cells(axes, y, {50: bytes_text(device.size_bytes)}, INK)
+        cells(axes, y, {82: share, 124: bytes_text(device.capacity_bytes)}, MUTED)
+    cells(axes, -1, {50: "file", 82: "of", 124: "limit"}, MUTED)
+    byte_axis(axes)
+    return figure
+
+
+# --- the clusters -----------------------------------------------------------------------------
+
+
+def front(cluster: ClusterSummary, color: str, window: float) -> Figure:
+    """A cluster's candidates: loss against size, energy as area (Eq. 10), and what γ_p spans."""
+    figure, axes = canvas(HALF, 3.5, left=0.6, right=0.2, top=0.6, bottom=0.5)
+    most = max((c.energy_j for c in cluster.candidates), default=0.0) or 1.0
+    for c in cluster.candidates:
+        face, edge = (color, SURFACE) if c.on_front else ("none", color if c.feasible else MUTED)
+        axes.scatter(
+            c.size_bytes,
+            c.loss,
+            s=max(6.0, 160 * c.energy_j / most),
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=0.9,
+            alpha=0.8 if c.feasible else 0.4,
+            zorder=3,
+        )
+    best: list[Candidate] = []
+    for c in sorted((c for c in cluster.candidates if c.on_front), key=lambda c: c.size_bytes):
+        if not best or c.loss < best[-1].loss:
+            best.append(c)
+    line = _stairs([(c.size_bytes, c.loss) for c in best])
+    axes.plot([x for x, _ in line], [y for _, y in line], color=color, linewidth=1.2, alpha=0.6)
+    losses = np.array([c.loss for c in cluster.candidates if c.feasible])
+    if losses.size:
+        axes.axhspan(losses.min(), interval_end(losses, window), color=color, alpha=0.1, lw=0)
+    _storage_limit(axes, cluster)
+    _energy_key(axes, [c.energy_j for c in cluster.candidates])
+    spots = [(c.size_bytes, c.loss) for c in cluster.candidates] + line
+    for c in (c for c in cluster.candidates if c.chosen):
+        size = (math.sqrt(max(6.0, 160 * c.energy_j / most)) + 5) ** 2
+        axes.scatter(c.size_bytes, c.loss, s=size, facecolor="none", edgecolor=INK, linewidth=1.5)
+        _label(axes, c, spots, cluster.storage_limit_bytes)
+    axes.set_xlabel("size of the whole model with the smallest header")
+    axes.set_ylabel("loss on public validation data")
+    axes.grid(visible=True, axis="both")
+    byte_axis(axes)
+    return figure
+
+
+def _storage_limit(axes: Axes, cluster: ClusterSummary) -> None:
+    limit, largest = cluster.storage_limit_bytes, max(c.size_bytes for c in cluster.candidates)
+    text = f"storage limit {bytes_text(limit)}"
+    end = 1.06 * max(largest, limit if limit < 1.3 * largest else 0)
+    axes.set_xlim(0, end)
+    above = axes.get_xaxis_transform()
+    if limit > end:
+        axes.text(end, 1.02, f"{text} →", transform=above, ha="right", color=INK)
+        return
+    axes.axvspan(limit, end, color=LINE, alpha=0.4, linewidth=0, zorder=0)
+    axes.axvline(limit, color=INK, linewidth=1.1)
+    side = "left" if limit < 0.3 * end else "right" if limit > 0.7 * end else "center"
+    axes.text(limit, 1.02, text, transform=above, ha=side, color=INK)
+
+
+def _energy_key(axes: Axes, energies: Sequence[float]) -> None:
+    above, x = axes.figure.transFigure, 0.62
+    axes.text(x, 0.955, "energy", transform=above, color=MUTED, ha="right", va="center")
+    for energy in sorted({min(energies), max(energies)}):
+        area = max(6.0, 160 * energy / (max(energies) or 1.0))
+        spot = {"transform": above, "clip_on": False, "facecolor": "none", "edgecolor": MUTED}
+        axes.scatter(x + 0.035, 0.955, s=area, linewidth=0.9, **spot)
+        text = energy_text(energy)
+        axes.text(x + 0.06, 0.955, text, transform=above, color=MUTED, va="center")
+        x += 0.17
+
+
+def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The stairs through points from left to right, in steps small enough to keep labels off."""
+    corners = [point for (_, y), (x, z) in itertools.pairwise(points) for point in ((x, y), (x, z))]
+    line = list(points[:1])
+    for x, y in corners:
+        (a, b), parts = line[-1], 10
+        line += [(a + (x - a) * k / parts, b + (y - b) * k / parts) for k in range(1, parts + 1)]
+    return line
+
+
+def _label(
+    axes: Axes, chosen: Candidate, others: Sequence[tuple[float, float]], stop: float
+) -> None:
+    """Name the chosen candidate where the fewest other things are."""
+    axes.set_ylim(axes.get_ylim())
+    text = f"chosen: w {chosen.width:g}, d {chosen.depth}"
+    spots = axes.transData.transform(others) / 100 * 72
+    x, y = axes.transData.transform((chosen.size_bytes, chosen.loss)) / 100 * 72
+    frame, wide = axes.get_window_extent().bounds, 5.6 * len(text)
+
+    def crowd(place: tuple[str, float, float]) -> float:
+        left = x + place[1] - {"left": 0, "center": wide / 2, "right": wide}[place[0]]
+        low = y + place[2] - 6
+        inside = (spots > (left - 6, low - 6)) & (spots < (left + wide + 6, low + 18))
+        box = [edge * 0.72 for edge in frame]
+        limit = axes.get_xaxis_transform().transform((stop, 0))[0] * 0.72
+        crossing = left < limit < left + wide
+        outside = left < box[0] or left + wide > box[0] + box[2]
+        outside = outside or not box[1] < low < box[1] + box[3] - 12
+        return inside.all(1).sum() + 2 * crossing + 99 * outside
+
+    sides = [
+        (h, dx, dy)
+        for dy in (18, -18, 36, -36, 60, -60, 84, -84)
+        for h, dx in (("right", -8), ("left", 8), ("center", 0))
+    ]
+    side = min(sides, key=crowd)
+    axes.annotate(
+        text,
+        (chosen.size_bytes, chosen.loss),
+        side[1:],
+        textcoords="offset points",
+        ha=side[0],
+        va="center",
+        weight="bold",
+        bbox=BEHIND,
+        zorder=2.5,
+        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 8},
+    )

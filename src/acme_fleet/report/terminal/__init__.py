@@ -1,0 +1,1 @@
+"""The terminal view of plans, runs, results and costs."""

@@ -1,0 +1,65 @@
+"""Samples and classes of each device, in the terminal, before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from acme_fleet.outside import one_line
+from acme_fleet.report.terminal.run import ROWS, print_left_out, print_warnings, table_console
+from acme_fleet.report.warnings import notes, plan_warnings
+
+if TYPE_CHECKING:
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.inspection.plan import Holding, Plan
+
+_CLASSES = 6  # that are named
+
+
+def print_holdings(fleet: Fleet, plan: Plan) -> None:
+    """A row for each device, or for each cluster where there are many; then all warnings."""
+    by_device = len(plan.holdings) <= ROWS
+    table = Table(title="samples and classes that each device holds")
+    table.add_column("device" if by_device else "cluster")
+    for column in ("train", "validation", "test"):
+        table.add_column(column, justify="right")
+    table.add_column("classes in train")
+    table.add_column("look at")
+    if by_device:
+        for name, own in plan.holdings.items():
+            counts = (str(count) for count in (own.train, own.validation, own.test))
+            table.add_row(one_line(name, 60), *counts, _named(own.classes), notes(own))
+    else:
+        for cluster in fleet.clusters[:ROWS]:
+            held = [plan.holdings[d.name] for d in cluster.devices if d.name in plan.holdings]
+            table.add_row(f"{one_line(cluster.name, 60)}: {len(held):,} devices", *_together(held))
+    console = table_console()
+    console.print(table)
+    if not by_device:
+        print_left_out(console, len(fleet.clusters), "clusters")
+    print_warnings(plan_warnings(fleet, plan))
+
+
+def _together(held: Sequence[Holding]) -> tuple[str, ...]:
+    if not held:
+        return ("–",) * 5
+    signs = sum(bool(notes(own)) for own in held)
+    return (
+        _span(own.train for own in held),
+        _span(own.validation for own in held),
+        _span(own.test for own in held),
+        _span(len(own.classes) for own in held),
+        f"{signs:,} of them" if signs else "",
+    )
+
+
+def _span(counts: Iterable[int]) -> str:
+    low, *_, high = sorted([*counts] * 2)
+    return f"{low} – {high}" if low < high else f"{low}"
+
+
+def _named(classes: Sequence[str]) -> str:
+    names = ", ".join(one_line(name, 20) for name in classes[:_CLASSES])
+    return f"{len(classes)}: {names}" + (", …" if len(classes) > _CLASSES else "")

@@ -1,0 +1,275 @@
+"""A run in the terminal: live stages, the plan, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.outside import one_line
+from acme_fleet.report.words import bytes_text, features_text, share_text
+from acme_fleet.runs.disclosure import what_leaves
+from acme_fleet.runs.summary import Summary
+
+if TYPE_CHECKING:
+    from acme_fleet.inspection.plan import Plan
+    from acme_fleet.training.evaluation import Evaluation
+
+
+ROWS = 40
+"""Of a table at most: a fleet may have thousands of devices."""
+_COLUMNS, _FINISHED = 8, 20
+
+
+class LiveStages:
+    """Shows each stage of each actor; an observer of the journal.
+
+    Live bars in a terminal, a line for each finished stage in a log file.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(markup=False)
+        self._progress = Progress(
+            TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
+            TextColumn("{task.description:<20}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._finished: list[tuple[str, str]] = []
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the display; finished stages stay on the screen."""
+        self._progress.stop()
+
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+        """See :class:`acme_fleet.runs.journal.Observer`."""
+        key = (one_line(actor, 40), one_line(name, 40))
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(key[1], actor=key[0], total=total, note="")
+        note = one_line(note, 80)
+        self._progress.update(self._tasks[key], completed=done, total=total, note=note)
+        if done == total:
+            self._finish(key)
+
+    def _finish(self, key: tuple[str, str]) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{key[0]}: {key[1]} done", highlight=False)
+        if key not in self._finished:
+            self._finished.append(key)
+        if len(self._finished) > _FINISHED:
+            self._progress.remove_task(self._tasks.pop(self._finished.pop(0)))
+
+
+def table_console() -> Console:
+    """A console for tables; in a log file they need not fit a terminal's 80 columns.
+
+    It takes text as it is: brackets in names are no markup.
+    """
+    console = Console(markup=False)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, width=max(console.width, 120))
+
+
+def print_plan(fleet: Fleet, plan: Plan) -> None:
+    """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
+    console = table_console()
+    console.print(_reference_text(fleet), soft_wrap=True, markup=False, highlight=False)
+    limits = plan.limits
+    if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
+        order = sorted(limits, key=lambda name: limits[name])
+        limits = {name: limits[name] for name in (order[0], order[-1])}
+    table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
+    for column in (
+        "width",
+        "depth",
+        "bytes",
+        *(f"{n} ≤ {bytes_text(limits[n])}" for n in limits),
+    ):
+        table.add_column(column, justify="right")
+    for width, depth, size in zip(plan.grid.widths, plan.grid.depths, plan.sizes, strict=True):
+        fits = ["fits" if size <= limit else "–" for limit in limits.values()]
+        table.add_row(f"{width:g}", f"{depth}", f"{size:,}", *fits)
+    console.print(table)
+    _print_links(console, fleet, plan)
+
+
+def _reference_text(fleet: Fleet) -> str:
+    """The reference's origin in words: a name could be a folder's and one on the hub."""
+    checkpoint, revision = fleet.reference.checkpoint, fleet.reference.revision
+    if checkpoint is None:
+        return "reference: trained by the run"
+    if Path(checkpoint).is_dir():
+        return f"reference: the folder {one_line(str(Path(checkpoint).absolute()), 300)}"
+    at = f" at {revision}" if revision else ""
+    return f"reference: {one_line(str(checkpoint), 300)} of the hub{at}"
+
+
+def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
+    from acme_fleet.edge.parts import kinds  # loads torch
+
+    table = Table(title="expected bytes on each link, before the messages' frames")
+    for column in ("cluster", "devices", "cloud → edge", "edge → devices", "devices → edge"):
+        table.add_column(column, justify="right")
+    for cluster in fleet.clusters[:ROWS]:
+        count, limit = len(cluster.devices), plan.limits[cluster.name]
+        feasible = plan.sizes[plan.sizes <= limit]
+        if not len(feasible):
+            table.add_row(cluster.name, str(count), "nothing fits", "–", "–")
+            continue
+        rounds = fleet.personalization.rounds * plan.round_bytes
+        up = count * plan.feature_bytes
+        own = [limit] * count
+        backbones = int(feasible.max())
+        if fleet.selection.matching == "device":  # at most a backbone for each kind of device
+            own = [device.storage for device in cluster.devices]
+            parts = kinds({d.name: (d.storage, d.energy) for d in cluster.devices})
+            backbones = sum(int(plan.sizes[plan.sizes <= p.storage_bytes].max()) for p, _ in parts)
+        down = sum(own) + count * rounds
+        table.add_row(
+            cluster.name,
+            str(count),
+            f"{bytes_text(feasible.min())} – {bytes_text(backbones)}",
+            f"{bytes_text(count * feasible.min())} – {bytes_text(down)}",
+            f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
+        )
+    console.print(table)
+    print_left_out(console, len(fleet.clusters), "clusters")
+
+
+def print_leaving(fleet: Fleet, plan: Plan) -> None:
+    """Print what would leave each device, its most bytes, and the promise of noise."""
+    personalization = fleet.personalization
+    table = Table(title="what would leave each device; samples and labels never do")
+    for column in ("message", "sent", "holds", "bytes, at most", "protection"):
+        table.add_column(column, justify="right" if column.startswith("bytes") else "left")
+    most = {"FeatureSample": plan.feature_bytes, "ImportanceUpload": plan.round_bytes}
+    for one in what_leaves(personalization):
+        size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
+        table.add_row(one.kind, one.often, one.holds, size, one.protection)
+    console = table_console()
+    console.print(table)
+    if loss := plan.loss:
+        guarantees = Table(title=f"ε that the noise guarantees, at δ = {loss.delta:g}")
+        for column in ("of what is sent", "ε", "against"):
+            guarantees.add_column(column, justify="right" if column == "ε" else "left")
+        one, all_data = "a device that differs in one sample", "a device with any other data"
+        guarantees.add_row("the feature sample", _epsilon(loss.features), one)
+        guarantees.add_row("all importance sets", _epsilon(loss.importance), all_data)
+        everything = "both"
+        if personalization.mix != "importance":
+            everything = "both, with the header's weights, which have no noise"
+        guarantees.add_row(everything, _epsilon(loss.sample), one)
+        guarantees.add_row(everything, _epsilon(loss.device), all_data)
+        console.print(guarantees)
+
+
+def _epsilon(value: float | None) -> str:
+    return "no guarantee" if value is None else f"{value:.3g}"
+
+
+def print_summary(summary: Summary) -> None:
+    """The devices, the clusters' choices and the traffic."""
+    console = table_console()
+    table = Table(title=f"{summary.name}, seed {summary.seed}")
+    columns = ["device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests"]
+    if summary.probe:
+        columns[7:7] = ["probe", "averaged"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in columns[:2] else "right")
+    clusters = {cluster.name: cluster for cluster in summary.clusters}
+    for device in summary.devices[:ROWS]:
+        cluster = clusters[device.cluster]
+        probes = device.accuracy_probe, device.accuracy_probe_averaged
+        table.add_row(
+            one_line(device.name, 60),
+            one_line(device.cluster, 60),
+            f"{cluster.width:g}, {cluster.depth}",
+            bytes_text(device.size_bytes),
+            bytes_text(device.capacity_bytes),
+            f"{device.accuracy_coarse:.3f}",
+            f"{device.accuracy_linear:.3f}",
+            *(map(_share_or_dash, probes) if summary.probe else ()),
+            f"{device.accuracy:.3f}",
+            str(device.test_samples),
+        )
+    console.print(table)
+    print_left_out(console, len(summary.devices), "devices; summary.json has them")
+    traffic, reference = summary.traffic, summary.reference
+    console.print(
+        f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}, accuracy "
+        f"{reference.accuracy:.3f} on public test data; devices uploaded "
+        f"{bytes_text(traffic.device_up_bytes)}, "
+        f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
+    )
+    if probe := summary.probe:
+        console.print(
+            f"probe: a logistic regression on {features_text(probe.pooling)}, "
+            f"{bytes_text(probe.size_bytes)}, in int8 {bytes_text(probe.size_bytes_int8)}; "
+            f"averaged: the mean of all devices' regressions"
+        )
+    if traffic.resent_bytes:
+        console.print(f"sent again, and not counted above: {bytes_text(traffic.resent_bytes)}")
+    if summary.damaged_events:
+        console.print(
+            f"{summary.damaged_events} damaged lines of events.jsonl are in no sum of bytes or time"
+        )
+    for candidate in summary.left_out[:ROWS]:
+        console.print(Text("note ", "yellow") + Text(one_line(candidate, 500)))
+    lost = {f"cluster {edge}": reason for edge, reason in summary.lost.items()}
+    for cluster in summary.clusters:
+        lost |= cluster.lost
+    for name, why in list(lost.items())[:ROWS]:
+        console.print(Text("lost ", "red") + Text(f"{one_line(name, 60)}: {one_line(why, 500)}"))
+    print_left_out(console, len(lost), "lost")
+    print_warnings(summary.warnings)
+
+
+def _share_or_dash(share: float | None) -> str:
+    return "–" if share is None else f"{share:.3f}"
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """A line for each."""
+    console = table_console()
+    for told in warnings[:ROWS]:
+        console.print(Text("warning: ", "yellow") + Text(one_line(told, 500)))
+
+
+def print_left_out(console: Console, count: int, kind: str) -> None:
+    """Say how many rows a table lacks."""
+    if count > ROWS:
+        console.print(f"… and {count - ROWS:,} more {kind}", highlight=False)
+
+
+def print_test_result(device: str, result: Evaluation, samples: int) -> None:
+    """One line."""
+    table_console().print(
+        f"{device}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
+        f"on its {samples} test samples"
+    )

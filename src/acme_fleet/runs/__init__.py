@@ -1,0 +1,1 @@
+"""Run directories: files, locks, events, the summary, and the bytes that were sent."""

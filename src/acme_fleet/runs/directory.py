@@ -1,0 +1,203 @@
+"""The layout of a run directory, and the rules for going on in one."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from acme_fleet.config.base import differences
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.errors import DamagedError, FleetError, RunError
+from acme_fleet.outside import reading
+from acme_fleet.runs.atomic import replacing
+from acme_fleet.runs.locks import LOCK
+from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
+
+FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
+_CHECKSUM = "# checksum, written by the run: "
+_MOST_CHANGES = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A run on many hosts.
+
+    Attributes:
+        run: what tells it from others, on every host.
+        config: the site file of its cloud.
+    """
+
+    __pydantic_config__ = STRICT
+
+    run: str
+    config: str
+
+
+class RunDirectory:
+    """``fleet.yaml``, ``summary.json``, ``report.html``, ``events.jsonl``, ``devices/<name>/``.
+
+    ``cloud/`` and ``edges/<name>/`` hold what these servers need to go on after a stop.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def create(path: str | Path, fleet: Fleet, *, resume: bool) -> RunDirectory:
+        """Start in an empty directory, or go on in that of the same fleet.
+
+        ``resume`` starts too, where there is nothing to go on with.
+
+        Raises:
+            RunError: if the directory holds something else; the message says what to do.
+        """
+        run = RunDirectory(Path(path))
+        if run.exists():
+            kept = run.fleet_as_written(fleet).model_dump(mode="json")
+            changes = list(differences(kept, fleet.model_dump(mode="json")))
+            if not resume and (changes or not run._is_bare()):
+                raise RunError(
+                    f"{run.path} already holds a run; choose another --out, or go on with it: "
+                    f"{run.resume_command}"
+                )
+            if changes:
+                raise RunError(
+                    f"{run.path} is a run of another fleet or seed; choose another --out, or ask "
+                    f"for the same:\n" + _shown(changes)
+                )
+        else:
+            run._refuse_others()
+            run._start(fleet)
+        return run
+
+    def exists(self) -> bool:
+        """True if a run was begun here.
+
+        Raises:
+            RunError: if the system does not let one look.
+        """
+        with reading(self.path, RunError):
+            return (self.path / FLEET).exists()
+
+    def begun(self) -> bool:
+        """True if a run has done something here that it can go on with."""
+        return self.exists() and not self._is_bare()
+
+    def _is_bare(self) -> bool:
+        """True if a run has left its fleet and identity here and nothing else."""
+        files = {path for path in self.path.rglob("*") if path.is_file()}
+        return files <= {self.path / FLEET, self.identity, self.path / LOCK}
+
+    def _refuse_others(self) -> None:
+        with reading(self.path, RunError):
+            taken = self.path.exists() and (
+                not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())
+            )
+        if taken:
+            raise RunError(f"{self.path} is not an empty directory; choose another --out")
+
+    def _start(self, fleet: Fleet) -> None:
+        text = fleet.to_yaml()
+        with replacing(self.path / FLEET) as file:
+            # First, so that a file which was cut off does not pass for an older version's.
+            file.write_text(f"{_CHECKSUM}{checksum(text.encode())}\n{text}", encoding="utf-8")
+
+    def fleet_as_written(self, same: Fleet | None = None) -> Fleet:
+        """The fleet of the run, if its file is as it was written.
+
+        An older version's file has no checksum. A damaged one is written anew from the fleet that
+        is asked for, if that is the ``same``.
+
+        Raises:
+            DamagedError: if the file is damaged, or holds no fleet.
+        """
+        path = self.path / FLEET
+        with reading(f"cannot read {path}", DamagedError):
+            first, _, text = path.read_text(encoding="utf-8").partition("\n")
+        if first.startswith(_CHECKSUM) and first != f"{_CHECKSUM}{checksum(text.encode())}":
+            if same is None or first != f"{_CHECKSUM}{checksum(same.to_yaml().encode())}":
+                raise DamagedError(
+                    f"{path} was changed or is damaged: its checksum is another; go on with the "
+                    f"fleet file that the run was begun with"
+                )
+            self._start(same)
+        try:
+            return Fleet.from_yaml(path)
+        except FleetError as error:
+            raise DamagedError(f"{error}; it holds no fleet that this version can read") from error
+
+    @staticmethod
+    def open(path: str | Path) -> RunDirectory:
+        """A directory that holds a run.
+
+        Raises:
+            RunError: if it does not.
+        """
+        run = RunDirectory(Path(path))
+        if not run.exists():
+            raise RunError(f"{run.path} holds no run: it has no {FLEET}")
+        return run
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with an interrupted run."""
+        command = ["acme", "run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
+        if self.identity.exists():
+            config = read_sealed_json(self.identity, Identity).config
+            command += ["--engine", "flower", "--config", config]
+        return shlex.join(command)
+
+    @property
+    def identity(self) -> Path:
+        """The file of a run on many hosts that holds its :class:`Identity`."""
+        return self.cloud / "identity.json"
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet that the run is of; see :meth:`fleet_as_written`."""
+        return self.fleet_as_written()
+
+    @property
+    def summary(self) -> Path:
+        """``summary.json``."""
+        return self.path / SUMMARY
+
+    def finished(self) -> Path:
+        """``summary.json`` of a run that is finished.
+
+        Raises:
+            RunError: if it is not, with the command that goes on with it.
+        """
+        if not self.summary.exists():
+            raise RunError(f"{self.path} is not finished; go on with it: {self.resume_command}")
+        return self.summary
+
+    @property
+    def report(self) -> Path:
+        """``report.html``."""
+        return self.path / REPORT
+
+    @property
+    def events(self) -> Path:
+        """``events.jsonl``."""
+        return self.path / EVENTS
+
+    @property
+    def cloud(self) -> Path:
+        """State of the cloud server."""
+        return self.path / "cloud"
+
+    def edge(self, name: str) -> Path:
+        """State of an edge server."""
+        return self.path / "edges" / name
+
+    def device(self, name: str) -> Path:
+        """A device's folder: its model, and its private state below it."""
+        return self.path / "devices" / name
+
+
+def _shown(changes: list[str]) -> str:
+    left = len(changes) - _MOST_CHANGES
+    more = [f"and {left} more"] if left > 0 else []
+    return "\n".join([*changes[:_MOST_CHANGES], *more])

@@ -1,0 +1,232 @@
+"""``summary.json``: everything that a run measured, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from acme_fleet.config.backbone import Pooling, Selection
+from acme_fleet.config.personalization import Personalization
+from acme_fleet.errors import DamagedError
+from acme_fleet.outside import one_line
+from acme_fleet.privacy.accounting import PrivacyLoss
+from acme_fleet.runs.disclosure import Leaving, what_leaves
+from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
+
+Count = Annotated[int, Field(ge=0, le=2**63)]
+Size = Annotated[int, Field(ge=1, le=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ReferenceSummary(_Record):
+    """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2.
+
+    ``origin`` is ``trained``, ``fine-tuned`` or ``untouched``; ``pooling`` makes its pooled vector.
+    """
+
+    params: Count
+    patches: Count
+    size_bytes: Size
+    accuracy: Share
+    origin: Literal["trained", "fine-tuned", "untouched"] = "trained"
+    pooling: Pooling = "first"
+
+
+class Candidate(_Record):
+    """One backbone δ(θ0, w, d) with its objectives (Eq. 10) for one cluster.
+
+    ``loss`` and ``accuracy`` on the cloud's public validation data, ``energy_j`` of the cluster's
+    worst device, ``size_bytes`` of the whole model as shipped with the smallest header.
+    """
+
+    width: Share
+    depth: Size
+    loss: float
+    accuracy: Share
+    energy_j: Amount
+    size_bytes: Size
+    feasible: bool
+    on_front: bool
+    chosen: bool
+
+
+class Contender(_Record):
+    """A header that an edge server tried, fine-tuned, on its own samples for the final choice.
+
+    ``evaluated`` counts the architectures that were tried on the way.
+    """
+
+    name: str
+    params: Count
+    accuracy: Share
+    loss: float
+    evaluated: Count
+
+
+class ClusterSummary(_Record):
+    """Devices of an edge server that share a backbone: what there was to choose from, what they
+    got, what the search of their header found.
+
+    ``name`` is the edge server's, followed by a colon and a number where it has several groups.
+    """
+
+    name: str
+    width: Share
+    depth: Size
+    storage_limit_bytes: Size
+    candidates: list[Candidate]
+    feasible: Count
+    front: Count
+    header: str
+    """The header's architecture as one line of text."""
+    genotype: dict[str, object]
+    contenders: list[Contender] = []
+    """The searched header, then the other strategies' and hand-made ones."""
+    device_names: list[str]
+    similarity: list[list[Amount]]
+    """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
+    lost: dict[str, str] = {}
+    """Devices that did not finish, and why."""
+    missed: dict[str, Count] = {}
+    """Rounds that devices missed, or in which what they sent was refused."""
+    shortened: dict[str, Amount] = {}
+    """Devices whose header's update was scaled down, and the least scale."""
+
+    @property
+    def edge(self) -> str:
+        """The name of the edge server."""
+        return self.name.partition(":")[0]
+
+
+class DeviceSummary(_Record):
+    """One device: what it got and how well it works on its own full test set.
+
+    ``accuracy_probe`` and ``accuracy_probe_averaged`` are the practitioner's rival, see
+    :class:`ProbeSummary`: the device's own regression, and the mean of all devices' regressions.
+    """
+
+    name: str
+    cluster: str
+    capacity_bytes: Size
+    size_bytes: Size
+    params: Count
+    accuracy_coarse: Share
+    accuracy: Share
+    accuracy_linear: Share
+    accuracy_probe: Share | None = None
+    accuracy_probe_averaged: Share | None = None
+    test_samples: Count
+    latency_s: Amount
+    neurons_coarse: Count
+    neurons: Count
+    raw_data_bytes: Count
+
+
+class ProbeSummary(_Record):
+    """The practitioner's rival: the whole reference, untouched, and a regression on each device.
+
+    Its weights are rounded to int8; the devices' accuracies are of that. Without a checkpoint the
+    features are the raw inputs, and ``pooling`` is none. Measured by
+    :mod:`acme_fleet.simulation.probe_rival`.
+    """
+
+    pooling: Pooling | None
+    size_bytes: Size
+    size_bytes_int8: Size
+
+
+class Traffic(_Record):
+    """Bytes as encoded on the links, against what a centralised system would have uploaded.
+
+    Each message of the method counts once, so that an interrupted run has the same numbers.
+    ``resent_bytes`` is beside them: what was sent again after interruptions and failures.
+    """
+
+    cloud_edge_bytes: Count
+    edge_device_bytes: Count
+    up_bytes: Count
+    down_bytes: Count
+    device_up_bytes: Count
+    raw_data_bytes: Count
+    upload_ratio: Amount
+    resent_bytes: Count = 0
+
+
+class Summary(_Record):
+    """The whole run."""
+
+    name: str
+    seed: int
+    seconds: dict[str, Amount]
+    reference: ReferenceSummary
+    selection: Selection
+    """The rule by which the clusters' backbones were chosen; ``performance_window`` is γ_p."""
+    clusters: list[ClusterSummary]
+    devices: list[DeviceSummary]
+    lost: dict[str, str] = {}
+    """Edge servers that did not finish, and why."""
+    left_out: list[str] = []
+    """Candidates of which nothing could be said, and why."""
+    traffic: Traffic
+    many_hosts: bool = False
+    """True if every role had a host of its own, reached over a network."""
+    personalization: Personalization = Personalization()
+    sent: dict[str, dict[str, list[Count]]] = {}
+    """For each device, by kind, the bytes of every message that it sent, oldest first."""
+    privacy_loss: dict[str, PrivacyLoss] = {}
+    """For each device that put noise into its messages."""
+    probe: ProbeSummary | None = None
+    """None where no machine has all data."""
+    damaged_events: Count = 0
+    """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
+    warnings: list[str] = []
+    """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
+
+    @property
+    def leaving(self) -> list[Leaving]:
+        """The messages that left the devices, in words."""
+        return what_leaves(self.personalization)
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON with a checksum, atomically.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
+        write_marked_json(path, self.model_dump(mode="json"))
+
+    @staticmethod
+    def read(path: Path) -> Summary:
+        """Read what :meth:`write` wrote; an older version's summary has no checksum.
+
+        Raises:
+            DamagedError: if it is missing, damaged or contradicts itself.
+        """
+        summary = typed(path, Summary, read_marked_json(path))
+        if contradiction := next(_contradictions(summary), None):
+            raise DamagedError(f"{path} is damaged: {contradiction}")
+        return summary
+
+
+def _contradictions(summary: Summary) -> Iterator[str]:
+    clusters = {cluster.name for cluster in summary.clusters}
+    if len(clusters) < len(summary.clusters):
+        yield "two clusters have one name"
+    for device in summary.devices:
+        if device.cluster not in clusters:
+            yield f"device {one_line(device.name)} is in no cluster that it lists"
+    for cluster in summary.clusters:
+        name, members = one_line(cluster.name), len(cluster.device_names)
+        if sum(candidate.chosen for candidate in cluster.candidates) != 1:
+            yield f"cluster {name} has not chosen one candidate"
+        shape = [len(row) for row in cluster.similarity]
+        if shape and shape != [members] * members:
+            yield f"cluster {name} has {members} devices and a similarity of another shape"

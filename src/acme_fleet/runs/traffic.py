@@ -1,0 +1,82 @@
+"""Bytes on the links, and what the noisy ones among them give away: planned, and as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.personalization import Personalization
+from acme_fleet.errors import FleetError
+from acme_fleet.privacy.accounting import PrivacyLoss, privacy_loss
+from acme_fleet.runs.journal import method_and_resent
+from acme_fleet.runs.summary import Traffic
+
+
+def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: int) -> Traffic:
+    """Sum the messages' bytes by link and direction; up is towards the cloud.
+
+    Each message of the method counts once; what was sent again is summed apart.
+    """
+    edges = {cluster.name for cluster in fleet.clusters}
+    messages, resent = method_and_resent(events)
+    totals = dict.fromkeys(
+        ("cloud_edge_bytes", "edge_device_bytes", "up_bytes", "down_bytes", "device_up_bytes"), 0
+    )
+    for event in messages:
+        with_cloud = "cloud" in (event["from"], event["to"])
+        up = event["to"] == "cloud" or event["from"] not in edges | {"cloud"}
+        totals["cloud_edge_bytes" if with_cloud else "edge_device_bytes"] += event["bytes"]
+        totals["up_bytes" if up else "down_bytes"] += event["bytes"]
+        if up and not with_cloud:
+            totals["device_up_bytes"] += event["bytes"]
+    ratio = totals["device_up_bytes"] / max(1, raw_data_bytes)
+    again = sum(event["bytes"] for event in resent)
+    return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio, resent_bytes=again)
+
+
+def row_bytes(personalization: Personalization, hidden: int) -> int:
+    """Bytes of one row of a feature sample.
+
+    Raises:
+        FleetError: if a sketch would be no smaller than the features.
+    """
+    privacy = personalization.privacy
+    if privacy.sketch_dim is not None and privacy.sketch_dim >= hidden:
+        raise FleetError(
+            f"personalization.privacy.sketch_dim: {privacy.sketch_dim} is not below the model's "
+            f"hidden size, {hidden}"
+        )
+    return (privacy.sketch_dim or hidden) * privacy.sketch_bits // 8
+
+
+def expected_loss(personalization: Personalization) -> PrivacyLoss | None:
+    """(ε, δ) of a device that sends all its messages; none if it adds no noise.
+
+    Raises:
+        FleetError: if the library that accounts for it is missing.
+    """
+    return _loss(personalization, personalization.rounds)
+
+
+def privacy_losses(
+    fleet: Fleet, sent: Mapping[str, Mapping[str, Sequence[int]]]
+) -> dict[str, PrivacyLoss]:
+    """(ε, δ) by device, for as many importance sets as it sent; nobody where there is no noise.
+
+    A set that was sent again counts again, though it has the same noise and tells nothing new.
+    """
+    losses = {
+        name: _loss(fleet.personalization, len(own["ImportanceUpload"]))
+        for name, own in sent.items()
+        if "ImportanceUpload" in own
+    }
+    return {name: loss for name, loss in losses.items() if loss is not None}
+
+
+def _loss(personalization: Personalization, uploads: int) -> PrivacyLoss | None:
+    privacy = personalization.privacy
+    if privacy.feature_noise is None and privacy.importance_noise is None:
+        return None
+    weights = personalization.mix != "importance"
+    return privacy_loss(privacy, personalization.rows_sent, uploads, weights=weights)

@@ -1,0 +1,173 @@
+"""The candidate that a cluster gets: the nearest on the front to the ideal point (Eq. 13)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from acme_fleet.config.backbone import Rule as Rule
+from acme_fleet.errors import FleetError
+from acme_fleet.selection.front import checked, exact_front, front, grid_coordinates, worst
+
+
+def distances(
+    objectives: np.ndarray, coordinates: np.ndarray, rule: Rule, scale: np.ndarray
+) -> np.ndarray:
+    """Σ_l ‖Ψ^l - Ψ^l(ideal)‖₂, of shape ``(candidates,)`` (Eq. 13).
+
+    The norm of one number is its absolute value, so the sum as printed is the city-block
+    distance. ``"literal"`` takes it in grid coordinates. ``"nearest"``, the default, is a named
+    deviation: it takes it in the objectives themselves, as shares of ``scale``. When the window
+    is wide against the losses, K is small, most coordinates are equal, and the literal rule
+    returns the most accurate candidate, whatever it costs.
+
+    Args:
+        objectives: shape ``(candidates, objectives)``. coordinates: Ψ, of the same shape.
+        scale: what counts as 1 in each objective, shape ``(objectives,)``.
+    """
+    if rule == "literal":
+        return (coordinates - 1.0).sum(axis=1)
+    return ((objectives - objectives.min(axis=0)) / np.where(scale > 0, scale, 1.0)).sum(axis=1)
+
+
+def choose(
+    objectives: np.ndarray,
+    performance_window: float,
+    rule: Rule = "nearest",
+    scale: np.ndarray | None = None,
+) -> int:
+    """The candidate nearest to the ideal point in the best performer's interval (Eq. 13).
+
+    Candidates of the front with Ψ^1 = Ψ^1(best performer) are compared by ``distances``; ties go
+    to the smaller loss, then to the smaller size, then to the first in the table.
+
+    Args:
+        objectives: the candidates that fit, shape ``(candidates, objectives)``.
+        performance_window: γ_p, the loss that may be given up.
+        scale: of rule ``"nearest"``; by default each objective's worst value in the table.
+
+    Raises:
+        ValueError: naming the first candidate with an objective that is not finite.
+    """
+    objectives = checked(objectives)
+    coordinates = grid_coordinates(objectives, performance_window)
+    # The grid removes nothing from the first interval, and nothing outside dominates its members.
+    near = np.flatnonzero(coordinates[:, 0] == 1)
+    near = near[exact_front(objectives[near])]
+    scale = worst(objectives) if scale is None else scale
+    far = np.round(distances(objectives, coordinates, rule, scale)[near], 12)
+    return int(near[np.lexsort((objectives[near, -1], objectives[near, 0], far))[0]])
+
+
+@dataclass(frozen=True)
+class Match:
+    """Algorithm 1's result for one cluster. Indices are rows of the whole table."""
+
+    feasible: np.ndarray
+    """Candidates that fit, ascending."""
+    coordinates: np.ndarray
+    """Ψ of those that fit, shape ``(feasible, objectives)``."""
+    front: np.ndarray
+    """The front among those that fit, ascending."""
+    chosen: int
+
+
+def fitting(sizes: np.ndarray, limit: float, cluster: str) -> np.ndarray:
+    """Indices of the candidates with size at most ``limit``, ascending (constraint of Eq. 10).
+
+    Raises:
+        FleetError: naming the cluster, its limit and the smallest candidate, if none fits.
+    """
+    indices = np.flatnonzero(sizes <= limit)
+    if not indices.size:
+        raise FleetError(_nothing_fits(sizes, limit, f"cluster {cluster!r}"))
+    return indices
+
+
+def match(
+    objectives: np.ndarray,
+    sizes: np.ndarray,
+    limit: float,
+    performance_window: float,
+    cluster: str,
+    rule: Rule = "nearest",
+) -> Match:
+    """Backbone customization for one cluster (Algorithm 1, lines 5-18).
+
+    Ideal, worst and K are those of the candidates that fit. The scale of rule ``"nearest"`` is
+    that of all candidates, so that a byte weighs the same whatever the limit.
+
+    Args:
+        objectives: all candidates, shape ``(candidates, objectives)``.
+        sizes: bytes as shipped, shape ``(candidates,)``. limit: min C_n in bytes; equal fits.
+        performance_window: γ_p, the loss that may be given up. cluster: its name, for errors.
+
+    Raises:
+        FleetError: naming the cluster, its limit and the smallest candidate, if none fits.
+        ValueError: naming the first candidate with an objective that is not finite.
+    """
+    objectives = checked(objectives)
+    feasible = fitting(sizes, limit, cluster)
+    subset = objectives[feasible]
+    chosen = choose(subset, performance_window, rule, worst(objectives))
+    return Match(
+        feasible=feasible,
+        coordinates=grid_coordinates(subset, performance_window),
+        front=feasible[front(subset, performance_window)],
+        chosen=int(feasible[chosen]),
+    )
+
+
+def match_many(
+    tables: np.ndarray,
+    sizes: np.ndarray,
+    limits: np.ndarray,
+    types: np.ndarray,
+    performance_window: float,
+    rule: Rule = "nearest",
+) -> np.ndarray:
+    """``match`` for very many clusters: linear in their number, one choice per distinct case.
+
+    With candidates sorted by size, those that fit are a prefix: there are at most as many cases
+    as candidates for each type of cluster, and a cluster costs one look-up. A type is an energy
+    column. Columns that differ by a factor give the same choices, so clusters whose constants
+    are proportional (ΔG, G^β ∝ G and ΔL, ΔD ∝ L, Eq. 2) may share a type.
+
+    Args:
+        tables: one table for each type, shape ``(types, candidates, objectives)``.
+        sizes: bytes as shipped, shape ``(candidates,)``.
+        limits: min C_n in bytes of each cluster. types: its table. Shape ``(clusters,)``.
+
+    Returns:
+        The chosen candidates, shape ``(clusters,)``.
+
+    Raises:
+        FleetError: naming the first cluster that nothing fits by its position, and how many.
+        ValueError: for a limit that is not a number, or an objective that is not finite.
+    """
+    if np.isnan(limits).any():
+        raise ValueError(f"the limit of cluster {int(np.argmax(np.isnan(limits)))} is not a number")
+    scales = [worst(checked(table)) for table in tables]
+    order = np.argsort(sizes, kind="stable")
+    counts = np.searchsorted(sizes[order], limits, side="right")
+    if (counts == 0).any():
+        first = int(np.argmin(counts))
+        where = f"{int((counts == 0).sum())} of {len(limits)} clusters, first number {first}"
+        raise FleetError(_nothing_fits(sizes, float(limits[first]), where))
+    cases = np.asarray(types, dtype=np.int64) * (len(sizes) + 1) + counts
+    chosen = np.zeros(len(tables) * (len(sizes) + 1), dtype=np.int64)
+    for case in np.flatnonzero(np.bincount(cases, minlength=len(chosen))):
+        kind, count = divmod(int(case), len(sizes) + 1)
+        feasible = np.sort(order[:count])
+        choice = choose(tables[kind][feasible], performance_window, rule, scales[kind])
+        chosen[case] = feasible[choice]
+    return chosen[cases]
+
+
+def _nothing_fits(sizes: np.ndarray, limit: float, where: str) -> str:
+    smallest = int(np.argmin(sizes))
+    return (
+        f"{where}: no candidate fits; the smallest, number {smallest}, "
+        f"is {sizes[smallest]:,.12g} bytes and the limit is {limit:,.12g} bytes"
+    )

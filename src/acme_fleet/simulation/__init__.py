@@ -1,0 +1,1 @@
+"""One machine that plays all devices: batched training, and the rival that sees all data."""

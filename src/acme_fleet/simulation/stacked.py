@@ -1,0 +1,105 @@
+"""The headers of many devices as one function: every tensor has the device as its first axis.
+
+All are unpruned headers of one plan (:mod:`acme_fleet.models.header.unpruned`). A convolution of
+each device with its own weights is one batched matrix product; ``vmap`` over the convolutions
+would make it a grouped one, which is slow on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from acme_fleet.messages.header_plan import FEATURES, HeaderPlan, Layer, Term
+from acme_fleet.models.header.module import pass_through
+from acme_fleet.models.padding import at_stride, clear_padding, mean_over_positions
+
+
+def split_vectors(
+    plan: HeaderPlan, vectors: Float[Tensor, "devices parameters"]
+) -> dict[str, Tensor]:
+    """Each device's parameters, one row, as tensors by name: views of ``(devices, *shape)``."""
+    shapes = plan.shapes()
+    pieces = vectors.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {
+        name: piece.unflatten(1, shape)
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+    }
+
+
+def join_tensors(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> Shaped[Tensor, " parameters"]:
+    """One header's tensors as one vector, in the plan's order."""
+    return torch.cat([tensors[name].flatten() for name in plan.shapes()])
+
+
+def stacked_logits(
+    plan: HeaderPlan, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+) -> Float[Tensor, "devices classes batch"]:
+    """Logits of every device's header for its own batch.
+
+    Args:
+        plan: what all have in common, unpruned.
+        tensors: by name, ``(devices, *shape)``.
+        inputs: a header's inputs with the axes ``(device, channel, sample, *grid)``, the order
+            in which a batched product takes them without a copy; a mask has one channel.
+    """
+    mask = inputs.get("mask")
+    values = {name: inputs[name] for name in FEATURES}
+    masks = dict.fromkeys(values, mask)
+    for node in plan.nodes:
+        terms = [
+            _term(plan, term, values[term.source], masks[term.source], tensors)
+            for term in node.terms
+        ]
+        masks[node.name] = at_stride(mask, 2**node.halvings)
+        values[node.name] = clear_padding(sum(terms[1:], start=terms[0]), masks[node.name])
+    bias = tensors["classifier.pooled.bias"][:, :, None]
+    logits = torch.baddbmm(bias, tensors["classifier.pooled.weight"], inputs["pooled"])
+    for name, node in plan.ends.items():
+        mean = mean_over_positions(values[node.name], masks[node.name], plan.axes)
+        logits = logits + tensors[f"classifier.{name}.weight"] @ mean
+    return logits
+
+
+def _term(
+    plan: HeaderPlan, term: Term, x: Tensor, mask: Tensor | None, tensors: Mapping[str, Tensor]
+) -> Tensor:
+    if term.layer:
+        x = x if term.source in FEATURES else F.relu(x)
+        x = _convolution(term.layer, x, tensors)
+    else:
+        x = pass_through(term.operation, x, mask, plan.axes)
+    return _convolution(term.align, x, tensors) if term.align else x
+
+
+def _convolution(layer: Layer, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Each device's own convolution: windows as columns, then one product for all devices."""
+    grid = x.shape[3:]
+    if (layer.kernel, layer.stride) == (1, 1):
+        columns = x.flatten(2)
+    else:
+        columns = _windows(layer, x)
+        grid = torch.Size((side - 1) // layer.stride + 1 for side in grid)
+    weight = tensors[f"layers.{layer.name}.weight"].flatten(2)
+    bias = tensors[f"layers.{layer.name}.bias"][:, :, None]
+    return torch.baddbmm(bias, weight, columns).unflatten(2, (x.shape[2], *grid))
+
+
+def _windows(layer: Layer, x: Tensor) -> Float[Tensor, "devices inputs positions"]:
+    """Under each output position what a kernel sees, in the order of the weight's entries."""
+    devices, channels, batch, *grid = x.shape
+    image = len(grid) == 2
+    kernel = (layer.kernel if image else 1, layer.kernel)
+    seen = F.unfold(
+        x.reshape(devices, channels * batch, *(grid if image else (1, *grid))),
+        kernel,
+        padding=(kernel[0] // 2, kernel[1] // 2),
+        stride=(layer.stride if image else 1, layer.stride),
+    )
+    apart = seen.view(devices, channels, batch, math.prod(kernel), -1)
+    return apart.transpose(2, 3).reshape(devices, channels * math.prod(kernel), -1)

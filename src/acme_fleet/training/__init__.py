@@ -1,0 +1,1 @@
+"""The training loop, its evaluation, and stages that survive a stop."""

@@ -1,0 +1,68 @@
+"""Loss and accuracy of every candidate, measured in one pass, against each candidate on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from acme_fleet.cloud.objectives import (
+    Grid,
+    Quality,
+    candidate_grid,
+    candidate_quality,
+    without_loss,
+)
+from acme_fleet.config.backbone import Backbone
+from acme_fleet.data.samples import Samples
+from acme_fleet.errors import FleetError
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.features import Classifier
+from acme_fleet.training.evaluation import evaluate
+from tiny_fleet import tiny
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_quality_is_that_of_each_extracted_candidate(
+    make_classifier: Callable[..., Classifier],
+    make_samples: Callable[..., Samples],
+    batch_size: int,
+) -> None:
+    classifier, samples = make_classifier(), make_samples(50)
+    elastic = ElasticClassifier(classifier)
+    grid = candidate_grid(Backbone(widths=[0.5, 1.0], depths=[3, 1]), classifier)
+    steps: list[tuple[int, int]] = []
+    found = candidate_quality(
+        elastic, grid, samples, lambda *step: steps.append(step), batch_size=batch_size
+    )
+    alone = [
+        evaluate(Classifier(elastic.extract(elastic.shape(float(w), int(d))), classifier.head), s)
+        for w, d, s in zip(grid.widths, grid.depths, [samples] * 4, strict=True)
+    ]
+    np.testing.assert_allclose(found.losses, [result.loss for result in alone], rtol=1e-5)
+    assert found.accuracies.tolist() == pytest.approx([result.accuracy for result in alone])
+    assert len(set(found.losses)) == len(grid) == 4
+    assert steps[-1] == (4 * -(-50 // batch_size),) * 2
+
+
+def test_grid_is_every_width_at_every_depth_once(
+    make_classifier: Callable[..., Classifier],
+) -> None:
+    grid = candidate_grid(Backbone(widths=[1.0, 0.5, 1.0], depths=[2, 1]), make_classifier())
+    assert list(zip(grid.widths, grid.depths, strict=True)) == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
+    with pytest.raises(FleetError, match="9 is more than the reference's 3 layers"):
+        candidate_grid(Backbone(depths=[9]), make_classifier())
+
+
+def test_candidates_without_a_loss_are_named_and_none_at_all_is_an_error() -> None:
+    fleet = tiny()
+    grid = Grid(np.array([0.5, 1.0, 1.0]), np.array([1, 1, 2]))
+    quality = Quality(np.array([0.3, np.nan, np.inf]), np.zeros(3))
+    told = without_loss(grid, quality, fleet)
+    assert len(told) == 2
+    assert "width 1 and depth 1 is left out" in told[0]
+    assert "depth 2" in told[1]
+    assert without_loss(grid, Quality(np.zeros(3), np.zeros(3)), fleet) == []
+    with pytest.raises(FleetError, match=r"none of the 3 candidates.*reference.training \(0.01\)"):
+        without_loss(grid, Quality(np.full(3, np.nan), np.zeros(3)), fleet)

@@ -1,0 +1,336 @@
+"""δ(θ0, w, d): re-ordering, views and copies of sub-networks, and Hugging Face's own files."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedModel
+
+from acme_fleet.errors import FleetError
+from acme_fleet.models.backbone.elastic import (
+    Architecture,
+    architecture,
+    as_elastic,
+    extract,
+    kept_layers,
+    kept_units,
+    reorder,
+)
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.families import FAMILIES, Family, dimensions, family_of
+from acme_fleet.models.features import Classifier
+
+MakeBackbone = Callable[..., PreTrainedModel]
+MakeInputs = Callable[..., dict[str, Tensor]]
+LAYERS = 3
+UNEVEN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2))
+
+
+@torch.no_grad()
+def output(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """The last hidden state of all tokens that are no padding."""
+    last = model(**inputs).last_hidden_state
+    mask = inputs.get("attention_mask", torch.ones(last.shape[:2]))
+    return last[mask.bool()]
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    layers = model.get_submodule(family_of(model.config).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def masked(model: PreTrainedModel, arch: Architecture) -> PreTrainedModel:
+    """The full model with dropped units' outputs set to zero and dropped layers taken out."""
+    model = copy.deepcopy(model)
+    family, sizes = family_of(model.config), dimensions(model.config)
+    kept = [layers_of(model)[i] for i in arch.layers]
+    for layer, heads, neurons in zip(kept, arch.heads, arch.neurons, strict=True):
+        channels = heads * sizes.queries_per_head * sizes.head_dim
+        for name, left in ((family.output, channels), (family.neurons_out, neurons)):
+            linear = layer.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            linear.weight.data[:, left:] = 0
+    model.set_submodule(family.layers, nn.ModuleList(kept))
+    model.config.num_hidden_layers = len(kept)
+    model.config.use_cache = False  # its places are numbered like the layers before
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[i] for i in arch.layers]
+    return model
+
+
+# --- which layers and how many units ----------------------------------------------------------
+
+
+@given(st.integers(1, 48).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
+def test_kept_layers_are_evenly_spread_and_end_with_the_last(pair: tuple[int, int]) -> None:
+    depth, layers = pair
+    kept = kept_layers(depth, layers)
+    assert len(kept) == depth
+    assert kept[-1] == layers - 1
+    gaps = [b - a for a, b in itertools.pairwise((-1, *kept))]
+    assert min(gaps) >= 1
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_kept_layers_by_hand() -> None:
+    assert kept_layers(6, 12) == (1, 3, 5, 7, 9, 11)
+    assert kept_layers(5, 12) == (2, 4, 7, 9, 11)
+    assert kept_layers(1, 12) == (11,)
+    assert kept_layers(12, 12) == tuple(range(12))
+
+
+@pytest.mark.parametrize("depth", [0, 4, -1])
+def test_impossible_depths_are_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=rf"depth {depth} is not in 1\.\.3"):
+        kept_layers(depth, 3)
+
+
+def test_kept_units_round_halves_up_and_keep_one() -> None:
+    assert [kept_units(w, 10) for w in (0.01, 0.25, 0.34, 0.35, 1.0)] == [1, 3, 3, 4, 10]
+    assert kept_units(0.5, 3) == 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "neurons"),
+    [
+        ((), (), ()),
+        ((0, 1), (1,), (1, 1)),
+        ((1, 0), (1, 1), (1, 1)),
+        ((0, 0), (1, 1), (1, 1)),
+        ((0,), (0,), (1,)),
+        ((0,), (1,), (0,)),
+    ],
+)
+def test_impossible_architectures_cannot_be_built(
+    layers: tuple[int, ...], heads: tuple[int, ...], neurons: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="layers"):
+        Architecture(layers, heads, neurons)
+
+
+def test_unknown_model_type_names_the_known_ones() -> None:
+    with pytest.raises(FleetError, match="'gpt2' is not supported; known: vit, deit, dinov2, bert"):
+        family_of(GPT2Config())
+
+
+# --- full width and depth ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_width_and_depth_is_the_original(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+) -> None:
+    original, inputs = plain_backbone(family), make_inputs(family)
+    elastic = as_elastic(original)
+    assert torch.equal(output(elastic, inputs), output(original, inputs))
+    with torch.no_grad():
+        next(elastic.parameters()).add_(1)  # a copy: the original does not follow
+    assert not torch.equal(output(elastic, inputs), output(original, inputs))
+
+
+@pytest.mark.parametrize("family", ["vit", "bert", "llama"])
+def test_a_checkpoint_of_hugging_face_is_taken_as_it_is(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs, tmp_path: Path
+) -> None:
+    original, inputs = plain_backbone(family), make_inputs(family)
+    original.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)  # with a pooler, where the family has one
+    elastic = as_elastic(loaded.eval())
+    sizes = dimensions(loaded.config)
+    whole = extract(elastic, architecture(sizes, 1.0, sizes.layers))
+    assert torch.equal(output(whole, inputs), output(original, inputs))
+
+
+# --- re-ordering ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reordering_leaves_the_function_unchanged(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+) -> None:
+    model, inputs = as_elastic(plain_backbone(family)), make_inputs(family)
+    sizes, generator = dimensions(model.config), torch.Generator().manual_seed(0)
+    heads = torch.rand(LAYERS, sizes.heads, generator=generator)
+    neurons = torch.rand(LAYERS, sizes.neurons, generator=generator)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ordered = reorder(model, heads, neurons)
+    torch.testing.assert_close(output(ordered, inputs), output(model, inputs), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
+    # And yet everything has moved: each unit stands where its importance puts it.
+    names: Family = FAMILIES[family]
+    for layer, (old, new) in enumerate(zip(layers_of(model), layers_of(ordered), strict=True)):
+        for name, importance in ((names.key, heads), (names.neurons_in[0], neurons)):
+            rows = [linear.weight for linear in (old.get_submodule(name), new.get_submodule(name))]
+            assert all(isinstance(row, Tensor) for row in rows)
+            size = len(rows[0]) // importance.shape[1]
+            units = [row.unflatten(0, (-1, size)) for row in rows]
+            order = sorted(range(len(units[0])), key=lambda u: -float(importance[layer, u]))
+            assert order != sorted(order)
+            assert torch.equal(units[1], units[0][order])
+
+
+# --- sub-networks -----------------------------------------------------------------------------
+
+
+@st.composite
+def uneven(draw: st.DrawFn, heads: int, neurons: int) -> Architecture:
+    layers = draw(st.sets(st.integers(0, LAYERS - 1), min_size=1).map(sorted))
+    some = {"min_size": len(layers), "max_size": len(layers)}
+    return Architecture(
+        layers=tuple(layers),
+        heads=tuple(draw(st.lists(st.integers(1, heads), **some))),
+        neurons=tuple(draw(st.lists(st.integers(1, neurons), **some))),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_extracted_equals_the_view_and_the_masked_model(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+) -> None:
+    """For any choice of layers, heads and neurons, different in every layer."""
+    model, inputs = as_elastic(plain_backbone(family)), make_inputs(family)
+    sizes = dimensions(model.config)
+    whole = ElasticClassifier(Classifier(model, nn.Linear(sizes.hidden, 2)))
+    mask = inputs.get("attention_mask")
+
+    @settings(max_examples=10)
+    @given(uneven(sizes.heads, sizes.neurons))
+    def check(arch: Architecture) -> None:
+        small = extract(model, arch)
+        expected = output(masked(model, arch), inputs)
+        torch.testing.assert_close(output(small, inputs), expected, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            view = whole.run(arch, inputs).activations.final
+        view = view.flatten(0, 1) if mask is None else view[mask.bool()]
+        torch.testing.assert_close(view, output(small, inputs), rtol=1e-5, atol=1e-6)
+
+    check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_extracted_is_physically_small(family: str, plain_backbone: MakeBackbone) -> None:
+    """Ordinary Linears of the kept sizes, and not one number more."""
+    model, names = as_elastic(plain_backbone(family)), FAMILIES[family]
+    sizes, small = dimensions(model.config), extract(model, UNEVEN)
+    assert len(layers_of(small)) == 2
+    for layer, heads, neurons in zip(layers_of(small), UNEVEN.heads, UNEVEN.neurons, strict=True):
+        keys = heads * sizes.head_dim
+        shapes = {name: layer.get_submodule(name).weight.shape for name in names.neurons_in}
+        assert set(shapes.values()) == {(neurons, sizes.hidden)}
+        assert layer.get_submodule(names.neurons_out).weight.shape == (sizes.hidden, neurons)
+        assert layer.get_submodule(names.key).weight.shape == (keys, sizes.hidden)
+        queries = keys * sizes.queries_per_head
+        assert layer.get_submodule(names.query).weight.shape == (queries, sizes.hidden)
+        assert layer.get_submodule(names.output).weight.shape == (sizes.hidden, queries)
+        assert type(layer.get_submodule(names.output)) is nn.Linear
+    sliced = {name: v.untyped_storage().nbytes() for name, v in small.state_dict().items()}
+    assert sliced == {name: v.nbytes for name, v in small.state_dict().items()}
+
+
+def test_grouped_queries_go_with_their_keys(plain_backbone: MakeBackbone) -> None:
+    """Width ⅔ of three groups keeps two groups: two key heads and their four query heads."""
+    model = as_elastic(plain_backbone("llama"))
+    sizes = dimensions(model.config)
+    assert (sizes.heads, sizes.queries_per_head, sizes.head_dim) == (3, 2, 4)
+    small = extract(model, architecture(sizes, 2 / 3, 1))
+    attention = layers_of(small)[0].get_submodule("self_attn")
+    old = layers_of(model)[2].get_submodule("self_attn")
+    for name, rows in (("q_proj", 16), ("k_proj", 8), ("v_proj", 8)):
+        weight = attention.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        assert torch.equal(weight, old.get_submodule(name).weight[:rows])
+
+
+def test_layers_keep_their_kind(plain_backbone: MakeBackbone) -> None:
+    """Qwen's layers differ: those with a sliding window stay so, wherever they move to."""
+    model = as_elastic(plain_backbone("qwen2"))
+    assert model.config.layer_types == ["full_attention", *["sliding_attention"] * 2]
+    assert extract(model, UNEVEN).config.layer_types == ["full_attention", "sliding_attention"]
+    last = Architecture((2,), (1,), (1,))
+    assert extract(model, last).config.layer_types == ["sliding_attention"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_reach_the_kept_part_of_the_shared_weights_only(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+) -> None:
+    model, names = as_elastic(plain_backbone(family)), FAMILIES[family]
+    sizes = dimensions(model.config)
+    whole = ElasticClassifier(Classifier(model, nn.Linear(sizes.hidden, 2)))
+    whole.run(UNEVEN, make_inputs(family)).activations.final.square().sum().backward()
+    dropped, kept = layers_of(model)[1], layers_of(model)[2]
+    assert all(parameter.grad is None for parameter in dropped.parameters())
+    gradient = kept.get_submodule(names.neurons_out).weight.grad  # 2 neurons of the third layer
+    assert isinstance(gradient, Tensor)
+    assert gradient[:, :2].any()
+    assert not gradient[:, 2:].any()
+    gradient = layers_of(model)[0].get_submodule(names.value).weight.grad  # one head of the first
+    assert isinstance(gradient, Tensor)
+    assert gradient[: sizes.head_dim].any()
+    assert not gradient[sizes.head_dim :].any()
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_pretrained_round_trip_bit_for_bit(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs, tmp_path: Path
+) -> None:
+    small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
+    small.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.model_type == f"acme_{family}"
+    assert (config.heads_per_layer, config.neurons_per_layer) == ([1, 3], [7, 2])
+    loaded: Any = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is type(small)
+    state = loaded.state_dict()
+    assert state.keys() == small.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in small.state_dict().items())
+    assert torch.equal(output(loaded.eval(), inputs), output(small, inputs))
+    # The file holds the small model and nothing else.
+    stored = sum(value.numel() for value in load_file(tmp_path / "model.safetensors").values())
+    assert stored == sum(parameter.numel() for parameter in small.parameters())
+
+
+def test_loads_in_a_fresh_process_that_imports_only_acme_fleet(
+    plain_backbone: MakeBackbone, make_inputs: MakeInputs, tmp_path: Path
+) -> None:
+    expected = {}
+    for family in FAMILIES:
+        small = extract(as_elastic(plain_backbone(family)), UNEVEN)
+        small.save_pretrained(tmp_path / family)
+        save_file(make_inputs(family), tmp_path / family / "inputs")
+        expected[family] = small(**make_inputs(family)).last_hidden_state.detach().contiguous()
+    save_file(expected, tmp_path / "expected")
+    script = """
+import sys
+from pathlib import Path
+import acme_fleet.models.families
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+torch.set_num_threads(1)  # as here: sums in another order differ in the last bit
+folder = Path(sys.argv[1])
+for family, wanted in load_file(folder / "expected").items():
+    model = AutoModel.from_pretrained(folder / family).eval()
+    output = model(**load_file(folder / family / "inputs")).last_hidden_state
+    assert (output == wanted).all(), family
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,156 @@
+"""Signs of useless devices: each is said with its numbers, and only where it is there."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from test_report import make_summary
+
+from acme_fleet.cli import EXAMPLE
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.inspection.plan import Holding, examine
+from acme_fleet.report.page.html import write_report
+from acme_fleet.report.terminal.holdings import print_holdings
+from acme_fleet.report.terminal.run import print_summary
+from acme_fleet.report.warnings import commonest_share, notes, plan_warnings, run_warnings
+from acme_fleet.runs.summary import DeviceSummary, Summary
+from tiny_fleet import tiny
+
+_GOOD = Holding(train=90, validation=20, test=40, classes=("a", "b"), untested=())
+
+
+def _summary(*devices: dict[str, float | str]) -> Summary:
+    """A run in which nothing is amiss, but for these changes of its devices."""
+    whole = make_summary(max(1, len(devices)))
+    good = {"accuracy_coarse": 0.5, "accuracy_linear": 0.5, "accuracy": 0.75, "test_samples": 40}
+    made = [DeviceSummary(**{**whole.devices[0].model_dump(), **good, **d}) for d in devices]
+    return whole.model_copy(update={"devices": made})
+
+
+def _holding(**changes: object) -> Holding:
+    return Holding(**{**vars(_GOOD), **changes})
+
+
+def test_nothing_to_warn_of():
+    summary = _summary({"name": "cam"})
+    assert run_warnings(summary, {"cam": _GOOD}, {"cam": 0.5}) == []
+    assert run_warnings(summary, {}, {}) == []  # nobody's data are here
+
+
+@pytest.mark.parametrize(
+    ("device", "holding", "commonest", "said"),
+    [
+        ({"test_samples": 1}, {"test": 1}, 0.5, "fewer than 10 test samples: cam (1: one is 100 p"),
+        ({"test_samples": 9}, {"test": 9}, 0.5, "cam (9: one is 11 points)"),
+        ({}, {"validation": 3}, 0.5, "fewer than 10 validation samples: cam (3)"),
+        ({}, {"untested": ("b",)}, 0.5, "lacks classes that the device trains on: cam (1 of 2: b)"),
+        ({}, {"classes": ("a",)}, 1.0, "nothing to tell apart on a device with one class: cam (a)"),
+        ({"accuracy": 0.0}, {}, 0.6, "most frequent class of the test set: cam (0.0 % against 60."),
+        ({"accuracy": 0.75}, {}, 0.75, "test set: cam (75.0 % against 75.0 %)"),
+        ({"accuracy_linear": 0.8}, {}, 0.5, "which chooses nothing: cam (by 5.0 points)"),
+        ({"accuracy_coarse": 0.8}, {}, 0.5, "validation data chose it: cam (by 5.0 points)"),
+        ({"size_bytes": 1_300_000}, {}, 0.5, "the reference of 1.22 MB: cam (1.3 MB)"),
+    ],
+)
+def test_each_sign(device: dict, holding: dict, commonest: float, said: str):
+    summary = _summary({"name": "cam", **device}, {"name": "good"})
+    held = {"cam": _holding(**holding), "good": _GOOD}
+    told = run_warnings(summary, held, {"cam": commonest, "good": 0.5})
+    assert [said in line for line in told].count(True) == 1, told
+    assert not any("good" in line for line in told)
+
+
+def test_accuracy_of_zero_is_told_where_nobodys_data_are_here():
+    (told,) = run_warnings(_summary({"name": "cam", "accuracy": 0.0}), {}, {})[:1]
+    assert "cam (0.0 % against 0.0 %)" in told
+
+
+def test_rounds_and_narrow_limits():
+    summary = _summary({"name": "cam"})
+    cluster = summary.clusters[0].model_copy(
+        update={"missed": {"cam": 2}, "shortened": {"cam": 0.25}, "feasible": 1}
+    )
+    told = run_warnings(summary.model_copy(update={"clusters": [cluster]}), {}, {})
+    total = len(cluster.candidates)
+    assert [line.rpartition(": ")[2] for line in told] == [
+        f"{cluster.name} (1 of {total} candidates)",
+        "cam (2)",
+        "cam (to 0.25 of its length)",
+    ]
+
+
+def test_the_worst_are_named_and_the_others_counted():
+    held = {f"d{n}": _holding(test=n) for n in range(1, 8)}
+    summary = _summary(*({"name": name, "test_samples": own.test} for name, own in held.items()))
+    (told,) = run_warnings(summary, held, dict.fromkeys(held, 0.5))
+    assert "d1 (1: one is 100 points), d2 (2: one is 50 points), d3 (3: " in told
+    assert told.endswith(" and 4 more")
+
+
+def test_plan_of_the_example_has_no_warning_and_that_of_useless_devices_has():
+    fleet = Fleet.from_yaml(EXAMPLE)
+    plan = examine(fleet)
+    assert plan_warnings(fleet, plan) == []
+    wide = tiny(clusters=[{"name": "n", "devices": [{"name": "d", "storage": "5 MB"}]}])
+    told = plan_warnings(wide, examine(wide))
+    assert any("larger than the reference of " in line for line in told)
+
+
+def test_the_commonest_share_is_that_of_a_constant_answer():
+    labels = torch.tensor([3, 3, 1, 3, 0])
+    assert commonest_share(labels) == pytest.approx(0.6)
+    assert commonest_share(labels[:0]) == 0
+
+
+def test_notes_of_a_device():
+    assert notes(_GOOD) == ""
+    useless = _holding(test=1, validation=0, classes=("a",), untested=("a",))
+    assert (
+        notes(useless)
+        == "1 test sample, 0 validation samples, one class, no test sample of 1 class"
+    )
+
+
+def test_check_shows_samples_and_classes_of_each_device(capsys: pytest.CaptureFixture[str]):
+    fleet = tiny()
+    plan = examine(fleet)
+    print_holdings(fleet, plan)
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    told = {row[1].strip(): [cell.strip() for cell in row[2:6]] for row in rows}
+    assert list(told) == [device.name for device in fleet.devices]
+    for name, own in plan.holdings.items():
+        classes = f"{len(own.classes)}: {', '.join(own.classes)}"
+        assert told[name] == [str(own.train), str(own.validation), str(own.test), classes]
+
+
+def test_thousands_of_devices_are_bounded(capsys: pytest.CaptureFixture[str], tmp_path):
+    """In the plan, in the terminal and on the page, which is drawn in a reasonable time."""
+    fleet, count = tiny(), 1200
+    cluster = fleet.clusters[0]
+    many = [cluster.devices[0].model_copy(update={"name": f"d{n}"}) for n in range(count)]
+    fleet = fleet.model_copy(update={"clusters": [cluster.model_copy(update={"devices": many})]})
+    plan = examine(tiny())
+    held = {f"d{n}": _holding(test=n % 30, classes=("a" * 500, "b\x1b[2J")) for n in range(count)}
+    print_holdings(fleet, type(plan)(**{**vars(plan), "holdings": held, "limits": {"north": 1}}))
+    summary = make_summary(2)
+    devices = [summary.devices[0].model_copy(update={"name": f"d{n}"}) for n in range(count)]
+    around = summary.clusters[0].model_copy(
+        update={
+            "device_names": list(held),
+            "similarity": np.full((count, count), 1 / count).tolist(),
+            "lost": {f"x{n}": "\x1b[2J" * 1000 for n in range(count)},
+        }
+    )
+    summary = summary.model_copy(update={"devices": devices, "clusters": [around]})
+    print_summary(summary)
+    told = capsys.readouterr().out
+    assert len(told) < 60_000
+    assert "\x1b[2J" not in told
+    assert "and 1,160 more devices" in told
+    begin = time.monotonic()
+    write_report(summary, [], tmp_path / "report.html")
+    assert time.monotonic() - begin < 60
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000

@@ -45,10 +45,17 @@ def _section(name: str, schema: dict[str, Any], definitions: dict[str, Any]) -> 
         return []
     text = inspect.cleandoc(schema.get("description", "")).replace("``", "`")
     rows = [
-        f"| `{key}` | {_type(told, definitions)} | {_default(key, told, schema, definitions)} |"
+        f"| `{key}` | {_type(told, definitions)} | {_default(key, told, schema, definitions)} "
+        f"| {_line(told)} |"
         for key, told in schema["properties"].items()
     ]
-    return ["", f"## {name}", "", text, "", "| key | value | default |", "|---|---|---|", *rows]
+    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return ["", f"## {name}", "", text, "", *head, *rows]
+
+
+def _line(told: dict[str, Any]) -> str:
+    """A setting's own docstring."""
+    return " ".join(told["description"].replace("``", "`").split())
 
 
 def _type(told: dict[str, Any], definitions: dict[str, Any]) -> str:

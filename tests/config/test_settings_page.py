@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -16,9 +17,13 @@ def test_page_is_up_to_date():
     assert (_DOCS / "settings.md").read_text() == page()
 
 
-def test_page_names_every_setting():
+def test_page_says_of_every_setting_what_it_does():
     text = (_DOCS / "settings.md").read_text()
     schema = Fleet.model_json_schema()
     for definition in [schema, *schema["$defs"].values()]:
-        for key in definition.get("properties", {}):
-            assert f"| `{key}` |" in text
+        for key, told in definition.get("properties", {}).items():
+            line = told.get("description", "")
+            assert re.match(r"[A-ZΑ-Ωα-ω`].*\.$", line, re.DOTALL), f"{key}: {line!r}"
+            row = next(row for row in text.splitlines() if row.startswith(f"| `{key}` |"))
+            assert row.count(" | ") == 3
+            assert line.split("\n")[0].replace("``", "`") in text

@@ -25,10 +25,15 @@ class ViT(Settings):
     """Shape of a Vision Transformer that the run trains itself."""
 
     hidden_size: PositiveInt = 64
+    """ξ_h, size of a token's vector; a multiple of ``heads``."""
     layers: PositiveInt = 6
+    """Transformer layers."""
     heads: PositiveInt = 4
+    """Attention heads of each layer."""
     neurons: PositiveInt = 256
+    """ξ_f, neurons of each layer's MLP."""
     patch_size: PositiveInt = 2
+    """Side of a patch in pixels."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ViT:
@@ -44,24 +49,24 @@ Pooling = Literal["first", "mean", "last", "first_mean"]
 
 
 class Reference(Settings):
-    """The reference model θ0: a checkpoint, or a ViT that is trained on the public data.
-
-    ``checkpoint`` is a folder, found from the fleet file, or where there is none of this name a
-    Hugging Face hub name; what starts with ``.`` or ``/`` is a folder always. ``revision`` is the
-    commit, branch or tag on the hub. ``pooling`` makes one vector of tokens: ``first``, ``mean``,
-    ``last`` or ``first_mean``. With ``auto`` a sentence encoder's own file says how, or else public
-    validation data choose. A checkpoint is used untouched, unless training it on the public data
-    wins on validation data; each layer then learns ``layer_decay`` times as fast as the one after.
-    """
+    """The reference model θ0: a checkpoint, or a ViT that is trained on the public data."""
 
     checkpoint: Path | str | None = None
+    """Folder (always, after ``.`` or ``/``), or Hugging Face hub name; none trains ``model``."""
     revision: Annotated[str, Field(pattern=r"^[\w.][\w./-]{0,199}$")] | None = None
+    """Commit, branch or tag of a checkpoint on the hub; none is the hub's default."""
     pooling: Literal["auto", "first", "mean", "last", "first_mean"] = "auto"
+    """One vector from all tokens; ``auto``: the checkpoint's own, or the best in validation."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Learning rate of a checkpoint's layer, as a share of the rate of the layer after it."""
     model: ViT = ViT()
+    """Shape of the ViT; used without a checkpoint."""
     training: Training = Training(epochs=30)
+    """Training on the public data; a checkpoint stays untouched unless this wins on validation."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Pixels by which random crops of training images move at most; 0 crops nothing."""
     flip: bool = False
+    """Train on mirror images too, each with probability ½."""
 
     @field_validator("checkpoint")
     @classmethod
@@ -78,21 +83,25 @@ class Reference(Settings):
 class Distillation(Settings):
     """Eq. 9, one entry for each of the two steps: width, then width and depth.
 
-    ``logits_loss`` is Eq. 9's mean squared error, or the cross-entropy of the student's class
-    probabilities under the teacher's. With ``recovery`` a backbone that was chosen learns on,
-    alone, from the whole one: it need not share its weights with others any longer. ``match`` says
-    what is learned: ``states`` and logits as in Eq. 9, or ``features``, hidden states and pooled
-    vectors relative to their variance, without labels; logits join where the reference's classifier
-    was trained. ``auto``: ``features`` of a checkpoint, ``states`` of what the run trains itself.
+    ``states`` are the hidden states of Eq. 9. ``features`` are hidden states and pooled vectors
+    relative to their variance, without labels; logits join where the reference's classifier was
+    trained. In ``recovery`` a backbone need not share its weights with others any longer.
     """
 
     training: Training = Training(epochs=8, learning_rate=5e-4)
+    """Training in each of the two steps."""
     recovery: Training | None = None
+    """Training of a chosen backbone alone, from the whole one; none leaves it out."""
     random_subnetworks: Annotated[int, Field(ge=0)] = 1
+    """Random students of each batch, besides the largest and the smallest."""
     match: Literal["auto", "states", "features"] = "auto"
+    """Target beside logits; ``auto``: ``features`` of a checkpoint, ``states`` of an own ViT."""
     logits_loss: Literal["mse", "soft_cross_entropy"] = "mse"
+    """Loss of the logits: Eq. 9's ``mse``, or cross-entropy with the teacher's probabilities."""
     logits_weight: tuple[float, float] = (1.0, 1.0)
+    """λ1, weight of the logits' loss in the first and the second step."""
     embeddings_weight: tuple[float, float] = (0.1, 1.0)
+    """λ2, weight of the embeddings' loss in the first and the second step."""
 
     @property
     def epochs_in_all(self) -> int:
@@ -101,30 +110,31 @@ class Distillation(Settings):
 
 
 class Backbone(Settings):
-    """The candidates δ(θ0, w, d) and how they are made elastic.
-
-    ``allocation`` says how a width is spread over the layers: ``uniform``, the same in each, or
-    ``global``, as much in all by one ranking of importance per parameter. ``importance`` is what a
-    head or neuron changes: the loss on the public labels, or the pooled features, without labels.
-    """
+    """The candidates δ(θ0, w, d), and the training that makes them elastic."""
 
     widths: Annotated[list[Width], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
+    """Candidate widths w: shares of each layer's heads and neurons."""
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
+    """Candidate depths d: numbers of layers, at most the reference's."""
     allocation: Literal["uniform", "global"] = "uniform"
+    """``uniform``: all layers have one width; ``global``: one ranking of importance sets each."""
     importance: Literal["labels", "features"] = "labels"
+    """Measure of a unit's importance: its effect on the loss (labels) or on pooled features."""
     importance_samples: PositiveInt = 256
+    """Public training samples on which importance is measured."""
     distillation: Distillation = Distillation()
+    """Distillation that trains the candidates."""
 
 
 class Selection(Settings):
-    """Eq. 10-13. ``performance_window`` (γ_p) is the loss that may be given up for the rest.
+    """The choice of a candidate (Eq. 10-13).
 
-    ``rule`` says what is nearest to the ideal point: in the objectives themselves, or, literally
-    as in the paper, in grid coordinates. ``matching`` says for whom: one backbone for each
-    cluster (the paper), or one for each device by its own limits; those of a cluster that get
-    the same one share a header search and personalise together.
+    Devices of a cluster that get the same backbone share a header search and personalise together.
     """
 
     matching: Literal["cluster", "device"] = "cluster"
+    """One backbone for each cluster (the paper), or for each device by its own limits."""
     performance_window: PositiveFloat = 0.1
+    """γ_p, the loss that may be given up for less energy and size."""
     rule: Rule = "nearest"
+    """Distance to the ideal point: in the objectives (``nearest``), or in grid coordinates."""

@@ -25,19 +25,21 @@ class IID(Settings):
     """Every device draws from the same distribution."""
 
     scheme: Literal["iid"] = "iid"
+    """Name of the scheme."""
 
 
 class Pathological(Settings):
     """Every device sees a few classes only (McMahan et al., 2017).
 
-    Either ``classes_per_device``, drawn so that every class is held by someone where possible, or
-    ``classes``: lists of class names that the devices take in turn, starting again after the
-    last list. The same list twice is two devices of one distribution (the paper's Fig. 10).
+    The same list of classes twice is two devices of one distribution (the paper's Fig. 10).
     """
 
     scheme: Literal["pathological"]
+    """Name of the scheme."""
     classes_per_device: PositiveInt | None = None
+    """Classes of each device, drawn so that every class is held by a device where possible."""
     classes: Annotated[list[ClassNames], Field(min_length=1)] | None = None
+    """Lists of class names that the devices take in turn, from the first again after the last."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Pathological:
@@ -50,53 +52,59 @@ class Dirichlet(Settings):
     """Every device's class shares are drawn from Dirichlet(alpha) (Hsu et al., 2019)."""
 
     scheme: Literal["dirichlet"]
+    """Name of the scheme."""
     alpha: PositiveFloat
+    """α of the distribution: the smaller, the fewer classes a device has most samples of."""
 
 
 class Natural(Settings):
     """A column of the data set says whose sample it is.
 
     The devices without data of their own take the column's values in sorted order (numbers as
-    numbers), one each; the samples of values that are left over belong to no device. A value is
-    text or a whole number, and no sample lacks one.
+    numbers), one each. Samples of the values that are left over belong to no device.
     """
 
     scheme: Literal["natural"]
+    """Name of the scheme."""
     column: str
+    """Name of the column, of text or whole numbers; no sample may lack a value."""
 
 
 Partition = Annotated[IID | Pathological | Dirichlet | Natural, Field(discriminator="scheme")]
 
 
 class Data(Settings):
-    """The source of the samples, and their partition.
-
-    ``public`` of the samples are the cloud's. The others are partitioned over the devices; of
-    what would fall to a cluster, ``edge_share`` (relative to its devices' data) is the edge
-    server's own and never on a device. Devices with a ``data`` path of their own keep theirs.
-
-    ``train`` and ``test`` are paths: ``arrays`` .npz files, ``images`` folders of class folders,
-    ``parquet`` files, ``text`` JSON Lines files with ``text_column`` and ``label_column``, whose
-    texts are cut or padded to ``max_tokens`` of the checkpoint's tokenizer. For ``huggingface``,
-    ``train`` is a data set's name, or its folder if it starts with ``.`` or ``/``, and ``test``
-    the name of its test split. Without ``test``, ``test_share`` of the samples is held out.
-    ``classes`` keeps the first n, or those named.
-    """
+    """The source of the samples, and their partition over cloud, edge servers and devices."""
 
     source: Literal["digits", "arrays", "images", "parquet", "huggingface", "text"] = "digits"
+    """Format: scikit-learn's ``digits``, ``arrays`` (.npz), ``images`` (folders of class folders),
+    ``parquet`` files, a ``huggingface`` data set, or ``text`` (JSON Lines)."""
     train: Path | list[Path] | str | None = None
+    """Paths of the training samples; for ``huggingface`` a name, or a folder (. or / first)."""
     test: Path | list[Path] | str | None = None
+    """Paths of the test samples; for ``huggingface`` the name of the test split."""
     image_column: str = "image"
+    """Column of the images in ``parquet`` files and ``huggingface`` data sets."""
     text_column: str = "text"
+    """Key of the texts in the JSON Lines files of ``text``."""
     max_tokens: Annotated[int, Field(ge=2, le=4096)] = 64
+    """Tokens to which each text is cut or padded, by the checkpoint's tokenizer."""
     label_column: str = "label"
+    """Column or key of the labels."""
     classes: ClassNames | PositiveInt | None = None
+    """Names of the classes that are kept, or n for the first n; none keeps all."""
     image_size: PositiveInt | None = None
+    """Side in pixels to which images are brought; none: the checkpoint's, or the images' own."""
     public: Fraction = 0.4
+    """Share of all samples that is the cloud's; the rest is partitioned over the devices."""
     edge_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
+    """Samples of an edge server, as a share of its devices' data; no device has them."""
     validation: Fraction = 0.2
+    """Share of the training samples, of the cloud and of each device, to validate on."""
     test_share: Fraction = 0.25
+    """Share of the samples that is held out for tests where there is no ``test``."""
     partition: Partition = IID()
+    """Scheme by which devices without a ``data`` path of their own get samples."""
 
     @field_validator("train", "test")
     @classmethod

@@ -49,49 +49,57 @@ Constant = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class Energy(Settings):
-    """Constants of Eq. 1-2 for one device. Watts and seconds, at batch size β.
-
-    ``power_w`` G, ``power_per_layer_w`` ΔG, ``batch_power_w`` G^β (for each patch),
-    ``latency_s`` L, ``latency_per_layer_s`` ΔL, ``epochs`` k. ``latency_per_depth_s`` ΔD is what
-    a layer takes whatever its width; Eq. 2 has no such term.
-    """
+    """Constants of Eq. 1-2 for one device, at batch size β."""
 
     power_w: Constant = 2.0
+    """G, watts without layers."""
     power_per_layer_w: Constant = 0.5
+    """ΔG, watts that each layer adds at full width."""
     batch_power_w: Constant = 0.01
+    """G^β, watts that each patch adds."""
     latency_s: Constant = 0.01
+    """L, seconds without layers."""
     latency_per_layer_s: Constant = 0.005
+    """ΔL, seconds that each layer adds at full width."""
     latency_per_depth_s: Constant = 0.0
+    """ΔD, seconds that each layer adds at any width; 0 is Eq. 2."""
     epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
+    """k, the epochs that the energy is for."""
 
 
 class Part(Settings):
-    """Devices of a cluster for which one backbone is chosen, as numbers without names (Eq. 10).
-
-    The smallest storage in bytes, the distinct energy constants, of which the worst decides, and
-    how many devices there are.
-    """
+    """Devices of a cluster for which one backbone is chosen, as numbers without names (Eq. 10)."""
 
     storage_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    """Smallest storage of the devices in bytes."""
     energies: Annotated[list[Energy], Field(min_length=1, max_length=10_000)]
+    """Distinct energy constants of the devices; the worst decides."""
     devices: Annotated[int, Field(ge=1, le=2**53)]
+    """Number of devices."""
 
 
 class Device(Settings):
     """One device n: its storage C_n, its energy constants and, optionally, its own data."""
 
     name: Name
+    """Name of the device, unique in the fleet."""
     storage: ByteSize
+    """C_n, storage for the model: bytes, or text such as ``400 kB`` or ``2 MiB``."""
     energy: Energy = Energy()
+    """Energy constants of the device."""
     data: Path | None = None
+    """File or folder of the device's samples; none: it gets some by ``data.partition``."""
 
 
 class Cluster(Settings):
     """One edge server s and its devices N_s."""
 
     name: Name
+    """Name of the cluster, unique in the fleet."""
     devices: Annotated[list[Device], Field(min_length=1)]
+    """Devices of the cluster, N_s."""
     data: Path | None = None
+    """File or folder of the edge server's samples; none: it gets some by ``data.edge_share``."""
 
 
 def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:

@@ -30,29 +30,37 @@ from acme_fleet.outside import one_line, reading
 class Fleet(Settings):
     """Everything that decides a run. See ``acme init`` for a commented example.
 
-    ``threads`` of each operation: it decides how sums are rounded, and so belongs to the seed.
-    ``accelerator`` is where the cloud server trains (on a GPU in bfloat16) and measures the
-    backbone; edge servers and devices compute on the CPU. A run goes on where it was begun.
-    ``devices_at_once`` is how many devices of a cluster train their headers together where one
-    machine plays them all: much faster for many, the same numbers up to rounding.
-    ``edge_quorum`` is the share of the clusters that must finish for a run to end with a report;
-    the others can be finished with ``--resume``.
+    A run that was interrupted goes on with the accelerator that it began with.
     """
 
     name: Name = "fleet"
+    """Name of the fleet."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of all random numbers of a run."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads of each operation; like the seed they decide a run's numbers, by rounding."""
     accelerator: Literal["cpu", "cuda"] = "cpu"
+    """Processor of the cloud server (``cuda``: in bfloat16); all others compute on the CPU."""
     devices_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Devices of a cluster that one machine trains together: faster, equal up to rounding."""
     edge_quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the clusters that must finish for a report; ``--resume`` finishes the others."""
     data: Data = Data()
+    """Samples, and their partition."""
     reference: Reference = Reference()
+    """Reference model θ0."""
     backbone: Backbone = Backbone()
+    """Candidates, and their training."""
     selection: Selection = Selection()
+    """Choice of a candidate for each cluster or device."""
     header: Header = Header()
+    """Space of headers."""
     search: Search = Search()
+    """Search for a header, and its fine-tuning."""
     personalization: Personalization = Personalization()
+    """Rounds between an edge server and its devices."""
     clusters: Annotated[list[Cluster], Field(min_length=1)]
+    """Edge servers with their devices."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Fleet:

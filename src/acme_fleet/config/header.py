@@ -16,41 +16,51 @@ from acme_fleet.config.training import Training
 
 
 class Header(Settings):
-    """The header's space: B blocks to a cell, U cells, and the channels of every operation."""
+    """The space of headers."""
 
     blocks: Annotated[int, Field(ge=1, le=8)] = 2
+    """B, blocks of a cell."""
     cells: Annotated[int, Field(ge=1, le=4)] = 1
+    """U, cells of a header."""
     channels: PositiveInt = 24
+    """Channels of every operation."""
 
 
 StrategyName = Literal["random", "evolution", "controller"]
 
 
 class Search(Settings):
-    """The edge's search (Eq. 15) and the fine-tuning of what it chose.
-
-    ``strategy`` says who proposes headers; with ``rivals`` the other strategies, on the same
-    budget, and hand-made headers of the same size are trained too and reported. ``population``
-    and ``tournament`` belong to evolution, the controller's rate and the entropy's weight to the
-    controller. A backbone with a learning rate trains along. The chosen header is fine-tuned from
-    the ``shared`` weights that it was searched with, or from a ``fresh`` start. After
-    ``time_limit_s`` the best so far is taken: then the machine's speed decides too, and not the
-    seed alone.
-    """
+    """The edge's search (Eq. 15), and the fine-tuning of the chosen header."""
 
     strategy: StrategyName = "random"
+    """Strategy that proposes headers."""
     rivals: bool = True
+    """Also train and report the other strategies, on the same budget, and hand-made headers."""
     steps: PositiveInt = 60
+    """Steps of the search; each updates the shared weights and then the strategy."""
     time_limit_s: PositiveFloat | None = None
+    """Seconds after which the best header so far is taken (not reproducible); none: no limit."""
     fine_tune_from: Literal["shared", "fresh"] = "fresh"
+    """Start of fine-tuning: the ``shared`` weights of the search, or ``fresh`` ones."""
     children_per_step: PositiveInt = 4
+    """M of Eq. 15, headers proposed for each update."""
     weight_updates_per_step: PositiveInt = 4
+    """Updates of the shared weights before each update of the strategy."""
     batch_size: PositiveInt = 32
+    """Samples of each update of the shared weights."""
     learning_rate: PositiveFloat = 3e-3
+    """Learning rate of the shared weights."""
     backbone_learning_rate: NonNegativeFloat = 0.0
+    """Learning rate of the backbone in the search; 0 keeps it frozen."""
     controller_learning_rate: PositiveFloat = 5e-3
+    """Learning rate of the strategy ``controller``."""
     entropy_weight: NonNegativeFloat = 1e-2
+    """Weight of the entropy in the loss of ``controller``: more explores more."""
     population: Annotated[int, Field(ge=2)] = 32
+    """Headers that ``evolution`` keeps, the newest ones."""
     tournament: PositiveInt = 8
+    """Headers of which ``evolution`` takes the best as a parent."""
     final_samples: PositiveInt = 24
+    """Headers that are compared at the end, on samples not used before."""
     fine_tuning: Training = Training(epochs=30, batch_size=32, learning_rate=2e-3)
+    """Training of the chosen header."""

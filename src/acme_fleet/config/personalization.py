@@ -16,53 +16,56 @@ from acme_fleet.config.training import Fraction, Training
 
 
 class Privacy(Settings):
-    """Protections of a device's messages before they leave it; all off by default.
-
-    Feature samples are projected to ``sketch_dim`` numbers, sent with ``sketch_bits`` each.
-    ``feature_noise`` and ``importance_noise`` are noise multipliers of Gaussian mechanisms,
-    standard deviation ÷ sensitivity; the report states their ε at ``delta``. ``feature_clip`` is
-    the longest that a feature may then be, in √hidden. With ``masking`` importance sets are sent
-    as masked shares: the edge server adds them up and reads none of them.
-    """
+    """Protections of a device's messages before they leave it; all off by default."""
 
     sketch_dim: PositiveInt | None = None
+    """Numbers to which each feature vector is projected; none sends the vectors whole."""
     sketch_bits: Literal[8, 16] = 16
+    """Bits of each number of the features sent."""
     feature_noise: PositiveFloat | None = None
+    """Noise multiplier (standard deviation ÷ sensitivity) of the features; none adds no noise."""
     feature_clip: PositiveFloat = 1.0
+    """Longest feature vector before noise is added, in √hidden."""
     importance_noise: PositiveFloat | None = None
+    """Noise multiplier of the importance sets; none adds no noise."""
     delta: Fraction = 1e-5
+    """δ at which the report states the ε of the noise."""
     masking: bool = False
+    """Send importance sets as masked shares: the edge server adds them up and reads none."""
 
 
 Mix = Literal["importance", "weights", "both"]
 
 
 class Personalization(Settings):
-    """Algorithm 2: rounds between an edge server and its devices.
-
-    Devices train as ``local`` says in each round, and once more after the last, then for
-    ``last_epochs`` where they are given.
-    ``mix`` says what similar devices share: the importance of neurons (the paper), the header's
-    weights, or both. With ``classifier: holders`` the classifier's rows of a device's own classes
-    are mixed over the devices that train on them: these tell the edge server which classes they
-    hold. With ``similarity: none`` all devices of a cluster listen to each other alike, and no
-    feature leaves a device. Of a device that misses a round its last set counts for the others,
-    ``stale_decay`` times as much for each round since; with 0 it does not.
-    """
+    """Algorithm 2: rounds between an edge server and its devices."""
 
     rounds: PositiveInt = 3
+    """Rounds; a device trains once more after the last."""
     local: Training = Training(epochs=10, batch_size=32, learning_rate=2e-3)
+    """Training of a device's header in each round, and after the last."""
     last_epochs: PositiveInt | None = None
+    """Epochs of the training after the last round; none: those of ``local``."""
     prune_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of a header's neurons that is pruned after each round; 0 prunes none."""
     feature_samples: PositiveInt = 32
+    """Samples of which a device sends features, at most."""
     mix: Mix = "importance"
+    """Parts that similar devices mix: neurons' importance (the paper), header weights, or both."""
     classifier: Literal["everyone", "holders"] = "everyone"
+    """Devices that mix a class's row of the classifier; ``holders`` train on it, and tell so."""
     similarity: Literal["debiased", "literal", "none"] = "debiased"
+    """Distances of Eq. 19, ``debiased`` or as printed; ``none``: equal weights, no feature sent."""
     temperature: PositiveFloat = 0.1
+    """τ of the softmax (Eq. 20): a smaller one favours similar devices more; 1 is the paper's."""
     timeout_s: PositiveFloat = 3600.0
+    """Seconds that the edge server waits for a device's reply."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the devices asked that must reply for the edge server to go on."""
     stale_decay: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Factor, per missed round, on the last set of a device that is missing; 0 leaves it out."""
     privacy: Privacy = Privacy()
+    """Protections of a device's messages."""
 
     @property
     def rows_sent(self) -> int:

@@ -18,9 +18,10 @@ _MEASURED = ("power_w", "power_per_layer_w", "latency_s", "latency_per_layer_s")
 
 
 class Grouping(Settings):
-    """The number of clusters that ``devices`` fall into; without it the silhouette decides."""
+    """The clusters that ``devices`` fall into."""
 
     clusters: PositiveInt | None = None
+    """Number of clusters; none lets the silhouette decide."""
 
 
 class _Part(Settings):
@@ -31,12 +32,16 @@ class _Part(Settings):
 
 class _Types(_Part):
     device_types: dict[Name, Path] = {}
+    """Profile of each device type, a path relative to the fleet file."""
 
 
 class _FlatFleet(_Part):
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the grouping, that of the fleet."""
     devices: Annotated[list[Device], Field(min_length=1)]
+    """Devices to be grouped."""
     grouping: Grouping = Grouping()
+    """Number of groups."""
 
 
 def written_out(content: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:

@@ -20,6 +20,10 @@ class Training(Settings):
     """Optimisation of one stage: AdamW, linear warm-up, cosine decay."""
 
     epochs: PositiveInt
+    """Passes over the training data."""
     batch_size: PositiveInt = 64
+    """Samples in one step."""
     learning_rate: PositiveFloat = 1e-3
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: NonNegativeFloat = 0.05
+    """Weight decay of AdamW."""

@@ -11,12 +11,14 @@ from jaxtyping import install_import_hook
 
 # Shapes and types of the mathematics are checked in every test; before acme_fleet is imported.
 _MATHEMATICS = (
-    *("cloud.importance", "cloud.objectives", "distillation", "selection", "cost.energy"),
+    *("cloud.importance", "cloud.objectives", "cloud.choices", "distillation", "selection"),
     *("edge.controller", "edge.search", "edge.search_space", "edge.shared_weights"),
-    *("edge.strategies", "edge.comparison", "edge.similarity"),
-    *("edge.aggregation", "device.importance", "device.refinement", "models", "privacy.noise"),
+    *("edge.strategies", "edge.comparison", "edge.similarity", "edge.peers", "edge.aggregation"),
+    *("device.importance", "device.refinement", "models", "simulation", "baselines"),
+    *("privacy.noise", "privacy.masking", "privacy.protection", "cost.energy", "cost.size"),
+    *("data.samples", "data.partition"),
 )
-install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "beartype.beartype")
+install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "typechecker.checked")
 
 from torch import Tensor, nn  # noqa: E402
 from transformers import (  # noqa: E402

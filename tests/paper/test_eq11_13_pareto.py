@@ -329,7 +329,7 @@ def test_scale_of_the_whole_table_decides() -> None:
 def test_many_break_full_ties_as_one_by_one() -> None:
     table, sizes = np.ones((3, 3)), np.array([3, 1, 2])
     limits = np.array([1, 2, 3])
-    expected = [match(table, sizes, c, 0.1, "c").chosen for c in limits]
+    expected = [match(table, sizes, float(c), 0.1, "c").chosen for c in limits]
     assert expected == [1, 1, 0]
     assert match_many(table[None], sizes, limits, np.zeros(3, int), 0.1).tolist() == expected
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
@@ -22,13 +23,13 @@ class Candidates:
     Attributes:
         grid: w and d of each.
         quality: loss and accuracy of each.
-        sizes: bytes as shipped with the smallest header, shape ``(candidates,)``.
+        sizes: bytes as shipped with the smallest header.
         tokens: p of Eq. 2.
     """
 
     grid: Grid
     quality: Quality
-    sizes: np.ndarray
+    sizes: Int[np.ndarray, " candidates"]
     tokens: int
 
 
@@ -40,16 +41,16 @@ class ClusterChoice:
         edge: the cluster's edge server.
         parts: their places in its profile; all choose the same.
         storage_bytes: min C_n over them. The rest is of the part with that limit.
-        objectives: loss, energy in J, size in bytes, shape ``(candidates, 3)``.
-        accuracies: on the data of the losses, shape ``(candidates,)``.
+        objectives: loss, energy in J, size in bytes.
+        accuracies: on the data of the losses.
         selection: the front and the choice (Eq. 11-13).
     """
 
     edge: str
     parts: list[int]
     storage_bytes: int
-    objectives: np.ndarray
-    accuracies: np.ndarray
+    objectives: Float[np.ndarray, "candidates 3"]
+    accuracies: Float[np.ndarray, " candidates"]
     selection: Match
 
 

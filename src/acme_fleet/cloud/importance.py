@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,11 +15,11 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations, moved
 
-Objective = Callable[[Classifier, Samples], Tensor]
+Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
 """F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
 
 
-def labels_objective(model: Classifier, batch: Samples) -> Tensor:
+def labels_objective(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
     """Each sample's cross-entropy."""
     logits = model(**batch.inputs)
     return F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum")
@@ -34,7 +35,7 @@ def features_objective(generator: torch.Generator) -> Objective:
         generator: draws a sign for each sample and channel.
     """
 
-    def of(model: Classifier, batch: Samples) -> Tensor:
+    def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
         pooled = activations(model.backbone, moved(batch.inputs, model.backbone.device)).pooled
         signs = torch.randint(2, pooled.shape, generator=generator) * 2 - 1
         return (pooled * signs.to(pooled)).sum()
@@ -52,7 +53,7 @@ def taylor_importance(
     samples: Samples,
     batch_size: int = 64,
     objective: Objective = labels_objective,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "layers heads"], Float[Tensor, "layers neurons"]]:
     """First-order importance I_h ≈ |∂F/∂O_h · O_h|, mean over samples (Eq. 8).
 
     One forward and one backward pass a batch serve all heads and neurons of all layers. F is each
@@ -65,8 +66,8 @@ def taylor_importance(
         objective: F.
 
     Returns:
-        Heads ``(layers, heads)`` and neurons ``(layers, neurons)``. For grouped-query attention a
-        head is a key/value head with all queries that share it.
+        Importance of heads and of neurons. For grouped-query attention a head is a key/value head
+        with all queries that share it.
     """
     heads, neurons = _zeros(model)
     for batch in samples.batches(batch_size):
@@ -86,7 +87,9 @@ def taylor_importance(
 
 
 @torch.no_grad()
-def ablation_importance(model: Classifier, samples: Samples, layer: int, *, heads: bool) -> Tensor:
+def ablation_importance(
+    model: Classifier, samples: Samples, layer: int, *, heads: bool
+) -> Float[Tensor, " units"]:
     """I_h = |F(O_h) − F(O_h = 0)| by removing one unit at a time, mean over samples (Eq. 6).
 
     One forward pass for each unit: the oracle of :func:`taylor_importance`.
@@ -96,20 +99,19 @@ def ablation_importance(model: Classifier, samples: Samples, layer: int, *, head
         samples: what the loss is measured on.
         layer: index of the layer.
         heads: whether to remove heads or neurons.
-
-    Returns:
-        Shape ``(units,)``.
     """
     family, sizes = family_of(model.backbone.config), dimensions(model.backbone.config)
     units = sizes.heads if heads else sizes.neurons
     name = family.output if heads else family.neurons_out
     linear = list(model.backbone.get_submodule(family.layers).children())[layer].get_submodule(name)
 
-    def losses() -> Tensor:
+    def losses() -> Float[Tensor, " samples"]:
         return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
 
-    def without(unit: int) -> Tensor:
-        def remove(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+    def without(unit: int) -> Float[Tensor, " samples"]:
+        def remove(
+            _: nn.Module, inputs: tuple[Float[Tensor, "batch tokens channels"], ...]
+        ) -> tuple[Float[Tensor, "batch tokens channels"]]:
             kept = inputs[0].unflatten(-1, (units, -1)).clone()
             kept[..., unit, :] = 0
             return (kept.flatten(-2),)
@@ -124,13 +126,19 @@ def ablation_importance(model: Classifier, samples: Samples, layer: int, *, head
     return torch.stack([(full - without(unit)).abs().mean() for unit in range(units)])
 
 
-def _zeros(model: Classifier) -> tuple[Tensor, Tensor]:
+def _zeros(
+    model: Classifier,
+) -> tuple[Float[Tensor, "layers heads"], Float[Tensor, "layers neurons"]]:
     sizes = dimensions(model.backbone.config)
     return torch.zeros(sizes.layers, sizes.heads), torch.zeros(sizes.layers, sizes.neurons)
 
 
 @contextmanager
-def _record_inputs(model: Classifier) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def _record_inputs(
+    model: Classifier,
+) -> Iterator[
+    tuple[list[Float[Tensor, "batch tokens heads"]], list[Float[Tensor, "batch tokens neurons"]]]
+]:
     """Collect, layer by layer, what enters the output projection and the second MLP matrix."""
     family = family_of(model.backbone.config)
     records: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -139,7 +147,9 @@ def _record_inputs(model: Classifier) -> Iterator[tuple[list[Tensor], list[Tenso
         for name, record in zip((family.output, family.neurons_out), records, strict=True):
 
             def keep(
-                _: nn.Module, inputs: tuple[Tensor, ...], record: list[Tensor] = record
+                _: nn.Module,
+                inputs: tuple[Float[Tensor, "batch tokens channels"], ...],
+                record: list[Float[Tensor, "batch tokens channels"]] = record,
             ) -> None:
                 record.append(inputs[0])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Backbone
@@ -24,10 +25,10 @@ from acme_fleet.models.features import Classifier, feature_sizes
 
 @dataclass(frozen=True)
 class Grid:
-    """All candidates (w, d): ``widths`` and ``depths`` of shape ``(candidates,)``."""
+    """All candidates (w, d)."""
 
-    widths: np.ndarray
-    depths: np.ndarray
+    widths: Float[np.ndarray, " candidates"]
+    depths: Int[np.ndarray, " candidates"]
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -49,8 +50,10 @@ def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
     return Grid(np.array(widths, dtype=float), np.array(depths, dtype=int))
 
 
-def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: Header) -> np.ndarray:
-    """Exact bytes of the file that would ship, shape ``(candidates,)``.
+def candidate_sizes(
+    elastic: ElasticClassifier, grid: Grid, settings: Header
+) -> Int[np.ndarray, " candidates"]:
+    """Exact bytes of the file that would ship, for each candidate.
 
     Each backbone is counted with the smallest header of the search space: what it must leave
     room for. Nothing is allocated.
@@ -71,15 +74,15 @@ def candidate_sizes(elastic: ElasticClassifier, grid: Grid, settings: Header) ->
 
 @dataclass(frozen=True)
 class Quality:
-    """Loss and accuracy of the candidates with θ0^H, each of shape ``(candidates,)``.
+    """Loss and accuracy of the candidates with θ0^H.
 
     Attributes:
         losses: mean cross-entropy, the objective f^1.
         accuracies: for people to read; nothing is chosen by them.
     """
 
-    losses: np.ndarray
-    accuracies: np.ndarray
+    losses: Float[np.ndarray, " candidates"]
+    accuracies: Float[np.ndarray, " candidates"]
 
 
 def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:

@@ -6,58 +6,65 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from jaxtyping import Float, Real
 from scipy.optimize import nnls
 
 from acme_fleet.config.devices import Energy
 
+PerCandidate = Real[np.ndarray, "*#candidates"] | float
+"""A number for each candidate, or one for all; any shapes that broadcast."""
 
-def power_w(constants: Energy, width: ArrayLike, depth: ArrayLike, patches: int) -> np.ndarray:
+
+def power_w(
+    constants: Energy, width: PerCandidate, depth: PerCandidate, patches: int
+) -> Float[np.ndarray, "*candidates"]:
     """Watts of a candidate on a device: P = (G + ΔG·w·d) + p·G^β (Eq. 2).
 
     Args:
         constants: the device's, in watts and seconds.
-        width: share w of heads and neurons. depth: layers d. Any shapes that broadcast.
+        width: share w of heads and neurons. depth: layers d.
         patches: p, patches or tokens of one sample.
-
-    Returns:
-        Watts, of the shape of ``width`` and ``depth`` together.
     """
     layers = np.asarray(width) * np.asarray(depth)
     backbone = constants.power_w + constants.power_per_layer_w * layers
     return np.asarray(backbone + patches * constants.batch_power_w)
 
 
-def latency_s(constants: Energy, width: ArrayLike, depth: ArrayLike) -> np.ndarray:
+def latency_s(
+    constants: Energy, width: PerCandidate, depth: PerCandidate
+) -> Float[np.ndarray, "*candidates"]:
     """Seconds of an epoch of a candidate on a device: T = L + ΔL·w·d + ΔD·d.
 
     Eq. 2, to which ΔD adds what a layer takes whatever its width; it is zero unless it is given.
-    Arguments and shapes as for ``power_w``.
+    Arguments as for ``power_w``.
     """
     layers = np.asarray(width) * np.asarray(depth)
     backbone = constants.latency_s + constants.latency_per_layer_s * layers
     return np.asarray(backbone + constants.latency_per_depth_s * np.asarray(depth))
 
 
-def energy_j(constants: Energy, width: ArrayLike, depth: ArrayLike, patches: int) -> np.ndarray:
+def energy_j(
+    constants: Energy, width: PerCandidate, depth: PerCandidate, patches: int
+) -> Float[np.ndarray, "*candidates"]:
     """Joules of k epochs of a candidate on a device: E = k·P·T (Eq. 1).
 
-    Arguments and shapes as for ``power_w``.
+    Arguments as for ``power_w``.
     """
     power = power_w(constants, width, depth, patches)
-    return constants.epochs * power * latency_s(constants, width, depth)
+    return np.asarray(constants.epochs * power * latency_s(constants, width, depth))
 
 
 def worst_energy_j(
-    cluster: Sequence[Energy], width: ArrayLike, depth: ArrayLike, patches: int
-) -> np.ndarray:
+    cluster: Sequence[Energy], width: PerCandidate, depth: PerCandidate, patches: int
+) -> Float[np.ndarray, "*candidates"]:
     """Joules on the cluster's worst device: E_s = max E_n over n in N_s (Eq. 10).
 
     Args:
         cluster: constants of its devices, at least one; repeated ones change nothing.
         width, depth, patches: as for ``power_w``.
     """
-    return np.max([energy_j(constants, width, depth, patches) for constants in cluster], axis=0)
+    energies = [energy_j(constants, width, depth, patches) for constants in cluster]
+    return np.asarray(np.max(energies, axis=0))
 
 
 @dataclass(frozen=True)
@@ -74,18 +81,23 @@ class Fit:
     r_squared: float
     max_relative_error: float
 
-    def at(self, widths: np.ndarray, depths: np.ndarray) -> np.ndarray:
-        """Values of the fitted form, of the shape of ``widths`` and ``depths``."""
-        return self.base + self.per_layer * widths * depths + self.per_depth * depths
+    def at(self, widths: PerCandidate, depths: PerCandidate) -> Float[np.ndarray, "*candidates"]:
+        """Values of the fitted form."""
+        layers = np.asarray(widths) * np.asarray(depths)
+        return np.asarray(self.base + self.per_layer * layers + self.per_depth * np.asarray(depths))
 
 
-def fit_latency(widths: np.ndarray, depths: np.ndarray, seconds: np.ndarray) -> Fit:
+def fit_latency(
+    widths: Real[np.ndarray, " measurements"],
+    depths: Real[np.ndarray, " measurements"],
+    seconds: Real[np.ndarray, " measurements"],
+) -> Fit:
     """Fit L and ΔL of Eq. 2 to measured latencies, ``base`` and ``per_layer`` of the result.
 
     Least squares over constants that are not negative, as ``Energy`` wants them.
 
     Args:
-        widths, depths, seconds: one measurement each, shape ``(measurements,)``.
+        widths, depths, seconds: of each measurement.
 
     Raises:
         ValueError: if there are fewer measurements than constants, if they do not tell the
@@ -94,7 +106,11 @@ def fit_latency(widths: np.ndarray, depths: np.ndarray, seconds: np.ndarray) -> 
     return _fit(widths, depths, seconds, depth_term=False)
 
 
-def fit_latency_with_depth(widths: np.ndarray, depths: np.ndarray, seconds: np.ndarray) -> Fit:
+def fit_latency_with_depth(
+    widths: Real[np.ndarray, " measurements"],
+    depths: Real[np.ndarray, " measurements"],
+    seconds: Real[np.ndarray, " measurements"],
+) -> Fit:
     """Fit T = L + ΔL·w·d + ΔD·d, Eq. 2 with what a layer costs whatever its width (a deviation).
 
     Narrow layers cost more than Eq. 2 says: norms, softmax and the residual stream keep the
@@ -103,7 +119,11 @@ def fit_latency_with_depth(widths: np.ndarray, depths: np.ndarray, seconds: np.n
     return _fit(widths, depths, seconds, depth_term=True)
 
 
-def fit_power(widths: np.ndarray, depths: np.ndarray, watts: np.ndarray) -> Fit:
+def fit_power(
+    widths: Real[np.ndarray, " measurements"],
+    depths: Real[np.ndarray, " measurements"],
+    watts: Real[np.ndarray, " measurements"],
+) -> Fit:
     """Fit G + p·G^β and ΔG of Eq. 2 to measured power, ``base`` and ``per_layer`` of the result.
 
     At one number of patches G and p·G^β cannot be told apart. Arguments and errors as for
@@ -112,7 +132,12 @@ def fit_power(widths: np.ndarray, depths: np.ndarray, watts: np.ndarray) -> Fit:
     return _fit(widths, depths, watts, depth_term=False)
 
 
-def _fit(widths: np.ndarray, depths: np.ndarray, measured: np.ndarray, depth_term: bool) -> Fit:
+def _fit(
+    widths: Real[np.ndarray, " measurements"],
+    depths: Real[np.ndarray, " measurements"],
+    measured: Real[np.ndarray, " measurements"],
+    depth_term: bool,
+) -> Fit:
     usable = np.isfinite(widths * depths) & np.isfinite(measured) & (measured > 0)
     if not usable.all():
         wrong = int(np.argmin(usable))

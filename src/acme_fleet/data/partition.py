@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int, Int64, Shaped
 
 from acme_fleet.config.data import IID, Dirichlet, Natural, Pathological
 from acme_fleet.config.fleet import Fleet
@@ -18,7 +19,8 @@ from acme_fleet.errors import FleetError
 from acme_fleet.seeding import derive_seed
 
 _EDGE_PARTS = 4  # two quarters to train on, one for rewards, one to choose on
-Parts = dict[str, np.ndarray]  # by name, indices of samples, int64 of shape (chosen,)
+Indices = Int64[np.ndarray, " _"]
+Parts = dict[str, Indices]  # by name, indices of samples
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ def class_shares(
     devices: int,
     classes: Sequence[str],
     generator: np.random.Generator,
-) -> np.ndarray:
+) -> Float[np.ndarray, "devices classes"]:
     """Draw what share of each class's samples each device holds.
 
     Returns:
-        Shape ``(devices, classes)``. A column sums to 1, or to 0 for a class that nobody holds.
+        A column sums to 1, or to 0 for a class that nobody holds.
 
     Raises:
         FleetError: if the scheme asks for classes that do not exist.
@@ -89,22 +91,24 @@ def class_shares(
 
 
 def allocate(
-    labels: np.ndarray, shares: np.ndarray, generator: np.random.Generator
-) -> list[np.ndarray]:
+    labels: Int[np.ndarray, " samples"],
+    shares: Float[np.ndarray, "holders classes"],
+    generator: np.random.Generator,
+) -> list[Indices]:
     """Deal out samples so that every holder gets its share of every class.
 
     Each class is shuffled and cut at the cumulated shares; one random offset rounds, so that a
     holder's count differs from its share by less than one sample and on average not at all.
 
     Args:
-        labels: integers, shape ``(samples,)``.
-        shares: shape ``(holders, classes)``, see :func:`class_shares`.
+        labels: the class of each sample.
+        shares: see :func:`class_shares`.
         generator: decides which samples go where.
 
     Returns:
-        For each holder sorted indices, int64. Each sample is in one, if anybody holds its class.
+        For each holder sorted indices. Each sample is in one, if anybody holds its class.
     """
-    parts: list[list[np.ndarray]] = [[] for _ in shares]
+    parts: list[list[Indices]] = [[] for _ in shares]
     for label, column in enumerate(shares.T):
         members = generator.permutation(np.flatnonzero(labels == label))
         offset = generator.random()
@@ -195,11 +199,11 @@ def _deal(fleet: Fleet, source: Source) -> tuple[Splits, Parts, Parts]:
 
 
 def _by_group(
-    groups: tuple[np.ndarray | None, np.ndarray | None],
-    rests: tuple[np.ndarray, np.ndarray],
+    groups: tuple[Shaped[np.ndarray, " train"] | None, Shaped[np.ndarray, " test"] | None],
+    rests: tuple[Indices, Indices],
     devices: int,
     column: str,
-) -> tuple[list[np.ndarray], ...]:
+) -> tuple[list[Indices], ...]:
     """For train and test, each device's indices: those with its value of the column."""
     if groups[0] is None or groups[1] is None:
         raise FleetError(f"data.partition: the data set has no column {column!r}")
@@ -244,8 +248,8 @@ def _lend(fleet: Fleet, parts: Parts, source: Source) -> tuple[Parts, Parts]:
 
 def _drawn_classes(
     each: int, devices: int, classes: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Classes of each device, shape ``(devices, classes)``: each takes the classes held least."""
+) -> Bool[np.ndarray, "devices classes"]:
+    """Classes of each device: each takes the classes held least."""
     if each > classes:
         raise FleetError(
             f"data.partition: classes_per_device is {each}, the data set has {classes} classes"
@@ -257,8 +261,10 @@ def _drawn_classes(
     return held
 
 
-def _named_classes(lists: list[list[str]], devices: int, classes: Sequence[str]) -> np.ndarray:
-    """Classes of each device, shape ``(devices, classes)``, the lists taken in turn."""
+def _named_classes(
+    lists: list[list[str]], devices: int, classes: Sequence[str]
+) -> Bool[np.ndarray, "devices classes"]:
+    """Classes of each device, the lists taken in turn."""
     unknown = sorted({name for names in lists for name in names} - set(classes))
     if unknown:
         raise FleetError(
@@ -296,7 +302,7 @@ def _split(
     return _at(samples, left), _at(samples, taken)
 
 
-def _at(samples: Samples, index: np.ndarray) -> Samples:
+def _at(samples: Samples, index: Indices) -> Samples:
     return samples[torch.from_numpy(index)]
 
 

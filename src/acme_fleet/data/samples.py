@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int, Int64, Shaped
 from torch import Tensor
 
 
@@ -15,15 +16,15 @@ class Samples:
     """Labelled samples, ready for a model.
 
     Attributes:
-        inputs: what a Hugging Face model takes by name, e.g. ``pixel_values`` of shape
-            ``(samples, channels, height, width)``; the first axis of each is the sample.
-        labels: class indices, shape ``(samples,)``, int64.
-        stored_bytes: size of each raw sample as stored on disk, shape ``(samples,)``, int64.
+        inputs: arguments of a Hugging Face model by name, e.g. ``pixel_values`` with the axes
+            ``(samples, channels, height, width)``.
+        labels: class indices.
+        stored_bytes: size of each raw sample as stored on disk.
     """
 
-    inputs: dict[str, Tensor]
-    labels: Tensor
-    stored_bytes: Tensor
+    inputs: dict[str, Shaped[Tensor, "samples ..."]]
+    labels: Int64[Tensor, " samples"]
+    stored_bytes: Int64[Tensor, " samples"]
 
     def __post_init__(self) -> None:
         lengths = {len(self.labels), len(self.stored_bytes), *map(len, self.inputs.values())}
@@ -33,8 +34,8 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor | slice) -> Samples:
-        """The samples at ``index`` (a slice, or int64 indices of shape ``(chosen,)``)."""
+    def __getitem__(self, index: Int64[Tensor, " chosen"] | slice) -> Samples:
+        """The samples at ``index``, a slice or indices."""
         return Samples(
             {name: values[index] for name, values in self.inputs.items()},
             self.labels[index],
@@ -73,8 +74,8 @@ class Splits:
 
 
 def stratified_split(
-    strata: np.ndarray, share: float, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    strata: Int[np.ndarray, " samples"], share: float, generator: np.random.Generator
+) -> tuple[Int64[np.ndarray, " left"], Int64[np.ndarray, " taken"]]:
     """Split samples in two so that every stratum (a class, say) has the same share in both.
 
     The samples, sorted by stratum and shuffled within it, are taken at even distances: the part
@@ -83,12 +84,12 @@ def stratified_split(
     which small devices have. Both parts get at least one sample where there are two.
 
     Args:
-        strata: integers, shape ``(samples,)``.
+        strata: the stratum of each sample.
         share: part to take, between 0 and 1.
         generator: decides which samples of a stratum are taken.
 
     Returns:
-        Sorted indices of the samples left and of those taken, int64.
+        Sorted indices of the samples left and of those taken.
     """
     count = len(strata)
     if count > 1:

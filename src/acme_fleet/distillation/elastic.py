@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -128,7 +128,7 @@ def distillation_loss(
     embeddings_weight: float,
     logits_loss: LogitsLoss = "mse",
     hidden_weight: float = 1.0,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """λ1·l(ŷ, y) + λ2·l(Ê, E) + l(Ĥ, H), l the mean squared error (Eq. 9).
 
     Args:
@@ -152,14 +152,14 @@ def distillation_loss(
     )
 
 
-def logits_error(student: Run, teacher: Run, kind: LogitsLoss) -> Tensor:
+def logits_error(student: Run, teacher: Run, kind: LogitsLoss) -> Float[Tensor, ""]:
     """l(ŷ, y) of Eq. 9, see :func:`distillation_loss`."""
     if kind == "mse":
         return F.mse_loss(student.logits, teacher.logits)
     return F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
 
 
-def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Tensor:
+def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Float[Tensor, ""]:
     """Hidden states and pooled vectors against a pre-trained teacher's; no labels (METHOD 16).
 
     Each is a squared error over the teacher's variance, channel by channel: the states of large
@@ -181,7 +181,7 @@ def relative_error(
     mine: Float[Tensor, "batch tokens channels"],
     theirs: Float[Tensor, "batch tokens channels"],
     mask: Bool[Tensor, "batch tokens"] | None,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Mean over real tokens and channels of the squared error over the channel's variance.
 
     A single token, or tokens that are all equal, have no variance, and their error counts 0.
@@ -200,7 +200,7 @@ def _square_error(
     mine: Float[Tensor, "batch tokens hidden"],
     theirs: Float[Tensor, "batch tokens hidden"],
     mask: Bool[Tensor, "batch tokens"] | None,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Mean squared error over real tokens: no state of padding is there to be learned."""
     if mask is None:
         return F.mse_loss(mine, theirs)
@@ -270,9 +270,9 @@ def teach(
     teacher: ElasticClassifier,
     student: ElasticClassifier,
     step: DistillationStep,
-    inputs: dict[str, Tensor],
+    inputs: dict[str, Shaped[Tensor, "batch ..."]],
     students: Sequence[tuple[float, int]],
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
 
     The teacher runs once for each width it is asked at, whatever the number of students.

@@ -13,11 +13,11 @@ from torch import Tensor
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.header.unpruned import expand, places, presence
 
-ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
-"""Importance by layer, one number for each of its channels."""
+ImportanceSet = Mapping[str, Float[Tensor, " _"]]
+"""Importance by layer, one number for each of its channels; layers differ in their number."""
 
 
-def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
+def normalize(importance: ImportanceSet) -> dict[str, Float[Tensor, " _"]]:
     """Scale a set to sum 1, so that no device's loss scale outvotes the others.
 
     In double precision: sums may exceed what the values' own precision can hold.
@@ -30,7 +30,7 @@ def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
 
 def aggregate(
     sets: Mapping[str, ImportanceSet], weights: Float[np.ndarray, "devices devices"]
-) -> dict[str, dict[str, Tensor]]:
+) -> dict[str, dict[str, Float[Tensor, " _"]]]:
     """Q'_n = Σ_i ŵ_{n,i} Q_i for every device (Eq. 21).
 
     Args:

@@ -26,7 +26,7 @@ class Proposals:
     entropy: Float[Tensor, " children"]
     predicted_accuracy: Float[Tensor, " children"]
 
-    def __getitem__(self, index: Tensor) -> Proposals:
+    def __getitem__(self, index: Int64[Tensor, " chosen"]) -> Proposals:
         """The proposals at ``index``."""
         return Proposals(
             self.decisions[index],
@@ -60,7 +60,10 @@ class Controller(nn.Module):
         return self._walk(len(decisions), decisions, None)
 
     def _walk(
-        self, children: int, given: Tensor | None, generator: torch.Generator | None
+        self,
+        children: int,
+        given: Int64[Tensor, "children decisions"] | None,
+        generator: torch.Generator | None,
     ) -> Proposals:
         x = self.start.expand(children, -1)
         state = (x.new_zeros(children, self.hidden), x.new_zeros(children, self.hidden))

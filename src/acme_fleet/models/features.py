@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -23,19 +24,19 @@ class Activations:
     """One forward pass of a backbone; padding stands behind the text, wherever it stood before.
 
     Attributes:
-        embeddings: shape ``(batch, tokens, hidden)``, what enters the first layer.
-        hidden: outputs of the layers, each ``(batch, tokens, hidden)``.
+        embeddings: the input of the first layer.
+        hidden: outputs of the layers.
         final: the last hidden state after the backbone's final normalisation.
-        pooled: the vector that stands for the whole input, see :mod:`acme_fleet.models.pooling`,
-            shape ``(batch, pooled)``; zero for a text without any token.
-        mask: shape ``(batch, tokens)``, true for real tokens; none if the inputs had no mask.
+        pooled: the vector that stands for the whole input, see :mod:`acme_fleet.models.pooling`;
+            zero for a text without any token.
+        mask: true for real tokens; none if the inputs had no mask.
     """
 
-    embeddings: Tensor
-    hidden: tuple[Tensor, ...]
-    final: Tensor
-    pooled: Tensor
-    mask: Tensor | None = None
+    embeddings: Float[Tensor, "batch tokens hidden"]
+    hidden: tuple[Float[Tensor, "batch tokens hidden"], ...]
+    final: Float[Tensor, "batch tokens hidden"]
+    pooled: Float[Tensor, "batch pooled"]
+    mask: Bool[Tensor, "batch tokens"] | None = None
 
 
 class FeatureSizes(NamedTuple):
@@ -46,7 +47,9 @@ class FeatureSizes(NamedTuple):
     pooled: int
 
 
-def activations(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> Activations:
+def activations(
+    backbone: PreTrainedModel, inputs: dict[str, Shaped[Tensor, "batch ..."]]
+) -> Activations:
     """Run a backbone and name its outputs.
 
     What it gives for a text does not depend on the padding, before it or behind it.
@@ -81,14 +84,19 @@ def _is_causal(config: PreTrainedConfig) -> bool:
 
 
 def pooled_by(
-    pooling: Pooling, final: Tensor, mask: Tensor | None, config: PreTrainedConfig
-) -> Tensor:
+    pooling: Pooling,
+    final: Float[Tensor, "batch tokens hidden"],
+    mask: Bool[Tensor, "batch tokens"] | None,
+    config: PreTrainedConfig,
+) -> Float[Tensor, "batch pooled"]:
     """The vector that stands for the whole input; zero for a text without any token."""
     vector = pool(final, mask, pooling, family_of(config).prefix_tokens)
     return vector if mask is None else clear_padding(vector, mask[:, :1])
 
 
-def feature_maps(backbone: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def feature_maps(
+    backbone: PreTrainedModel, inputs: dict[str, Shaped[Tensor, "batch ..."]]
+) -> dict[str, Shaped[Tensor, "batch ..."]]:
     """The header's inputs: two feature maps, the pooled token, and a text's mask.
 
     The penultimate layer's hidden state has passed no final normalisation; it is normalised here
@@ -139,7 +147,7 @@ def feature_sizes(config: PreTrainedConfig) -> FeatureSizes:
     return FeatureSizes(config.hidden_size, map_axes(config), pooled)
 
 
-def patches(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> int:
+def patches(config: PreTrainedConfig, inputs: Mapping[str, Shaped[Tensor, "batch ..."]]) -> int:
     """p of Eq. 2: patches of an image, or tokens of a text."""
     return inputs["input_ids"].shape[1] if map_axes(config) == 1 else grid_side(config) ** 2
 
@@ -169,8 +177,8 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
+    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """Logits; inputs are moved to where the weights are."""
         return self.head(activations(self.backbone, moved(inputs, self.backbone.device)).pooled)
 
 
@@ -182,11 +190,13 @@ class CustomizedModel(nn.Module):
         self.backbone = backbone
         self.header = header
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of shape ``(batch, classes)``; inputs are moved to where the weights are."""
+    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """Logits; inputs are moved to where the weights are."""
         return self.header(**feature_maps(self.backbone, moved(inputs, self.backbone.device)))
 
 
-def moved(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def moved(
+    inputs: Mapping[str, Shaped[Tensor, "batch ..."]], device: torch.device
+) -> dict[str, Shaped[Tensor, "batch ..."]]:
     """Inputs where the weights are."""
     return {name: values.to(device) for name, values in inputs.items()}

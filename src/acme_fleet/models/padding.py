@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,8 +25,8 @@ _BEFORE = 2**32  # more than the tokens of any text
 
 
 def real_first(
-    inputs: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], Bool[Tensor, "batch tokens"] | None]:
+    inputs: Mapping[str, Shaped[Tensor, "batch ..."]],
+) -> tuple[dict[str, Shaped[Tensor, "batch ..."]], Bool[Tensor, "batch tokens"] | None]:
     """Move padding behind the text, in ``attention_mask`` and all inputs of its shape.
 
     The order of the real tokens stays. So the answer is the same for padding on either side, and
@@ -56,7 +56,9 @@ def real_first(
     return moved, real.gather(1, order)
 
 
-def cut_padding(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def cut_padding(
+    inputs: Mapping[str, Shaped[Tensor, "batch ..."]],
+) -> dict[str, Shaped[Tensor, "batch ..."]]:
     """Inputs without the tokens that are padding in every row; one token is left in any case."""
     if "attention_mask" not in inputs:
         return dict(inputs)
@@ -65,7 +67,9 @@ def cut_padding(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: values[:, used] for name, values in inputs.items()}
 
 
-def at_stride(mask: Tensor | None, stride: int) -> Tensor | None:
+def at_stride(
+    mask: Bool[Tensor, "*axes tokens"] | None, stride: int
+) -> Bool[Tensor, "*axes positions"] | None:
     """The mask of a map that was down-sampled by ``stride`` in all.
 
     Position i of the smaller map is real if token ``i · stride`` is, the centre of its window. So a
@@ -74,12 +78,16 @@ def at_stride(mask: Tensor | None, stride: int) -> Tensor | None:
     return None if mask is None else mask[..., ::stride]
 
 
-def clear_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+def clear_padding(
+    x: Float[Tensor, "*map"], mask: Bool[Tensor, "*#map"] | None
+) -> Float[Tensor, "*map"]:
     """Zeros at padded positions, whatever stands there (infinities and NaN too)."""
     return x if mask is None else torch.where(mask, x, 0.0)
 
 
-def mean_over_positions(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
+def mean_over_positions(
+    x: Float[Tensor, "*map"], mask: Bool[Tensor, "*#map"] | None, axes: Literal[1, 2]
+) -> Float[Tensor, "*mean"]:
     """Mean over the last ``axes`` axes, of real positions alone; zero where there is none.
 
     Args:
@@ -92,7 +100,9 @@ def mean_over_positions(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> 
     return x.sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
 
 
-def average_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
+def average_pool(
+    x: Float[Tensor, "*map"], mask: Bool[Tensor, "*#map"] | None, axes: Literal[1, 2]
+) -> Float[Tensor, "*map"]:
     """Mean of the real positions among three (or 3 × 3 of an image), at every position.
 
     Args:
@@ -108,7 +118,9 @@ def average_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
     return clear_padding(pooled / torch.where(mask, share, 1.0), mask)
 
 
-def max_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
+def max_pool(
+    x: Float[Tensor, "*map"], mask: Bool[Tensor, "*#map"] | None, axes: Literal[1, 2]
+) -> Float[Tensor, "*map"]:
     """Largest of the real positions among three (or 3 × 3 of an image), at every position.
 
     See :func:`average_pool` for the arguments.
@@ -118,12 +130,14 @@ def max_pool(x: Tensor, mask: Tensor | None, axes: Literal[1, 2]) -> Tensor:
     return clear_padding(pooled, mask)
 
 
-def _average(x: Tensor, axes: int) -> Tensor:
+def _average(x: Float[Tensor, "*map"], axes: int) -> Float[Tensor, "*map"]:
     pooled = F.avg_pool2d(_as_images(x, axes), *_window(axes), count_include_pad=False)
     return pooled.reshape(x.shape)
 
 
-def _as_images(x: Tensor, axes: int) -> Tensor:
+def _as_images(
+    x: Float[Tensor, "*map"], axes: int
+) -> Float[Tensor, "images channels rows columns"]:
     """A text as an image of one row: exporters fix the length of a text in ``max_pool1d``."""
     flat = x.flatten(0, -2 - axes)
     return flat.unsqueeze(-2) if axes == 1 else flat

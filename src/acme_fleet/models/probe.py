@@ -51,8 +51,8 @@ class Probe:
     """A linear classifier on pooled features as they are.
 
     Attributes:
-        weight: shape ``(classes, features)``; zero for classes that it never saw.
-        bias: shape ``(classes,)``.
+        weight: of each class on each feature; zero for classes that it never saw.
+        bias: of each class.
         seen: the classes in its training data, ascending.
     """
 
@@ -184,7 +184,7 @@ def pooled_features(
     return {pooling: torch.cat(rows)[back].numpy() for pooling, rows in found.items()}
 
 
-def _by_length(samples: Samples) -> Tensor:
+def _by_length(samples: Samples) -> Int[Tensor, " samples"]:
     if "attention_mask" not in samples.inputs:
         return torch.arange(len(samples))
     return samples.inputs["attention_mask"].sum(dim=1).argsort(stable=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 from acme_fleet.errors import FleetError, ProtocolError
@@ -73,8 +73,8 @@ class Masker:
 
     def shares(
         self, values: Float[Tensor, " neurons"], weights: Mapping[str, float]
-    ) -> dict[str, Int[Tensor, " neurons"]]:
-        """A masked share for every receiver, ``torch.int32``.
+    ) -> dict[str, Int32[Tensor, " neurons"]]:
+        """A masked share for every receiver.
 
         Args:
             values: Q_m, of sum 1.
@@ -126,17 +126,17 @@ def unmask(
     return mixture.float()
 
 
-def pad(secret: bytes, occasion: str, count: int) -> Int[np.ndarray, " neurons"]:
+def pad(secret: bytes, occasion: str, count: int) -> Int64[np.ndarray, " neurons"]:
     """The mask of a device's own sum, which nobody else can draw."""
     return _mask(secret, f"{occasion}/pad", count)
 
 
-def _mask(key: bytes, purpose: str, count: int) -> Int[np.ndarray, " neurons"]:
+def _mask(key: bytes, purpose: str, count: int) -> Int64[np.ndarray, " neurons"]:
     drawn = stream(key, f"mask/{purpose}", 4 * count)
     return np.frombuffer(drawn, dtype="<u4").astype(np.int64)
 
 
-def _as_int32(numbers: Int[np.ndarray, " neurons"]) -> Int[Tensor, " neurons"]:
+def _as_int32(numbers: Int64[np.ndarray, " neurons"]) -> Int32[Tensor, " neurons"]:
     """Modulo 2³², with the upper half as negative numbers."""
     wrapped = (numbers % _MODULUS).astype(np.uint32).view(np.int32)
     return torch.from_numpy(wrapped.copy())

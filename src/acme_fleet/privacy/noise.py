@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float16, Int8
 from scipy.special import ndtri
 from torch import Tensor
 
@@ -44,8 +44,8 @@ def stream(secret: bytes, purpose: str, size: int) -> bytes:
 
 
 def gaussian_mechanism(
-    clean: np.ndarray, sensitivity: float, multiplier: float, secret: bytes
-) -> np.ndarray:
+    clean: Float[np.ndarray, "*values"], sensitivity: float, multiplier: float, secret: bytes
+) -> Float[np.ndarray, "*values"]:
     """``clean`` plus noise of standard deviation ``multiplier`` times ``sensitivity``.
 
     The noise depends on the secret, on ``clean`` and on its own size. Who asks again gets the same
@@ -99,7 +99,7 @@ def protect_features(
 class Quantized:
     """Numbers as they are sent: ``values`` times ``scale``."""
 
-    values: Tensor
+    values: Float16[Tensor, "samples values"] | Int8[Tensor, "samples values"]
     scale: float
 
 
@@ -112,8 +112,8 @@ def quantize(rows: Float[np.ndarray, "samples values"], bits: int) -> Quantized:
 
 
 def protect_importance(
-    importance: Mapping[str, Float[Tensor, " channels"]], multiplier: float, secret: bytes
-) -> dict[str, Float[Tensor, " channels"]]:
+    importance: Mapping[str, Float[Tensor, " _"]], multiplier: float, secret: bytes
+) -> dict[str, Float[Tensor, " _"]]:
     """A noisy set of sum 1, whatever the device's data.
 
     The whole set is one vector, brought to L2 norm 1, for its scale means nothing. Two such

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int, Real
 
 from acme_fleet.config.backbone import Rule as Rule
 from acme_fleet.errors import FleetError
@@ -12,9 +13,12 @@ from acme_fleet.selection.front import checked, exact_front, front, grid_coordin
 
 
 def distances(
-    objectives: np.ndarray, coordinates: np.ndarray, rule: Rule, scale: np.ndarray
-) -> np.ndarray:
-    """Σ_l ‖Ψ^l - Ψ^l(ideal)‖₂, of shape ``(candidates,)`` (Eq. 13).
+    objectives: Float[np.ndarray, "candidates objectives"],
+    coordinates: Int[np.ndarray, "candidates objectives"],
+    rule: Rule,
+    scale: Float[np.ndarray, " objectives"],
+) -> Float[np.ndarray, " candidates"]:
+    """Σ_l ‖Ψ^l - Ψ^l(ideal)‖₂ (Eq. 13).
 
     The norm of one number is its absolute value, so the sum as printed is the city-block
     distance. ``"literal"`` takes it in grid coordinates. ``"nearest"``, the default, is a named
@@ -23,8 +27,10 @@ def distances(
     returns the most accurate candidate, whatever it costs.
 
     Args:
-        objectives: shape ``(candidates, objectives)``. coordinates: Ψ, of the same shape.
-        scale: what counts as 1 in each objective, shape ``(objectives,)``.
+        objectives: the candidates that fit.
+        coordinates: Ψ.
+        rule: the distance.
+        scale: what counts as 1 in each objective.
     """
     if rule == "literal":
         return (coordinates - 1.0).sum(axis=1)
@@ -32,10 +38,10 @@ def distances(
 
 
 def choose(
-    objectives: np.ndarray,
+    objectives: Float[np.ndarray, "candidates objectives"],
     performance_window: float,
     rule: Rule = "nearest",
-    scale: np.ndarray | None = None,
+    scale: Float[np.ndarray, " objectives"] | None = None,
 ) -> int:
     """The candidate nearest to the ideal point in the best performer's interval (Eq. 13).
 
@@ -43,7 +49,7 @@ def choose(
     to the smaller loss, then to the smaller size, then to the first in the table.
 
     Args:
-        objectives: the candidates that fit, shape ``(candidates, objectives)``.
+        objectives: the candidates that fit.
         performance_window: γ_p, the loss that may be given up.
         scale: of rule ``"nearest"``; by default each objective's worst value in the table.
 
@@ -64,16 +70,18 @@ def choose(
 class Match:
     """Algorithm 1's result for one cluster. Indices are rows of the whole table."""
 
-    feasible: np.ndarray
+    feasible: Int[np.ndarray, " feasible"]
     """Candidates that fit, ascending."""
-    coordinates: np.ndarray
-    """Ψ of those that fit, shape ``(feasible, objectives)``."""
-    front: np.ndarray
+    coordinates: Int[np.ndarray, "feasible objectives"]
+    """Ψ of those that fit."""
+    front: Int[np.ndarray, " front"]
     """The front among those that fit, ascending."""
     chosen: int
 
 
-def fitting(sizes: np.ndarray, limit: float, cluster: str) -> np.ndarray:
+def fitting(
+    sizes: Real[np.ndarray, " candidates"], limit: float, cluster: str
+) -> Int[np.ndarray, " feasible"]:
     """Indices of the candidates with size at most ``limit``, ascending (constraint of Eq. 10).
 
     Raises:
@@ -86,8 +94,8 @@ def fitting(sizes: np.ndarray, limit: float, cluster: str) -> np.ndarray:
 
 
 def match(
-    objectives: np.ndarray,
-    sizes: np.ndarray,
+    objectives: Float[np.ndarray, "candidates objectives"],
+    sizes: Real[np.ndarray, " candidates"],
     limit: float,
     performance_window: float,
     cluster: str,
@@ -99,8 +107,8 @@ def match(
     that of all candidates, so that a byte weighs the same whatever the limit.
 
     Args:
-        objectives: all candidates, shape ``(candidates, objectives)``.
-        sizes: bytes as shipped, shape ``(candidates,)``. limit: min C_n in bytes; equal fits.
+        objectives: all candidates.
+        sizes: bytes as shipped. limit: min C_n in bytes; equal fits.
         performance_window: γ_p, the loss that may be given up. cluster: its name, for errors.
 
     Raises:
@@ -120,13 +128,13 @@ def match(
 
 
 def match_many(
-    tables: np.ndarray,
-    sizes: np.ndarray,
-    limits: np.ndarray,
-    types: np.ndarray,
+    tables: Float[np.ndarray, "types candidates objectives"],
+    sizes: Real[np.ndarray, " candidates"],
+    limits: Real[np.ndarray, " clusters"],
+    types: Int[np.ndarray, " clusters"],
     performance_window: float,
     rule: Rule = "nearest",
-) -> np.ndarray:
+) -> Int[np.ndarray, " clusters"]:
     """``match`` for very many clusters: linear in their number, one choice per distinct case.
 
     With candidates sorted by size, those that fit are a prefix: there are at most as many cases
@@ -135,12 +143,12 @@ def match_many(
     are proportional (ΔG, G^β ∝ G and ΔL, ΔD ∝ L, Eq. 2) may share a type.
 
     Args:
-        tables: one table for each type, shape ``(types, candidates, objectives)``.
-        sizes: bytes as shipped, shape ``(candidates,)``.
-        limits: min C_n in bytes of each cluster. types: its table. Shape ``(clusters,)``.
+        tables: one table of objectives for each type.
+        sizes: bytes as shipped.
+        limits: min C_n in bytes of each cluster. types: its table.
 
     Returns:
-        The chosen candidates, shape ``(clusters,)``.
+        The chosen candidates.
 
     Raises:
         FleetError: naming the first cluster that nothing fits by its position, and how many.
@@ -165,7 +173,7 @@ def match_many(
     return chosen[cases]
 
 
-def _nothing_fits(sizes: np.ndarray, limit: float, where: str) -> str:
+def _nothing_fits(sizes: Real[np.ndarray, " candidates"], limit: float, where: str) -> str:
     smallest = int(np.argmin(sizes))
     return (
         f"{where}: no candidate fits; the smallest, number {smallest}, "

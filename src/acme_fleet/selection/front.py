@@ -6,6 +6,7 @@ import math
 
 import moocore
 import numpy as np
+from jaxtyping import Bool, Float, Int, Real
 
 from acme_fleet.config.backbone import Rule as Rule
 
@@ -13,13 +14,13 @@ _ROUNDING = 1e-12  # relative: what two ways of computing one number may differ 
 _MOST_INTERVALS = 2**52
 
 
-def interval_count(losses: np.ndarray, performance_window: float) -> int:
+def interval_count(losses: Float[np.ndarray, " candidates"], performance_window: float) -> int:
     """K = ceil((worst loss - ideal loss) / γ_p), at least 1.
 
     An interval is thus never wider than the window.
 
     Args:
-        losses: shape ``(candidates,)``.
+        losses: of all candidates.
         performance_window: γ_p, the loss that may be given up, in the unit of the losses.
 
     Raises:
@@ -31,7 +32,7 @@ def interval_count(losses: np.ndarray, performance_window: float) -> int:
     return max(1, math.ceil(ratio * (1 - _ROUNDING)))
 
 
-def interval_end(losses: np.ndarray, performance_window: float) -> float:
+def interval_end(losses: Float[np.ndarray, " candidates"], performance_window: float) -> float:
     """The largest loss of the best performer's interval, Ψ^1 = 1: ideal + (worst - ideal) / K.
 
     Arguments and errors as for ``interval_count``.
@@ -40,8 +41,10 @@ def interval_end(losses: np.ndarray, performance_window: float) -> float:
 
 
 def grid_coordinates(
-    objectives: np.ndarray, performance_window: float, sigma: float = 1e-9
-) -> np.ndarray:
+    objectives: Float[np.ndarray, "candidates objectives"],
+    performance_window: float,
+    sigma: float = 1e-9,
+) -> Int[np.ndarray, "candidates objectives"]:
     """Ψ^l = ceil((f^l - ideal^l + σ) / r^l), r^l = (worst^l - ideal^l + 2σ) / K (Eq. 11).
 
     σ is a share of the objective's range, so that no coordinate depends on a unit, and at most a
@@ -49,7 +52,7 @@ def grid_coordinates(
     objective that all candidates have in common has coordinate 1.
 
     Returns:
-        Integers from 1 (ideal) to K, shape ``(candidates, objectives)``.
+        Integers from 1 (ideal) to K.
 
     Raises:
         ValueError: naming the first candidate with an objective that is not finite.
@@ -63,15 +66,17 @@ def grid_coordinates(
     return np.clip(np.ceil(exact * (1 - _ROUNDING)), 1, intervals).astype(np.int64)
 
 
-def pareto_front_grid(coordinates: np.ndarray) -> np.ndarray:
-    """The Pareto Front Grid, as a mask of shape ``(candidates,)`` (Eq. 12, read as METHOD 6 does).
+def pareto_front_grid(
+    coordinates: Int[np.ndarray, "candidates objectives"],
+) -> Bool[np.ndarray, " candidates"]:
+    """The Pareto Front Grid, as a mask (Eq. 12, read as METHOD 6 does).
 
     For each objective l and each combination of the other objectives' coordinates, the
     candidates whose Ψ^l is smallest; the union over l. All candidates of the first performance
     interval are in it: their Ψ^1 cannot be undercut.
 
     Args:
-        coordinates: Ψ, shape ``(candidates, objectives)``.
+        coordinates: Ψ.
     """
     kept = np.zeros(len(coordinates), dtype=bool)
     for objective in range(coordinates.shape[1]):
@@ -85,8 +90,10 @@ def pareto_front_grid(coordinates: np.ndarray) -> np.ndarray:
     return kept
 
 
-def exact_front(objectives: np.ndarray) -> np.ndarray:
-    """Candidates that no other dominates, as a mask of shape ``(candidates,)``.
+def exact_front(
+    objectives: Float[np.ndarray, "candidates objectives"],
+) -> Bool[np.ndarray, " candidates"]:
+    """Candidates that no other dominates, as a mask.
 
     Candidates that are equal in every objective do not dominate each other: all are kept.
 
@@ -96,8 +103,10 @@ def exact_front(objectives: np.ndarray) -> np.ndarray:
     return np.asarray(moocore.is_nondominated(checked(objectives), keep_weakly=True))
 
 
-def front(objectives: np.ndarray, performance_window: float) -> np.ndarray:
-    """The grid without candidates that any candidate dominates, mask ``(candidates,)`` (Eq. 12).
+def front(
+    objectives: Float[np.ndarray, "candidates objectives"], performance_window: float
+) -> Bool[np.ndarray, " candidates"]:
+    """The grid without candidates that any candidate dominates, as a mask (Eq. 12).
 
     Raises:
         ValueError: naming the first candidate with an objective that is not finite.
@@ -106,16 +115,21 @@ def front(objectives: np.ndarray, performance_window: float) -> np.ndarray:
     return grid & exact_front(objectives)
 
 
-def worst(objectives: np.ndarray) -> np.ndarray:
-    """The largest magnitude of each objective, shape ``(objectives,)``."""
+def worst(
+    objectives: Float[np.ndarray, "candidates objectives"],
+) -> Float[np.ndarray, " objectives"]:
+    """The largest magnitude of each objective."""
     return np.abs(objectives).max(axis=0)
 
 
-def checked(objectives: np.ndarray) -> np.ndarray:
-    """Objectives as double-precision numbers, shape ``(candidates, objectives)``.
+def checked(
+    objectives: Real[np.ndarray, "candidates objectives"],
+) -> Float[np.ndarray, "candidates objectives"]:
+    """Objectives as double-precision numbers.
 
     Raises:
-        ValueError: naming the first candidate with an objective that is not finite.
+        ValueError: for an empty table, or naming the first candidate with an objective that is not
+            finite.
     """
     objectives = np.asarray(objectives, dtype=np.float64)
     if objectives.ndim != 2 or not objectives.size:

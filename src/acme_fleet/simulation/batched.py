@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -88,7 +88,9 @@ class _Padded:
             self.inputs[name][row, :, : len(part)] = values[order].transpose(0, 1)
         self.labels[row, : len(part)] = part.labels[order]
 
-    def batches(self, size: int) -> Iterator[tuple[dict[str, Tensor], Int[Tensor, "devices _"]]]:
+    def batches(
+        self, size: int
+    ) -> Iterator[tuple[dict[str, Shaped[Tensor, "devices ..."]], Int[Tensor, "devices _"]]]:
         """Inputs and labels of each device's next samples; the last batches may have none."""
         for start in range(0, self.labels.shape[1], size):
             at = slice(start, start + size)
@@ -103,7 +105,12 @@ class _Best:
     accuracy: Float[Tensor, " devices"]
     loss: Float[Tensor, " devices"]
 
-    def take(self, values: Tensor, accuracy: Tensor, loss: Tensor) -> None:
+    def take(
+        self,
+        values: Float[Tensor, "devices parameters"],
+        accuracy: Float[Tensor, " devices"],
+        loss: Float[Tensor, " devices"],
+    ) -> None:
         """Replace the rows that are better now."""
         level = accuracy == self.accuracy
         better = (accuracy > self.accuracy) | (level & (loss < self.loss))
@@ -149,7 +156,13 @@ class _Batch:
         sound = self.values.isfinite().all(dim=1, keepdim=True)
         return self._results(best.values if best else torch.where(sound, self.values, start))
 
-    def _step(self, inputs: dict[str, Tensor], labels: Tensor, epoch: int, step: int) -> None:
+    def _step(
+        self,
+        inputs: dict[str, Shaped[Tensor, "active ..."]],
+        labels: Int[Tensor, "active samples"],
+        epoch: int,
+        step: int,
+    ) -> None:
         """One step of AdamW with clipping for the first devices, as in ``Optimization``."""
         active = len(labels)
         values = self.values[:active].requires_grad_()
@@ -165,7 +178,11 @@ class _Batch:
             self.counted[:active] += sound
             self._update(gradients, epoch, step)
 
-    def _logits(self, values: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _logits(
+        self,
+        values: Float[Tensor, "active parameters"],
+        inputs: Mapping[str, Shaped[Tensor, "active ..."]],
+    ) -> Float[Tensor, "active classes samples"]:
         return stacked_logits(self.plan, split_vectors(self.plan, values), inputs)
 
     def _update(self, gradients: Float[Tensor, "active parameters"], epoch: int, step: int) -> None:

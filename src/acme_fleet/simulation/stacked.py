@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,8 +22,8 @@ from acme_fleet.models.padding import at_stride, clear_padding, mean_over_positi
 
 def split_vectors(
     plan: HeaderPlan, vectors: Float[Tensor, "devices parameters"]
-) -> dict[str, Tensor]:
-    """Each device's parameters, one row, as tensors by name: views of ``(devices, *shape)``."""
+) -> dict[str, Float[Tensor, "devices ..."]]:
+    """Each device's parameters, one row, as tensors by name (views)."""
     shapes = plan.shapes()
     pieces = vectors.split([math.prod(shape) for shape in shapes.values()], dim=1)
     return {
@@ -38,13 +38,15 @@ def join_tensors(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> Shaped[Tens
 
 
 def stacked_logits(
-    plan: HeaderPlan, tensors: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    plan: HeaderPlan,
+    tensors: Mapping[str, Float[Tensor, "devices ..."]],
+    inputs: Mapping[str, Shaped[Tensor, "devices ..."]],
 ) -> Float[Tensor, "devices classes batch"]:
     """Logits of every device's header for its own batch.
 
     Args:
         plan: what all have in common, unpruned.
-        tensors: by name, ``(devices, *shape)``.
+        tensors: by name.
         inputs: a header's inputs with the axes ``(device, channel, sample, *grid)``, the order
             in which a batched product takes them without a copy; a mask has one channel.
     """
@@ -67,8 +69,12 @@ def stacked_logits(
 
 
 def _term(
-    plan: HeaderPlan, term: Term, x: Tensor, mask: Tensor | None, tensors: Mapping[str, Tensor]
-) -> Tensor:
+    plan: HeaderPlan,
+    term: Term,
+    x: Float[Tensor, "devices channels batch *grid"],
+    mask: Bool[Tensor, "devices 1 batch tokens"] | None,
+    tensors: Mapping[str, Float[Tensor, "devices ..."]],
+) -> Float[Tensor, "devices written batch *smaller"]:
     if term.layer:
         x = x if term.source in FEATURES else F.relu(x)
         x = _convolution(term.layer, x, tensors)
@@ -77,7 +83,11 @@ def _term(
     return _convolution(term.align, x, tensors) if term.align else x
 
 
-def _convolution(layer: Layer, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+def _convolution(
+    layer: Layer,
+    x: Float[Tensor, "devices inputs batch *grid"],
+    tensors: Mapping[str, Float[Tensor, "devices ..."]],
+) -> Float[Tensor, "devices outputs batch *smaller"]:
     """Each device's own convolution: windows as columns, then one product for all devices."""
     grid = x.shape[3:]
     if (layer.kernel, layer.stride) == (1, 1):
@@ -90,7 +100,9 @@ def _convolution(layer: Layer, x: Tensor, tensors: Mapping[str, Tensor]) -> Tens
     return torch.baddbmm(bias, weight, columns).unflatten(2, (x.shape[2], *grid))
 
 
-def _windows(layer: Layer, x: Tensor) -> Float[Tensor, "devices inputs positions"]:
+def _windows(
+    layer: Layer, x: Float[Tensor, "devices inputs batch *grid"]
+) -> Float[Tensor, "devices entries positions"]:
     """Under each output position what a kernel sees, in the order of the weight's entries."""
     devices, channels, batch, *grid = x.shape
     image = len(grid) == 2

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -179,14 +180,16 @@ def extract(model: PreTrainedModel, arch: Architecture) -> PreTrainedModel:
 
 @torch.no_grad()
 def reorder(
-    model: PreTrainedModel, head_importance: Tensor, neuron_importance: Tensor
+    model: PreTrainedModel,
+    head_importance: Float[Tensor, "layers heads"],
+    neuron_importance: Float[Tensor, "layers neurons"],
 ) -> PreTrainedModel:
     """Order heads and neurons of every layer, most important first, without changing the function.
 
     Args:
         model: a backbone of full width; it is not changed.
-        head_importance: shape ``(layers, heads)``, for grouped attention a head is a group.
-        neuron_importance: shape ``(layers, neurons)``.
+        head_importance: for grouped attention a head is a group.
+        neuron_importance: of each neuron of the MLPs.
     """
     reordered = build(model.config, "cpu")
     reordered.load_state_dict(model.state_dict())
@@ -208,12 +211,16 @@ def reorder(
     return reordered
 
 
-def _expand(order: Tensor, size: int) -> Tensor:
+def _expand(order: Int[Tensor, " units"], size: int) -> Int[Tensor, " channels"]:
     """Indices of the channels of units that are ``size`` channels each."""
     return (order[:, None] * size + torch.arange(size)).flatten()
 
 
-def _permute(linear: nn.Module, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+def _permute(
+    linear: nn.Module,
+    rows: Int[Tensor, " rows"] | None = None,
+    columns: Int[Tensor, " columns"] | None = None,
+) -> None:
     assert isinstance(linear, nn.Linear)
     if rows is not None:
         linear.weight.copy_(linear.weight[rows])

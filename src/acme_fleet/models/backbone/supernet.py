@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
@@ -26,10 +27,10 @@ from acme_fleet.models.storage import with_prefix
 
 @dataclass(frozen=True)
 class Run:
-    """One forward pass of a sub-network: its activations and logits ``(batch, classes)``."""
+    """One forward pass of a sub-network."""
 
     activations: Activations
-    logits: Tensor
+    logits: Float[Tensor, "batch classes"]
 
 
 class _Probe(nn.Module):
@@ -39,7 +40,7 @@ class _Probe(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, inputs: dict[str, Tensor]) -> Activations:
+    def forward(self, inputs: dict[str, Shaped[Tensor, "batch ..."]]) -> Activations:
         return activations(self.backbone, inputs)
 
 
@@ -80,7 +81,7 @@ class ElasticClassifier:
             self._skeletons[arch] = _Probe(build(config))
         return self._skeletons[arch].backbone
 
-    def run(self, arch: Architecture, inputs: dict[str, Tensor]) -> Run:
+    def run(self, arch: Architecture, inputs: dict[str, Shaped[Tensor, "batch ..."]]) -> Run:
         """Run a sub-network on views of the shared weights; inputs are moved to where they are."""
         self.skeleton(arch)
         backbone = self.classifier.backbone

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,16 +38,24 @@ class _HandMadeHeader(nn.Module):
         )
 
     def forward(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """Logits of shape ``(batch, classes)``; see :class:`Header` for the arguments."""
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits; see :class:`Header` for the arguments."""
         found = self.branch(last, penultimate, pooled, mask)
         return self.classifier["pooled"](pooled) + self.classifier["branch"](found)
 
     def branch(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """The output of the header's own layers, shape ``(batch, width)``."""
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None,
+    ) -> Float[Tensor, "batch width"]:
+        """The output of the header's own layers."""
         raise NotImplementedError
 
 
@@ -58,8 +67,12 @@ class MLPHeader(_HandMadeHeader):
         self.layers = nn.ModuleDict({"mix": nn.Linear(pooled + 2 * hidden, width)})
 
     def branch(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
-    ) -> Tensor:
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None,
+    ) -> Float[Tensor, "batch width"]:
         """See the base class."""
         axes = 1 if last.ndim == 3 else 2
         means = [mean_over_positions(features, mask, axes) for features in (last, penultimate)]
@@ -83,8 +96,12 @@ class CNNHeader(_HandMadeHeader):
         )
 
     def branch(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
-    ) -> Tensor:
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None,
+    ) -> Float[Tensor, "batch width"]:
         """See the base class."""
         x = torch.cat([last, penultimate], dim=1)
         for layer in self.layers.values():
@@ -113,8 +130,12 @@ class MixerHeader(_HandMadeHeader):
         )
 
     def branch(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None
-    ) -> Tensor:
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None,
+    ) -> Float[Tensor, "batch width"]:
         """See the base class.
 
         Raises:
@@ -131,7 +152,9 @@ class MixerHeader(_HandMadeHeader):
             return x.mean(dim=1)
         return mean_over_positions(clear_padding(x, places).transpose(1, 2), mask, 1)
 
-    def _over_tokens(self, x: Tensor) -> Tensor:
+    def _over_tokens(
+        self, x: Float[Tensor, "batch width tokens"]
+    ) -> Float[Tensor, "batch width tokens"]:
         """Leaves out the weights of positions beyond the text: they would meet zeros."""
         count = x.shape[2]
         enter, leave = (self.get_parameter(f"layers.tokens_{way}.weight") for way in ("in", "out"))
@@ -139,11 +162,13 @@ class MixerHeader(_HandMadeHeader):
         mixed = F.gelu(F.linear(x, enter[:, :count], before))
         return F.linear(mixed, leave[:count], after[:count])
 
-    def _over_channels(self, x: Tensor) -> Tensor:
+    def _over_channels(
+        self, x: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
         return self.layers["channels_out"](F.gelu(self.layers["channels_in"](x)))
 
 
-def _normalized(x: Tensor) -> Tensor:
+def _normalized(x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
     return F.layer_norm(x, x.shape[-1:])
 
 

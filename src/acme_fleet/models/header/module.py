@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,16 +62,19 @@ class Header(nn.Module):
         self.classifier = nn.ModuleDict({key[0]: pool[key] for key in read.items()})
 
     def forward(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """Logits of shape ``(batch, classes)``.
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits.
 
         Args:
-            last, penultimate: shape ``(batch, hidden, rows, columns)`` or
-                ``(batch, hidden, tokens)``; zero at padded positions.
-            pooled: shape ``(batch, pooled)``.
-            mask: shape ``(batch, 1, tokens)``, true at real positions; see
-                :mod:`acme_fleet.models.padding`. None where every position is real.
+            last, penultimate: rows and columns of patches, or tokens; zero at padded positions.
+            pooled: the pooled token.
+            mask: true at real positions; see :mod:`acme_fleet.models.padding`. None where every
+                position is real.
         """
         values = {"last": last, "penultimate": penultimate}
         masks = dict.fromkeys(values, mask)
@@ -86,7 +90,12 @@ class Header(nn.Module):
             logits = logits + self.classifier[name](mean)
         return logits
 
-    def _term(self, term: Term, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _term(
+        self,
+        term: Term,
+        x: Float[Tensor, "batch channels *grid"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None,
+    ) -> Float[Tensor, "batch written *smaller"]:
         # Features enter their first layer unrectified: their sign carries information.
         if term.layer:
             x = x if term.source in FEATURES else F.relu(x)
@@ -108,8 +117,11 @@ def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer) -> nn.Mo
 
 
 def pass_through(
-    operation: Operation, x: Tensor, mask: Tensor | None, axes: Literal[1, 2]
-) -> Tensor:
+    operation: Operation,
+    x: Float[Tensor, "*map"],
+    mask: Bool[Tensor, "*#map"] | None,
+    axes: Literal[1, 2],
+) -> Float[Tensor, "*map"]:
     """The operations without weights; each keeps the size.
 
     Args:
@@ -140,7 +152,9 @@ class _Sum(nn.Module):
             for term in node.terms
         ]
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
+    def forward(
+        self, parts: list[Float[Tensor, "batch _ *grid"]]
+    ) -> Float[Tensor, "batch channels *grid"]:
         widened = [
             part if source is None else _widen(part, source)
             for part, source in zip(parts, self.sources, strict=True)
@@ -148,13 +162,15 @@ class _Sum(nn.Module):
         return sum(widened[1:], start=widened[0])
 
 
-def _sources(channels: Channels, wanted: Channels) -> Tensor:
+def _sources(channels: Channels, wanted: Channels) -> Int[Tensor, " wanted"]:
     """For each wanted channel its place in ``channels``, or the place behind the last one."""
     place = {channel: index for index, channel in enumerate(channels)}
     return torch.tensor([place.get(channel, len(channels)) for channel in wanted], device="cpu")
 
 
-def _widen(part: Tensor, source: Tensor) -> Tensor:
+def _widen(
+    part: Float[Tensor, "batch _ *grid"], source: Int[Tensor, " wanted"]
+) -> Float[Tensor, "batch wanted *grid"]:
     zeros_behind = (0, 0) * (part.ndim - 2) + (0, 1)
     return F.pad(part, zeros_behind).index_select(1, source.to(part.device))
 
@@ -249,7 +265,11 @@ class LinearHeader(nn.Module):
         self.linear.load_state_dict({part: tensors[part].clone() for part in ("weight", "bias")})
 
     def forward(
-        self, last: Tensor, penultimate: Tensor, pooled: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """Logits of shape ``(batch, classes)``; the feature maps are not used."""
+        self,
+        last: Float[Tensor, "batch hidden *grid"],
+        penultimate: Float[Tensor, "batch hidden *grid"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits; the feature maps are not used."""
         return self.linear(pooled)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from acme_fleet.messages.header_plan import HeaderPlan
@@ -20,7 +21,7 @@ def unpruned(plan: HeaderPlan) -> HeaderPlan:
     return HeaderPlan.model_validate({**plan.model_dump(), "kept": {}})
 
 
-def places(plan: HeaderPlan) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+def places(plan: HeaderPlan) -> Iterator[tuple[str, tuple[Int[Tensor, ...], ...]]]:
     """For each tensor of a header its name, and an index of its place in the unpruned one."""
     for name, layer in plan.layers.items():
         rows = torch.tensor(layer.outputs)
@@ -43,8 +44,8 @@ def expand(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     return expanded
 
 
-def presence(plan: HeaderPlan) -> dict[str, Tensor]:
-    """For each tensor of the unpruned header which of its entries the plan still has, bool."""
+def presence(plan: HeaderPlan) -> dict[str, Bool[Tensor, ...]]:
+    """For each tensor of the unpruned header which of its entries the plan still has."""
     shapes = plan.shapes()
     return expand(plan, {name: torch.ones(shapes[name], dtype=torch.bool) for name in shapes})
 

@@ -91,7 +91,7 @@ seeds = st.integers(0, 2**32)
 
 
 @given(
-    strata=st.lists(st.integers(0, 5), max_size=80).map(np.array),
+    strata=st.lists(st.integers(0, 5), max_size=80).map(lambda s: np.array(s, dtype=int)),
     share=st.floats(0.01, 0.99),
     seed=seeds,
 )

@@ -13,8 +13,9 @@ from torch import Tensor
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.device.refinement import HeaderState, LocalTraining, Trained, prune_header
-from acme_fleet.edge.aggregation import aggregate, mix_headers
 from acme_fleet.models.header.module import Header, build_header
+from acme_fleet.personalization.importance import aggregate
+from acme_fleet.personalization.weights import mix_headers
 from acme_fleet.seeding import generator
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit

@@ -14,7 +14,7 @@ _MATHEMATICS = (
     *("cloud.importance", "cloud.objectives", "distillation", "selection", "cost.energy"),
     *("edge.controller", "edge.search", "edge.search_space", "edge.shared_weights"),
     *("edge.strategies", "edge.comparison", "edge.similarity"),
-    *("edge.aggregation", "device.importance", "device.refinement", "models", "privacy.noise"),
+    *("personalization", "device.importance", "device.refinement", "models", "privacy.noise"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "beartype.beartype")
 

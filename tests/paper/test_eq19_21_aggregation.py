@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from acme_fleet.edge import similarity
-from acme_fleet.edge.aggregation import aggregate, normalize, present
+from acme_fleet.edge.peers import present
 from acme_fleet.edge.similarity import (
     debias,
     distance_matrix,
@@ -26,6 +26,7 @@ from acme_fleet.edge.similarity import (
     who_listens_to_whom,
 )
 from acme_fleet.errors import FleetError
+from acme_fleet.personalization.importance import aggregate, normalize
 
 COORDINATES = st.floats(-100, 100, allow_subnormal=False)
 

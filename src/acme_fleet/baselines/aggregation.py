@@ -2,7 +2,7 @@
 
 Each gives a matrix whose row n holds the weights of n's peers, itself included. The identity
 mixes nothing; Alone and Avg differ from ACME in nothing else. FedAvg applies its rows to the
-header's weights (:func:`acme_fleet.edge.aggregation.mix_headers`).
+header's weights (:func:`acme_fleet.personalization.weights.mix_headers`).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier, feature_sizes
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.accounting import PrivacyLoss
 from acme_fleet.privacy.masking import public_key
 from acme_fleet.runs.traffic import expected_loss, row_bytes
@@ -100,10 +101,12 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
     # A block of other operations may also have one layer that aligns its inputs.
     aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
     personalization = fleet.personalization
-    weights = 0 if personalization.mix == "importance" else parameter_count(header.shapes())
-    masked = personalization.privacy.masking
-    receivers = max(len(cluster.devices) for cluster in fleet.clusters) if masked else 1
-    if masked:
+    numbers = rule_of(personalization).most_numbers(
+        header.neurons + aligned,
+        parameter_count(header.shapes()),
+        max(len(cluster.devices) for cluster in fleet.clusters),
+    )
+    if personalization.privacy.masking:
         public_key(b"")  # its library must be there before any work is done
     return Plan(
         grid=grid,
@@ -111,7 +114,7 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
         reference_bytes=file_size(shapes_of(reference)),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
         feature_bytes=personalization.rows_sent * row_bytes(personalization, header.pooled_size),
-        round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
+        round_bytes=4 * numbers,
         loss=expected_loss(personalization),
         holdings={
             name: Holding.of(splits, world.classes) for name, splits in world.private.items()

@@ -13,7 +13,6 @@ from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import DamagedError
 from acme_fleet.outside import one_line
 from acme_fleet.privacy.accounting import PrivacyLoss
-from acme_fleet.runs.disclosure import Leaving, what_leaves
 from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
 
 Count = Annotated[int, Field(ge=0, le=2**63)]
@@ -189,11 +188,6 @@ class Summary(_Record):
     """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
     warnings: list[str] = []
     """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
-
-    @property
-    def leaving(self) -> list[Leaving]:
-        """The messages that left the devices, in words."""
-        return what_leaves(self.personalization)
 
     def write(self, path: Path) -> None:
         """Write as indented JSON with a checksum, atomically.

@@ -73,7 +73,7 @@ class Match:
     chosen: int
 
 
-def fitting(sizes: np.ndarray, limit: float, cluster: str) -> np.ndarray:
+def fitting(sizes: np.ndarray, limit: float | int, cluster: str) -> np.ndarray:
     """Indices of the candidates with size at most ``limit``, ascending (constraint of Eq. 10).
 
     Raises:
@@ -88,7 +88,7 @@ def fitting(sizes: np.ndarray, limit: float, cluster: str) -> np.ndarray:
 def match(
     objectives: np.ndarray,
     sizes: np.ndarray,
-    limit: float,
+    limit: float | int,
     performance_window: float,
     cluster: str,
     rule: Rule = "nearest",
@@ -165,7 +165,7 @@ def match_many(
     return chosen[cases]
 
 
-def _nothing_fits(sizes: np.ndarray, limit: float, where: str) -> str:
+def _nothing_fits(sizes: np.ndarray, limit: float | int, where: str) -> str:
     smallest = int(np.argmin(sizes))
     return (
         f"{where}: no candidate fits; the smallest, number {smallest}, "

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
+from acme_fleet.personalization.disclosure import what_leaves
 from acme_fleet.report.words import bytes_text, features_text, share_text
-from acme_fleet.runs.disclosure import what_leaves
 from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
         guarantees.add_row("the feature sample", _epsilon(loss.features), one)
         guarantees.add_row("all importance sets", _epsilon(loss.importance), all_data)
         everything = "both"
-        if personalization.mix != "importance":
+        if personalization.mixes_weights:
             everything = "both, with the header's weights, which have no noise"
         guarantees.add_row(everything, _epsilon(loss.sample), one)
         guarantees.add_row(everything, _epsilon(loss.device), all_data)

@@ -1,4 +1,4 @@
-"""Personalised aggregation of importance sets (Eq. 21), and of header weights (a deviation)."""
+"""Rules ``weights`` and ``both``: similar devices mix their headers' weights (a deviation)."""
 
 from __future__ import annotations
 
@@ -10,63 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acme_fleet.errors import ProtocolError
+from acme_fleet.messages.edge_device import ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.header.unpruned import expand, places, presence
-
-ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
-"""Importance by layer, one number for each of its channels."""
-
-
-def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
-    """Scale a set to sum 1, so that no device's loss scale outvotes the others.
-
-    In double precision: sums may exceed what the values' own precision can hold.
-    """
-    total = sum(float(values.double().sum()) for values in importance.values())
-    return {
-        layer: (values.double() / total).to(values.dtype) for layer, values in importance.items()
-    }
-
-
-def aggregate(
-    sets: Mapping[str, ImportanceSet], weights: Float[np.ndarray, "devices devices"]
-) -> dict[str, dict[str, Tensor]]:
-    """Q'_n = Σ_i ŵ_{n,i} Q_i for every device (Eq. 21).
-
-    Args:
-        sets: an importance set for each device, all with the same layers and shapes.
-        weights: Ŵ, rows and columns in the order of ``sets``.
-    """
-    names = list(sets)
-    normalized = [normalize(sets[name]) for name in names]
-    mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for layer in normalized[0]:
-        stacked = torch.stack([own[layer] for own in normalized])
-        combined = torch.from_numpy(weights).to(stacked.dtype) @ stacked
-        for row, name in enumerate(names):
-            mixed[name][layer] = combined[row]
-    return mixed
-
-
-def present(
-    weights: Float[np.ndarray, "devices devices"],
-    index: list[int],
-    freshness: Sequence[float] | None = None,
-) -> Float[np.ndarray, "present present"]:
-    """The weights among those who count in a round, rows summing to 1 again.
-
-    Args:
-        weights: Ŵ of all devices.
-        index: the rows of those who count.
-        freshness: how much each of them counts for the others, in their order; 1 by default. A
-            device's weight for itself stays.
-    """
-    chosen = weights[np.ix_(index, index)]
-    if freshness is not None:
-        own = np.diag(chosen).copy()
-        chosen = chosen * np.asarray(freshness)
-        np.fill_diagonal(chosen, own)
-    return chosen / chosen.sum(axis=1, keepdims=True)
+from acme_fleet.models.storage import clone_state
+from acme_fleet.outside import reason
+from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, Own, Upload
+from acme_fleet.personalization.importance import ImportanceRule, aggregate
 
 
 @dataclass(frozen=True)
@@ -198,3 +149,79 @@ def _rows(
 def _own(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Out of tensors in the unpruned shapes those entries that a plan still has."""
     return {name: tensors[name][place or ...].clone() for name, place in places(plan)}
+
+
+def left(plan: HeaderPlan, kept: Mapping[str, Sequence[int]]) -> HeaderPlan:
+    """The plan of which pruning has left the channels ``kept``.
+
+    Raises:
+        ValueError: if they do not exist.
+    """
+    return HeaderPlan.model_validate({**plan.model_dump(), "kept": kept})
+
+
+class WeightsRule(ImportanceRule):
+    """Headers' weights are mixed by Ŵ; with ``mix: both`` the importance sets too."""
+
+    def disclosed(self) -> str:
+        """The header too."""
+        return f"{super().disclosed()}, and the header's weights"
+
+    def protections(self) -> list[str]:
+        """Weights have none."""
+        return [*super().protections(), f"weights {NOT_PROTECTED}"]
+
+    def most_numbers(self, neurons: int, weights: int, devices: int) -> int:
+        """One for each neuron and each weight."""
+        return neurons + weights
+
+    def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
+        """The importance set, the header as it is now, and the channels that it has."""
+        return ImportanceUpload(
+            round=start.round,
+            importance=dict(own.importance),
+            header=clone_state(own.header),
+            held=self.held(own),
+            kept={name: list(channels) for name, channels in own.header.plan.kept.items()},
+        )
+
+    def header_shapes(
+        self, name: str, kept: Mapping[str, Sequence[int]], plan: HeaderPlan
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of the header of which pruning has left the channels ``kept``.
+
+        Raises:
+            ProtocolError: if the device kept what does not exist.
+        """
+        try:
+            return left(plan, kept).shapes()
+        except ValueError as error:
+            raise ProtocolError(f"the channels that {name} kept: {reason(error)}") from error
+
+    def held(self, own: Own) -> list[int]:
+        """Classes that the device tells of: none."""
+        return []
+
+    def mix(
+        self,
+        uploads: Mapping[str, Upload],
+        plan: HeaderPlan,
+        coarse: Mapping[str, Tensor],
+        weights: Float[np.ndarray, "devices devices"],
+    ) -> Mixture:
+        """Mixed headers; a set that is not mixed comes back as the device's own."""
+        sets = {name: upload.importance for name, upload in uploads.items()}
+        alone = np.eye(len(sets)) if self.settings.mix == "weights" else weights
+        mixed = mix_headers(
+            {name: upload.header for name, upload in uploads.items()},
+            {name: left(plan, upload.kept) for name, upload in uploads.items()},
+            weights,
+            coarse,
+            held=self.holders(uploads),
+        )
+        shortened = {name: scale for name, scale in mixed.scales.items() if scale < 1}
+        return Mixture(aggregate(sets, alone), mixed.headers, shortened)
+
+    def holders(self, uploads: Mapping[str, Upload]) -> dict[str, Sequence[int]] | None:
+        """Classes by device, where the classifier's rows are mixed among those who hold them."""
+        return None

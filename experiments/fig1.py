@@ -73,7 +73,6 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         axes.set_xlabel(unit)
         level(axes, result.get("probe"), ON_PUBLIC)
         axes.grid(alpha=0.3)
-    left.legend()
     left.set_ylabel("test accuracy, %")
     figure.colorbar(points, ax=right, label="depth (area: width)")
 

@@ -33,7 +33,7 @@ from .rivals import NAMES, personal_accuracies, pretrain_rival, trained
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
 POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"
 WHOLE = "the whole reference, adapted"
-PROBES = {way: f"the whole reference in int8, {way}" for way in (ALONE, AVERAGED)}
+PROBES = {way: f"probe: {way}" for way in (ALONE, AVERAGED)}
 BOUNDS = (POOLED, ADAPTED, LOCAL, WHOLE)
 SAME_VIT = {
     "dynabert": ("DynaBERT's recipe", dynabert),

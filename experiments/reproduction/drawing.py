@@ -47,7 +47,8 @@ def level(axes: Axes, probe: dict[str, Any] | None, place: str, start: float = 0
     ways = probe["places"][place]["accuracy"]
     for style, (way, value) in zip(("--", ":"), ways.items(), strict=False):
         height = 100 * (value["mean"] - start)
-        axes.axhline(height, color="black", linestyle=style, label=f"whole reference, {way}")
+        axes.axhline(height, color="black", linestyle=style, label=f"probe: {way}")
+    axes.legend(fontsize=6)
 
 
 def _errors(told: Any, factor: float) -> list[float]:

@@ -37,8 +37,8 @@ def render(results: list[dict[str, Any]]) -> str:
         "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it\n"
         "lists them. `smoke` only shows that the stories run. Means over seeds with Student's\n"
         "95 % interval, full test sets, choices on validation data; every seed is in the file.\n"
-        "Beside every accuracy stands the rival that needs ten lines: the reference untouched and\n"
-        "whole (raw inputs without a checkpoint), and a logistic regression on its features.\n"
+        "Beside every accuracy stands the probe, the rival that needs ten lines: the reference\n"
+        "untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.\n"
         "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
         "and of checkpoints that were fine-tuned always and pooled by their first token.",
         "## Goals that are missed",
@@ -82,7 +82,7 @@ def _section(name: str, results: list[dict[str, Any]]) -> str:
         if name not in NO_PROBE:
             probe = result.get("probe")
             told = probe["headline"] if probe else "not measured then"
-            lines.append(f"| the rival, {result['scale']} | {told} |")
+            lines.append(f"| the probe, {result['scale']} | {told} |")
     return "\n".join([*lines, "", f"![{name}]({file_of(results[0])})"])
 
 

@@ -263,7 +263,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
             loss=float(choice.objectives[i, 0]),
-            accuracy=float(choice.accuracies[i]),
+            accuracy=None if choice.accuracies is None else float(choice.accuracies[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

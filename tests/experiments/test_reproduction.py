@@ -327,9 +327,9 @@ def test_the_rivals_means_are_over_devices_then_over_seeds():
     assert told["headline"].startswith(f"all: {ALONE} 75.0 [")
 
 
-@pytest.mark.parametrize(("limit", "best"), [(1, "early exit"), (2, "int8")])
+@pytest.mark.parametrize(("limit", "best"), [(1, "early exit"), (2, "probe")])
 def test_the_whole_reference_competes_where_it_fits(limit: int, best: str):
-    kept = {way: f"the whole reference in int8, {way}" for way in (ALONE, AVERAGED)}
+    kept = contest.PROBES
     table = {
         contest.OURS: {"accuracy": [0.5, 0.5], "size_bytes": 1},
         "early exit": {"accuracy": [0.25, 0.5], "size_bytes": 1},
@@ -423,11 +423,11 @@ def test_the_page_says_first_what_is_missed():
 
 def test_the_page_shows_the_rival_or_that_it_was_not_measured():
     probe = {"headline": "all devices: 91 %", "places": {}}
-    assert "| the rival, small | all devices: 91 % |" in page.render(
+    assert "| the probe, small | all devices: 91 % |" in page.render(
         [_result(name="fig7a", probe=probe)]
     )
-    assert "| the rival, small | not measured then |" in page.render([_result(name="fig7a")])
-    assert "the rival, small" not in page.render([_result(name="fig9")])
+    assert "| the probe, small | not measured then |" in page.render([_result(name="fig7a")])
+    assert "the probe, small" not in page.render([_result(name="fig9")])
 
 
 def test_too_few_seeds_are_not_reported(tmp_path: Path):

@@ -41,7 +41,7 @@ class ClusterChoice:
         parts: their places in its profile; all choose the same.
         storage_bytes: min C_n over them. The rest is of the part with that limit.
         objectives: loss, energy in J, size in bytes, shape ``(candidates, 3)``.
-        accuracies: on the data of the losses, shape ``(candidates,)``.
+        accuracies: on the data of the losses, shape ``(candidates,)``; None without labels.
         selection: the front and the choice (Eq. 11-13).
     """
 
@@ -49,7 +49,7 @@ class ClusterChoice:
     parts: list[int]
     storage_bytes: int
     objectives: np.ndarray
-    accuracies: np.ndarray
+    accuracies: np.ndarray | None
     selection: Match
 
 

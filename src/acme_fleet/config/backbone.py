@@ -50,8 +50,9 @@ class Reference(Settings):
     Hugging Face hub name; what starts with ``.`` or ``/`` is a folder always. ``revision`` is the
     commit, branch or tag on the hub. ``pooling`` makes one vector of tokens: ``first``, ``mean``,
     ``last`` or ``first_mean``. With ``auto`` a sentence encoder's own file says how, or else public
-    validation data choose. A checkpoint is used untouched, unless training it on the public data
-    wins on validation data; each layer then learns ``layer_decay`` times as fast as the one after.
+    validation data choose; if these have no labels, its family's own way is taken. A checkpoint is
+    used untouched, unless training it on the public data wins on validation data; each layer then
+    learns ``layer_decay`` times as fast as the one after. Without labels it is never trained.
     """
 
     checkpoint: Path | str | None = None
@@ -105,13 +106,14 @@ class Backbone(Settings):
 
     ``allocation`` says how a width is spread over the layers: ``uniform``, the same in each, or
     ``global``, as much in all by one ranking of importance per parameter. ``importance`` is what a
-    head or neuron changes: the loss on the public labels, or the pooled features, without labels.
+    head or neuron changes: the loss on the public ``labels``, or the pooled ``features``, without
+    labels. ``auto``: ``labels`` where the public data have some, otherwise ``features``.
     """
 
     widths: Annotated[list[Width], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
     allocation: Literal["uniform", "global"] = "uniform"
-    importance: Literal["labels", "features"] = "labels"
+    importance: Literal["auto", "labels", "features"] = "auto"
     importance_samples: PositiveInt = 256
     distillation: Distillation = Distillation()
 

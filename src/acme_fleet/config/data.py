@@ -71,9 +71,11 @@ Partition = Annotated[IID | Pathological | Dirichlet | Natural, Field(discrimina
 class Data(Settings):
     """The source of the samples, and their partition.
 
-    ``public`` of the samples are the cloud's. The others are partitioned over the devices; of
-    what would fall to a cluster, ``edge_share`` (relative to its devices' data) is the edge
-    server's own and never on a device. Devices with a ``data`` path of their own keep theirs.
+    ``public`` is the share of the samples that is the cloud's, or a path to data of its own, read
+    as a device's: without a label column, or class folders, they are unlabelled, and the reference
+    must be a checkpoint. The others are partitioned over the devices; of what would fall to a
+    cluster, ``edge_share`` (relative to its devices' data) is the edge server's own and never on a
+    device. Devices with a ``data`` path of their own keep theirs.
 
     ``train`` and ``test`` are paths: ``arrays`` .npz files, ``images`` folders of class folders,
     ``parquet`` files, ``text`` JSON Lines files with ``text_column`` and ``label_column``, whose
@@ -92,7 +94,7 @@ class Data(Settings):
     label_column: str = "label"
     classes: ClassNames | PositiveInt | None = None
     image_size: PositiveInt | None = None
-    public: Fraction = 0.4
+    public: Fraction | Path = 0.4
     edge_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
     validation: Fraction = 0.2
     test_share: Fraction = 0.25
@@ -104,6 +106,15 @@ class Data(Settings):
         """Text is a path, and then relative to the fleet file, unless it names a hub's data set."""
         named = info.data.get("source") == "huggingface" and str(value)[:1] not in (".", "/")
         return Path(value) if isinstance(value, str) and not named else value
+
+    @field_validator("public", mode="before")
+    @classmethod
+    def _share_or_path(cls, value: Any) -> Any:
+        if isinstance(value, str | Path) and str(value).strip():
+            return Path(value)
+        if isinstance(value, int | float) and 0 < value < 1:
+            return float(value)
+        raise ValueError("give a share between 0 and 1, or the path of the cloud's own data")
 
     @model_validator(mode="after")
     def _has_path(self) -> Data:

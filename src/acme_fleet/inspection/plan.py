@@ -65,6 +65,8 @@ class Plan:
         grid: the candidates (w, d).
         sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
             allocation, which is known only after training, those of the uniform one: its bound.
+        public_samples: of the cloud's, train, validation and test.
+        public_labelled: whether they have labels.
         reference_bytes: of the reference as it would be shipped.
         limits: min C_n for each cluster by name.
         feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
@@ -76,6 +78,8 @@ class Plan:
 
     grid: Grid
     sizes: np.ndarray
+    public_samples: int
+    public_labelled: bool
     reference_bytes: int
     limits: dict[str, int]
     feature_bytes: int
@@ -95,7 +99,8 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
     Raises:
         FleetError: if the model cannot be built for these data.
     """
-    reference = untrained_reference(fleet, world.public, world.classes)
+    public = world.public
+    reference = untrained_reference(fleet, public, world.classes)
     grid = candidate_grid(fleet.backbone, reference)
     header = largest_header(fleet.header, reference)
     # A block of other operations may also have one layer that aligns its inputs.
@@ -111,6 +116,8 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
     return Plan(
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
+        public_samples=sum(map(len, (public.train, public.validation, public.test))),
+        public_labelled=public.labelled,
         reference_bytes=file_size(shapes_of(reference)),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
         feature_bytes=personalization.rows_sent * row_bytes(personalization, header.pooled_size),

@@ -29,12 +29,13 @@ class ReferenceSummary(_Record):
     """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2.
 
     ``origin`` is ``trained``, ``fine-tuned`` or ``untouched``; ``pooling`` makes its pooled vector.
+    ``accuracy`` is none where the public data have no labels.
     """
 
     params: Count
     patches: Count
     size_bytes: Size
-    accuracy: Share
+    accuracy: Share | None
     origin: Literal["trained", "fine-tuned", "untouched"] = "trained"
     pooling: Pooling = "first"
 
@@ -43,13 +44,15 @@ class Candidate(_Record):
     """One backbone δ(θ0, w, d) with its objectives (Eq. 10) for one cluster.
 
     ``loss`` and ``accuracy`` on the cloud's public validation data, ``energy_j`` of the cluster's
-    worst device, ``size_bytes`` of the whole model as shipped with the smallest header.
+    worst device, ``size_bytes`` of the whole model as shipped with the smallest header. Where these
+    data have no labels, ``accuracy`` is none, and ``loss`` is the squared error of the pooled
+    features over the reference's variance.
     """
 
     width: Share
     depth: Size
     loss: float
-    accuracy: Share
+    accuracy: Share | None
     energy_j: Amount
     size_bytes: Size
     feasible: bool
@@ -103,6 +106,11 @@ class ClusterSummary(_Record):
     def edge(self) -> str:
         """The name of the edge server."""
         return self.name.partition(":")[0]
+
+    @property
+    def labelled(self) -> bool:
+        """True where the candidates were measured on data with labels."""
+        return all(candidate.accuracy is not None for candidate in self.candidates)
 
 
 class DeviceSummary(_Record):

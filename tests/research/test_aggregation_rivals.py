@@ -8,16 +8,16 @@ import torch
 from scipy.stats import entropy
 from torch import Tensor
 
-from acme_fleet.baselines.aggregation import (
+from acme_fleet.device.refinement import prune_header
+from acme_fleet.edge.aggregation import contain, mix_headers, update_scales
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.header.module import Header, build_header, initial_tensors
+from acme_research.rivals.aggregation import (
     alone,
     average,
     federated_average,
     jensen_shannon_distances,
 )
-from acme_fleet.device.refinement import prune_header
-from acme_fleet.edge.aggregation import contain, mix_headers, update_scales
-from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
-from acme_fleet.models.header.module import Header, build_header, initial_tensors
 
 GENOTYPE = Genotype(
     blocks=(Block(inputs=(0, 1), operations=("conv3", "conv1")),), cells=1, channels=4

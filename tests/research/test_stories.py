@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fig11
-import personalisation
-import personalisation_features
-import personalisation_fleets
 import pytest
-from reproduction.bench import Bench, Options
-from reproduction.frame import run
-from reproduction.page import STORIES
 
 from acme_fleet.config.training import Training
 from acme_fleet.training.loop import fit
+from acme_research.ablations import (
+    personalisation,
+    personalisation_features,
+    personalisation_fleets,
+)
+from acme_research.frame.bench import Bench, Options
+from acme_research.frame.page import STORIES
+from acme_research.frame.story import run
+from acme_research.stories import fig11
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def _fit_once(module: Any, samples: Any, training: Training, *others: Any, **opt
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in _SLOW else n for n in STORIES]
 )
 def test_smoke(name: str, pieces: Path, tmp_path: Path):
-    story = importlib.import_module(name).STORY
+    story = importlib.import_module(f"acme_research.stories.{name}").STORY
     result = run(story, Options("smoke", 1, None, pieces, tmp_path))
     assert story.name == name
     assert result["headline"]

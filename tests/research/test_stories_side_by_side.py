@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from reproduction.bench import Bench, Options
-from reproduction.frame import run
-from reproduction.parallel import make_pieces, of_each_seed
 
 from acme_fleet.errors import FleetError
+from acme_research.frame.bench import Bench, Options
+from acme_research.frame.parallel import make_pieces, of_each_seed
+from acme_research.frame.story import run
 
 
 def _first(bench: Bench) -> None:
@@ -49,7 +49,7 @@ def test_each_stage_finds_what_the_one_before_left_on_disk(tmp_path: Path):
 @pytest.mark.slow
 def test_how_many_processes_there_are_decides_nothing(tmp_path: Path):
     """BERT has dropout, and its contests are of two storage limits, side by side."""
-    story = importlib.import_module("clinc150").STORY
+    story = importlib.import_module("acme_research.stories.clinc150").STORY
     alone, many = (
         run(story, Options("smoke", 1, None, tmp_path / f"{jobs}", tmp_path, jobs=jobs))
         for jobs in (1, 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.choice import match
 from acme_fleet.selection.front import exact_front, grid_coordinates
-from acme_fleet.selection.rivals import (
+from acme_research.rivals.selection import (
     efficiency_ratio,
     greedy_accuracy,
     greedy_size,

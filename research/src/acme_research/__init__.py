@@ -1,1 +1,1 @@
-"""What the stories of the paper's evaluation share: scales, pieces on disk, results, rivals."""
+"""The paper's evaluation, ablations and benchmarks of acme-fleet."""

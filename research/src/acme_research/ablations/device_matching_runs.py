@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from reproduction.frame import probe_over_seeds
-from reproduction.probe import all_devices
 from scipy import stats
 
 import acme_fleet
@@ -31,6 +29,8 @@ from acme_fleet.cli import EXAMPLE
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
+from acme_research.frame.probe import all_devices
+from acme_research.frame.story import probe_over_seeds
 
 RESULT = Path(__file__).parent / "results" / "device_matching_runs.json"
 STORAGES = ["150 kB", "160 kB", "400 kB", "420 kB", "1.1 MB", "1.2 MB"]

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from reproduction.probe import Figures, fitted
 from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
@@ -48,6 +47,7 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.simulation.probe_rival import Encoder
 from acme_fleet.training.evaluation import evaluate
+from acme_research.frame.probe import Figures, fitted
 
 RESULTS = Path(__file__).parent / "results"
 BACKBONES = {"small": (0.25, 2), "large": (0.75, 4)}

@@ -24,8 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from personalisation_fleets import DEVICES, GENOTYPE, PRIVATE, SHARED, load, make_world
-from personalisation_methods import (
+from scipy import stats
+
+from acme_fleet.training.evaluation import evaluate
+from acme_research.ablations.personalisation_fleets import (
+    DEVICES,
+    GENOTYPE,
+    PRIVATE,
+    SHARED,
+    load,
+    make_world,
+)
+from acme_research.ablations.personalisation_methods import (
     ABLATIONS,
     EXPLORED,
     LOCAL,
@@ -38,10 +48,7 @@ from personalisation_methods import (
     Method,
     personalise,
 )
-from reproduction.probe import ALONE, AVERAGED, on_features
-from scipy import stats
-
-from acme_fleet.training.evaluation import evaluate
+from acme_research.frame.probe import ALONE, AVERAGED, on_features
 
 RESULT = Path(__file__).parent / "results" / "personalisation.json"
 RIVALS = ("Alone", "FedAvg", "FedAvg, seven rounds", "Pooled")

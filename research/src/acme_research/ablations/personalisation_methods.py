@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from personalisation_fleets import COARSE, World
-from personalisation_similarity import listening
-from personalisation_training import Local, train_all
 from torch import Tensor
 
 from acme_fleet.config.training import Training
@@ -18,6 +15,9 @@ from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.seeding import generator
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
+from acme_research.ablations.personalisation_fleets import COARSE, World
+from acme_research.ablations.personalisation_similarity import listening
+from acme_research.ablations.personalisation_training import Local, train_all
 
 LOCAL = Training(epochs=10, batch_size=16, learning_rate=2e-3)
 ROUNDS = 3

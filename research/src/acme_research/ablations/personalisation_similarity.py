@@ -1,16 +1,16 @@
 """Who listens to whom in ``personalisation.py``: the product's weights, rivals and a bound."""
 
 import numpy as np
-from personalisation_fleets import World
 from scipy.spatial.distance import cdist
 
-from acme_fleet.baselines import aggregation as rivals
 from acme_fleet.edge.similarity import (
     debias,
     distance_matrix,
     mixing_weights,
     who_listens_to_whom,
 )
+from acme_research.ablations.personalisation_fleets import World
+from acme_research.rivals import aggregation as rivals
 
 
 def listening(kind: str, world: World, feature_samples: int, temperature: float) -> np.ndarray:

@@ -20,16 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from personalisation import PROBE, interval, read_runs, regressions
-from personalisation_fleets import DEVICES, World, load, make_world
-from personalisation_methods import METHODS, OURS, ROUNDS, First, personalise, similarity
-from reproduction.probe import on_features
 from scipy import stats
 from torch import Tensor
 
 from acme_fleet.config.personalization import Privacy
 from acme_fleet.privacy.accounting import epsilon
 from acme_fleet.privacy.noise import protect_features, protect_importance, quantize
+from acme_research.ablations.personalisation import PROBE, interval, read_runs, regressions
+from acme_research.ablations.personalisation_fleets import DEVICES, World, load, make_world
+from acme_research.ablations.personalisation_methods import (
+    METHODS,
+    OURS,
+    ROUNDS,
+    First,
+    personalise,
+    similarity,
+)
+from acme_research.frame.probe import on_features
 
 RESULT = Path(__file__).parent / "results" / "privacy.json"
 DELTA = 1e-5

@@ -17,7 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reproduction.frame import (
+import acme_fleet
+from acme_fleet.cli import EXAMPLE
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.runs.summary import Summary
+from acme_research.frame.probe import all_devices
+from acme_research.frame.story import (
     RESULTS,
     commit,
     hardware,
@@ -25,12 +30,6 @@ from reproduction.frame import (
     paired,
     probe_over_seeds,
 )
-from reproduction.probe import all_devices
-
-import acme_fleet
-from acme_fleet.cli import EXAMPLE
-from acme_fleet.config.fleet import Fleet
-from acme_fleet.runs.summary import Summary
 
 # As many epochs as each of the two steps of Eq. 9 takes there.
 _RECOVERY = Fleet.from_yaml(EXAMPLE).backbone.distillation.model_dump(mode="json")["recovery"]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from record import write_result
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
@@ -21,6 +20,7 @@ from acme_fleet.device.refinement import LocalTraining, train_header
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import build_header, initial_tensors
 from acme_fleet.simulation.batched import train_headers
+from acme_research.frame.record import write_benchmark
 
 TRAINING = Training(epochs=5, batch_size=16, learning_rate=3e-3)
 HIDDEN, CLASSES, GRID, TOGETHER = 32, 10, (4, 4), 100
@@ -85,7 +85,6 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    start = time.perf_counter()
     in_turn(20)  # not counted
     rows, times = {}, {}
     for count in (50, 500):
@@ -102,16 +101,14 @@ def main() -> None:
         row["ratio"] = row["one by one s"] / row["together s"]
         print(f"{count:>5} devices  " + "  ".join(f"{k} {v:9.2f}" for k, v in row.items()))
     ratios = np.sort(times[500][:, 0] / times[500][:, 1])
-    path = write_result(
+    write_benchmark(
         name="batched_devices",
         value=float(rows[500]["ratio"]),
         unit="times faster, 500 devices",
         better="higher",
         goal=GOAL,
         rival="the same devices trained one after another, in turn in the same run",
-        seeds=[0],
         interval=(float(ratios[0]), float(ratios[-1])),
-        seconds=time.perf_counter() - start,
         details={
             "by devices": {
                 str(count): {name: round(float(value), 3) for name, value in row.items()}
@@ -124,7 +121,6 @@ def main() -> None:
             "threads": torch.get_num_threads(),
         },
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 import time
 
-import batched_devices as work
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
-from record import write_result
 
 from acme_fleet.device.refinement import train_header
+from acme_research.benchmarks import batched_devices as work
+from acme_research.frame.record import write_benchmark
 
 DEVICES, TURNS, GOAL = 100, 3, 10.0
 
@@ -65,7 +65,6 @@ def ask(grid: Grid, train: bool) -> None:
 
 
 if __name__ == "__main__":
-    begin = time.perf_counter()
     run_simulation(
         server_app=server,
         client_app=client,
@@ -73,16 +72,13 @@ if __name__ == "__main__":
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
     ratios = np.array([flower / together for flower, together in seconds])
-    path = write_result(
+    write_benchmark(
         name="batched_vs_flower",
         value=float(np.median(ratios)),
         unit="times faster, 100 devices",
         better="higher",
         goal=GOAL,
         rival=f"Flower's simulation of the same local work on {os.cpu_count()} cores, in turn",
-        seeds=[0],
         interval=(float(ratios.min()), float(ratios.max())),
-        seconds=time.perf_counter() - begin,
         details={"seconds": [{"Flower": f, "together": t} for f, t in seconds]},
     )
-    print(f"wrote {path}")

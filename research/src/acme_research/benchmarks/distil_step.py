@@ -7,11 +7,7 @@ at least. More than 1 is the price of running views of shared weights.
 
 from __future__ import annotations
 
-import time
-
-import numpy as np
 import torch
-from record import cpu_times, ratio_of_medians, write_result
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
@@ -19,6 +15,8 @@ from acme_fleet.distillation.elastic import DistillationStep, distillation_loss,
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Classifier, activations
+from acme_research.frame.intervals import ratio_of_medians
+from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
 BATCH, REPETITIONS, GOAL = 16, 12, 1.15
 STUDENTS = [(1.0, 12), (0.25, 2), (0.5, 6), (0.75, 9)]
@@ -31,7 +29,6 @@ def run_of(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> Run:
 
 
 def main() -> None:
-    start = time.perf_counter()
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=192, num_attention_heads=3, intermediate_size=768, image_size=64, patch_size=8
@@ -62,19 +59,15 @@ def main() -> None:
 
     seconds = cpu_times({"sandwich": sandwich_step, "one by one": one_by_one}, REPETITIONS)
     value, interval = ratio_of_medians(seconds["sandwich"], seconds["one by one"])
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    for name, median in medians.items():
-        print(f"{name:<12}{1000 * median:8.0f} ms")
-    path = write_result(
+    medians = print_medians(seconds)
+    write_benchmark(
         name="distil_step",
         value=value,
         unit="CPU time of a sandwich step / of its passes as separate modules",
         better="lower",
         goal=GOAL,
         rival="ordinary small modules, one forward and backward pass each, teachers once",
-        seeds=[0],
         interval=interval,
-        seconds=time.perf_counter() - start,
         details={
             "model": "ViT-tiny, 64 x 64, patch 8",
             "batch": BATCH,
@@ -83,7 +76,7 @@ def main() -> None:
             "median CPU seconds, one thread": medians,
         },
     )
-    print(f"{value:.3f}, 95 % interval {interval}; wrote {path}")
+    print(f"{value:.3f}, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

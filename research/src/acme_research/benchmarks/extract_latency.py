@@ -12,9 +12,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import torch
-from record import cpu_times, ratio_of_medians, write_result
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, ViTConfig, ViTModel
@@ -25,6 +23,8 @@ from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier
+from acme_research.frame.intervals import ratio_of_medians
+from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
 REPETITIONS, GOAL = 60, 1 / 3
 
@@ -69,7 +69,6 @@ def seconds_for_sizes(backbone: PreTrainedModel) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    start = time.perf_counter()
     torch.manual_seed(0)
     config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     full = as_elastic(ViTModel(config, add_pooling_layer=False))
@@ -87,23 +86,19 @@ def main() -> None:
         },
         REPETITIONS,
     )
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    medians = print_medians(seconds, digits=2)
     value, interval = ratio_of_medians(seconds["extracted"], seconds["full"])
     parameters = parameter_count(shapes_of(small))
     file_bytes = {name: file_sizes(model) for name, model in (("full", full), ("extracted", small))}
-    for name, median in medians.items():
-        print(f"{name:<12}{1000 * median:8.2f} ms")
     print(f"{parameters:,} parameters in files of {file_bytes['extracted']} bytes")
-    path = write_result(
+    write_benchmark(
         name="extract_latency",
         value=value,
         unit="latency of the extracted backbone / of the full one, batch 1",
         better="lower",
         goal=GOAL,
         rival="the full model (and the masked one, see details)",
-        seeds=[0],
         interval=interval,
-        seconds=time.perf_counter() - start,
         details={
             "model": "ViT-tiny, 224 x 224, 12 layers",
             "kept": {"layers": arch.layers, "heads": arch.heads, "neurons": arch.neurons},
@@ -117,7 +112,7 @@ def main() -> None:
             "CPU seconds to know the sizes of 1,000 candidates": seconds_for_sizes(full),
         },
     )
-    print(f"{value:.3f} of the full model's, 95 % interval {interval}; wrote {path}")
+    print(f"{value:.3f} of the full model's, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,7 @@ unit, measured for the heads of one layer and multiplied up.
 
 from __future__ import annotations
 
-import time
-
-import numpy as np
 import torch
-from record import cpu_times, ratio_of_medians, write_result
 from torch import nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
@@ -20,12 +16,13 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
+from acme_research.frame.intervals import ratio_of_medians
+from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
 BATCH, CLASSES, REPETITIONS, GOAL = 8, 100, 15, 1.5
 
 
 def main() -> None:
-    start = time.perf_counter()
     torch.manual_seed(0)
     config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     model = Classifier(
@@ -53,24 +50,20 @@ def main() -> None:
         },
         REPETITIONS,
     )
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    medians = print_medians(seconds)
     sizes = dimensions(config)
     passes = 1 + sizes.layers * (sizes.heads + sizes.neurons)
     exact = medians["ablation of one layer's heads"] / (1 + sizes.heads) * passes
     value, interval = ratio_of_medians(seconds["importance of all units"], seconds["training step"])
-    for name, median in medians.items():
-        print(f"{name:<32}{1000 * median:9.0f} ms")
     print(f"{'ablation of all units':<32}{1000 * exact:9.0f} ms ({passes} passes)")
-    path = write_result(
+    write_benchmark(
         name="importance_cost",
         value=value,
         unit="CPU time of importance / of one training step, same batch",
         better="lower",
         goal=GOAL,
         rival="one training step (forward, backward, AdamW)",
-        seeds=[0],
         interval=interval,
-        seconds=time.perf_counter() - start,
         details={
             "model": "ViT-tiny, 224 x 224",
             "batch": BATCH,
@@ -80,7 +73,7 @@ def main() -> None:
             "exact ablation / importance": exact / medians["importance of all units"],
         },
     )
-    print(f"{value:.2f} of a training step, 95 % interval {interval}; wrote {path}")
+    print(f"{value:.2f} of a training step, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

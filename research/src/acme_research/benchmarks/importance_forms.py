@@ -21,10 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from record import student_interval, write_result
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from versus_probe import data_of
 
 import acme_fleet
 from acme_fleet.cloud.importance import _record_inputs, _zeros, objective_of, taylor_importance
@@ -39,6 +37,9 @@ from acme_fleet.models.features import Classifier, activations
 from acme_fleet.models.pooling import poolings_of
 from acme_fleet.models.probe import Features, choose_pooling, fit_probe, pooled_features
 from acme_fleet.seeding import generator
+from acme_research.benchmarks.versus_probe import data_of
+from acme_research.frame.intervals import mean_interval, student_interval, text
+from acme_research.frame.record import write_benchmark
 
 CASES = {"minilm-l6": 0.15, "dinov2-small": 0.08}  # share of the data set's samples that is used
 WIDTHS = (0.75, 0.5)
@@ -154,8 +155,7 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> Row:
 
 
 def over_seeds(rows: list[Row], value: Callable[[Row], float]) -> Row:
-    values = np.array([value(row) for row in rows])
-    return {"mean": float(values.mean()), "interval": list(student_interval(values))}
+    return mean_interval([value(row) for row in rows])
 
 
 def difference(row: Row, width: str, ours: str, theirs: str) -> float:
@@ -184,17 +184,14 @@ def table(rows: list[Row]) -> Row:
 
 def told(name: str, summary: Row) -> None:
     """Print one checkpoint's table."""
-
-    def text(value: Row, digits: int) -> str:
-        low, high = value["interval"]
-        return f"{value['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-    print(f"{name}: the whole {text(summary['whole'], 1)} %")
+    print(f"{name}: the whole {text(summary['whole'], 1, 1)} %")
     print(f"{'width':<7}{'form':<12}{'error / variance':<24}{'accuracy, regression again'}")
     for width in map("{:g}".format, WIDTHS):
         for form in FORMS:
             cell = summary[width][form]
-            print(f"{width:<7}{form:<12}{text(cell['error'], 3):<24}{text(cell['accuracy'], 1)}")
+            print(
+                f"{width:<7}{form:<12}{text(cell['error'], 3, 1):<24}{text(cell['accuracy'], 1, 1)}"
+            )
 
 
 def main() -> None:
@@ -221,7 +218,7 @@ def main() -> None:
             for seed in zip(*runs.values(), strict=True)
         ]
     )
-    path = write_result(
+    write_benchmark(
         name="importance_forms",
         value=float(gains.mean()),
         unit="points of accuracy, features - activation, mean over both checkpoints and widths",
@@ -230,7 +227,6 @@ def main() -> None:
         rival="absolute activation times the length of the unit's column in the next matrix",
         seeds=given.seeds,
         interval=student_interval(gains),
-        seconds=time.perf_counter() - started,
         details={
             "samples for importance": SAMPLES,
             "error": "squared error over the variance of each channel of the whole's features",
@@ -238,9 +234,7 @@ def main() -> None:
             "runs": runs,
         },
     )
-    print(
-        f"features - activation {gains.mean():+.2f} points {student_interval(gains)}; wrote {path}"
-    )
+    print(f"features - activation {gains.mean():+.2f} points {student_interval(gains)}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ import time
 from typing import Any
 
 import numpy as np
-from record import RESULTS, commit, write_result
-from round_latency import over_network
 from scipy.optimize import nnls
 
 from acme_fleet.edge.similarity import distance_matrix
+from acme_research.benchmarks.round_latency import over_network
+from acme_research.frame.places import RESULTS
+from acme_research.frame.record import commit, write_benchmark
 
 _ROUNDS = 3
 _POLL_S, _BEAT_S = 3.0, 20.0  # between a SuperNode's requests; fixed in Flower 1.41
@@ -114,21 +115,20 @@ def main() -> None:
     alone = [(1 - idle0) * r["devices"] / (r["idle_cpu_share"]["north"] - idle0) for r in runs]
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
     details = {"runs": runs, "model": model, "predicted": predicted}
-    path = write_result(
-        "network_scale",
-        round(wall),
-        "devices an edge's SuperLink can bear on one core while idle",
-        "higher",
-        1000,
-        "none: the engine's own limit",
-        [0],
+    write_benchmark(
+        name="network_scale",
+        value=round(wall),
+        unit="devices an edge's SuperLink can bear on one core while idle",
+        better="higher",
+        goal=1000,
+        rival="none: the engine's own limit",
         # Not of seeds: what each run alone would say.
-        (round(min(alone)), round(max(alone))),
-        sum(run["up_s"] + run["run_s"] for run in runs),
-        details,
+        interval=(round(min(alone)), round(max(alone))),
+        details=details,
+        seconds=sum(run["up_s"] + run["run_s"] for run in runs),
     )
     partial.unlink(missing_ok=True)
-    print(json.dumps(details["model"], indent=1), f"\n{path}")
+    print(json.dumps(details["model"], indent=1))
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_result
 from sklearn.datasets import load_digits
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.runs.journal import read_events
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
-from loopback import Hosts, cpu_s, descendants, hosts_up
+from acme_research.frame.intervals import bootstrap_interval
+from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
+from acme_research.frame.record import write_benchmark
 
 _ROUNDS, _GOAL_S = 8, 10.0
 _SETTLE_S, _IDLE_S = 30.0, 40.0
@@ -164,7 +163,6 @@ def cold_start(code: str) -> float:
 
 
 def main() -> None:
-    begun = time.monotonic()
     network = over_network(4)
     with tempfile.TemporaryDirectory() as folder:
         acme_fleet.customize(tiny(4, Path(folder)), Path(folder) / "run")
@@ -174,8 +172,7 @@ def main() -> None:
         network["rounds"]["total"],
         network["rounds"]["total"] - network["rounds"]["computed"],
     )
-    picks = np.random.default_rng(0).integers(0, len(total), (2000, len(total)))
-    low, high = np.quantile(np.median(total[picks], axis=1), [0.025, 0.975])
+    low, high = bootstrap_interval(lambda picks: np.median(total[picks], axis=1), len(total))
     details = {
         "round_s": np.round(total, 2).tolist(),
         "overhead_s": np.round(overhead, 2).tolist(),
@@ -184,20 +181,18 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         **{k: v for k, v in network.items() if k != "rounds"},
     }
-    path = write_result(
-        "round_latency",
-        round(float(np.median(total)), 2),
-        "s",
-        "lower",
-        _GOAL_S,
-        "the same round on the embedded link",
-        [0],
-        (round(float(low), 2), round(float(high), 2)),
-        time.monotonic() - begun,
-        details,
+    write_benchmark(
+        name="round_latency",
+        value=round(float(np.median(total)), 2),
+        unit="s",
+        better="lower",
+        goal=_GOAL_S,
+        rival="the same round on the embedded link",
+        interval=(round(low, 2), round(high, 2)),
+        details=details,
     )
     print(f"round: {np.median(total):.2f} s, of which engine {np.median(overhead):.2f} s")
-    print(f"embedded: {np.median(embedded['total']):.3f} s; cold starts {cold}; {path}")
+    print(f"embedded: {np.median(embedded['total']):.3f} s; cold starts {cold}")
 
 
 if __name__ == "__main__":

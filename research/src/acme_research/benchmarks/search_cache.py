@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import time
-
-from record import cpu_times, ratio_of_medians, write_result
-from search_setup import make_search, make_task
-
 from acme_fleet.models.features import feature_samples
+from acme_research.benchmarks.search_setup import make_search, make_task
+from acme_research.frame.intervals import ratio_of_medians
+from acme_research.frame.record import cpu_times, write_benchmark
 
 REPETITIONS = 20
 
 
 def main() -> None:
-    started = time.perf_counter()
     backbone, task, draw = make_task()
     cached, uncached = (make_search(backbone, task, draw) for _ in range(2))
     uncached.training = task.data.weights
@@ -31,19 +28,16 @@ def main() -> None:
     value, interval = ratio_of_medians(times["cached"], times["uncached"])
     details = {name: float(seconds.mean()) for name, seconds in times.items()}
     print(f"cached ÷ uncached: {value:.2f} {interval}, seconds {details}")
-    path = write_result(
-        "search_cache",
-        value,
-        "CPU time of a step, cached / uncached",
-        "lower",
-        1.0,
-        "the same step, features computed for each batch",
-        [0],
-        interval,
-        time.perf_counter() - started,
-        details,
+    write_benchmark(
+        name="search_cache",
+        value=value,
+        unit="CPU time of a step, cached / uncached",
+        better="lower",
+        goal=1.0,
+        rival="the same step, features computed for each batch",
+        interval=interval,
+        details=details,
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ import time
 
 import numpy as np
 import torch
-from record import write_result
-from search_setup import make_search, make_task
 
 from acme_fleet.edge.strategies import Fitting
+from acme_research.benchmarks.search_setup import make_search, make_task
+from acme_research.frame.intervals import bootstrap_interval
+from acme_research.frame.record import write_benchmark
 
 ALONE = 12
 
 
 def main() -> None:
-    started = time.perf_counter()
     torch.set_num_threads(1)
     backbone, task, draw = make_task()
     start = time.process_time()
@@ -37,27 +37,23 @@ def main() -> None:
         task.fine_tune(header, *known, draw)
         alone.append(time.process_time() - start)
     ratios = np.array(alone) / per_header
-    picks = np.random.default_rng(0).integers(0, ALONE, (2000, ALONE))
-    low, high = np.quantile(ratios[picks].mean(axis=1), [0.025, 0.975])
+    low, high = bootstrap_interval(lambda picks: ratios[picks].mean(axis=1), ALONE)
     details = {
         "seconds per evaluated header": per_header,
         "seconds alone": float(np.mean(alone)),
         "headers evaluated": result.evaluated,
     }
     print(f"alone ÷ searched: {ratios.mean():.1f} [{low:.1f}, {high:.1f}], {details}")
-    path = write_result(
-        "search_cost",
-        float(ratios.mean()),
-        "CPU time to train a header alone / CPU time of the search per header evaluated",
-        "higher",
-        50.0,
-        "training each header alone with the default fine-tuning",
-        [0],
-        (float(low), float(high)),
-        time.perf_counter() - started,
-        details,
+    write_benchmark(
+        name="search_cost",
+        value=float(ratios.mean()),
+        unit="CPU time to train a header alone / CPU time of the search per header evaluated",
+        better="higher",
+        goal=50.0,
+        rival="training each header alone with the default fine-tuning",
+        interval=(low, high),
+        details=details,
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

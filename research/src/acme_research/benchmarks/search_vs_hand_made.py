@@ -7,21 +7,18 @@ where both were trained side by side on the same backbone and data; run the expe
 from __future__ import annotations
 
 import json
-import time
-from pathlib import Path
 
-from record import write_result
+from acme_research.frame.places import RESULTS
+from acme_research.frame.record import write_benchmark
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments" / "results"
 DEFAULT = "random, frozen, fresh - best hand-made"
 SOURCE = "cifar20"  # the larger of the two; both are in the details
 
 
 def main() -> None:
-    started = time.perf_counter()
     results = {
         path.stem.removeprefix("header_search_"): json.loads(path.read_text())
-        for path in sorted(EXPERIMENTS.glob("header_search_*.json"))
+        for path in sorted(RESULTS.glob("header_search_*.json"))
     }
     details = {
         source: {
@@ -35,19 +32,17 @@ def main() -> None:
         for row, gap in rows.items():
             print(f"{source:<8} {row:<44} {gap['mean']:+.2f} {gap['interval']}")
     low, high = (x / 100 for x in details[SOURCE][DEFAULT]["interval"])
-    path = write_result(
-        "search_vs_hand_made",
-        low,
-        "lower end of the 95 % interval of (searched - best hand-made), test accuracy",
-        "higher",
-        0.0,
-        "the best of linear, MLP, CNN and Mixer of equal size by the edge's own choice data",
-        [record["seed"] for record in results[SOURCE]["seeds"]],
-        (low, high),
-        time.perf_counter() - started,
-        {"points of test accuracy": details},
+    write_benchmark(
+        name="search_vs_hand_made",
+        value=low,
+        unit="lower end of the 95 % interval of (searched - best hand-made), test accuracy",
+        better="higher",
+        goal=0.0,
+        rival="the best of linear, MLP, CNN and Mixer of equal size by the edge's own choice data",
+        seeds=[record["seed"] for record in results[SOURCE]["seeds"]],
+        interval=(low, high),
+        details={"points of test accuracy": details},
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -13,20 +13,20 @@ from 10 % to 100 % of the reference model and every window is tried.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from record import write_result
 from scipy.interpolate import RegularGridInterpolator
 
 from acme_fleet.config.backbone import Rule, Selection
 from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.selection.choice import match
-from acme_fleet.selection.rivals import (
+from acme_research.frame.intervals import bootstrap_interval
+from acme_research.frame.places import CANDIDATES
+from acme_research.frame.record import write_benchmark
+from acme_research.rivals.selection import (
     greedy_accuracy,
     greedy_size,
     oracle,
@@ -48,7 +48,7 @@ LINEAR = """.9207 .9060 .8677 .7054 .8955 .8723 .8075 .6206
 SEARCHED = """.9524 .9367 .9234 .8400 .9365 .9268 .9063 .8203
               .9085 .8672 .8516 .75 .8963 .8182 .7734 .6767"""
 
-MEASURED = json.loads((Path(__file__).parent / "tables" / "candidates.json").read_text())
+MEASURED = json.loads(CANDIDATES.read_text())
 
 Table = tuple[np.ndarray, np.ndarray]  # accuracies (candidates,), objectives (candidates, 3)
 Figures = dict[str, np.ndarray]
@@ -227,10 +227,12 @@ def bootstrap(by_seed: list[list[Figures]], draws: int = 1000) -> tuple[float, f
             for figures in by_seed
         ]
     )
-    picks = np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))
-    ours, best = sums[picks].sum(axis=1).T
-    low, high = np.quantile(ours / best, [0.025, 0.975])
-    return float(low), float(high)
+
+    def drawn(picks: np.ndarray) -> np.ndarray:
+        ours, best = sums[picks].sum(axis=1).T
+        return ours / best
+
+    return bootstrap_interval(drawn, len(sums), draws)
 
 
 def _cell(figure: float | None) -> str:
@@ -238,7 +240,6 @@ def _cell(figure: float | None) -> str:
 
 
 def main() -> None:
-    start = time.perf_counter()
     results = {name: [measure(draw, seed) for seed in SEEDS] for name, draw in FAMILIES.items()}
     everything = [figures for family in results.values() for figures in family]
     rows = {name: summarise(family) for name, family in results.items()}
@@ -264,7 +265,7 @@ def main() -> None:
         for rule in get_args(Rule)
     }
     print(details["ratio by window"])
-    path = write_result(
+    write_benchmark(
         name="selection_quality",
         value=ratio(everything, "nearest"),
         unit="mean trade-off score / the same-window oracle's",
@@ -273,10 +274,8 @@ def main() -> None:
         rival="exhaustive oracle of the trade-off score in the same performance interval",
         seeds=SEEDS,
         interval=bootstrap([list(group) for group in zip(*results.values(), strict=True)]),
-        seconds=time.perf_counter() - start,
         details=details,
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

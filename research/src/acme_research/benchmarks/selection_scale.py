@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from record import write_result
 
 from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.selection.choice import choose, match, match_many
-from acme_fleet.selection.rivals import greedy_accuracy, greedy_size, trade_off_scores
+from acme_research.frame.record import write_benchmark
+from acme_research.rivals.selection import greedy_accuracy, greedy_size, trade_off_scores
 
 WINDOW = Selection().performance_window
 TYPES = 8
@@ -122,7 +122,6 @@ def time_large(count: int = 1_000_000) -> dict[str, float]:
 
 
 def main() -> None:
-    start = time.perf_counter()
     counts = [10_000, 100_000, 1_000_000]
     times = {count: time_matching(12, 12, count) for count in counts}
     medians = [float(np.median(times[count])) for count in counts]
@@ -140,7 +139,7 @@ def main() -> None:
     print(f"slope of log time over log devices  {slope:7.3f}   (1 is linear)")
     for name, figure in figures.items():
         print(f"{name:<60} {figure:10.4g}")
-    path = write_result(
+    write_benchmark(
         name="selection_scale",
         value=medians[-1],
         unit="s for 1,000,000 devices x 144 candidates",
@@ -149,7 +148,6 @@ def main() -> None:
         rival="Greedy-Accuracy by look-up on the same table (details)",
         seeds=[0, 1],
         interval=(float(times[counts[-1]][0]), float(times[counts[-1]][-1])),
-        seconds=time.perf_counter() - start,
         details={
             "seconds by devices": dict(zip(map(str, counts), medians, strict=True)),
             "slope": slope,
@@ -158,7 +156,6 @@ def main() -> None:
             **figures,
         },
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,10 @@ import numpy as np
 import yaml
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.supernode.fleet_http_connection import http_request_response
-from record import write_result
 
 from acme_fleet.network.hosts import certificates as keys
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
-from loopback import cpu_s, descendants, free_ports, wait_for
+from acme_research.frame.loopback import cpu_s, descendants, free_ports, wait_for
+from acme_research.frame.record import write_benchmark
 
 _POLL_S = 3.0  # between a SuperNode's requests; fixed in Flower 1.41
 _MEASURED_S = 90.0
@@ -122,7 +120,6 @@ def _cpu(process: int) -> float:
 
 
 def main() -> None:
-    begun = time.monotonic()
     runs = []
     for devices in map(int, sys.argv[1:] or ["10", "50", "100"]):
         runs.append(load(devices))
@@ -131,20 +128,18 @@ def main() -> None:
     cores = np.array([run["cores"] for run in runs])
     each = float(count @ cores / (count @ count))  # nobody asks: nothing is used
     alone = count / cores
-    path = write_result(
-        "superlink_load",
-        round(1 / each),
-        "idle devices that fill a core of their server",
-        "higher",
-        _GOAL,
-        "none: the engine's own limit",
-        [0],
+    write_benchmark(
+        name="superlink_load",
+        value=round(1 / each),
+        unit="idle devices that fill a core of their server",
+        better="higher",
+        goal=_GOAL,
+        rival="none: the engine's own limit",
         # Not of seeds: what each run alone would say.
-        (round(alone.min()), round(alone.max())),
-        time.monotonic() - begun,
-        {"runs": runs, "cores_a_device": each},
+        interval=(round(alone.min()), round(alone.max())),
+        details={"runs": runs, "cores_a_device": each},
     )
-    print(f"{1 / each:.0f} idle devices fill a core; {path}")
+    print(f"{1 / each:.0f} idle devices fill a core")
 
 
 if __name__ == "__main__":

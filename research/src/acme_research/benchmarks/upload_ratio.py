@@ -9,21 +9,17 @@ A seed takes 15 minutes on a core; with ``--runs`` a stopped start goes on.
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-import yaml
-from record import write_result
-from scipy import stats
-
 import acme_fleet
 from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
+from acme_research.frame.intervals import mean_interval, student_interval
+from acme_research.frame.record import write_benchmark
+from acme_research.frame.runs import cifar20, finished_run
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "cifar20.yaml"
 KINDS: dict[str, dict[str, Any]] = {
     "half precision": {},
     "8 bits": {"sketch_bits": 8},
@@ -32,10 +28,7 @@ GOAL = 0.01
 
 
 def fleet_of(data: Path, seed: int, privacy: dict[str, Any]) -> acme_fleet.Fleet:
-    settings = yaml.safe_load(EXAMPLE.read_text())
-    settings["seed"] = seed
-    settings["data"]["train"] = sorted(map(str, data.resolve().glob("train-*.parquet")))
-    settings["data"]["test"] = sorted(map(str, data.resolve().glob("test-*.parquet")))
+    settings = cifar20(data, seed)
     settings["search"]["rivals"] = False  # they change nothing that ships
     settings["personalization"]["privacy"] = privacy
     return acme_fleet.Fleet.parse(settings)
@@ -46,31 +39,19 @@ def run(data: Path, runs: Path, seed: int, kind: str) -> Summary:
     first, own = (
         runs / f"seed-{seed}-{name.replace(' ', '-')}" for name in (next(iter(KINDS)), kind)
     )
-    if (own / "summary.json").exists():
-        return Summary.read(own / "summary.json")
-    fleet = fleet_of(data, seed, KINDS[kind])
-    if not own.exists():
-        own.mkdir(parents=True)
-        (own / "fleet.yaml").write_text(fleet.to_yaml())
-        if own != first:
-            share(first, own)
-    return acme_fleet.customize(fleet, own, resume=True)
+    begin = None if own == first else lambda _: share(first, own)
+    return finished_run(fleet_of(data, seed, KINDS[kind]), own, begin)
 
 
 def share(first: Path, own: Path) -> None:
     """Take over phases 1 and 2-1."""
-    shutil.copytree(first / "cloud", own / "cloud")
+    shutil.copytree(first / "cloud", own / "cloud", dirs_exist_ok=True)
     for edge in first.glob("edges/*"):
         (own / "edges" / edge.name).mkdir(parents=True)
         for path in (*edge.glob("coarse.*"), *edge.glob("contenders.*"), *edge.glob("parts.*")):
             shutil.copy(path, own / "edges" / edge.name)
     profiles = [e for e in read_events(first / "events.jsonl") if e.get("type") == "DeviceProfile"]
     (own / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in profiles))
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
-    return fmean(values) - half, fmean(values) + half
 
 
 def main() -> None:
@@ -82,7 +63,7 @@ def main() -> None:
     if not arguments.data.exists():
         print(f"skipped: no CIFAR-100 in {arguments.data}; name its folder with --data")
         return
-    start, found = time.perf_counter(), {kind: [] for kind in KINDS}
+    found = {kind: [] for kind in KINDS}
     for seed in arguments.seeds:
         for kind in KINDS:
             summary = run(arguments.data, arguments.runs, seed, kind)
@@ -97,23 +78,21 @@ def main() -> None:
         details["features"][kind] = {
             "ratio": fmean(ratios[kind]),
             "accuracy": fmean(accuracy for _, accuracy in rows),
-            "points lost": float(np.round(fmean(lost), 3)),
-            "interval": [float(np.round(bound, 3)) for bound in interval(lost)],
+            "points lost": (told := mean_interval(lost, 3))["mean"],
+            "interval": told["interval"],
         }
         print(f"{kind:24} {details['features'][kind]}")
-    path = write_result(
-        "upload_ratio",
-        fmean(ratios["8 bits"]),
-        "bytes uploaded by devices ÷ bytes of their raw data",
-        "lower",
-        GOAL,
-        "uploading the raw data",
-        arguments.seeds,
-        interval(ratios["8 bits"]),
-        time.perf_counter() - start,
-        details,
+    write_benchmark(
+        name="upload_ratio",
+        value=fmean(ratios["8 bits"]),
+        unit="bytes uploaded by devices ÷ bytes of their raw data",
+        better="lower",
+        goal=GOAL,
+        rival="uploading the raw data",
+        seeds=arguments.seeds,
+        interval=student_interval(ratios["8 bits"]),
+        details=details,
     )
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

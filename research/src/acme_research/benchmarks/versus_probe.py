@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from record import student_interval, write_result
 
 import acme_fleet
 from acme_fleet.report.terminal.run import LiveStages
 from acme_fleet.runs.summary import Summary
+from acme_research.frame.intervals import mean_interval, student_interval
+from acme_research.frame.intervals import text as text_of
+from acme_research.frame.record import write_benchmark
 
 Settings = dict[str, Any]
 DOMAINS = {"scheme": "natural", "column": "domain"}
@@ -182,7 +183,7 @@ def main() -> None:
     given.data, given.references = given.data.resolve(), given.references.resolve()
     given.runs.mkdir(parents=True, exist_ok=True)
     given.runs = given.runs.resolve()
-    started, details = time.perf_counter(), {}
+    details = {}
     for name in given.case or CASES:
         rows = []
         for seed in given.seeds:
@@ -193,32 +194,25 @@ def main() -> None:
                 f"{row['seconds']} s, {row['reference']}",
                 flush=True,
             )
-        low, high = student_interval(np.array([row["difference"] for row in rows]))
-        mean = fmean(row["difference"] for row in rows)
-        print(f"{name}: {mean:+.2f} [{low:+.2f}, {high:+.2f}], goal {CASES[name].goal:+.1f}")
-        details[name] = {
-            "goal": CASES[name].goal,
-            "mean": mean,
-            "interval": [low, high],
-            "runs": rows,
-        }
+        told = mean_interval([row["difference"] for row in rows])
+        print(f"{name}: {text_of(told, 2, 1)}, goal {CASES[name].goal:+.1f}")
+        details[name] = {"goal": CASES[name].goal, **told, "runs": rows}
     if not given.case:
         worst = min(details, key=lambda name: details[name]["mean"] - details[name]["goal"])
         margin = details[worst]["mean"] - CASES[worst].goal
-        low, high = (end - CASES[worst].goal for end in details[worst]["interval"])
-        path = write_result(
-            "versus_probe",
-            margin,
-            f"points above the goal in the worst case, {worst}",
-            "higher",
-            0.0,
-            "a logistic regression on the whole checkpoint's pooled features, in int8",
-            given.seeds,
-            (low, high),
-            time.perf_counter() - started,
-            details,
+        ends = student_interval([row["difference"] for row in details[worst]["runs"]])
+        low, high = (end - CASES[worst].goal for end in ends)
+        write_benchmark(
+            name="versus_probe",
+            value=margin,
+            unit=f"points above the goal in the worst case, {worst}",
+            better="higher",
+            goal=0.0,
+            rival="a logistic regression on the whole checkpoint's pooled features, in int8",
+            seeds=given.seeds,
+            interval=(low, high),
+            details=details,
         )
-        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

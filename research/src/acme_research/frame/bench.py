@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import acme_fleet
 from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
@@ -39,9 +38,16 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
 from acme_fleet.training.pretraining import Recipe, finished, pretrain
-
-from .generated import WORDS, rooms, tiny_bert, turned_digits
-from .settings import changed, config_of, digest, on_checkpoint, read_config, shape_of
+from acme_research.frame.generated import WORDS, rooms, tiny_bert, turned_digits
+from acme_research.frame.runs import finished_run, same_cloud
+from acme_research.frame.settings import (
+    changed,
+    config_of,
+    digest,
+    on_checkpoint,
+    read_config,
+    shape_of,
+)
 
 Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -266,10 +272,8 @@ class Bench:
     @cached_property
     def summary(self) -> Summary:
         """The whole run of the fleet."""
-        run, _ = self._run_directory()
-        if run.summary.exists():
-            return Summary.read(run.summary)
-        return acme_fleet.customize(self.fleet, run.path, resume=True)
+        self._run_directory()
+        return finished_run(self.fleet, self.run_folder)
 
     def personalised(self, name: str, changes: dict[str, Any]) -> Summary:
         """A run from the same backbones and coarse headers on, with ``personalization`` changed."""
@@ -281,9 +285,9 @@ class Bench:
         )
         if fleet == self.fleet:
             return self.summary
-        if not (path / "fleet.yaml").exists():
-            run = RunDirectory.create(path, fleet, resume=False)
-            shutil.copytree(RunDirectory(self.run_folder).cloud, run.cloud, dirs_exist_ok=True)
+
+        def begin(run: RunDirectory) -> None:
+            same_cloud(self.run_folder)(run)
             if (probe := self.run_folder / "rivals").exists():
                 shutil.copytree(probe, path / "rivals")
             for cluster in fleet.clusters:
@@ -291,9 +295,8 @@ class Bench:
                 run.edge(cluster.name).mkdir(parents=True)
                 for kept in ("coarse.safetensors", "contenders.json"):
                     shutil.copy(finished / kept, run.edge(cluster.name))
-        if (path / "summary.json").exists():
-            return Summary.read(path / "summary.json")
-        return acme_fleet.customize(fleet, path, resume=True)
+
+        return finished_run(fleet, path, begin)
 
     @property
     def run_folder(self) -> Path:

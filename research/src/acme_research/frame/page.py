@@ -1,4 +1,4 @@
-"""``experiments/README.md``: written from the result files, so that it cannot drift from them."""
+"""``research/README.md``: written from the result files, so that it cannot drift from them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from acme_fleet.report.stories import read_stories
+from acme_research.frame.places import PAGE, RESULTS
+from acme_research.stories import NAMES as STORIES
 
-HERE = Path(__file__).parents[1]
-PAGE, RESULTS = HERE / "README.md", HERE / "results"
-STORIES = tuple(read_stories())
 SCALES = ("full", "small", "smoke")
 ENOUGH_SEEDS = 3
 NO_PROBE = ("fig9", "fig10")
@@ -32,7 +30,7 @@ def render(results: list[dict[str, Any]]) -> str:
     reached = [f"- {_where(r)}: {_goal(g)}" for r, g in goals if g["met"]]
     absent = f"- Not measured at `small` or `full`: {', '.join(missing)}." if missing else ""
     parts = [
-        "<!-- written by experiments/reproduction/page.py from results/*.json -->",
+        "<!-- written by acme_research.frame.page from results/*.json -->",
         "# The paper's evaluation, redone",
         "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it\n"
         "lists them. `smoke` only shows that the stories run. Means over seeds with Student's\n"

@@ -13,7 +13,7 @@ import torch
 from joblib import Parallel, delayed
 from rich.progress import track
 
-from .bench import Bench, Options
+from acme_research.frame.bench import Bench, Options
 
 Part = Callable[[Bench], object]
 Stage = Callable[[Sequence[Bench]], Sequence[tuple[Bench, Part]]]

@@ -1,4 +1,4 @@
-"""The result file that every benchmark leaves, and how times are compared."""
+"""Result files, with the commit and the machine that they are of, and CPU times."""
 
 from __future__ import annotations
 
@@ -7,16 +7,60 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
 
-RESULTS = Path(__file__).parent / "results"
+from acme_research.frame.places import RESULTS
+
+_STARTED = time.perf_counter()
+
+
+def origin() -> dict[str, str]:
+    """The machine, the commit and the time, for a result."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"hardware": hardware(), "commit": commit(), "date": now}
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a result file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/NAME.json`` with its origin, and say so."""
+    path = RESULTS / f"{name}.json"
+    write_record(path, result | origin())
+    print(f"wrote {path}")
+
+
+def write_benchmark(
+    name: str,
+    value: float,
+    unit: str,
+    better: Literal["higher", "lower"],
+    goal: float,
+    rival: str,
+    interval: tuple[float, float],
+    details: dict[str, Any],
+    seeds: Sequence[int] = (0,),
+    seconds: float | None = None,
+) -> None:
+    """Write a benchmark's result.
+
+    ``value`` is measured against ``rival`` in the same run; ``interval`` is its 95 % interval
+    over the seeds (or repetitions), ``seconds`` since the process began unless given. ``details``
+    holds what else the printed table shows.
+    """
+    took = time.perf_counter() - _STARTED if seconds is None else seconds
+    told = {"name": name, "value": value, "unit": unit, "better": better, "goal": goal}
+    told |= {"rival": rival, "seeds": list(seeds), "interval": list(interval)}
+    write_result(name, {**told, "seconds": round(took, 1), "details": details})
 
 
 def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
@@ -35,57 +79,12 @@ def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dic
     return seconds
 
 
-def ratio_of_medians(ours: np.ndarray, rival: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Median ÷ median, with its 95 % interval by drawing repetitions again."""
-    picks = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
-    drawn = np.median(ours[picks], axis=1) / np.median(rival[picks], axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.median(ours) / np.median(rival)), (float(low), float(high))
-
-
-def student_interval(values: np.ndarray) -> tuple[float, float]:
-    """Student's 95 % interval of the mean, by seed; the mean itself for a single one."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def write_result(
-    name: str,
-    value: float,
-    unit: str,
-    better: Literal["higher", "lower"],
-    goal: float,
-    rival: str,
-    seeds: list[int],
-    interval: tuple[float, float],
-    seconds: float,
-    details: dict[str, Any],
-) -> Path:
-    """Write ``results/NAME.json``.
-
-    ``value`` is measured against ``rival`` in the same run; ``interval`` is its 95 % interval
-    over the seeds (or repetitions), ``seconds`` how long the benchmark took. ``details`` holds
-    what else the printed table shows.
-    """
-    result = {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "better": better,
-        "goal": goal,
-        "rival": rival,
-        "seeds": seeds,
-        "interval": list(interval),
-        "seconds": round(seconds, 1),
-        "hardware": hardware(),
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "details": details,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    return path
+def print_medians(seconds: dict[str, np.ndarray], digits: int = 0) -> dict[str, float]:
+    """Print the median of each action's times, in milliseconds; returns them in seconds."""
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:<32}{1000 * median:9.{digits}f} ms")
+    return medians
 
 
 def hardware() -> str:

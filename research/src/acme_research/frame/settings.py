@@ -16,8 +16,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import read_checkpoint
 from acme_fleet.models.families import dimensions
 from acme_fleet.training.pretraining import SHAPES
-
-CONFIGS = Path(__file__).parents[1] / "configs"
+from acme_research.frame.places import CONFIGS
 
 
 def config_of(scale: str, story: str) -> Path:

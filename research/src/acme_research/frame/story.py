@@ -7,13 +7,10 @@ that took time is a piece: a JSON file in ``--out`` that is not computed again.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +19,15 @@ import joblib
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
-from scipy import stats
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from record import commit, hardware
 
 from acme_fleet.failures import explain
 from acme_fleet.training.precision import training_device
+from acme_research.frame.bench import SCALES, Bench, Options
+from acme_research.frame.parallel import Stage, make_pieces, of_each_seed, shared_by_seeds
+from acme_research.frame.places import RESULTS
+from acme_research.frame.probe import Places, probe_over_seeds
+from acme_research.frame.record import origin, write_record
 
-from .bench import SCALES, Bench, Options
-from .parallel import Stage, make_pieces, of_each_seed, shared_by_seeds
-from .probe import Figures, Places
-
-RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
 
 
@@ -90,66 +83,11 @@ class Story:
     stages: Sequence[Stage] = (shared_by_seeds,)
 
 
-# --- figures over seeds -----------------------------------------------------------------------
-
-
-def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean with Student's 95 % interval; none for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return {"mean": mean, "interval": None, "n": len(values)}
-    error = statistics.stdev(values) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return {"mean": mean, "interval": [mean - half, mean + half], "n": len(values)}
-
-
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Mean difference with its interval, and the p-value of the paired t-test."""
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    told = mean_interval(differences)
-    if len(differences) > 1 and statistics.stdev(differences) > 0:
-        told["p"] = float(stats.ttest_rel(ours, theirs).pvalue)
-    return told
-
-
-def text(told: dict[str, Any], digits: int = 1, factor: float = 100.0) -> str:
-    """A mean with its interval, for a line."""
-    mean = f"{factor * told['mean']:.{digits}f}"
-    if told["interval"] is None:
-        return mean
-    low, high = (f"{factor * x:.{digits}f}" for x in told["interval"])
-    return f"{mean} [{low}, {high}]"
-
-
-def probe_over_seeds(seeds: Sequence[Places | None]) -> dict[str, Any] | None:
-    """The rival's means over seeds, by place, and a line; none where a seed lacks it."""
-    measured = [places for places in seeds if places is not None]
-    if not measured or len(measured) < len(seeds):
-        return None
-    places = {name: _over_seeds([seed[name] for seed in measured]) for name in measured[0]}
-    lines = (f"{name}: {_line(figures)}" for name, figures in places.items())
-    return {"headline": "; ".join(lines), "places": places}
-
-
-def _over_seeds(seeds: Sequence[Figures]) -> Figures:
-    ways = seeds[0]["accuracy"]
-    means = {way: mean_interval([figures["accuracy"][way] for figures in seeds]) for way in ways}
-    sizes = {key: max(figures[key] for figures in seeds) for key in seeds[0] if key != "accuracy"}
-    return {"accuracy": means, **sizes}
-
-
-def _line(figures: Figures) -> str:
-    ways = [f"{way} {text(value)} %" for way, value in figures["accuracy"].items()]
-    names = {"size_bytes": "MB", "size_bytes_int8": "MB in int8"}
-    sizes = [f"{figures[key] / 1e6:.3g} {unit}" for key, unit in names.items() if key in figures]
-    return ", ".join([*ways, *sizes])
-
-
 # --- running a story --------------------------------------------------------------------------
 
 
 def main(story: Story, arguments: Sequence[str] | None = None) -> None:
-    """The command line of a story's file."""
+    """The command line of a story."""
     options = _options(story, arguments)
     torch.set_num_threads(options.threads)
     try:
@@ -164,7 +102,7 @@ def main(story: Story, arguments: Sequence[str] | None = None) -> None:
 
 def run(story: Story, options: Options) -> dict[str, Any]:
     """Measure what is not on disk yet, write the result, its picture and the README's line."""
-    from .page import write_page
+    from acme_research.frame.page import write_page
 
     training_device(options.device, "--device")
     start = time.perf_counter()
@@ -188,13 +126,10 @@ def run(story: Story, options: Options) -> dict[str, Any]:
         "settings": benches[0].settings(),
         "seeds": rows,
         "seconds of this call": round(time.perf_counter() - start, 1),
-        "hardware": hardware(),
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin(),
     }
-    options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{story.name}-{options.scale}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_record(path, result)
     picture(story, result, path.with_suffix(".svg"))
     if options.results == RESULTS:
         write_page()

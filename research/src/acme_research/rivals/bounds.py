@@ -26,9 +26,8 @@ from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, fit, steps_of
 from acme_fleet.training.precision import mixed_precision
-
-from .bench import Bench
-from .rivals import Plain, adapted_accuracies, personal_accuracies
+from acme_research.frame.bench import Bench
+from acme_research.rivals.shapes import Plain, adapted_accuracies, personal_accuracies
 
 _FRAME = 512  # scalars' worth of bytes for the names of a header's tensors
 
@@ -64,7 +63,7 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     """
     if importlib.util.find_spec("torch_pruning") is None:
         return None
-    from prune_vs_torch_pruning import taylor_pruned
+    from acme_research.rivals.torch_pruning import taylor_pruned
 
     teacher = Classifier(
         bench.backbone(1.0, bench.elastic.sizes.layers), bench.elastic.classifier.head

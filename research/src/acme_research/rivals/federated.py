@@ -21,9 +21,8 @@ from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.seeding import generator
 from acme_fleet.training.augmentation import augmentation
-
-from .bench import Bench
-from .rivals import Plain, personal_accuracies
+from acme_research.frame.bench import Bench
+from acme_research.rivals.shapes import Plain, personal_accuracies
 
 OWN = "head."  # what FedPer leaves on the device
 
@@ -37,7 +36,7 @@ def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[s
     if any(importlib.util.find_spec(name) is None for name in ("flwr", "ray")):
         return None
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from .flower_rounds import Clients, simulate
+    from acme_research.rivals.flower_rounds import Clients, simulate
 
     start = bench.recovered(summary.width, summary.depth).requires_grad_(True)
     everything = start.state_dict()

@@ -38,8 +38,7 @@ from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 from acme_fleet.training.pretraining import train_averaged
 from acme_fleet.training.resume import EpochState
-
-from .bench import Bench
+from acme_research.frame.bench import Bench
 
 _WIDEST = 256
 _LEARNING_RATE = 1e-3  # of the public stage, a training from scratch where nothing came before

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reproduction.contest import STAGES, draw, find, measure, of_limits
-from reproduction.frame import Story, main
+from acme_research.frame.story import Story
+from acme_research.stories.contest import STAGES, draw, find, measure, of_limits
 
 STORY = Story(
     "clinc150",
@@ -15,6 +15,3 @@ STORY = Story(
     of_limits,
     STAGES,
 )
-
-if __name__ == "__main__":
-    main(STORY)

@@ -13,9 +13,12 @@ from matplotlib.figure import Figure
 from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.runs.summary import ClusterSummary
-
-from .bench import Bench
-from .bounds import (
+from acme_research.frame.bench import Bench
+from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.parallel import Part, shared_by_seeds
+from acme_research.frame.probe import ALONE, AVERAGED, Places, accuracies, of_devices
+from acme_research.frame.story import Findings, Goal
+from acme_research.rivals.bounds import (
     centralised,
     dynabert,
     early_exit,
@@ -24,11 +27,8 @@ from .bounds import (
     torch_pruned,
     whole,
 )
-from .federated import federated
-from .frame import Findings, Goal, mean_interval, paired, text
-from .parallel import Part, shared_by_seeds
-from .probe import ALONE, AVERAGED, Places, accuracies, of_devices
-from .rivals import NAMES, personal_accuracies, pretrain_rival, trained
+from acme_research.rivals.federated import federated
+from acme_research.rivals.shapes import NAMES, personal_accuracies, pretrain_rival, trained
 
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
 POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"

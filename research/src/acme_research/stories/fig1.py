@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from reproduction.bench import Bench
-from reproduction.drawing import level
-from reproduction.frame import Findings, Story, main, mean_interval, text
-from reproduction.probe import ON_PUBLIC, on_public
 from scipy import stats
 
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.models.features import patches
+from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import level
+from acme_research.frame.intervals import mean_interval, text
+from acme_research.frame.probe import ON_PUBLIC, on_public
+from acme_research.frame.story import Findings, Story
 
 ALIKE = 0.1  # sizes that differ by at most this share are alike
 
@@ -87,6 +88,3 @@ STORY = Story(
     draw,
     on_public,
 )
-
-if __name__ == "__main__":
-    main(STORY)

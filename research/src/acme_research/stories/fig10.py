@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from reproduction.bench import Bench
-from reproduction.frame import Findings, Story, main, mean_interval, paired, text
 from sklearn.metrics import roc_auc_score
 
-from acme_fleet.baselines.aggregation import jensen_shannon_distances
 from acme_fleet.data.samples import join
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
 from acme_fleet.models.features import feature_samples
+from acme_research.frame.bench import Bench
+from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.story import Findings, Story
+from acme_research.rivals.aggregation import jensen_shannon_distances
 
 GROUP = np.array([0, 0, 0, 1, 1])
 SAMPLES = (16, 32, 64)
@@ -117,6 +118,3 @@ STORY = Story(
     find,
     draw,
 )
-
-if __name__ == "__main__":
-    main(STORY)

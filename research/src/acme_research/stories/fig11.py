@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import personalisation as algorithm2
-import personalisation_features
 from matplotlib.figure import Figure
-from personalisation_fleets import World
-from reproduction.bench import Bench
-from reproduction.drawing import bars, level
-from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
-from reproduction.probe import Places, on_features
 
 from acme_fleet.models.storage import write_tensors
 from acme_fleet.training.evaluation import evaluate
+from acme_research.ablations import personalisation as algorithm2
+from acme_research.ablations import personalisation_features
+from acme_research.ablations.personalisation_fleets import World
+from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import bars, level
+from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.probe import Places, on_features
+from acme_research.frame.story import Findings, Goal, Story
 
 METHODS = ("Alone", "Avg", "JS", "ACME as printed", "ACME debiased", "FedAvg", "weights, debiased")
 OURS = "weights, debiased"
@@ -158,6 +159,3 @@ STORY = Story(
     probe,
     (lambda benches: [(benches[0], features)],),
 )
-
-if __name__ == "__main__":
-    main(STORY)

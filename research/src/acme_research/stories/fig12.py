@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.figure import Figure
-from reproduction.bench import Bench
-from reproduction.drawing import level, line
-from reproduction.frame import Findings, Story, main, mean_interval, paired, text
-from reproduction.headers import searched
-from reproduction.probe import ON_PUBLIC, on_public
+
+from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import level, line
+from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.probe import ON_PUBLIC, on_public
+from acme_research.frame.story import Findings, Story
+from acme_research.stories.headers import searched
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -62,6 +64,3 @@ STORY = Story(
     draw,
     on_public,
 )
-
-if __name__ == "__main__":
-    main(STORY)

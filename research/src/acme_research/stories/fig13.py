@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import fig7b
 from matplotlib.figure import Figure
-from reproduction import contest
-from reproduction.bench import Bench
-from reproduction.frame import Findings, Story, main
-from reproduction.parallel import of_each_seed
-from reproduction.probe import Places, on_public
+
+from acme_research.frame.bench import Bench
+from acme_research.frame.parallel import of_each_seed
+from acme_research.frame.probe import Places, on_public
+from acme_research.frame.story import Findings, Story
+from acme_research.stories import contest, fig7b
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -49,6 +49,3 @@ STORY = Story(
     probe,
     (*contest.STAGES, of_each_seed(fig7b.measure)),
 )
-
-if __name__ == "__main__":
-    main(STORY)

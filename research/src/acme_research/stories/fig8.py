@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from reproduction.bench import Bench
-from reproduction.drawing import level, line
-from reproduction.frame import Findings, Story, main, mean_interval, paired, text
-from reproduction.headers import KINDS, best_hand_made, race
-from reproduction.probe import ON_PUBLIC, on_public
+
+from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import level, line
+from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.probe import ON_PUBLIC, on_public
+from acme_research.frame.story import Findings, Story
+from acme_research.stories.headers import KINDS, best_hand_made, race
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -75,6 +77,3 @@ STORY = Story(
     draw,
     on_public,
 )
-
-if __name__ == "__main__":
-    main(STORY)

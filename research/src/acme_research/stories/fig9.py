@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from reproduction.bench import Bench
-from reproduction.drawing import bars
-from reproduction.frame import Findings, Goal, Story, main, mean_interval, paired, text
 
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.models.features import patches
 from acme_fleet.selection.choice import match
-from acme_fleet.selection.rivals import (
+from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import bars
+from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.story import Findings, Goal, Story
+from acme_research.rivals.selection import (
     efficiency_ratio,
     greedy_accuracy,
     greedy_size,
@@ -163,6 +164,3 @@ STORY = Story(
     find,
     draw,
 )
-
-if __name__ == "__main__":
-    main(STORY)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.figure import Figure
-from reproduction.bench import Bench
-from reproduction.drawing import bars
-from reproduction.frame import Findings, Goal, Story, main, mean_interval, text
-from reproduction.probe import of_run
 
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.edge.search_space import space_size
 from acme_fleet.runs.summary import Summary
+from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import bars
+from acme_research.frame.intervals import mean_interval, text
+from acme_research.frame.probe import of_run
+from acme_research.frame.story import Findings, Goal, Story
 
 CHEAPEST = "importance, sketches"
 UPLOAD, LENT = "uploaded ÷ raw data", "uploaded, edges' shared data counted ÷ raw data"
@@ -121,6 +122,3 @@ STORY = Story(
     draw,
     of_run,
 )
-
-if __name__ == "__main__":
-    main(STORY)

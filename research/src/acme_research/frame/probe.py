@@ -16,8 +16,8 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.models.probe import Scaling, fit_probe
 from acme_fleet.runs.summary import DeviceSummary, Summary
 from acme_fleet.simulation.probe_rival import Encoder, Read, measure_regressions
-
-from .bench import Bench
+from acme_research.frame.bench import Bench
+from acme_research.frame.intervals import mean_interval, text
 
 ALONE, AVERAGED = "a regression on each device", "the mean of all devices' regressions"
 PUBLIC = "a regression on the public data"
@@ -70,6 +70,30 @@ def on_public(bench: Bench) -> Places:
         known = checkpoint_backbone(reference, public.train.inputs)
     encoder = Encoder.rounded(*known, public, len(bench.world.classes))
     return {ON_PUBLIC: fitted(encoder, public.train, public.validation, bench.test, PUBLIC)}
+
+
+def probe_over_seeds(seeds: Sequence[Places | None]) -> dict[str, Any] | None:
+    """The rival's means over seeds, by place, and a line; none where a seed lacks it."""
+    measured = [places for places in seeds if places is not None]
+    if not measured or len(measured) < len(seeds):
+        return None
+    places = {name: _over_seeds([seed[name] for seed in measured]) for name in measured[0]}
+    lines = (f"{name}: {_line(figures)}" for name, figures in places.items())
+    return {"headline": "; ".join(lines), "places": places}
+
+
+def _over_seeds(seeds: Sequence[Figures]) -> Figures:
+    ways = seeds[0]["accuracy"]
+    means = {way: mean_interval([figures["accuracy"][way] for figures in seeds]) for way in ways}
+    sizes = {key: max(figures[key] for figures in seeds) for key in seeds[0] if key != "accuracy"}
+    return {"accuracy": means, **sizes}
+
+
+def _line(figures: Figures) -> str:
+    ways = [f"{way} {text(value)} %" for way, value in figures["accuracy"].items()]
+    names = {"size_bytes": "MB", "size_bytes_int8": "MB in int8"}
+    sizes = [f"{figures[key] / 1e6:.3g} {unit}" for key, unit in names.items() if key in figures]
+    return ", ".join([*ways, *sizes])
 
 
 def fitted(

@@ -15,8 +15,7 @@ from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
 from acme_fleet.models.header.module import LinearHeader
 from acme_fleet.training.evaluation import evaluate
-
-from .bench import Bench
+from acme_research.frame.bench import Bench
 
 KINDS = ("searched", "linear", *HAND_MADE)
 _ANY_SIZE = 2**50

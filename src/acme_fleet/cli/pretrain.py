@@ -1,4 +1,4 @@
-"""References from data alone, and the paper's evaluation."""
+"""References from data alone."""
 
 from __future__ import annotations
 
@@ -70,32 +70,3 @@ def pretrain(
             )
     say(f"test accuracy {found['test']['accuracy']:.4f} on {found['test']['samples']} images")
     say(f"wrote {out}; in a fleet file: reference: {{checkpoint: {out.resolve()}}}")
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def reproduce(
-    context: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(help="fig7a, say; without it, all are listed.")
-    ] = None,
-    scale: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-) -> None:
-    """Run a table or figure of the paper again (a clone of the project has the stories).
-
-    Further options are handed on to the story:
-    --data FOLDER of the data sets, for small and full;
-    --out FOLDER of finished pieces (runs/reproduce);
-    --results FOLDER of figures and pictures (the clone's own);
-    --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference;
-    --device cpu or cuda; --jobs N processes, --threads N of each.
-    Some rivals need the extras bench and simulation, and are left out without them.
-    """
-    from acme_fleet.report.stories import read_stories, run_story
-
-    if name is None:
-        for story, summary in read_stories().items():
-            say(f"{story:<8} {summary}")
-        return
-    options = ["--scale", scale, "--seeds", str(seeds), *context.args]
-    raise typer.Exit(run_story(name, options))

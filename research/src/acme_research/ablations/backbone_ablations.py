@@ -7,27 +7,21 @@ over the candidates that are smaller than the reference is one observation; diff
 by seed, intervals are Student's. A seed that is on disk already is not run again.
 """
 
-import argparse
 import copy
 import itertools
 import json
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.importance import ablation_importance, taylor_importance
-from acme_fleet.cloud.reference import untrained_reference
-from acme_fleet.config.fleet import Fleet
-from acme_fleet.data.datasets import load_source
-from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import DistillationStep, LogitsLoss, distill, sandwich
 from acme_fleet.models.backbone.elastic import reorder
@@ -36,9 +30,11 @@ from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import generator
 from acme_fleet.training.evaluation import evaluate
-from acme_fleet.training.loop import Optimization, fit, steps_of
+from acme_fleet.training.loop import Optimization, steps_of
+from acme_research.frame.intervals import mean_interval
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import parser_of, trained_demo
 
-RESULT = Path(__file__).parent / "results" / "backbone_ablations.json"
 BASE = "whole method, uniform"
 Cells = dict[str, dict[str, float]]
 SPLITS = ("validation", "test")
@@ -48,16 +44,11 @@ class Seed:
     """One seed's data, its trained reference, and what is made of it."""
 
     def __init__(self, seed: int) -> None:
-        fleet = Fleet.from_yaml(EXAMPLE).model_copy(update={"seed": seed})
-        source = load_source(fleet.data)
-        world = distribute(fleet, source)
-        self.fleet, self.train, self.validation = fleet, world.public.train, world.public.validation
-        self.test = source.test
-        self.widths, self.depths = fleet.backbone.widths, fleet.backbone.depths
-        self.reference = untrained_reference(fleet, world.public, world.classes)
-        draw = generator(seed, "reference training")
-        fit(self.reference, self.train, fleet.reference.training, draw, validation=self.validation)
-        self.for_importance = self.train[: fleet.backbone.importance_samples]
+        demo = trained_demo(seed)
+        self.fleet, self.reference = demo.fleet, demo.reference
+        self.train, self.validation, self.test = demo.train, demo.validation, demo.test
+        self.widths, self.depths = self.fleet.backbone.widths, self.fleet.backbone.depths
+        self.for_importance = demo.for_importance
         heads, neurons = taylor_importance(self.reference, self.for_importance)
         self.taylor = heads, neurons
         self.importance = Importance.sorted(heads, neurons)
@@ -208,15 +199,6 @@ GROUPS: dict[str, Callable[[float, int], bool]] = {
 }
 
 
-def interval(values: list[float]) -> dict[str, Any]:
-    """Mean with its 95 % interval."""
-    mean, half = statistics.fmean(values), 0.0
-    if len(values) > 1:
-        error = statistics.stdev(values) / len(values) ** 0.5
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return {"mean": round(mean, 5), "interval": [round(mean - half, 5), round(mean + half, 5)]}
-
-
 def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     table = {}
     for name in records[0]["variants"]:
@@ -230,34 +212,30 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
                 row[f"{group}, {split}"] = {
                     "mean": round(statistics.fmean(ours), 5),
                     "standard deviation": round(statistics.stdev(ours), 5) if len(ours) > 1 else 0,
-                    "minus base": interval([a - b for a, b in zip(ours, base, strict=True)]),
+                    "minus base": mean_interval(np.subtract(ours, base), 5),
                 }
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/backbone_ablations"))
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "backbone_ablations").parse_args()
     torch.set_num_threads(1)
     records = [run_seed(number, arguments.out) for number in range(arguments.seeds)]
     result = {
         "summary": summarise(records),
         "rank correlation of Taylor (Eq. 8) with ablation (Eq. 6)": {
-            key: interval([r["rank correlation"][key] for r in records])
+            key: mean_interval([r["rank correlation"][key] for r in records], 5)
             for key in records[0]["rank correlation"]
         },
-        "reference test accuracy": interval([r["reference test accuracy"] for r in records]),
+        "reference test accuracy": mean_interval(
+            [r["reference test accuracy"] for r in records], 5
+        ),
         "seeds": records,
-        "date": datetime.now(UTC).date().isoformat(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in result["summary"].items():
         cell = row["all candidates, test"]
         print(f"{name:<34}{cell['mean']:.4f}  {cell['minus base']}")
-    print(f"wrote {RESULT}")
+    write_result("backbone_ablations", result)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python experiments/candidate_tables.py NAME=RUN_DIR …
 
-writes ``benchmarks/tables/candidates.json``. Loss and accuracy on the public validation data are
+writes ``research/results/candidates.json``. Loss and accuracy on the public validation data are
 what a choice may look at; accuracy on the public test data, which no choice sees, is beside them.
 Energy is left out: it is Eq. 1-2 of constants, which a benchmark varies.
 """
@@ -22,8 +22,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.pipeline import assemble
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
-
-TABLES = Path(__file__).parents[1] / "benchmarks" / "tables" / "candidates.json"
+from acme_research.frame.places import CANDIDATES
 
 
 def measure(path: Path) -> dict[str, Any]:
@@ -61,8 +60,7 @@ def main() -> None:
         name, _, path = argument.partition("=")
         tables[name] = measure(Path(path))
         print(name, tables[name]["test_samples"], "test samples")
-    TABLES.parent.mkdir(exist_ok=True)
-    TABLES.write_text(json.dumps(tables) + "\n")
+    CANDIDATES.write_text(json.dumps(tables) + "\n")
 
 
 if __name__ == "__main__":

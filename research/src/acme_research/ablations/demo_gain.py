@@ -8,41 +8,24 @@ share a backbone, so a seed's mean over its devices is one observation; the inte
 over seeds.
 """
 
-import argparse
 import json
 import statistics
-from datetime import UTC, datetime
-from pathlib import Path
 
-from scipy import stats
-
-import acme_fleet
-from acme_fleet.cli import EXAMPLE
 from acme_fleet.runs.summary import DeviceSummary, Summary
-
-RESULT = Path(__file__).parent / "results" / "demo_gain.json"
+from acme_research.frame.intervals import mean_interval
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import demo, finished_run, parser_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo_gain"))
-    arguments = parser.parse_args()
-    fleet = acme_fleet.Fleet.from_yaml(EXAMPLE)
+    arguments = parser_of(__doc__, "demo_gain").parse_args()
     summaries = []
     for seed in range(arguments.seeds):
-        out = arguments.out / f"seed-{seed}"
-        if (out / "summary.json").exists():
-            summaries.append(Summary.read(out / "summary.json"))
-            continue
-        seeded = fleet.model_copy(update={"seed": seed})
-        resume = (out / "fleet.yaml").exists()
-        summaries.append(acme_fleet.customize(seeded, out, resume=resume))
+        summaries.append(finished_run(demo(seed), arguments.out / f"seed-{seed}"))
         print(f"seed {seed} done in {sum(summaries[-1].seconds.values()):.0f} s", flush=True)
     result = evaluate(summaries)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+    write_result("demo_gain", result)
 
 
 def evaluate(summaries: list[Summary]) -> dict[str, object]:
@@ -68,7 +51,6 @@ def evaluate(summaries: list[Summary]) -> dict[str, object]:
         "test samples": sum(d.test_samples for d in devices),
         "seconds": {"median": statistics.median(seconds), "max": max(seconds)},
         "seeds": [summary.seed for summary in summaries],
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
@@ -79,12 +61,7 @@ def difference(summaries: list[Summary], rival: str) -> dict[str, object]:
         return 100 * (device.accuracy - getattr(device, rival))
 
     by_seed = [statistics.fmean(gain(d) for d in summary.devices) for summary in summaries]
-    mean = statistics.fmean(by_seed)
-    half = 0.0
-    if len(by_seed) > 1:
-        error = statistics.stdev(by_seed) / len(by_seed) ** 0.5
-        half = float(stats.t.ppf(0.975, len(by_seed) - 1)) * error
-    return {"mean": mean, "interval": [mean - half, mean + half], "by seed": by_seed}
+    return {**mean_interval(by_seed), "by seed": by_seed}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a backbone for each device buys over one for its cluster, on measured candidates.
 
 Clusters of ten devices whose storage and constants of Eq. 2 are drawn at random, for the
-candidates of ``benchmarks/tables/candidates.json``. A cluster's choice obeys its smallest device
+candidates of ``research/results/candidates.json``. A cluster's choice obeys its smallest device
 and counts its worst energy; a device's own obeys its own limit and energy. What both get is
 compared on the device itself: energy, loss, and accuracy on test data that no choice saw.
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,11 @@ import numpy as np
 from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j, worst_energy_j
 from acme_fleet.selection.choice import match, match_many
+from acme_research.frame.intervals import bootstrap_interval
+from acme_research.frame.places import CANDIDATES
+from acme_research.frame.record import write_result
 
-ROOT = Path(__file__).parents[1]
-TABLES = json.loads((ROOT / "benchmarks" / "tables" / "candidates.json").read_text())
-RESULTS = Path(__file__).parent / "results" / "device_matching.json"
+TABLES = json.loads(CANDIDATES.read_text())
 DEVICES, DRAWS = 10, 40
 WINDOWS = [0.02, 0.05, 0.1]
 SMALLEST = {"alike, 70-100 %": 0.7, "mixed, 20-100 %": 0.2}  # storage, of the largest candidate
@@ -71,8 +71,7 @@ def one_draw(run: dict[str, Any], share: float, window: float, seed: int) -> dic
 
 def interval(values: np.ndarray) -> list[float]:
     """Mean and its 95 % bootstrap interval."""
-    picks = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
+    low, high = bootstrap_interval(lambda picks: values[picks].mean(axis=1), len(values))
     return [round(float(x), 4) for x in (values.mean(), low, high)]
 
 
@@ -85,7 +84,7 @@ def main() -> None:
         key = f"{fleet}, storage {kind}, window {window:g}"
         results[key] = {name: interval(np.array([d[name] for d in draws])) for name in draws[0]}
         print(key, {name: value[0] for name, value in results[key].items()})
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_result("device_matching", results)
 
 
 if __name__ == "__main__":

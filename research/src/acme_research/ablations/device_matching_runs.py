@@ -12,36 +12,28 @@ Writes ``results/device_matching_runs.json``.
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 import statistics
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from scipy import stats
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cost.energy import energy_j
-from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.summary import Summary
-from acme_research.frame.probe import all_devices
-from acme_research.frame.story import probe_over_seeds
+from acme_research.frame.intervals import mean_interval
+from acme_research.frame.probe import all_devices, probe_over_seeds
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import finished_run, parser_of, same_cloud
 
-RESULT = Path(__file__).parent / "results" / "device_matching_runs.json"
 STORAGES = ["150 kB", "160 kB", "400 kB", "420 kB", "1.1 MB", "1.2 MB"]
 MEASURES = ("accuracy_coarse", "accuracy", "size_bytes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/device_matching"))
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "device_matching").parse_args()
     rows = [
         {"seed": seed} | {way: observe(arguments.out, seed, way) for way in ("cluster", "device")}
         for seed in range(arguments.seeds)
@@ -49,16 +41,15 @@ def main() -> None:
     result = {
         "storage": STORAGES,
         "device - cluster": {
-            name: difference([row["device"][name] - row["cluster"][name] for row in rows])
+            name: mean_interval([row["device"][name] - row["cluster"][name] for row in rows])
             for name in rows[0]["device"]
             if name not in ("backbones", "probe")
         },
         "probe": probe_over_seeds([row["cluster"]["probe"] for row in rows]),
         "by seed": rows,
-        "date": datetime.now(UTC).date().isoformat(),
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["device - cluster"], indent=2))
+    write_result("device_matching_runs", result)
 
 
 def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
@@ -69,13 +60,8 @@ def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
     settings["selection"] = settings.get("selection", {}) | {"matching": matching}
     settings["search"] = settings.get("search", {}) | {"rivals": False}
     fleet = acme_fleet.Fleet.parse(settings)
-    other = out / f"seed-{seed}-cluster" / "cloud"
-    if not path.exists() and other.exists():
-        run = RunDirectory.create(path, fleet, resume=False)
-        shutil.copytree(other, run.cloud, dirs_exist_ok=True)
-    if not (path / "summary.json").exists():
-        acme_fleet.customize(fleet, path, resume=(path / "fleet.yaml").exists())
-    summary = Summary.read(path / "summary.json")
+    begin = same_cloud(out / f"seed-{seed}-cluster") if matching == "device" else None
+    summary = finished_run(fleet, path, begin)
     print(path, summary.seconds, flush=True)
     means = {name: statistics.fmean(getattr(d, name) for d in summary.devices) for name in MEASURES}
     backbones = {group.name: (group.width, group.depth) for group in summary.clusters}
@@ -102,14 +88,6 @@ def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
 
 def mixed_devices() -> list[dict[str, Any]]:
     return [{"name": f"d{n}", "storage": size} for n, size in enumerate(STORAGES, 1)]
-
-
-def difference(values: list[float]) -> dict[str, Any]:
-    mean, half = statistics.fmean(values), 0.0
-    if len(values) > 1:
-        error = statistics.stdev(values) / len(values) ** 0.5
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return {"mean": mean, "interval": [mean - half, mean + half]}
 
 
 if __name__ == "__main__":

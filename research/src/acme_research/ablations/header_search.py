@@ -11,23 +11,19 @@ untouched reference, here the raw pixels, and a regression on the edge's data. A
 its two backbones is one observation.
 """
 
-import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
 
-from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
@@ -47,9 +43,11 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.simulation.probe_rival import Encoder
 from acme_fleet.training.evaluation import evaluate
+from acme_research.frame.intervals import mean_interval
 from acme_research.frame.probe import Figures, fitted
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import cifar20, demo, parser_of
 
-RESULTS = Path(__file__).parent / "results"
 BACKBONES = {"small": (0.25, 2), "large": (0.75, 4)}
 SAMPLED = 20  # headers whose shared-weight reward is compared with training alone
 ANY_SIZE = 2**40
@@ -59,14 +57,9 @@ REGRESSION = "a regression on the edge's data"
 
 def fleet_of(source: str, data: Path | None, seed: int) -> Fleet:
     if source == "digits":
-        return Fleet.from_yaml(EXAMPLE).model_copy(update={"seed": seed})
+        return demo(seed)
     assert data is not None, "cifar20 needs --data"
-    file = Path(__file__).parents[1] / "examples" / "cifar20.yaml"
-    settings = yaml.safe_load(file.read_text())
-    settings["seed"] = seed
-    for part in ("train", "test"):
-        settings["data"][part] = sorted(map(str, data.resolve().glob(f"{part}-*.parquet")))
-    return Fleet.parse(settings)
+    return Fleet.parse(cifar20(data, seed))
 
 
 class Seed:
@@ -231,13 +224,8 @@ def run_seed(fleet: Fleet, folder: Path) -> dict[str, Any]:
     return {"seed": fleet.seed, **record}
 
 
-def interval(values: list[float]) -> dict[str, Any]:
-    """Mean with its 95 % interval, in the values' unit."""
-    mean, half = statistics.fmean(values), 0.0
-    if len(values) > 1:
-        error = statistics.stdev(values) / len(values) ** 0.5
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return {"mean": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)]}
+def interval(values: Iterable[float]) -> dict[str, Any]:
+    return mean_interval(list(values), 4)
 
 
 def over_backbones(record: dict[str, Any], part: str, row: str, key: str) -> float:
@@ -260,13 +248,13 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     table = {}
     for row in rows:
         table[row] = {
-            key: interval([over_backbones(r, "strategies", row, key) for r in records])
+            key: interval(over_backbones(r, "strategies", row, key) for r in records)
             for key in records[0]["strategies"]["small"][row]
             if key != "header"
         }
 
     def gap(ours: Callable[[Any], float], rival: Callable[[Any], float]) -> dict[str, Any]:
-        return interval([100 * (ours(r) - rival(r)) for r in records])
+        return interval(100 * (ours(r) - rival(r)) for r in records)
 
     def of(row: str) -> Callable[[Any], float]:
         return lambda record: over_backbones(record, "strategies", row, "test")
@@ -295,35 +283,26 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
         "strategies": table,
         "probe, test accuracy": interval(probe),
         "differences in points of test accuracy": differences,
-        "Kendall's tau, shared weights against alone": interval([s["tau"] for s in shared]),
+        "Kendall's tau, shared weights against alone": interval(s["tau"] for s in shared),
         "training alone / search, seconds per header": interval(
-            [s["seconds alone"] / s["seconds per evaluated header"] for s in shared]
+            s["seconds alone"] / s["seconds per evaluated header"] for s in shared
         ),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__, "header_search")
     parser.add_argument("source", choices=["digits", "cifar20"])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/header_search"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     records = []
     for number in range(arguments.seeds):
         fleet = fleet_of(arguments.source, arguments.data, number)
         records.append(run_seed(fleet, arguments.out / f"{arguments.source}-seed-{number}"))
-    result = {
-        "backbones (width, depth)": BACKBONES,
-        **summarise(records),
-        "seeds": records,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    path = RESULTS / f"header_search_{arguments.source}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({key: value for key, value in result.items() if key != "seeds"}, indent=1))
-    print(f"wrote {path}")
+    result = {"backbones (width, depth)": BACKBONES, **summarise(records)}
+    print(json.dumps(result, indent=1))
+    write_result(f"header_search_{arguments.source}", result | {"seeds": records})
 
 
 if __name__ == "__main__":

@@ -15,16 +15,13 @@ regression on each device or the mean of all.
 device would allow, and each device then trains it on. A method cannot be expected to be far above.
 """
 
-import argparse
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from acme_fleet.training.evaluation import evaluate
 from acme_research.ablations.personalisation_fleets import (
@@ -48,9 +45,11 @@ from acme_research.ablations.personalisation_methods import (
     Method,
     personalise,
 )
+from acme_research.frame.intervals import mean_interval
 from acme_research.frame.probe import ALONE, AVERAGED, on_features
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import add_line, parser_of, read_lines
 
-RESULT = Path(__file__).parent / "results" / "personalisation.json"
 RIVALS = ("Alone", "FedAvg", "FedAvg, seven rounds", "Pooled")
 PROBE = "regressions"
 COMPARED = (*RIVALS, "FedAvg, rows by class", "weights, debiased")
@@ -102,15 +101,7 @@ def difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], key: st
     of_seed = {run["seed"]: run for run in theirs}
     pairs = [(run, of_seed[run["seed"]]) for run in ours if run["seed"] in of_seed]
     by_seed = [100 * float(np.mean(np.subtract(a["test"], b[key]))) for a, b in pairs]
-    return {"mean": round(float(np.mean(by_seed)), 2), "interval": interval(by_seed)}
-
-
-def interval(by_seed: list[float]) -> list[float]:
-    if len(by_seed) < 2:
-        return []
-    half = stats.t.ppf(0.975, len(by_seed) - 1) * stats.sem(by_seed)
-    mean = np.mean(by_seed)
-    return [round(float(mean - half), 2), round(float(mean + half), 2)]
+    return mean_interval(by_seed, 2)
 
 
 def tabulate(results: list[dict[str, Any]], probes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,17 +160,15 @@ def seeds_of(runs: list[dict[str, Any]]) -> set[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--features", nargs="+", required=True, metavar="text|digits=FILE")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--partitions", nargs="+", default=["iid", "natural", "c1", "c2", "c3"])
     parser.add_argument("--ablations", type=int, default=2, help="seeds of the ablations")
     parser.add_argument("--explored", type=int, default=2, help="seeds of what was tried, on text")
     parser.add_argument("--poisoned", type=int, default=5, help="seeds with a poisoned device")
     parser.add_argument("--runs", type=Path, default=Path("runs/personalisation.jsonl"))
     arguments = parser.parse_args()
-    arguments.runs.parent.mkdir(parents=True, exist_ok=True)
-    results = read_runs(arguments.runs)
+    results = read_lines(arguments.runs)
     for given in arguments.features:
         what, _, path = given.partition("=")
         if not Path(path).exists():
@@ -198,17 +187,8 @@ def main() -> None:
         )
         for partitions, methods, seeds in sets:
             for run in run_all(what, Path(path), partitions, range(seeds), methods, done):
-                with arguments.runs.open("a") as file:
-                    file.write(json.dumps(run) + "\n")
-    results = read_runs(arguments.runs)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(summary(results), indent=1) + "\n")
-    print(f"wrote {RESULT}")
-
-
-def read_runs(path: Path) -> list[dict[str, Any]]:
-    """Runs that an earlier start has finished."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+                add_line(arguments.runs, run)
+    write_result("personalisation", summary(read_lines(arguments.runs)))
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -263,8 +243,7 @@ def honest_losses(results: list[dict[str, Any]]) -> dict[str, Any]:
             by_seed = [
                 100 * float(np.mean(np.subtract(a["test"], b["test"])[1:])) for a, b in pairs
             ]
-            told = {"mean": round(float(np.mean(by_seed)), 2), "interval": interval(by_seed)}
-            table.setdefault(" ".join(fleet), {})[name] = told
+            table.setdefault(" ".join(fleet), {})[name] = mean_interval(by_seed, 2)
     return table
 
 

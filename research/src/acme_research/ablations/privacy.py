@@ -9,9 +9,7 @@ Accuracies are paired by device; intervals are Student's over seeds. Beside them
 rival of every run: a regression on each device, which sends nothing, and the mean of all.
 """
 
-import argparse
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,7 +24,7 @@ from torch import Tensor
 from acme_fleet.config.personalization import Privacy
 from acme_fleet.privacy.accounting import epsilon
 from acme_fleet.privacy.noise import protect_features, protect_importance, quantize
-from acme_research.ablations.personalisation import PROBE, interval, read_runs, regressions
+from acme_research.ablations.personalisation import PROBE, regressions
 from acme_research.ablations.personalisation_fleets import DEVICES, World, load, make_world
 from acme_research.ablations.personalisation_methods import (
     METHODS,
@@ -36,9 +34,11 @@ from acme_research.ablations.personalisation_methods import (
     personalise,
     similarity,
 )
+from acme_research.frame.intervals import mean_interval
 from acme_research.frame.probe import on_features
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import add_line, parser_of, read_lines
 
-RESULT = Path(__file__).parent / "results" / "privacy.json"
 DELTA = 1e-5
 EPSILONS = (1.0, 3.0, 10.0)
 CLIP = {"text": 0.3, "digits": 1.1}  # the median length of a feature, in √hidden
@@ -143,15 +143,18 @@ def tabulate(runs: list[dict[str, Any]]) -> dict[str, Any]:
                 sorted((r for r in here if r["change"] == name), key=lambda r: r["seed"])
                 for name in (change, plain)
             )
-            by_seed = [
-                100 * float(np.mean(np.subtract(a["test"], b["test"])))
-                for a, b in zip(own, base, strict=True)
-            ]
+            lost = mean_interval(
+                [
+                    100 * float(np.mean(np.subtract(b["test"], a["test"])))
+                    for a, b in zip(own, base, strict=True)
+                ],
+                2,
+            )
             told: dict[str, Any] = {
                 "test": round(float(np.mean([r["test"] for r in own])), 4),
                 "validation": round(float(np.mean([r["validation"] for r in own])), 4),
-                "points lost": round(-float(np.mean(by_seed)), 2),
-                "interval": [-bound for bound in reversed(interval(by_seed))],
+                "points lost": lost["mean"],
+                "interval": lost["interval"],
                 "seeds": [r["seed"] for r in own],
                 "peers": round(float(np.mean([r["peers"] for r in own])), 2),
             }
@@ -163,19 +166,17 @@ def tabulate(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--features", nargs="+", required=True, metavar="text|digits=FILE")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=Path("runs/privacy.jsonl"))
     arguments = parser.parse_args()
-    arguments.runs.parent.mkdir(parents=True, exist_ok=True)
     for given in arguments.features:
         what, _, path = given.partition("=")
         tensors, about = load(Path(path))
         seeds = range(min(arguments.seeds, MOST_SEEDS[what]))
         for seed, partition in itertools.product(seeds, PARTITIONS):
             told = {"data": what, "partition": partition, "seed": seed}
-            earlier = [r for r in read_runs(arguments.runs) if told.items() <= r.items()]
+            earlier = [r for r in read_lines(arguments.runs) if told.items() <= r.items()]
             done = {r["change"] for r in earlier}
             world, first = make_world(what, tensors, about, partition, seed), {}
             runs = (
@@ -184,8 +185,7 @@ def main() -> None:
                 run_importance(world, first, done),
             )
             for run in itertools.chain(*runs):
-                with arguments.runs.open("a") as file:
-                    file.write(json.dumps(told | run) + "\n")
+                add_line(arguments.runs, told | run)
             print(f"{what} {partition} {seed}", flush=True)
     settings = {
         "delta": DELTA,
@@ -195,15 +195,14 @@ def main() -> None:
         "noise multiplier of features": {f"{e:g}": multiplier(e, 1) for e in EPSILONS},
         "noise multiplier of importance": {f"{e:g}": multiplier(e, ROUNDS) for e in EPSILONS},
     }
-    runs = read_runs(arguments.runs)
+    runs = read_lines(arguments.runs)
     probes = [run for run in runs if run["change"] == PROBE]
     table = {
         "settings": settings,
         "probe": regressions(probes),
         "results": tabulate([run for run in runs if run["change"] != PROBE]),
     }
-    RESULT.write_text(json.dumps(table, indent=1) + "\n")
-    print(f"wrote {RESULT}")
+    write_result("privacy", table)
 
 
 if __name__ == "__main__":

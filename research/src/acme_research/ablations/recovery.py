@@ -9,27 +9,16 @@ mean over its devices is one observation.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import statistics
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import acme_fleet
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.runs.summary import Summary
-from acme_research.frame.probe import all_devices
-from acme_research.frame.story import (
-    RESULTS,
-    commit,
-    hardware,
-    mean_interval,
-    paired,
-    probe_over_seeds,
-)
+from acme_research.frame.intervals import mean_interval, paired
+from acme_research.frame.probe import all_devices, probe_over_seeds
+from acme_research.frame.record import write_result
+from acme_research.frame.runs import finished_run, parser_of, same_cloud
 
 # As many epochs as each of the two steps of Eq. 9 takes there.
 _RECOVERY = Fleet.from_yaml(EXAMPLE).backbone.distillation.model_dump(mode="json")["recovery"]
@@ -44,23 +33,11 @@ def demo(seed: int, recovery: dict[str, Any] | None) -> Fleet:
     return Fleet.parse(content | {"seed": seed})
 
 
-def finished(fleet: Fleet, path: Path, cloud: Path | None) -> Summary:
-    """A whole run, with the cloud's stages of another where there is one."""
-    if (path / "summary.json").exists():
-        return Summary.read(path / "summary.json")
-    if cloud is not None and not path.exists():
-        path.mkdir(parents=True)
-        (path / "fleet.yaml").write_text(fleet.to_yaml())
-        shutil.copytree(cloud, path / "cloud")
-    return acme_fleet.customize(fleet, path, resume=path.exists())
-
-
 def row(seed: int, out: Path) -> dict[str, Any]:
     """Mean test accuracies over the devices."""
-    without = finished(demo(seed, None), out / f"plain-{seed}", None)
-    recovered = finished(
-        demo(seed, _RECOVERY), out / f"rec-{seed}", out / f"plain-{seed}" / "cloud"
-    )
+    plain = out / f"plain-{seed}"
+    without = finished_run(demo(seed, None), plain)
+    recovered = finished_run(demo(seed, _RECOVERY), out / f"rec-{seed}", same_cloud(plain))
     means = {
         name: {what: statistics.fmean(getattr(d, what) for d in s.devices) for what in _WHAT}
         for name, s in (("without", without), ("recovered", recovered))
@@ -69,10 +46,7 @@ def row(seed: int, out: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/recovery"))
-    options = parser.parse_args()
+    options = parser_of(__doc__, "recovery").parse_args()
     rows = []
     for seed in range(options.seeds):
         rows.append(row(seed, options.out))
@@ -88,11 +62,8 @@ def main() -> None:
         "difference": {what: paired(*pair) for what, pair in columns.items()},
         "probe": probe_over_seeds([r["probe"] for r in rows]),
         "seeds": rows,
-        "hardware": hardware(),
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (RESULTS / "recovery_digits.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result("recovery_digits", result)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def main() -> None:
     write_benchmark(
         name="personalise_gain",
         value=low,
-        unit="lower end of the 95 % interval of (ours - the better of Alone and FedAvg), test accuracy",
+        unit="lower end of the 95 % interval of (ours - the better of Alone and FedAvg), test "
+        "accuracy",
         better="higher",
         goal=0.02,
         rival="the better of Alone and FedAvg in each non-IID case",

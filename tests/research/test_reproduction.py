@@ -6,7 +6,9 @@ import copy
 import importlib
 import json
 import sys
+import tomllib
 from contextlib import nullcontext
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +34,7 @@ from acme_research import cli
 from acme_research.frame import page
 from acme_research.frame.bench import SCALES, Bench, Options
 from acme_research.frame.intervals import mean_interval, paired, text
+from acme_research.frame.places import RESEARCH
 from acme_research.frame.probe import (
     ALONE,
     AVERAGED,
@@ -439,18 +442,32 @@ def test_the_page_is_that_of_the_results():
 # --- acme reproduce ---------------------------------------------------------------------------
 
 
+@pytest.fixture
+def as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that the package declares, though it may be on the path alone."""
+    project = tomllib.loads((RESEARCH / "pyproject.toml").read_text())["project"]
+    (group, declared), *others = project["entry-points"].items()
+    assert group == "acme_fleet.commands"
+    assert not others
+    entries = [EntryPoint(name, value, group) for name, value in declared.items()]
+    monkeypatch.setattr("acme_fleet.cli.added.entry_points", lambda group: entries)
+
+
+@pytest.mark.usefixtures("as_installed")
 def test_reproduce_lists_the_stories():
     told = CliRunner().invoke(app, ["reproduce"])
     assert told.exit_code == 0
     assert [line.split()[0] for line in told.output.splitlines()] == list(page.STORIES)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_reproduce_names_what_is_wrong():
     told = CliRunner().invoke(app, ["reproduce", "fig99"])
     assert told.exit_code == 2
     assert "no story fig99" in told.output
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_reproduce_hands_options_on(monkeypatch: pytest.MonkeyPatch):
     seen: list[list[str]] = []
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from acme_fleet.errors import FleetError
+from acme_fleet.cli.added import added_command, added_names
 from acme_fleet.failures import explain, prepare_output, say
 
 __all__ = ["app", "say"]
@@ -19,8 +18,6 @@ __all__ = ["app", "say"]
 _USAGE_ERROR: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
-
-_ELSEWHERE = {"reproduce": "in a clone of the project, `pip install -e research`"}
 
 
 @contextmanager
@@ -35,32 +32,16 @@ def _explained() -> Iterator[None]:
         raise typer.Exit(explain(error)) from None
 
 
-def _added() -> dict[str, EntryPoint]:
-    """Commands of other packages that are installed, by name."""
-    return {entry.name: entry for entry in entry_points(group="acme_fleet.commands")}
-
-
 class _Command(TyperGroup):
     """The whole command line: its help, its options and its commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """See :class:`TyperGroup`."""
-        own = super().list_commands(ctx)
-        return [*own, *sorted(_added().keys() - set(own))]
+        """See :class:`TyperGroup`; those of other packages come last."""
+        return list(dict.fromkeys([*super().list_commands(ctx), *added_names()]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """See :class:`TyperGroup`; a command of another package is loaded when it is asked for.
-
-        Raises:
-            FleetError: if its package is known and not installed, with how to install it.
-        """
-        if (own := super().get_command(ctx, cmd_name)) is not None:
-            return own
-        if (entry := _added().get(cmd_name)) is not None:
-            return typer.main.get_command(entry.load())
-        if cmd_name in _ELSEWHERE:
-            raise FleetError(f"acme {cmd_name} is in a package of its own: {_ELSEWHERE[cmd_name]}")
-        return None
+        """See :class:`TyperGroup`."""
+        return super().get_command(ctx, cmd_name) or added_command(cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See :class:`TyperGroup`."""

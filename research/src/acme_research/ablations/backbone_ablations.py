@@ -1,8 +1,8 @@
 """What each part of the elastic backbone is worth, on the demo's digits and settings.
 
-``python experiments/backbone_ablations.py [--seeds 5]`` trains the demo's reference for each seed
-and makes it elastic in several ways. Accuracy is measured for every width and depth, on the
-public validation samples and on the digits' whole test set: no device takes part. A seed's mean
+``python -m acme_research.ablations.backbone_ablations [--seeds 5]`` trains the demo's reference for
+each seed and makes it elastic in several ways. Accuracy is measured for every width and depth, on
+the public validation samples and on the digits' whole test set: no device takes part. A seed's mean
 over the candidates that are smaller than the reference is one observation; differences are paired
 by seed, intervals are Student's. A seed that is on disk already is not run again.
 """

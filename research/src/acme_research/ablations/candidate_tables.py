@@ -1,6 +1,6 @@
 """Candidates of finished runs with measured loss, accuracy and size, for the benchmarks.
 
-    python experiments/candidate_tables.py NAME=RUN_DIR …
+    python -m acme_research.ablations.candidate_tables NAME=RUN_DIR …
 
 writes ``research/results/candidates.json``. Loss and accuracy on the public validation data are
 what a choice may look at; accuracy on the public test data, which no choice sees, is beside them.

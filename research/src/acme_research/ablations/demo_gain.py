@@ -1,11 +1,11 @@
 """What personalisation and the searched header are worth on the demo, over several seeds.
 
-``python experiments/demo_gain.py [--seeds 5] [--out runs/demo_gain]`` runs ``acme demo`` for each
-seed and compares, on every device's full test set, the final model with the coarse model it
-received, with a plain linear header on the same backbone and data, and with the practitioner's
-rival: a logistic regression on the pixels, a device's own and the mean of all. Devices of one run
-share a backbone, so a seed's mean over its devices is one observation; the interval is Student's
-over seeds.
+``python -m acme_research.ablations.demo_gain [--seeds 5] [--out runs/demo_gain]`` runs ``acme
+demo`` for each seed and compares, on every device's full test set, the final model with the coarse
+model it received, with a plain linear header on the same backbone and data, and with the
+practitioner's rival: a logistic regression on the pixels, a device's own and the mean of all.
+Devices of one run share a backbone, so a seed's mean over its devices is one observation; the
+interval is Student's over seeds.
 """
 
 import json

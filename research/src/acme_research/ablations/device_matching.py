@@ -5,7 +5,7 @@ candidates of ``research/results/candidates.json``. A cluster's choice obeys its
 and counts its worst energy; a device's own obeys its own limit and energy. What both get is
 compared on the device itself: energy, loss, and accuracy on test data that no choice saw.
 
-    python experiments/device_matching.py
+    python -m acme_research.ablations.device_matching
 
 writes ``results/device_matching.json``: mean differences, device minus cluster, with 95 %
 intervals over the drawn clusters. The runs are few: nothing is said about other runs. Devices

@@ -1,7 +1,7 @@
 """What a backbone for each device buys a mixed cluster in whole runs, over several seeds.
 
-``python experiments/device_matching_runs.py [--seeds 5] [--out runs/device_matching]`` runs the
-demo's model and data on one cluster whose devices store from 150 kB to 1.2 MB, with
+``python -m acme_research.ablations.device_matching_runs [--seeds 5] [--out runs/device_matching]``
+runs the demo's model and data on one cluster whose devices store from 150 kB to 1.2 MB, with
 ``selection.matching`` cluster and device. Both runs of a seed start from the same elastic backbone.
 Accuracy is that of the shipped models on the devices' full test sets; a seed's mean over its
 devices is one observation, and the intervals are Student's over seeds. Beside both stands the first

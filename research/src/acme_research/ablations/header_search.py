@@ -1,14 +1,14 @@
 """What the header search is worth: strategies, hand-made headers, joint training, shared weights.
 
-``python experiments/header_search.py digits [--seeds 5]`` or ``… cifar20 --data PATH/TO/cifar100``.
-For each seed the cloud's part of the demo (or of ``examples/cifar20.yaml``) is run once and kept in
-``--out``. From the elastic backbone two are cut, a small and a large one, each for one edge server
-with its own shared data. On each, every strategy searches with the same budget, with the backbone
-frozen and with the backbone training along; linear and hand-made headers of the searched header's
-size are trained in the same way on the same backbone. All choices are made on the edge's data;
-accuracy is that on the whole test set. Beside them stands the first rival of every run: the
-untouched reference, here the raw pixels, and a regression on the edge's data. A seed's mean over
-its two backbones is one observation.
+``python -m acme_research.ablations.header_search digits [--seeds 5]`` or ``… cifar20 --data
+PATH/TO/cifar100``. For each seed the cloud's part of the demo (or of ``examples/cifar20.yaml``) is
+run once and kept in ``--out``. From the elastic backbone two are cut, a small and a large one, each
+for one edge server with its own shared data. On each, every strategy searches with the same budget,
+with the backbone frozen and with the backbone training along; linear and hand-made headers of the
+searched header's size are trained in the same way on the same backbone. All choices are made on the
+edge's data; accuracy is that on the whole test set. Beside them stands the first rival of every
+run: the untouched reference, here the raw pixels, and a regression on the edge's data. A seed's
+mean over its two backbones is one observation.
 """
 
 import json

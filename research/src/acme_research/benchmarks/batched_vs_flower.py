@@ -1,7 +1,7 @@
 """Local training of 100 devices: together in one process, and in Flower's own simulation.
 
-``pip install -c constraints-flower.txt -e '.[simulation]'``, then
-``python benchmarks/batched_vs_flower.py``. Both do the work of ``batched_devices.py``. Flower's
+``pip install -c constraints-flower.txt -e . -e 'research[simulation]'``, then ``python -m
+acme_research.benchmarks.batched_vs_flower``. Both do the work of ``batched_devices.py``. Flower's
 simulation starts Ray; one message to every virtual node that changes nothing comes first, so that
 neither the start nor an import is counted. A node has one core, as many work as there are cores.
 """

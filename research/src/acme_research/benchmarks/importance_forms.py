@@ -1,6 +1,6 @@
 """Rankings of heads and neurons with and without labels: the cut that each leaves.
 
-``python benchmarks/importance_forms.py --data DATA --references REFERENCES``
+``python -m acme_research.benchmarks.importance_forms --data DATA --references REFERENCES``
 
 DATA holds ``clinc150`` and ``cifar100``, REFERENCES the checkpoints ``minilm-l6`` and
 ``dinov2-small``. ``labels`` and ``features`` are the two forms of ``backbone.importance``;

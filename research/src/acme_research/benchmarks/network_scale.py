@@ -4,8 +4,8 @@ Every device host is real: SuperNode, role, its own keys and disk. Processor sec
 counted for the edge's host and for one device's, so that sharing one machine does not matter to
 them; the seconds of a round are this machine's.
 
-    python benchmarks/network_scale.py 4 8 16    # stopped, it goes on with those that are missing
-    python benchmarks/network_scale.py refit     # what was measured so far, fitted again
+    python -m acme_research.benchmarks.network_scale 4 8 16  # goes on with those that are missing
+    python -m acme_research.benchmarks.network_scale refit  # what was measured so far, again
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Mixing rows by class − the better of Alone and FedAvg, non-IID, in test accuracy.
 
-``python benchmarks/personalise_gain.py`` reads ``experiments/results/personalisation.json``, where
-all were trained side by side on the same devices, splits and coarse header; run the experiment
-first. All train for 40 epochs; FedAvg is there with three rounds and, as ours, with seven. The best
-rival is chosen by the mean over all seeds, case by case, which favours the rivals.
+``python -m acme_research.benchmarks.personalise_gain`` reads
+``research/results/personalisation.json``, where all were trained side by side on the same devices,
+splits and coarse header; run the experiment first. All train for 40 epochs; FedAvg is there with
+three rounds and, as ours, with seven. The best rival is chosen by the mean over all seeds, case by
+case, which favours the rivals.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A search step on cached features ÷ the same step that runs the frozen backbone on each batch.
 
-``python benchmarks/search_cache.py``; see ``search_setup.py`` for the shapes.
+``python -m acme_research.benchmarks.search_cache``; see ``search_setup.py`` for the shapes.
 """
 
 from __future__ import annotations

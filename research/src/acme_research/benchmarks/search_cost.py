@@ -1,7 +1,7 @@
 """Training a header alone ÷ the search's time for each header that it evaluates.
 
-``python benchmarks/search_cost.py``: default budget and fine-tuning, CPU time of one thread; see
-``search_setup.py`` for the shapes.
+``python -m acme_research.benchmarks.search_cost``: default budget and fine-tuning, CPU time of one
+thread; see ``search_setup.py`` for the shapes.
 """
 
 from __future__ import annotations

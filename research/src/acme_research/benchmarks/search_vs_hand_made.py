@@ -1,7 +1,8 @@
 """The searched header − the best hand-made one of its size, in test accuracy.
 
-``python benchmarks/search_vs_hand_made.py`` reads ``experiments/results/header_search_*.json``,
-where both were trained side by side on the same backbone and data; run the experiment first.
+``python -m acme_research.benchmarks.search_vs_hand_made`` reads
+``research/results/header_search_*.json``, where both were trained side by side on the same backbone
+and data; run the experiment first.
 """
 
 from __future__ import annotations

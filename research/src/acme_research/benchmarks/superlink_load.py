@@ -4,7 +4,7 @@ Each device is a thread that asks for work through the proxy, with TLS, a regist
 signature of its own, as often as Flower's SuperNode does, heartbeats included. Processor seconds
 are counted for the server's processes alone, so that one machine may hold them all.
 
-    python benchmarks/superlink_load.py 10 50 100
+    python -m acme_research.benchmarks.superlink_load 10 50 100
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What devices upload ÷ their raw data as stored, on the CIFAR-20 example, and what 8 bits cost.
 
-``python benchmarks/upload_ratio.py --data PATH/TO/cifar100``. Each seed runs phases 1 and 2-1 once;
-phase 2-2 starts from there with either kind of feature sample. Value: the mean ratio with 8 bits,
-at an accuracy that does not differ from half precision's (the difference is in ``details``).
-A seed takes 15 minutes on a core; with ``--runs`` a stopped start goes on.
+``python -m acme_research.benchmarks.upload_ratio --data PATH/TO/cifar100``. Each seed runs phases 1
+and 2-1 once; phase 2-2 starts from there with either kind of feature sample. Value: the mean ratio
+with 8 bits, at an accuracy that does not differ from half precision's (the difference is in
+``details``). A seed takes 15 minutes on a core; with ``--runs`` a stopped start goes on.
 """
 
 import argparse

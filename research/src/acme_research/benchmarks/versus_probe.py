@@ -1,6 +1,7 @@
 """The product − a logistic regression on the whole checkpoint, on real references.
 
-``python benchmarks/versus_probe.py --data DATA --references REFERENCES [--case NAME ...]``
+``python -m acme_research.benchmarks.versus_probe --data DATA --references REFERENCES [--case NAME
+...]``
 
 DATA holds ``clinc150`` and ``cifar100``, REFERENCES the checkpoints ``minilm-l6`` and
 ``dinov2-small``. The rival is in every run's own summary: the untouched checkpoint in int8 with a

@@ -92,8 +92,8 @@ def file_of(result: dict[str, Any]) -> str:
 def _others() -> str:
     return (
         "## Other stories\n\n"
-        "`backbone_ablations.py`, `recovery.py`, `header_search.py`, `personalisation.py`,\n"
-        "`privacy.py`, `device_matching.py` and `demo_gain.py` write the results that\n"
+        "`acme_research.ablations` has `backbone_ablations`, `recovery`, `header_search`,\n"
+        "`personalisation`, `privacy`, `device_matching` and `demo_gain`, whose results\n"
         "[backbones](../docs/backbones.md), [header search](../docs/header_search.md),\n"
         "[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and\n"
         "[costs](../docs/costs.md) discuss."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
-from acme_fleet.data.samples import Samples, join
+from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.inspection.plan import largest_header
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.backbone.elastic import Architecture, architecture, build, extract
@@ -27,7 +28,12 @@ from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, fit, steps_of
 from acme_fleet.training.precision import mixed_precision
 from acme_research.frame.bench import Bench
-from acme_research.rivals.shapes import Plain, adapted_accuracies, personal_accuracies
+from acme_research.rivals.shapes import (
+    Plain,
+    adapted_accuracies,
+    personal_accuracies,
+    personal_accuracy,
+)
 
 _FRAME = 512  # scalars' worth of bytes for the names of a header's tensors
 
@@ -205,17 +211,15 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
         )
     model.requires_grad_(False)
     plain, adapted = [], []
-    start = {name: value.clone() for name, value in model.header.state_dict().items()}
     for device in cluster.devices:
         own = bench.world.private[device.name]
-        parts = [feature_samples(model.backbone, s) for s in (own.train, own.validation, own.test)]
-        model.header.load_state_dict(start)
-        plain.append(evaluate(model.header, parts[2]).accuracy)
-        model.header.requires_grad_(True)
-        training = bench.fleet.personalization.training_in_all
+        parts = Splits(
+            *(feature_samples(model.backbone, s) for s in (own.train, own.validation, own.test))
+        )
+        plain.append(evaluate(model.header, parts.test).accuracy)
+        header = copy.deepcopy(model.header).requires_grad_(True)
         draw = bench.draw("centralised", device.name)
-        fit(model.header, parts[0], training, draw, validation=parts[1])
-        adapted.append(evaluate(model.header, parts[2]).accuracy)
+        adapted.append(personal_accuracy(header, parts, bench, draw))
     return {"pooled": plain, "pooled, then adapted": adapted, "size_bytes": _size(model)}
 
 

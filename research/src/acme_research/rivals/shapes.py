@@ -333,13 +333,16 @@ def adapted_accuracies(
     for device in cluster.devices:
         own = bench.world.private[device.name]
         parts = Splits(*(features(s) for s in (own.train, own.validation, own.test)))
-        personal = copy.deepcopy(header)
-        fit(
-            personal,
-            parts.train,
-            bench.fleet.personalization.training_in_all,
-            bench.draw("rival device", purpose, device.name),
-            validation=parts.validation,
-        )
-        accuracies.append(evaluate(personal, parts.test).accuracy)
+        draw = bench.draw("rival device", purpose, device.name)
+        accuracies.append(personal_accuracy(header, parts, bench, draw))
     return accuracies
+
+
+def personal_accuracy(
+    header: nn.Module, parts: Splits, bench: Bench, draw: torch.Generator
+) -> float:
+    """Test accuracy of a copy of a header that one device has trained on."""
+    personal = copy.deepcopy(header)
+    training = bench.fleet.personalization.training_in_all
+    fit(personal, parts.train, training, draw, validation=parts.validation)
+    return evaluate(personal, parts.test).accuracy

@@ -7,11 +7,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from acme_research.frame.bench import Bench
-from acme_research.frame.drawing import level, line
 from acme_research.frame.intervals import mean_interval, paired, text
-from acme_research.frame.probe import ON_PUBLIC, on_public
+from acme_research.frame.probe import on_public
 from acme_research.frame.story import Findings, Goal, Story
-from acme_research.stories.headers import KINDS, best_hand_made, race
+from acme_research.stories.headers import accuracies, best_hand_made, draw_kinds, race
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -22,10 +21,7 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     numbers: dict[str, Any] = {"accuracy": {}, "searched - best hand-made": {}}
     for depth in rows[0]:
         found = [row[depth] for row in rows]
-        kinds = [kind for kind in KINDS if all(kind in row for row in found)]
-        numbers["accuracy"][depth] = {
-            kind: mean_interval([row[kind]["test"] for row in found]) for kind in kinds
-        }
+        numbers["accuracy"][depth] = accuracies(found)
         numbers["searched - best hand-made"][depth] = paired(
             [row["searched"]["test"] for row in found],
             [row[best_hand_made(row)]["test"] for row in found],
@@ -63,14 +59,8 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     axes = figure.subplots()
-    told = result["numbers"]["accuracy"]
-    depths = sorted(told, key=int)
-    for kind in KINDS:
-        if all(kind in told[depth] for depth in depths):
-            line(axes, [int(d) for d in depths], [told[d][kind] for d in depths], kind)
-    level(axes, result.get("probe"), ON_PUBLIC)
-    axes.set_xlabel("depth, at width 1")
-    axes.set_ylabel("test accuracy, %")
+    accuracy = result["numbers"]["accuracy"]
+    draw_kinds(axes, accuracy, result.get("probe"), "depth, at width 1")
     axes.legend()
 
 

@@ -8,11 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from acme_research.frame.bench import Bench
-from acme_research.frame.drawing import level, line
 from acme_research.frame.intervals import mean_interval, paired, text
-from acme_research.frame.probe import ON_PUBLIC, on_public
+from acme_research.frame.probe import on_public
 from acme_research.frame.story import Findings, Story
-from acme_research.stories.headers import KINDS, best_hand_made, race
+from acme_research.stories.headers import accuracies, best_hand_made, draw_kinds, race
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -28,11 +27,7 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     accuracy: dict[str, Any] = {}
     for axis in ("depth", "width"):
         for cell in rows[0][axis]:
-            found = [row[axis][cell] for row in rows]
-            kinds = [kind for kind in KINDS if all(kind in row for row in found)]
-            accuracy.setdefault(axis, {})[cell] = {
-                kind: mean_interval([row[kind]["test"] for row in found]) for kind in kinds
-            }
+            accuracy.setdefault(axis, {})[cell] = accuracies([row[axis][cell] for row in rows])
 
     def wins(row: dict[str, Any]) -> float:
         cells = [cell for axis in row.values() for cell in axis.values()]
@@ -57,13 +52,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
     for axes, (axis, told) in zip(
         figure.subplots(1, 2, sharey=True), result["numbers"]["accuracy"].items(), strict=True
     ):
-        cells = sorted(told, key=float)
-        for kind in KINDS:
-            if all(kind in told[cell] for cell in cells):
-                line(axes, [float(c) for c in cells], [told[c][kind] for c in cells], kind)
-        level(axes, result.get("probe"), ON_PUBLIC)
-        axes.set_xlabel(axis)
-        axes.set_ylabel("test accuracy, %")
+        draw_kinds(axes, told, result.get("probe"), axis)
     axes.legend()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from matplotlib.axes import Axes
 from torch import nn
 
 from acme_fleet.config.header import Header as HeaderSpace
@@ -16,6 +17,9 @@ from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
 from acme_fleet.models.header.module import LinearHeader
 from acme_fleet.training.evaluation import evaluate
 from acme_research.frame.bench import Bench
+from acme_research.frame.drawing import level, line
+from acme_research.frame.intervals import mean_interval
+from acme_research.frame.probe import ON_PUBLIC
 
 KINDS = ("searched", "linear", *HAND_MADE)
 _ANY_SIZE = 2**50
@@ -97,3 +101,20 @@ def _header(
 def best_hand_made(found: dict[str, dict[str, Any]]) -> str:
     """The hand-made header that would have been taken: by the samples for the choice."""
     return max((k for k in found if k != "searched"), key=lambda kind: found[kind]["choice"])
+
+
+def accuracies(found: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Mean test accuracies over seeds, of the kinds that all seeds have."""
+    kinds = [kind for kind in KINDS if all(kind in row for row in found)]
+    return {kind: mean_interval([row[kind]["test"] for row in found]) for kind in kinds}
+
+
+def draw_kinds(axes: Axes, told: dict[str, Any], probe: dict[str, Any] | None, label: str) -> None:
+    """A line for each kind that all cells have, and the first rival of every run."""
+    cells = sorted(told, key=float)
+    for kind in KINDS:
+        if all(kind in told[cell] for cell in cells):
+            line(axes, [float(cell) for cell in cells], [told[cell][kind] for cell in cells], kind)
+    level(axes, probe, ON_PUBLIC)
+    axes.set_xlabel(label)
+    axes.set_ylabel("test accuracy, %")

@@ -133,6 +133,6 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "turn the light on what is weather sing it off now please lamp bright rain sun wind "
         "play song loud a"
     )
-    from reproduction.generated import tiny_bert
+    from acme_research.frame.generated import tiny_bert
 
     return tiny_bert(tmp_path_factory.mktemp("text-checkpoint"), words.split())

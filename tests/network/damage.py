@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from loopback import wait_for
 from torch import Tensor
 
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages.edge_device import ImportanceUpload
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import receive_frame, send_frame
+from acme_research.frame.loopback import wait_for
 
 Damage = Callable[[bytes], bytes]
 

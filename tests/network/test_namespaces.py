@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import Hosts, hosts_up, short_folder
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_research.frame.loopback import Hosts, hosts_up, short_folder
 from tiny_fleet import tiny
 
 # Namespace of each host, and its line to the middle: address, gateway.

@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 import yaml
 from damage import damaged, garbage, misshapen, not_numbers
-from loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
@@ -40,6 +39,7 @@ from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
+from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 from tiny_fleet import tiny
 
 _RUN_S = 420

@@ -85,7 +85,7 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
     found = match(
         objectives[usable],
         candidates.sizes[usable],
-        part.storage_bytes,
+        float(part.storage_bytes),
         settings.performance_window,
         cluster=edge,
         rule=settings.rule,

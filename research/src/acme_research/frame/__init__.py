@@ -1,0 +1,1 @@
+"""What all of research shares: scales, pieces on disk, intervals, records, pictures."""

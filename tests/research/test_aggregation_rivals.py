@@ -9,9 +9,9 @@ from scipy.stats import entropy
 from torch import Tensor
 
 from acme_fleet.device.refinement import prune_header
-from acme_fleet.personalization.weights import contain, mix_headers, update_scales
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
+from acme_fleet.personalization.weights import contain, mix_headers, update_scales
 from acme_research.rivals.aggregation import (
     alone,
     average,

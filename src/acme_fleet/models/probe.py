@@ -179,7 +179,8 @@ def pooled_features(
     together = {pooling: torch.cat(rows) for pooling, rows in found.items()}
     if back is not None:
         together = {pooling: rows[back] for pooling, rows in together.items()}
-    return {pooling: rows.numpy() for pooling, rows in together.items()}
+    arrays: dict[Pooling, Features] = {way: rows.numpy() for way, rows in together.items()}
+    return arrays
 
 
 def choose_pooling(

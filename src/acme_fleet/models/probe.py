@@ -176,11 +176,11 @@ def pooled_features(
         run = activations(backbone, moved(batch.inputs, backbone.device))
         for pooling, rows in found.items():
             rows.append(pooled_by(pooling, run.final, run.mask, backbone.config).cpu())
-    together = {pooling: torch.cat(rows) for pooling, rows in found.items()}
-    if back is not None:
-        together = {pooling: rows[back] for pooling, rows in together.items()}
-    arrays: dict[Pooling, Features] = {way: rows.numpy() for way, rows in together.items()}
-    return arrays
+    features: dict[Pooling, Features] = {}
+    for pooling, rows in found.items():
+        together = torch.cat(rows)
+        features[pooling] = (together if back is None else together[back]).numpy()
+    return features
 
 
 def choose_pooling(

@@ -105,7 +105,10 @@ def test_no_accuracy_is_made_up(run: tuple[Path, Summary]):
     assert Summary.read(path / "run" / "summary.json") == summary
 
 
-def test_everything_that_tells_of_the_run_does_without(run: tuple[Path, Summary]):
+def test_everything_that_tells_of_the_run_does_without(
+    run: tuple[Path, Summary], quick: pytest.MonkeyPatch
+):
+    quick.undo()
     path, _ = run
     (path / "run" / "report.html").unlink()
     place, fleet = str(path / "run"), str(path / "fleet.yaml")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acme_fleet.config.backbone import Rule as Rule
+from acme_fleet.config.backbone import Rule
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.front import checked, exact_front, front, grid_coordinates, worst
 

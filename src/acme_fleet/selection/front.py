@@ -7,8 +7,6 @@ import math
 import moocore
 import numpy as np
 
-from acme_fleet.config.backbone import Rule as Rule
-
 _ROUNDING = 1e-12  # relative: what two ways of computing one number may differ by
 _MOST_INTERVALS = 2**52
 

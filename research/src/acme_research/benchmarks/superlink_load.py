@@ -25,7 +25,7 @@ import yaml
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_research.frame.loopback import cpu_s, descendants, free_ports, wait_for
 from acme_research.frame.record import write_benchmark
 
@@ -41,13 +41,13 @@ def server(folder: Path, names: list[str]) -> Iterator[tuple[int, int]]:
         {"name": name, "devices": [{"name": f"{name}-x", "storage": "1 MB"}]} for name in names
     ]
     (folder / "fleet.yaml").write_text(yaml.safe_dump({"clusters": clusters}))
-    keys.make_authority(folder / "keys")
-    keys.make_server(folder / "keys", folder / "keys", ["127.0.0.1"])
-    (folder / "keys" / keys.PEERS).mkdir()
+    certificates.make_authority(folder / "keys")
+    certificates.make_server(folder / "keys", folder / "keys", ["127.0.0.1"])
+    (folder / "keys" / certificates.PEERS).mkdir()
     for name in names:
-        keys.make_node(folder / name)
-        public = (folder / name / keys.NODE_PUBLIC).read_bytes()
-        (folder / "keys" / keys.PEERS / f"{name}.pub").write_bytes(public)
+        certificates.make_node(folder / name)
+        public = (folder / name / certificates.NODE_PUBLIC).read_bytes()
+        (folder / "keys" / certificates.PEERS / f"{name}.pub").write_bytes(public)
     port, local = free_ports(2)
     site = {"role": "cloud", "fleet": "fleet.yaml", "state": "state", "keys": "keys"}
     ports = {"address": "127.0.0.1", "port": port, "local_port": local}
@@ -68,9 +68,9 @@ def server(folder: Path, names: list[str]) -> Iterator[tuple[int, int]]:
 
 def ask(folder: Path, port: int, stopped: threading.Event, seconds: list[float]) -> None:
     """One device: asks until it is told to stop; notes how long each answer took."""
-    private = load_ssh_private_key((folder / keys.NODE_KEY).read_bytes(), None)
+    private = load_ssh_private_key((folder / certificates.NODE_KEY).read_bytes(), None)
     pair: Any = (private, private.public_key())
-    authority = (folder.parent / "keys" / keys.CA).read_bytes()
+    authority = (folder.parent / "keys" / certificates.CA).read_bytes()
     with http_request_response(f"127.0.0.1:{port}", False, authority, pair) as connection:
         receive = connection[1]
         while not stopped.wait(_POLL_S):

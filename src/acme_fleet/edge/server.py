@@ -313,7 +313,7 @@ class EdgeServer:
         plan, rule = HeaderPlan.model_validate(coarse.plan), self._rule
         asked = peers.devices
         while True:
-            starts = rule.starts(number, asked, peers.keys, peers.among(asked))
+            starts = rule.starts(number, asked, peers.keys, peers.among)
 
             def check(name: str, upload: ImportanceUpload, asked: list[str] = asked) -> None:
                 check_round(name, upload.round, number)

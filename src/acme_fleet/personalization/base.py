@@ -15,11 +15,11 @@ from acme_fleet.config.personalization import Personalization
 from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.header.module import Header
-from acme_fleet.privacy.protection import Protection
+from acme_fleet.privacy.protection import ImportanceSet, Protection
 
 NOT_PROTECTED = "not protected"
-ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
-"""Importance by layer, one number for each of its channels."""
+Weights = Callable[[Collection[str]], Float[np.ndarray, "devices devices"]]
+"""Ŵ among the devices that are named."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class Rule(ABC):
 
     # --- what it discloses ---
 
-    @abstractmethod
     def disclosed(self) -> str:
         """An upload's content in words, for the people whose data it is about."""
+        return "one number for each neuron of the header"
 
     def protections(self) -> list[str]:
         """Protections of an upload in words."""
@@ -157,7 +157,7 @@ class Rule(ABC):
         number: int,
         names: Collection[str],
         keys: Mapping[str, str],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: Weights,
     ) -> dict[str, RoundStart]:
         """The request to each device.
 
@@ -165,7 +165,7 @@ class Rule(ABC):
             number: of the round.
             names: the devices that are asked.
             keys: public keys of all, where there are keys.
-            weights: Ŵ among them, in their order, row = receiver.
+            weights: gives Ŵ among devices, in their order, row = receiver.
         """
         return dict.fromkeys(names, RoundStart(round=number))
 

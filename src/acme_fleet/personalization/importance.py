@@ -13,7 +13,8 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import ImportanceUpload, RoundStart, check_importance
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.personalization.base import ImportanceSet, Mixture, Own, Rule, Upload
+from acme_fleet.personalization.base import Mixture, Own, Rule, Upload
+from acme_fleet.privacy.protection import ImportanceSet
 
 
 def normalize(importance: ImportanceSet) -> dict[str, Tensor]:
@@ -49,10 +50,6 @@ def aggregate(
 
 class ImportanceRule(Rule):
     """Algorithm 2 as in the paper: importance sets alone are sent and mixed."""
-
-    def disclosed(self) -> str:
-        """One number a neuron."""
-        return "one number for each neuron of the header"
 
     def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
         """The device's importance set."""

@@ -15,8 +15,8 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.personalization.base import ImportanceSet, Mixture, Own, Rule, Upload
-from acme_fleet.privacy.protection import Protection
+from acme_fleet.personalization.base import Mixture, Own, Rule, Upload, Weights
+from acme_fleet.privacy.protection import ImportanceSet, Protection
 
 
 def outgoing_weights(
@@ -46,10 +46,6 @@ class MaskedRule(Rule):
     """Importance sets as masked shares, which the edge server adds up and cannot read."""
 
     hidden: ClassVar[bool] = True
-
-    def disclosed(self) -> str:
-        """One number a neuron."""
-        return "one number for each neuron of the header"
 
     def protections(self) -> list[str]:
         """Masks too."""
@@ -85,13 +81,13 @@ class MaskedRule(Rule):
         number: int,
         names: Collection[str],
         keys: Mapping[str, str],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: Weights,
     ) -> dict[str, RoundStart]:
         """Each device's weight in every mixture, everybody's key, and a nonce never used before."""
         wanted, nonce = {name: keys[name] for name in names}, token_hex(16)
         return {
             name: RoundStart(round=number, public_keys=wanted, weights=column, nonce=nonce)
-            for name, column in outgoing_weights(weights, list(names)).items()
+            for name, column in outgoing_weights(weights(names), list(names)).items()
         }
 
     def check(

@@ -164,7 +164,7 @@ def feature_quality(
 
     def pooled(model: ElasticClassifier, width: float, depth: int) -> torch.Tensor:
         rows = []
-        for batch in validation.batches(batch_size):
+        for batch in by_length(validation, batch_size)[0]:
             run = model.run(model.shape(width, depth), batch.inputs)
             rows.append(run.activations.pooled)
             progress(next(calls), total)

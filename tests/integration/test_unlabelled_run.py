@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,12 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.storage import read_tensors, without_prefix
 from acme_fleet.runs.summary import Summary
-
-_SAID = {
-    "light": ["turn", "light", "on", "off", "lamp", "bright"],
-    "weather": ["what", "is", "weather", "rain", "sun", "wind"],
-    "music": ["sing", "play", "song", "now", "loud", "please"],
-}
+from tiny_texts import said
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tuple[Path, Summary]:
-    folder, draw = tmp_path_factory.mktemp("unlabelled"), random.Random(0)
-    rows = []
-    for number in range(400):
-        intent = sorted(_SAID)[number % 3]
-        text = " ".join(draw.choices(_SAID[intent], k=draw.randint(2, 6)))
-        rows.append({"text": text, "intent": intent})
+    folder, rows = tmp_path_factory.mktemp("unlabelled"), said(400)
     (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows[160:])))
     public = [json.dumps({"text": row["text"]}) for row in rows[:160]]
     (folder / "public.jsonl").write_text("\n".join(public))

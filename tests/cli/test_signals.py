@@ -1,4 +1,4 @@
-"""How a command ends: by a signal, and quickly."""
+"""The end of a command: by a signal, and quickly."""
 
 from __future__ import annotations
 

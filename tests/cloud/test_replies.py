@@ -1,4 +1,4 @@
-"""What edge and cloud server accept of those below them: every field against the fleet."""
+"""Replies that edge and cloud server accept of those below: every field against the fleet."""
 
 from __future__ import annotations
 

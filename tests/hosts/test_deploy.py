@@ -53,7 +53,7 @@ _SITE: dict[str, Any] = {"fleet": "fleet.yaml", "state": "state", "keys": "keys"
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here does not start Flower, and does without it."""
+    """These tests do not start Flower, and do without it."""
     monkeypatch.setattr(hosts, "find_spec", lambda _: True)
 
 
@@ -476,7 +476,7 @@ def _service(path: Path, role: str) -> dict[str, Any]:
 
 
 def _mounts(service: dict[str, Any]) -> dict[str, bool]:
-    """Whether a container can write to a path, which is the same inside as outside."""
+    """True if a container can write to a path, which is the same inside as outside."""
     assert all(mount["source"] == mount["target"] for mount in service["volumes"])
     return {m["source"]: not m.get("read_only", False) for m in service["volumes"]}
 
@@ -582,7 +582,7 @@ def test_a_container_does_not_have_the_address_of_its_host(write_site: Any, make
 def test_a_host_writes_to_its_state_only(
     write_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """What is told to write is told to write there; units make all else read-only."""
+    """All that writes is given a path in the state; units make everything else read-only."""
     for module in ("superlink", "up"):
         monkeypatch.setattr(
             f"acme_fleet.network.hosts.{module}.program", lambda name: f"bin/{name}"
@@ -637,7 +637,7 @@ def test_nginx_takes_its_configuration(make_keys: Any, tmp_path: Path):
 def test_no_unit_for_a_host_that_would_not_start(
     write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """What the start asks for is asked for when a unit is printed; one thing after the other."""
+    """A unit is refused for the same reasons as a start; one reason after the other."""
     site = {"role": "edge", "name": "north", "upstream": "a:1"}
 
     def told(kind: str = "compose") -> str:

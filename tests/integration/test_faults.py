@@ -61,7 +61,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Handle], None]:
 
 
 class _Sound:
-    """What the device would do if it were sound."""
+    """The reply of a sound device."""
 
     def __init__(self, handle: Callable[[Message], Message]) -> None:
         self.handle = handle

@@ -159,7 +159,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the honest devices heard, and what the edge server told the cloud."""
+    """Updates of the honest devices, and the edge server's report to the cloud."""
 
     report: ClusterReport
     devices: dict[str, Played]
@@ -318,7 +318,7 @@ def _silent(answer: Message, device: Played) -> Message:
 
 
 def _touches(lie: str, rule: str) -> bool:
-    """Whether a lie is about something that is sent under a rule."""
+    """True if a lie is about a field that is sent under a rule."""
     settings = RULES[rule]
     masked = bool(settings.get("privacy", {}).get("masking"))
     weights = settings.get("mix", "importance") != "importance"

@@ -77,7 +77,7 @@ IMAGE_NAMES_4 = (
 
 
 def old_name(name, kind):
-    """What transformers 4 calls a tensor; only the image families were renamed since."""
+    """A tensor's name in transformers 4; only the image families were renamed since."""
     for new, old in IMAGE_NAMES_4 if kind in ("vit", "deit") else ():
         name = re.sub(new, old, name)
     return name

@@ -1,4 +1,4 @@
-"""What a device answers, damaged between its role and Flower: so it travels over the network."""
+"""A device's answer, damaged between its role and Flower: so it travels over the network."""
 
 from __future__ import annotations
 

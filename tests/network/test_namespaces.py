@@ -116,7 +116,7 @@ def lines() -> Iterator[str]:
 
 
 def _reaches(space: str, address: str) -> bool:
-    """Whether packets come back: a refusal is an answer too."""
+    """True if packets come back: a refusal is an answer too."""
     code = (
         "import socket; s = socket.socket(); s.settimeout(3)\n"
         f"try: s.connect(({address!r}, 9))\n"

@@ -317,7 +317,7 @@ def test_alone_with_the_identity_as_weights() -> None:
 
 
 def test_sums_per_neuron_decide_like_sets_per_parameter() -> None:
-    """What METHOD 8 rests on: a few kilobytes instead of megabytes, and exactly the same Q'."""
+    """The base of METHOD 8: a few kilobytes instead of megabytes, and exactly the same Q'."""
     random, devices, layers = np.random.default_rng(0), 4, {"a": (5, 27), "b": (3, 12)}
     weights = random_weights(devices, 0)
     full: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""What leaves a device: counted from the events, told in words, and accounted for."""
+"""Messages that leave a device: counted from the events, in words, and accounted for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each part of the elastic backbone is worth, on the demo's digits and settings.
+"""The gain of each part of the elastic backbone, on the demo's digits and settings.
 
 ``python -m acme_research.ablations.backbone_ablations [--seeds 5]`` trains the demo's reference for
 each seed and makes it elastic in several ways. Accuracy is measured for every width and depth, on

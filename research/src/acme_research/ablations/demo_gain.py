@@ -1,4 +1,4 @@
-"""What personalisation and the searched header are worth on the demo, over several seeds.
+"""The gain of personalisation and of the searched header on the demo, over several seeds.
 
 ``python -m acme_research.ablations.demo_gain [--seeds 5] [--out runs/demo_gain]`` runs ``acme
 demo`` for each seed and compares, on every device's full test set, the final model with the coarse

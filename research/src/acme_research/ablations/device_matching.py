@@ -1,4 +1,4 @@
-"""What a backbone for each device buys over one for its cluster, on measured candidates.
+"""The gain of a backbone for each device over one for its cluster, on measured candidates.
 
 Clusters of ten devices whose storage and constants of Eq. 2 are drawn at random, for the
 candidates of ``research/results/candidates.json``. A cluster's choice obeys its smallest device

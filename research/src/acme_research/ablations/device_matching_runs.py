@@ -1,4 +1,4 @@
-"""What a backbone for each device buys a mixed cluster in whole runs, over several seeds.
+"""The gain of a backbone for each device of a mixed cluster in whole runs, over several seeds.
 
 ``python -m acme_research.ablations.device_matching_runs [--seeds 5] [--out runs/device_matching]``
 runs the demo's model and data on one cluster whose devices store from 150 kB to 1.2 MB, with

@@ -1,4 +1,4 @@
-"""What the header search is worth: strategies, hand-made headers, joint training, shared weights.
+"""The gain of the header search: strategies, hand-made headers, joint training, shared weights.
 
 ``python -m acme_research.ablations.header_search digits [--seeds 5]`` or ``… cifar20 --data
 PATH/TO/cifar100``. For each seed the cloud's part of the demo (or of ``examples/cifar20.yaml``) is

@@ -231,7 +231,7 @@ def regressions(probes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def honest_losses(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What one poisoned device of ten, or of five, costs the others, in points of test accuracy."""
+    """The others' loss by one poisoned device of ten, or of five, in points of test accuracy."""
     sound = {(*key(r), r["method"]): r for r in results}
     table: dict[str, Any] = {}
     fleets = dict.fromkeys(key(r)[:2] for r in results)

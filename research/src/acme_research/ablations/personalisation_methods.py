@@ -26,7 +26,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Method:
-    """What a method mixes, and by which weights. All train for 40 epochs in all.
+    """A method's mixed parts and its weights. All methods train for 40 epochs in all.
 
     Attributes:
         weights: see ``listening``.
@@ -251,7 +251,7 @@ def best_between(one: Header, other: Header, validation: Samples) -> Header:
 
 
 def pooled_header(world: World) -> Header:
-    """What all private data make of the coarse header, were they in one place."""
+    """The coarse header trained on all private data in one place."""
     header = build_header(world.coarse.plan, world.coarse.state_dict())
     fit(
         header,

@@ -1,4 +1,4 @@
-"""Who listens to whom in ``personalisation.py``: the product's weights, rivals and a bound."""
+"""Mixing weights of ``personalisation.py``: the product's, those of rivals, and a bound."""
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -45,7 +45,7 @@ def _rows(similarity: np.ndarray) -> np.ndarray:
 
 
 def overlap(classes: np.ndarray) -> np.ndarray:
-    """What two devices' true class shares have in common: what a similarity could know at best."""
+    """The overlap of two devices' true class shares: the best that a similarity could know."""
     return np.minimum(classes[:, None], classes[None, :]).sum(axis=2)
 
 
@@ -72,7 +72,7 @@ def matches(
     classes: int,
     width: float = 0.2,
 ) -> np.ndarray:
-    """How likely two devices' samples are of one class, relative to two samples of one device.
+    """Likelihood that two devices' samples are of one class, relative to two samples of one device.
 
     A Gaussian kernel's mean over pairs of samples lies between its means over the edge's own pairs
     of different classes and of one class; where it lies is the share of pairs of one class.

@@ -15,7 +15,7 @@ from acme_fleet.simulation.batched import _Batch, train_headers
 
 @dataclass(frozen=True)
 class Local:
-    """How devices train.
+    """Training on devices.
 
     Attributes:
         training: epochs, rate and the rest.

@@ -1,4 +1,4 @@
-"""What sketches and noise do to the mixing weights and to accuracy, on cached features.
+"""Effects of sketches and noise on the mixing weights and on accuracy, on cached features.
 
 ``python -m acme_research.ablations.privacy --features text=FILE digits=FILE`` uses the worlds, the
 training and the mathematics of ``personalisation.py``. Features are judged where mixing weights
@@ -61,7 +61,7 @@ def multiplier(wanted: float, releases: int) -> float:
 
 
 def sent(privacy: Privacy, rows: np.ndarray, seed: int) -> np.ndarray:
-    """What the edge server gets of a device's feature sample."""
+    """A device's feature sample as the edge server gets it."""
     found = quantize(
         protect_features(rows, privacy, seed, secret=b"%d" % seed), privacy.sketch_bits
     )

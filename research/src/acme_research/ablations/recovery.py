@@ -1,4 +1,4 @@
-"""What distilling a chosen backbone alone is worth: the demo's fleet with and without.
+"""The gain of distilling a chosen backbone alone: the demo's fleet with and without.
 
     python -m acme_research.ablations.recovery --seeds 5 --out runs/recovery
 

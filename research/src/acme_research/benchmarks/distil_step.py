@@ -1,4 +1,4 @@
-"""What one sandwich step costs, against its forward and backward passes made one by one.
+"""The cost of one sandwich step, against its forward and backward passes made one by one.
 
 ViT-tiny at 64 × 64, a batch of 16, the second step of Eq. 9 with four students. The rival runs each
 student as an ordinary small module of its own and each teacher once: what a step must cost

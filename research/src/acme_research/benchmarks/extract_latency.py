@@ -1,4 +1,4 @@
-"""How much faster and smaller an extracted backbone is than the full one: ViT-tiny, w = d = 0.5.
+"""Speed and size of an extracted backbone against the full one: ViT-tiny, w = d = 0.5.
 
 Batch 1 at 224 × 224. The masked full model computes the same function as the extracted one, with
 all layers' and units' work: what pruning by masks would ship.

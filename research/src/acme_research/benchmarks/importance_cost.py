@@ -1,4 +1,4 @@
-"""What the importance of all heads and neurons costs, against one training step on the same batch.
+"""The cost of the importance of all heads and neurons, against a training step on the same batch.
 
 ViT-tiny at 224 × 224, a batch of 8. Beside it: exact ablation (Eq. 6), one forward pass for each
 unit, measured for the heads of one layer and multiplied up.

@@ -1,4 +1,4 @@
-"""What a device, an edge and the cloud bear: measured with some device hosts, then extrapolated.
+"""The load of a device, an edge and the cloud: measured with some device hosts, extrapolated.
 
 Every device host is real: SuperNode, role, its own keys and disk. Processor seconds and memory are
 counted for the edge's host and for one device's, so that sharing one machine does not matter to

@@ -1,4 +1,4 @@
-"""What the benchmarks of the search have in common: a backbone and an edge server's task.
+"""The common part of the search's benchmarks: a backbone and an edge server's task.
 
 The shapes are those of the CIFAR-20 example: a ViT on 32 × 32 with 4 × 4 patches, 128 channels,
 20 classes, 400 samples at the edge. Images are random: times do not depend on their values.

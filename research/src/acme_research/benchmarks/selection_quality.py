@@ -1,4 +1,4 @@
-"""How near the choice by Eq. 13 comes to the best trade-off score that its window allows.
+"""The choice by Eq. 13 against the best trade-off score that its window allows.
 
 Tables: the paper's accuracies of ViT-B/16 on CIFAR-100 over width and depth (linear and searched
 headers), between its sixteen cells by linear interpolation; random accuracy curves with measurement

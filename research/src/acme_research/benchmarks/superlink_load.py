@@ -1,4 +1,4 @@
-"""What idle devices cost the SuperLink of their server: real requests of many, without models.
+"""The cost of idle devices to the SuperLink of their server: real requests of many, no models.
 
 Each device is a thread that asks for work through the proxy, with TLS, a registered key and a
 signature of its own, as often as Flower's SuperNode does, heartbeats included. Processor seconds

@@ -1,4 +1,4 @@
-"""What devices upload ÷ their raw data as stored, on the CIFAR-20 example, and what 8 bits cost.
+"""Uploads of devices ÷ their raw data as stored, on the CIFAR-20 example, and the cost of 8 bits.
 
 ``python -m acme_research.benchmarks.upload_ratio --data PATH/TO/cifar100``. Each seed runs phases 1
 and 2-1 once; phase 2-2 starts from there with either kind of feature sample. Value: the mean ratio

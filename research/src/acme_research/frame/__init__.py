@@ -1,1 +1,1 @@
-"""What all of research shares: scales, pieces on disk, intervals, records, pictures."""
+"""The common part of all research: scales, pieces on disk, intervals, records, pictures."""

@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """How a story is run."""
+    """The options of a story's run."""
 
     scale: Scale
     seeds: int
@@ -79,7 +79,7 @@ class Images:
 
 
 class Bench:
-    """What the stories of one seed share; made when it is asked for, and kept on disk."""
+    """The pieces that stories of one seed share; made on demand, and kept on disk."""
 
     def __init__(self, options: Options, seed: int, story: str) -> None:
         self.options, self.seed, self.story = options, seed, story
@@ -128,7 +128,7 @@ class Bench:
 
     @cached_property
     def images(self) -> Images:
-        """What a model has to tell apart; a reference need not be pre-trained to know it."""
+        """Form of the images and number of classes; no reference need be pre-trained for that."""
         world = load_world(self.unprepared) if self._pending else self.world
         _, channels, side, _ = world.public.train.inputs["pixel_values"].shape
         return Images(channels, side, len(world.classes))
@@ -171,7 +171,7 @@ class Bench:
         return load_source(Data(**settings["data"], **self._files(**settings["files"])))
 
     def recipe(self) -> Recipe:
-        """How the reference is pre-trained."""
+        """The recipe of the reference's pre-training."""
         settings = self.extra["pretraining"]
         model = shape_of(settings["model"]).model_copy(
             update={"patch_size": settings["patch_size"]}
@@ -205,7 +205,7 @@ class Bench:
 
     @cached_property
     def world(self) -> World:
-        """Who holds which samples."""
+        """The partition of the samples."""
         return load_world(self.fleet)
 
     @cached_property
@@ -241,7 +241,7 @@ class Bench:
         return json.loads(path.read_text())
 
     def has(self, name: str) -> bool:
-        """Whether a piece is on disk."""
+        """True if a piece is on disk."""
         return self._path(name).exists()
 
     def _path(self, name: str) -> Path:

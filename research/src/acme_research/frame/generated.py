@@ -33,7 +33,7 @@ def turned_digits(folder: Path) -> Path:
 
 
 def rooms(folder: Path) -> Path:
-    """What is said in four rooms: words of three intents in any order, one of them amiss."""
+    """Sentences of four rooms: words of three intents in any order, one of them amiss."""
     path = folder / "rooms.jsonl"
     if not path.exists():
         draw, intents = random.Random(0), sorted(_SAID)

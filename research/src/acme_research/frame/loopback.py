@@ -119,7 +119,7 @@ class Hosts:
         self.wait_up(name)
 
     def run_id(self, out: str) -> str:
-        """What all hosts call a run; nothing before it has begun."""
+        """The run's identity on all hosts; ``-`` before it has begun."""
         path = RunDirectory(self.folder / out).identity
         return json.loads(path.read_text())["run"] if path.exists() else "-"
 

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Goal:
-    """What was aimed at, and whether it was reached."""
+    """A goal, and the result against it."""
 
     text: str
     value: float
@@ -43,7 +43,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Findings:
-    """What all seeds say together.
+    """The result over all seeds.
 
     Attributes:
         headline: one line for the table of results.

@@ -170,7 +170,7 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
 
 
 def pooled(bench: Bench) -> tuple[Samples, Samples]:
-    """What a centralised system has: everybody's training data, everybody's validation data."""
+    """The data of a centralised system: everybody's training data, everybody's validation data."""
     world = bench.world
     own = world.private.values()
     train = [world.public.train, *world.shared.values(), *(splits.train for splits in own)]

@@ -43,7 +43,7 @@ _PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Clients:
-    """How devices train; it goes along with every message, so their data are in files.
+    """Training on devices; it goes along with every message, so their data are in files.
 
     Attributes:
         folder: of the model that all begin with and of each client's samples, see :meth:`keep`.

@@ -152,7 +152,7 @@ class Rival(nn.Module):
         self.body, self.head = body, nn.Linear(features, classes)
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        """What the classifier sees, shape ``(batch, features)``."""
+        """The classifier's input, shape ``(batch, features)``."""
         return self.body(pixel_values=pixel_values.to(self.head.weight.device)).logits
 
     def forward(self, pixel_values: Tensor) -> Tensor:

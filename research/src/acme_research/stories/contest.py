@@ -161,7 +161,7 @@ STAGES = (_pretraining, _runs, _contests)
 
 
 def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | None]:
-    """What one piece of work tells about a cluster."""
+    """The result of one piece of work for a cluster."""
 
     def summary() -> ClusterSummary:
         return next(told for told in bench.summary.clusters if told.name == cluster.name)

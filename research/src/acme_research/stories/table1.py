@@ -21,7 +21,7 @@ EVALUATED, SPACE = "architectures tried ÷ centralised space", "space of all edg
 
 
 def ways(hidden: int) -> dict[str, dict[str, Any]]:
-    """What devices may upload; sketches of features are a third as long as they are."""
+    """Settings of devices' uploads, by name; sketches are a third as long as features."""
     return {
         "weights too": {"mix": "both"},
         "importance": {"mix": "importance"},

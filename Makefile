@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Parts of benchmarks, and those that need Flower (.venv-network/bin/python benchmarks/round_latency.py)
-# or data sets and checkpoints (versus_probe.py, importance_forms.py)
-BENCH_PARTS := $(addprefix benchmarks/,record.py search_setup.py round_latency.py network_scale.py \
-	superlink_load.py batched_vs_flower.py versus_probe.py importance_forms.py)
+# Parts of benchmarks, and those that need Flower (.venv-network/bin/python -m acme_research.benchmarks.round_latency)
+# or data sets and checkpoints (versus_probe, importance_forms)
+BENCHMARKS := $(filter-out __init__ search_setup round_latency network_scale superlink_load batched_vs_flower \
+	versus_probe importance_forms,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
 
 .PHONY: help demo test check test-slow test-network bench clean
 
@@ -33,15 +33,14 @@ test-network: .venv-network/.done ## many hosts over Flower on this machine; nee
 	.venv-network/bin/python -m pytest -m network tests/network
 
 bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
-	@for file in $(if $(NAME),benchmarks/$(NAME).py,$(filter-out $(BENCH_PARTS),$(wildcard benchmarks/*.py))); do \
-		$(BIN)/python $$file || exit 1; done
+	@for name in $(or $(NAME),$(BENCHMARKS)); do $(BIN)/python -m acme_research.benchmarks.$$name || exit 1; done
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-network .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(VENV)/.user: pyproject.toml constraints.txt
+$(VENV)/.user: pyproject.toml research/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e .
+	$(PIP) -e . -e research
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.user
@@ -49,11 +48,11 @@ $(VENV)/.developer: $(VENV)/.user
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.developer
-	$(PIP) -e '.[bench]'
+	$(PIP) -e 'research[bench]'
 	@touch $@
 
 # Flower wants older versions of some packages: an environment of its own.
-.venv-network/.done: pyproject.toml constraints-flower.txt
+.venv-network/.done: pyproject.toml research/pyproject.toml constraints-flower.txt
 	$(PYTHON) -m venv .venv-network
-	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt -e '.[dev,simulation]'
+	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt -e '.[dev]' -e 'research[simulation]'
 	@touch $@

@@ -59,7 +59,7 @@ def read_sentences(file: Path, checkpoint: Path, intents: list[str]) -> Samples:
 
 @torch.no_grad()
 def pooled(backbone: PreTrainedModel, samples: Samples) -> Samples:
-    """What a linear classifier is trained on: the first token of each sentence."""
+    """Features of a linear classifier: the first token of each sentence."""
     batches = [activations(backbone, batch.inputs).pooled for batch in samples.batches(128)]
     return Samples({"input": torch.cat(batches)}, samples.labels, samples.stored_bytes)
 

@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 _MATHEMATICS = (
     *("cloud.importance", "cloud.objectives", "cloud.choices", "distillation", "selection"),
     *("edge.controller", "edge.search", "edge.search_space", "edge.shared_weights"),
-    *("edge.strategies", "edge.comparison", "edge.similarity", "edge.peers", "edge.aggregation"),
+    *("edge.strategies", "edge.comparison", "edge.similarity", "edge.peers", "personalization"),
     *("device.importance", "device.refinement", "models", "simulation", "baselines"),
     *("privacy.noise", "privacy.masking", "privacy.protection", "cost.energy", "cost.size"),
     *("data.samples", "data.partition"),
@@ -135,6 +135,6 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "turn the light on what is weather sing it off now please lamp bright rain sun wind "
         "play song loud a"
     )
-    from reproduction.generated import tiny_bert
+    from acme_research.frame.generated import tiny_bert
 
     return tiny_bert(tmp_path_factory.mktemp("text-checkpoint"), words.split())

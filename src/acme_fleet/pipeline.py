@@ -32,7 +32,6 @@ from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.disclosure import sent_by_devices
 from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
@@ -45,7 +44,7 @@ from acme_fleet.runs.summary import (
     ReferenceSummary,
     Summary,
 )
-from acme_fleet.runs.traffic import count_traffic, privacy_losses
+from acme_fleet.runs.traffic import count_traffic, privacy_losses, sent_by_devices
 from acme_fleet.seeding import threads
 from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
@@ -264,7 +263,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
             loss=float(choice.objectives[i, 0]),
-            accuracy=float(choice.accuracies[i]),
+            accuracy=None if choice.accuracies is None else float(choice.accuracies[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

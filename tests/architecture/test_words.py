@@ -11,7 +11,11 @@ import pytest
 
 _ROOT = Path(__file__).parents[2]
 _SOURCE = _ROOT / "src" / "acme_fleet"
-_MODULES = sorted(_SOURCE.rglob("*.py"))
+_MODULES = sorted(
+    path
+    for folder in ("src", "research", "tests", "examples", "docs")
+    for path in (_ROOT / folder).rglob("*.py")
+)
 _VAGUE = re.compile(r"(What|Who|Whose|Whether|How|Where|Which)\b")
 _ROW = re.compile(r"\| (.+) \| `(.+): (.+)` \| `(.+): (.+)` \|")
 
@@ -22,7 +26,7 @@ def _documented(tree: ast.Module) -> Iterator[tuple[str, str]]:
             yield getattr(node, "name", "the module"), ast.get_docstring(node) or ""
 
 
-@pytest.mark.parametrize("path", _MODULES, ids=lambda path: path.relative_to(_SOURCE).as_posix())
+@pytest.mark.parametrize("path", _MODULES, ids=lambda path: path.relative_to(_ROOT).as_posix())
 def test_docstrings_name_a_thing_or_say_what_is_done(path: Path):
     for name, docstring in _documented(ast.parse(path.read_text())):
         assert not _VAGUE.match(docstring), f"{name}: {docstring.splitlines()[0]}"

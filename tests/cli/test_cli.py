@@ -23,8 +23,8 @@ from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
 
 _COMMANDS = (
-    *("demo", "init", "check", "run", "report", "predict"),
-    *("explain", "profile", "pretrain", "reproduce"),
+    *("demo", "init", "check", "run", "report"),
+    *("predict", "explain", "profile", "pretrain"),
 )
 
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,8 +95,9 @@ def test_any_command_is_guarded(raised: BaseException, monkeypatch: pytest.Monke
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr("acme_fleet.report.stories.read_stories", fail)
-    told = CliRunner().invoke(app, ["reproduce"])
+    added = [SimpleNamespace(name="added", load=fail)]
+    monkeypatch.setattr("acme_fleet.cli.added.entry_points", lambda group: added)
+    told = CliRunner().invoke(app, ["added"])
     assert told.exit_code == explain(raised)
     assert "Traceback" not in told.output
 
@@ -158,7 +160,7 @@ def test_process_whose_output_is_not_utf_8():
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "| true"])
 def test_output_that_takes_nothing(closed: str, tmp_path: Path):
-    line = f"{sys.executable} -m acme_fleet reproduce {closed}"
+    line = f"{sys.executable} -m acme_fleet --version {closed}"
     told = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, check=False)
     assert told.returncode == {">/dev/full": WRONG_INPUT, "| true": IN_PART}.get(closed, DONE)
     assert b"Traceback" not in told.stderr

@@ -1,4 +1,4 @@
-"""How a command ends: by a signal, and quickly."""
+"""The end of a command: by a signal, and quickly."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from acme_fleet.cli import app
 from acme_fleet.cli.signals import ENDING, Stopped, exit_code, heed, stop_explained
 from acme_fleet.network.hosts.supervisor import Service, keep_running
-from acme_fleet.report import stories
 from acme_fleet.training import pretraining
+from acme_research import cli as research
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ except KeyboardInterrupt:
 def test_story_hears_of_a_signal_that_its_terminal_did_not_send(
     heard: list[Stopped], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "fig9.py").write_text(_STORY.replace("TELL", _tell_parent()))
-    monkeypatch.setattr(stories, "EXPERIMENTS", tmp_path)
-    monkeypatch.setattr(stories, "read_stories", lambda: {"fig9": ""})
-    assert stories.run_story("fig9", []) == 130
+    story, start = tmp_path / "story.py", subprocess.Popen
+    story.write_text(_STORY.replace("TELL", _tell_parent()))
+    monkeypatch.setattr(research.subprocess, "Popen", lambda _: start([sys.executable, str(story)]))
+    assert research.run_story("fig9", []) == 130
     assert [each.number for each in heard] == [signal.SIGTERM]
 
 

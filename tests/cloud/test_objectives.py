@@ -6,19 +6,24 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from acme_fleet.cloud.objectives import (
     Grid,
     Quality,
     candidate_grid,
     candidate_quality,
+    feature_quality,
+    sent_quality,
     without_loss,
 )
-from acme_fleet.config.backbone import Backbone
+from acme_fleet.config.backbone import Backbone, Distillation
+from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.elastic import distill, lesson_of, step_of
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
-from acme_fleet.models.features import Classifier
+from acme_fleet.models.features import Classifier, activations
 from acme_fleet.training.evaluation import evaluate
 from tiny_fleet import tiny
 
@@ -44,6 +49,59 @@ def test_quality_is_that_of_each_extracted_candidate(
     assert found.accuracies.tolist() == pytest.approx([result.accuracy for result in alone])
     assert len(set(found.losses)) == len(grid) == 4
     assert steps[-1] == (4 * -(-50 // batch_size),) * 2
+
+
+def test_without_labels_a_candidate_is_as_good_as_its_features(
+    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples]
+) -> None:
+    """The error over the teacher's variance on all samples, whatever the batches are."""
+    classifier, samples = make_classifier(), make_samples(50)
+    elastic = ElasticClassifier(classifier)
+    teacher = elastic.frozen_copy()
+    grid = candidate_grid(Backbone(widths=[0.5, 1.0], depths=[3, 1]), classifier)
+    unlabelled = Samples(samples.inputs, None, samples.stored_bytes)
+    steps: list[tuple[int, int]] = []
+    found = feature_quality(
+        elastic, teacher, grid, unlabelled, lambda *step: steps.append(step), batch_size=7
+    )
+    assert found.accuracies is None
+    with torch.no_grad():
+        theirs = activations(classifier.backbone, samples.inputs).pooled
+        for row, (width, depth) in enumerate(zip(grid.widths, grid.depths, strict=True)):
+            small = elastic.extract(elastic.shape(float(width), int(depth)))
+            error = (activations(small, samples.inputs).pooled - theirs).square()
+            variance = theirs.var(dim=0, correction=0)
+            floor = 1e-3 * float(variance.mean())
+            expected = float((error / variance.clamp(min=floor)).mean())
+            assert found.losses[row] == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert found.losses.argmin() == 3  # width 1, depth 3: the teacher itself
+    assert found.losses[3] == 0
+    assert (found.losses[:3] > 0).all()
+    assert steps[-1] == (4 * -(-50 // 7),) * 2
+
+
+def test_learning_without_labels_lowers_the_loss_of_every_candidate(
+    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples]
+) -> None:
+    student = ElasticClassifier(make_classifier(layers=2))
+    teacher = student.frozen_copy()
+    grid = candidate_grid(Backbone(widths=[0.25, 0.5, 1.0], depths=[1, 2]), student.classifier)
+    known, unseen = (
+        Samples(each.inputs, None, each.stored_bytes)
+        for each in (make_samples(192), make_samples(64, seed=1))
+    )
+
+    def losses() -> np.ndarray:
+        return sent_quality(student, teacher, grid, unseen, lambda *_: None).losses
+
+    before = losses()
+    lesson = lesson_of(Distillation(), "untouched")
+    step = step_of(Distillation(), 1, [0.25, 0.5, 1.0], [1, 2], lambda w: w, lesson)
+    training = Training(epochs=12, batch_size=32, learning_rate=4e-3)
+    distill(teacher, student, step, known, training, torch.Generator().manual_seed(0))
+    after = losses()
+    assert before[-1] == after[-1] == 0  # the whole model is sent as the reference
+    assert (after[:-1] < 0.7 * before[:-1]).all()
 
 
 def test_grid_is_every_width_at_every_depth_once(

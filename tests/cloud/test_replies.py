@@ -1,8 +1,8 @@
-"""What edge and cloud server accept of those below them: every field against the fleet."""
+"""Replies that edge and cloud server accept of those below: every field against the fleet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -20,11 +20,10 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.edge.parts import kinds, whole
 from acme_fleet.edge.replies import (
     check_key,
-    check_masked,
     check_profile,
     check_pruned,
+    check_round,
     check_sample,
-    check_upload,
     longest_row,
 )
 from acme_fleet.errors import ProtocolError
@@ -39,6 +38,8 @@ from acme_fleet.messages.edge_device import (
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.module import initial_tensors
+from acme_fleet.personalization.masked import MaskedRule
+from acme_fleet.personalization.rules import rule_of
 from tiny_fleet import tiny
 
 FLEET = tiny()
@@ -156,6 +157,20 @@ def test_public_keys_without_a_secret_in_common_are_refused() -> None:
 
 def _upload(**fields: Any) -> ImportanceUpload:
     return ImportanceUpload(**{"round": 1, "importance": CHANNELS, **fields})
+
+
+def check_upload(
+    name: str, upload: ImportanceUpload, number: int, plan: HeaderPlan, settings: Personalization
+) -> None:
+    check_round(name, upload.round, number)
+    rule_of(settings).check(name, upload, plan, [name])
+
+
+def check_masked(
+    name: str, upload: ImportanceUpload, number: int, plan: HeaderPlan, asked: Collection[str]
+) -> None:
+    check_round(name, upload.round, number)
+    MaskedRule(SETTINGS).check(name, upload, plan, asked)
 
 
 def test_an_upload_is_of_this_round_and_has_what_was_asked_for_and_nothing_else() -> None:

@@ -256,7 +256,17 @@ _MISTAKES = {
         "reference.model: hidden_size 16 is not a multiple of heads 3",
     ),
     "negative seed": ("seed", -1, "seed: Input should be greater than or equal to 0 (got -1)"),
-    "share above one": ("data.public", 1.2, "data.public: Input should be less than 1 (got 1.2)"),
+    "share above one": (
+        "data.public",
+        1.2,
+        "data.public: give a share between 0 and 1, or the path of the cloud's own data (got 1.2)",
+    ),
+    "share of nothing": (
+        "data.public",
+        0,
+        "data.public: give a share between 0 and 1, or the path",
+    ),
+    "public neither": ("data.public", [], "data.public: give a share between 0 and 1, or the path"),
     "epochs": (
         "reference.training.epochs",
         0,

@@ -30,7 +30,7 @@ RANGE = 262_143_328_850
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Path:
-    """What an Intel server shows: packages, their parts, and the same package by MMIO."""
+    """The files of an Intel server: packages, their parts, and the same package by MMIO."""
     for zone, name, energy in (
         ("intel-rapl:0", "package-0", 5_000_000),
         ("intel-rapl:0:0", "core", 3_000_000),

@@ -1,4 +1,4 @@
-"""Who holds what: nobody shares a sample, everybody has the classes that were asked for."""
+"""The partition: nobody shares a sample, everybody has the classes that were asked for."""
 
 import numpy as np
 import pytest

@@ -31,9 +31,7 @@ from acme_fleet.cli import app, hosts
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.network.flower.link import WAIT_S
-from acme_fleet.network.hosts import certificates as keys
-from acme_fleet.network.hosts import preflight as check
-from acme_fleet.network.hosts import units
+from acme_fleet.network.hosts import certificates, preflight, units
 from acme_fleet.network.hosts.names import is_host
 from acme_fleet.network.hosts.proxy import configuration, proxy_command
 from acme_fleet.network.hosts.site import Site, fingerprint
@@ -55,7 +53,7 @@ _SITE: dict[str, Any] = {"fleet": "fleet.yaml", "state": "state", "keys": "keys"
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here does not start Flower, and does without it."""
+    """These tests do not start Flower, and do without it."""
     monkeypatch.setattr(hosts, "find_spec", lambda _: True)
 
 
@@ -254,8 +252,8 @@ def test_keys_of_a_fleet_say_whose_server_gets_what(tmp_path: Path):
 
 
 def test_certificates_hold_for_their_names_only(tmp_path: Path):
-    keys.make_authority(tmp_path)
-    keys.make_server(tmp_path, tmp_path / "north", ["north.example.org", "10.0.0.2"])
+    certificates.make_authority(tmp_path)
+    certificates.make_server(tmp_path, tmp_path / "north", ["north.example.org", "10.0.0.2"])
     authority = x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes())
     server = x509.load_pem_x509_certificate((tmp_path / "north/server.crt").read_bytes())
     policy = PolicyBuilder().store(Store([authority]))
@@ -263,7 +261,7 @@ def test_certificates_hold_for_their_names_only(tmp_path: Path):
         policy.build_server_verifier(x509.DNSName(name)).verify(server, [])
     with pytest.raises(VerificationError):
         policy.build_server_verifier(x509.DNSName("cloud.example.org")).verify(server, [])
-    keys.make_authority(tmp_path / "other")
+    certificates.make_authority(tmp_path / "other")
     other = x509.load_pem_x509_certificate((tmp_path / "other/ca.crt").read_bytes())
     stranger = PolicyBuilder().store(Store([other]))
     with pytest.raises(VerificationError):
@@ -280,42 +278,45 @@ def test_servers_of_one_name_have_all_their_addresses(tmp_path: Path):
     assert ip_address("10.0.0.2") in names.get_values_for_type(x509.IPAddress)
 
 
-@pytest.mark.parametrize("strange", [keys.CA, keys.SERVER, keys.SERVER_KEY])
+@pytest.mark.parametrize("strange", [certificates.CA, certificates.SERVER, certificates.SERVER_KEY])
 def test_a_servers_files_belong_together(strange: str, tmp_path: Path):
     for name in ("one", "other"):
-        keys.make_authority(tmp_path / name)
-        keys.make_server(tmp_path / name, tmp_path / name, ["localhost"])
-        keys.check_server(tmp_path / name, "keys")
+        certificates.make_authority(tmp_path / name)
+        certificates.make_server(tmp_path / name, tmp_path / name, ["localhost"])
+        certificates.check_server(tmp_path / name, "keys")
     (tmp_path / "one" / strange).write_bytes((tmp_path / "other" / strange).read_bytes())
     with pytest.raises(FleetError, match=r"server.crt does not belong to the "):
-        keys.check_server(tmp_path / "one", "keys")
+        certificates.check_server(tmp_path / "one", "keys")
     (tmp_path / "one" / strange).write_bytes(b"-----BEGIN")
     with pytest.raises(FleetError, match="is damaged: "):
-        keys.check_server(tmp_path / "one", "keys")
+        certificates.check_server(tmp_path / "one", "keys")
     (tmp_path / "one" / strange).unlink()
     with pytest.raises(FleetError, match=rf"cannot read .*/{strange}: No such file"):
-        keys.check_server(tmp_path / "one", "keys")
+        certificates.check_server(tmp_path / "one", "keys")
 
 
 def test_a_nodes_keys_belong_together_and_to_one_node(tmp_path: Path):
     for name in ("cam-1", "cam-2"):
-        keys.make_node(tmp_path / name)
+        certificates.make_node(tmp_path / name)
     private = load_ssh_private_key((tmp_path / "cam-1/node.key").read_bytes(), None)
     public = load_ssh_public_key((tmp_path / "cam-1/node.pub").read_bytes())
     assert private.public_key() == public  # type: ignore[union-attr]
-    peers = tmp_path / "edge" / keys.PEERS
+    peers = tmp_path / "edge" / certificates.PEERS
     peers.mkdir(parents=True)
     (peers / "cam-1.pub").write_bytes((tmp_path / "cam-1/node.pub").read_bytes())
     with pytest.raises(FleetError, match=r"no public key of cam-2"):
-        keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
+        certificates.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
     (peers / "cam-2.pub").write_text((peers / "cam-1.pub").read_text().strip() + " a comment\n")
     with pytest.raises(FleetError, match="cam-2 and cam-1 have the same public key"):
-        keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
+        certificates.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
     (peers / "cam-2.pub").write_text("-----BEGIN EC PRIVATE KEY-----\n")
     with pytest.raises(FleetError, match=r"cam-2.pub is no public key; copy the node.pub of cam-2"):
-        keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
+        certificates.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])
     (peers / "cam-2.pub").write_bytes((tmp_path / "cam-2/node.pub").read_bytes())
-    assert list(keys.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])) == ["cam-1", "cam-2"]
+    assert list(certificates.public_keys(tmp_path / "edge", ["cam-1", "cam-2"])) == [
+        "cam-1",
+        "cam-2",
+    ]
 
 
 def test_without_flower_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
@@ -333,15 +334,15 @@ def make_keys(tmp_path: Path) -> Any:
     """``make_keys(…)``: a host's folders, with its keys and of those that dial it; not root's."""
 
     def make(*members: str, folder: Path = tmp_path) -> None:
-        keys.make_authority(folder / "keys")
-        keys.make_server(folder / "keys", folder / "keys", ["localhost"])
-        keys.make_node(folder / "keys")
+        certificates.make_authority(folder / "keys")
+        certificates.make_server(folder / "keys", folder / "keys", ["localhost"])
+        certificates.make_node(folder / "keys")
         for name in members:
-            keys.make_node(folder / "of" / name)
-            public = folder / "keys" / keys.PEERS / f"{name}.pub"
+            certificates.make_node(folder / "of" / name)
+            public = folder / "keys" / certificates.PEERS / f"{name}.pub"
             public.parent.mkdir(exist_ok=True)
-            public.write_bytes((folder / "of" / name / keys.NODE_PUBLIC).read_bytes())
-        (folder / "keys" / keys.CA_KEY).rename(folder / keys.CA_KEY)
+            public.write_bytes((folder / "of" / name / certificates.NODE_PUBLIC).read_bytes())
+        (folder / "keys" / certificates.CA_KEY).rename(folder / certificates.CA_KEY)
         (folder / "state").mkdir()
         _give_away(folder / "state", *(folder / "keys").iterdir())
 
@@ -358,18 +359,18 @@ def test_a_port_that_is_taken_is_waited_for_and_then_named(
         ports = {"port": port, "local_port": local_port}
         path = write_site(role="cloud", address="127.0.0.1", **ports)
         site = Site.from_yaml(path)
-        monkeypatch.setattr(check, "_FREE_S", 0.0)
+        monkeypatch.setattr(preflight, "_FREE_S", 0.0)
         with pytest.raises(FleetError, match=rf"port: cannot listen on 127.0.0.1 port {port}: "):
-            check.wait_until_free(path, site)
-        monkeypatch.setattr(check, "_FREE_S", 30.0)
+            preflight.wait_until_free(path, site)
+        monkeypatch.setattr(preflight, "_FREE_S", 30.0)
         threading.Timer(0.2, other.close).start()
-        check.wait_until_free(path, site)
+        preflight.wait_until_free(path, site)
 
 
 def test_an_address_that_this_host_has_not_is_named(write_site: Any):
     path = write_site(role="cloud", address="192.0.2.1")
     with pytest.raises(FleetError, match=r"address: cannot listen on 192.0.2.1 .* of this host"):
-        check.wait_until_free(path, Site.from_yaml(path))
+        preflight.wait_until_free(path, Site.from_yaml(path))
 
 
 @pytest.fixture
@@ -397,14 +398,14 @@ def test_the_server_above_must_be_of_the_same_authority(
 ):
     path = write_site(role="device", name="cam-1", upstream=f"localhost:{server}")
     site = Site.from_yaml(path)
-    assert check.check_upstream(path, site) == ""
-    keys.make_authority(tmp_path / "other")
+    assert preflight.check_upstream(path, site) == ""
+    certificates.make_authority(tmp_path / "other")
     (tmp_path / "keys/ca.crt").write_bytes((tmp_path / "other/ca.crt").read_bytes())
     with pytest.raises(FleetError, match=r"shows a certificate that .*ca.crt does not vouch for: "):
-        check.check_upstream(path, site)
+        preflight.check_upstream(path, site)
     (tmp_path / "keys/ca.crt").write_text("-----BEGIN")
     with pytest.raises(FleetError, match=r"keys: cannot use .*/keys/ca.crt: "):
-        check.check_upstream(path, site)
+        preflight.check_upstream(path, site)
 
 
 def test_the_server_above_may_come_up_later(make_keys: Any, write_site: Any):
@@ -412,7 +413,7 @@ def test_the_server_above_may_come_up_later(make_keys: Any, write_site: Any):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     path = write_site(role="device", name="cam-1", upstream=f"127.0.0.1:{port}")
-    assert check.check_upstream(path, Site.from_yaml(path)) == "Connection refused"
+    assert preflight.check_upstream(path, Site.from_yaml(path)) == "Connection refused"
 
 
 # --- what is started --------------------------------------------------------------------------
@@ -475,7 +476,7 @@ def _service(path: Path, role: str) -> dict[str, Any]:
 
 
 def _mounts(service: dict[str, Any]) -> dict[str, bool]:
-    """Whether a container can write to a path, which is the same inside as outside."""
+    """True if a container can write to a path, which is the same inside as outside."""
     assert all(mount["source"] == mount["target"] for mount in service["volumes"])
     return {m["source"]: not m.get("read_only", False) for m in service["volumes"]}
 
@@ -489,7 +490,7 @@ def test_unit_for_compose(write_site: Any, make_keys: Any, tmp_path: Path):
     writable = [place for place, can_write in _mounts(service).items() if can_write]
     assert writable == [f"{tmp_path}/state"]
     assert service["environment"]["HOME"] in writable  # caches of libraries
-    owner = (tmp_path / "keys" / keys.SERVER_KEY).stat()
+    owner = (tmp_path / "keys" / certificates.SERVER_KEY).stat()
     assert service["user"] == f"{owner.st_uid}:{owner.st_gid}"  # nobody else can read the key
 
 
@@ -503,7 +504,7 @@ def test_unit_for_systemd(
     assert f'ReadWritePaths="{tmp_path}/state"' in lines
     assert f'Environment="HOME={tmp_path}/state"' in lines
     (user,) = (line.removeprefix("User=") for line in lines if line.startswith("User="))
-    owner = (tmp_path / "keys" / keys.SERVER_KEY).stat().st_uid
+    owner = (tmp_path / "keys" / certificates.SERVER_KEY).stat().st_uid
     assert (int(user) if user.isdecimal() else getpwnam(user).pw_uid) == owner
 
 
@@ -555,15 +556,15 @@ def test_a_unit_is_for_one_user_who_is_not_root(write_site: Any, make_keys: Any,
         assert result.exit_code == 2
         return " ".join(result.output.split())
 
-    (tmp_path / keys.CA_KEY).rename(tmp_path / "keys" / keys.CA_KEY)
+    (tmp_path / certificates.CA_KEY).rename(tmp_path / "keys" / certificates.CA_KEY)
     assert "holds the authority's ca.key, which no host may have" in told()
-    (tmp_path / "keys" / keys.CA_KEY).rename(tmp_path / keys.CA_KEY)
+    (tmp_path / "keys" / certificates.CA_KEY).rename(tmp_path / certificates.CA_KEY)
     (tmp_path / "state").rmdir()
     assert "state: there is no folder" in told()
     if os.getuid() == 0:
         (tmp_path / "state").mkdir()
         assert f"install -d -m 700 -o 54321 {tmp_path / 'state'}" in told()
-        os.chown(tmp_path / "keys" / keys.NODE_KEY, 0, 0)
+        os.chown(tmp_path / "keys" / certificates.NODE_KEY, 0, 0)
         assert "node.key belongs to root; give the keys to the user" in told()
 
 
@@ -581,7 +582,7 @@ def test_a_container_does_not_have_the_address_of_its_host(write_site: Any, make
 def test_a_host_writes_to_its_state_only(
     write_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """What is told to write is told to write there; units make all else read-only."""
+    """All that writes is given a path in the state; units make everything else read-only."""
     for module in ("superlink", "up"):
         monkeypatch.setattr(
             f"acme_fleet.network.hosts.{module}.program", lambda name: f"bin/{name}"
@@ -636,7 +637,7 @@ def test_nginx_takes_its_configuration(make_keys: Any, tmp_path: Path):
 def test_no_unit_for_a_host_that_would_not_start(
     write_site: Any, make_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """What the start asks for is asked for when a unit is printed; one thing after the other."""
+    """A unit is refused for the same reasons as a start; one reason after the other."""
     site = {"role": "edge", "name": "north", "upstream": "a:1"}
 
     def told(kind: str = "compose") -> str:
@@ -657,7 +658,7 @@ def test_no_unit_for_a_host_that_would_not_start(
     (tmp_path / "fleet.yaml").write_text(yaml.safe_dump({"clusters": [away]}))
     assert f"north: data: there is no file or folder {tmp_path / 'shared.npz'}" in told()
     (tmp_path / "shared.npz").touch()
-    keys.make_node(tmp_path / "cam-1")
+    certificates.make_node(tmp_path / "cam-1")
     (tmp_path / "keys/peers").mkdir()
     (tmp_path / "cam-1/node.pub").rename(tmp_path / "keys/peers/cam-1.pub")
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)

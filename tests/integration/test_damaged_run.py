@@ -27,7 +27,7 @@ _CONTENTS = {
 
 @pytest.fixture
 def copied(finished, tmp_path: Path) -> Path:
-    """What the commands read, without the state."""
+    """The files that the commands read, without the state."""
     for name in ("fleet.yaml", "summary.json", "events.jsonl"):
         shutil.copy(finished.path / name, tmp_path)
     return tmp_path

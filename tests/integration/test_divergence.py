@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import acme_fleet
-from acme_fleet.cloud import server
+from acme_fleet.cloud import objectives
 from acme_fleet.cloud.objectives import Quality
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError, QuorumError
@@ -72,14 +72,14 @@ def test_candidate_without_a_loss_is_left_out_of_a_run_and_named(
     """The smallest one, which was chosen for south; all others go on, also after a stop."""
     stored = prepared / "cloud" / "candidates.json"
     stored.unlink()
-    measure = server.candidate_quality
+    measure = objectives.candidate_quality
 
     def spoilt(*arguments: object) -> Quality:
         found = measure(*arguments)  # type: ignore[arg-type]
         found.losses[0] = float("nan")
         return found
 
-    monkeypatch.setattr(server, "candidate_quality", spoilt)
+    monkeypatch.setattr(objectives, "candidate_quality", spoilt)
     fleet = tiny(**{"personalization.rounds": 1})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     summary = acme_fleet.customize(fleet, prepared, resume=True)
@@ -98,14 +98,14 @@ def test_no_candidate_with_a_loss_is_told(
     tiny: Tiny, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (prepared / "cloud" / "candidates.json").unlink()
-    measure = server.candidate_quality
+    measure = objectives.candidate_quality
 
     def spoilt(*arguments: object) -> Quality:
         found = measure(*arguments)  # type: ignore[arg-type]
         found.losses[:] = float("inf")
         return found
 
-    monkeypatch.setattr(server, "candidate_quality", spoilt)
+    monkeypatch.setattr(objectives, "candidate_quality", spoilt)
     for _ in range(2):  # and again from what stands on disk
         with pytest.raises(FleetError, match="none of the 4 candidates has a finite loss"):
             acme_fleet.customize(tiny(), prepared, resume=True)

@@ -20,7 +20,6 @@ from acme_fleet.data.partition import distribute
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge import server
-from acme_fleet.edge.aggregation import normalize
 from acme_fleet.edge.memory import Rounds
 from acme_fleet.errors import ProtocolError, QuorumError
 from acme_fleet.links.wire import decode
@@ -38,6 +37,7 @@ from acme_fleet.messages.edge_device import (
     RoundStart,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.personalization.importance import normalize
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
@@ -61,7 +61,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Handle], None]:
 
 
 class _Sound:
-    """What the device would do if it were sound."""
+    """The reply of a sound device."""
 
     def __init__(self, handle: Callable[[Message], Message]) -> None:
         self.handle = handle

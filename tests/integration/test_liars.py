@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.edge.aggregation import normalize
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import ProtocolError
 from acme_fleet.links.embedded import EmbeddedLink
@@ -36,6 +35,7 @@ from acme_fleet.messages.edge_device import (
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.storage import backbone_from, clone_state, config_document
+from acme_fleet.personalization.importance import normalize
 from acme_fleet.privacy.masking import Masker, public_key, unmask
 from acme_fleet.runs.journal import Journal
 from tiny_fleet import tiny
@@ -159,7 +159,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the honest devices heard, and what the edge server told the cloud."""
+    """Updates of the honest devices, and the edge server's report to the cloud."""
 
     report: ClusterReport
     devices: dict[str, Played]
@@ -318,7 +318,7 @@ def _silent(answer: Message, device: Played) -> Message:
 
 
 def _touches(lie: str, rule: str) -> bool:
-    """Whether a lie is about something that is sent under a rule."""
+    """True if a lie is about a field that is sent under a rule."""
     settings = RULES[rule]
     masked = bool(settings.get("privacy", {}).get("masking"))
     weights = settings.get("mix", "importance") != "importance"

@@ -14,16 +14,19 @@ from torch import Tensor
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.config.personalization import Mix
+from acme_fleet.config.personalization import Mix, Personalization
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.memory import recall, remember
-from acme_fleet.edge.rounds import check_held, header_shapes, mix_round
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import ImportanceUpload
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import initial_tensors
+from acme_fleet.personalization.by_class import ByClassRule
+from acme_fleet.personalization.importance import ImportanceRule
+from acme_fleet.personalization.rules import rule_of
+from acme_fleet.personalization.weights import WeightsRule
 from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 
@@ -58,7 +61,7 @@ def test_what_is_mixed_is_what_was_asked_for() -> None:
     sets = {name: upload.importance for name, upload in uploads.items()}
 
     def mixed(mix: Mix) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        found = mix_round(uploads, PLAN, coarse, np.full((2, 2), 0.5), mix)
+        found = rule_of(Personalization(mix=mix)).mix(uploads, PLAN, coarse, np.full((2, 2), 0.5))
         return found.importance["a"], found.headers.get("a", {})
 
     importance, weights, both = (mixed(mix) for mix in ("importance", "weights", "both"))
@@ -72,21 +75,27 @@ def test_what_is_mixed_is_what_was_asked_for() -> None:
 
 
 def test_kept_channels_that_do_not_exist_are_refused() -> None:
-    assert header_shapes("cam-1", {LAYER: [0, 3]}, PLAN, "importance") == {}
-    shapes = header_shapes("cam-1", {LAYER: [0, 2]}, PLAN, "both")
+    with pytest.raises(ProtocolError, match="nobody asked for"):
+        ImportanceRule(Personalization()).header_shapes("cam-1", {LAYER: [0, 2]}, PLAN)
+    rule = WeightsRule(Personalization(mix="both"))
+    shapes = rule.header_shapes("cam-1", {LAYER: [0, 2]}, PLAN)
     assert shapes[f"layers.{LAYER}.bias"] == (2,)
     wrong: list[dict[str, list[int]]] = [{LAYER: [0, 3]}, {LAYER: [2, 0]}, {"elsewhere": [0]}]
     for kept in wrong:
         with pytest.raises(ProtocolError, match="cam-1 kept"):
-            header_shapes("cam-1", kept, PLAN, "weights")
+            rule.header_shapes("cam-1", kept, PLAN)
 
 
 def test_classes_that_do_not_exist_or_were_not_asked_for_are_refused() -> None:
-    check_held("cam-1", [], PLAN, asked=False)
-    check_held("cam-1", [0, 1], PLAN, asked=True)
+    rules = {
+        False: WeightsRule(Personalization(mix="both")),
+        True: ByClassRule(Personalization(mix="both", classifier="holders")),
+    }
+    rules[False].check_held("cam-1", [], PLAN)
+    rules[True].check_held("cam-1", [0, 1], PLAN)
     for held, asked in (([0], False), ([], True), ([0, 2], True), ([1, 0], True), ([1, 1], True)):
         with pytest.raises(ProtocolError, match="classes that cam-1 holds"):
-            check_held("cam-1", held, PLAN, asked)
+            rules[asked].check_held("cam-1", held, PLAN)
 
 
 def test_what_is_of_this_round_is_not_read_back(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is sent again counts apart wherever a run was interrupted; a finished run stays as it is."""
+"""Messages sent again count apart wherever a run was interrupted; a finished run stays the same."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def _models(path: Path) -> dict[str, bytes]:
 
 
 def _stages(path: Path) -> Counter[tuple[str, str]]:
-    """How often each actor finished each stage."""
+    """The count of each actor's finished stages."""
     events = read_events(path / "events.jsonl")
     return Counter((event["actor"], event["stage"]) for event in events if "stage" in event)
 

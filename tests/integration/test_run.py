@@ -390,7 +390,7 @@ def test_seconds_are_the_sum_of_the_stages(finished, events):
 
 
 def _contains_samples(blob: bytes, pixels: torch.Tensor) -> bool:
-    """Whether any image is in the bytes as float32, or as the uint8 it was stored as."""
+    """True if any image is in the bytes as float32, or as the uint8 of its storage."""
     stored = ((pixels * 0.5 + 0.5) * 255).round().to(torch.uint8)
     forms = (pixels.numpy(), pixels.half().numpy(), stored.numpy())
     return any(image.tobytes() in blob for images in forms for image in images)
@@ -491,7 +491,7 @@ def test_report_of_an_unfinished_run(finished, tmp_path: Path, content: str | No
 
 
 def _without_clock(summary: Summary) -> dict[str, Any]:
-    """What two equal runs agree on: everything but measured seconds and what carries them."""
+    """The part in which two equal runs agree: all but measured seconds and the engine."""
     told = summary.model_dump()
     told.pop("seconds")
     for device in told["devices"]:

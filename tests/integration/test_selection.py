@@ -137,7 +137,7 @@ def test_each_device_gets_what_its_own_limits_allow(each: Any) -> None:
 
 
 def test_groups_have_their_own_headers_and_seeds(each: Any) -> None:
-    """What one group did decides nothing in another: their searches draw other numbers."""
+    """No group's work decides another's: their searches draw other numbers."""
     path, summary = each
     assert {p.parent.name for p in path.glob("edges/north/*/coarse.safetensors")} == {
         "group-1",

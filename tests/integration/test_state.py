@@ -119,7 +119,7 @@ def _ends_well(fleet: Fleet, state: Interrupted, name: str, damage: str, path: P
 
 
 def _error(fleet: Fleet, path: Path) -> str | None:
-    """What going on ends with; no other exception than ours is clear."""
+    """The end of a resumed run: models, or an error of ours; no other exception is clear."""
     try:
         acme_fleet.customize(fleet, path, resume=True)
     except RunError as error:

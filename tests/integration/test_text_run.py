@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,13 @@ from acme_fleet.models.shipped import load_device_model
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.training.evaluation import evaluate
-
-_SAID = {
-    "light": ["turn", "light", "on", "off", "lamp", "bright"],
-    "weather": ["what", "is", "weather", "rain", "sun", "wind"],
-    "music": ["sing", "play", "song", "now", "loud", "please"],
-}
+from tiny_texts import said
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tuple[Path, Summary]:
-    folder, draw = tmp_path_factory.mktemp("texts"), random.Random(0)
-    rows = []
-    for number in range(420):
-        intent = sorted(_SAID)[number % 3]
-        text = " ".join(draw.choices(_SAID[intent], k=draw.randint(2, 6)))
-        rows.append({"text": text, "intent": intent, "room": ("kitchen", "cellar")[number % 2]})
+    folder = tmp_path_factory.mktemp("texts")
+    rows = [row | {"room": ("kitchen", "cellar")[n % 2]} for n, row in enumerate(said(420))]
     (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
     fleet = Fleet.parse(_settings(folder / "said.jsonl", text_checkpoint))
     return folder / "run", acme_fleet.customize(fleet, folder / "run")

@@ -74,7 +74,7 @@ def test_the_last_training_has_epochs_of_its_own(
 def test_headers_that_are_mixed_are_the_same_ones(
     tiny: Callable[..., Fleet], prepared: Path, tmp_path: Path
 ) -> None:
-    """Where weights are mixed a round keeps another epoch than the fine-tuning does."""
+    """With mixed weights a round keeps another epoch than the fine-tuning does."""
     outcomes = []
     for at_once in (1, 10):
         path = shutil.copytree(prepared, tmp_path / str(at_once))

@@ -1,4 +1,4 @@
-"""What crosses a tier border: typed, closed, without raw data, and never trusted."""
+"""Messages across a tier border: typed, closed, without raw data, and never trusted."""
 
 from __future__ import annotations
 

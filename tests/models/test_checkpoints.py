@@ -77,7 +77,7 @@ IMAGE_NAMES_4 = (
 
 
 def old_name(name, kind):
-    """What transformers 4 calls a tensor; only the image families were renamed since."""
+    """A tensor's name in transformers 4; only the image families were renamed since."""
     for new, old in IMAGE_NAMES_4 if kind in ("vit", "deit") else ():
         name = re.sub(new, old, name)
     return name
@@ -224,6 +224,19 @@ def test_a_classifier_is_not_used_on_vectors_that_it_was_not_trained_on(tmp_path
     )
     assert fresh.backbone.config.pooling == "mean"
     assert not torch.equal(own.head.weight, fresh.head.weight)
+
+
+def test_without_public_labels_a_classifier_is_the_checkpoints_or_zero(tmp_path):
+    model = tiny("vit")
+    settings = make_fleet(write_checkpoint(tmp_path / "v", model, "vit"))
+    known = public().train
+    samples = Samples(known.inputs, None, known.stored_bytes)
+    splits = Splits(samples, samples, samples)
+    own = untrained_reference(settings, splits, ["cat", "dog", "eel"])
+    other = untrained_reference(settings, splits, ["ant", "bee"])
+    assert torch.equal(own.head.weight, model.classifier.weight)
+    assert own.head.weight.any()
+    assert not any(parameter.any() for parameter in other.head.parameters())
 
 
 def test_a_reference_must_fit_the_data(tmp_path):

@@ -1,4 +1,4 @@
-"""What ships answers in ONNX Runtime as in PyTorch, exported by PyTorch's default exporter.
+"""Shipped models answer in ONNX Runtime as in PyTorch, exported by PyTorch's default exporter.
 
 Batches, lengths of texts and the padding around them are others than those that the exporter saw.
 An export takes seconds, and one with axes of any length more, so most of them are slow tests.

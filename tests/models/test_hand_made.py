@@ -103,7 +103,7 @@ def test_all_features_are_read(kind: HandMade, name: str):
 
 
 def test_what_tells_them_apart():
-    """Where things are matters to a mixer, who is beside whom to a CNN, nothing to an MLP."""
+    """A mixer uses positions, a CNN uses neighbours, an MLP uses neither."""
     inputs = features((4, 4))
     order = torch.randperm(16, generator=seeded(5))
 

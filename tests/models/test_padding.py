@@ -32,11 +32,13 @@ from acme_fleet.models.header.module import (
 from acme_fleet.models.padding import (
     at_stride,
     average_pool,
+    by_length,
     max_pool,
     mean_over_positions,
     real_first,
 )
 from acme_fleet.simulation.stacked import stacked_logits
+from acme_fleet.training.evaluation import evaluate
 
 MakeBackbone = Callable[..., PreTrainedModel]
 TEXT_FAMILIES = [name for name, family in FAMILIES.items() if family.grid == "sequence"]
@@ -297,6 +299,57 @@ def test_pools_and_means_by_hand() -> None:
     torch.testing.assert_close(mean_over_positions(x, mask, 1), torch.tensor([[-4.0], [-8.0]]))
     nothing = torch.zeros_like(mask)
     assert not mean_over_positions(torch.zeros_like(x), nothing, 1).any()
+
+
+def _texts(lengths: list[int], tokens: int) -> Samples:
+    """Texts of these lengths, each with a label of its own."""
+    ids = torch.randint(1, 30, (len(lengths), tokens), generator=seeded())
+    mask = (torch.arange(tokens) < torch.tensor(lengths)[:, None]).long()
+    count = len(lengths)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return Samples(inputs, torch.arange(count), torch.ones(count).long())
+
+
+def test_texts_of_like_length_share_a_batch_that_is_cut_to_its_longest() -> None:
+    samples = _texts([3, 9, 1, 4, 9, 2], tokens=12)
+    batches, back = by_length(samples, 2)
+    together = list(batches)
+    assert [batch.inputs["input_ids"].shape[1] for batch in together] == [2, 4, 9]
+    assert back is not None
+    labels = torch.cat([batch.labels for batch in together])
+    assert torch.equal(labels[back], samples.labels)
+
+
+def test_images_keep_their_order() -> None:
+    labels = torch.arange(5)
+    batches, back = by_length(Samples({"pixel_values": torch.randn(5, 1)}, labels, labels), 2)
+    assert back is None
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), labels)
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_features_are_those_of_each_text_alone(family: str, plain_backbone: MakeBackbone) -> None:
+    """In the samples' order, and as long as the inputs however short a batch's texts are."""
+    backbone = as_elastic(plain_backbone(family, layers=2))
+    samples = _texts([2, 5, 1, 3, 4], tokens=8)
+    kept = feature_samples(backbone, samples, batch_size=2)
+    assert torch.equal(kept.labels, samples.labels)
+    with torch.no_grad():
+        for number in range(len(samples)):
+            alone = feature_maps(backbone, samples[number : number + 1].inputs)
+            assert kept.inputs.keys() == alone.keys()
+            for name, values in alone.items():
+                torch.testing.assert_close(kept.inputs[name][number], values[0], **CLOSE)
+
+
+def test_an_evaluation_is_that_of_the_texts_in_any_batches(plain_backbone: MakeBackbone) -> None:
+    model = Classifier(as_elastic(plain_backbone("bert", layers=2)), nn.Linear(16, 5)).eval()
+    samples = _texts([2, 5, 1, 3, 4], tokens=8)
+    with torch.no_grad():
+        logits = model(**samples.inputs)
+    result = evaluate(model, samples, batch_size=2)
+    assert result.loss == pytest.approx(float(F.cross_entropy(logits, samples.labels)), rel=1e-5)
+    assert result.accuracy == int((logits.argmax(dim=1) == samples.labels).sum()) / 5
 
 
 def test_features_on_disk_carry_the_mask(plain_backbone: MakeBackbone) -> None:

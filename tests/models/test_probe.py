@@ -59,7 +59,7 @@ HEADER = HeaderPlan(
 
 
 def _features(seed: int, classes: list[int]) -> Samples:
-    """What a header sees of a device's data; only the pooled vector tells the class."""
+    """A header's inputs on a device; only the pooled vector tells the class."""
     pooled, labels = _blobs(seed, classes)
     draw = torch.Generator().manual_seed(seed)
     maps = {name: torch.randn(60, 5, 7, generator=draw) for name in ("last", "penultimate")}

@@ -275,7 +275,7 @@ def test_processor_and_pipeline_of_images(
 
 
 def test_tokenizer_and_pipeline_of_texts(text_folder: Path) -> None:
-    """What is too long is cut, what is short is padded, without being asked to."""
+    """Long texts are cut and short ones padded by default."""
     expected = read_preprocessing(text_folder).inputs(TEXTS)
     tokenizer = hf.AutoTokenizer.from_pretrained(text_folder)
     batch = tokenizer(TEXTS, return_tensors="pt")

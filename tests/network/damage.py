@@ -1,4 +1,4 @@
-"""What a device answers, damaged between its role and Flower: so it travels over the network."""
+"""A device's answer, damaged between its role and Flower: so it travels over the network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from loopback import wait_for
 from torch import Tensor
 
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages.edge_device import ImportanceUpload
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import receive_frame, send_frame
+from acme_research.frame.loopback import wait_for
 
 Damage = Callable[[bytes], bytes]
 

@@ -28,9 +28,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.serverapp import Grid  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-from reproduction.bench import Bench, Options  # noqa: E402
-from reproduction.federated import OWN  # noqa: E402
-from reproduction.flower_rounds import (  # noqa: E402
+
+from acme_research.frame.bench import Bench, Options  # noqa: E402
+from acme_research.rivals.federated import OWN  # noqa: E402
+from acme_research.rivals.flower_rounds import (  # noqa: E402
     Best,
     BestRound,
     Clients,

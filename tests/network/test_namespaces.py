@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import Hosts, hosts_up, short_folder
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_research.frame.loopback import Hosts, hosts_up, short_folder
 from tiny_fleet import tiny
 
 # Namespace of each host, and its line to the middle: address, gateway.
@@ -116,7 +116,7 @@ def lines() -> Iterator[str]:
 
 
 def _reaches(space: str, address: str) -> bool:
-    """Whether packets come back: a refusal is an answer too."""
+    """True if packets come back: a refusal is an answer too."""
     code = (
         "import socket; s = socket.socket(); s.settimeout(3)\n"
         f"try: s.connect(({address!r}, 9))\n"

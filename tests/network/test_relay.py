@@ -53,7 +53,7 @@ class _Grid:
 
 
 def _talk(parts: SimpleNamespace, answer: Any, headers: list[dict[str, Any]]) -> list[Any]:
-    """What a role gets for its questions within a second."""
+    """The answers to a role's questions within a second."""
     ours, theirs = socket.socketpair()
     grid, frames = _Grid(answer), []
     thread = threading.Thread(target=parts.relay._serve, args=(theirs, grid))

@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 import yaml
 from damage import damaged, garbage, misshapen, not_numbers
-from loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
@@ -31,7 +30,7 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.links.base import Handler, Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
 from acme_fleet.network.hosts.superlink import SuperLink
 from acme_fleet.network.hosts.up import services
@@ -40,6 +39,7 @@ from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
+from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 from tiny_fleet import tiny
 
 _RUN_S = 420
@@ -224,9 +224,9 @@ def _only_the_proxies_listen_outside(hosts: Hosts) -> None:
 def _unknown_key_is_refused(hosts: Hosts) -> None:
     stranger = hosts.folder / "stranger"
     shutil.copytree(hosts.keys("cam-1"), stranger)
-    (stranger / keys.NODE_KEY).unlink()
-    (stranger / keys.NODE_PUBLIC).unlink()
-    keys.make_node(stranger)
+    (stranger / certificates.NODE_KEY).unlink()
+    (stranger / certificates.NODE_PUBLIC).unlink()
+    certificates.make_node(stranger)
     content = yaml.safe_load(hosts.config("cam-1").read_text())
     content |= {"keys": "stranger", "state": "state/stranger"}
     path = hosts.folder / "stranger.yaml"
@@ -400,9 +400,9 @@ def test_superlink_is_told_only_what_changed(fleet: Fleet, hosts: Hosts):
     first = superlink.nodes(members)
     superlink.register(members)
     assert superlink.nodes(members) == first
-    keys.make_node(hosts.folder / "new")
+    certificates.make_node(hosts.folder / "new")
     peers = hosts.keys("cloud") / "peers"
-    shutil.copy(hosts.folder / "new" / keys.NODE_PUBLIC, peers / "north.pub")
+    shutil.copy(hosts.folder / "new" / certificates.NODE_PUBLIC, peers / "north.pub")
     superlink.register(members)
     second = superlink.nodes(members)
     assert second["south"] == first["south"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from acme_fleet.distillation.elastic import (
     features_loss,
     lesson_of,
     recovery_of,
+    relative_error,
     sandwich,
     step_of,
     teach,
@@ -141,6 +141,29 @@ def test_features_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(1.5**2 / 9 + 0.5**2)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_inputs_that_do_not_differ_teach_no_pooled_vector(rows: int) -> None:
+    """They have no variance to measure an error by; the last batch may be one sample."""
+    mine = torch.full((rows, 1, 4), 2.0, requires_grad=True)
+    loss = relative_error(mine, torch.ones(rows, 1, 4), None)
+    loss.backward()
+    assert loss.item() == 0
+    assert mine.grad is not None
+    assert not mine.grad.any()
+
+
+def test_a_last_batch_of_one_sample_spoils_nothing(
+    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples]
+) -> None:
+    student = ElasticClassifier(make_classifier(layers=LAYERS))
+    teacher = student.frozen_copy()
+    training = Training(epochs=1, batch_size=8, learning_rate=1e-3)
+    step = step_of(Distillation(), 0, [0.5], [2], lambda _: 1.0, Lesson("features", logits=False))
+    draw = torch.Generator().manual_seed(0)
+    distill(teacher, student, step, make_samples(17), training, draw)
+    assert all(bool(p.isfinite().all()) for p in student.classifier.parameters())
+
+
 def test_learning_features_moves_towards_the_teacher_and_raises_the_probe(
     make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples]
 ) -> None:
@@ -152,7 +175,7 @@ def test_learning_features_moves_towards_the_teacher_and_raises_the_probe(
     assert evaluate(reference, unseen).accuracy > 0.6
     student = ElasticClassifier(reference)
     teacher, arch = student.frozen_copy(), student.shape(0.25, LAYERS)
-    unlabelled = replace(samples, labels=torch.zeros_like(samples.labels))
+    unlabelled = Samples(samples.inputs, None, samples.stored_bytes)
 
     def found() -> tuple[float, float]:
         with torch.no_grad():

@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from acme_fleet.edge import similarity
-from acme_fleet.edge.aggregation import aggregate, normalize, present
+from acme_fleet.edge.peers import present
 from acme_fleet.edge.similarity import (
     debias,
     distance_matrix,
@@ -26,6 +26,7 @@ from acme_fleet.edge.similarity import (
     who_listens_to_whom,
 )
 from acme_fleet.errors import FleetError
+from acme_fleet.personalization.importance import aggregate, normalize
 
 COORDINATES = st.floats(-100, 100, allow_subnormal=False)
 
@@ -316,7 +317,7 @@ def test_alone_with_the_identity_as_weights() -> None:
 
 
 def test_sums_per_neuron_decide_like_sets_per_parameter() -> None:
-    """What METHOD 8 rests on: a few kilobytes instead of megabytes, and exactly the same Q'."""
+    """The base of METHOD 8: a few kilobytes instead of megabytes, and exactly the same Q'."""
     random, devices, layers = np.random.default_rng(0), 4, {"a": (5, 27), "b": (3, 12)}
     weights = random_weights(devices, 0)
     full: list[dict[str, Any]] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from acme_fleet.edge.aggregation import aggregate
-from acme_fleet.edge.masking import add_up, outgoing_weights
 from acme_fleet.errors import ProtocolError
+from acme_fleet.personalization.importance import aggregate
+from acme_fleet.personalization.masked import add_up, outgoing_weights
 from acme_fleet.privacy.masking import Masker, pad, public_key, unmask
 
 pytest.importorskip("cryptography")
@@ -28,6 +28,10 @@ SECRETS = {name: name.encode() * 4 for name in NAMES}
 @dataclass(frozen=True)
 class _Upload:
     masked: dict[str, Tensor]
+    importance: dict[str, Tensor] = field(default_factory=dict)
+    header: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)
 
 
 def _maskers(occasion: str = OCCASION, names: list[str] = NAMES) -> dict[str, Masker]:

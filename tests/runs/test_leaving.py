@@ -1,4 +1,4 @@
-"""What leaves a device: counted from the events, told in words, and accounted for."""
+"""Messages that leave a device: counted from the events, in words, and accounted for."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from acme_fleet.messages.edge_device import (
     ImportanceUpload,
     RoundReport,
 )
+from acme_fleet.personalization.base import NOT_PROTECTED
+from acme_fleet.personalization.disclosure import what_leaves
 from acme_fleet.privacy.accounting import privacy_loss
-from acme_fleet.runs.disclosure import NOT_PROTECTED, sent_by_devices, what_leaves
-from acme_fleet.runs.traffic import privacy_losses, row_bytes
+from acme_fleet.runs.traffic import privacy_losses, row_bytes, sent_by_devices
 
 EVENTS: list[dict[str, Any]] = [
     {"from": "north", "to": "cam-1", "type": "ProfileRequest", "bytes": 10},

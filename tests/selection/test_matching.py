@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.choice import match
 from acme_fleet.selection.front import exact_front, grid_coordinates
-from acme_fleet.selection.rivals import (
+from acme_research.rivals.selection import (
     efficiency_ratio,
     greedy_accuracy,
     greedy_size,
@@ -113,7 +113,7 @@ def test_no_rule_beats_the_same_window_oracle_and_it_bounds_eq_13() -> None:
 
 
 def test_default_rule_is_near_the_oracle_and_beats_the_literal_one() -> None:
-    """The claim of ``benchmarks/selection_quality`` on a small scale: saturating accuracy."""
+    """The claim of the benchmark ``selection_quality`` on a small scale: saturating accuracy."""
     width, depth = (a.ravel() for a in np.meshgrid(np.linspace(0.25, 1, 12), np.arange(1, 13)))
     share = width * depth / 12
     accuracies = 0.95 * (1 - np.exp(-6 * (share**0.6 + 0.1)))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from acme_fleet.cli.added import added_command, added_names
 from acme_fleet.failures import explain, prepare_output, say
 
 __all__ = ["app", "say"]
@@ -33,6 +34,14 @@ def _explained() -> Iterator[None]:
 
 class _Command(TyperGroup):
     """The whole command line: its help, its options and its commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """See :class:`TyperGroup`; those of other packages come last."""
+        return list(dict.fromkeys([*super().list_commands(ctx), *added_names()]))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """See :class:`TyperGroup`."""
+        return super().get_command(ctx, cmd_name) or added_command(cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See :class:`TyperGroup`."""

@@ -42,7 +42,7 @@ class ClusterChoice:
         parts: their places in its profile; all choose the same.
         storage_bytes: min C_n over them. The rest is of the part with that limit.
         objectives: loss, energy in J, size in bytes.
-        accuracies: on the data of the losses.
+        accuracies: on the data of the losses; None without labels.
         selection: the front and the choice (Eq. 11-13).
     """
 
@@ -50,7 +50,7 @@ class ClusterChoice:
     parts: list[int]
     storage_bytes: int
     objectives: Float[np.ndarray, "candidates 3"]
-    accuracies: Float[np.ndarray, " candidates"]
+    accuracies: Float[np.ndarray, " candidates"] | None
     selection: Match
 
 
@@ -86,7 +86,7 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
     found = match(
         objectives[usable],
         candidates.sizes[usable],
-        part.storage_bytes,
+        float(part.storage_bytes),
         settings.performance_window,
         cluster=edge,
         rule=settings.rule,

@@ -43,9 +43,13 @@ def features_objective(generator: torch.Generator) -> Objective:
     return of
 
 
-def objective_of(kind: Literal["labels", "features"], generator: torch.Generator) -> Objective:
-    """F by its name in a fleet file."""
-    return labels_objective if kind == "labels" else features_objective(generator)
+def objective_of(
+    kind: Literal["auto", "labels", "features"], generator: torch.Generator, *, labelled: bool
+) -> Objective:
+    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some."""
+    if kind == "labels" or (kind == "auto" and labelled):
+        return labels_objective
+    return features_objective(generator)
 
 
 def taylor_importance(

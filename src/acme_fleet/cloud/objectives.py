@@ -16,11 +16,14 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.elastic import relative_error
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import HeaderPlan, smallest_genotype
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, feature_sizes
+from acme_fleet.models.padding import by_length
+from acme_fleet.training.evaluation import evaluate
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,16 @@ def candidate_sizes(
 
 @dataclass(frozen=True)
 class Quality:
-    """Loss and accuracy of the candidates with θ0^H.
+    """Quality of the candidates on the public validation data.
 
     Attributes:
-        losses: mean cross-entropy, the objective f^1.
-        accuracies: for people to read; nothing is chosen by them.
+        losses: the objective f^1: mean cross-entropy with θ0^H or, without labels, the error of
+            the pooled features, see :func:`feature_quality`.
+        accuracies: with θ0^H, for people to read; nothing is chosen by them. None without labels.
     """
 
     losses: Float[np.ndarray, " candidates"]
-    accuracies: Float[np.ndarray, " candidates"]
+    accuracies: Float[np.ndarray, " candidates"] | None
 
 
 def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
@@ -109,6 +113,74 @@ def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
     ]
 
 
+def sent_quality(
+    elastic: ElasticClassifier,
+    whole: ElasticClassifier,
+    grid: Grid,
+    validation: Samples,
+    progress: Callable[[int, int], None],
+) -> Quality:
+    """Quality of each candidate as it would be sent.
+
+    Args:
+        elastic: what candidates are cut from.
+        whole: what is sent in place of the whole of it: the reference, if features are learned.
+        grid, progress: see :func:`candidate_quality`.
+        validation: the public validation data, with or without labels.
+    """
+    if not validation.labelled:
+        return feature_quality(elastic, whole, grid, validation, progress)
+    found = candidate_quality(elastic, grid, validation, progress)
+    at = _is_whole(grid, elastic)
+    if whole is not elastic and at.any():
+        result = evaluate(whole.classifier.cpu(), validation)
+        assert found.accuracies is not None
+        found.losses[at], found.accuracies[at] = result.loss, result.accuracy
+    return found
+
+
+def _is_whole(grid: Grid, elastic: ElasticClassifier) -> np.ndarray:
+    """True for the candidate that is the whole model, shape ``(candidates,)``."""
+    return (grid.widths == 1.0) & (grid.depths == elastic.sizes.layers)
+
+
+@torch.no_grad()
+def feature_quality(
+    elastic: ElasticClassifier,
+    teacher: ElasticClassifier,
+    grid: Grid,
+    validation: Samples,
+    progress: Callable[[int, int], None],
+    batch_size: int = 256,
+) -> Quality:
+    """Error of each candidate's pooled vectors against the teacher's, without labels.
+
+    The squared error over the teacher's variance, channel by channel, as in distillation: 0 is the
+    teacher itself, and 1 the error of its mean. The whole model is the teacher. Arguments as for
+    :func:`candidate_quality`.
+    """
+    place = elastic.classifier.head.weight.device
+    teacher.classifier.to(place)
+    calls = itertools.count(1)
+    whole, batches = _is_whole(grid, elastic), -(-len(validation) // batch_size)
+    total = (1 + int((~whole).sum())) * batches
+
+    def pooled(model: ElasticClassifier, width: float, depth: int) -> torch.Tensor:
+        rows = []
+        for batch in by_length(validation, batch_size)[0]:
+            run = model.run(model.shape(width, depth), batch.inputs)
+            rows.append(run.activations.pooled)
+            progress(next(calls), total)
+        return torch.cat(rows)[:, None]
+
+    theirs, losses = pooled(teacher, 1.0, teacher.sizes.layers), np.zeros(len(grid))
+    for i in np.flatnonzero(~whole):
+        mine = pooled(elastic, float(grid.widths[i]), int(grid.depths[i]))
+        losses[i] = float(relative_error(mine, theirs, None))
+    teacher.classifier.cpu()
+    return Quality(losses, None)
+
+
 @torch.no_grad()
 def candidate_quality(
     elastic: ElasticClassifier,
@@ -117,13 +189,14 @@ def candidate_quality(
     progress: Callable[[int, int], None],
     batch_size: int = 256,
 ) -> Quality:
-    """Loss and accuracy of each candidate on the public validation data, in one pass over them."""
+    """Loss and accuracy of each candidate with θ0^H on labelled data, in one pass over them."""
     losses, hits = np.zeros(len(grid)), np.zeros(len(grid))
     shapes = [
         elastic.shape(float(w), int(d)) for w, d in zip(grid.widths, grid.depths, strict=True)
     ]
     done, total = 0, len(grid) * -(-len(validation) // batch_size)
-    for batch in validation.batches(batch_size):
+    batches, _ = by_length(validation, batch_size)
+    for batch in batches:
         for candidate, shape in enumerate(shapes):
             logits = elastic.run(shape, batch.inputs).logits
             labels = batch.labels.to(logits.device)

@@ -35,12 +35,15 @@ _PATIENCE = 2  # epochs of fine-tuning without a better one
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """θ0: its size, p of Eq. 2, its accuracy on the public test data, and where it comes from."""
+    """θ0: its size, p of Eq. 2, its accuracy on the public test data, and where it comes from.
+
+    Without labels its accuracy is not known.
+    """
 
     params: int
     patches: int
     size_bytes: int
-    accuracy: float
+    accuracy: float | None
     pooling: Pooling
     origin: Origin
 
@@ -48,19 +51,60 @@ class ReferenceResult:
 def untrained_reference(settings: Fleet, public: Splits, class_names: list[str]) -> Classifier:
     """The reference before its training on the public data: a checkpoint, or a new ViT.
 
-    A checkpoint's own classifier is kept if it knows the same classes.
+    A checkpoint's own classifier is kept if it knows the same classes. Without it, and without
+    public labels to fit one to, the classifier is zero.
 
     Raises:
-        FleetError: if the images cannot be cut into patches, or the checkpoint cannot be used or
-            holds weights that are not finite.
+        FleetError: if the images cannot be cut into patches, the checkpoint cannot be used or
+            holds weights that are not finite, or a setting needs public labels that are missing.
     """
+    if not public.labelled:
+        _check_unlabelled(settings, public)
     inputs = public.train.inputs
     if settings.reference.checkpoint is None:
         _, channels, rows, columns = inputs["pixel_values"].shape
         config = vit_config(settings.reference, (channels, rows, columns))
         return new_vit(config, len(class_names), settings.seed)
     with seeded(derive_seed(settings.seed, "reference")):
-        return _from_checkpoint(settings.reference, inputs, class_names)
+        model, own_head = _from_checkpoint(settings.reference, inputs, class_names)
+    if not (own_head or public.labelled):
+        for parameter in model.head.parameters():
+            nn.init.zeros_(parameter)
+    return model
+
+
+def _check_unlabelled(settings: Fleet, public: Splits) -> None:
+    """Refuse settings that public data without labels cannot follow.
+
+    Raises:
+        FleetError: naming the first of them.
+    """
+    data, backbone = settings.data, settings.backbone
+    labels = f"the label column {data.label_column!r}"
+    if data.source != "text":
+        labels = f"labels (class folders, `labels` in an .npz file, or {labels})"
+    lacking = f"{data.public} has no labels"
+    if settings.reference.checkpoint is None:
+        raise FleetError(
+            f"data.public: {lacking}, and a reference that the run trains itself needs them; name "
+            f"a pre-trained reference.checkpoint, or add {labels}"
+        )
+    if backbone.importance == "labels":
+        raise FleetError(
+            f"backbone.importance: labels cannot be followed, {lacking}; say features or auto, or "
+            f"add {labels}"
+        )
+    if backbone.distillation.match == "states":
+        raise FleetError(
+            f"backbone.distillation.match: states learns a classifier, which cannot be fitted: "
+            f"{lacking}; say features or auto, or add {labels}"
+        )
+    if len(public.validation) < 2:
+        raise FleetError(
+            f"data.public: {lacking}, and {len(public.validation)} sample for validation; features "
+            f"are compared by their variance over 2 or more: use more samples, or raise "
+            f"data.validation"
+        )
 
 
 def known_pooling(settings: Reference, hidden: int) -> Pooling | None:
@@ -91,7 +135,8 @@ def checkpoint_backbone(
 
 def _from_checkpoint(
     settings: Reference, inputs: dict[str, Tensor], class_names: list[str]
-) -> Classifier:
+) -> tuple[Classifier, bool]:
+    """The checkpoint as a classifier, and whether it came with a head for these classes."""
     checkpoint, revision = settings.checkpoint, settings.revision
     assert checkpoint is not None
     backbone, known = checkpoint_backbone(settings, inputs)
@@ -112,7 +157,7 @@ def _from_checkpoint(
     width = pooled_size(config.pooling, config.hidden_size)
     loaded = Classifier(backbone, head or nn.Linear(width, len(class_names)))
     _check_finite(checkpoint, loaded)
-    return loaded
+    return loaded, head is not None
 
 
 def _check_finite(checkpoint: str | Path, model: nn.Module) -> None:
@@ -188,7 +233,12 @@ def train_reference(
     augment: Augment | None,
     progress: Callable[[int, int], None],
 ) -> Classifier:
-    """Train in place: from nothing, or a checkpoint, whose start competes with the best epoch."""
+    """Train in place: from nothing, or a checkpoint, whose start competes with the best epoch.
+
+    Without labels there is nothing to train a checkpoint on: it stays as it is.
+    """
+    if not public.labelled:
+        return model
     pretrained = settings.checkpoint is not None
     fit(
         model,
@@ -214,13 +264,13 @@ def origin_of(settings: Reference, before: Mapping[str, Tensor], model: Classifi
 
 
 def described(model: Classifier, test: Samples, origin: Origin) -> ReferenceResult:
-    """Size, accuracy and origin of θ0."""
+    """Size, origin and, where the test data have labels, accuracy of θ0."""
     shapes = shapes_of(model)
     return ReferenceResult(
         params=parameter_count(shapes),
         patches=patches(model.backbone.config, test.inputs),
         size_bytes=file_size(shapes),
-        accuracy=evaluate(model, test).accuracy,
+        accuracy=evaluate(model, test).accuracy if test.labelled else None,
         pooling=model.backbone.config.pooling,
         origin=origin,
     )

@@ -129,7 +129,7 @@ def check_finished(
     _known(report.shortened, heard, f"{what}: shortened updates")
     if (most := max(report.missed.values(), default=0)) > personalization.rounds:
         raise ProtocolError(f"{what}: {most} rounds missed, of {personalization.rounds}")
-    if report.shortened and personalization.mix == "importance":
+    if report.shortened and not personalization.mixes_weights:
         raise ProtocolError(f"{what} shortened headers, and mix: importance mixes none")
 
 

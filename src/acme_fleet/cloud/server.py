@@ -18,8 +18,8 @@ from acme_fleet.cloud.importance import objective_of, taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
     candidate_grid,
-    candidate_quality,
     candidate_sizes,
+    sent_quality,
     without_loss,
 )
 from acme_fleet.cloud.reference import (
@@ -60,7 +60,6 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
 from acme_fleet.training.augmentation import augmentation
-from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import diverging
 from acme_fleet.training.precision import training_device
 from acme_fleet.training.resume import EpochState
@@ -74,12 +73,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _StoredQuality:
-    """``candidates.json``: a number for each candidate; a loss need not be finite."""
+    """``candidates.json``: a number for each candidate; a loss need not be finite.
+
+    Without labels there are no accuracies.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     losses: list[float]
-    accuracies: list[float]
+    accuracies: list[float] | None
 
 
 class CloudServer:
@@ -136,7 +138,7 @@ class CloudServer:
     def _untouched(self) -> Classifier:
         """θ0 before any training; a checkpoint is pooled as it should be, and has a classifier."""
         model, settings = self._initial, self._settings.reference
-        if settings.checkpoint is None:
+        if settings.checkpoint is None or not self._public.labelled:
             return model
         path = self._folder / "probe.safetensors"
         stored = if_sound(path, read_tensors)
@@ -193,7 +195,8 @@ class CloudServer:
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone
         samples = self._public.train[: settings.importance_samples]
-        objective = objective_of(settings.importance, self._draw("importance"))
+        draw, labelled = self._draw("importance"), samples.labelled
+        objective = objective_of(settings.importance, draw, labelled=labelled)
         heads, neurons = taylor_importance(model, samples, objective=objective)
         if not all(bool(values.isfinite().all()) for values in (heads, neurons)):
             raise FleetError(
@@ -318,20 +321,14 @@ class CloudServer:
         if stored is None:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 elastic.classifier.to(self._accelerator)
-                found = candidate_quality(elastic, self.grid, self._public.validation, progress)
+                whole, validation = self._whole(elastic), self._public.validation
+                found = sent_quality(elastic, whole, self.grid, validation, progress)
                 elastic.classifier.cpu()
-                self._measure_whole(elastic, found)
-            stored = _StoredQuality(found.losses.tolist(), found.accuracies.tolist())
+            accuracies = None if found.accuracies is None else found.accuracies.tolist()
+            stored = _StoredQuality(found.losses.tolist(), accuracies)
             write_sealed_json(path, vars(stored))
-        return Quality(np.array(stored.losses), np.array(stored.accuracies))
-
-    def _measure_whole(self, elastic: ElasticClassifier, found: Quality) -> None:
-        """Write the loss and accuracy of the whole model as it would be sent."""
-        whole = self._whole(elastic)
-        at = (self.grid.widths == 1.0) & (self.grid.depths == elastic.sizes.layers)
-        if whole is not elastic and at.any():
-            result = evaluate(whole.classifier.cpu(), self._public.validation)
-            found.losses[at], found.accuracies[at] = result.loss, result.accuracy
+        accuracies = None if stored.accuracies is None else np.array(stored.accuracies)
+        return Quality(np.array(stored.losses), accuracies)
 
     # --- line 19: backbones down, reports up ---
 

@@ -56,13 +56,15 @@ class Reference(Settings):
     revision: Annotated[str, Field(pattern=r"^[\w.][\w./-]{0,199}$")] | None = None
     """Commit, branch or tag of a checkpoint on the hub; none is the hub's default."""
     pooling: Literal["auto", "first", "mean", "last", "first_mean"] = "auto"
-    """One vector from all tokens; ``auto``: the checkpoint's own, or the best in validation."""
+    """One vector from all tokens. ``auto``: a sentence encoder's own file says how, else public
+    validation data choose; if these have no labels, its family's own way is taken."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Learning rate of a checkpoint's layer, as a share of the rate of the layer after it."""
     model: ViT = ViT()
     """Shape of the ViT; used without a checkpoint."""
     training: Training = Training(epochs=30)
-    """Training on the public data; a checkpoint stays untouched unless this wins on validation."""
+    """Training on the public data; a checkpoint stays untouched unless this wins on validation. It
+    is never trained without labels."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Pixels by which random crops of training images move at most; 0 crops nothing."""
     flip: bool = False
@@ -118,8 +120,9 @@ class Backbone(Settings):
     """Candidate depths d: numbers of layers, at most the reference's."""
     allocation: Literal["uniform", "global"] = "uniform"
     """``uniform``: all layers have one width; ``global``: one ranking of importance sets each."""
-    importance: Literal["labels", "features"] = "labels"
-    """Measure of a unit's importance: its effect on the loss (labels) or on pooled features."""
+    importance: Literal["auto", "labels", "features"] = "auto"
+    """A unit's importance is its effect on the loss (``labels``), or on pooled ``features``, which
+    needs no labels; ``auto``: labels where the public data have some."""
     importance_samples: PositiveInt = 256
     """Public training samples on which importance is measured."""
     distillation: Distillation = Distillation()

@@ -95,8 +95,10 @@ class Data(Settings):
     """Names of the classes that are kept, or n for the first n; none keeps all."""
     image_size: PositiveInt | None = None
     """Side in pixels to which images are brought; none: the checkpoint's, or the images' own."""
-    public: Fraction = 0.4
-    """Share of all samples that is the cloud's; the rest is partitioned over the devices."""
+    public: Fraction | Path = 0.4
+    """Share of all samples that is the cloud's, or a path to data of its own, read as a device's.
+    Without a label column, or class folders, they are unlabelled: the reference must be a
+    checkpoint. The rest is partitioned over the devices."""
     edge_share: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
     """Samples of an edge server, as a share of its devices' data; no device has them."""
     validation: Fraction = 0.2
@@ -112,6 +114,15 @@ class Data(Settings):
         """Text is a path, and then relative to the fleet file, unless it names a hub's data set."""
         named = info.data.get("source") == "huggingface" and str(value)[:1] not in (".", "/")
         return Path(value) if isinstance(value, str) and not named else value
+
+    @field_validator("public", mode="before")
+    @classmethod
+    def _share_or_path(cls, value: Any) -> Any:
+        if isinstance(value, str | Path) and str(value).strip():
+            return Path(value)
+        if isinstance(value, int | float) and 0 < value < 1:
+            return float(value)
+        raise ValueError("give a share between 0 and 1, or the path of the cloud's own data")
 
     @model_validator(mode="after")
     def _has_path(self) -> Data:

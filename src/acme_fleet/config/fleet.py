@@ -129,7 +129,7 @@ class Fleet(Settings):
             )
             for cluster in self.clusters
         ]
-        data = in_place(self.data, "train", "test")
+        data = in_place(self.data, "train", "test", "public")
         named = self.reference.checkpoint
         if isinstance(named, str) and os.path.lexists(folder / named):
             # Path and all, so that it is said, and means the same from everywhere.

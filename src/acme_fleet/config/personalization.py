@@ -83,13 +83,18 @@ class Personalization(Settings):
         epochs = sum(self.training(number).epochs for number in range(self.rounds + 1))
         return self.local.model_copy(update={"epochs": epochs})
 
+    @property
+    def mixes_weights(self) -> bool:
+        """True if headers' weights leave the devices."""
+        return self.mix != "importance"
+
     def mixes_after(self, number: int) -> bool:
         """True if headers' weights are mixed after training ``number``; never after the last."""
-        return self.mix != "importance" and number < self.rounds
+        return self.mixes_weights and number < self.rounds
 
     @model_validator(mode="after")
     def _consistent(self) -> Personalization:
-        if self.privacy.masking and self.mix != "importance":
+        if self.privacy.masking and self.mixes_weights:
             raise ValueError(
                 f"privacy.masking hides importance sets alone, and mix: {self.mix} would send the "
                 f"header's weights unmasked; set mix: importance, without classifier: holders"
@@ -100,7 +105,7 @@ class Personalization(Settings):
                     f"privacy.{name} protects feature samples, and similarity: none sends none; "
                     f"leave privacy.{name} out"
                 )
-        if self.classifier == "holders" and self.mix == "importance":
+        if self.classifier == "holders" and not self.mixes_weights:
             raise ValueError(
                 "classifier: holders says how the header's weights are mixed, and mix: importance "
                 "mixes none; set mix: both or mix: weights"

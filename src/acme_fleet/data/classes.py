@@ -95,7 +95,7 @@ def relabelled(raw: RawSamples, known: list[str], classes: list[str]) -> RawSamp
     kept = np.flatnonzero(new_labels >= 0)
     if not len(kept):
         raise FleetError(f"{raw.where}: no sample of {_listing(classes)}")
-    return replace(replace(raw, names=None)[kept], labels=new_labels[kept], names=classes)
+    return replace(replace(raw, names=None)[kept], codes=new_labels[kept], names=classes)
 
 
 def _called(raw: RawSamples, known: list[str]) -> tuple[np.ndarray, list[str]]:

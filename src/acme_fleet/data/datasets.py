@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.data.sources.archives import cars_annotations, read_cars
 from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
-from acme_fleet.data.sources.folder import read_folders
+from acme_fleet.data.sources.folder import read_folders, read_images
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import reading
@@ -96,8 +96,10 @@ def load_source(data: Data, known: Normalization | TextPreprocessing | None = No
     )
 
 
-def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
-    """Load the data of one device or edge server: an .npz or parquet file, or a folder of classes.
+def load_own(
+    path: Path, data: Data, source: Source, where: str, *, label_optional: bool = False
+) -> Samples:
+    """Load the data of one role: a JSON Lines, .npz or parquet file, or a folder of classes.
 
     Classes are matched by name with the source's. Where the file has no names its labels count
     in the order of ``source.classes`` or, where these are numbers, are such numbers.
@@ -107,16 +109,18 @@ def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
         data: which columns a parquet file has.
         source: the data set whose classes and preprocessing apply.
         where: whose data these are, for error messages.
+        label_optional: data without a label column, or a folder that holds images alone, are
+            samples without labels.
 
     Raises:
         FleetError: naming the owner, and the path or class that is wrong.
     """
     _check_paths([path], where)
-    columns = _columns(data)
+    columns = replace(_columns(data), label_optional=label_optional)
     if data.source == "text":
         raw = read_json_lines([path], columns, where)
     elif path.is_dir():
-        raw = read_folders([path], where)
+        raw = read_images(path, where) if label_optional else read_folders([path], where)
     elif path.suffix.lower() == ".npz":
         raw = read_arrays([path], columns, where)
     elif path.suffix.lower() == ".parquet":
@@ -125,8 +129,9 @@ def load_own(path: Path, data: Data, source: Source, where: str) -> Samples:
         raise FleetError(
             f"{where}: {path} is no .npz file, .parquet file or folder of class folders"
         )
-    check_known(raw, source.classes)
-    raw = relabelled(raw, source.classes, source.classes)
+    if raw.codes is not None:
+        check_known(raw, source.classes)
+        raw = relabelled(raw, source.classes, source.classes)
     return _samples(raw, source.preprocessing)
 
 
@@ -266,7 +271,7 @@ def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
         )
     return Samples(
         inputs=inputs,
-        labels=torch.from_numpy(raw.labels),
+        labels=None if raw.codes is None else torch.from_numpy(raw.codes),
         stored_bytes=torch.from_numpy(raw.stored_bytes),
     )
 
@@ -282,6 +287,10 @@ def _said_of(where: str) -> Iterator[None]:
 
 def _named(raw: RawSamples) -> Iterator[tuple[bytes | Path, str]]:
     """The encoded images, each with what to call it in an error."""
-    names = class_names(raw)
-    for image, label in zip(raw.items, raw.labels.tolist(), strict=True):
-        yield image, str(image) if isinstance(image, Path) else f"a sample of class {names[label]}"
+    if raw.codes is None:
+        called = [f"sample {number}" for number in range(1, len(raw.items) + 1)]
+    else:
+        names = class_names(raw)
+        called = [f"a sample of class {names[label]}" for label in raw.codes.tolist()]
+    for image, name in zip(raw.items, called, strict=True):
+        yield image, str(image) if isinstance(image, Path) else name

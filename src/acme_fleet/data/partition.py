@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,24 +29,36 @@ class World:
     """Everybody's samples. No sample is in two places.
 
     Attributes:
-        public: the cloud's; the reference is trained, and backbones are chosen, on them.
         shared: each edge server's own, by cluster name.
         private: each device's, by device name. Its test samples are of its own distribution.
         classes: the classes' names, in the order of the labels.
         preprocessing: how an image or text file becomes a sample.
     """
 
-    public: Splits
     shared: dict[str, Samples]
     private: dict[str, Splits]
     classes: list[str]
     preprocessing: Preprocessing
+    _public: Splits | None
+
+    @property
+    def public(self) -> Splits:
+        """The cloud's; the reference is trained, and backbones are chosen, on them.
+
+        Raises:
+            ValueError: on the host of an edge server or device, which does not read the cloud's
+                own data.
+        """
+        if self._public is None:
+            raise ValueError("the cloud's own data were asked for where they are not read")
+        return self._public
 
 
 def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
     """Load a fleet's data, prepared as its reference takes them, and share them out.
 
-    With ``only``, no data of edge servers and devices but those named are read.
+    With ``only``, no data of edge servers and devices but those named are read. The cloud's own
+    data are read on its own host, where ``only`` is empty, and where everybody is.
 
     Raises:
         FleetError: if data or the reference's preprocessing cannot be read, see :func:`distribute`.
@@ -125,9 +138,10 @@ def allocate(
 def distribute(fleet: Fleet, source: Source, only: Collection[str] | None = None) -> World:
     """Share out a data set over cloud, edge servers and devices, as ``fleet.seed`` decides.
 
-    First the cloud's public share is taken, the rest is dealt to the devices without own data, test
-    samples by the same shares as train samples. Of each device's train samples a part moves to its
-    edge server, unless that has its own, such that its are ``edge_share`` of what devices keep.
+    First the cloud's public share is taken, unless it has its own data. The rest is dealt to the
+    devices without own data, test samples by the same shares as train samples. Of each device's
+    train samples a part moves to its edge server, unless that has its own, such that its are
+    ``edge_share`` of what devices keep.
 
     Raises:
         FleetError: naming the device or cluster whose data are missing, unknown or too few.
@@ -138,7 +152,8 @@ def distribute(fleet: Fleet, source: Source, only: Collection[str] | None = None
                 f"cluster {cluster.name}: all its devices bring their own data, which never leave "
                 f"them; name a file or folder for the edge server in the cluster's `data`"
             )
-    public, train_parts, test_parts = _deal(fleet, source)
+    public, rests = _public(fleet, source, here=not only)
+    train_parts, test_parts = _deal(fleet, source, rests)
     edge_parts, train_parts = _lend(fleet, train_parts, source)
     shared: dict[str, Samples] = {}
     private: dict[str, Splits] = {}
@@ -160,9 +175,8 @@ def distribute(fleet: Fleet, source: Source, only: Collection[str] | None = None
                 own = load_own(device.data, fleet.data, source, f"device {device.name}: data")
                 rest, test = _split(own, fleet.data.test_share, generator)
             private[device.name] = Splits(*_split(rest, fleet.data.validation, generator), test)
-    world = World(public, shared, private, source.classes, source.preprocessing)
-    _check_sizes(world)
-    return world
+    _check_sizes(public, shared, private)
+    return World(shared, private, source.classes, source.preprocessing, public)
 
 
 def raw_bytes(splits: Splits) -> int:
@@ -170,32 +184,57 @@ def raw_bytes(splits: Splits) -> int:
     return int(splits.train.stored_bytes.sum() + splits.validation.stored_bytes.sum())
 
 
-def _deal(fleet: Fleet, source: Source) -> tuple[Splits, Parts, Parts]:
-    """The cloud's samples, and each drawing device's train and test indices by its name."""
+def _public(
+    fleet: Fleet, source: Source, *, here: bool
+) -> tuple[Splits | None, tuple[np.ndarray, np.ndarray]]:
+    """The cloud's samples, and the train and test indices that it leaves to others.
+
+    Its own data without labels have no test part: there is nothing to report on them.
+
+    Args:
+        fleet, source: see :func:`distribute`.
+        here: its own data are read; without them it has no samples.
+    """
+    data, generator = fleet.data, _generator(fleet, "public")
+    if isinstance(data.public, Path):
+        everything = np.arange(len(source.train)), np.arange(len(source.test))
+        if not here:
+            return None, everything
+        own = load_own(data.public, data, source, "data.public", label_optional=True)
+        rest, test = _split(own, data.test_share, generator) if own.labelled else (own, own[:0])
+        return Splits(*_split(rest, data.validation, generator), test), everything
+    (train_rest, train), (test_rest, test) = (
+        stratified_split(strata(samples.labels.numpy(), groups), data.public, generator)
+        for samples, groups in (
+            (source.train, source.train_groups),
+            (source.test, source.test_groups),
+        )
+    )
+    parts = _split(_at(source.train, train), data.validation, generator)
+    return Splits(*parts, _at(source.test, test)), (train_rest, test_rest)
+
+
+def _deal(
+    fleet: Fleet, source: Source, rests: tuple[np.ndarray, np.ndarray]
+) -> tuple[Parts, Parts]:
+    """Each drawing device's train and test indices, out of ``rests``, by its name."""
     data = fleet.data
     labels = source.train.labels.numpy(), source.test.labels.numpy()
-    groups = source.train_groups, source.test_groups
-    generator = _generator(fleet, "public")
-    train_rest, train_public = stratified_split(
-        strata(labels[0], groups[0]), data.public, generator
-    )
-    test_rest, test_public = stratified_split(strata(labels[1], groups[1]), data.public, generator)
-    train, validation = _split(_at(source.train, train_public), data.validation, generator)
-    public = Splits(train, validation, _at(source.test, test_public))
     names = [device.name for device in fleet.devices if device.data is None]
     if not names:
-        return public, {}, {}
+        return {}, {}
     if isinstance(data.partition, Natural):
-        parts = _by_group(groups, (train_rest, test_rest), len(names), data.partition.column)
+        groups = source.train_groups, source.test_groups
+        parts = _by_group(groups, rests, len(names), data.partition.column)
     else:
         generator = _generator(fleet, "partition")
         shares = class_shares(data.partition, len(names), source.classes, generator)
         parts = tuple(
             [rest[part] for part in allocate(labels_[rest], shares, generator)]
-            for labels_, rest in zip(labels, (train_rest, test_rest), strict=True)
+            for labels_, rest in zip(labels, rests, strict=True)
         )
     train_parts, test_parts = (dict(zip(names, part, strict=True)) for part in parts)
-    return public, train_parts, test_parts
+    return train_parts, test_parts
 
 
 def _by_group(
@@ -276,18 +315,22 @@ def _named_classes(
     return np.array([[name in lists[i % len(lists)] for name in classes] for i in range(devices)])
 
 
-def _check_sizes(world: World) -> None:
+def _check_sizes(
+    public: Splits | None, shared: dict[str, Samples], private: dict[str, Splits]
+) -> None:
     """Refuse a world in which somebody has nothing to train, choose or report on."""
-    holders = [("the cloud", world.public), *((f"device {k}", v) for k, v in world.private.items())]
-    for name, splits in holders:
+    holders = {f"device {name}": splits for name, splits in private.items()}
+    if public is not None:
+        holders = {"the cloud": public, **holders}
+    for name, splits in holders.items():
         sizes = len(splits.train), len(splits.validation), len(splits.test)
-        if 0 in sizes:
+        if 0 in (sizes if splits.labelled else sizes[:2]):
             raise FleetError(
                 f"{name} has {sizes[0]} train, {sizes[1]} validation and {sizes[2]} test samples, "
                 f"and needs some of each; use more samples, fewer devices, or other values of "
                 f"`data.public`, `data.validation` and `data.partition`"
             )
-    for name, samples in world.shared.items():
+    for name, samples in shared.items():
         if len(samples) < _EDGE_PARTS:
             raise FleetError(
                 f"cluster {name}: its edge server has {len(samples)} samples and needs "
@@ -298,7 +341,8 @@ def _check_sizes(world: World) -> None:
 def _split(
     samples: Samples, share: float, generator: np.random.Generator
 ) -> tuple[Samples, Samples]:
-    left, taken = stratified_split(samples.labels.numpy(), share, generator)
+    labels = samples.labels.numpy() if samples.labelled else np.zeros(len(samples), np.int64)
+    left, taken = stratified_split(labels, share, generator)
     return _at(samples, left), _at(samples, taken)
 
 

@@ -1,9 +1,9 @@
-"""Labelled samples as they are stored, and what their labels, class names and owners may be."""
+"""Samples as they are stored, and what their labels, class names and owners may be."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,27 +18,37 @@ Place = Callable[[int], str]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read: the image's or text's, the label's, and the owner's."""
+    """The columns to read: the image's or text's, the label's, and the owner's.
+
+    With ``label_optional`` a data set without the label's column is read as unlabelled.
+    """
 
     item: str
     label: str
     group: str | None = None
+    label_optional: bool = False
 
     @property
     def wanted(self) -> list[str]:
         """All names, once each."""
         return list(dict.fromkeys(x for x in (self.item, self.label, self.group) if x))
 
+    def within(self, present: Collection[str]) -> list[str]:
+        """The columns to read of those present: all wanted, or all but an optional label."""
+        lacks = self.label_optional and self.label not in present
+        return [name for name in self.wanted if not (lacks and name == self.label)]
+
 
 @dataclass(frozen=True)
 class RawSamples:
-    """Labelled images or texts as they are stored.
+    """Images or texts as they are stored, with labels if they have some.
 
     Attributes:
         items: images as an array of shape ``(samples, height, width)`` or ``(samples, height,
             width, channels)``; or, with dtype object, each image file's content (bytes) or path,
             or each text.
-        labels: integers from 0, shape ``(samples,)``; places in ``names`` where there are names.
+        codes: the labels as integers from 0, shape ``(samples,)``; places in ``names`` where there
+            are names. None for unlabelled samples, which have no names either.
         names: the classes' names in the order of the labels, where the data set tells them.
         stored_bytes: size of each sample as stored, shape ``(samples,)``, int64.
         groups: the owner of each sample, shape ``(samples,)``, where a column says so: int64, or
@@ -48,24 +58,38 @@ class RawSamples:
     """
 
     items: np.ndarray
-    labels: np.ndarray
+    codes: np.ndarray | None
     names: list[str] | None
     stored_bytes: np.ndarray
     groups: np.ndarray | None
     where: str
     text_labels: bool = False
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels as integers.
+
+        Raises:
+            ValueError: if the samples have no labels.
+        """
+        if self.codes is None:
+            raise ValueError(f"{self.where}: labels of samples that have none were asked for")
+        return self.codes
+
     def __post_init__(self) -> None:
-        if self.items.ndim not in (1, 3, 4) or len(self.items) != len(self.labels):
+        codes = self.stored_bytes if self.codes is None else self.codes
+        if self.items.ndim not in (1, 3, 4) or len(self.items) != len(codes):
             raise FleetError(
                 f"{self.where}: images of shape {self.items.shape} and labels of shape "
-                f"{self.labels.shape}; (samples, height, width[, channels]) and (samples,) belong "
+                f"{codes.shape}; (samples, height, width[, channels]) and (samples,) belong "
                 f"together"
             )
-        if len(self.labels) == 0:
+        if len(self.items) == 0:
             raise FleetError(f"{self.where}: there is no sample")
         if 0 in self.items.shape:
             raise FleetError(f"{self.where}: images of shape {self.items.shape} have no pixels")
+        if self.codes is None:
+            return
         if self.groups is not None and len(self.groups) != len(self.labels):
             raise FleetError(f"{self.where}: {len(self.groups)} owners, {len(self.labels)} labels")
         if self.labels.min() < 0:
@@ -84,7 +108,7 @@ class RawSamples:
         return replace(
             self,
             items=self.items[index],
-            labels=self.labels[index],
+            codes=None if self.codes is None else self.codes[index],
             stored_bytes=self.stored_bytes[index],
             groups=None if self.groups is None else self.groups[index],
         )
@@ -110,7 +134,7 @@ def joined(parts: Sequence[RawSamples], where: str) -> RawSamples:
     groups = [part.groups for part in parts if part.groups is not None]
     return RawSamples(
         items=np.concatenate([part.items for part in parts]),
-        labels=np.concatenate(labels),
+        codes=np.concatenate(labels),
         names=names,
         stored_bytes=np.concatenate([part.stored_bytes for part in parts]),
         groups=np.concatenate(groups) if groups else None,

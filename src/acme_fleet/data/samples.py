@@ -11,36 +11,63 @@ from jaxtyping import Int, Int64, Shaped
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+class _Labels:
+    """The field ``labels`` of :class:`Samples`: to read labels that are missing is an error."""
+
+    def __get__(self, samples: Samples | None, _: type | None = None) -> Tensor:
+        if samples is None:
+            raise AttributeError("labels")  # the class has no default for them
+        labels = samples.__dict__["labels"]
+        if labels is None:
+            raise ValueError("labels of samples that have none were asked for")
+        return labels
+
+    def __set__(self, samples: Samples, labels: Tensor | None) -> None:
+        samples.__dict__["labels"] = labels
+
+
+@dataclass(frozen=True, repr=False)
 class Samples:
-    """Labelled samples, ready for a model.
+    """Samples, ready for a model. All have labels, except public data that came without.
 
     Attributes:
         inputs: arguments of a Hugging Face model by name, e.g. ``pixel_values`` with the axes
             ``(samples, channels, height, width)``.
-        labels: class indices.
+        labels: class indices. Given as None where there are none; reading them is then a
+            ValueError.
         stored_bytes: size of each raw sample as stored on disk.
     """
 
     inputs: dict[str, Shaped[Tensor, "samples ..."]]
-    labels: Int64[Tensor, " samples"]
-    stored_bytes: Int64[Tensor, " samples"]
+    labels: _Labels = _Labels()  # a descriptor, and no default: they must be given
+    stored_bytes: Int64[Tensor, " samples"]  # pyright: ignore[reportGeneralTypeIssues]
 
     def __post_init__(self) -> None:
-        lengths = {len(self.labels), len(self.stored_bytes), *map(len, self.inputs.values())}
+        lengths = {len(self.stored_bytes), *map(len, self.inputs.values())}
+        if self.labelled:
+            lengths.add(len(self.labels))
         if len(lengths) != 1:
             raise ValueError(f"inputs, labels and stored_bytes differ in length: {lengths}")
 
+    @property
+    def labelled(self) -> bool:
+        """True where the samples have labels."""
+        return self.__dict__["labels"] is not None
+
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.stored_bytes)
 
     def __getitem__(self, index: Int64[Tensor, " chosen"] | slice) -> Samples:
         """The samples at ``index``, a slice or indices."""
         return Samples(
             {name: values[index] for name, values in self.inputs.items()},
-            self.labels[index],
+            self.labels[index] if self.labelled else None,
             self.stored_bytes[index],
         )
+
+    def with_inputs(self, inputs: dict[str, Tensor]) -> Samples:
+        """The same samples in another form."""
+        return Samples(inputs, self.labels if self.labelled else None, self.stored_bytes)
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None
@@ -66,11 +93,23 @@ def join(parts: Sequence[Samples]) -> Samples:
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint sets: train on the first, choose on the second, report on the third."""
+    """Three disjoint sets: train on the first, choose on the second, report on the third.
+
+    All have labels or none has. Without labels nothing can be reported, and the third is empty.
+    """
 
     train: Samples
     validation: Samples
     test: Samples
+
+    def __post_init__(self) -> None:
+        if len({part.labelled for part in (self.train, self.validation, self.test)}) > 1:
+            raise ValueError("some parts of one data set have labels, others have none")
+
+    @property
+    def labelled(self) -> bool:
+        """True where the samples have labels."""
+        return self.train.labelled
 
 
 def stratified_split(

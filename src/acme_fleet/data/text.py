@@ -143,6 +143,8 @@ class TextPreprocessing(BaseModel):
 def read_json_lines(paths: Sequence[Path], columns: Columns, where: str) -> RawSamples:
     """Read files with one JSON object a line: the text, the label and, optionally, whose it is.
 
+    Where the label is optional, all lines of a file have it or none has.
+
     Raises:
         FleetError: naming the file and line that cannot be read, or the key that is missing.
     """
@@ -164,10 +166,14 @@ def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
         return places[number][0]
 
     texts = [row[columns.item] for row in rows]
-    codes, names, text_labels = coded([row[columns.label] for row in rows], None, place)
-    groups = owners([row[columns.group] for row in rows], place) if columns.group else None
     stored = np.array([len(text.encode()) for text in texts], dtype=np.int64)
     label = f"{where}: {path}"
+    if columns.label_optional and not any(columns.label in row for row in rows):
+        return RawSamples(as_objects(texts), None, None, stored, None, label)
+    for number, row in enumerate(rows):
+        require_columns(columns.wanted, list(row), place(number))
+    codes, names, text_labels = coded([row[columns.label] for row in rows], None, place)
+    groups = owners([row[columns.group] for row in rows], place) if columns.group else None
     return RawSamples(as_objects(texts), codes, names, stored, groups, label, text_labels)
 
 
@@ -176,7 +182,7 @@ def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
         row = json.loads(line, object_pairs_hook=_once)
     if not isinstance(row, dict):
         raise FleetError(f"{where} is no JSON object")
-    require_columns(columns.wanted, list(row), where)
+    require_columns(columns.within(row), list(row), where)
     text = row[columns.item]
     if not isinstance(text, str):
         raise FleetError(f"{where}: {columns.item!r} is {type(text).__name__}, no text")
@@ -184,7 +190,7 @@ def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
         text.encode()
     if not text.strip():
         raise FleetError(f"{where}: {columns.item!r} is empty")
-    if not isinstance(row[columns.label], str | int):
+    if columns.label in row and not isinstance(row[columns.label], str | int):
         raise FleetError(f"{where}: {columns.label!r} must be text or an integer")
     return row
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -41,8 +40,10 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import parse_preprocessing, save_device_model
-from acme_fleet.models.storage import WEIGHTS, backbone_from, clone_state, with_prefix
+from acme_fleet.models.storage import WEIGHTS, backbone_from, with_prefix
 from acme_fleet.outside import reason
+from acme_fleet.personalization.base import Own
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
@@ -64,6 +65,7 @@ class DeviceClient:
     ) -> None:
         self._settings = settings
         self._personalization = personalization
+        self._rule = rule_of(personalization)
         self._private = private
         self._folder = DeviceFolder(folder)
         self._seed = seed
@@ -144,20 +146,13 @@ class DeviceClient:
             )
         state, importance = self._trained(start.round)
         self._round = start.round
-        importance = self._protection.importance(importance)
-        if self._protection.masking:
-            told = start.public_keys, start.weights, f"{start.round}/{start.nonce}"
-            shares = self._protection.shares(importance, *told)
-            return ImportanceUpload(round=start.round, importance={}, masked=shares)
-        if self._personalization.mix == "importance":
-            return ImportanceUpload(round=start.round, importance=dict(importance))
-        return ImportanceUpload(
-            round=start.round,
-            importance=dict(importance),
-            header=clone_state(state.current),
-            held=self._held_classes(),
-            kept={name: list(channels) for name, channels in state.current.plan.kept.items()},
+        own = Own(
+            state.current,
+            self._protection.importance(importance),
+            self._train_classes,
+            self._protection,
         )
+        return self._rule.upload(start, own)
 
     def _prune(self, update: ImportanceUpdate) -> RoundReport:
         """Remove the neurons that matter least to this device and its peers."""
@@ -165,10 +160,10 @@ class DeviceClient:
         state, own = self._folder.trained(update.round)
         channels = state.current.plan.genotype.channels
         wanted = dict.fromkeys(state.current.plan.layers, channels)
-        importance = update.importance
-        if self._protection.masking:
-            check_shapes(update.masked, {"sum": (sum(wanted.values()),)}, "the masked sum")
-            importance = self._unmasked(update, wanted, own)
+        importance = self._rule.received(update, wanted, self._protection)
+        if importance is None:
+            with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
+                importance = own
         check_importance(importance, wanted, "the mixed importance")
         validation = self._features().validation
         if update.header:
@@ -250,21 +245,6 @@ class DeviceClient:
                 f"a mixture of round {number} was sent, {self._settings.name} {told}"
             )
 
-    def _unmasked(
-        self, update: ImportanceUpdate, wanted: dict[str, int], own: dict[str, torch.Tensor]
-    ) -> Mapping[str, torch.Tensor]:
-        """The mixture; the device's own set if a sender's shares spoilt the sum.
-
-        Nobody can tell whose shares: the edge server reads none of them, and to ask again without
-        a sender would give its set away.
-        """
-        try:
-            occasion = f"{update.round}/{update.nonce}"
-            return self._protection.mixture(update.masked["sum"], occasion, wanted)
-        except ProtocolError:
-            with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
-                return own
-
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, which is done once."""
         if not self._folder.has_trained(number):
@@ -288,12 +268,6 @@ class DeviceClient:
             return HeaderState.start(coarse, self._features())
 
         return self._folder.before(number, start)
-
-    def _held_classes(self) -> list[int]:
-        """The classes in the train set, if the edge server is to know them."""
-        if self._personalization.classifier == "everyone":
-            return []
-        return self._train_classes()
 
     def _train_classes(self) -> list[int]:
         return self._private.train.labels.unique().tolist()

@@ -83,7 +83,7 @@ class DeviceFolder:
 
         def samples(split: str) -> Samples:
             own: Samples = getattr(private, split)
-            return Samples(without_prefix(split, stored[0]), own.labels, own.stored_bytes)
+            return own.with_inputs(without_prefix(split, stored[0]))
 
         return Splits(*(samples(split) for split in _SPLITS))
 

@@ -16,7 +16,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
-from acme_fleet.models.padding import clear_padding
+from acme_fleet.models.padding import clear_padding, cut_padding
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.loop import Optimization, check_converging, steps_of
 from acme_fleet.training.precision import mixed_precision
@@ -25,7 +25,7 @@ from acme_fleet.training.resume import EpochState
 LogitsLoss = Literal["mse", "soft_cross_entropy"]
 Match = Literal["states", "features"]
 Origin = Literal["trained", "fine-tuned", "untouched"]
-"""By the run; on the public data; not, as that did not win on validation data."""
+"""By the run; on the public data; not, as that did not win on validation data or needs labels."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def distill(
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
         for batch in samples.batches(training.batch_size, generator):
-            inputs = (augment(batch, generator) if augment else batch).inputs
+            inputs = cut_padding((augment(batch, generator) if augment else batch).inputs)
             total += teach(teacher, student, step, inputs, sandwich(step, generator))
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from acme_fleet.edge.rounds import Upload
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.personalization.base import Upload
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, typed, write_sealed_json
 
 _ROUNDS = "rounds.json"
@@ -34,6 +34,7 @@ class Remembered:
     header: dict[str, Tensor]
     kept: dict[str, list[int]]
     held: list[int]
+    masked: dict[str, Tensor] = field(default_factory=dict)
 
 
 def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:

@@ -9,10 +9,30 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from acme_fleet.edge.aggregation import present
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed_json
 
 _FILE = "similarity.json"
+
+
+def present(
+    weights: Float[np.ndarray, "devices devices"],
+    index: list[int],
+    freshness: Sequence[float] | None = None,
+) -> Float[np.ndarray, "present present"]:
+    """The weights among those who count in a round, rows summing to 1 again.
+
+    Args:
+        weights: Ŵ of all devices.
+        index: the rows of those who count.
+        freshness: how much each of them counts for the others, in their order; 1 by default. A
+            device's weight for itself stays.
+    """
+    chosen = weights[np.ix_(index, index)]
+    if freshness is not None:
+        own = np.diag(chosen).copy()
+        chosen = chosen * np.asarray(freshness)
+        np.fill_diagonal(chosen, own)
+    return chosen / chosen.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,6 @@ class Peers:
     def among(
         self, names: Iterable[str], freshness: Sequence[float] | None = None
     ) -> Float[np.ndarray, "present present"]:
-        """The weights among some of them, see :func:`acme_fleet.edge.aggregation.present`."""
+        """The weights among some of them, see :func:`present`."""
         index = [self.devices.index(name) for name in names]
         return present(np.array(self.weights), index, freshness)

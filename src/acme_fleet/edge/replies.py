@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 import torch
 
 from acme_fleet.config.devices import Device
 from acme_fleet.config.personalization import Personalization, Privacy
-from acme_fleet.edge.rounds import check_held, header_shapes
 from acme_fleet.errors import ProtocolError
-from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import (
     DeviceProfile,
     FeatureSample,
-    ImportanceUpload,
     RoundReport,
     check_features,
-    check_importance,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 
@@ -114,52 +109,22 @@ def check_key(name: str, key: str, masking: bool) -> None:
         raise ProtocolError(f"the public key of {name} gives no secret in common with anybody")
 
 
-def check_upload(
-    name: str, upload: ImportanceUpload, number: int, plan: HeaderPlan, settings: Personalization
-) -> None:
-    """Refuse an importance set, a header or classes that do not fit the round.
-
-    Raises:
-        ProtocolError: naming the field and what it may be.
-    """
-    _check_round(name, upload.round, number)
-    if upload.masked:
-        raise ProtocolError(f"{name} sent masked shares that nobody asked for")
-    channels = dict.fromkeys(plan.layers, plan.genotype.channels)
-    check_importance(upload.importance, channels, f"the importance of {name}")
-    if settings.mix == "importance" and upload.kept:
-        raise ProtocolError(f"{name} told of kept channels that nobody asked for")
-    shapes = header_shapes(name, upload.kept, plan, settings.mix)
-    check_shapes(upload.header, shapes, f"the header of {name}", torch.float32)
-    check_held(name, upload.held, plan, settings.classifier == "holders")
-
-
-def check_masked(
-    name: str, upload: ImportanceUpload, number: int, plan: HeaderPlan, receivers: Collection[str]
-) -> None:
-    """Refuse masked shares that are not one for each receiver, or anything beside them.
-
-    Raises:
-        ProtocolError: naming the field and what it may be.
-    """
-    _check_round(name, upload.round, number)
-    if upload.importance or upload.header or upload.held or upload.kept:
-        raise ProtocolError(f"{name} sent more than masked shares")
-    shapes = dict.fromkeys(receivers, (len(plan.layers) * plan.genotype.channels,))
-    check_shapes(upload.masked, shapes, f"the masked shares of {name}", torch.int32)
-
-
 def check_pruned(name: str, report: RoundReport, number: int, plan: HeaderPlan) -> None:
     """Refuse a report of another round, or of neurons that there were not.
 
     Raises:
         ProtocolError: naming both numbers.
     """
-    _check_round(name, report.round, number)
+    check_round(name, report.round, number)
     if report.neurons > plan.neurons:
         raise ProtocolError(f"{name} has {report.neurons} neurons left, it received {plan.neurons}")
 
 
-def _check_round(name: str, told: int, number: int) -> None:
+def check_round(name: str, told: int, number: int) -> None:
+    """Refuse an answer for another round.
+
+    Raises:
+        ProtocolError: naming both.
+    """
     if told != number:
         raise ProtocolError(f"{name} answered for round {told}, this is round {number}")

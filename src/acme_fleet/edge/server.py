@@ -11,18 +11,15 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
 from acme_fleet.edge.comparison import Contender, Task
-from acme_fleet.edge.masking import Order, masked_sums
 from acme_fleet.edge.memory import Rounds, recall, remember
 from acme_fleet.edge.parts import Group, kinds, whole
 from acme_fleet.edge.peers import Peers
 from acme_fleet.edge.replies import (
-    check_masked,
     check_profile,
     check_pruned,
+    check_round,
     check_sample,
-    check_upload,
 )
-from acme_fleet.edge.rounds import mix_round
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
 from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
@@ -47,7 +44,6 @@ from acme_fleet.messages.edge_device import (
     ProfileRequest,
     ReportRequest,
     RoundReport,
-    RoundStart,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples, feature_sizes
@@ -58,6 +54,8 @@ from acme_fleet.models.storage import (
     without_prefix,
     write_tensors,
 )
+from acme_fleet.personalization.base import Upload
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
@@ -83,6 +81,7 @@ class EdgeServer:
         self._name = name
         self._settings = settings
         self._personalization = settings.personalization
+        self._rule = rule_of(settings.personalization)
         self._shared = shared
         self._known = {device.name: device for device in settings.devices}
         self._folder = folder
@@ -289,11 +288,7 @@ class EdgeServer:
 
     def _round(self, told: Rounds, coarse: HeaderAssignment, peers: Peers, group: Group) -> Rounds:
         """One round of Algorithm 2; the last one if no device's header changes any more."""
-        shortened: dict[str, float] = {}
-        if self._personalization.privacy.masking:
-            updates = self._masked_updates(told.done, coarse, peers)
-        else:
-            updates, shortened = self._updates(told.done, coarse, peers, group)
+        updates, shortened = self._updates(told.done, coarse, peers, group)
         plan = HeaderPlan.model_validate(coarse.plan)
 
         def check(name: str, report: RoundReport) -> None:
@@ -309,48 +304,31 @@ class EdgeServer:
 
     def _updates(
         self, number: int, coarse: HeaderAssignment, peers: Peers, group: Group
-    ) -> tuple[dict[str, ImportanceUpdate], dict[str, float]]:
-        """Gather importance sets, and headers if asked for, and mix them for each device.
+    ) -> tuple[dict[str, ImportanceUpdate], Mapping[str, float]]:
+        """Gather uploads and mix them for each device as the rule says.
 
         Returns:
             By device what it gets back, and by how much its header's update was shortened.
         """
-        plan, asked = HeaderPlan.model_validate(coarse.plan), self._personalization
-        by_class = asked.classifier == "holders"
+        plan, rule = HeaderPlan.model_validate(coarse.plan), self._rule
+        asked = peers.devices
+        while True:
+            starts = rule.starts(number, asked, peers.keys, peers.among)
 
-        def check(name: str, upload: ImportanceUpload) -> None:
-            check_upload(name, upload, number, plan, asked)
+            def check(name: str, upload: ImportanceUpload, asked: list[str] = asked) -> None:
+                check_round(name, upload.round, number)
+                rule.check(name, upload, plan, asked)
 
-        start, folder = RoundStart(round=number), group.folder / "uploads"
-        uploads = self._devices.ask(start, ImportanceUpload, peers.devices, check)
-        remember(folder, number, uploads)
-        known = recall(folder, number, uploads, peers.devices, asked.stale_decay)
-        among = peers.among(known, [freshness for _, freshness in known.values()])
-        sent = {name: upload for name, (upload, _) in known.items()}
-        mixed = mix_round(sent, plan, coarse.header, among, asked.mix, by_class)
-        updates = {
-            name: ImportanceUpdate(
-                round=number, importance=mixed.importance[name], header=mixed.headers.get(name, {})
-            )
-            for name in uploads
-        }
-        return updates, mixed.shortened
-
-    def _masked_updates(
-        self, number: int, coarse: HeaderAssignment, peers: Peers
-    ) -> dict[str, ImportanceUpdate]:
-        """Gather masked shares and add them up for each device, without reading any set."""
-        plan = HeaderPlan.model_validate(coarse.plan)
-
-        def ask(orders: Mapping[str, Order]) -> dict[str, ImportanceUpload]:
-            def check(name: str, upload: ImportanceUpload) -> None:
-                check_masked(name, upload, number, plan, orders.keys())
-
-            starts = {name: RoundStart(round=number, **vars(own)) for name, own in orders.items()}
-            return self._devices.call(starts, ImportanceUpload, check)
-
-        nonce, sums = masked_sums(peers, ask)
-        return {
-            name: ImportanceUpdate(round=number, importance={}, masked={"sum": own}, nonce=nonce)
-            for name, own in sums.items()
-        }
+            uploads = self._devices.call(starts, ImportanceUpload, check)
+            if not rule.hidden or len(uploads) == len(asked):
+                break
+            asked = list(uploads)  # the masks of a device that failed would stay in all sums
+        counted: dict[str, tuple[Upload, float]] = {name: (u, 1.0) for name, u in uploads.items()}
+        if not rule.hidden:
+            folder, decay = group.folder / "uploads", self._personalization.stale_decay
+            remember(folder, number, uploads)
+            counted = recall(folder, number, uploads, peers.devices, decay)
+        among = peers.among(counted, [freshness for _, freshness in counted.values()])
+        sent = {name: upload for name, (upload, _) in counted.items()}
+        mixture = rule.mix(sent, plan, coarse.header, among)
+        return {name: mixture.update(name, starts[name]) for name in uploads}, mixture.shortened

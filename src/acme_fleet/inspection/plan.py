@@ -18,6 +18,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier, feature_sizes
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.accounting import PrivacyLoss
 from acme_fleet.privacy.masking import public_key
 from acme_fleet.runs.traffic import expected_loss, row_bytes
@@ -64,6 +65,8 @@ class Plan:
         grid: the candidates (w, d).
         sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
             allocation, which is known only after training, those of the uniform one: its bound.
+        public_samples: of the cloud's, train, validation and test.
+        public_labelled: whether they have labels.
         reference_bytes: of the reference as it would be shipped.
         limits: min C_n for each cluster by name.
         feature_bytes: what each device uploads once (Eq. 19), before the message's frame.
@@ -75,6 +78,8 @@ class Plan:
 
     grid: Grid
     sizes: np.ndarray
+    public_samples: int
+    public_labelled: bool
     reference_bytes: int
     limits: dict[str, int]
     feature_bytes: int
@@ -94,24 +99,29 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
     Raises:
         FleetError: if the model cannot be built for these data.
     """
-    reference = untrained_reference(fleet, world.public, world.classes)
+    public = world.public
+    reference = untrained_reference(fleet, public, world.classes)
     grid = candidate_grid(fleet.backbone, reference)
     header = largest_header(fleet.header, reference)
     # A block of other operations may also have one layer that aligns its inputs.
     aligned = fleet.header.cells * fleet.header.blocks * fleet.header.channels
     personalization = fleet.personalization
-    weights = 0 if personalization.mix == "importance" else parameter_count(header.shapes())
-    masked = personalization.privacy.masking
-    receivers = max(len(cluster.devices) for cluster in fleet.clusters) if masked else 1
-    if masked:
+    numbers = rule_of(personalization).most_numbers(
+        header.neurons + aligned,
+        parameter_count(header.shapes()),
+        max(len(cluster.devices) for cluster in fleet.clusters),
+    )
+    if personalization.privacy.masking:
         public_key(b"")  # its library must be there before any work is done
     return Plan(
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
+        public_samples=sum(map(len, (public.train, public.validation, public.test))),
+        public_labelled=public.labelled,
         reference_bytes=file_size(shapes_of(reference)),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
         feature_bytes=personalization.rows_sent * row_bytes(personalization, header.pooled_size),
-        round_bytes=4 * (receivers * (header.neurons + aligned) + weights),
+        round_bytes=4 * numbers,
         loss=expected_loss(personalization),
         holdings={
             name: Holding.of(splits, world.classes) for name, splits in world.private.items()

@@ -202,7 +202,7 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
     source = load_source(
         run.fleet.data, known.normalization if isinstance(known, ImagePreprocessing) else known
     )
-    test = distribute(run.fleet, source).private[device].test
+    test = distribute(run.fleet, source, [device]).private[device].test
     with threads(run.fleet.threads):
         return evaluate(own.model, test), len(test)
 

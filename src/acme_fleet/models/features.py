@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import family_of
-from acme_fleet.models.padding import clear_padding, real_first
+from acme_fleet.models.padding import by_length, clear_padding, real_first
 from acme_fleet.models.pooling import pool, pooled_size
 
 
@@ -161,12 +161,24 @@ def feature_samples(backbone: PreTrainedModel, samples: Samples, batch_size: int
     if "pooled" in samples.inputs:
         return samples
     backbone.eval()
-    batches = [feature_maps(backbone, batch.inputs) for batch in samples.batches(batch_size)]
-    return Samples(
-        inputs={name: torch.cat([batch[name] for batch in batches]) for name in batches[0]},
-        labels=samples.labels,
-        stored_bytes=samples.stored_bytes,
-    )
+    batches, back = by_length(samples, batch_size)
+    maps = [feature_maps(backbone, batch.inputs) for batch in batches]
+    if back is not None:
+        tokens = samples.inputs["attention_mask"].shape[1]
+        room = max(1, tokens - family_of(backbone.config).prefix_tokens)
+        maps = [_as_long(batch, room) for batch in maps]
+    inputs = {name: torch.cat([batch[name] for batch in maps]) for name in maps[0]}
+    if back is not None:
+        inputs = {name: rows[back] for name, rows in inputs.items()}
+    return samples.with_inputs(inputs)
+
+
+def _as_long(maps: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+    """Maps and mask of texts with zeros behind them, so that batches of all lengths are alike."""
+    return {
+        name: values if name == "pooled" else F.pad(values, (0, tokens - values.shape[-1]))
+        for name, values in maps.items()
+    }
 
 
 class Classifier(nn.Module):

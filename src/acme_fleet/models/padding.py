@@ -13,13 +13,15 @@ Images have no mask; nothing here then changes a bit of the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
+
+from acme_fleet.data.samples import Samples
 
 _BEFORE = 2**32  # more than the tokens of any text
 
@@ -65,6 +67,27 @@ def cut_padding(
     used = inputs["attention_mask"].any(dim=0)
     used[0] |= ~used.any()
     return {name: values[:, used] for name, values in inputs.items()}
+
+
+def by_length(
+    samples: Samples, batch_size: int
+) -> tuple[Iterator[Samples], Int[Tensor, " samples"] | None]:
+    """Batches of texts of like length, each cut to its longest: padding costs as much as text.
+
+    Returns:
+        The batches, and the index that brings their rows, one below the other, back into the
+        samples' order; none where the order is the samples' own, as of images.
+    """
+    mask = samples.inputs.get("attention_mask")
+    if mask is None:
+        return samples.batches(batch_size), None
+    order = (mask != 0).sum(dim=1).argsort(stable=True)
+    return map(without_padding, samples[order].batches(batch_size)), order.argsort()
+
+
+def without_padding(batch: Samples) -> Samples:
+    """The batch, cut to its longest text."""
+    return batch.with_inputs(cut_padding(batch.inputs))
 
 
 def at_stride(

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.models.features import activations, pooled_by
-from acme_fleet.models.padding import cut_padding
+from acme_fleet.models.features import activations, moved, pooled_by
+from acme_fleet.models.padding import by_length
 
 _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.1, 1.0)  # C of the regression, from strong to weak
 _LEAST_SCALE = 1e-9
@@ -169,25 +169,18 @@ def average(probes: Sequence[Probe]) -> Probe:
 def pooled_features(
     backbone: PreTrainedModel, samples: Samples, poolings: Sequence[Pooling], batch_size: int = 64
 ) -> Mapping[Pooling, Features]:
-    """Features of all samples in one pass, pooled in each of these ways.
-
-    Texts of like length share a batch, which is cut to its longest: padding costs as much as text.
-    """
+    """Features of all samples in one pass, pooled in each of these ways."""
     found: dict[Pooling, list[Tensor]] = {pooling: [] for pooling in poolings}
-    order = _by_length(samples)
-    for batch in samples[order].batches(batch_size):
-        inputs = {name: x.to(backbone.device) for name, x in cut_padding(batch.inputs).items()}
-        run = activations(backbone, inputs)
+    batches, back = by_length(samples, batch_size)
+    for batch in batches:
+        run = activations(backbone, moved(batch.inputs, backbone.device))
         for pooling, rows in found.items():
             rows.append(pooled_by(pooling, run.final, run.mask, backbone.config).cpu())
-    back = order.argsort()
-    return {pooling: torch.cat(rows)[back].numpy() for pooling, rows in found.items()}
-
-
-def _by_length(samples: Samples) -> Int[Tensor, " samples"]:
-    if "attention_mask" not in samples.inputs:
-        return torch.arange(len(samples))
-    return samples.inputs["attention_mask"].sum(dim=1).argsort(stable=True)
+    features: dict[Pooling, Features] = {}
+    for pooling, rows in found.items():
+        together = torch.cat(rows)
+        features[pooling] = (together if back is None else together[back]).numpy()
+    return features
 
 
 def choose_pooling(

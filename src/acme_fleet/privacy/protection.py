@@ -20,8 +20,8 @@ from acme_fleet.privacy.noise import (
     quantize,
 )
 
-ImportanceSet = Mapping[str, Float[Tensor, " channels"]]
-"""Importance by layer."""
+ImportanceSet = Mapping[str, Float[Tensor, " _"]]
+"""Importance by layer, one number for each of its channels."""
 
 
 class Protection:
@@ -44,14 +44,9 @@ class Protection:
     def _secret(self) -> bytes:
         return device_secret(self._secret_file)
 
-    @property
-    def masking(self) -> bool:
-        """True if importance sets are sent as masked shares."""
-        return self._privacy.masking
-
     def public_key(self) -> str:
         """The key that others need for masks in common; empty without masking."""
-        return public_key(self._secret) if self.masking else ""
+        return public_key(self._secret) if self._privacy.masking else ""
 
     def features(self, features: Float[Tensor, "samples hidden"]) -> Quantized:
         """A feature sample as it is sent."""

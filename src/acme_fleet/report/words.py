@@ -35,6 +35,11 @@ def share_text(ratio: float) -> str:
     return f"{100 * ratio:.3g} % of" if ratio < 1.995 else f"{ratio:.3g} times"
 
 
+def accuracy_text(share: float | None) -> str:
+    """A share of right answers, e.g. ``0.931``; a dash where it is not known."""
+    return "–" if share is None else f"{share:.3f}"
+
+
 def features_text(pooling: str | None) -> str:
     """The inputs of the practitioner's regression; without a pooling there was no checkpoint."""
     if pooling is None:

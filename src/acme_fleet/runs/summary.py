@@ -13,7 +13,6 @@ from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import DamagedError
 from acme_fleet.outside import one_line
 from acme_fleet.privacy.accounting import PrivacyLoss
-from acme_fleet.runs.disclosure import Leaving, what_leaves
 from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
 
 Count = Annotated[int, Field(ge=0, le=2**63)]
@@ -30,12 +29,13 @@ class ReferenceSummary(_Record):
     """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2.
 
     ``origin`` is ``trained``, ``fine-tuned`` or ``untouched``; ``pooling`` makes its pooled vector.
+    ``accuracy`` is none where the public data have no labels.
     """
 
     params: Count
     patches: Count
     size_bytes: Size
-    accuracy: Share
+    accuracy: Share | None
     origin: Literal["trained", "fine-tuned", "untouched"] = "trained"
     pooling: Pooling = "first"
 
@@ -44,13 +44,15 @@ class Candidate(_Record):
     """One backbone δ(θ0, w, d) with its objectives (Eq. 10) for one cluster.
 
     ``loss`` and ``accuracy`` on the cloud's public validation data, ``energy_j`` of the cluster's
-    worst device, ``size_bytes`` of the whole model as shipped with the smallest header.
+    worst device, ``size_bytes`` of the whole model as shipped with the smallest header. Where these
+    data have no labels, ``accuracy`` is none, and ``loss`` is the squared error of the pooled
+    features over the reference's variance.
     """
 
     width: Share
     depth: Size
     loss: float
-    accuracy: Share
+    accuracy: Share | None
     energy_j: Amount
     size_bytes: Size
     feasible: bool
@@ -104,6 +106,11 @@ class ClusterSummary(_Record):
     def edge(self) -> str:
         """The name of the edge server."""
         return self.name.partition(":")[0]
+
+    @property
+    def labelled(self) -> bool:
+        """True where the candidates were measured on data with labels."""
+        return all(candidate.accuracy is not None for candidate in self.candidates)
 
 
 class DeviceSummary(_Record):
@@ -189,11 +196,6 @@ class Summary(_Record):
     """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
     warnings: list[str] = []
     """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
-
-    @property
-    def leaving(self) -> list[Leaving]:
-        """The messages that left the devices, in words."""
-        return what_leaves(self.personalization)
 
     def write(self, path: Path) -> None:
         """Write as indented JSON with a checksum, atomically.

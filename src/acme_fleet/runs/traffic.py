@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from acme_fleet.config.fleet import Fleet
@@ -33,6 +34,17 @@ def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: in
     ratio = totals["device_up_bytes"] / max(1, raw_data_bytes)
     again = sum(event["bytes"] for event in resent)
     return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio, resent_bytes=again)
+
+
+def sent_by_devices(
+    events: Iterable[Mapping[str, Any]], devices: Iterable[str]
+) -> dict[str, dict[str, list[int]]]:
+    """For each device, by kind, the bytes of every message that it sent, oldest first."""
+    sent: dict[str, defaultdict[str, list[int]]] = {name: defaultdict(list) for name in devices}
+    for event in events:
+        if "bytes" in event and event["from"] in sent:
+            sent[event["from"]][event["type"]].append(event["bytes"])
+    return {name: dict(kinds) for name, kinds in sent.items()}
 
 
 def row_bytes(personalization: Personalization, hidden: int) -> int:
@@ -78,5 +90,5 @@ def _loss(personalization: Personalization, uploads: int) -> PrivacyLoss | None:
     privacy = personalization.privacy
     if privacy.feature_noise is None and privacy.importance_noise is None:
         return None
-    weights = personalization.mix != "importance"
+    weights = personalization.mixes_weights
     return privacy_loss(privacy, personalization.rows_sent, uploads, weights=weights)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from acme_fleet.config.backbone import Rule as Rule
+from acme_fleet.config.backbone import Rule
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.front import checked, exact_front, front, grid_coordinates, worst
 
@@ -96,7 +96,7 @@ def fitting(
 def match(
     objectives: Float[np.ndarray, "candidates objectives"],
     sizes: Real[np.ndarray, " candidates"],
-    limit: float,
+    limit: float | int,
     performance_window: float,
     cluster: str,
     rule: Rule = "nearest",
@@ -173,7 +173,7 @@ def match_many(
     return chosen[cases]
 
 
-def _nothing_fits(sizes: Real[np.ndarray, " candidates"], limit: float, where: str) -> str:
+def _nothing_fits(sizes: Real[np.ndarray, " candidates"], limit: float | int, where: str) -> str:
     smallest = int(np.argmin(sizes))
     return (
         f"{where}: no candidate fits; the smallest, number {smallest}, "

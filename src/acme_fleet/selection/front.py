@@ -8,8 +8,6 @@ import moocore
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
-from acme_fleet.config.backbone import Rule as Rule
-
 _ROUNDING = 1e-12  # relative: what two ways of computing one number may differ by
 _MOST_INTERVALS = 2**52
 

@@ -64,13 +64,13 @@ def measure_probe(
         backbone: the whole pre-trained reference; its weights are rounded in place. Without one
             the features are the raw inputs.
         pooling: how the reference was pre-trained to be pooled; none lets public validation data
-            choose.
+            choose or, if they have no labels, takes its family's own way.
         world: everybody's samples.
         progress: called with the devices that are done, and all.
     """
     classes = len(world.classes)
     encoder = Encoder.rounded(backbone, pooling, world.public, classes)
-    scaling = Scaling.of(encoder.read(world.public.train)[0])  # public, so all devices share it
+    scaling = Scaling.of(encoder.features(world.public.train))  # public, so all devices share it
     result = measure_regressions(world.private, encoder.read, classes, scaling, progress)
     row = 4 * (len(scaling.mean) + 1) * result.largest
     return ProbeResult(
@@ -97,7 +97,7 @@ class Encoder:
 
         Args:
             backbone: none for raw inputs.
-            pooling: none lets public validation data choose.
+            pooling: none lets public validation data choose, or is the family's without labels.
             public: samples for that choice.
             classes: of the whole fleet.
         """
@@ -105,17 +105,22 @@ class Encoder:
             round_to_int8(backbone)
             if pooling is None:
                 ways = poolings_of(backbone.config, None)
-                pooling, _ = choose_pooling(backbone, public, classes, ways)
+                pooling = ways[0]
+                if public.labelled:
+                    pooling, _ = choose_pooling(backbone, public, classes, ways)
         return Encoder(backbone, pooling)
+
+    def features(self, samples: Samples) -> Features:
+        """Pooled features, or the raw inputs."""
+        if self.backbone is None:
+            raw = [x.flatten(1) for x in samples.inputs.values()]
+            return torch.cat(raw, dim=1).numpy()
+        assert self.pooling is not None
+        return pooled_features(self.backbone, samples, [self.pooling])[self.pooling]
 
     def read(self, samples: Samples) -> Read:
         """Features and labels."""
-        labels = samples.labels.numpy()
-        if self.backbone is None:
-            raw = [x.flatten(1) for x in samples.inputs.values()]
-            return torch.cat(raw, dim=1).numpy(), labels
-        assert self.pooling is not None
-        return pooled_features(self.backbone, samples, [self.pooling])[self.pooling], labels
+        return self.features(samples), samples.labels.numpy()
 
     def size_bytes(self, *, int8: bool) -> int:
         """Bytes of the backbone's weights; zero without one."""

@@ -29,7 +29,8 @@ def augmentation(padding: int, *, flip: bool) -> Augment | None:
             column_index = torch.where(mirrored, column_index.flip(1), column_index)
         picked = torch.arange(count)[:, None, None]
         crops = padded.permute(0, 2, 3, 1)[picked, row_index[:, :, None], column_index[:, None]]
-        inputs = {**batch.inputs, "pixel_values": crops.permute(0, 3, 1, 2).contiguous()}
-        return Samples(inputs, batch.labels, batch.stored_bytes)
+        return batch.with_inputs(
+            {**batch.inputs, "pixel_values": crops.permute(0, 3, 1, 2).contiguous()}
+        )
 
     return augment

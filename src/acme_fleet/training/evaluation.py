@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
+from acme_fleet.models.padding import by_length
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Evaluation:
 def evaluate(module: Callable[..., Tensor], samples: Samples, batch_size: int = 256) -> Evaluation:
     """Evaluate on every sample once; ``module`` takes the samples' inputs by name."""
     loss, correct = 0.0, 0
-    for batch in samples.batches(batch_size):
+    batches, _ = by_length(samples, batch_size)
+    for batch in batches:
         logits = module(**batch.inputs)
         labels = batch.labels.to(logits.device)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))

@@ -1,10 +1,11 @@
-"""From a data set's files to labelled samples that are not decoded yet."""
+"""From a data set's files to samples that are not decoded yet."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,21 +42,26 @@ def read_arrays(paths: Sequence[Path], columns: Columns, where: str) -> RawSampl
 
 def _read_npz(path: Path, columns: Columns, where: str) -> RawSamples:
     place = f"{where}: {path}"
-    required = [name for name in ("images", "labels", columns.group) if name]
+    columns = replace(columns, item="images", label="labels")
     with (
         reading(f"{place} is not a readable .npz file"),
         path.open("rb") as handle,
         np.load(handle, allow_pickle=False) as file,
     ):
+        required = columns.within(file.files)
         require_columns(required, list(file.files), place)
         wanted = [name for name in (*required, "label_names") if name in file.files]
         arrays = {name: file[name] for name in wanted}
-    images, labels = arrays["images"], arrays["labels"]
-    if images.ndim not in (3, 4) or labels.ndim != 1:
+    images, labels = arrays["images"], arrays.get("labels")
+    shape = None if labels is None else labels.shape
+    if images.ndim not in (3, 4) or (shape is not None and len(shape) != 1):
         raise FleetError(
-            f"{place}: images of shape {images.shape} and labels of shape {labels.shape}; "
+            f"{place}: images of shape {images.shape} and labels of shape {shape}; "
             f"needed are (samples, height, width[, channels]) and (samples,)"
         )
+    stored = np.full(len(images), images[:1].nbytes, dtype=np.int64)
+    if labels is None:
+        return RawSamples(_channels_last(images, place), None, None, stored, None, place)
     for name in ("label_names", columns.group):
         if name in arrays and arrays[name].ndim != 1:
             raise FleetError(f"{place}: {name} of shape {arrays[name].shape} is no list")
@@ -69,7 +75,6 @@ def _read_npz(path: Path, columns: Columns, where: str) -> RawSamples:
     if columns.group:
         told = arrays[columns.group].tolist()
         groups = owners(told, lambda number: f"{place}, {columns.group}[{number}]")
-    stored = np.full(len(images), images[:1].nbytes, dtype=np.int64)
     images = _channels_last(images, place)
     return RawSamples(images, codes, known, stored, groups, place, text)
 
@@ -114,9 +119,12 @@ def read_parquet(paths: Sequence[Path], columns: Columns, where: str) -> RawSamp
         place = f"{where}: {path}"
         with reading(place):
             schema = parquet.read_schema(path)
-            require_columns(columns.wanted, schema.names, place)
-            table = parquet.read_table(path, columns=columns.wanted)
-        names = _names_in(schema.metadata or {}, columns.label, place)
+            wanted = columns.within(schema.names)
+            require_columns(wanted, schema.names, place)
+            table = parquet.read_table(path, columns=wanted)
+        names = None
+        if columns.label in wanted:
+            names = _names_in(schema.metadata or {}, columns.label, place)
         parts.append(_from_table(table, columns, names, place))
     return joined(parts, where)
 
@@ -145,7 +153,7 @@ def read_hub(name: str, split: str, columns: Columns, where: str) -> RawSamples:
 
 def _from_table(table: Any, columns: Columns, names: list[str] | None, where: str) -> RawSamples:
     with reading(where):
-        cells = {name: table[name].to_pylist() for name in columns.wanted}
+        cells = {name: table[name].to_pylist() for name in columns.within(table.column_names)}
 
     def place(number: int) -> str:
         return f"{where}, row {number + 1}"
@@ -156,9 +164,11 @@ def _from_table(table: Any, columns: Columns, names: list[str] | None, where: st
     ]
     with reading(where):
         sizes = [x.stat().st_size if isinstance(x, Path) else len(x) for x in images]
+    stored = np.array(sizes, dtype=np.int64)
+    if columns.label not in cells:
+        return RawSamples(as_objects(images), None, None, stored, None, where)
     codes, known, text = coded(cells[columns.label], names, place)
     groups = owners(cells[columns.group], place) if columns.group else None
-    stored = np.array(sizes, dtype=np.int64)
     return RawSamples(as_objects(images), codes, known, stored, groups, where, text)
 
 

@@ -1,4 +1,4 @@
-"""Folders of class folders: each image file in them is a sample, whatever its name ends in."""
+"""Folders of images, in class folders or without labels: each image file in them is a sample."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ _IMAGE_SUFFIXES = frozenset(
 _LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"))
 
 
+def read_images(path: Path, where: str) -> RawSamples:
+    """Read a folder of class folders, or one that holds image files alone: they have no labels.
+
+    Files that are no images are treated as :func:`read_folders` does.
+
+    Raises:
+        FleetError: if there is no image, or images lie beside folders.
+    """
+    folders, files = _listed(path, where)
+    if folders:
+        return read_folders([path], where)
+    images, others = _sorted_out(files)
+    if not images:
+        raise FleetError(f"{where}: {path} holds neither class folders nor image files")
+    _warn_of(others, where)
+    return RawSamples(as_objects(images), None, None, _sizes(images), None, where)
+
+
 def read_folders(paths: Sequence[Path], where: str) -> RawSamples:
     """Read folders whose sub-folders are the classes and hold image files.
 
@@ -81,20 +99,36 @@ def read_folders(paths: Sequence[Path], where: str) -> RawSamples:
                     f"{where}: the class folder {folder} holds the folder {inner[0].name}; "
                     f"move its images up, or make it a class folder"
                 )
-            images = []
-            for file in found:
-                (images if _is_image(file) else skipped).append(file)
+            images, others = _sorted_out(found)
+            skipped += others
             if not images:
                 raise FleetError(f"{where}: the class folder {folder} holds no image files")
             files += images
             classes += [_class_name(folder, where)] * len(images)
+    _warn_of(skipped, where)
+    labels, names, text = coded(classes, None, lambda number: f"{where}: {files[number]}")
+    return RawSamples(as_objects(files), labels, names, _sizes(files), None, where, text)
+
+
+def _sorted_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The images among files, and the others."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in files:
+        (images if _is_image(file) else others).append(file)
+    return images, others
+
+
+def _warn_of(skipped: Sequence[Path], where: str) -> None:
     if skipped:
         shown = ", ".join(one_line(str(file)) for file in skipped[:3])
         rest = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
         _log.warning(f"{where}: left out, as they are no images: {shown}{rest}")
-    labels, names, text = coded(classes, None, lambda number: f"{where}: {files[number]}")
-    sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
-    return RawSamples(as_objects(files), labels, names, sizes, None, where, text)
+
+
+def _sizes(files: Sequence[Path]) -> np.ndarray:
+    """Bytes of each file, int64 of shape ``(files,)``."""
+    return np.array([file.stat().st_size for file in files], dtype=np.int64)
 
 
 def _listed(folder: Path, where: str) -> tuple[list[Path], list[Path]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from acme_fleet.config.devices import check_name
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
-from acme_fleet.network.hosts import certificates as files
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.names import instead_of, is_host
 
 _UNCHECKED = "names were not compared with a fleet file; --fleet FILE does that"
@@ -33,19 +33,21 @@ def init_keys(folder: Path, hosts: Sequence[str], fleet: Path | None) -> str:
     if fleet is not None:
         for name in servers.keys() - {"cloud"}:
             _must_be_in(name, edges, f"--host {name}: {fleet} has no edge server of this name")
-    made = files.make_authority(folder)
+    made = certificates.make_authority(folder)
     lines = [
         f"{'made' if made else 'used'} the certificate authority in {folder}; keep "
-        f"{folder / files.CA_KEY} offline, it lets its holder pose as any server",
-        f"every host: copy {folder / files.CA} into its keys folder",
+        f"{folder / certificates.CA_KEY} offline, it lets its holder pose as any server",
+        f"every host: copy {folder / certificates.CA} into its keys folder",
     ]
     for name, addresses in servers.items():
-        files.make_server(folder, folder / name, addresses)
+        certificates.make_server(folder, folder / name, addresses)
         lines.append(
-            f"{name}: copy {folder / name / files.SERVER} and {files.SERVER_KEY} into its keys "
-            f"folder; for {', '.join(addresses)}"
+            f"{name}: copy {folder / name / certificates.SERVER} and {certificates.SERVER_KEY} "
+            f"into its keys folder; for {', '.join(addresses)}"
         )
-    left = [name for name in ("cloud", *edges) if not (folder / name / files.SERVER).exists()]
+    left = [
+        name for name in ("cloud", *edges) if not (folder / name / certificates.SERVER).exists()
+    ]
     if fleet is None:
         lines.append(_UNCHECKED)
     elif left:
@@ -76,12 +78,12 @@ def device_key(folder: Path, name: str, fleet: Path | None) -> str:
         _must_be_in(name, list(above), f"{name}: {fleet} has no device or edge of this name")
         server = above[name]
     own = folder / name
-    files.make_node(own)
+    certificates.make_node(own)
     lines = [
-        f"{name}: {own / files.NODE_KEY} goes into its keys folder, beside {files.CA}, and nowhere "
-        f"else (best made there)",
-        f"its server: copy {own / files.NODE_PUBLIC} into the keys folder of {server} as "
-        f"{files.PEERS}/{name}.pub",
+        f"{name}: {own / certificates.NODE_KEY} goes into its keys folder, beside "
+        f"{certificates.CA}, and nowhere else (best made there)",
+        f"its server: copy {own / certificates.NODE_PUBLIC} into the keys folder of {server} as "
+        f"{certificates.PEERS}/{name}.pub",
     ]
     return "\n".join(lines if fleet else [*lines, _UNCHECKED])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
 
 _FREE_S, _DIAL_S = 15.0, 5.0
@@ -33,13 +33,13 @@ def checked(path: Path, role: str) -> tuple[Site, Fleet]:
     for place, data in site.reads(fleet):
         if not data.exists():
             raise FleetError(f"{site.fleet}: {place}: there is no file or folder {data}")
-    needed = [keys.CA]
-    needed += [keys.SERVER, keys.SERVER_KEY] if site.serves else []
-    needed += [keys.NODE_KEY] if site.upstream else []
-    keys.require(site.keys, needed, f"{path}: keys")
+    needed = [certificates.CA]
+    needed += [certificates.SERVER, certificates.SERVER_KEY] if site.serves else []
+    needed += [certificates.NODE_KEY] if site.upstream else []
+    certificates.require(site.keys, needed, f"{path}: keys")
     if site.serves:
-        keys.check_server(site.keys, f"{path}: keys")
-        keys.public_keys(site.keys, site.members(fleet))
+        certificates.check_server(site.keys, f"{path}: keys")
+        certificates.public_keys(site.keys, site.members(fleet))
     return site, fleet
 
 
@@ -84,17 +84,18 @@ def check_upstream(path: Path, site: Site) -> str:
     """
     assert site.upstream is not None
     host, _, port = site.upstream.rpartition(":")
+    authority = site.keys / certificates.CA
     try:
-        context = ssl.create_default_context(cafile=site.keys / keys.CA)
+        context = ssl.create_default_context(cafile=authority)
     except OSError as error:
-        raise FleetError(f"{path}: keys: cannot use {site.keys / keys.CA}: {error}") from error
+        raise FleetError(f"{path}: keys: cannot use {authority}: {error}") from error
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_S) as plain:
             context.wrap_socket(plain, server_hostname=host.strip("[]")).close()
     except ssl.SSLCertVerificationError as error:
         raise FleetError(
-            f"{path}: upstream: {site.upstream} shows a certificate that {site.keys / keys.CA} "
-            f"does not vouch for: {error.verify_message}; take the {keys.CA} of its authority, or "
+            f"{path}: upstream: {site.upstream} shows a certificate that {authority} does not "
+            f"vouch for: {error.verify_message}; take the {certificates.CA} of its authority, or "
             f"make its certificate for this address"
         ) from error
     except OSError as error:

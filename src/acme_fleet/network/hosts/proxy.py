@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 
 from acme_fleet.errors import FleetError
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
 
 _FLEET = (
@@ -105,9 +105,9 @@ def configuration(site: Site) -> str:
         port=site.port,
         local_port=site.local_port,
         keys=site.keys,
-        server=keys.SERVER,
-        server_key=keys.SERVER_KEY,
-        ca=keys.CA,
+        server=certificates.SERVER,
+        server_key=certificates.SERVER_KEY,
+        ca=certificates.CA,
         fleet=_FLEET,
         connections=CONNECTIONS,
     )

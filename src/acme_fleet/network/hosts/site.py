@@ -176,6 +176,8 @@ class Site(Settings):
             ("data.test", fleet.data.test),
             ("reference.checkpoint", fleet.reference.checkpoint),
         ]
+        if self.role == "cloud":
+            named.append(("data.public", fleet.data.public))
         for holder in (*fleet.clusters, *fleet.devices):
             if holder.name == self.name:
                 named.append((f"{holder.name}: data", holder.data))
@@ -210,5 +212,7 @@ def fingerprint(fleet: Fleet) -> str:
     for part, names in (("data", ("train", "test")), ("reference", ("checkpoint",))):
         for name in names:
             content[part][name] = content[part][name] is not None
+    if isinstance(fleet.data.public, Path):
+        content["data"]["public"] = True
     text = yaml.safe_dump(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any
 
 import acme_fleet
 from acme_fleet.errors import FleetError, RunError
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed_json
 
@@ -70,9 +70,9 @@ class SuperLink:
             program("flower-superlink"),
             *("--host", "127.0.0.1"),
             *("--port", str(self._site.local_port)),
-            *("--ssl-certfile", str(folder / keys.SERVER)),
-            *("--ssl-keyfile", str(folder / keys.SERVER_KEY)),
-            *("--ssl-ca-certfile", str(folder / keys.CA)),
+            *("--ssl-certfile", str(folder / certificates.SERVER)),
+            *("--ssl-keyfile", str(folder / certificates.SERVER_KEY)),
+            *("--ssl-ca-certfile", str(folder / certificates.CA)),
             *("--database", str(self._site.state / "superlink.db")),
             "--enable-supernode-auth",
             "--disable-runtime-dependency-installation",
@@ -86,7 +86,7 @@ class SuperLink:
             FleetError: if a key is missing.
         """
         nodes = self._known()
-        paths = keys.public_keys(self._site.keys, members)
+        paths = certificates.public_keys(self._site.keys, members)
         texts = {name: path.read_text() for name, path in paths.items()}
         for name, entry in list(nodes.items()):
             if entry["key"] != texts.get(name):
@@ -162,7 +162,7 @@ class SuperLink:
         text = (
             '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
             f'address = "127.0.0.1:{self._site.local_port}"\n'
-            f"root-certificates = {json.dumps(str(self._site.keys / keys.CA))}\n"
+            f"root-certificates = {json.dumps(str(self._site.keys / certificates.CA))}\n"
         )
         path = self._home / "config.toml"
         if not path.exists() or path.read_text() != text:

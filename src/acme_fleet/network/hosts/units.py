@@ -12,7 +12,7 @@ from shlex import quote
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.preflight import checked
 from acme_fleet.network.hosts.proxy import nginx
 from acme_fleet.network.hosts.site import Site
@@ -43,12 +43,12 @@ def unit(path: Path, role: str, kind: str) -> str:
 
 def _owner(site: Site, path: Path) -> os.stat_result:
     """The user that runs a host."""
-    key = site.keys / (keys.SERVER_KEY if site.serves else keys.NODE_KEY)
+    key = site.keys / (certificates.SERVER_KEY if site.serves else certificates.NODE_KEY)
     owner = key.stat()
-    if (site.keys / keys.CA_KEY).exists():
+    if (site.keys / certificates.CA_KEY).exists():
         raise FleetError(
-            f"{path}: keys: {site.keys} holds the authority's {keys.CA_KEY}, which no host may "
-            f"have; keep it elsewhere, and here what `acme keys` says"
+            f"{path}: keys: {site.keys} holds the authority's {certificates.CA_KEY}, which no "
+            f"host may have; keep it elsewhere, and here what `acme keys` says"
         )
     if owner.st_uid == 0:
         raise FleetError(

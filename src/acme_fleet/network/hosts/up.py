@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from acme_fleet.errors import RunError
-from acme_fleet.network.hosts import certificates as keys
+from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.preflight import check_upstream, checked, wait_until_free
 from acme_fleet.network.hosts.proxy import proxy_command
 from acme_fleet.network.hosts.site import Site
@@ -78,8 +78,8 @@ def supernode_command(site: Site) -> list[str]:
     return [
         program("flower-supernode"),
         *("--superlink", site.upstream),
-        *("--root-certificates", str(site.keys / keys.CA)),
-        *("--auth-supernode-private-key", str(site.keys / keys.NODE_KEY)),
+        *("--root-certificates", str(site.keys / certificates.CA)),
+        *("--auth-supernode-private-key", str(site.keys / certificates.NODE_KEY)),
         *("--host", "127.0.0.1"),
         *("--port", str(_free_port())),
         *("--node-config", f'socket="{site.role_socket}"'),

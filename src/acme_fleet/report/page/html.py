@@ -39,6 +39,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
     Raises:
         WriteError: if it cannot be written.
     """
+    from acme_fleet.personalization.disclosure import what_leaves
     from acme_fleet.report.page import canvas, plots
 
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
@@ -48,6 +49,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         .get_template("page.html.jinja")
         .render(
             summary=summary,
+            leaving=what_leaves(summary.personalization),
             color=color,
             theme=canvas.THEME,
             figures=plots.figures(summary, flows, line, color),

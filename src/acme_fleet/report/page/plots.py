@@ -179,7 +179,8 @@ def front(cluster: ClusterSummary, color: str, window: float) -> Figure:
         axes.scatter(c.size_bytes, c.loss, s=size, facecolor="none", edgecolor=INK, linewidth=1.5)
         _label(axes, c, spots, cluster.storage_limit_bytes)
     axes.set_xlabel("size of the whole model with the smallest header")
-    axes.set_ylabel("loss on public validation data")
+    kind = "loss" if cluster.labelled else "feature error"
+    axes.set_ylabel(f"{kind} on public validation data")
     axes.grid(visible=True, axis="both")
     byte_axis(axes)
     return figure

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from acme_fleet.outside import listed
 from acme_fleet.report.terminal.run import ROWS, print_left_out, table_console
-from acme_fleet.report.words import bytes_text, energy_text, features_text
+from acme_fleet.report.words import accuracy_text, bytes_text, energy_text, features_text
 
 if TYPE_CHECKING:
     from acme_fleet.config.devices import Device
@@ -142,7 +142,7 @@ def _print_limits(console: Console, found: Explanation) -> None:
         differences = (
             _change(other.size_bytes - now.size_bytes, bytes_text),
             f"{other.loss - now.loss:+.4f}",
-            f"{other.accuracy - now.accuracy:+.3f}",
+            _points(other.accuracy, now.accuracy),
             _change(float(own[row] - own[found.match.chosen]), energy_text),
         )
         same = row == found.match.chosen
@@ -151,7 +151,7 @@ def _print_limits(console: Console, found: Explanation) -> None:
     table.add_row(
         "now",
         f"{found.cluster.storage_limit_bytes:,}",
-        *(_name(now), bytes_text(now.size_bytes), f"{now.loss:.4f}", f"{now.accuracy:.3f}"),
+        *(_name(now), bytes_text(now.size_bytes), f"{now.loss:.4f}", accuracy_text(now.accuracy)),
         energy_text(float(found.own_energy_j[found.match.chosen])),
     )
     for words, option in zip(("next larger", "first change"), found.larger, strict=False):
@@ -165,7 +165,7 @@ def _print_limits(console: Console, found: Explanation) -> None:
         )
     else:
         console.print("Every candidate fits: a larger limit buys nothing.")
-    console.print("Loss and accuracy: public validation data, the reference's linear header.")
+    console.print(_measured_on(found.cluster.candidates))
 
 
 def _print_measured(console: Console, found: Explanation) -> None:
@@ -182,6 +182,19 @@ def _print_measured(console: Console, found: Explanation) -> None:
             f"all devices' regressions {own.accuracy_probe_averaged:.3f}"
         )
     console.print(f"{words}.", highlight=False)
+
+
+def _measured_on(candidates: Sequence[Candidate]) -> str:
+    if any(candidate.accuracy is None for candidate in candidates):
+        return (
+            "Loss: squared error of the pooled features over the reference's variance, public "
+            "validation data without labels. The accuracy is not known."
+        )
+    return "Loss and accuracy: public validation data, the reference's linear header."
+
+
+def _points(other: float | None, now: float | None) -> str:
+    return "–" if other is None or now is None else f"{other - now:+.3f}"
 
 
 def _name(candidate: Candidate) -> str:
@@ -221,14 +234,15 @@ def print_matching(choices: Sequence[DeviceChoice]) -> None:
     means.add_row("as run", *_means(together))
     means.add_row("for each device", *_means(alone))
     console.print(means)
-    console.print("Loss and accuracy: public validation data, the reference's linear header.")
+    console.print(_measured_on([choice.alone for choice in choices]))
 
 
 def _means(choices: Iterable[tuple[Candidate, float]]) -> tuple[str, ...]:
     candidates, energies = zip(*choices, strict=True)
+    known = [c.accuracy for c in candidates if c.accuracy is not None]
     return (
         f"{fmean(c.loss for c in candidates):.4f}",
-        f"{fmean(c.accuracy for c in candidates):.3f}",
+        accuracy_text(None if len(known) < len(candidates) else fmean(known)),
         energy_text(fmean(energies)),
         bytes_text(fmean(c.size_bytes for c in candidates)),
         str(len({(c.width, c.depth) for c in candidates})),

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
-from acme_fleet.report.words import bytes_text, features_text, share_text
-from acme_fleet.runs.disclosure import what_leaves
+from acme_fleet.personalization.disclosure import what_leaves
+from acme_fleet.report.words import accuracy_text, bytes_text, features_text, share_text
 from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def table_console() -> Console:
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
     console = table_console()
-    console.print(_reference_text(fleet), soft_wrap=True, markup=False, highlight=False)
+    for told in (_reference_text(fleet), _public_text(fleet, plan)):
+        console.print(told, soft_wrap=True, markup=False, highlight=False)
     limits = plan.limits
     if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
         order = sorted(limits, key=lambda name: limits[name])
@@ -128,6 +129,15 @@ def _reference_text(fleet: Fleet) -> str:
         return f"reference: the folder {one_line(str(Path(checkpoint).absolute()), 300)}"
     at = f" at {revision}" if revision else ""
     return f"reference: {one_line(str(checkpoint), 300)} of the hub{at}"
+
+
+def _public_text(fleet: Fleet, plan: Plan) -> str:
+    """Number and place of the public samples, and the effect of missing labels."""
+    source = f", {one_line(str(fleet.data.public), 300)}" * isinstance(fleet.data.public, Path)
+    told = f"public data: {plan.public_samples:,} samples{source}"
+    if plan.public_labelled:
+        return told
+    return f"{told}, without labels: backbones are compared by their features"
 
 
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
@@ -182,7 +192,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
         guarantees.add_row("the feature sample", _epsilon(loss.features), one)
         guarantees.add_row("all importance sets", _epsilon(loss.importance), all_data)
         everything = "both"
-        if personalization.mix != "importance":
+        if personalization.mixes_weights:
             everything = "both, with the header's weights, which have no noise"
         guarantees.add_row(everything, _epsilon(loss.sample), one)
         guarantees.add_row(everything, _epsilon(loss.device), all_data)
@@ -214,16 +224,17 @@ def print_summary(summary: Summary) -> None:
             bytes_text(device.capacity_bytes),
             f"{device.accuracy_coarse:.3f}",
             f"{device.accuracy_linear:.3f}",
-            *(map(_share_or_dash, probes) if summary.probe else ()),
+            *(map(accuracy_text, probes) if summary.probe else ()),
             f"{device.accuracy:.3f}",
             str(device.test_samples),
         )
     console.print(table)
     print_left_out(console, len(summary.devices), "devices; summary.json has them")
     traffic, reference = summary.traffic, summary.reference
+    known = f", accuracy {accuracy_text(reference.accuracy)} on public test data"
     console.print(
-        f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}, accuracy "
-        f"{reference.accuracy:.3f} on public test data; devices uploaded "
+        f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
+        f"{'' if reference.accuracy is None else known}; devices uploaded "
         f"{bytes_text(traffic.device_up_bytes)}, "
         f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
     )
@@ -248,10 +259,6 @@ def print_summary(summary: Summary) -> None:
         console.print(Text("lost ", "red") + Text(f"{one_line(name, 60)}: {one_line(why, 500)}"))
     print_left_out(console, len(lost), "lost")
     print_warnings(summary.warnings)
-
-
-def _share_or_dash(share: float | None) -> str:
-    return "–" if share is None else f"{share:.3f}"
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

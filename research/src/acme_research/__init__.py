@@ -1,0 +1,1 @@
+"""The paper's evaluation, ablations and benchmarks of acme-fleet."""

@@ -1,0 +1,302 @@
+"""Algorithm 2 for ``personalisation.py``: what a method mixes, by which weights, how often."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from acme_fleet.config.training import Training
+from acme_fleet.data.samples import Samples, Splits, join
+from acme_fleet.device.refinement import HeaderState, LocalTraining, Trained, prune_header
+from acme_fleet.models.header.module import Header, build_header
+from acme_fleet.personalization.importance import aggregate
+from acme_fleet.personalization.weights import mix_headers
+from acme_fleet.seeding import generator
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import fit
+from acme_research.ablations.personalisation_fleets import COARSE, World
+from acme_research.ablations.personalisation_similarity import listening
+from acme_research.ablations.personalisation_training import Local, train_all
+
+LOCAL = Training(epochs=10, batch_size=16, learning_rate=2e-3)
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's mixed parts and its weights. All methods train for 40 epochs in all.
+
+    Attributes:
+        weights: see ``listening``.
+        mix, classifier, temperature, prune_share, feature_samples, rounds: as in a fleet file.
+        learning_rate, epochs: of a round; ``last_epochs`` after the last one.
+        last: a round's training keeps the last epoch, and not the best by validation.
+        pull, own_classes: see ``Local``; ``last_pull`` is that of the training after all rounds.
+        poison: the first device uploads its header times this, of which the edge server takes at
+            most ``contained`` median lengths.
+        pooled: start from a header that all private data have trained together.
+        body_only: the classifier is not mixed (FedPer).
+        blend: a device chooses, by its validation split, between what it got and what it had
+            (``own``) or FedAvg's mixture (``federated``), in quarters.
+        blend_last: it so chooses between what it had before and after the last training.
+    """
+
+    weights: str
+    mix: str = "importance"
+    temperature: float = 0.1
+    prune_share: float = 0.1
+    learning_rate: float = LOCAL.learning_rate
+    feature_samples: int = 32
+    poison: float = 1.0
+    contained: float = 2.0
+    pooled: bool = False
+    rounds: int = ROUNDS
+    epochs: int = LOCAL.epochs
+    last_epochs: int = LOCAL.epochs
+    last: bool = False
+    pull: float = 0.0
+    last_pull: float = 0.0
+    own_classes: bool = False
+    classifier: str = "everyone"
+    body_only: bool = False
+    blend: str = ""
+    blend_last: bool = False
+
+
+def seven(method: Method, **changes: Any) -> Method:
+    """More and shorter rounds, which end with about as many neurons."""
+    shorter = {"rounds": 7, "epochs": 4, "last_epochs": 12, "prune_share": 0.05, "last": True}
+    return replace(method, **{**shorter, **changes})
+
+
+FEDAVG = Method("federated", "both")
+OURS = Method("debiased", "both")
+MATCHED = Method("matched", "both", feature_samples=100)
+FAST = 4e-3
+METHODS = {
+    "Alone": Method("alone"),
+    "Avg": Method("average"),
+    "JS": Method("js"),
+    "ACME as printed": Method("literal", temperature=1.0),
+    "ACME debiased": Method("debiased"),
+    "FedAvg": FEDAVG,
+    "weights, as printed": Method("literal", "both", temperature=1.0),
+    "weights, JS": Method("js", "both"),
+    "weights, debiased": OURS,
+    "Pooled": Method("alone", pooled=True),
+    "FedAvg, seven rounds": seven(FEDAVG, learning_rate=FAST),
+    "weights, matched, seven rounds": seven(MATCHED, learning_rate=FAST),
+    "FedAvg, rows by class": seven(FEDAVG, learning_rate=FAST, classifier="holders"),
+}
+ABLATIONS = {
+    **{f"temperature {t:g}": replace(OURS, temperature=t) for t in (0.03, 0.3, 1.0)},
+    **{f"feature samples {n}": replace(OURS, feature_samples=n) for n in (16, 100)},
+    **{f"prune share {share:g}": replace(OURS, prune_share=share) for share in (0.0, 0.25)},
+    "weights, own importance": replace(OURS, mix="weights"),
+    "100 feature samples, temperature 0.03": replace(OURS, feature_samples=100, temperature=0.03),
+}
+LAST = replace(FEDAVG, last=True)
+EXPLORED = {
+    "FedAvg, last epochs": LAST,
+    "Alone, last epochs": replace(METHODS["Alone"], last=True),
+    "Alone, seven rounds": seven(METHODS["Alone"], last=False),
+    "last epochs, learning rate 0.004": replace(LAST, learning_rate=FAST),
+    "seven rounds, learning rate 0.002": seven(FEDAVG),
+    "weights, debiased, last epochs": replace(OURS, last=True),
+    "weights, debiased, seven rounds": seven(OURS),
+    "100 feature samples, seven rounds": seven(OURS, feature_samples=100),
+    "debiased, rows by class": seven(OURS, learning_rate=FAST, classifier="holders"),
+    "rows by class, nine rounds": seven(
+        FEDAVG, learning_rate=FAST, classifier="holders", rounds=9, last_epochs=4, prune_share=0.04
+    ),
+    "oracle, last epochs": Method("oracle", "both", last=True),
+    "oracle, seven rounds": seven(Method("oracle", "both")),
+    "transport with labels": Method("labels", "both", last=True),
+    **{f"last epochs, pull {mu:g}": replace(LAST, pull=mu) for mu in (0.1, 1.0)},
+    "last epochs, pull 0.1 at the end": replace(LAST, last_pull=0.1),
+    "last epochs, own classifier": replace(LAST, body_only=True),
+    "last epochs, softmax over own classes": replace(LAST, own_classes=True),
+    "seven rounds, softmax over own classes": seven(FEDAVG, own_classes=True),
+    "last epochs, blend with own": replace(LAST, blend="own"),
+    "debiased, last epochs, blend with FedAvg": replace(OURS, last=True, blend="federated"),
+    "last epochs, blend at the end": replace(LAST, blend_last=True),
+}
+POISONED = {
+    "times 1000": replace(OURS, poison=1000.0),
+    "times 1000, not contained": replace(OURS, poison=1000.0, contained=float("inf")),
+    "times -1": replace(OURS, poison=-1.0),
+}
+BY_CLASS = METHODS["FedAvg, rows by class"]
+POISONED_BY_CLASS = {
+    "rows by class, times 1000": replace(BY_CLASS, poison=1000.0),
+    "rows by class, times -1": replace(BY_CLASS, poison=-1.0),
+}
+
+
+def similarity(method: Method, world: World) -> np.ndarray:
+    return listening(method.weights, world, method.feature_samples, method.temperature)
+
+
+First = dict[Any, list[Trained]]
+
+
+def train(
+    headers: list[Header], world: World, method: Method, number: int, first: First
+) -> list[Trained]:
+    """The training of a round; what all methods of a seed have in common is done once."""
+    final = number == method.rounds
+    epochs = method.last_epochs if final else method.epochs
+    local = Local(
+        LOCAL.model_copy(update={"learning_rate": method.learning_rate, "epochs": epochs}),
+        last=method.last and not final,
+        pull=method.last_pull if final else method.pull,
+        own_classes=method.own_classes and not final,
+    )
+    key = (epochs, method.learning_rate, local.last, local.pull, local.own_classes)
+    common = number == 0 and not method.pooled
+    if common and key in first:
+        return first[key]
+    work = [
+        LocalTraining(header, data, generator(world.seed, device, number))
+        for device, (header, data) in enumerate(zip(headers, world.private, strict=True))
+    ]
+    trained = train_all(work, local)
+    if common:
+        first[key] = trained
+    return trained
+
+
+def personalise(
+    method: Method,
+    world: World,
+    first: First,
+    sent: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> dict[str, Any]:
+    """All rounds; accuracies of the guarded and of the last header, by device.
+
+    ``sent`` makes an importance set what a device sends of it.
+    """
+    weights = similarity(method, world)
+    begin = pooled_header(world) if method.pooled else world.coarse
+    states = [received(begin, data) for data in world.private]
+    for number in range(method.rounds):
+        trained = train([state.current for state in states], world, method, number, first)
+        states = advance(states, [header for header, _ in trained], world)
+        if method.mix in ("both", "weights"):
+            states = advance(states, mixtures(method, world, states, weights), world)
+        sets = {str(i): sent(importance) for i, (_, importance) in enumerate(trained)}
+        combined = aggregate(sets, np.eye(len(states)) if method.mix == "weights" else weights)
+        smaller = [
+            prune_header(state.current, combined[str(i)], method.prune_share)
+            for i, state in enumerate(states)
+        ]
+        states = advance(states, smaller, world)
+    before = [state.current for state in states]
+    trained = train(before, world, method, method.rounds, first)
+    last = [header for header, _ in trained]
+    if method.blend_last:
+        last = blended(before, last, world)
+    return measure(advance(states, last, world), world, weights)
+
+
+def mixtures(
+    method: Method, world: World, states: list[HeaderState], weights: np.ndarray
+) -> list[Header]:
+    """The header that each device gets back."""
+    headers = {str(i): state.current for i, state in enumerate(states)}
+    uploads = {name: dict(header.state_dict()) for name, header in headers.items()}
+    uploads["0"] = {name: method.poison * tensor for name, tensor in uploads["0"].items()}
+    held = {str(i): own.train.labels.unique().tolist() for i, own in enumerate(world.private)}
+    mixed = mix_headers(
+        uploads,
+        {name: header.plan for name, header in headers.items()},
+        weights,
+        dict(world.coarse.state_dict()),
+        method.contained,
+        held if method.classifier == "holders" else None,
+    ).headers
+    if method.body_only:
+        mixed = {name: own | _classifier(uploads[name]) for name, own in mixed.items()}
+    found = [build_header(header.plan, mixed[name]) for name, header in headers.items()]
+    if method.blend == "own":
+        return blended([state.current for state in states], found, world)
+    if method.blend == "federated":
+        plain = replace(method, weights="federated", blend="")
+        return blended(mixtures(plain, world, states, similarity(plain, world)), found, world)
+    return found
+
+
+def _classifier(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values for name, values in tensors.items() if name.startswith("classifier.")}
+
+
+def blended(one: list[Header], other: list[Header], world: World) -> list[Header]:
+    return [
+        best_between(a, b, data.validation)
+        for a, b, data in zip(one, other, world.private, strict=True)
+    ]
+
+
+def best_between(one: Header, other: Header, validation: Samples) -> Header:
+    """Of one + share·(other - one) the best by validation; nearest to the other at a tie."""
+    a, b = one.state_dict(), other.state_dict()
+    found = [
+        build_header(one.plan, {name: a[name] + share * (b[name] - a[name]) for name in a})
+        for share in (1.0, 0.75, 0.5, 0.25, 0.0)
+    ]
+    results = [evaluate(header, validation) for header in found]
+    return found[max(range(5), key=lambda i: (results[i].accuracy, -results[i].loss, -i))]
+
+
+def pooled_header(world: World) -> Header:
+    """The coarse header trained on all private data in one place."""
+    header = build_header(world.coarse.plan, world.coarse.state_dict())
+    fit(
+        header,
+        join([data.train for data in world.private]),
+        COARSE,
+        generator(world.seed, "pooled"),
+        validation=join([data.validation for data in world.private]),
+    )
+    return header.eval()
+
+
+def received(coarse: Header, data: Splits) -> HeaderState:
+    """A device's state when a header arrives, without a regression of its own."""
+    return HeaderState(coarse, coarse, evaluate(coarse, data.validation))
+
+
+def advance(states: list[HeaderState], headers: list[Header], world: World) -> list[HeaderState]:
+    return [
+        state.with_current(header, data.validation)
+        for state, header, data in zip(states, headers, world.private, strict=True)
+    ]
+
+
+def measure(states: list[HeaderState], world: World, weights: np.ndarray) -> dict[str, Any]:
+    """``either`` is a guard that looks at the last state and the coarse header alone."""
+    best = [state.best for state in states]
+    either = [
+        received(world.coarse, data).with_current(state.current, data.validation).best
+        for state, data in zip(states, world.private, strict=True)
+    ]
+    entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1)
+    test = [data.test for data in world.private]
+    spare = {}
+    if min(map(len, world.spare)) >= 100:
+        spare = {"spare": tested(best, world.spare), "spare either": tested(either, world.spare)}
+    return {
+        "test": tested(best, test),
+        "unguarded": tested([state.current for state in states], test),
+        "either": tested(either, test),
+        "validation": [state.best_evaluation.accuracy for state in states],
+        "neurons": [header.plan.neurons for header in best],
+        "peers": float(np.exp(entropy).mean()),
+        **spare,
+    }
+
+
+def tested(headers: list[Header], samples: list[Samples]) -> list[float]:
+    return [evaluate(h, own).accuracy for h, own in zip(headers, samples, strict=True)]

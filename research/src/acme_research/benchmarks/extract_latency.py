@@ -1,0 +1,119 @@
+"""Speed and size of an extracted backbone against the full one: ViT-tiny, w = d = 0.5.
+
+Batch 1 at 224 × 224. The masked full model computes the same function as the extracted one, with
+all layers' and units' work: what pruning by masks would ship.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import islice, product
+from pathlib import Path
+from typing import get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel, ViTConfig, ViTModel
+
+from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of
+from acme_fleet.models.backbone.elastic import Architecture, architecture, as_elastic, extract
+from acme_fleet.models.backbone.precision import pack
+from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.families import dimensions, family_of
+from acme_fleet.models.features import Classifier
+from acme_research.frame.intervals import ratio_of_medians
+from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+
+REPETITIONS, GOAL = 60, 1 / 3
+
+
+def mask(backbone: PreTrainedModel, arch: Architecture) -> None:
+    """Zero what ``arch`` leaves out of each kept layer, where it enters the output matrices."""
+    family, sizes = family_of(backbone.config), dimensions(backbone.config)
+    layers = list(backbone.get_submodule(family.layers).children())
+    for index, heads, neurons in zip(arch.layers, arch.heads, arch.neurons, strict=True):
+        for name, kept in ((family.output, heads * sizes.head_dim), (family.neurons_out, neurons)):
+            linear = layers[index].get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            ones = (torch.arange(linear.in_features) < kept).float()
+            linear.register_forward_pre_hook(lambda _, x, ones=ones: (x[0] * ones,))
+    for index in set(range(sizes.layers)) - set(arch.layers):  # computed, and then passed over
+        layers[index].register_forward_hook(lambda _, x, output: x[0])
+
+
+def file_sizes(backbone: PreTrainedModel) -> dict[str, int]:
+    """Bytes of the files at each precision, as written; each was known before."""
+    sizes, shapes = {}, shapes_of(backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in get_args(Precision):
+            path = Path(folder) / precision
+            save_file(pack(backbone.state_dict(), precision), path, metadata={"format": "pt"})
+            sizes[precision] = path.stat().st_size
+            assert sizes[precision] == file_size(shapes, precision)
+        backbone.save_pretrained(folder)
+        assert (Path(folder) / "model.safetensors").stat().st_size == sizes["fp32"]
+    return sizes
+
+
+def seconds_for_sizes(backbone: PreTrainedModel) -> float:
+    """CPU time for the exact sizes of 1,000 different candidates, none of which is built."""
+    elastic = ElasticClassifier(Classifier(backbone, nn.Linear(192, 1)))
+    candidates = islice(product(range(1, 101), range(1, 13)), 1000)
+    start = time.process_time()
+    for percent, depth in candidates:
+        file_size(elastic.tensor_shapes(elastic.shape(percent / 100, depth)))
+    return time.process_time() - start
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
+    full = as_elastic(ViTModel(config, add_pooling_layer=False))
+    arch = architecture(dimensions(config), 0.5, 6)
+    small, masked = extract(full, arch), as_elastic(full)
+    mask(masked, arch)
+    pixels = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(
+        small(pixels).last_hidden_state, masked(pixels).last_hidden_state, rtol=1e-4, atol=1e-4
+    )
+    seconds = cpu_times(
+        {
+            name: lambda m=m: m(pixels)
+            for name, m in {"full": full, "masked": masked, "extracted": small}.items()
+        },
+        REPETITIONS,
+    )
+    medians = print_medians(seconds, digits=2)
+    value, interval = ratio_of_medians(seconds["extracted"], seconds["full"])
+    parameters = parameter_count(shapes_of(small))
+    file_bytes = {name: file_sizes(model) for name, model in (("full", full), ("extracted", small))}
+    print(f"{parameters:,} parameters in files of {file_bytes['extracted']} bytes")
+    write_benchmark(
+        name="extract_latency",
+        value=value,
+        unit="latency of the extracted backbone / of the full one, batch 1",
+        better="lower",
+        goal=GOAL,
+        rival="the full model (and the masked one, see details)",
+        interval=interval,
+        details={
+            "model": "ViT-tiny, 224 x 224, 12 layers",
+            "kept": {"layers": arch.layers, "heads": arch.heads, "neurons": arch.neurons},
+            "repetitions": REPETITIONS,
+            "median CPU seconds, one thread": medians,
+            "times faster than masked": medians["masked"] / medians["extracted"],
+            "parameters": parameters,
+            "parameters of the full model": parameter_count(shapes_of(full)),
+            "file bytes": file_bytes,
+            "file bytes / (4 x parameters)": file_bytes["extracted"]["fp32"] / (4 * parameters),
+            "CPU seconds to know the sizes of 1,000 candidates": seconds_for_sizes(full),
+        },
+    )
+    print(f"{value:.3f} of the full model's, 95 % interval {interval}")
+
+
+if __name__ == "__main__":
+    main()

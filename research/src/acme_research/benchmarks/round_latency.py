@@ -1,0 +1,199 @@
+"""Seconds of a tiny round over the network engine: one edge, four devices, all on this machine.
+
+A round is two questions to every device. What the devices compute is subtracted; what is left is
+what the engine costs: Flower's polling, its process for every message, TLS, the proxy. The rival
+is the same run on the embedded link. What the persistent role and the warm fork save is measured
+by starting what they replace.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.runs.journal import read_events
+from acme_research.frame.intervals import bootstrap_interval
+from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
+from acme_research.frame.record import write_benchmark
+
+_ROUNDS, _GOAL_S = 8, 10.0
+_SETTLE_S, _IDLE_S = 30.0, 40.0
+_COLD = {
+    "a role with torch": "import acme_fleet.device.client, acme_fleet.data.partition",
+    "flwr-clientapp": "from flwr.supernode.cli import flwr_clientapp; import flwr.clientapp",
+}
+
+
+def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
+    """Handwritten digits as a file of one's own data: hosts do not load the library they are in."""
+    digits = load_digits()
+    path = folder / "digits.npz"
+    np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
+    names = [{"name": f"d{i}", "storage": "60 kB"} for i in range(devices)]
+    return Fleet.parse(
+        {
+            "reference": {
+                "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
+                "training": {"epochs": 1},
+            },
+            "data": {
+                **{"source": "arrays", "train": str(path)},
+                **{"public": 0.2, "edge_share": 0.2, "validation": 0.25},
+            },
+            "backbone": {
+                "widths": [1.0],
+                "depths": [1],
+                "importance_samples": 32,
+                "distillation": {"training": {"epochs": 1}},
+            },
+            "header": {"blocks": 1, "channels": 4},
+            "search": {"steps": 1, "rivals": False, "fine_tuning": {"epochs": 1}},
+            "personalization": {
+                "rounds": rounds,
+                "local": {"epochs": 1},
+                "prune_share": 0.05,
+                "mix": "weights",
+                "feature_samples": 4,
+            },
+            "clusters": [{"name": "north", "devices": names}],
+        }
+    )
+
+
+def rounds_of(events: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Seconds of each round, and of what its slowest device computed in it; shape (rounds,)."""
+    starts, ends, computed = [], [], []
+    for number in range(sum(e.get("type") == "RoundStart" and e["to"] == "d0" for e in events)):
+        sent = [e for e in events if e.get("type") == "RoundStart" and e["to"] == "d0"]
+        done = {}
+        for event in events:
+            if event.get("type") == "RoundReport":
+                done.setdefault(event["from"], []).append(event["time"])
+        starts.append(_at(sent[number]["time"]))
+        ends.append(max(_at(times[number]) for times in done.values()))
+        stages = [e["seconds"] for e in events if e.get("stage") == f"round {number + 1}"]
+        computed.append(max(stages))
+    return {"total": np.array(ends) - np.array(starts), "computed": np.array(computed)}
+
+
+def _at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:
+    """One run on hosts of their own; rounds, and what the processes held and used."""
+    folder = Path(tempfile.mkdtemp(prefix="acme-"))
+    try:
+        fleet = tiny(devices, folder, rounds)
+        begun = time.monotonic()
+        with hosts_up(Hosts(folder, fleet, {"grace_s": 120}), timeout_s=600) as hosts:
+            up = time.monotonic() - begun
+            idle = _idle(hosts)
+            before = {name: _cpu(hosts, name) for name in ("north", "d0")}
+            run = hosts.run()
+            while run.poll() is None:
+                time.sleep(1)
+                memory = {name: _memory(hosts, name) for name in ("cloud", "north", "d0")}
+            assert run.returncode == 0, hosts.log("run")
+            used = {name: _cpu(hosts, name) - cpu for name, cpu in before.items()}
+            events = read_events(folder / "run" / "events.jsonl")
+        return {
+            "rounds": rounds_of(events),
+            "up_s": round(up, 1),
+            "run_s": round(time.monotonic() - begun - up - _SETTLE_S - _IDLE_S, 1),
+            "idle_cpu_share": idle,
+            "memory_mb": memory,
+            "cpu_s": {name: round(seconds, 1) for name, seconds in used.items()},
+            "bytes": sum(e.get("bytes", 0) for e in events),
+            "messages": sum("bytes" in e for e in events),
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _idle(hosts: Hosts) -> dict[str, float]:
+    """Processor seconds a second of an edge's and a device's host while nothing is asked."""
+    time.sleep(_SETTLE_S)  # what was started last is still loading torch
+    before = {name: _cpu(hosts, name) for name in ("north", "d0")}
+    time.sleep(_IDLE_S)
+    return {name: round((_cpu(hosts, name) - cpu) / _IDLE_S, 4) for name, cpu in before.items()}
+
+
+def _memory(hosts: Hosts, name: str) -> float:
+    """Proportional set size of a host's processes, MB."""
+    total = 0
+    for pid in descendants(hosts.processes[name].pid):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return round(total / 1000, 1)
+
+
+def _cpu(hosts: Hosts, name: str) -> float:
+    """Processor seconds of a host's processes, and of those that they waited for."""
+    return sum(map(cpu_s, descendants(hosts.processes[name].pid)))
+
+
+def cold_start(code: str) -> float:
+    """Processor seconds of a process that only imports; the median of three."""
+    found = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = os.times()
+        found.append(
+            after.children_user + after.children_system
+            - before.children_user - before.children_system
+        )  # fmt: skip
+    return round(float(np.median(found)), 2)
+
+
+def main() -> None:
+    network = over_network(4)
+    with tempfile.TemporaryDirectory() as folder:
+        acme_fleet.customize(tiny(4, Path(folder)), Path(folder) / "run")
+        embedded = rounds_of(read_events(Path(folder) / "run" / "events.jsonl"))
+    cold = {name: cold_start(code) for name, code in _COLD.items()}
+    total, overhead = (
+        network["rounds"]["total"],
+        network["rounds"]["total"] - network["rounds"]["computed"],
+    )
+    low, high = bootstrap_interval(lambda picks: np.median(total[picks], axis=1), len(total))
+    details = {
+        "round_s": np.round(total, 2).tolist(),
+        "overhead_s": np.round(overhead, 2).tolist(),
+        "embedded_round_s": np.round(embedded["total"], 3).tolist(),
+        "cold_start_cpu_s": cold,
+        "load_average": os.getloadavg()[0],
+        **{k: v for k, v in network.items() if k != "rounds"},
+    }
+    write_benchmark(
+        name="round_latency",
+        value=round(float(np.median(total)), 2),
+        unit="s",
+        better="lower",
+        goal=_GOAL_S,
+        rival="the same round on the embedded link",
+        interval=(round(low, 2), round(high, 2)),
+        details=details,
+    )
+    print(f"round: {np.median(total):.2f} s, of which engine {np.median(overhead):.2f} s")
+    print(f"embedded: {np.median(embedded['total']):.3f} s; cold starts {cold}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A search step on cached features ÷ the same step that runs the frozen backbone on each batch.
+
+``python -m acme_research.benchmarks.search_cache``; see ``search_setup.py`` for the shapes.
+"""
+
+from __future__ import annotations
+
+from acme_fleet.models.features import feature_samples
+from acme_research.benchmarks.search_setup import make_search, make_task
+from acme_research.frame.intervals import ratio_of_medians
+from acme_research.frame.record import cpu_times, write_benchmark
+
+REPETITIONS = 20
+
+
+def main() -> None:
+    backbone, task, draw = make_task()
+    cached, uncached = (make_search(backbone, task, draw) for _ in range(2))
+    uncached.training = task.data.weights
+
+    def run_backbone_too() -> None:
+        for _ in range(task.settings.weight_updates_per_step):
+            uncached.update_weights(feature_samples(backbone, uncached.next_batch()))
+        uncached.reward_data = feature_samples(backbone, task.data.reward)
+        uncached.update_strategy()
+
+    times = cpu_times({"cached": cached.step, "uncached": run_backbone_too}, REPETITIONS)
+    value, interval = ratio_of_medians(times["cached"], times["uncached"])
+    details = {name: float(seconds.mean()) for name, seconds in times.items()}
+    print(f"cached ÷ uncached: {value:.2f} {interval}, seconds {details}")
+    write_benchmark(
+        name="search_cache",
+        value=value,
+        unit="CPU time of a step, cached / uncached",
+        better="lower",
+        goal=1.0,
+        rival="the same step, features computed for each batch",
+        interval=interval,
+        details=details,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Training a header alone ÷ the search's time for each header that it evaluates.
+
+``python -m acme_research.benchmarks.search_cost``: default budget and fine-tuning, CPU time of one
+thread; see ``search_setup.py`` for the shapes.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from acme_fleet.edge.strategies import Fitting
+from acme_research.benchmarks.search_setup import make_search, make_task
+from acme_research.frame.intervals import bootstrap_interval
+from acme_research.frame.record import write_benchmark
+
+ALONE = 12
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    backbone, task, draw = make_task()
+    start = time.process_time()
+    search = make_search(backbone, task, draw)
+    while len(search.rewards) < task.settings.steps:
+        search.step()
+    result = search.choose()
+    per_header = (time.process_time() - start) / result.evaluated
+
+    fitting, known = Fitting(task.space, task.fits), task.features(backbone)
+    alone = []
+    for _ in range(ALONE):
+        header = task.fresh(task.space.plan(fitting.uniform(draw)), draw)
+        start = time.process_time()
+        task.fine_tune(header, *known, draw)
+        alone.append(time.process_time() - start)
+    ratios = np.array(alone) / per_header
+    low, high = bootstrap_interval(lambda picks: ratios[picks].mean(axis=1), ALONE)
+    details = {
+        "seconds per evaluated header": per_header,
+        "seconds alone": float(np.mean(alone)),
+        "headers evaluated": result.evaluated,
+    }
+    print(f"alone ÷ searched: {ratios.mean():.1f} [{low:.1f}, {high:.1f}], {details}")
+    write_benchmark(
+        name="search_cost",
+        value=float(ratios.mean()),
+        unit="CPU time to train a header alone / CPU time of the search per header evaluated",
+        better="higher",
+        goal=50.0,
+        rival="training each header alone with the default fine-tuning",
+        interval=(low, high),
+        details=details,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The common part of all research: scales, pieces on disk, intervals, records, pictures."""

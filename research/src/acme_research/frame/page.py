@@ -1,0 +1,104 @@
+"""``research/README.md``: written from the result files, so that it cannot drift from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from acme_research.frame.places import PAGE, RESULTS
+from acme_research.stories import NAMES as STORIES
+
+SCALES = ("full", "small", "smoke")
+ENOUGH_SEEDS = 3
+NO_PROBE = ("fig9", "fig10")
+"""Stories without an accuracy of a model of ours: they choose models, or compare devices' data."""
+
+
+def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results of at least three seeds, in the stories' and the scales' order."""
+    paths = [folder / f"{name}-{scale}.json" for name in STORIES for scale in SCALES]
+    found = [json.loads(path.read_text()) for path in paths if path.exists()]
+    return [result for result in found if len(result["seeds"]) >= ENOUGH_SEEDS]
+
+
+def render(results: list[dict[str, Any]]) -> str:
+    """The page."""
+    missing = [name for name in STORIES if not _at_scale(results, name)]
+    goals = [(r, goal) for r in results if r["scale"] != "smoke" for goal in r["goals"]]
+    missed = [f"- **{_where(r)}**: {_goal(g)}" for r, g in goals if not g["met"]]
+    reached = [f"- {_where(r)}: {_goal(g)}" for r, g in goals if g["met"]]
+    absent = f"- Not measured at `small` or `full`: {', '.join(missing)}." if missing else ""
+    parts = [
+        "<!-- written by acme_research.frame.page from results/*.json -->",
+        "# The paper's evaluation, redone",
+        "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it\n"
+        "lists them. `smoke` only shows that the stories run. Means over seeds with Student's\n"
+        "95 % interval, full test sets, choices on validation data; every seed is in the file.\n"
+        "Beside every accuracy stands the probe, the rival that needs ten lines: the reference\n"
+        "untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.\n"
+        "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
+        "and of checkpoints that were fine-tuned always and pooled by their first token.",
+        "## Goals that are missed",
+        "\n".join(filter(None, [*missed, absent])) or "None of those that were measured.",
+        "## Goals that are reached",
+        "\n".join(reached) or "None yet.",
+        "## Results",
+        *(_section(name, [r for r in results if r["name"] == name]) for name in STORIES),
+        _others(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_page() -> None:
+    """Write the page anew."""
+    PAGE.write_text(render(read_results()))
+
+
+def _at_scale(results: list[dict[str, Any]], name: str) -> bool:
+    return any(r["name"] == name and r["scale"] != "smoke" for r in results)
+
+
+def _where(result: dict[str, Any]) -> str:
+    return f"{result['name']}, {result['scale']}"
+
+
+def _goal(goal: dict[str, Any]) -> str:
+    tried = f" Tried: {goal['tried']}" if goal["tried"] and not goal["met"] else ""
+    return f"{goal['text']}.{tried}"
+
+
+def _section(name: str, results: list[dict[str, Any]]) -> str:
+    if not results:
+        return f"### {name}\n\nNo result of {ENOUGH_SEEDS} seeds yet."
+    lines = [f"### {name}: {results[0]['summary']}", "", "| | |", "|---|---|"]
+    lines.append(f"| the paper and its authors' code | {results[0]['paper']} |")
+    for result in results:
+        file = f"results/{name}-{result['scale']}"
+        about = f"{len(result['seeds'])} seeds, {result['date'][:10]}, [figures]({file}.json)"
+        lines.append(f"| here, {result['scale']} | {result['headline']} ({about}) |")
+        if name not in NO_PROBE:
+            probe = result.get("probe")
+            told = probe["headline"] if probe else "not measured then"
+            lines.append(f"| the probe, {result['scale']} | {told} |")
+    return "\n".join([*lines, "", f"![{name}]({file_of(results[0])})"])
+
+
+def file_of(result: dict[str, Any]) -> str:
+    """The picture of a result, relative to the page."""
+    return f"results/{result['name']}-{result['scale']}.svg"
+
+
+def _others() -> str:
+    return (
+        "## Other stories\n\n"
+        "`acme_research.ablations` has `backbone_ablations`, `recovery`, `header_search`,\n"
+        "`personalisation`, `privacy`, `device_matching` and `demo_gain`, whose results\n"
+        "[backbones](../docs/backbones.md), [header search](../docs/header_search.md),\n"
+        "[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and\n"
+        "[costs](../docs/costs.md) discuss."
+    )
+
+
+if __name__ == "__main__":
+    write_page()

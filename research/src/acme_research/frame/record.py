@@ -1,0 +1,104 @@
+"""Result files, with the commit and the machine that they are of, and CPU times."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from acme_research.frame.places import RESULTS
+
+_STARTED = time.perf_counter()
+
+
+def origin() -> dict[str, str]:
+    """The machine, the commit and the time, for a result."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"hardware": hardware(), "commit": commit(), "date": now}
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a result file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/NAME.json`` with its origin, and say so."""
+    path = RESULTS / f"{name}.json"
+    write_record(path, result | origin())
+    print(f"wrote {path}")
+
+
+def write_benchmark(
+    name: str,
+    value: float,
+    unit: str,
+    better: Literal["higher", "lower"],
+    goal: float,
+    rival: str,
+    interval: tuple[float, float],
+    details: dict[str, Any],
+    seeds: Sequence[int] = (0,),
+    seconds: float | None = None,
+) -> None:
+    """Write a benchmark's result.
+
+    ``value`` is measured against ``rival`` in the same run; ``interval`` is its 95 % interval
+    over the seeds (or repetitions), ``seconds`` since the process began unless given. ``details``
+    holds what else the printed table shows.
+    """
+    took = time.perf_counter() - _STARTED if seconds is None else seconds
+    told = {"name": name, "value": value, "unit": unit, "better": better, "goal": goal}
+    told |= {"rival": rival, "seeds": list(seeds), "interval": list(interval)}
+    write_result(name, {**told, "seconds": round(took, 1), "details": details})
+
+
+def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
+    """CPU seconds of each action, shape ``(repetitions,)``, measured in turns after a warm-up.
+
+    CPU time of one thread, so that what else the machine does does not count.
+    """
+    torch.set_num_threads(1)
+    seconds = {name: np.zeros(repetitions) for name in actions}
+    for repetition in range(-2, repetitions):
+        for name, action in actions.items():
+            start = time.process_time()
+            action()
+            if repetition >= 0:
+                seconds[name][repetition] = time.process_time() - start
+    return seconds
+
+
+def print_medians(seconds: dict[str, np.ndarray], digits: int = 0) -> dict[str, float]:
+    """Print the median of each action's times, in milliseconds; returns them in seconds."""
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:<32}{1000 * median:9.{digits}f} ms")
+    return medians
+
+
+def hardware() -> str:
+    """The processor and its cores."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit, with ``-dirty`` where tracked files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    folder = Path(__file__).parent
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,108 @@
+"""Runs of known fleets, which go on where they stopped, and logs of finished parts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import acme_fleet
+from acme_fleet.cli import EXAMPLE
+from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.datasets import load_source
+from acme_fleet.data.partition import distribute
+from acme_fleet.data.samples import Samples
+from acme_fleet.models.features import Classifier
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.summary import Summary
+from acme_fleet.seeding import generator
+from acme_fleet.training.loop import fit
+from acme_research.frame.places import EXAMPLES
+
+
+def parser_of(doc: str | None, out: str | None = None, seeds: int = 5) -> argparse.ArgumentParser:
+    """The options of a script: ``--seeds``, and ``--out`` where it keeps finished parts."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=seeds)
+    if out:
+        parser.add_argument("--out", type=Path, default=Path("runs") / out)
+    return parser
+
+
+def demo(seed: int) -> Fleet:
+    """The fleet of ``acme demo``."""
+    return Fleet.from_yaml(EXAMPLE).model_copy(update={"seed": seed})
+
+
+def cifar20(data: Path, seed: int) -> dict[str, Any]:
+    """The settings of ``examples/cifar20.yaml`` on the files in a folder."""
+    settings = yaml.safe_load((EXAMPLES / "cifar20.yaml").read_text())
+    for part in ("train", "test"):
+        settings["data"][part] = sorted(map(str, data.resolve().glob(f"{part}-*.parquet")))
+    return settings | {"seed": seed}
+
+
+@dataclass(frozen=True)
+class TrainedDemo:
+    """One seed's trained reference of the demo, its public data and all of the test set."""
+
+    fleet: Fleet
+    reference: Classifier
+    train: Samples
+    validation: Samples
+    test: Samples
+
+    @property
+    def for_importance(self) -> Samples:
+        """Samples on which the importance of units is measured."""
+        return self.train[: self.fleet.backbone.importance_samples]
+
+
+def trained_demo(seed: int) -> TrainedDemo:
+    """Train the demo's reference."""
+    fleet = demo(seed)
+    source = load_source(fleet.data)
+    world = distribute(fleet, source)
+    train, validation = world.public.train, world.public.validation
+    reference = untrained_reference(fleet, world.public, world.classes)
+    draw = generator(seed, "reference training")
+    fit(reference, train, fleet.reference.training, draw, validation=validation)
+    return TrainedDemo(fleet, reference, train, validation, source.test)
+
+
+def finished_run(
+    fleet: Fleet, path: Path, begin: Callable[[RunDirectory], object] | None = None
+) -> Summary:
+    """A fleet's whole run: read where it is finished, otherwise begun or gone on with.
+
+    ``begin`` puts into a new run directory what another run has done already.
+    """
+    if begin is not None and not (path / "fleet.yaml").exists():
+        begin(RunDirectory.create(path, fleet, resume=False))
+    if (path / "summary.json").exists():
+        return Summary.read(path / "summary.json")
+    return acme_fleet.customize(fleet, path, resume=True)
+
+
+def same_cloud(other: Path) -> Callable[[RunDirectory], object]:
+    """To begin a run with the cloud's stages of another."""
+    return lambda run: shutil.copytree(RunDirectory(other).cloud, run.cloud, dirs_exist_ok=True)
+
+
+def add_line(path: Path, row: dict[str, Any]) -> None:
+    """Note a finished part at the end of a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Parts that an earlier start has finished, one JSON object a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,1 @@
+"""Other ways to models, choices and mixing weights of the same size."""

@@ -1,0 +1,257 @@
+"""Other ways to a model of the same size, and the bounds: centralised and local training."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from acme_fleet.config.devices import Cluster
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.data.samples import Samples, Splits, join
+from acme_fleet.inspection.plan import largest_header
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
+from acme_fleet.models.backbone.elastic import Architecture, architecture, build, extract
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, feature_sizes
+from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
+from acme_fleet.models.header.module import LinearHeader, build_header, initial_tensors
+from acme_fleet.runs.summary import ClusterSummary
+from acme_fleet.seeding import seeded
+from acme_fleet.training.augmentation import augmentation
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import Optimization, fit, steps_of
+from acme_fleet.training.precision import mixed_precision
+from acme_research.frame.bench import Bench
+from acme_research.rivals.shapes import (
+    Plain,
+    adapted_accuracies,
+    personal_accuracies,
+    personal_accuracy,
+)
+
+_FRAME = 512  # scalars' worth of bytes for the names of a header's tensors
+
+
+def limit_of(cluster: Cluster) -> int:
+    """min C_n of a cluster in bytes."""
+    return min(device.storage for device in cluster.devices)
+
+
+# --- the same ViT, made smaller in other ways -------------------------------------------------
+
+
+def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
+    """DynaBERT's recipe: the most accurate width and depth that fits, a linear classifier.
+
+    It is recovered as a chosen backbone is.
+    """
+    table = bench.candidates()
+    fitting = [i for i, size in enumerate(table["size_bytes"]) if size <= limit_of(cluster)]
+    best = min(fitting, key=lambda i: table["loss"][i])
+    model = Plain(bench.recovered(table["width"][best], table["depth"][best])).eval()
+    return {
+        "accuracy": personal_accuracies(model, cluster, bench, "dynabert"),
+        "size_bytes": file_size(shapes_of(model.classifier)),
+    }
+
+
+def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
+    """Torch-Pruning's Taylor pruning of the whole elastic model, distilled from its logits.
+
+    None where Torch-Pruning is not installed, or where nothing fits. It takes as many epochs as
+    both distillation steps and the recovery, at the learning rate of the steps.
+    """
+    if importlib.util.find_spec("torch_pruning") is None:
+        return None
+    from acme_research.rivals.torch_pruning import taylor_pruned
+
+    teacher = Classifier(
+        bench.backbone(1.0, bench.elastic.sizes.layers), bench.elastic.classifier.head
+    )
+    teacher.eval()
+    public = bench.world.public
+    grid = dimensions(teacher.backbone.config).neurons // 8
+
+    def pruned(kept: int) -> Classifier:
+        samples = public.train[: bench.fleet.backbone.importance_samples]
+        trainable = Classifier(teacher.backbone, teacher.head).requires_grad_(True)
+        return taylor_pruned(trainable, samples, 1 - kept / grid, "all dimensions")
+
+    low, high = 0, grid
+    while high - low > 1:
+        middle = (low + high) // 2
+        if middle and file_size(shapes_of(pruned(middle))) <= limit_of(cluster):
+            low = middle
+        else:
+            high = middle
+    if low == 0:
+        return None
+    student = pruned(low).requires_grad_(True)
+    with bench.accelerated(student, teacher):
+        _recover(student, teacher.requires_grad_(False), bench, cluster.name)
+    return {
+        "accuracy": personal_accuracies(Plain(student), cluster, bench, "torch pruning"),
+        "size_bytes": file_size(shapes_of(student)),
+    }
+
+
+def _recover(student: Classifier, teacher: Classifier, bench: Bench, purpose: str) -> None:
+    distillation, train = bench.fleet.backbone.distillation, bench.world.public.train
+    training = distillation.training.model_copy(update={"epochs": distillation.epochs_in_all})
+    optimization = Optimization(student.parameters(), training, steps_of(train, training))
+    reference = bench.fleet.reference
+    augment = augmentation(reference.crop_padding, flip=reference.flip)
+    draw = bench.draw("recovery", purpose)
+    student.train()
+    for _ in range(training.epochs):
+        for batch in train.batches(training.batch_size, draw):
+            inputs = (augment(batch, draw) if augment else batch).inputs
+            with mixed_precision(student.head.weight.device):
+                with torch.no_grad():
+                    target = teacher(**inputs)
+                loss = F.mse_loss(student(**inputs), target)
+            loss.backward()
+            optimization.step()
+    student.eval()
+
+
+def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
+    """The reference's first layers, as many as fit, with the best of four hand-made headers.
+
+    A header is as large as ACME's largest would be, less where the limit leaves less, and is
+    trained on the public data; the best is chosen by the public validation data. None where not
+    even one layer fits.
+    """
+    reference, public = bench.reference, bench.world.public
+    sizes = dimensions(reference.backbone.config)
+    room = parameter_count(largest_header(bench.fleet.header, reference).shapes())
+    for depth in range(sizes.layers, 0, -1):
+        whole = architecture(sizes, 1.0, sizes.layers)
+        first = Architecture(tuple(range(depth)), whole.heads[:depth], whole.neurons[:depth])
+        backbone = extract(reference.backbone, first).requires_grad_(False)
+        spare = (limit_of(cluster) - file_size(shapes_of(backbone, "backbone."))) // 4
+        if spare > 2 * reference.head.in_features * len(bench.world.classes):
+            break
+    else:
+        return None
+    train, validation = (feature_samples(backbone, s) for s in (public.train, public.validation))
+    maps = tuple(train.inputs["last"].shape[1:])
+    state = {name: value.detach() for name, value in reference.head.state_dict().items()}
+    found = []
+    for kind in ("linear", *HAND_MADE):
+        draw = bench.draw("early exit", cluster.name, kind)
+        header = (
+            LinearHeader(state)
+            if kind == "linear"
+            else hand_made(kind, state, maps, min(room, spare - _FRAME), draw)
+        )
+        if header is not None:
+            fit(header, train, bench.fleet.search.fine_tuning, draw, validation=validation)
+            found.append((evaluate(header, validation), kind, header))
+    _, kind, header = max(found, key=lambda entry: (entry[0].accuracy, -entry[0].loss))
+    shapes = shapes_of(backbone, "backbone.") | shapes_of(header, "header.")
+    return {
+        "accuracy": adapted_accuracies(
+            lambda samples: feature_samples(backbone, samples), header, cluster, bench, "early exit"
+        ),
+        "size_bytes": file_size(shapes),
+        "layers": depth,
+        "header": kind,
+    }
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+def pooled(bench: Bench) -> tuple[Samples, Samples]:
+    """The data of a centralised system: everybody's training data, everybody's validation data."""
+    world = bench.world
+    own = world.private.values()
+    train = [world.public.train, *world.shared.values(), *(splits.train for splits in own)]
+    return join(train), join([world.public.validation, *(splits.validation for splits in own)])
+
+
+def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> CustomizedModel:
+    """The cluster's architecture with an untrained header, on an untrained backbone or its own."""
+    if pretrained:
+        backbone = bench.recovered(cluster.width, cluster.depth).backbone
+    else:
+        config = bench.backbone(cluster.width, cluster.depth).config
+        with seeded(bench.draw("local only").initial_seed()):
+            backbone = build(config, "cpu")
+    plan = HeaderPlan(
+        genotype=Genotype.model_validate(cluster.genotype),
+        classes=len(bench.world.classes),
+        **feature_sizes(backbone.config)._asdict(),
+    )
+    header = build_header(plan, initial_tensors(plan.shapes(), bench.draw("bound", cluster.name)))
+    return CustomizedModel(backbone.requires_grad_(True), header.requires_grad_(True))
+
+
+def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
+    """All of the cluster's architecture trained on pooled data; then each header on its own too."""
+    model = model_of(summary, bench, pretrained=True)
+    train, validation = pooled(bench)
+    settings = bench.fleet.reference
+    epochs = bench.extra.get("centralised_epochs", settings.training.epochs)
+    with bench.accelerated(model):
+        fit(
+            model,
+            train,
+            settings.training.model_copy(update={"epochs": epochs}),
+            bench.draw("centralised", cluster.name),
+            validation=validation,
+            augment=augmentation(settings.crop_padding, flip=settings.flip),
+        )
+    model.requires_grad_(False)
+    plain, adapted = [], []
+    for device in cluster.devices:
+        own = bench.world.private[device.name]
+        parts = Splits(
+            *(feature_samples(model.backbone, s) for s in (own.train, own.validation, own.test))
+        )
+        plain.append(evaluate(model.header, parts.test).accuracy)
+        header = copy.deepcopy(model.header).requires_grad_(True)
+        draw = bench.draw("centralised", device.name)
+        adapted.append(personal_accuracy(header, parts, bench, draw))
+    return {"pooled": plain, "pooled, then adapted": adapted, "size_bytes": _size(model)}
+
+
+def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
+    """θ0 itself, too large for any device, with classifiers adapted like a rival's.
+
+    As it was trained on the public data, before it was made elastic.
+    """
+    model = bench.reference
+    return {
+        "accuracy": personal_accuracies(Plain(model), cluster, bench, "reference"),
+        "size_bytes": file_size(shapes_of(model)),
+    }
+
+
+def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
+    """The cluster's architecture, trained from scratch on each device's own data alone."""
+    accuracies = []
+    training = bench.fleet.reference.training.model_copy(
+        update={"epochs": bench.extra["local_only_epochs"], "learning_rate": 1e-3}
+    )
+    size = 0
+    for device in cluster.devices:
+        own = bench.world.private[device.name]
+        model = model_of(summary, bench, pretrained=False)
+        draw = bench.draw("local", device.name)
+        with bench.accelerated(model):
+            fit(model, own.train, training, draw, validation=own.validation)
+        accuracies.append(evaluate(model, own.test).accuracy)
+        size = _size(model)
+    return {"accuracy": accuracies, "size_bytes": size}
+
+
+def _size(model: nn.Module) -> int:
+    return int(np.int64(file_size(shapes_of(model))))

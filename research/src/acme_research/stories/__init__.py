@@ -1,0 +1,18 @@
+"""One module for each table or figure of the paper, with its ``STORY``."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+NAMES = (
+    *("fig1", "table1", "fig7a", "fig7b", "fig8"),
+    *("fig9", "fig10", "fig11", "fig12", "fig13", "clinc150"),
+)
+
+
+def read_stories() -> dict[str, str]:
+    """Names of all stories, each with the first line of its file; none is imported."""
+    texts = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in NAMES}
+    docs = {name: ast.get_docstring(ast.parse(text)) or "" for name, text in texts.items()}
+    return {name: doc.partition("\n")[0] for name, doc in docs.items()}

@@ -1,0 +1,12 @@
+"""``python -m acme_research.stories NAME``: one story in a process of its own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from acme_research.frame.story import main
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    main(importlib.import_module(f"acme_research.stories.{name}").STORY, arguments)

@@ -1,1 +1,0 @@
-"""Rivals of the mixing weights, for experiments alone."""

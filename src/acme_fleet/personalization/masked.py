@@ -1,0 +1,110 @@
+"""Rule ``privacy.masking``: each receiver learns its mixture (Eq. 21), the edge server nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from secrets import token_hex
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from acme_fleet.errors import ProtocolError
+from acme_fleet.messages.base import check_shapes
+from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
+from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.personalization.base import Mixture, Own, Rule, Upload, Weights
+from acme_fleet.privacy.protection import ImportanceSet, Protection
+
+
+def outgoing_weights(
+    weights: Float[np.ndarray, "devices devices"], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """For each device, what its set weighs in each receiver's mixture: the columns of Ŵ."""
+    return {
+        name: dict(zip(names, weights[:, column].tolist(), strict=True))
+        for column, name in enumerate(names)
+    }
+
+
+def add_up(uploads: Mapping[str, Upload]) -> dict[str, Int[Tensor, " neurons"]]:
+    """For each device the sum of all shares for it, modulo 2³²; the senders' masks cancel."""
+    return {
+        name: _wrapped(torch.stack([upload.masked[name].long() for upload in uploads.values()]))
+        for name in uploads
+    }
+
+
+def _wrapped(shares: Int[Tensor, "senders neurons"]) -> Int[Tensor, " neurons"]:
+    total = shares.sum(dim=0) % 2**32
+    return torch.where(total < 2**31, total, total - 2**32).int()
+
+
+class MaskedRule(Rule):
+    """Importance sets as masked shares, which the edge server adds up and cannot read."""
+
+    hidden: ClassVar[bool] = True
+
+    def protections(self) -> list[str]:
+        """Masks too."""
+        return [*super().protections(), "masked"]
+
+    def most_numbers(self, neurons: int, weights: int, devices: int) -> int:
+        """One for each neuron and each receiver."""
+        return devices * neurons
+
+    def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
+        """A masked share for each receiver."""
+        occasion = f"{start.round}/{start.nonce}"
+        shares = own.protection.shares(own.importance, start.public_keys, start.weights, occasion)
+        return ImportanceUpload(round=start.round, importance={}, masked=shares)
+
+    def received(
+        self, update: ImportanceUpdate, layers: Mapping[str, int], protection: Protection
+    ) -> ImportanceSet | None:
+        """The mixture; none if a sender's shares spoilt the sum.
+
+        Nobody can tell whose shares: the edge server reads none of them, and to ask again without
+        a sender would give its set away.
+        """
+        check_shapes(update.masked, {"sum": (sum(layers.values()),)}, "the masked sum")
+        try:
+            occasion = f"{update.round}/{update.nonce}"
+            return protection.mixture(update.masked["sum"], occasion, layers)
+        except ProtocolError:
+            return None
+
+    def starts(
+        self,
+        number: int,
+        names: Collection[str],
+        keys: Mapping[str, str],
+        weights: Weights,
+    ) -> dict[str, RoundStart]:
+        """Each device's weight in every mixture, everybody's key, and a nonce never used before."""
+        wanted, nonce = {name: keys[name] for name in names}, token_hex(16)
+        return {
+            name: RoundStart(round=number, public_keys=wanted, weights=column, nonce=nonce)
+            for name, column in outgoing_weights(weights(names), list(names)).items()
+        }
+
+    def check(
+        self, name: str, upload: ImportanceUpload, plan: HeaderPlan, asked: Collection[str]
+    ) -> None:
+        """Refuse shares that are not one for each receiver, or anything beside them."""
+        if upload.importance or upload.header or upload.held or upload.kept:
+            raise ProtocolError(f"{name} sent more than masked shares")
+        shapes = dict.fromkeys(asked, (len(plan.layers) * plan.genotype.channels,))
+        check_shapes(upload.masked, shapes, f"the masked shares of {name}", torch.int32)
+
+    def mix(
+        self,
+        uploads: Mapping[str, Upload],
+        plan: HeaderPlan,
+        coarse: Mapping[str, Tensor],
+        weights: Float[np.ndarray, "devices devices"],
+    ) -> Mixture:
+        """For each device the sum of the shares for it; the devices have weighed them already."""
+        return Mixture(masked=add_up(uploads))

@@ -1,0 +1,26 @@
+"""The rule that a fleet file asks for."""
+
+from __future__ import annotations
+
+from acme_fleet.config.personalization import Personalization
+from acme_fleet.personalization.base import Rule
+from acme_fleet.personalization.by_class import ByClassRule
+from acme_fleet.personalization.importance import ImportanceRule
+from acme_fleet.personalization.masked import MaskedRule
+from acme_fleet.personalization.weights import WeightsRule
+
+RULES: dict[str, type[Rule]] = {
+    "importance": ImportanceRule,
+    "weights": WeightsRule,
+    "both": WeightsRule,
+}
+"""By ``personalization.mix``. A new rule is a file and an entry here."""
+
+
+def rule_of(settings: Personalization) -> Rule:
+    """The rule of ``settings``, which have been checked to be consistent."""
+    if settings.privacy.masking:
+        return MaskedRule(settings)
+    if settings.classifier == "holders":
+        return ByClassRule(settings)
+    return RULES[settings.mix](settings)

@@ -28,9 +28,9 @@ from acme_fleet.models.backbone.elastic import (
     kept_units,
     reorder,
 )
-from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.families import FAMILIES, Family, dimensions, family_of
-from acme_fleet.models.features import Classifier
+from acme_fleet.models.features import Classifier, activations
 
 MakeBackbone = Callable[..., PreTrainedModel]
 MakeInputs = Callable[..., dict[str, Tensor]]
@@ -180,6 +180,61 @@ def test_reordering_leaves_the_function_unchanged(
             order = sorted(range(len(units[0])), key=lambda u: -float(importance[layer, u]))
             assert order != sorted(order)
             assert torch.equal(units[1], units[0][order])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_axes_of_the_residual_stream_are_those_that_grow_with_the_hidden_size(
+    family: str, plain_backbone: MakeBackbone
+) -> None:
+    """Against Hugging Face's own model of twice the hidden size."""
+    names, narrow = FAMILIES[family], plain_backbone(family)
+    config = copy.deepcopy(narrow.config)
+    config.head_dim = dimensions(config).head_dim  # of families that read it
+    config.hidden_size *= 2
+    with torch.device("meta"):
+        wide = AutoModel.from_config(config, **names.options)
+    stream, grown = set(), set()
+    for name, value in [*narrow.named_parameters(), *narrow.named_buffers()]:
+        other = wide.get_parameter_or_buffer(name)
+        grown |= {(name, i) for i in range(value.ndim) if other.shape[i] > value.shape[i]}
+        if (axis := names.stream_axis(name)) is not None:
+            stream.add((name, axis % value.ndim))
+    # Where they depend on it, heads grow too, and neurons whose number is a ratio.
+    units = {(names.query, 0), (names.key, 0), (names.value, 0), (names.output, 1)}
+    units |= {(names.neurons_out, 1), *((name, 0) for name in names.neurons_in)}
+    for name, axis in grown - stream:
+        assert any(f".{unit}." in name and axis == i for unit, i in units), name
+    assert stream <= grown
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reordering_channels_leaves_the_logits_unchanged(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: MakeInputs
+) -> None:
+    """For any order, the hidden states are those of before, permuted, and so is what reads them."""
+    model, inputs = make_classifier(family, LAYERS), make_inputs(family)
+    sizes, generator = dimensions(model.backbone.config), torch.Generator().manual_seed(0)
+    heads = torch.rand(LAYERS, sizes.heads, generator=generator)
+    neurons = torch.rand(LAYERS, sizes.neurons, generator=generator)
+    real = inputs["attention_mask"].bool() if "attention_mask" in inputs else ...
+    double = nn.Linear(2 * sizes.hidden, 4)
+
+    @torch.no_grad()
+    @settings(max_examples=8)
+    @given(st.permutations(range(sizes.hidden)), st.booleans())
+    def check(order: list[int], first_mean: bool) -> None:
+        before = Classifier(model.backbone, double if first_mean else model.head)
+        before.backbone.config.pooling = "first_mean" if first_mean else FAMILIES[family].pooled
+        channels = torch.empty(sizes.hidden)
+        channels[order] = torch.arange(sizes.hidden, 0, -1.0)
+        after = reorder_classifier(before, heads, neurons, channels)
+        old, new = (activations(m.backbone, inputs) for m in (before, after))
+        close = {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(after(**inputs), before(**inputs), **close)
+        torch.testing.assert_close(new.embeddings, old.embeddings[..., order], **close)
+        torch.testing.assert_close(new.final[real], old.final[real][..., order], **close)
+
+    check()
 
 
 # --- sub-networks -----------------------------------------------------------------------------

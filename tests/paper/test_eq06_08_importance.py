@@ -1,7 +1,8 @@
-"""Eq. 6-8: importance of heads and neurons, against gates, against exact removal."""
+"""Eq. 6-8: importance of heads, neurons and channels, against gates, against exact removal."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from acme_fleet.cloud.importance import (
     ablation_importance,
+    channel_ablation,
     features_objective,
     taylor_importance,
 )
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
-from acme_fleet.models.backbone.elastic import as_elastic, reorder
+from acme_fleet.models.backbone.elastic import as_elastic
+from acme_fleet.models.backbone.supernet import reorder_classifier
 from acme_fleet.models.families import FAMILIES, dimensions
 from acme_fleet.models.features import Classifier, activations
 from acme_fleet.training.evaluation import evaluate
@@ -37,7 +40,19 @@ def layers_of(model: Classifier) -> list[nn.Module]:
     return list(model.backbone.get_submodule(family.layers).children())
 
 
-def gated_importance(model: Classifier, samples: Samples) -> tuple[Tensor, Tensor]:
+def gate_states(model: Classifier, state: int, gate: Tensor) -> Any:
+    """Multiply a residual state by a gate on its channels until the handle is removed."""
+    layers = layers_of(model)
+    if state < len(layers):
+        return layers[state].register_forward_pre_hook(lambda _, x: (x[0] * gate, *x[1:]))
+
+    def leaving(_: nn.Module, inputs: Any, output: Any) -> Any:
+        return (output[0] * gate, *output[1:]) if isinstance(output, tuple) else output * gate
+
+    return layers[-1].register_forward_hook(leaving)
+
+
+def gated_importance(model: Classifier, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
     """|∂F/∂m| of a gate m = 1 on each unit's output, one sample and one layer at a time.
 
     ∂F(m·O)/∂m at m = 1 is Σ ∂F/∂O ⊙ O (Eq. 8).
@@ -60,7 +75,15 @@ def gated_importance(model: Classifier, samples: Samples) -> tuple[Tensor, Tenso
                 assert gate.grad is not None
                 total[number] += gate.grad.abs() / len(samples)
         result.append(total)
-    return result[0], result[1]
+    channels = torch.zeros(sizes.hidden)
+    for state in range(sizes.layers + 1):
+        for index in range(len(samples)):
+            one, gate = samples[index : index + 1], torch.ones(sizes.hidden, requires_grad=True)
+            with gate_states(model, state, gate):
+                F.cross_entropy(model(**one.inputs), one.labels).backward()
+            assert gate.grad is not None
+            channels += gate.grad.abs() / len(samples)
+    return result[0], result[1], channels
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,10 +113,13 @@ def test_leaves_no_trace(
 ) -> None:
     """No hook stays, no gradient gathers, and the result carries no graph."""
     model, samples = make_classifier(), make_samples(5)
-    first, again = taylor_importance(model, samples), taylor_importance(model, samples)
-    assert torch.equal(first[0], again[0])
-    assert not first[0].requires_grad
+    first = taylor_importance(model, samples)
+    hooks = [len(module._forward_hooks) for module in model.modules()]  # Hugging Face's own
+    again = taylor_importance(model, samples)
+    assert all(map(torch.equal, first, again))
+    assert not any(values.requires_grad for values in first)
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert hooks == [len(module._forward_hooks) for module in model.modules()]
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -104,7 +130,7 @@ def test_grouped_queries_have_one_importance_for_each_group(
     """Six query heads share three key/value heads: three units of two queries each."""
     model, samples = make_classifier(family, layers=2), labelled(make_inputs(family))
     assert dimensions(model.backbone.config).queries_per_head == 2
-    heads, neurons = taylor_importance(model, samples)
+    heads, neurons, _ = taylor_importance(model, samples)
     assert heads.shape == (2, 3)
     assert neurons.shape == (2, 10)
     assert ablation_importance(model, samples, 0, heads=True).shape == (3,)
@@ -117,10 +143,10 @@ def test_importance_of_a_reordered_model_descends(
 ) -> None:
     """Importance and re-ordering mean the same units."""
     model, samples = make_classifier(family), labelled(make_inputs(family))
-    heads, neurons = taylor_importance(model, samples)
-    ordered = Classifier(reorder(model.backbone, heads, neurons), model.head)
-    for before, after in zip((heads, neurons), taylor_importance(ordered, samples), strict=True):
-        descending = before.sort(dim=1, descending=True).values
+    found = taylor_importance(model, samples)
+    ordered = reorder_classifier(model, *found)
+    for before, after in zip(found, taylor_importance(ordered, samples), strict=True):
+        descending = before.sort(dim=-1, descending=True).values
         torch.testing.assert_close(after, descending, rtol=1e-3, atol=1e-5)
 
 
@@ -156,6 +182,52 @@ def test_ablation_equals_zeroing_the_weights_that_read_the_unit(
         assert torch.equal(losses(), full)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_channel_ablation_equals_a_model_without_the_channel(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any]
+) -> None:
+    """A gate that is zero for a channel, one residual state after the other."""
+    model, samples = make_classifier(family, layers=2), labelled(make_inputs(family, samples=3))
+    hidden = dimensions(model.backbone.config).hidden
+
+    @torch.no_grad()
+    def losses() -> Tensor:
+        return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
+
+    full, expected = losses(), torch.zeros(hidden)
+    for state in range(3):
+        for channel in range(hidden):
+            gate = torch.ones(hidden)
+            gate[channel] = 0
+            with gate_states(model, state, gate):
+                expected[channel] += (full - losses()).abs().mean()
+    found = channel_ablation(model, samples)
+    assert (found > 1e-4).any()
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(losses(), full)
+
+
+def test_channels_equal_their_ablation_where_the_loss_is_linear() -> None:
+    """Attention and MLP read nothing here: states add up, and only the classifier reads them."""
+    model, samples = linear_loss()
+    still = copy.deepcopy(model)
+    for name in ("attention.v_proj", "mlp.fc1"):
+        nn.init.zeros_(still.backbone.layers[0].get_submodule(name).weight)
+    exact = channel_ablation(still, samples)
+    assert exact.min() > 0.01
+    torch.testing.assert_close(
+        taylor_importance(still, samples).channels, exact, rtol=1e-3, atol=1e-3
+    )
+
+
+class _Sum(nn.Module):
+    """Attention and MLP side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attention.o_proj(self.attention.v_proj(x).tanh())
+        return x + attended + self.mlp.fc2(self.mlp.fc1(x).relu())
+
+
 class _Additive(PreTrainedModel):
     """One layer whose heads and neurons add up in the hidden state, with nothing after it."""
 
@@ -164,24 +236,23 @@ class _Additive(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         size, neurons = config.hidden_size, config.intermediate_size
-        layer = nn.Module()
+        layer = _Sum()
         layer.attention, layer.mlp = nn.Module(), nn.Module()
         layer.attention.v_proj, layer.attention.o_proj = (
             nn.Linear(size, size),
             nn.Linear(size, size),
         )
         layer.mlp.fc1, layer.mlp.fc2 = nn.Linear(size, neurons), nn.Linear(neurons, size)
-        self.layers = nn.ModuleList([layer])
+        self.layers, self.start = nn.ModuleList([layer]), nn.Parameter(torch.zeros(size))
         self.post_init()
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool) -> BaseModelOutput:
-        x, layer = pixel_values, self.layers[0]
-        attended = layer.attention.o_proj(layer.attention.v_proj(x).tanh())
-        last = x + attended + layer.mlp.fc2(layer.mlp.fc1(x).relu())
+        x = pixel_values + self.start
+        last = self.layers[0](x)
         return BaseModelOutput(last_hidden_state=last, hidden_states=(x, last))
 
 
-def test_equals_the_ablation_where_the_loss_is_linear() -> None:
+def linear_loss() -> tuple[Classifier, Samples]:
     """With logits (0, z) and answer 0 the loss log(1 + exp z) is z for a large z."""
     config = ViTConfig(
         hidden_size=8, num_attention_heads=4, intermediate_size=6, num_hidden_layers=1
@@ -199,7 +270,12 @@ def test_equals_the_ablation_where_the_loss_is_linear() -> None:
         torch.ones(count, dtype=torch.int64),
     )
     assert (model(**samples.inputs)[:, 1] > 100).all()
-    heads, neurons = taylor_importance(model, samples)
+    return model, samples
+
+
+def test_equals_the_ablation_where_the_loss_is_linear() -> None:
+    model, samples = linear_loss()
+    heads, neurons, _ = taylor_importance(model, samples)
     assert heads.min() > 0.1
     for ours, is_head in ((heads, True), (neurons, False)):
         exact = ablation_importance(model, samples, 0, heads=is_head)
@@ -225,7 +301,7 @@ def test_without_labels_it_is_how_far_the_features_move(
     found, draws = torch.zeros(units), 150
     for seed in range(draws):
         signs = torch.Generator().manual_seed(seed)
-        heads, _ = taylor_importance(model, samples, objective=features_objective(signs))
+        heads, _, _ = taylor_importance(model, samples, objective=features_objective(signs))
         found += heads[1].square() / draws
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0.25, atol=1e-6)
     other = Samples(samples.inputs, None, samples.stored_bytes)
@@ -247,6 +323,8 @@ def test_ranks_units_of_a_trained_model_like_their_removal(
     fit(model, make_samples(256), training, torch.Generator().manual_seed(0))
     held_out = make_samples(128, seed=1)
     assert evaluate(model, held_out).accuracy > 0.6
-    for taylor, heads in zip(taylor_importance(model, held_out), (True, False), strict=True):
+    found = taylor_importance(model, held_out)
+    for taylor, heads in zip(found[:2], (True, False), strict=True):
         exact = [ablation_importance(model, held_out, layer, heads=heads) for layer in range(3)]
         assert spearmanr(taylor.flatten(), torch.cat(exact)).statistic > 0.8
+    assert spearmanr(found.channels, channel_ablation(model, held_out)).statistic > 0.7

@@ -1,15 +1,17 @@
-"""Importance of each attention head and each MLP neuron for the loss (Eq. 6-8)."""
+"""Importance of each attention head, MLP neuron and residual channel for the loss (Eq. 6-8)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
@@ -17,6 +19,37 @@ from acme_fleet.models.features import Classifier, activations, moved
 
 Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
 """F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
+
+_State = Float[Tensor, "batch tokens hidden"] | tuple[Any, ...]
+"""A layer's output: the residual state, in some families the first of several things."""
+
+
+class UnitImportance(NamedTuple):
+    """I_h of each unit of a reference.
+
+    Attributes:
+        heads: for grouped-query attention a key/value head with all queries that share it.
+        neurons: of the MLPs.
+        channels: of the residual stream, which all layers share: one ranking for the network.
+    """
+
+    heads: Float[Tensor, "layers heads"]
+    neurons: Float[Tensor, "layers neurons"]
+    channels: Float[Tensor, " hidden"]
+
+
+class _Outputs(NamedTuple):
+    """O of Eq. 6-8 in one forward pass, layer by layer.
+
+    Attributes:
+        heads: what enters the output projections.
+        neurons: what enters the second MLP matrices.
+        states: the residual states: what enters each layer, and what leaves the last one.
+    """
+
+    heads: list[Float[Tensor, "batch tokens heads"]]
+    neurons: list[Float[Tensor, "batch tokens neurons"]]
+    states: list[Float[Tensor, "batch tokens hidden"]]
 
 
 def labels_objective(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
@@ -57,37 +90,35 @@ def taylor_importance(
     samples: Samples,
     batch_size: int = 64,
     objective: Objective = labels_objective,
-) -> tuple[Float[Tensor, "layers heads"], Float[Tensor, "layers neurons"]]:
+) -> UnitImportance:
     """First-order importance I_h ≈ |∂F/∂O_h · O_h|, mean over samples (Eq. 8).
 
-    One forward and one backward pass a batch serve all heads and neurons of all layers. F is each
-    sample's own, so the result does not depend on the batches.
+    That of a residual channel is the sum over the layers' residual states. One forward and one
+    backward pass a batch serve all units of all layers. F is each sample's own, so the result does
+    not depend on the batches.
 
     Args:
         model: a reference of full width.
         samples: training or held-out training data, never test data.
         batch_size: samples in one pass.
         objective: F.
-
-    Returns:
-        Importance of heads and of neurons. For grouped-query attention a head is a key/value head
-        with all queries that share it.
     """
-    heads, neurons = _zeros(model)
+    found = _zeros(model)
+    heads, neurons, channels = found
     for batch in samples.batches(batch_size):
-        with _record_inputs(model) as (head_outputs, neuron_outputs):
+        with _record_outputs(model) as outputs:
             change = objective(model, batch)
-        gradients = torch.autograd.grad(change, head_outputs + neuron_outputs)
-        for layer, (output, gradient) in enumerate(
-            zip(head_outputs, gradients[: len(heads)], strict=True)
-        ):
-            by_head = (output * gradient).unflatten(-1, (heads.shape[1], -1))
+        recorded = [*outputs.heads, *outputs.neurons, *outputs.states]
+        slopes = torch.autograd.grad(change, recorded)
+        effects = (output * slope for output, slope in zip(recorded, slopes, strict=True))
+        for layer, effect in enumerate(itertools.islice(effects, len(heads))):
+            by_head = effect.unflatten(-1, (heads.shape[1], -1))
             heads[layer] += by_head.sum(dim=(1, 3)).abs().sum(dim=0).detach().cpu()
-        for layer, (output, gradient) in enumerate(
-            zip(neuron_outputs, gradients[len(heads) :], strict=True)
-        ):
-            neurons[layer] += (output * gradient).sum(dim=1).abs().sum(dim=0).detach().cpu()
-    return heads / len(samples), neurons / len(samples)
+        for layer, effect in enumerate(itertools.islice(effects, len(neurons))):
+            neurons[layer] += effect.sum(dim=1).abs().sum(dim=0).detach().cpu()
+        for effect in effects:
+            channels += effect.sum(dim=1).abs().sum(dim=0).detach().cpu()
+    return UnitImportance(*(values / len(samples) for values in found))
 
 
 @torch.no_grad()
@@ -106,60 +137,104 @@ def ablation_importance(
     """
     family, sizes = family_of(model.backbone.config), dimensions(model.backbone.config)
     units = sizes.heads if heads else sizes.neurons
-    name = family.output if heads else family.neurons_out
-    linear = list(model.backbone.get_submodule(family.layers).children())[layer].get_submodule(name)
+    linear = _layers(model)[layer].get_submodule(family.output if heads else family.neurons_out)
+
+    def without(unit: int) -> RemovableHandle:
+        return linear.register_forward_pre_hook(lambda _, x: (_cleared(x[0], unit, units),))
+
+    return _effects_of_removal(model, samples, units, without)
+
+
+@torch.no_grad()
+def channel_ablation(model: Classifier, samples: Samples) -> Float[Tensor, " hidden"]:
+    """The same of each residual channel: I_c = Σ |F(x) − F(x, x_c = 0)| over the residual states x.
+
+    One forward pass for each channel and state.
+    """
+    layers, count = _layers(model), dimensions(model.backbone.config).hidden
+
+    def entering(layer: nn.Module) -> Callable[[int], RemovableHandle]:
+        return lambda channel: layer.register_forward_pre_hook(
+            lambda _, x: (_cleared(x[0], channel, count), *x[1:])
+        )
+
+    def leaving(channel: int) -> RemovableHandle:
+        def clear(_: nn.Module, x: object, state: _State) -> _State:
+            if isinstance(state, tuple):
+                return (_cleared(state[0], channel, count), *state[1:])
+            return _cleared(state, channel, count)
+
+        return layers[-1].register_forward_hook(clear)
+
+    states = [*map(entering, layers), leaving]
+    total = [_effects_of_removal(model, samples, count, without) for without in states]
+    return torch.stack(total).sum(dim=0)
+
+
+def _effects_of_removal(
+    model: Classifier,
+    samples: Samples,
+    units: int,
+    without: Callable[[int], RemovableHandle],
+) -> Float[Tensor, " units"]:
+    """|F(O_h) − F(O_h = 0)|, mean over samples; ``without`` removes a unit until it is undone."""
 
     def losses() -> Float[Tensor, " samples"]:
         return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
 
-    def without(unit: int) -> Float[Tensor, " samples"]:
-        def remove(
-            _: nn.Module, inputs: tuple[Float[Tensor, "batch tokens channels"], ...]
-        ) -> tuple[Float[Tensor, "batch tokens channels"]]:
-            kept = inputs[0].unflatten(-1, (units, -1)).clone()
-            kept[..., unit, :] = 0
-            return (kept.flatten(-2),)
+    def changes(full: Float[Tensor, " samples"]) -> Iterator[Float[Tensor, ""]]:
+        for unit in range(units):
+            with without(unit):
+                yield (full - losses()).abs().mean()
 
-        hook = linear.register_forward_pre_hook(remove)
-        try:
-            return losses()
-        finally:
-            hook.remove()
-
-    full = losses()
-    return torch.stack([(full - without(unit)).abs().mean() for unit in range(units)])
+    return torch.stack(list(changes(losses())))
 
 
-def _zeros(
-    model: Classifier,
-) -> tuple[Float[Tensor, "layers heads"], Float[Tensor, "layers neurons"]]:
+def _cleared(
+    outputs: Float[Tensor, "batch tokens channels"], unit: int, units: int
+) -> Float[Tensor, "batch tokens channels"]:
+    """Outputs with those of one unit set to zero."""
+    kept = outputs.unflatten(-1, (units, -1)).clone()
+    kept[..., unit, :] = 0
+    return kept.flatten(-2)
+
+
+def _layers(model: Classifier) -> list[nn.Module]:
+    family = family_of(model.backbone.config)
+    return list(model.backbone.get_submodule(family.layers).children())
+
+
+def _zeros(model: Classifier) -> UnitImportance:
     sizes = dimensions(model.backbone.config)
-    return torch.zeros(sizes.layers, sizes.heads), torch.zeros(sizes.layers, sizes.neurons)
+    return UnitImportance(
+        torch.zeros(sizes.layers, sizes.heads),
+        torch.zeros(sizes.layers, sizes.neurons),
+        torch.zeros(sizes.hidden),
+    )
 
 
 @contextmanager
-def _record_inputs(
-    model: Classifier,
-) -> Iterator[
-    tuple[list[Float[Tensor, "batch tokens heads"]], list[Float[Tensor, "batch tokens neurons"]]]
-]:
-    """Collect, layer by layer, what enters the output projection and the second MLP matrix."""
-    family = family_of(model.backbone.config)
-    records: tuple[list[Tensor], list[Tensor]] = ([], [])
-    hooks = []
-    for layer in model.backbone.get_submodule(family.layers).children():
-        for name, record in zip((family.output, family.neurons_out), records, strict=True):
+def _record_outputs(model: Classifier) -> Iterator[_Outputs]:
+    """Collect what the units of each layer put out in a forward pass."""
+    family, layers = family_of(model.backbone.config), _layers(model)
+    outputs, hooks = _Outputs([], [], []), []
 
-            def keep(
-                _: nn.Module,
-                inputs: tuple[Float[Tensor, "batch tokens channels"], ...],
-                record: list[Float[Tensor, "batch tokens channels"]] = record,
-            ) -> None:
-                record.append(inputs[0])
+    def keep(
+        record: list[Float[Tensor, "batch tokens channels"]],
+    ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, inputs: record.append(inputs[0])
 
-            hooks.append(layer.get_submodule(name).register_forward_pre_hook(keep))
+    for layer in layers:
+        attention, mlp = layer.get_submodule(family.output), layer.get_submodule(family.neurons_out)
+        for module, record in zip((attention, mlp, layer), outputs, strict=True):
+            hooks.append(module.register_forward_pre_hook(keep(record)))
+
+    def keep_last(_: nn.Module, inputs: object, state: _State) -> None:
+        outputs.states.append(state[0] if isinstance(state, tuple) else state)
+
+    hooks.append(layers[-1].register_forward_hook(keep_last))
     try:
-        yield records
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

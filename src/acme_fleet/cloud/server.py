@@ -50,8 +50,7 @@ from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall
 from acme_fleet.messages.cloud_edge import BackboneAssignment, ClusterProfile, ClusterReport
 from acme_fleet.messages.edge_device import ProfileRequest
-from acme_fleet.models.backbone.elastic import reorder
-from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
@@ -197,17 +196,18 @@ class CloudServer:
         samples = self._public.train[: settings.importance_samples]
         draw, labelled = self._draw("importance"), samples.labelled
         objective = objective_of(settings.importance, draw, labelled=labelled)
-        heads, neurons = taylor_importance(model, samples, objective=objective)
-        if not all(bool(values.isfinite().all()) for values in (heads, neurons)):
+        found = taylor_importance(model, samples, objective=objective)
+        if not all(bool(values.isfinite().all()) for values in found):
             raise FleetError(
-                "the importance of heads and neurons is no finite number: the reference's loss is "
-                "too large; set a lower reference.training.learning_rate and start anew"
+                "the importance of heads, neurons and channels is no finite number: the "
+                "reference's loss is too large; set a lower reference.training.learning_rate and "
+                "start anew"
             )
         model.cpu()
-        importance = Importance.sorted(heads, neurons)
+        importance = Importance.sorted(found.heads, found.neurons)
         named = {"heads": importance.heads, "neurons": importance.neurons}
         write_tensors(self._folder / _IMPORTANCE, named, {})
-        return Classifier(reorder(model.backbone, heads, neurons), model.head)
+        return reorder_classifier(model, found.heads, found.neurons)
 
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""

@@ -42,6 +42,7 @@ class Family:
         prefix_tokens: tokens before the patches or words that are no part of the grid.
         grid: whether the tokens form an image grid or a sequence.
         options: what the model's constructor takes beside the configuration.
+        patches: the convolution that makes a vector of each patch, of images only.
         resampled: whether the position table is made for the image size of the data, as the
             family's own models do with every image.
     """
@@ -58,7 +59,31 @@ class Family:
     prefix_tokens: int
     grid: Literal["image", "sequence"]
     options: dict[str, Any]
+    patches: str | None = None
     resampled: bool = False
+
+    def stream_axis(self, name: str) -> int | None:
+        """The axis of a tensor along the channels of the residual stream; none if it has none.
+
+        All layers share these channels: embeddings and norms have one number for each of them, a
+        matrix of a layer has them on the side where it reads or writes the stream.
+
+        Args:
+            name: of a parameter or buffer of a model of this family.
+        """
+        module, _, leaf = name.rpartition(".")
+        if name.startswith(f"{self.layers}."):
+            module = module.removeprefix(f"{self.layers}.").partition(".")[2]
+            if module in (self.query, self.key, self.value, *self.neurons_in):
+                return 1 if leaf == "weight" else None
+            return 0  # of what writes to the stream, and of norms and scales
+        if leaf in _NOT_OF_THE_STREAM:
+            return None
+        return 0 if module == self.patches else -1
+
+
+_NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "inv_freq", "original_inv_freq")
+"""Buffers that are no vectors of the hidden size."""
 
 
 def _image(prefix_tokens: int) -> Family:
@@ -75,6 +100,7 @@ def _image(prefix_tokens: int) -> Family:
         prefix_tokens=prefix_tokens,
         grid="image",
         options={"add_pooling_layer": False},
+        patches="embeddings.patch_embeddings.projection",
     )
 
 

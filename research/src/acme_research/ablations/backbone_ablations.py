@@ -49,7 +49,7 @@ class Seed:
         self.train, self.validation, self.test = demo.train, demo.validation, demo.test
         self.widths, self.depths = self.fleet.backbone.widths, self.fleet.backbone.depths
         self.for_importance = demo.for_importance
-        heads, neurons = taylor_importance(self.reference, self.for_importance)
+        heads, neurons, _ = taylor_importance(self.reference, self.for_importance)
         self.taylor = heads, neurons
         self.importance = Importance.sorted(heads, neurons)
         ordered = reorder(self.reference.backbone, heads, neurons)

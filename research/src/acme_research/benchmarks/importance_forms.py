@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import acme_fleet
-from acme_fleet.cloud.importance import _record_inputs, _zeros, objective_of, taylor_importance
+from acme_fleet.cloud.importance import _record_outputs, _zeros, objective_of, taylor_importance
 from acme_fleet.cloud.reference import checkpoint_backbone
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.partition import load_world
@@ -98,7 +98,7 @@ def activation_importance(model: Classifier, samples: Samples) -> tuple[Tensor, 
     layers = list(model.backbone.get_submodule(family.layers).children())
     found = _zeros(model)
     for batch in samples.batches(BATCH):
-        with _record_inputs(model) as records:
+        with _record_outputs(model) as records:
             mask = activations(model.backbone, batch.inputs).mask
         for kind, name in enumerate((family.output, family.neurons_out)):
             for layer, output in enumerate(records[kind]):
@@ -116,7 +116,8 @@ def importance(form: str, model: Classifier, samples: Samples, seed: int) -> tup
         return activation_importance(model, samples)
     assert form in ("labels", "features")
     objective = objective_of(form, generator(seed, "signs"))
-    return taylor_importance(model, samples, BATCH, objective)
+    heads, neurons, _ = taylor_importance(model, samples, BATCH, objective)
+    return heads, neurons
 
 
 def judged(cut: PreTrainedModel, whole: Whole, classes: int) -> dict[str, float]:

@@ -62,7 +62,7 @@ def taylor_pruned_to(reference: Classifier, samples: Samples, size: int, way: st
 
 def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
     """Small models of one size before any recovery; ``samples`` are what importance is from."""
-    heads, neurons = taylor_importance(reference, samples)
+    heads, neurons, _ = taylor_importance(reference, samples)
     ordered = Classifier(reorder(reference.backbone, heads, neurons), reference.head)
     cut = {}
     for way, importance in (("uniform", None), ("global", Importance.sorted(heads, neurons))):

@@ -7,6 +7,7 @@ sub-network in place; :func:`extract` copies the view into an ordinary small mod
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -183,13 +184,18 @@ def reorder(
     model: PreTrainedModel,
     head_importance: Float[Tensor, "layers heads"],
     neuron_importance: Float[Tensor, "layers neurons"],
+    channel_importance: Float[Tensor, " hidden"] | None = None,
 ) -> PreTrainedModel:
     """Order heads and neurons of every layer, most important first, without changing the function.
+
+    With ``channel_importance`` the channels of the residual stream are ordered too, the same in all
+    layers. The hidden states are then permuted; see :func:`reorder_head` for what reads them.
 
     Args:
         model: a backbone of full width; it is not changed.
         head_importance: for grouped attention a head is a group.
         neuron_importance: of each neuron of the MLPs.
+        channel_importance: of each channel; none leaves them where they are.
     """
     reordered = build(model.config, "cpu")
     reordered.load_state_dict(model.state_dict())
@@ -208,7 +214,26 @@ def reorder(
         for name in family.neurons_in:
             _permute(layer.get_submodule(name), rows=order)
         _permute(layer.get_submodule(family.neurons_out), columns=order)
+    if channel_importance is not None:
+        order = channel_importance.argsort(descending=True, stable=True)
+        for name, parameter in reordered.named_parameters():
+            if (axis := family.stream_axis(name)) is not None:
+                parameter.copy_(parameter.index_select(axis, order))
     return reordered
+
+
+@torch.no_grad()
+def reorder_head(head: nn.Linear, channel_importance: Float[Tensor, " hidden"]) -> nn.Linear:
+    """A copy of a classifier for the pooled vectors of a backbone whose channels are re-ordered.
+
+    Pooled vectors are one or two hidden states in a row.
+    """
+    order = channel_importance.argsort(descending=True, stable=True)
+    states = head.in_features // len(order)
+    columns = torch.cat([order + i * len(order) for i in range(states)])
+    head = copy.deepcopy(head)
+    _permute(head, columns=columns)
+    return head
 
 
 def _expand(order: Int[Tensor, " units"], size: int) -> Int[Tensor, " channels"]:

@@ -16,6 +16,8 @@ from acme_fleet.models.backbone.elastic import (
     build,
     elastic_config,
     extract,
+    reorder,
+    reorder_head,
     subnetwork,
     tensors_of,
 )
@@ -31,6 +33,20 @@ class Run:
 
     activations: Activations
     logits: Float[Tensor, "batch classes"]
+
+
+def reorder_classifier(
+    model: Classifier,
+    head_importance: Float[Tensor, "layers heads"],
+    neuron_importance: Float[Tensor, "layers neurons"],
+    channel_importance: Float[Tensor, " hidden"] | None = None,
+) -> Classifier:
+    """The same function with all units in order, see :func:`reorder`; the model is not changed."""
+    importance = head_importance, neuron_importance, channel_importance
+    head = model.head
+    if channel_importance is not None:
+        head = reorder_head(head, channel_importance)
+    return Classifier(reorder(model.backbone, *importance), head)
 
 
 class _Probe(nn.Module):

@@ -104,14 +104,17 @@ def test_unit_params_are_what_the_module_has(
     family: str, plain_backbone: Callable[..., PreTrainedModel]
 ) -> None:
     backbone = as_elastic(plain_backbone(family))
-    params, layers = UnitParams.of(backbone), (0, 1, 2)
+    layers = (0, 1, 2)
 
-    def count(heads: int, neurons: int) -> int:
-        small = extract(backbone, Architecture(layers, (heads, 1, 1), (neurons, 1, 1)))
-        return parameter_count(shapes_of(small))
+    for hidden in (None, 12):
+        params = UnitParams.of(backbone, hidden)
 
-    assert params.head == count(2, 1) - count(1, 1)
-    assert params.neuron == count(1, 2) - count(1, 1)
+        def count(heads: int, neurons: int, hidden: int | None = hidden) -> int:
+            small = extract(backbone, Architecture(layers, (heads, 1, 1), (neurons, 1, 1), hidden))
+            return parameter_count(shapes_of(small))
+
+        assert params.head == count(2, 1) - count(1, 1)
+        assert params.neuron == count(1, 2) - count(1, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,8 +125,8 @@ def test_an_elastic_classifier_with_importance(
     classifier = make_classifier(family)
     importance = random_importance(1, dimensions(classifier.backbone.config))
     elastic = ElasticClassifier(classifier, importance)
-    arch = elastic.shape(0.5, 3)
-    assert arch == elastic.frozen_copy().shape(0.5, 3)
+    arch = elastic.shape(0.5, 3, 0.5)
+    assert arch == elastic.frozen_copy().shape(0.5, 3, 0.5)
     assert arch != ElasticClassifier(classifier).shape(0.5, 3)
     inputs = make_inputs(family)
     with torch.no_grad():

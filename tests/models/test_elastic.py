@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ MakeBackbone = Callable[..., PreTrainedModel]
 MakeInputs = Callable[..., dict[str, Tensor]]
 LAYERS = 3
 UNEVEN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2))
+THIN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2), hidden=6)
 
 
 @torch.no_grad()
@@ -240,39 +242,94 @@ def test_reordering_channels_leaves_the_logits_unchanged(
 # --- sub-networks -----------------------------------------------------------------------------
 
 
+def test_a_hidden_size_of_nothing_cannot_be_built() -> None:
+    with pytest.raises(ValueError, match="at least one channel"):
+        Architecture((0,), (1,), (1,), hidden=0)
+
+
 @st.composite
-def uneven(draw: st.DrawFn, heads: int, neurons: int) -> Architecture:
+def uneven(draw: st.DrawFn, heads: int, neurons: int, hidden: list[int]) -> Architecture:
     layers = draw(st.sets(st.integers(0, LAYERS - 1), min_size=1).map(sorted))
     some = {"min_size": len(layers), "max_size": len(layers)}
     return Architecture(
         layers=tuple(layers),
         heads=tuple(draw(st.lists(st.integers(1, heads), **some))),
         neurons=tuple(draw(st.lists(st.integers(1, neurons), **some))),
+        hidden=draw(st.none() | st.sampled_from(hidden)),
     )
+
+
+def hidden_sizes(model: PreTrainedModel) -> list[int]:
+    """Hidden sizes that a family can be cut to."""
+    sizes = dimensions(model.config)
+    queries = sizes.heads * sizes.queries_per_head
+    step = queries if family_of(model.config).hidden_by_heads else 1
+    return list(range(step, sizes.hidden, step))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_extracted_equals_the_view_and_the_masked_model(
     family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
 ) -> None:
-    """For any choice of layers, heads and neurons, different in every layer."""
+    """For any choice of layers, heads and neurons, different in every layer, and any hidden size.
+
+    Norms of fewer channels have other means, so that no mask is a cut hidden size.
+    """
     model, inputs = as_elastic(plain_backbone(family)), make_inputs(family)
     sizes = dimensions(model.config)
     whole = ElasticClassifier(Classifier(model, nn.Linear(sizes.hidden, 2)))
     mask = inputs.get("attention_mask")
 
     @settings(max_examples=10)
-    @given(uneven(sizes.heads, sizes.neurons))
+    @given(uneven(sizes.heads, sizes.neurons, hidden_sizes(model)))
     def check(arch: Architecture) -> None:
         small = extract(model, arch)
-        expected = output(masked(model, arch), inputs)
-        torch.testing.assert_close(output(small, inputs), expected, rtol=1e-4, atol=1e-5)
+        if arch.hidden is None:
+            expected = output(masked(model, arch), inputs)
+            torch.testing.assert_close(output(small, inputs), expected, rtol=1e-4, atol=1e-5)
         with torch.no_grad():
-            view = whole.run(arch, inputs).activations.final
+            run = whole.run(arch, inputs)
+            alone = Classifier(small, whole.extract_head(arch))(**inputs)
+        view = run.activations.final
         view = view.flatten(0, 1) if mask is None else view[mask.bool()]
         torch.testing.assert_close(view, output(small, inputs), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(run.logits, alone, rtol=1e-5, atol=1e-6)
 
     check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_in_proportion_is_hugging_faces_own_model_of_these_sizes(
+    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+) -> None:
+    """Where the family divides one by the other, heads and hidden size are cut by one share."""
+    model, inputs, names = plain_backbone(family), make_inputs(family), FAMILIES[family]
+    sizes, config = dimensions(model.config), copy.deepcopy(model.config)
+    heads = sizes.heads * 2 // 3
+    config.num_attention_heads = heads * sizes.queries_per_head
+    config.hidden_size = sizes.head_dim * heads
+    if sizes.queries_per_head > 1:  # these take a head's size as it is told
+        config.num_key_value_heads, config.head_dim, config.hidden_size = heads, sizes.head_dim, 12
+    neurons = dimensions(config).neurons if names.neurons_key == "mlp_ratio" else 5
+    if names.neurons_key != "mlp_ratio":
+        setattr(config, names.neurons_key, neurons)
+    small = AutoModel.from_config(config, **names.options).eval()
+    state = model.state_dict()
+    small.load_state_dict(
+        {name: state[name][tuple(map(slice, v.shape))] for name, v in small.state_dict().items()}
+    )
+    every = {"layers": tuple(range(LAYERS)), "hidden": config.hidden_size}
+    arch = Architecture(heads=(heads,) * LAYERS, neurons=(neurons,) * LAYERS, **every)
+    cut = extract(as_elastic(model), arch)
+    assert torch.equal(output(cut, inputs), output(small, inputs))
+
+
+def test_a_hidden_size_of_llama_is_a_multiple_of_its_heads(plain_backbone: MakeBackbone) -> None:
+    model = as_elastic(plain_backbone("llama"))
+    with pytest.raises(
+        FleetError, match=r"hidden size of 10 .* a multiple of its 6 attention heads"
+    ):
+        extract(model, replace(UNEVEN, hidden=10))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -341,15 +398,21 @@ def test_gradients_reach_the_kept_part_of_the_shared_weights_only(
 # --- files ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("arch", [UNEVEN, THIN])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_pretrained_round_trip_bit_for_bit(
-    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs, tmp_path: Path
+    family: str,
+    arch: Architecture,
+    plain_backbone: MakeBackbone,
+    make_inputs: MakeInputs,
+    tmp_path: Path,
 ) -> None:
-    small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
+    small, inputs = extract(as_elastic(plain_backbone(family)), arch), make_inputs(family)
     small.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     assert config.model_type == f"acme_{family}"
     assert (config.heads_per_layer, config.neurons_per_layer) == ([1, 3], [7, 2])
+    assert config.hidden_size == small.config.hidden_size == (arch.hidden or config.hidden_size)
     loaded: Any = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is type(small)
     state = loaded.state_dict()
@@ -366,7 +429,7 @@ def test_loads_in_a_fresh_process_that_imports_only_acme_fleet(
 ) -> None:
     expected = {}
     for family in FAMILIES:
-        small = extract(as_elastic(plain_backbone(family)), UNEVEN)
+        small = extract(as_elastic(plain_backbone(family)), THIN)
         small.save_pretrained(tmp_path / family)
         save_file(make_inputs(family), tmp_path / family / "inputs")
         expected[family] = small(**make_inputs(family)).last_hidden_state.detach().contiguous()

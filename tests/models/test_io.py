@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,14 @@ def test_damaged_header_state_is_named(spoil: str, tmp_path: Path) -> None:
 # --- what comes from elsewhere ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("hidden", [None, 6])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_backbone_from_its_description_bit_for_bit(
-    family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
+    family: str, hidden: int | None, plain_backbone: MakeBackbone, make_inputs: MakeInputs
 ) -> None:
     """Through JSON, as a message carries it."""
-    small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
+    arch = replace(UNEVEN, hidden=hidden)
+    small, inputs = extract(as_elastic(plain_backbone(family)), arch), make_inputs(family)
     document = json.loads(json.dumps(config_document(small)))
     rebuilt = backbone_from(document, clone_state(small))
     assert torch.equal(rebuilt(**inputs)[0], small(**inputs)[0])

@@ -7,7 +7,8 @@ it registers with ``AutoConfig`` and ``AutoModel``, so ``from_pretrained`` loads
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -43,6 +44,9 @@ class Family:
         grid: whether the tokens form an image grid or a sequence.
         options: what the model's constructor takes beside the configuration.
         patches: the convolution that makes a vector of each patch, of images only.
+        divided: whether attention takes a head's size from the hidden size, which must be a
+            multiple of the heads, and reads no ``head_dim``.
+        hidden_by_heads: whether the configuration wants such a multiple in any case.
         resampled: whether the position table is made for the image size of the data, as the
             family's own models do with every image.
     """
@@ -60,6 +64,8 @@ class Family:
     grid: Literal["image", "sequence"]
     options: dict[str, Any]
     patches: str | None = None
+    divided: bool = False
+    hidden_by_heads: bool = False
     resampled: bool = False
 
     def stream_axis(self, name: str) -> int | None:
@@ -142,6 +148,7 @@ FAMILIES: dict[str, Family] = {
         prefix_tokens=1,
         grid="sequence",
         options={"add_pooling_layer": False},
+        divided=True,
     ),
     "distilbert": Family(
         layers="transformer.layer",
@@ -156,8 +163,9 @@ FAMILIES: dict[str, Family] = {
         prefix_tokens=1,
         grid="sequence",
         options={},
+        divided=True,
     ),
-    "llama": _DECODER,
+    "llama": replace(_DECODER, hidden_by_heads=True),
     "qwen2": _DECODER,
 }
 
@@ -167,7 +175,8 @@ class Dimensions:
     """Sizes of a reference model, read from its configuration.
 
     A *head* here is the unit that is kept or dropped: for grouped-query attention one key/value
-    head with all query heads that share it (``queries_per_head``).
+    head with all query heads that share it (``queries_per_head``). The channels of the residual
+    stream are ``hidden``; a cut model has fewer of them than its heads have together.
     """
 
     layers: int
@@ -180,20 +189,17 @@ class Dimensions:
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:
     """Read the sizes of an (unsliced) model of a known family."""
-    queries = config.num_attention_heads
+    queries, key = config.num_attention_heads, family_of(config).neurons_key
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // queries
     heads = getattr(config, "num_key_value_heads", None) or queries
     return Dimensions(
         layers=config.num_hidden_layers,
         heads=heads,
         queries_per_head=queries // heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // queries,
-        neurons=_neurons(config, family_of(config).neurons_key),
+        head_dim=head_dim,
+        neurons=getattr(config, key) * (queries * head_dim if key == "mlp_ratio" else 1),
         hidden=config.hidden_size,
     )
-
-
-def _neurons(config: PreTrainedConfig, key: str) -> int:
-    return getattr(config, key) * (config.hidden_size if key == "mlp_ratio" else 1)
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -216,6 +222,11 @@ def check_known(model_type: str, place: str = "") -> str:
         unknown = f"model type {one_line(model_type, 60)!r} is not supported"
         raise FleetError(f"{f'{place}: ' if place else ''}{unknown}; known: {', '.join(FAMILIES)}")
     return name
+
+
+def _has_cut(config: PreTrainedConfig) -> bool:
+    """True if the size of a head is no longer that of an uncut hidden size."""
+    return getattr(config, "head_dim", None) is not None
 
 
 def is_elastic(config: PreTrainedConfig) -> bool:
@@ -258,6 +269,17 @@ def _resize(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
     )
 
 
+@contextmanager
+def _one_head(config: PreTrainedConfig) -> Iterator[None]:
+    """A configuration whose hidden size is a multiple of its heads; see ``Family.divided``."""
+    heads = config.num_attention_heads
+    config.num_attention_heads = 1
+    try:
+        yield
+    finally:
+        config.num_attention_heads = heads
+
+
 def _narrow(model: PreTrainedModel) -> None:
     """Replace each layer's Linears by ones of the sizes that the configuration lists."""
     config, family = model.config, family_of(model.config)
@@ -280,12 +302,19 @@ def _narrow(model: PreTrainedModel) -> None:
             old = layer.get_submodule(name)
             assert isinstance(old, nn.Linear)
             layer.set_submodule(name, _resize(old, inputs, outputs))
+        if family.divided:
+            attention = cast("Any", layer.get_submodule(family.query.rpartition(".")[0]))
+            attention.attention_head_size = sizes.head_dim
+            attention.scaling = sizes.head_dim**-0.5
 
 
 def _elastic_classes(
     config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel]
 ) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
-    """Subclasses whose layers may differ in heads and neurons, registered with ``Auto…``."""
+    """Subclasses whose layers may differ in heads and neurons, registered with ``Auto…``.
+
+    Where the hidden size is cut, ``head_dim`` says how large a head was before.
+    """
 
     class ElasticConfig(config_class):
         model_type = _PREFIX + config_class.model_type
@@ -312,7 +341,9 @@ def _elastic_classes(
         config_class = ElasticConfig
 
         def __init__(self, config: PreTrainedConfig) -> None:
-            super().__init__(config, **FAMILIES[config.model_type.removeprefix(_PREFIX)].options)
+            family = family_of(config)
+            with _one_head(config) if family.divided and _has_cut(config) else nullcontext():
+                super().__init__(config, **family.options)
             _narrow(self)
 
         @classmethod

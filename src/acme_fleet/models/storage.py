@@ -29,8 +29,9 @@ WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
 CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"  # of text models only
 _BY_LAYER = ("heads_per_layer", "neurons_per_layer", "layer_types")
-_WIDEST_ATTENTION = 8
-"""Times the hidden size; known models have at most 2. A reference's width is in no tensor."""
+_WIDEST_ATTENTION = 128
+"""Times the hidden size; known models have at most 2, and a 64th of it may be what is kept. A
+reference's width is in no tensor."""
 
 
 def write_tensors(

@@ -28,7 +28,14 @@ from acme_fleet.data.checkpoint_files import config_content, located, shown
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted, checked_names
 from acme_fleet.models.backbone.elastic import as_elastic, build
-from acme_fleet.models.families import ELASTIC, check_complete, check_known, family_of, is_elastic
+from acme_fleet.models.families import (
+    ELASTIC,
+    FAMILIES,
+    check_complete,
+    check_known,
+    family_of,
+    is_elastic,
+)
 from acme_fleet.outside import reading
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -141,6 +148,8 @@ def read_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Chec
     if str(content["model_type"]) != family:
         config_class, _ = ELASTIC[family]
     sizes = accepted(family, content, place)
+    if config_class is CONFIG_MAPPING[family] and FAMILIES[family].divided:
+        sizes.pop("head_dim", None)  # read by elastic models alone
     with reading(place):
         config = config_class.from_dict(sizes)
     saved_from = content.get("architectures")

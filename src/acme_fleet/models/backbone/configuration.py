@@ -134,7 +134,7 @@ WITHOUT_EFFECT = {
 }
 """Keys of the families' configurations that change nothing in what a loaded backbone computes."""
 
-_ELASTIC = ("heads_per_layer", "neurons_per_layer", "pooling")
+_ELASTIC = ("heads_per_layer", "neurons_per_layer", "head_dim", "pooling")
 _ROPE = ("rope_scaling", "rope_theta")
 _MOST_CLASSES = 100_000
 

@@ -1,7 +1,7 @@
 """δ(θ0, w, d): sub-networks of one set of weights, and small models cut from it.
 
-Once heads and neurons are ordered by importance (:func:`reorder`), a narrower network is a prefix
-of the wide one. A *view* of the shared weights (:func:`subnetwork`) trains and evaluates a
+Once heads, neurons and channels are ordered by importance (:func:`reorder`), a narrower network is
+a prefix of the wide one. A *view* of the shared weights (:func:`subnetwork`) trains and evaluates a
 sub-network in place; :func:`extract` copies the view into an ordinary small module.
 """
 
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.families import ELASTIC, Dimensions, dimensions, family_of
 
@@ -29,17 +30,22 @@ class Architecture:
     Attributes:
         layers: indices of the reference's layers that are kept, ascending.
         heads, neurons: how many are kept in each of them.
+        hidden: how many channels of the residual stream are kept, the same in all; none keeps the
+            reference's.
     """
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.layers) == len(self.heads) == len(self.neurons) > 0:
             raise ValueError(f"layers, heads and neurons differ in length: {self}")
         if list(self.layers) != sorted(set(self.layers)) or min(self.heads + self.neurons) < 1:
             raise ValueError(f"layers must ascend and every layer keeps at least one: {self}")
+        if self.hidden is not None and self.hidden < 1:
+            raise ValueError(f"of the hidden size at least one channel is kept: {self}")
 
 
 def kept_layers(depth: int, layers: int) -> tuple[int, ...]:
@@ -60,18 +66,23 @@ def kept_units(width: float, units: int) -> int:
     return max(1, math.floor(width * units + 0.5))
 
 
-def architecture(sizes: Dimensions, width: float, depth: int) -> Architecture:
-    """The uniform architecture of δ(θ0, w, d)."""
-    layers = kept_layers(depth, sizes.layers)
+def architecture(sizes: Dimensions, width: float, depth: int, hidden: float = 1.0) -> Architecture:
+    """The uniform architecture of δ(θ0, w, d); ``hidden`` is the share of the hidden size."""
+    layers, channels = kept_layers(depth, sizes.layers), kept_units(hidden, sizes.hidden)
     return Architecture(
         layers=layers,
         heads=(kept_units(width, sizes.heads),) * depth,
         neurons=(kept_units(width, sizes.neurons),) * depth,
+        hidden=None if channels == sizes.hidden else channels,
     )
 
 
 def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedConfig:
-    """The configuration of the small model; ``config`` is the reference's."""
+    """The configuration of the small model; ``config`` is the reference's.
+
+    Raises:
+        FleetError: if the family cannot have such a hidden size.
+    """
     config_class, _ = ELASTIC[config.model_type.removeprefix("acme_")]
     content = described(config)
     content[layers_key(config)] = len(arch.layers)
@@ -79,7 +90,26 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
         content["layer_types"] = [content["layer_types"][i] for i in arch.layers]
     content["heads_per_layer"] = list(arch.heads)
     content["neurons_per_layer"] = list(arch.neurons)
+    if arch.hidden is not None:
+        check_hidden(config, arch.hidden)
+        content[config.attribute_map.get("hidden_size", "hidden_size")] = arch.hidden
+        content["head_dim"] = dimensions(config).head_dim
     return config_class.from_dict(content)
+
+
+def check_hidden(config: PreTrainedConfig, hidden: int) -> None:
+    """Refuse a hidden size that a family cannot have.
+
+    Raises:
+        FleetError: naming the size, and of what it should be a multiple.
+    """
+    sizes = dimensions(config)
+    queries = sizes.heads * sizes.queries_per_head
+    if family_of(config).hidden_by_heads and hidden % queries:
+        raise FleetError(
+            f"a hidden size of {hidden} is none for a {config.model_type.removeprefix('acme_')}: "
+            f"it should be a multiple of its {queries} attention heads"
+        )
 
 
 def described(config: PreTrainedConfig) -> dict[str, Any]:
@@ -124,7 +154,7 @@ def as_elastic(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _slices(config: PreTrainedConfig, heads: int, neurons: int) -> dict[str, tuple[slice, ...]]:
-    """For each Linear that shrinks, what is kept of its weight's rows and columns."""
+    """For each Linear of a layer, what is kept of the side that its heads or neurons are on."""
     family, sizes = family_of(config), dimensions(config)
     keys = slice(heads * sizes.head_dim)
     queries = slice(heads * sizes.head_dim * sizes.queries_per_head)
@@ -146,12 +176,19 @@ def subnetwork(
     Args:
         state: parameters and buffers of the reordered reference by name.
         config: the reference's configuration.
-        arch: which layers, and how many heads and neurons of each.
+        arch: which layers, how many heads and neurons of each, and how many channels.
 
     Returns:
         What :func:`build` of ``elastic_config(config, arch)`` has as parameters and buffers.
     """
-    prefix = family_of(config).layers + "."
+    family = family_of(config)
+    prefix = family.layers + "."
+    if arch.hidden is not None:
+        state = {
+            name: value if axis is None else value.narrow(axis, 0, arch.hidden)
+            for name, value in state.items()
+            for axis in (family.stream_axis(name),)
+        }
     views = {name: value for name, value in state.items() if not name.startswith(prefix)}
     for new, (old, heads, neurons) in enumerate(
         zip(arch.layers, arch.heads, arch.neurons, strict=True)

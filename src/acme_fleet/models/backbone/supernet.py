@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from acme_fleet.models.backbone.elastic import (
@@ -71,18 +72,19 @@ class ElasticClassifier:
         self.classifier = classifier
         self.sizes = dimensions(classifier.backbone.config)
         self._importance = importance
-        self._shapes: dict[tuple[float, int], Architecture] = {}
+        self._shapes: dict[tuple[float, int, float], Architecture] = {}
         self._skeletons: dict[Architecture, _Probe] = {}
 
-    def shape(self, width: float, depth: int) -> Architecture:
+    def shape(self, width: float, depth: int, hidden: float = 1.0) -> Architecture:
         """δ(θ0, w, d): uniform, or of the same size by one ranking over all layers."""
-        if (width, depth) not in self._shapes:
-            shape = architecture(self.sizes, width, depth)
+        key = width, depth, hidden
+        if key not in self._shapes:
+            shape = architecture(self.sizes, width, depth, hidden)
             if self._importance is not None:
-                params = UnitParams.of(self.classifier.backbone)
+                params = UnitParams.of(self.classifier.backbone, shape.hidden)
                 shape = global_architecture(shape, self._importance, params)
-            self._shapes[width, depth] = shape
-        return self._shapes[width, depth]
+            self._shapes[key] = shape
+        return self._shapes[key]
 
     def tensor_shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
         """Shapes of all that a file of the sub-network holds; nothing is built."""
@@ -105,12 +107,28 @@ class ElasticClassifier:
         observed: Activations = functional_call(
             self._skeletons[arch], with_prefix("backbone", views), (moved(inputs, backbone.device),)
         )
-        return Run(observed, self.classifier.head(observed.pooled))
+        head = self.classifier.head
+        weight = head.weight if arch.hidden is None else self._columns(arch.hidden)
+        return Run(observed, F.linear(observed.pooled, weight, head.bias))
+
+    def _columns(self, hidden: int) -> Float[Tensor, "classes pooled"]:
+        """What reads the kept channels; a pooled vector is one or two hidden states in a row."""
+        weight = self.classifier.head.weight
+        return weight.unflatten(1, (-1, self.sizes.hidden))[..., :hidden].flatten(1)
 
     def frozen_copy(self) -> ElasticClassifier:
         """The same weights, never to change: a teacher."""
         classifier = copy.deepcopy(self.classifier)
         return ElasticClassifier(classifier.requires_grad_(False).eval(), self._importance)
+
+    def extract_head(self, arch: Architecture) -> nn.Linear:
+        """A copy of the classifier for a sub-network's pooled vectors."""
+        head = copy.deepcopy(self.classifier.head)
+        if arch.hidden is not None:
+            weight = self._columns(arch.hidden).detach().clone()
+            head.weight = nn.Parameter(weight, requires_grad=head.weight.requires_grad)
+            head.in_features = weight.shape[1]
+        return head
 
     def extract(self, arch: Architecture) -> PreTrainedModel:
         """A physically small backbone with copies of a sub-network's weights."""

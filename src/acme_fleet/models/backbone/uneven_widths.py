@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -51,19 +51,22 @@ class UnitParams:
     neuron: int
 
     @staticmethod
-    def of(backbone: PreTrainedModel) -> UnitParams:
-        """Count them in a backbone; all its layers are alike."""
+    def of(backbone: PreTrainedModel, hidden: int | None = None) -> UnitParams:
+        """Count them in a backbone cut to a hidden size; all its layers are alike."""
         family, sizes = family_of(backbone.config), dimensions(backbone.config)
         layer = next(backbone.get_submodule(family.layers).children())
+        hidden = hidden or sizes.hidden
 
         def row(linear: str) -> int:
             """Parameters of one output: its weights and, where there is one, its bias."""
-            return sum(p.shape[1:].numel() for p in layer.get_submodule(linear).parameters())
+            return sum(
+                hidden if p.ndim > 1 else 1 for p in layer.get_submodule(linear).parameters()
+            )
 
-        query = sizes.queries_per_head * (row(family.query) + sizes.hidden)
+        query = sizes.queries_per_head * (row(family.query) + hidden)
         return UnitParams(
             head=sizes.head_dim * (query + row(family.key) + row(family.value)),
-            neuron=sum(map(row, family.neurons_in)) + sizes.hidden,
+            neuron=sum(map(row, family.neurons_in)) + hidden,
         )
 
 
@@ -98,4 +101,4 @@ def global_architecture(
         if place == kept[layer] and cost <= left:
             kept[layer] += 1
             left -= cost
-    return Architecture(uniform.layers, tuple(heads), tuple(neurons))
+    return replace(uniform, heads=tuple(heads), neurons=tuple(neurons))

@@ -260,8 +260,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
     selection = choice.selection
     candidates = [
         Candidate(
-            width=float(grid.widths[i]),
-            depth=int(grid.depths[i]),
+            **vars(grid.variants[i]),
             loss=float(choice.objectives[i, 0]),
             accuracy=None if choice.accuracies is None else float(choice.accuracies[i]),
             energy_j=float(choice.objectives[i, 1]),
@@ -276,8 +275,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
     chosen = next(candidate for candidate in candidates if candidate.chosen)
     return ClusterSummary(
         name=report.name,
-        width=chosen.width,
-        depth=chosen.depth,
+        **vars(chosen.variant),
         storage_limit_bytes=choice.storage_bytes,
         candidates=candidates,
         feasible=len(selection.feasible),

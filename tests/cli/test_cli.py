@@ -130,10 +130,10 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
     plan = examine(fleet)
     lines = result.output.replace("│", " ").splitlines()
     candidates = lines[: next(n for n, line in enumerate(lines) if "expected bytes" in line)]
-    for width, depth, size in zip(plan.grid.widths, plan.grid.depths, plan.sizes, strict=True):
+    for variant, size in zip(plan.grid.variants, plan.sizes, strict=True):
         fitting = ["fits" if size <= limit else "–" for limit in plan.limits.values()]
         (row,) = [line.split() for line in candidates if f" {size:,} " in line]
-        assert row == [f"{width:g}", str(depth), f"{size:,}", *fitting]
+        assert row == [f"{variant.width:g}", str(variant.depth), f"{size:,}", *fitting]
     assert len(plan.sizes) == 20
     assert max(plan.sizes) == 1_226_728  # to the byte
     for cluster in fleet.clusters:

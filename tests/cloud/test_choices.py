@@ -14,13 +14,16 @@ from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Energy, Part
 from acme_fleet.cost.energy import worst_energy_j
+from acme_fleet.cost.variant import Variant
 from acme_fleet.edge.parts import kinds, whole
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.choice import match
 
-_WIDTHS, _DEPTHS = np.array([0.5, 0.5, 1.0, 1.0]), np.array([1, 2, 1, 2])
+# The last two differ in the hidden size alone.
+_VARIANTS = (Variant(0.5, 1), Variant(0.5, 2), Variant(1.0, 2, 0.5), Variant(1.0, 2))
+_WORK, _DEPTHS = np.array([0.5, 0.5, 0.5, 1.0]), np.array([1, 2, 2, 2])
 _CANDIDATES = Candidates(
-    grid=Grid(_WIDTHS, _DEPTHS),
+    grid=Grid(_VARIANTS),
     quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5]), accuracies=np.zeros(4)),
     sizes=np.array([10, 20, 30, 40]),
     tokens=16,
@@ -61,7 +64,7 @@ def test_each_part_gets_what_it_would_get_alone(limits: dict[str, tuple[int, Ene
         assert choice.storage_bytes == min(parts[n].storage_bytes for n in choice.parts)
         for number in choice.parts:
             part = parts[number]
-            energies = worst_energy_j(part.energies, _WIDTHS, _DEPTHS, 16)
+            energies = worst_energy_j(part.energies, _WORK, _DEPTHS, 16)
             table = np.column_stack([_CANDIDATES.quality.losses, energies, _CANDIDATES.sizes])
             alone = match(table, _CANDIDATES.sizes, part.storage_bytes, 0.3, cluster="alone")
             assert choice.selection.chosen == alone.chosen
@@ -84,7 +87,7 @@ def test_candidate_without_a_number_is_left_out_and_the_others_go_on(value: floa
         left = np.delete(np.arange(4), bad)
         broken = replace(_CANDIDATES, quality=Quality(losses, np.zeros(4)))
         whole_grid = Candidates(
-            grid=Grid(_WIDTHS[left], _DEPTHS[left]),
+            grid=Grid(tuple(_VARIANTS[i] for i in left)),
             quality=Quality(losses[left], np.zeros(3)),
             sizes=_CANDIDATES.sizes[left],
             tokens=16,

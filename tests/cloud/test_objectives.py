@@ -19,6 +19,7 @@ from acme_fleet.cloud.objectives import (
 )
 from acme_fleet.config.backbone import Backbone, Distillation
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import distill, lesson_of, step_of
 from acme_fleet.errors import FleetError
@@ -42,8 +43,8 @@ def test_quality_is_that_of_each_extracted_candidate(
         elastic, grid, samples, lambda *step: steps.append(step), batch_size=batch_size
     )
     alone = [
-        evaluate(Classifier(elastic.extract(elastic.shape(float(w), int(d))), classifier.head), s)
-        for w, d, s in zip(grid.widths, grid.depths, [samples] * 4, strict=True)
+        evaluate(Classifier(elastic.extract(arch), elastic.extract_head(arch)), samples)
+        for arch in map(elastic.shape, grid.variants)
     ]
     np.testing.assert_allclose(found.losses, [result.loss for result in alone], rtol=1e-5)
     assert found.accuracies.tolist() == pytest.approx([result.accuracy for result in alone])
@@ -67,8 +68,8 @@ def test_without_labels_a_candidate_is_as_good_as_its_features(
     assert found.accuracies is None
     with torch.no_grad():
         theirs = activations(classifier.backbone, samples.inputs).pooled
-        for row, (width, depth) in enumerate(zip(grid.widths, grid.depths, strict=True)):
-            small = elastic.extract(elastic.shape(float(width), int(depth)))
+        for row, variant in enumerate(grid.variants):
+            small = elastic.extract(elastic.shape(variant))
             error = (activations(small, samples.inputs).pooled - theirs).square()
             variance = theirs.var(dim=0, correction=0)
             floor = 1e-3 * float(variance.mean())
@@ -96,7 +97,7 @@ def test_learning_without_labels_lowers_the_loss_of_every_candidate(
 
     before = losses()
     lesson = lesson_of(Distillation(), "untouched")
-    step = step_of(Distillation(), 1, [0.25, 0.5, 1.0], [1, 2], lambda w: w, lesson)
+    step = step_of(Distillation(), 1, [0.25, 0.5, 1.0], [1, 2], lesson)
     training = Training(epochs=12, batch_size=32, learning_rate=4e-3)
     distill(teacher, student, step, known, training, torch.Generator().manual_seed(0))
     after = losses()
@@ -108,19 +109,20 @@ def test_grid_is_every_width_at_every_depth_once(
     make_classifier: Callable[..., Classifier],
 ) -> None:
     grid = candidate_grid(Backbone(widths=[1.0, 0.5, 1.0], depths=[2, 1]), make_classifier())
-    assert list(zip(grid.widths, grid.depths, strict=True)) == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
+    pairs = [(variant.width, variant.depth) for variant in grid.variants]
+    assert pairs == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
     with pytest.raises(FleetError, match="9 is more than the reference's 3 layers"):
         candidate_grid(Backbone(depths=[9]), make_classifier())
 
 
 def test_candidates_without_a_loss_are_named_and_none_at_all_is_an_error() -> None:
     fleet = tiny()
-    grid = Grid(np.array([0.5, 1.0, 1.0]), np.array([1, 1, 2]))
+    grid = Grid((Variant(0.5, 1), Variant(1.0, 1), Variant(1.0, 2)))
     quality = Quality(np.array([0.3, np.nan, np.inf]), np.zeros(3))
     told = without_loss(grid, quality, fleet)
     assert len(told) == 2
-    assert "width 1 and depth 1 is left out" in told[0]
-    assert "depth 2" in told[1]
+    assert "candidate w 1, d 1 is left out" in told[0]
+    assert "d 2" in told[1]
     assert without_loss(grid, Quality(np.zeros(3), np.zeros(3)), fleet) == []
     with pytest.raises(FleetError, match=r"none of the 3 candidates.*reference.training \(0.01\)"):
         without_loss(grid, Quality(np.full(3, np.nan), np.zeros(3)), fleet)

@@ -84,13 +84,13 @@ def test_candidate_without_a_loss_is_left_out_of_a_run_and_named(
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     summary = acme_fleet.customize(fleet, prepared, resume=True)
     (told,) = summary.left_out
-    assert "width 0.5 and depth 1 is left out" in told
+    assert "candidate w 0.5, d 1 is left out" in told
     for cluster in summary.clusters:
         assert len(cluster.candidates) == 3
         assert (0.5, 1) not in [(c.width, c.depth) for c in cluster.candidates]
     assert Summary.read(prepared / "summary.json") == summary
     print_summary(summary)
-    assert "width 0.5 and depth 1 is left out" in " ".join(capsys.readouterr().out.split())
+    assert "candidate w 0.5, d 1 is left out" in " ".join(capsys.readouterr().out.split())
     assert "is left out" in (prepared / "report.html").read_text()
 
 

@@ -35,13 +35,13 @@ def test_recovery_brings_a_chosen_backbone_nearer_to_the_whole_one(
     summary = acme_fleet.customize(fleet, prepared, resume=True)
     world, cloud = load_world(fleet), prepared / "cloud"
     shared, inputs = _elastic(fleet, world, cloud / "elastic.safetensors"), world.public.test.inputs
-    whole = shared.run(shared.shape(1.0, shared.sizes.layers), inputs).logits
-    small = [c for c in summary.clusters if (c.width, c.depth) != (1.0, shared.sizes.layers)]
+    whole = shared.run(shared.shape(shared.whole), inputs).logits
+    small = [c for c in summary.clusters if c.variant != shared.whole]
     assert small
     for cluster in small:
-        name = f"recovered-{cluster.width:g}-{cluster.depth}"
+        name = f"recovered-{cluster.variant.name}"
         alone = _elastic(fleet, world, cloud / f"{name}.safetensors")
-        shape = shared.shape(cluster.width, cluster.depth)
+        shape = shared.shape(cluster.variant)
         before, after = (F.mse_loss(m.run(shape, inputs).logits, whole) for m in (shared, alone))
         assert after < before
         sent = alone.extract(shape).state_dict()
@@ -49,7 +49,7 @@ def test_recovery_brings_a_chosen_backbone_nearer_to_the_whole_one(
         for key, value in shipped.get_submodule("backbone").state_dict().items():
             torch.testing.assert_close(value, sent[key])
     stages = [event.get("stage") for event in read_events(prepared / "events.jsonl")]
-    chosen = {(cluster.width, cluster.depth) for cluster in small}
+    chosen = {cluster.variant for cluster in small}
     assert [str(stage).startswith("recovered-") for stage in stages].count(True) == len(chosen)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from acme_fleet.cost.size import parameter_count, shapes_of
+from acme_fleet.cost.variant import Variant
 from acme_fleet.models.backbone.elastic import Architecture, architecture, as_elastic, extract
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance, UnitParams, global_architecture
@@ -125,9 +126,9 @@ def test_an_elastic_classifier_with_importance(
     classifier = make_classifier(family)
     importance = random_importance(1, dimensions(classifier.backbone.config))
     elastic = ElasticClassifier(classifier, importance)
-    arch = elastic.shape(0.5, 3, 0.5)
-    assert arch == elastic.frozen_copy().shape(0.5, 3, 0.5)
-    assert arch != ElasticClassifier(classifier).shape(0.5, 3)
+    arch = elastic.shape(Variant(0.5, 3, 0.5))
+    assert arch == elastic.frozen_copy().shape(Variant(0.5, 3, 0.5))
+    assert arch != ElasticClassifier(classifier).shape(Variant(0.5, 3, 0.5))
     inputs = make_inputs(family)
     with torch.no_grad():
         expected = elastic.extract(arch)(**inputs).last_hidden_state

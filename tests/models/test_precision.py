@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from acme_fleet.cloud.objectives import Grid, candidate_sizes
 from acme_fleet.config.header import Header as HeaderSettings
 from acme_fleet.cost.size import Precision, file_size, shapes_of
+from acme_fleet.cost.variant import Variant
 from acme_fleet.messages.header_plan import HeaderPlan, smallest_genotype
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, build, extract, subnetwork
 from acme_fleet.models.backbone.precision import pack, unpack
@@ -51,12 +51,11 @@ def test_candidate_sizes_are_those_of_the_files(
     family: str, make_classifier: Callable[..., Classifier], tmp_path: Path
 ) -> None:
     elastic, settings = ElasticClassifier(make_classifier(family)), HeaderSettings(channels=5)
-    grid = Grid(np.array([0.25, 0.5, 1.0]), np.array([1, 3, 2]))
-    plan = HeaderPlan(genotype=smallest_genotype(2, 1, 5), hidden=16, classes=4, axes=2)
-    for width, depth, size in zip(
-        grid.widths, grid.depths, candidate_sizes(elastic, grid, settings), strict=True
-    ):
-        backbone = elastic.extract(elastic.shape(float(width), int(depth)))
+    grid = Grid((Variant(0.25, 1), Variant(0.5, 3), Variant(1.0, 2, 0.5)))
+    for variant, size in zip(grid.variants, candidate_sizes(elastic, grid, settings), strict=True):
+        backbone = elastic.extract(elastic.shape(variant))
+        hidden = backbone.config.hidden_size
+        plan = HeaderPlan(genotype=smallest_genotype(2, 1, 5), hidden=hidden, classes=4, axes=2)
         tensors = CustomizedModel(backbone, Header(plan)).state_dict()
         save_file(tensors, tmp_path / "model", {"format": "pt"})
         assert (tmp_path / "model").stat().st_size == size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Distillation
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation import elastic as distillation
 from acme_fleet.distillation.elastic import (
@@ -37,10 +39,11 @@ from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
 LAYERS = 4
+WHOLE = Variant.whole(LAYERS)
 STEP = DistillationStep(
     widths=[0.25, 0.5, 1.0],
     depths=[1, 2, LAYERS],
-    teacher_width=lambda width: 1.0,
+    narrow_teacher=False,
     logits_weight=1.0,
     embeddings_weight=0.1,
     random_subnetworks=2,
@@ -48,7 +51,7 @@ STEP = DistillationStep(
 SAME_WIDTH = DistillationStep(
     widths=STEP.widths,
     depths=STEP.depths,
-    teacher_width=lambda width: width,
+    narrow_teacher=True,
     logits_weight=1.0,
     embeddings_weight=1.0,
     random_subnetworks=2,
@@ -110,19 +113,19 @@ def test_recovery_learns_from_the_whole_models_logits_alone(
     pair: tuple[ElasticClassifier, ElasticClassifier], make_inputs: Callable[..., Any]
 ) -> None:
     teacher, student = pair
-    inputs, width, depth = make_inputs("vit"), 0.5, 2
+    inputs, half = make_inputs("vit"), Variant(0.5, 2)
     parameters = list(student.classifier.parameters())
     teach(
         teacher,
         student,
-        recovery_of(Distillation(), width, depth, Lesson("states", logits=True)),
+        recovery_of(Distillation(), half, Lesson("states", logits=True)),
         inputs,
-        [(width, depth)],
+        [half],
     )
     found = [p.grad.clone() if p.grad is not None else None for p in parameters]
     student.classifier.zero_grad()
-    whole = teacher.run(teacher.shape(1.0, LAYERS), inputs)
-    F.mse_loss(student.run(student.shape(width, depth), inputs).logits, whole.logits).backward()
+    whole = teacher.run(teacher.shape(WHOLE), inputs)
+    F.mse_loss(student.run(student.shape(half), inputs).logits, whole.logits).backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters)
     for mine, parameter in zip(found, parameters, strict=True):
         expected = parameter.grad
@@ -158,7 +161,7 @@ def test_a_last_batch_of_one_sample_spoils_nothing(
     student = ElasticClassifier(make_classifier(layers=LAYERS))
     teacher = student.frozen_copy()
     training = Training(epochs=1, batch_size=8, learning_rate=1e-3)
-    step = step_of(Distillation(), 0, [0.5], [2], lambda _: 1.0, Lesson("features", logits=False))
+    step = step_of(Distillation(), 0, [0.5], [2], Lesson("features", logits=False))
     draw = torch.Generator().manual_seed(0)
     distill(teacher, student, step, make_samples(17), training, draw)
     assert all(bool(p.isfinite().all()) for p in student.classifier.parameters())
@@ -174,19 +177,19 @@ def test_learning_features_moves_towards_the_teacher_and_raises_the_probe(
     fit(reference, samples, training, torch.Generator().manual_seed(0))
     assert evaluate(reference, unseen).accuracy > 0.6
     student = ElasticClassifier(reference)
-    teacher, arch = student.frozen_copy(), student.shape(0.25, LAYERS)
+    teacher, arch = student.frozen_copy(), student.shape(Variant(0.25, LAYERS))
     unlabelled = Samples(samples.inputs, None, samples.stored_bytes)
 
     def found() -> tuple[float, float]:
         with torch.no_grad():
             run = student.run(arch, unseen.inputs)
-            whole = teacher.run(teacher.shape(1.0, LAYERS), unseen.inputs)
+            whole = teacher.run(teacher.shape(WHOLE), unseen.inputs)
             accuracy = (run.logits.argmax(dim=1) == unseen.labels).float().mean()
             return features_loss(run, whole, arch.layers).item(), accuracy.item()
 
     before = found()
     lesson = Lesson("features", logits=False)
-    step = step_of(Distillation(), 0, [0.25], [LAYERS], lambda _: 1.0, lesson)
+    step = step_of(Distillation(), 0, [0.25], [LAYERS], lesson)
     distill(teacher, student, step, unlabelled, training, torch.Generator().manual_seed(0))
     after = found()
     assert after[0] < 0.5 * before[0]
@@ -206,7 +209,7 @@ def test_zero_for_a_student_that_is_its_teacher(
     pair: tuple[ElasticClassifier, ElasticClassifier], make_inputs: Callable[..., Any]
 ) -> None:
     teacher, student = pair
-    whole, half = student.shape(1.0, LAYERS), student.shape(0.5, LAYERS)
+    whole, half = student.shape(WHOLE), student.shape(Variant(0.5, LAYERS))
     inputs = make_inputs("vit")
     lesson = teacher.run(whole, inputs)
     assert distillation_loss(student.run(whole, inputs), lesson, whole.layers, 1.0, 1.0).item() == 0
@@ -219,25 +222,26 @@ def test_zero_for_a_student_that_is_its_teacher(
 @given(
     widths=st.lists(st.sampled_from([0.25, 0.5, 0.75, 1.0]), min_size=1, unique=True),
     depths=st.lists(st.integers(1, 12), min_size=1, max_size=6, unique=True),
+    hidden=st.lists(st.sampled_from([0.5, 0.75, 1.0]), min_size=1, unique=True),
     random=st.integers(0, 6),
     seed=st.integers(0, 2**32),
 )
 def test_sandwich_always_has_the_largest_and_the_smallest(
-    widths: list[float], depths: list[int], random: int, seed: int
+    widths: list[float], depths: list[int], hidden: list[float], random: int, seed: int
 ) -> None:
-    step = DistillationStep(widths, depths, lambda w: w, 1.0, 1.0, random)
+    step = DistillationStep(widths, depths, True, 1.0, 1.0, random, hidden=hidden)
     students = sandwich(step, torch.Generator().manual_seed(seed))
-    assert (max(widths), max(depths)) in students
-    assert (min(widths), min(depths)) in students
+    assert Variant(max(widths), max(depths), max(hidden)) in students
+    assert Variant(min(widths), min(depths), min(hidden)) in students
     assert len(students) == len(set(students)) <= 2 + random
-    assert all(width in widths and depth in depths for width, depth in students)
+    assert all(s.width in widths and s.depth in depths and s.hidden in hidden for s in students)
 
 
 def test_sandwich_draws_every_student_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = 900
     seen = Counter(s for _ in range(draws) for s in sandwich(STEP, generator))
-    largest, smallest = (1.0, LAYERS), (0.25, 1)
+    largest, smallest = WHOLE, Variant(0.25, 1)
     assert seen.pop(largest) == seen.pop(smallest) == draws
     # Each of the other 7 of 9 is drawn with probability 1 - (8/9)² by two random students.
     expected = draws * (1 - (8 / 9) ** 2)
@@ -254,7 +258,7 @@ def test_teacher_stays_and_smallest_student_learns(
     teacher, student = pair
     before, start = state_of(teacher), state_of(student)
     held_out = make_samples(32, seed=1).inputs
-    smallest, whole = student.shape(0.25, 1), student.shape(1.0, LAYERS)
+    smallest, whole = student.shape(Variant(0.25, 1)), student.shape(WHOLE)
 
     @torch.no_grad()
     def loss() -> float:
@@ -316,13 +320,13 @@ def test_teacher_runs_once_a_batch_for_each_width_that_is_asked(
         lessons.append(arch)
         return original(arch, inputs)
 
-    students = [(1.0, LAYERS), (0.25, 1), (0.25, LAYERS), (0.5, 2)]
+    students = [WHOLE, Variant(0.25, 1), Variant(0.25, LAYERS), Variant(0.5, 2)]
     monkeypatch.setattr(teacher, "run", counted)
     monkeypatch.setattr(distillation, "sandwich", lambda *_: students)
     training = Training(epochs=2, batch_size=8)
     distill(teacher, student, step, make_samples(20), training, torch.Generator().manual_seed(0))
     batches = 2 * 3
-    assert Counter(lessons) == {teacher.shape(width, LAYERS): batches for width in widths}
+    assert Counter(lessons) == {teacher.shape(Variant(width, LAYERS)): batches for width in widths}
 
 
 def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
@@ -344,7 +348,7 @@ def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
         def step(self) -> None:
             seen.append([p.grad for p in self.parameters])
 
-    students = [(1.0, LAYERS), (0.25, 1), (0.5, 2)]
+    students = [WHOLE, Variant(0.25, 1), Variant(0.5, 2)]
     monkeypatch.setattr(distillation, "Optimization", Recorder)
     monkeypatch.setattr(distillation, "sandwich", lambda *_: students)
     samples, generator = make_samples(12), torch.Generator().manual_seed(0)
@@ -352,11 +356,11 @@ def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
     (gradients,) = seen
 
     total = torch.zeros(())
-    for width, depth in students:
-        layers = kept_layers(depth, LAYERS)
-        assert depth != 2 or layers == (1, 3)
-        lesson = teacher.run(teacher.shape(width, LAYERS), samples.inputs)
-        mine = student.run(student.shape(width, depth), samples.inputs)
+    for variant in students:
+        layers = kept_layers(variant.depth, LAYERS)
+        assert variant.depth != 2 or layers == (1, 3)
+        lesson = teacher.run(teacher.shape(replace(variant, depth=LAYERS)), samples.inputs)
+        mine = student.run(student.shape(variant), samples.inputs)
         total = total + distillation_loss(mine, lesson, layers, 1.0, 1.0)
     expected = torch.autograd.grad(total, list(student.classifier.parameters()), allow_unused=True)
     for ours, theirs in zip(gradients, expected, strict=True):
@@ -373,10 +377,10 @@ def test_augmentation_reaches_teacher_and_student_alike(
     """If only one of the two saw the change, the largest student would not be at zero loss."""
     teacher, student = pair
     seen: list[Tensor] = []
-    embeddings = student.skeleton(student.shape(1.0, LAYERS)).get_submodule("embeddings")
+    embeddings = student.skeleton(student.shape(WHOLE)).get_submodule("embeddings")
     embeddings.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     start, epochs = state_of(student), []
-    only_largest = DistillationStep([1.0], [LAYERS], lambda w: w, 1.0, 1.0, 0)
+    only_largest = DistillationStep([1.0], [LAYERS], True, 1.0, 1.0, 0)
 
     def augment(batch: Any, generator: torch.Generator) -> Any:
         noise = torch.randn(batch.inputs["pixel_values"].shape, generator=generator)

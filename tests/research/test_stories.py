@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.training.loop import fit
 from acme_research.ablations import (
     personalisation,
@@ -66,11 +67,11 @@ def test_training_what_is_recovered_leaves_the_elastic_model_alone(pieces: Path)
     whole = bench.elastic.classifier
     before = {name: value.clone() for name, value in whole.state_dict().items()}
     trainable = [p.requires_grad for p in whole.parameters()]
-    model = bench.recovered(0.5, 2)
+    model = bench.recovered(Variant(0.5, 2))
     assert not any(p.requires_grad for p in model.parameters())
     for parameter in model.requires_grad_(True).parameters():
         parameter.data.add_(1.0)
     assert [p.requires_grad for p in whole.parameters()] == trainable
     assert all((value == before[name]).all() for name, value in whole.state_dict().items())
-    head = bench.recovered(0.5, 2).head.weight
+    head = bench.recovered(Variant(0.5, 2)).head.weight
     assert (head + 1 == model.head.weight).all()

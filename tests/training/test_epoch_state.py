@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import DistillationStep, distill, distillation_loss
 from acme_fleet.links.base import Failure, Link
@@ -23,7 +24,7 @@ from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
 from acme_fleet.runs.journal import Journal, Observer
 from acme_fleet.training.resume import EpochState
 
-STEP = DistillationStep([0.5, 1.0], [1, 3], lambda width: width, 1.0, 1.0, 1)
+STEP = DistillationStep([0.5, 1.0], [1, 3], True, 1.0, 1.0, 1)
 TRAINING = Training(epochs=4, batch_size=5, learning_rate=0.01)
 
 
@@ -173,7 +174,7 @@ def test_the_cloud_goes_on_inside_a_stage(
     assert (folder / f"{stage}-epochs.safetensors").exists()
     _, elastic = cloud(folder, make_samples, None, allocation).prepare()
     assert same(clone_state(elastic.classifier), clone_state(whole.classifier))
-    assert elastic.shape(0.5, 3) == whole.shape(0.5, 3)
+    assert elastic.shape(Variant(0.5, 3)) == whole.shape(Variant(0.5, 3))
     assert not list(folder.glob("*-epochs*"))
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert sum(event.get("stage") == "reference" for event in events) == 1

@@ -21,7 +21,7 @@ class Candidates:
     """Everything about the candidates that does not depend on who asks.
 
     Attributes:
-        grid: w and d of each.
+        grid: what each is.
         quality: loss and accuracy of each.
         sizes: bytes as shipped with the smallest header.
         tokens: p of Eq. 2.
@@ -76,7 +76,7 @@ def choose_for(
 
 def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) -> ClusterChoice:
     grid, quality = candidates.grid, candidates.quality
-    energies = worst_energy_j(part.energies, grid.widths, grid.depths, candidates.tokens)
+    energies = worst_energy_j(part.energies, grid.work, grid.depths, candidates.tokens)
     objectives = np.column_stack([quality.losses, energies, candidates.sizes])
     usable = np.flatnonzero(np.isfinite(objectives).all(axis=1))
     if not usable.size:

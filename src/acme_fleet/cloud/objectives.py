@@ -15,6 +15,7 @@ from acme_fleet.config.backbone import Backbone
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import relative_error
 from acme_fleet.errors import FleetError
@@ -28,13 +29,28 @@ from acme_fleet.training.evaluation import evaluate
 
 @dataclass(frozen=True)
 class Grid:
-    """All candidates (w, d)."""
+    """All candidates."""
 
-    widths: Float[np.ndarray, " candidates"]
-    depths: Int[np.ndarray, " candidates"]
+    variants: tuple[Variant, ...]
 
     def __len__(self) -> int:
-        return len(self.widths)
+        return len(self.variants)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Each part of the identity, for all candidates."""
+        rows = [vars(variant) for variant in self.variants]
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    @property
+    def work(self) -> Float[np.ndarray, " candidates"]:
+        """w of Eq. 2 of each, see :class:`~acme_fleet.cost.variant.Variant`."""
+        return np.array([variant.work for variant in self.variants], dtype=float)
+
+    @property
+    def depths(self) -> Int[np.ndarray, " candidates"]:
+        """d of each."""
+        return np.array([variant.depth for variant in self.variants], dtype=int)
 
 
 def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
@@ -48,9 +64,8 @@ def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
         raise FleetError(
             f"backbone.depths: {max(settings.depths)} is more than the reference's {layers} layers"
         )
-    pairs = list(itertools.product(sorted(set(settings.widths)), sorted(set(settings.depths))))
-    widths, depths = zip(*pairs, strict=True)
-    return Grid(np.array(widths, dtype=float), np.array(depths, dtype=int))
+    pairs = itertools.product(sorted(set(settings.widths)), sorted(set(settings.depths)))
+    return Grid(tuple(Variant(*pair) for pair in pairs))
 
 
 def candidate_sizes(
@@ -61,17 +76,18 @@ def candidate_sizes(
     Each backbone is counted with the smallest header of the search space: what it must leave
     room for. Nothing is allocated.
     """
-    header = HeaderPlan(
-        genotype=smallest_genotype(settings.blocks, settings.cells, settings.channels),
-        classes=elastic.classifier.head.out_features,
-        **feature_sizes(elastic.classifier.backbone.config)._asdict(),
-    )
-    header_shapes = {f"header.{name}": shape for name, shape in header.shapes().items()}
-    sizes = []
-    for width, depth in zip(grid.widths, grid.depths, strict=True):
-        shapes = elastic.tensor_shapes(elastic.shape(float(width), int(depth)))
-        backbone_shapes = {f"backbone.{name}": shape for name, shape in shapes.items()}
-        sizes.append(file_size(backbone_shapes | header_shapes))
+    genotype = smallest_genotype(settings.blocks, settings.cells, settings.channels)
+    classifier, sizes = elastic.classifier, []
+    for variant in grid.variants:
+        arch = elastic.shape(variant)
+        header = HeaderPlan(
+            genotype=genotype,
+            classes=classifier.head.out_features,
+            **feature_sizes(classifier.backbone.config, arch.hidden)._asdict(),
+        )
+        parts = {"backbone": elastic.tensor_shapes(arch), "header": header.shapes()}
+        shapes = {f"{part}.{name}": n for part, of in parts.items() for name, n in of.items()}
+        sizes.append(file_size(shapes))
     return np.array(sizes, dtype=np.int64)
 
 
@@ -107,8 +123,8 @@ def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
             f"({distillation.training.learning_rate:g}), and start anew"
         )
     return [
-        f"the candidate of width {grid.widths[i]:g} and depth {grid.depths[i]} is left out: its "
-        f"loss on the public validation data is no finite number"
+        f"the candidate {grid.variants[i]} is left out: its loss on the public validation data is "
+        f"no finite number"
         for i in bad
     ]
 
@@ -131,17 +147,12 @@ def sent_quality(
     if not validation.labelled:
         return feature_quality(elastic, whole, grid, validation, progress)
     found = candidate_quality(elastic, grid, validation, progress)
-    at = _is_whole(grid, elastic)
-    if whole is not elastic and at.any():
+    if whole is not elastic and elastic.whole in grid.variants:
         result = evaluate(whole.classifier.cpu(), validation)
+        at = grid.variants.index(elastic.whole)
         assert found.accuracies is not None
         found.losses[at], found.accuracies[at] = result.loss, result.accuracy
     return found
-
-
-def _is_whole(grid: Grid, elastic: ElasticClassifier) -> np.ndarray:
-    """True for the candidate that is the whole model, shape ``(candidates,)``."""
-    return (grid.widths == 1.0) & (grid.depths == elastic.sizes.layers)
 
 
 @torch.no_grad()
@@ -162,20 +173,20 @@ def feature_quality(
     place = elastic.classifier.head.weight.device
     teacher.classifier.to(place)
     calls = itertools.count(1)
-    whole, batches = _is_whole(grid, elastic), -(-len(validation) // batch_size)
-    total = (1 + int((~whole).sum())) * batches
+    parts = [i for i, variant in enumerate(grid.variants) if variant != elastic.whole]
+    total = (1 + len(parts)) * -(-len(validation) // batch_size)
 
-    def pooled(model: ElasticClassifier, width: float, depth: int) -> torch.Tensor:
+    def pooled(model: ElasticClassifier, variant: Variant) -> torch.Tensor:
         rows = []
         for batch in by_length(validation, batch_size)[0]:
-            run = model.run(model.shape(width, depth), batch.inputs)
+            run = model.run(model.shape(variant), batch.inputs)
             rows.append(run.activations.pooled)
             progress(next(calls), total)
         return torch.cat(rows)[:, None]
 
-    theirs, losses = pooled(teacher, 1.0, teacher.sizes.layers), np.zeros(len(grid))
-    for i in np.flatnonzero(~whole):
-        mine = pooled(elastic, float(grid.widths[i]), int(grid.depths[i]))
+    theirs, losses = pooled(teacher, teacher.whole), np.zeros(len(grid))
+    for i in parts:
+        mine = pooled(elastic, grid.variants[i])
         losses[i] = float(relative_error(mine, theirs, None))
     teacher.classifier.cpu()
     return Quality(losses, None)
@@ -191,9 +202,7 @@ def candidate_quality(
 ) -> Quality:
     """Loss and accuracy of each candidate with θ0^H on labelled data, in one pass over them."""
     losses, hits = np.zeros(len(grid)), np.zeros(len(grid))
-    shapes = [
-        elastic.shape(float(w), int(d)) for w, d in zip(grid.widths, grid.depths, strict=True)
-    ]
+    shapes = [elastic.shape(variant) for variant in grid.variants]
     done, total = 0, len(grid) * -(-len(validation) // batch_size)
     batches, _ = by_length(validation, batch_size)
     for batch in batches:

@@ -35,6 +35,7 @@ from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Splits
 from acme_fleet.distillation.elastic import (
     DistillationStep,
@@ -213,7 +214,7 @@ class CloudServer:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
         layers = [dimensions(model.backbone.config).layers]
         lesson = self._lesson()
-        step = step_of(self._distillation, 0, self._widths(), layers, lambda width: 1.0, lesson)
+        step = step_of(self._distillation, 0, self._widths(), layers, lesson)
         draw, training = self._draw("distillation", 0), self._distillation.training
         return self._distill(model, _STEPS[0], step, training, draw, progress)
 
@@ -221,7 +222,7 @@ class CloudServer:
         """Second step of Eq. 9: teacher of the same width at full depth."""
         depths = sorted({*self._settings.backbone.depths})
         lesson = self._lesson()
-        step = step_of(self._distillation, 1, self._widths(), depths, lambda width: width, lesson)
+        step = step_of(self._distillation, 1, self._widths(), depths, lesson)
         draw, training = self._draw("distillation", 1), self._distillation.training
         return self._distill(model, _STEPS[1], step, training, draw, progress)
 
@@ -233,17 +234,17 @@ class CloudServer:
         own = self._lesson().match == "states"
         return sorted({*self._settings.backbone.widths, *([1.0] if own else [])})
 
-    def recovered(self, elastic: ElasticClassifier, width: float, depth: int) -> ElasticClassifier:
+    def recovered(self, elastic: ElasticClassifier, variant: Variant) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
-        training, whole = self._distillation.recovery, (1.0, elastic.sizes.layers)
-        if (width, depth) == whole:
+        training = self._distillation.recovery
+        if variant == elastic.whole:
             return self._whole(elastic)  # it has nobody to learn from
         if training is None:
             return elastic
-        name = f"recovered-{width:g}-{depth}"
+        name = f"recovered-{variant.name}"
 
         def work(model: Classifier, progress: Progress) -> Classifier:
-            step = recovery_of(self._distillation, width, depth, self._lesson())
+            step = recovery_of(self._distillation, variant, self._lesson())
             draw = self._draw("recovery", name)
             return self._distill(model, name, step, training, draw, progress)
 
@@ -369,14 +370,13 @@ class CloudServer:
         return self._edges.lost
 
     def _assignment(self, elastic: ElasticClassifier, choice: ClusterChoice) -> BackboneAssignment:
-        width = float(self.grid.widths[choice.selection.chosen])
-        depth = int(self.grid.depths[choice.selection.chosen])
-        elastic = self.recovered(elastic, width, depth)
-        backbone = elastic.extract(elastic.shape(width, depth))
+        variant = self.grid.variants[choice.selection.chosen]
+        elastic = self.recovered(elastic, variant)
+        backbone = elastic.extract(elastic.shape(variant))
         return BackboneAssignment(
             parts=choice.parts,
-            width=width,
-            depth=depth,
+            width=variant.width,
+            depth=variant.depth,
             config=config_document(backbone),
             backbone=clone_state(backbone),
             classifier=clone_state(elastic.classifier.head),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Distillation
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
@@ -56,12 +57,13 @@ class DistillationStep:
 
     Attributes:
         widths, depths: what the student can be.
-        teacher_width: the teacher's width for a student of width w: always 1 in the first step,
-            w itself in the second. The teacher has full depth in both.
+        narrow_teacher: whether the teacher is as wide as the student, as in the second step, or
+            the whole model, as in the first. It has full depth in both.
         logits_weight, embeddings_weight: λ1 and λ2.
         hidden_weight: of the hidden states, 1 in Eq. 9.
         match: what is learned beside the logits: the states of Eq. 9, or features relative to their
             variance, see :func:`features_loss`.
+        hidden: shares of the hidden size that the student can have.
         random_subnetworks: how many students of each step are drawn besides the largest and the
             smallest (sandwich rule, Yu & Huang 2019).
         logits_loss: l of the logits, see :func:`distillation_loss`.
@@ -69,13 +71,14 @@ class DistillationStep:
 
     widths: Sequence[float]
     depths: Sequence[int]
-    teacher_width: Callable[[float], float]
+    narrow_teacher: bool
     logits_weight: float
     embeddings_weight: float
     random_subnetworks: int
     logits_loss: LogitsLoss = "mse"
     hidden_weight: float = 1.0
     match: Match = "states"
+    hidden: Sequence[float] = (1.0,)
 
 
 def step_of(
@@ -83,14 +86,15 @@ def step_of(
     number: int,
     widths: Sequence[float],
     depths: Sequence[int],
-    teacher_width: Callable[[float], float],
     lesson: Lesson,
+    hidden: Sequence[float] = (1.0,),
 ) -> DistillationStep:
     """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file."""
     return DistillationStep(
         widths=widths,
         depths=depths,
-        teacher_width=teacher_width,
+        hidden=hidden,
+        narrow_teacher=number == 1,
         logits_weight=settings.logits_weight[number] if lesson.logits else 0.0,
         embeddings_weight=settings.embeddings_weight[number],
         random_subnetworks=settings.random_subnetworks,
@@ -99,18 +103,17 @@ def step_of(
     )
 
 
-def recovery_of(
-    settings: Distillation, width: float, depth: int, lesson: Lesson
-) -> DistillationStep:
+def recovery_of(settings: Distillation, variant: Variant, lesson: Lesson) -> DistillationStep:
     """One student alone, from the whole model's logits or features; beyond the paper.
 
     What the layers of a small model compute need not be what a few of a large one's do, so states
     are not matched.
     """
     return DistillationStep(
-        widths=[width],
-        depths=[depth],
-        teacher_width=lambda width: 1.0,
+        widths=[variant.width],
+        depths=[variant.depth],
+        hidden=[variant.hidden],
+        narrow_teacher=False,
         logits_weight=1.0 if lesson.logits else 0.0,
         embeddings_weight=0.0,
         random_subnetworks=0,
@@ -208,18 +211,21 @@ def _square_error(
     return clear_padding(each, mask).sum() / mask.sum().clamp(min=1)
 
 
-def sandwich(step: DistillationStep, generator: torch.Generator) -> list[tuple[float, int]]:
+def sandwich(step: DistillationStep, generator: torch.Generator) -> list[Variant]:
     """The students of one batch: the largest, the smallest, and random ones in between."""
 
     def draw(options: Sequence[float] | Sequence[int]) -> int:
         return int(torch.randint(len(options), (1,), generator=generator))
 
     students = [
-        (max(step.widths), max(step.depths)),
-        (min(step.widths), min(step.depths)),
+        Variant(max(step.widths), max(step.depths), max(step.hidden)),
+        Variant(min(step.widths), min(step.depths), min(step.hidden)),
     ]
     for _ in range(step.random_subnetworks):
-        students.append((step.widths[draw(step.widths)], step.depths[draw(step.depths)]))
+        width, depth = step.widths[draw(step.widths)], step.depths[draw(step.depths)]
+        # One hidden size takes no draw: the students are those of a grid without this part.
+        hidden = step.hidden[draw(step.hidden) if len(step.hidden) > 1 else 0]
+        students.append(Variant(width, depth, hidden))
     return list(dict.fromkeys(students))
 
 
@@ -271,7 +277,7 @@ def teach(
     student: ElasticClassifier,
     step: DistillationStep,
     inputs: dict[str, Shaped[Tensor, "batch ..."]],
-    students: Sequence[tuple[float, int]],
+    students: Sequence[Variant],
 ) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
 
@@ -280,13 +286,15 @@ def teach(
     device = student.classifier.head.weight.device
     total = torch.zeros((), device=device)
     lessons: dict[Architecture, Run] = {}
-    for width, depth in students:
-        teacher_width = 1.0 if step.match == "features" else step.teacher_width(width)
-        lesson = teacher.shape(teacher_width, teacher.sizes.layers)
+    for variant in students:
+        whole = step.match == "features" or not step.narrow_teacher
+        lesson = teacher.shape(
+            teacher.whole if whole else replace(variant, depth=teacher.sizes.layers)
+        )
         if lesson not in lessons:
             with torch.no_grad(), mixed_precision(device):
                 lessons[lesson] = teacher.run(lesson, inputs)
-        arch = student.shape(width, depth)
+        arch = student.shape(variant)
         with mixed_precision(device):
             run = student.run(arch, inputs)
             match step.match:

@@ -80,7 +80,7 @@ class Explanation:
         better = _dominator(_objectives(candidates), self.match.front, row)
         if better is None:
             return "not on the grid"
-        return f"dominated by w {candidates[better].width:g}, d {candidates[better].depth}"
+        return f"dominated by {candidates[better].variant}"
 
 
 def explain_device(run_dir: Path, name: str) -> Explanation:
@@ -263,8 +263,8 @@ def _objectives(candidates: list[Candidate]) -> np.ndarray:
 
 
 def _energy_on(constants: Energy, candidates: list[Candidate], patches: int) -> np.ndarray:
-    widths, depths = np.array([(c.width, c.depth) for c in candidates]).T
-    return energy_j(constants, widths, depths, patches)
+    work, depths = np.array([(c.variant.work, c.depth) for c in candidates]).T
+    return energy_j(constants, work, depths, patches)
 
 
 def _with_energy(table: np.ndarray, energies: np.ndarray) -> np.ndarray:

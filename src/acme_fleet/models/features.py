@@ -141,10 +141,10 @@ def map_axes(config: PreTrainedConfig) -> Literal[1, 2]:
     return 2 if family_of(config).grid == "image" else 1
 
 
-def feature_sizes(config: PreTrainedConfig) -> FeatureSizes:
-    """Sizes of the features that a backbone of this configuration gives."""
-    pooled = pooled_size(config.pooling, config.hidden_size)
-    return FeatureSizes(config.hidden_size, map_axes(config), pooled)
+def feature_sizes(config: PreTrainedConfig, hidden: int | None = None) -> FeatureSizes:
+    """Sizes of the features that a backbone of this configuration gives, cut to a hidden size."""
+    size: int = config.hidden_size if hidden is None else hidden
+    return FeatureSizes(size, map_axes(config), pooled_size(config.pooling, size))
 
 
 def patches(config: PreTrainedConfig, inputs: Mapping[str, Shaped[Tensor, "batch ..."]]) -> int:

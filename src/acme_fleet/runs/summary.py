@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acme_fleet.config.backbone import Pooling, Selection
 from acme_fleet.config.personalization import Personalization
+from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import DamagedError
 from acme_fleet.outside import one_line
 from acme_fleet.privacy.accounting import PrivacyLoss
@@ -40,7 +41,20 @@ class ReferenceSummary(_Record):
     pooling: Pooling = "first"
 
 
-class Candidate(_Record):
+class _OfVariant(_Record):
+    """A record of a candidate; ``hidden`` is the share of the hidden size."""
+
+    width: Share
+    depth: Size
+    hidden: Share = 1.0
+
+    @property
+    def variant(self) -> Variant:
+        """The candidate's identity."""
+        return Variant(self.width, self.depth, self.hidden)
+
+
+class Candidate(_OfVariant):
     """One backbone δ(θ0, w, d) with its objectives (Eq. 10) for one cluster.
 
     ``loss`` and ``accuracy`` on the cloud's public validation data, ``energy_j`` of the cluster's
@@ -49,8 +63,6 @@ class Candidate(_Record):
     features over the reference's variance.
     """
 
-    width: Share
-    depth: Size
     loss: float
     accuracy: Share | None
     energy_j: Amount
@@ -73,7 +85,7 @@ class Contender(_Record):
     evaluated: Count
 
 
-class ClusterSummary(_Record):
+class ClusterSummary(_OfVariant):
     """Devices of an edge server that share a backbone: what there was to choose from, what they
     got, what the search of their header found.
 
@@ -81,8 +93,6 @@ class ClusterSummary(_Record):
     """
 
     name: str
-    width: Share
-    depth: Size
     storage_limit_bytes: Size
     candidates: list[Candidate]
     feasible: Count

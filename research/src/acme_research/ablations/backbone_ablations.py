@@ -22,6 +22,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from acme_fleet.cloud.importance import ablation_importance, taylor_importance
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import DistillationStep, LogitsLoss, distill, sandwich
 from acme_fleet.models.backbone.elastic import reorder
@@ -60,7 +61,7 @@ class Seed:
         return DistillationStep(
             widths=self.widths,
             depths=[max(self.depths)] if number == 0 else self.depths,
-            teacher_width=(lambda width: 1.0) if number == 0 else (lambda width: width),
+            narrow_teacher=number == 1,
             logits_weight=settings.logits_weight[number],
             embeddings_weight=settings.embeddings_weight[number],
             random_subnetworks=settings.random_subnetworks,
@@ -96,8 +97,8 @@ class Seed:
             optimization = Optimization(student.classifier.parameters(), training, steps)
             for _ in range(training.epochs):
                 for batch in self.train.batches(training.batch_size, draw):
-                    for width, depth in sandwich(self.step(number, "mse"), draw):
-                        logits = student.run(student.shape(width, depth), batch.inputs).logits
+                    for variant in sandwich(self.step(number, "mse"), draw):
+                        logits = student.run(student.shape(variant), batch.inputs).logits
                         F.cross_entropy(logits, batch.labels).backward()
                     optimization.step()
         return student
@@ -106,7 +107,7 @@ class Seed:
         """Accuracy and loss of every candidate, by ``width,depth``."""
         table = {}
         for width, depth in itertools.product(self.widths, self.depths):
-            shape = elastic.shape(width, depth)
+            shape = elastic.shape(Variant(width, depth))
             run: Callable[..., torch.Tensor] = lambda shape=shape, **x: elastic.run(shape, x).logits  # noqa: E731
             results = {name: evaluate(run, getattr(self, name)) for name in SPLITS}
             table[f"{width:g},{depth}"] = {

@@ -36,8 +36,7 @@ def measure(path: Path) -> dict[str, Any]:
     seen = candidate_quality(elastic, cloud.grid, world.public.validation, lambda done, of: None)
     unseen = candidate_quality(elastic, cloud.grid, world.public.test, lambda done, of: None)
     columns = {
-        "width": cloud.grid.widths,
-        "depth": cloud.grid.depths,
+        **cloud.grid.columns,
         "loss": np.round(seen.losses, 6),
         "accuracy": np.round(seen.accuracies, 6),
         "test_accuracy": np.round(unseen.accuracies, 6),

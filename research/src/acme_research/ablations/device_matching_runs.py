@@ -64,7 +64,7 @@ def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
     summary = finished_run(fleet, path, begin)
     print(path, summary.seconds, flush=True)
     means = {name: statistics.fmean(getattr(d, name) for d in summary.devices) for name in MEASURES}
-    backbones = {group.name: (group.width, group.depth) for group in summary.clusters}
+    backbones = {group.name: (group.variant.work, group.depth) for group in summary.clusters}
     energies = [
         float(
             energy_j(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
+from acme_fleet.cost.variant import Variant
 from acme_fleet.distillation.elastic import DistillationStep, distillation_loss, teach
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
@@ -19,8 +20,8 @@ from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
 BATCH, REPETITIONS, GOAL = 16, 12, 1.15
-STUDENTS = [(1.0, 12), (0.25, 2), (0.5, 6), (0.75, 9)]
-STEP = DistillationStep([0.25, 0.5, 0.75, 1.0], [2, 6, 9, 12], lambda w: w, 1.0, 1.0, 2)
+STUDENTS = [Variant(1.0, 12), Variant(0.25, 2), Variant(0.5, 6), Variant(0.75, 9)]
+STEP = DistillationStep([0.25, 0.5, 0.75, 1.0], [2, 6, 9, 12], True, 1.0, 1.0, 2)
 
 
 def run_of(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> Run:
@@ -37,11 +38,11 @@ def main() -> None:
     student = ElasticClassifier(Classifier(backbone, nn.Linear(192, 100)))
     teacher = student.frozen_copy()
     inputs = {"pixel_values": torch.randn(BATCH, 3, 64, 64)}
-    shapes = [student.shape(*which) for which in STUDENTS]
+    shapes = [student.shape(variant) for variant in STUDENTS]
     alone = [Classifier(student.extract(shape), nn.Linear(192, 100)) for shape in shapes]
-    widths = dict.fromkeys(width for width, _ in STUDENTS)
+    widths = dict.fromkeys(variant.width for variant in STUDENTS)
     teachers = {
-        width: Classifier(teacher.extract(teacher.shape(width, 12)), nn.Linear(192, 100))
+        width: Classifier(teacher.extract(teacher.shape(Variant(width, 12))), nn.Linear(192, 100))
         for width in widths
     }
 
@@ -52,9 +53,9 @@ def main() -> None:
     def one_by_one() -> None:
         with torch.no_grad():
             lessons = {width: run_of(module, inputs) for width, module in teachers.items()}
-        for (width, _), shape, module in zip(STUDENTS, shapes, alone, strict=True):
+        for variant, shape, module in zip(STUDENTS, shapes, alone, strict=True):
             run = run_of(module, inputs)
-            distillation_loss(run, lessons[width], shape.layers, 1.0, 1.0).backward()
+            distillation_loss(run, lessons[variant.width], shape.layers, 1.0, 1.0).backward()
             module.zero_grad()
 
     seconds = cpu_times({"sandwich": sandwich_step, "one by one": one_by_one}, REPETITIONS)

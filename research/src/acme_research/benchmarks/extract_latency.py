@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
 from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of
+from acme_fleet.cost.variant import Variant
 from acme_fleet.models.backbone.elastic import Architecture, architecture, as_elastic, extract
 from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.backbone.supernet import ElasticClassifier
@@ -63,7 +64,7 @@ def seconds_for_sizes(backbone: PreTrainedModel) -> float:
     candidates = islice(product(range(1, 101), range(1, 13)), 1000)
     start = time.process_time()
     for percent, depth in candidates:
-        file_size(elastic.tensor_shapes(elastic.shape(percent / 100, depth)))
+        file_size(elastic.tensor_shapes(elastic.shape(Variant(percent / 100, depth))))
     return time.process_time() - start
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.config.backbone import Backbone
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import reorder
 from acme_fleet.models.backbone.supernet import ElasticClassifier
@@ -67,7 +68,7 @@ def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
     cut = {}
     for way, importance in (("uniform", None), ("global", Importance.sorted(heads, neurons))):
         elastic = ElasticClassifier(ordered, importance)
-        backbone = elastic.extract(elastic.shape(WIDTH, elastic.sizes.layers))
+        backbone = elastic.extract(elastic.shape(Variant(WIDTH, elastic.sizes.layers)))
         cut[f"ours, {way}"] = Classifier(backbone, copy.deepcopy(reference.head)).eval()
     size = parameters(cut["ours, uniform"])
     for way in WAYS:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.edge.comparison import Task
 from acme_fleet.edge.search import HeaderSearch, split_shared_data
@@ -34,7 +35,7 @@ def make_task() -> tuple[PreTrainedModel, Task, torch.Generator]:
     samples = Samples({"pixel_values": images}, labels, torch.ones(SAMPLES, dtype=torch.int64))
     public = Splits(samples, samples, samples)
     elastic = ElasticClassifier(untrained_reference(FLEET, public, list(map(str, range(CLASSES)))))
-    backbone = elastic.extract(elastic.shape(0.5, 3)).requires_grad_(False)
+    backbone = elastic.extract(elastic.shape(Variant(0.5, 3))).requires_grad_(False)
     head = elastic.classifier.head
     classifier = {"weight": head.weight.detach(), "bias": head.bias.detach()}
     data = split_shared_data(samples, draw)

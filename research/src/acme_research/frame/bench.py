@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import os
@@ -25,6 +24,7 @@ from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
@@ -317,8 +317,7 @@ class Bench:
         seen = candidate_quality(elastic, grid, self.world.public.validation, lambda *_: None)
         unseen = candidate_quality(elastic, grid, self.test, lambda *_: None)
         columns = {
-            "width": grid.widths,
-            "depth": grid.depths,
+            **grid.columns,
             "size_bytes": candidate_sizes(elastic, grid, self.fleet.header),
             "loss": seen.losses,
             "accuracy": seen.accuracies,
@@ -326,20 +325,20 @@ class Bench:
         }
         return {name: column.tolist() for name, column in columns.items()}
 
-    def backbone(self, width: float, depth: int) -> PreTrainedModel:
+    def backbone(self, variant: Variant) -> PreTrainedModel:
         """A small frozen backbone."""
-        small = self.elastic.extract(self.elastic.shape(width, depth))
+        small = self.elastic.extract(self.elastic.shape(variant))
         return small.requires_grad_(False).eval()
 
-    def recovered(self, width: float, depth: int) -> Classifier:
+    def recovered(self, variant: Variant) -> Classifier:
         """A sub-network with θ0's classifier, distilled alone where the fleet's settings say so.
 
         What the cloud chose was recovered in the run already, and is read from its files.
         """
         with threads(self.options.threads):
-            alone = self._cloud.recovered(self.elastic, width, depth)
-        backbone = alone.extract(alone.shape(width, depth))
-        head = copy.deepcopy(alone.classifier.head)
+            alone = self._cloud.recovered(self.elastic, variant)
+        shape = alone.shape(variant)
+        backbone, head = alone.extract(shape), alone.extract_head(shape)
         return Classifier(backbone, head).requires_grad_(False).eval()
 
     def classifier(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.inspection.plan import largest_header
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
@@ -54,7 +55,8 @@ def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     table = bench.candidates()
     fitting = [i for i, size in enumerate(table["size_bytes"]) if size <= limit_of(cluster)]
     best = min(fitting, key=lambda i: table["loss"][i])
-    model = Plain(bench.recovered(table["width"][best], table["depth"][best])).eval()
+    variant = Variant(*(table[part][best] for part in ("width", "depth", "hidden")))
+    model = Plain(bench.recovered(variant)).eval()
     return {
         "accuracy": personal_accuracies(model, cluster, bench, "dynabert"),
         "size_bytes": file_size(shapes_of(model.classifier)),
@@ -180,9 +182,9 @@ def pooled(bench: Bench) -> tuple[Samples, Samples]:
 def model_of(cluster: ClusterSummary, bench: Bench, *, pretrained: bool) -> CustomizedModel:
     """The cluster's architecture with an untrained header, on an untrained backbone or its own."""
     if pretrained:
-        backbone = bench.recovered(cluster.width, cluster.depth).backbone
+        backbone = bench.recovered(cluster.variant).backbone
     else:
-        config = bench.backbone(cluster.width, cluster.depth).config
+        config = bench.backbone(cluster.variant).config
         with seeded(bench.draw("local only").initial_seed()):
             backbone = build(config, "cpu")
     plan = HeaderPlan(

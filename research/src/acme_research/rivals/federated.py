@@ -38,7 +38,7 @@ def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[s
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from acme_research.rivals.flower_rounds import Clients, simulate
 
-    start = bench.recovered(summary.width, summary.depth).requires_grad_(True)
+    start = bench.recovered(summary.variant).requires_grad_(True)
     everything = start.state_dict()
     ways = {
         "FedAvg": everything,

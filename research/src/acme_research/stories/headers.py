@@ -9,6 +9,7 @@ from torch import nn
 
 from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.edge.comparison import Task
 from acme_fleet.edge.search import search_header, split_shared_data
@@ -42,7 +43,7 @@ def searched(bench: Bench, width: float, depth: int, blocks: int, cells: int) ->
 def _race(
     bench: Bench, width: float, depth: int, kinds: tuple[str, ...], space: HeaderSpace | None
 ) -> dict[str, dict[str, Any]]:
-    backbone, public = bench.backbone(width, depth), bench.world.public
+    backbone, public = bench.backbone(Variant(width, depth)), bench.world.public
     place = (f"w{width:g}", depth, str(space))
     task = Task.of(
         backbone,

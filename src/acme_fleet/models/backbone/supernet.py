@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from acme_fleet.cost.variant import Variant
 from acme_fleet.models.backbone.elastic import (
     Architecture,
     architecture,
@@ -72,19 +73,23 @@ class ElasticClassifier:
         self.classifier = classifier
         self.sizes = dimensions(classifier.backbone.config)
         self._importance = importance
-        self._shapes: dict[tuple[float, int, float], Architecture] = {}
+        self._shapes: dict[Variant, Architecture] = {}
         self._skeletons: dict[Architecture, _Probe] = {}
 
-    def shape(self, width: float, depth: int, hidden: float = 1.0) -> Architecture:
+    def shape(self, variant: Variant) -> Architecture:
         """δ(θ0, w, d): uniform, or of the same size by one ranking over all layers."""
-        key = width, depth, hidden
-        if key not in self._shapes:
-            shape = architecture(self.sizes, width, depth, hidden)
+        if variant not in self._shapes:
+            shape = architecture(self.sizes, variant.width, variant.depth, variant.hidden)
             if self._importance is not None:
                 params = UnitParams.of(self.classifier.backbone, shape.hidden)
                 shape = global_architecture(shape, self._importance, params)
-            self._shapes[key] = shape
-        return self._shapes[key]
+            self._shapes[variant] = shape
+        return self._shapes[variant]
+
+    @property
+    def whole(self) -> Variant:
+        """All of it."""
+        return Variant.whole(self.sizes.layers)
 
     def tensor_shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
         """Shapes of all that a file of the sub-network holds; nothing is built."""

@@ -228,7 +228,7 @@ def _label(
 ) -> None:
     """Name the chosen candidate where the fewest other things are."""
     axes.set_ylim(axes.get_ylim())
-    text = f"chosen: w {chosen.width:g}, d {chosen.depth}"
+    text = f"chosen: {chosen.variant}"
     spots = axes.transData.transform(others) / 100 * 72
     x, y = axes.transData.transform((chosen.size_bytes, chosen.loss)) / 100 * 72
     frame, wide = axes.get_window_extent().bounds, 5.6 * len(text)

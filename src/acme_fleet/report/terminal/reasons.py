@@ -198,7 +198,7 @@ def _points(other: float | None, now: float | None) -> str:
 
 
 def _name(candidate: Candidate) -> str:
-    return f"{candidate.width:g}, {candidate.depth}"
+    return candidate.variant.brief
 
 
 def _change(difference: float, words: Callable[[float], str]) -> str:
@@ -245,5 +245,5 @@ def _means(choices: Iterable[tuple[Candidate, float]]) -> tuple[str, ...]:
         accuracy_text(None if len(known) < len(candidates) else fmean(known)),
         energy_text(fmean(energies)),
         bytes_text(fmean(c.size_bytes for c in candidates)),
-        str(len({(c.width, c.depth) for c in candidates})),
+        str(len({c.variant for c in candidates})),
     )

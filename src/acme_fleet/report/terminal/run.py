@@ -106,16 +106,15 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
         order = sorted(limits, key=lambda name: limits[name])
         limits = {name: limits[name] for name in (order[0], order[-1])}
     table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
-    for column in (
-        "width",
-        "depth",
-        "bytes",
-        *(f"{n} ≤ {bytes_text(limits[n])}" for n in limits),
-    ):
+    columns = ["width", "depth", "bytes", *(f"{n} ≤ {bytes_text(limits[n])}" for n in limits)]
+    hidden = any(variant.hidden < 1 for variant in plan.grid.variants)
+    columns[1:1] = ["hidden"] if hidden else []
+    for column in columns:
         table.add_column(column, justify="right")
-    for width, depth, size in zip(plan.grid.widths, plan.grid.depths, plan.sizes, strict=True):
+    for variant, size in zip(plan.grid.variants, plan.sizes, strict=True):
         fits = ["fits" if size <= limit else "–" for limit in limits.values()]
-        table.add_row(f"{width:g}", f"{depth}", f"{size:,}", *fits)
+        shares = [f"{variant.width:g}", *([f"{variant.hidden:g}"] if hidden else [])]
+        table.add_row(*shares, f"{variant.depth}", f"{size:,}", *fits)
     console.print(table)
     _print_links(console, fleet, plan)
 
@@ -219,7 +218,7 @@ def print_summary(summary: Summary) -> None:
         table.add_row(
             one_line(device.name, 60),
             one_line(device.cluster, 60),
-            f"{cluster.width:g}, {cluster.depth}",
+            cluster.variant.brief,
             bytes_text(device.size_bytes),
             bytes_text(device.capacity_bytes),
             f"{device.accuracy_coarse:.3f}",

@@ -1,0 +1,51 @@
+"""Identity of a candidate δ(θ0, w, d)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A backbone by its shares of the reference. Width has two parts: w, and the hidden size.
+
+    Attributes:
+        width: w, the share of each layer's heads and neurons.
+        depth: d, the number of layers.
+        hidden: the share of the hidden size, the same in all layers.
+    """
+
+    width: float
+    depth: int
+    hidden: float = 1.0
+
+    @staticmethod
+    def whole(layers: int) -> Variant:
+        """The reference itself."""
+        return Variant(1.0, layers)
+
+    @property
+    def work(self) -> float:
+        """The share of a layer's multiplications, w of Eq. 2.
+
+        Each matrix of a layer has one side along the hidden size, and the other along heads or
+        neurons.
+        """
+        return self.width * self.hidden
+
+    @property
+    def brief(self) -> str:
+        """For a column with the title ``w, d``."""
+        return f"{self.width:g}, {self.depth}" + self._cut(", h {:g}")
+
+    @property
+    def name(self) -> str:
+        """For files and stages."""
+        return f"{self.width:g}-{self.depth}" + self._cut("-h{:g}")
+
+    def __str__(self) -> str:
+        """For a sentence."""
+        return f"w {self.width:g}, d {self.depth}" + self._cut(", h {:g}")
+
+    def _cut(self, text: str) -> str:
+        return "" if self.hidden == 1 else text.format(self.hidden)

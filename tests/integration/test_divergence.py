@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,8 +75,8 @@ def test_candidate_without_a_loss_is_left_out_of_a_run_and_named(
     stored.unlink()
     measure = objectives.candidate_quality
 
-    def spoilt(*arguments: object) -> Quality:
-        found = measure(*arguments)  # type: ignore[arg-type]
+    def spoilt(*arguments: Any, **named: Any) -> Quality:
+        found = measure(*arguments, **named)
         found.losses[0] = float("nan")
         return found
 
@@ -100,8 +101,8 @@ def test_no_candidate_with_a_loss_is_told(
     (prepared / "cloud" / "candidates.json").unlink()
     measure = objectives.candidate_quality
 
-    def spoilt(*arguments: object) -> Quality:
-        found = measure(*arguments)  # type: ignore[arg-type]
+    def spoilt(*arguments: Any, **named: Any) -> Quality:
+        found = measure(*arguments, **named)
         found.losses[:] = float("inf")
         return found
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import nn
 from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Backbone
@@ -18,8 +19,10 @@ from acme_fleet.cost.size import file_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import relative_error
+from acme_fleet.distillation.maps import mapped_heads, pooled_map, pooled_vectors
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import HeaderPlan, smallest_genotype
+from acme_fleet.models.backbone.elastic import check_hidden, kept_units
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, feature_sizes
@@ -54,18 +57,24 @@ class Grid:
 
 
 def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
-    """Every width at every depth, narrow and shallow first.
+    """Every width at every hidden size and depth, narrow and shallow first.
 
     Raises:
-        FleetError: if a depth exceeds the reference's layers.
+        FleetError: if a depth exceeds the reference's layers, or its family cannot have a hidden
+            size.
     """
-    layers = dimensions(reference.backbone.config).layers
-    if max(settings.depths) > layers:
+    config = reference.backbone.config
+    sizes = dimensions(config)
+    if max(settings.depths) > sizes.layers:
         raise FleetError(
-            f"backbone.depths: {max(settings.depths)} is more than the reference's {layers} layers"
+            f"backbone.depths: {max(settings.depths)} is more than the reference's {sizes.layers} "
+            f"layers"
         )
-    pairs = itertools.product(sorted(set(settings.widths)), sorted(set(settings.depths)))
-    return Grid(tuple(Variant(*pair) for pair in pairs))
+    for share in settings.hidden:
+        check_hidden(config, kept_units(share, sizes.hidden), f"backbone.hidden: {share:g}: ")
+    parts = settings.widths, settings.hidden, settings.depths
+    every = itertools.product(*(sorted(set(part)) for part in parts))
+    return Grid(tuple(Variant(width, depth, hidden) for width, hidden, depth in every))
 
 
 def candidate_sizes(
@@ -135,6 +144,7 @@ def sent_quality(
     grid: Grid,
     validation: Samples,
     progress: Callable[[int, int], None],
+    known: Samples | None = None,
 ) -> Quality:
     """Quality of each candidate as it would be sent.
 
@@ -143,10 +153,13 @@ def sent_quality(
         whole: what is sent in place of the whole of it: the reference, if features are learned.
         grid, progress: see :func:`candidate_quality`.
         validation: the public validation data, with or without labels.
+        known: public training data, where candidates have learned the reference's features alone
+            and differ in hidden size: each is judged through a linear map to them, fitted here.
     """
     if not validation.labelled:
-        return feature_quality(elastic, whole, grid, validation, progress)
-    found = candidate_quality(elastic, grid, validation, progress)
+        return feature_quality(elastic, whole, grid, validation, progress, known=known)
+    heads = None if known is None else mapped_heads(elastic, whole, grid.variants, known)
+    found = candidate_quality(elastic, grid, validation, progress, heads=heads)
     if whole is not elastic and elastic.whole in grid.variants:
         result = evaluate(whole.classifier.cpu(), validation)
         at = grid.variants.index(elastic.whole)
@@ -163,31 +176,33 @@ def feature_quality(
     validation: Samples,
     progress: Callable[[int, int], None],
     batch_size: int = 256,
+    known: Samples | None = None,
 ) -> Quality:
     """Error of each candidate's pooled vectors against the teacher's, without labels.
 
     The squared error over the teacher's variance, channel by channel, as in distillation: 0 is the
     teacher itself, and 1 the error of its mean. The whole model is the teacher. Arguments as for
-    :func:`candidate_quality`.
+    :func:`sent_quality`.
     """
     place = elastic.classifier.head.weight.device
     teacher.classifier.to(place)
     calls = itertools.count(1)
     parts = [i for i, variant in enumerate(grid.variants) if variant != elastic.whole]
-    total = (1 + len(parts)) * -(-len(validation) // batch_size)
+    batches = sum(-(-len(samples) // batch_size) for samples in (validation, known or []))
+    total = (1 + len(parts)) * batches
 
-    def pooled(model: ElasticClassifier, variant: Variant) -> torch.Tensor:
-        rows = []
-        for batch in by_length(validation, batch_size)[0]:
-            run = model.run(model.shape(variant), batch.inputs)
-            rows.append(run.activations.pooled)
-            progress(next(calls), total)
-        return torch.cat(rows)[:, None]
+    def pooled(model: ElasticClassifier, variant: Variant, samples: Samples) -> torch.Tensor:
+        on_batch = lambda: progress(next(calls), total)  # noqa: E731
+        return pooled_vectors(model, variant, samples, batch_size, on_batch)
 
-    theirs, losses = pooled(teacher, teacher.whole), np.zeros(len(grid))
+    theirs, losses = pooled(teacher, teacher.whole, validation), np.zeros(len(grid))
+    lesson = None if known is None else pooled(teacher, teacher.whole, known)
     for i in parts:
-        mine = pooled(elastic, grid.variants[i])
-        losses[i] = float(relative_error(mine, theirs, None))
+        mine = pooled(elastic, grid.variants[i], validation)
+        if known is not None and lesson is not None:
+            of = pooled(elastic, grid.variants[i], known)
+            mine = pooled_map(elastic, grid.variants[i], of, lesson)(mine)
+        losses[i] = float(relative_error(mine[:, None], theirs[:, None], None))
     teacher.classifier.cpu()
     return Quality(losses, None)
 
@@ -199,15 +214,26 @@ def candidate_quality(
     validation: Samples,
     progress: Callable[[int, int], None],
     batch_size: int = 256,
+    heads: Sequence[nn.Linear] | None = None,
 ) -> Quality:
-    """Loss and accuracy of each candidate with θ0^H on labelled data, in one pass over them."""
+    """Loss and accuracy of each candidate with θ0^H on labelled data, in one pass over them.
+
+    Args:
+        elastic: what candidates are cut from.
+        grid: the candidates.
+        validation: with labels.
+        progress: called with the number of candidates and batches that are done, and of all.
+        batch_size: samples in one pass.
+        heads: a classifier for each candidate in place of θ0^H.
+    """
     losses, hits = np.zeros(len(grid)), np.zeros(len(grid))
     shapes = [elastic.shape(variant) for variant in grid.variants]
     done, total = 0, len(grid) * -(-len(validation) // batch_size)
     batches, _ = by_length(validation, batch_size)
     for batch in batches:
         for candidate, shape in enumerate(shapes):
-            logits = elastic.run(shape, batch.inputs).logits
+            run = elastic.run(shape, batch.inputs)
+            logits = heads[candidate](run.activations.pooled) if heads else run.logits
             labels = batch.labels.to(logits.device)
             losses[candidate] += float(F.cross_entropy(logits, labels, reduction="sum"))
             hits[candidate] += int((logits.argmax(dim=1) == labels).sum())

@@ -83,12 +83,14 @@ class Assigned:
         parts: of its profile.
         chosen: the numbers of those that the backbone is for.
         limit: the smallest storage among them, in bytes.
+        hidden: the backbone's hidden size; none is the reference's.
     """
 
     edge: str
     parts: Sequence[Part]
     chosen: Sequence[int]
     limit: int
+    hidden: int | None = None
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ def check_finished(
         raise ProtocolError(f"{what} bears the name {report.name}, expected {assigned.name}")
     cluster = _cluster(settings, assigned.edge)
     own = assigned.members(cluster, settings.selection.matching == "device")
-    plan = _plan(settings, reference, report, what)
+    plan = _plan(settings, reference, assigned.hidden, report, what)
     _check_devices(report, cluster, {device.name: device for device in own}, plan, what)
     expected = sum(assigned.parts[number].devices for number in assigned.chosen)
     accounted = {told.name for told in report.reports} | report.lost.keys()
@@ -146,7 +148,9 @@ def _known(names: Iterable[str], known: Collection[str], what: str) -> None:
         raise ProtocolError(f"{what}: a device is there twice")
 
 
-def _plan(settings: Fleet, reference: Classifier, report: ClusterReport, what: str) -> HeaderPlan:
+def _plan(
+    settings: Fleet, reference: Classifier, hidden: int | None, report: ClusterReport, what: str
+) -> HeaderPlan:
     """The header that was searched: one of the search space, described as it is."""
     with reading(f"{what}: the header", ProtocolError):
         genotype = Genotype.model_validate(report.genotype)
@@ -164,7 +168,7 @@ def _plan(settings: Fleet, reference: Classifier, report: ClusterReport, what: s
     return HeaderPlan(
         genotype=genotype,
         classes=reference.head.out_features,
-        **feature_sizes(reference.backbone.config)._asdict(),
+        **feature_sizes(reference.backbone.config, hidden)._asdict(),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ConfigDict
+from torch import nn
 
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
 from acme_fleet.cloud.importance import objective_of, taylor_importance
@@ -36,7 +37,7 @@ from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
-from acme_fleet.data.samples import Splits
+from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import (
     DistillationStep,
     Lesson,
@@ -46,6 +47,7 @@ from acme_fleet.distillation.elastic import (
     recovery_of,
     step_of,
 )
+from acme_fleet.distillation.maps import mapped_heads
 from acme_fleet.errors import FleetError
 from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall
@@ -65,6 +67,7 @@ from acme_fleet.training.precision import training_device
 from acme_fleet.training.resume import EpochState
 
 _DAY_S = 86_400.0
+_MAPPED = 1024  # public training samples that maps between features are fitted on
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
 
@@ -208,31 +211,44 @@ class CloudServer:
         importance = Importance.sorted(found.heads, found.neurons)
         named = {"heads": importance.heads, "neurons": importance.neurons}
         write_tensors(self._folder / _IMPORTANCE, named, {})
-        return reorder_classifier(model, found.heads, found.neurons)
+        # Where no candidate is cut there, the channels stay, and with them every sum's order.
+        channels = found.channels if min(settings.hidden) < 1 else None
+        return reorder_classifier(model, found.heads, found.neurons, channels)
 
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
         layers = [dimensions(model.backbone.config).layers]
-        lesson = self._lesson()
-        step = step_of(self._distillation, 0, self._widths(), layers, lesson)
+        lesson, settings = self._lesson(), self._settings.backbone
+        widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
+        step = step_of(self._distillation, 0, widths, layers, lesson, hidden)
         draw, training = self._draw("distillation", 0), self._distillation.training
         return self._distill(model, _STEPS[0], step, training, draw, progress)
 
     def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
         """Second step of Eq. 9: teacher of the same width at full depth."""
-        depths = sorted({*self._settings.backbone.depths})
-        lesson = self._lesson()
-        step = step_of(self._distillation, 1, self._widths(), depths, lesson)
+        lesson, settings = self._lesson(), self._settings.backbone
+        widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
+        step = step_of(self._distillation, 1, widths, sorted({*settings.depths}), lesson, hidden)
         draw, training = self._draw("distillation", 1), self._distillation.training
         return self._distill(model, _STEPS[1], step, training, draw, progress)
 
     def _lesson(self) -> Lesson:
         return lesson_of(self._distillation, self._reference_origin)
 
-    def _widths(self) -> list[float]:
+    def _sizes(self, shares: list[float]) -> list[float]:
         """All that students are trained at; the whole too, unless it stays the reference."""
         own = self._lesson().match == "states"
-        return sorted({*self._settings.backbone.widths, *([1.0] if own else [])})
+        return sorted({*shares, *([1.0] if own else [])})
+
+    def _mapped(self) -> Samples | None:
+        """What maps to the reference's features are fitted on, if candidates are judged by them.
+
+        Features alone are learned up to a map where hidden sizes differ: the reference's classifier
+        reads them through it.
+        """
+        if min(self._settings.backbone.hidden) == 1 or self._lesson().logits:
+            return None
+        return self._public.train[:_MAPPED]
 
     def recovered(self, elastic: ElasticClassifier, variant: Variant) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
@@ -251,6 +267,13 @@ class CloudServer:
         alone = elastic.frozen_copy().classifier.requires_grad_(True)
         with diverging(name, "backbone.distillation.recovery.learning_rate"):
             return self._elastic(self._staged(name, alone, work))
+
+    def head_of(self, elastic: ElasticClassifier, variant: Variant) -> nn.Linear:
+        """The classifier that goes with a sub-network."""
+        known = self._mapped()
+        if known is None or variant == elastic.whole:
+            return elastic.extract_head(elastic.shape(variant))
+        return mapped_heads(elastic, self._whole(elastic), [variant], known)[0]
 
     def _whole(self, elastic: ElasticClassifier) -> ElasticClassifier:
         """The whole model; of a checkpoint the reference, whose weights were never shared."""
@@ -272,7 +295,7 @@ class CloudServer:
         teacher = self._teacher  # the reference itself, whatever the student's width
         if teacher is None:
             teacher = student.frozen_copy()
-        elif min(step.widths) == 1.0 and len(step.depths) == 1:
+        elif min(*step.widths, *step.hidden) == 1.0 and len(step.depths) == 1:
             return model  # the whole model would learn from itself
         else:
             teacher.classifier.to(self._accelerator)
@@ -323,7 +346,8 @@ class CloudServer:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 elastic.classifier.to(self._accelerator)
                 whole, validation = self._whole(elastic), self._public.validation
-                found = sent_quality(elastic, whole, self.grid, validation, progress)
+                known = self._mapped()
+                found = sent_quality(elastic, whole, self.grid, validation, progress, known)
                 elastic.classifier.cpu()
             accuracies = None if found.accuracies is None else found.accuracies.tolist()
             stored = _StoredQuality(found.losses.tolist(), accuracies)
@@ -355,7 +379,14 @@ class CloudServer:
                 edge: str, report: ClusterReport, asked: dict[str, ClusterChoice] = asked
             ) -> None:
                 chosen = asked[edge]
-                sent = Assigned(edge, self._parts[edge], chosen.parts, chosen.storage_bytes)
+                variant = self.grid.variants[chosen.selection.chosen]
+                sent = Assigned(
+                    edge,
+                    self._parts[edge],
+                    chosen.parts,
+                    chosen.storage_bytes,
+                    elastic.shape(variant).hidden,
+                )
                 check_finished(self._settings, self._initial, sent, report)
 
             reports = self._edges.gather(requests, ClusterReport, check)
@@ -379,7 +410,7 @@ class CloudServer:
             depth=variant.depth,
             config=config_document(backbone),
             backbone=clone_state(backbone),
-            classifier=clone_state(elastic.classifier.head),
+            classifier=clone_state(self.head_of(elastic, variant)),
             class_names=self._class_names,
             preprocessing=self._preprocessing,
         )

@@ -116,6 +116,8 @@ class Backbone(Settings):
 
     widths: Annotated[list[Width], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
     """Candidate widths w: shares of each layer's heads and neurons."""
+    hidden: Annotated[list[Width], Field(min_length=1)] = [1.0]
+    """Candidate shares of the hidden size, the third part of the width; with 1 alone it stays."""
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
     """Candidate depths d: numbers of layers, at most the reference's."""
     allocation: Literal["uniform", "global"] = "uniform"

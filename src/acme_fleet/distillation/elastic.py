@@ -8,13 +8,14 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Distillation
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.maps import StateMaps
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.padding import clear_padding, shuffled
@@ -243,6 +244,9 @@ def distill(
 ) -> None:
     """Train the student's shared weights in place, on their device; the teacher does not change.
 
+    Students of a smaller hidden size than their teacher's are matched through linear maps, which
+    learn with them.
+
     Args:
         teacher, student: elastic models of one reference.
         step: what the students are, and whom they learn from.
@@ -256,20 +260,39 @@ def distill(
     Raises:
         Diverged: after the first epoch whose loss is no number.
     """
-    parameters = student.classifier.parameters()
-    optimization = Optimization(parameters, training, steps_of(samples, training))
-    finished = state.restore(student.classifier, optimization, generator) if state else 0
+    maps = _maps(teacher, student, step, samples[: training.batch_size])
+    learner = (
+        nn.ModuleDict({"student": student.classifier, "maps": maps}) if maps else student.classifier
+    )
+    optimization = Optimization(learner.parameters(), training, steps_of(samples, training))
+    finished = state.restore(learner, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
         for batch in shuffled(samples, training.batch_size, generator):
             inputs = (augment(batch, generator) if augment else batch).inputs
-            total += teach(teacher, student, step, inputs, sandwich(step, generator))
+            total += teach(teacher, student, step, inputs, sandwich(step, generator), maps)
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)
         if state:
-            state.save(epoch + 1, student.classifier, optimization, generator)
+            state.save(epoch + 1, learner, optimization, generator)
         if on_epoch:
             on_epoch(epoch + 1, training.epochs)
+
+
+def _maps(
+    teacher: ElasticClassifier, student: ElasticClassifier, step: DistillationStep, samples: Samples
+) -> StateMaps | None:
+    """Maps for each hidden size of the students that is not their teacher's, if there is any."""
+    if min(step.hidden) == 1 or _is_narrow(step):
+        return None
+    largest = Variant(max(step.widths), max(step.depths))
+    variants = [replace(largest, hidden=share) for share in sorted(set(step.hidden))]
+    return StateMaps.fitted(teacher, student, variants, samples)
+
+
+def _is_narrow(step: DistillationStep) -> bool:
+    """True if a student's teacher is as wide as itself."""
+    return step.narrow_teacher and step.match == "states"
 
 
 def teach(
@@ -278,25 +301,27 @@ def teach(
     step: DistillationStep,
     inputs: dict[str, Shaped[Tensor, "batch ..."]],
     students: Sequence[Variant],
+    maps: StateMaps | None = None,
 ) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
 
-    The teacher runs once for each width it is asked at, whatever the number of students.
+    The teacher runs once for each width it is asked at, whatever the number of students. With
+    ``maps`` the states of students of a smaller hidden size are compared through them.
     """
     device = student.classifier.head.weight.device
     total = torch.zeros((), device=device)
     lessons: dict[Architecture, Run] = {}
     for variant in students:
-        whole = step.match == "features" or not step.narrow_teacher
-        lesson = teacher.shape(
-            teacher.whole if whole else replace(variant, depth=teacher.sizes.layers)
-        )
+        full_depth = replace(variant, depth=teacher.sizes.layers)
+        lesson = teacher.shape(full_depth if _is_narrow(step) else teacher.whole)
         if lesson not in lessons:
             with torch.no_grad(), mixed_precision(device):
                 lessons[lesson] = teacher.run(lesson, inputs)
         arch = student.shape(variant)
         with mixed_precision(device):
             run = student.run(arch, inputs)
+            if maps is not None and arch.hidden is not None:
+                run = maps.lifted(run)
             match step.match:
                 case "states":
                     weights = step.logits_weight, step.embeddings_weight

@@ -16,6 +16,7 @@ from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.models.backbone.elastic import kept_units
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.personalization.rules import rule_of
@@ -111,6 +112,9 @@ def make_plan(fleet: Fleet, world: World) -> Plan:
         parameter_count(header.shapes()),
         max(len(cluster.devices) for cluster in fleet.clusters),
     )
+    config = reference.backbone.config
+    least = kept_units(min(fleet.backbone.hidden), config.hidden_size)
+    row_bytes(personalization, feature_sizes(config, least).pooled)  # a sketch is smaller
     if personalization.privacy.masking:
         public_key(b"")  # its library must be there before any work is done
     return Plan(
@@ -152,5 +156,5 @@ def check_feasible(fleet: Fleet, plan: Plan) -> None:
             raise FleetError(
                 f"cluster {cluster.name}: the smallest candidate is {smallest:,} bytes, device "
                 f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
-                f"candidates in backbone.widths and backbone.depths"
+                f"candidates in backbone.widths, backbone.depths and backbone.hidden"
             )

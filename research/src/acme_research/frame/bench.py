@@ -338,7 +338,7 @@ class Bench:
         with threads(self.options.threads):
             alone = self._cloud.recovered(self.elastic, variant)
         shape = alone.shape(variant)
-        backbone, head = alone.extract(shape), alone.extract_head(shape)
+        backbone, head = alone.extract(shape), self._cloud.head_of(alone, variant)
         return Classifier(backbone, head).requires_grad_(False).eval()
 
     def classifier(self) -> dict[str, Tensor]:

@@ -97,18 +97,17 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
     return config_class.from_dict(content)
 
 
-def check_hidden(config: PreTrainedConfig, hidden: int) -> None:
-    """Refuse a hidden size that a family cannot have.
+def check_hidden(config: PreTrainedConfig, hidden: int, place: str = "") -> None:
+    """Refuse a hidden size that a family cannot have; ``place`` begins the message.
 
     Raises:
         FleetError: naming the size, and of what it should be a multiple.
     """
-    sizes = dimensions(config)
-    queries = sizes.heads * sizes.queries_per_head
+    family, queries = config.model_type.removeprefix("acme_"), config.num_attention_heads
     if family_of(config).hidden_by_heads and hidden % queries:
         raise FleetError(
-            f"a hidden size of {hidden} is none for a {config.model_type.removeprefix('acme_')}: "
-            f"it should be a multiple of its {queries} attention heads"
+            f"{place}a hidden size of {hidden} is none for a {family}: it should be a multiple of "
+            f"its {queries} attention heads"
         )
 
 

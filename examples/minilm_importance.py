@@ -23,11 +23,11 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from acme_fleet.cloud.importance import taylor_importance
 from acme_fleet.config.training import Training
 from acme_fleet.cost.size import file_size
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import DistillationStep, distill
 from acme_fleet.models.backbone.checkpoints import load_backbone
-from acme_fleet.models.backbone.elastic import reorder
-from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier, activations
 from acme_fleet.models.probe import fit_probe
@@ -90,7 +90,7 @@ def make_elastic(elastic: ElasticClassifier, train: Samples, seed: int) -> None:
         step = DistillationStep(
             WIDTHS,
             depths,
-            teacher_width=(lambda w: w) if number else (lambda w: 1.0),
+            narrow_teacher=bool(number),
             logits_weight=1.0,
             embeddings_weight=1.0 if number else 0.1,
             random_subnetworks=1,
@@ -103,7 +103,7 @@ def accuracies(elastic: ElasticClassifier, test: Samples) -> dict[str, float]:
     found = {}
     for width in WIDTHS:
         for depth in DEPTHS:
-            shape = elastic.shape(width, depth)
+            shape = elastic.shape(Variant(width, depth))
             result = evaluate(lambda shape=shape, **x: elastic.run(shape, x).logits, test, 128)
             found[f"w={width:g}, d={depth}"] = round(result.accuracy, 4)
     return found
@@ -112,7 +112,7 @@ def accuracies(elastic: ElasticClassifier, test: Samples) -> dict[str, float]:
 @torch.no_grad()
 def show_extract(elastic: ElasticClassifier, batch: Samples) -> None:
     """Cut w = 0.5, d = 3, save it, load it again, compare."""
-    shape = elastic.shape(0.5, 3)
+    shape = elastic.shape(Variant(0.5, 3))
     small = elastic.extract(shape).eval()
     with tempfile.TemporaryDirectory() as folder:
         small.save_pretrained(folder)
@@ -145,8 +145,8 @@ def main() -> None:
     train = train[torch.randperm(len(train), generator=draw)]
 
     whole = reference(checkpoint, train[:6000], len(intents), arguments.seed)
-    heads, neurons = taylor_importance(whole, train[:256])
-    ordered = Classifier(reorder(whole.backbone, heads, neurons), whole.head)
+    heads, neurons, _ = taylor_importance(whole, train[:256])
+    ordered = reorder_classifier(whole, heads, neurons)
     few = test[:64]
     with torch.no_grad():
         difference = (whole(**few.inputs) - ordered(**few.inputs)).abs().max()
@@ -162,7 +162,7 @@ def main() -> None:
     }
     for name, importance in (("uniform", None), ("global", Importance.sorted(heads, neurons))):
         elastic = ElasticClassifier(ordered, importance).frozen_copy()
-        shape = elastic.shape(0.5, 6)
+        shape = elastic.shape(Variant(0.5, 6))
         results[f"{name}, kept at w=0.5, d=6"] = {"heads": shape.heads, "neurons": shape.neurons}
         results[f"{name}, cut only"] = accuracies(elastic, test)
         if arguments.sentences:

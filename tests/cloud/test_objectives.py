@@ -116,7 +116,7 @@ def test_grid_is_every_width_at_every_depth_once(
         *("0.5, 1, h 0.5", "0.5, 2, h 0.5", "0.5, 1", "0.5, 2")
     ]
     with pytest.raises(FleetError, match=r"backbone.hidden: 0.4: .* size of 10 .* 6 attention"):
-        candidate_grid(Backbone(hidden=[0.4]), make_classifier("llama"))
+        candidate_grid(Backbone(hidden=[0.4], depths=[1]), make_classifier("llama"))
     with pytest.raises(FleetError, match="9 is more than the reference's 3 layers"):
         candidate_grid(Backbone(depths=[9]), make_classifier())
 

@@ -302,7 +302,7 @@ def test_extracted_equals_the_view_and_the_masked_model(
 def test_a_cut_in_proportion_is_hugging_faces_own_model_of_these_sizes(
     family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
 ) -> None:
-    """Where the family divides one by the other, heads and hidden size are cut by one share."""
+    """Heads and hidden size are cut by one share, as a family may divide one by the other."""
     model, inputs, names = plain_backbone(family), make_inputs(family), FAMILIES[family]
     sizes, config = dimensions(model.config), copy.deepcopy(model.config)
     heads = sizes.heads * 2 // 3

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,17 @@ def jitter(batch: Samples, generator: torch.Generator) -> Samples:
 
 
 def train(
-    classifier: Classifier, samples: Samples, state: EpochState | None, stop: int = 0
+    classifier: Classifier,
+    samples: Samples,
+    state: EpochState | None,
+    stop: int = 0,
+    step: DistillationStep = STEP,
 ) -> dict[str, Tensor]:
     student = ElasticClassifier(classifier)
     distill(
         student.frozen_copy(),
         student,
-        STEP,
+        step,
         samples,
         TRAINING,
         torch.Generator().manual_seed(3),
@@ -71,17 +76,22 @@ def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
+@pytest.mark.parametrize("step", [STEP, replace(STEP, match="features", hidden=[0.5, 1.0])])
 def test_stopped_after_any_epochs(
-    make_classifier: Callable[..., Classifier], make_samples: Callable[..., Samples], tmp_path: Path
+    step: DistillationStep,
+    make_classifier: Callable[..., Classifier],
+    make_samples: Callable[..., Samples],
+    tmp_path: Path,
 ) -> None:
+    """Maps between hidden sizes go on too."""
     samples = make_samples(12)
-    whole = train(make_classifier(), samples, None)
+    whole = train(make_classifier(), samples, None, step=step)
     state = EpochState(tmp_path / "epochs.safetensors")
     for stop in (1, 3):
         with pytest.raises(Interrupted):
-            train(make_classifier(), samples, state, stop)
-    assert same(train(make_classifier(), samples, state), whole)
-    assert same(train(make_classifier(), samples, state), whole)  # nothing is left to do
+            train(make_classifier(), samples, state, stop, step)
+    assert same(train(make_classifier(), samples, state, step=step), whole)
+    assert same(train(make_classifier(), samples, state, step=step), whole)  # nothing is left to do
     state.remove()
     assert not list(tmp_path.iterdir())
     state.remove()

@@ -72,9 +72,9 @@ def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
         )
     for share in settings.hidden:
         check_hidden(config, kept_units(share, sizes.hidden), f"backbone.hidden: {share:g}: ")
-    parts = settings.widths, settings.hidden, settings.depths
-    every = itertools.product(*(sorted(set(part)) for part in parts))
-    return Grid(tuple(Variant(width, depth, hidden) for width, hidden, depth in every))
+    shares = itertools.product(sorted(set(settings.widths)), sorted(set(settings.hidden)))
+    depths = sorted(set(settings.depths))
+    return Grid(tuple(Variant(w, depth, hidden) for w, hidden in shares for depth in depths))
 
 
 def candidate_sizes(

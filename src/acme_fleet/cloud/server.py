@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from pydantic import ConfigDict
 from torch import nn
 
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
@@ -33,6 +30,7 @@ from acme_fleet.cloud.reference import (
     untrained_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
+from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
@@ -59,7 +57,7 @@ from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.storage import clone_state, config_document, read_tensors, write_tensors
 from acme_fleet.runs.journal import Journal
-from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.loop import diverging
@@ -72,19 +70,6 @@ _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _StoredQuality:
-    """``candidates.json``: a number for each candidate; a loss need not be finite.
-
-    Without labels there are no accuracies.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    losses: list[float]
-    accuracies: list[float] | None
 
 
 class CloudServer:
@@ -241,7 +226,7 @@ class CloudServer:
         return sorted({*shares, *([1.0] if own else [])})
 
     def _mapped(self) -> Samples | None:
-        """What maps to the reference's features are fitted on, if candidates are judged by them.
+        """Samples that maps to the reference's features are fitted on, if those judge candidates.
 
         Features alone are learned up to a map where hidden sizes differ: the reference's classifier
         reads them through it.
@@ -341,19 +326,14 @@ class CloudServer:
 
     def _quality(self, elastic: ElasticClassifier) -> Quality:
         path = self._folder / "candidates.json"
-        stored = if_sound(path, lambda path: read_sealed_json(path, _StoredQuality))
-        if stored is None:
+        if if_sound(path, read_quality) is None:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 elastic.classifier.to(self._accelerator)
-                whole, validation = self._whole(elastic), self._public.validation
-                known = self._mapped()
-                found = sent_quality(elastic, whole, self.grid, validation, progress, known)
+                models, known = (elastic, self._whole(elastic)), self._mapped()
+                found = sent_quality(*models, self.grid, self._public.validation, progress, known)
                 elastic.classifier.cpu()
-            accuracies = None if found.accuracies is None else found.accuracies.tolist()
-            stored = _StoredQuality(found.losses.tolist(), accuracies)
-            write_sealed_json(path, vars(stored))
-        accuracies = None if stored.accuracies is None else np.array(stored.accuracies)
-        return Quality(np.array(stored.losses), accuracies)
+            write_quality(path, found)
+        return read_quality(path)
 
     # --- line 19: backbones down, reports up ---
 
@@ -379,14 +359,9 @@ class CloudServer:
                 edge: str, report: ClusterReport, asked: dict[str, ClusterChoice] = asked
             ) -> None:
                 chosen = asked[edge]
-                variant = self.grid.variants[chosen.selection.chosen]
-                sent = Assigned(
-                    edge,
-                    self._parts[edge],
-                    chosen.parts,
-                    chosen.storage_bytes,
-                    elastic.shape(variant).hidden,
-                )
+                hidden = elastic.shape(self.grid.variants[chosen.selection.chosen]).hidden
+                limits = chosen.storage_bytes, hidden
+                sent = Assigned(edge, self._parts[edge], chosen.parts, *limits)
                 check_finished(self._settings, self._initial, sent, report)
 
             reports = self._edges.gather(requests, ClusterReport, check)
@@ -414,13 +389,3 @@ class CloudServer:
             class_names=self._class_names,
             preprocessing=self._preprocessing,
         )
-
-
-def read_importance(path: Path) -> Importance:
-    """The importance of heads and neurons by which the reference was reordered.
-
-    Raises:
-        DamagedError: if the file is damaged.
-    """
-    tensors, _ = read_tensors(path)
-    return Importance(tensors["heads"], tensors["neurons"])

@@ -117,7 +117,7 @@ class ElasticClassifier:
         return Run(observed, F.linear(observed.pooled, weight, head.bias))
 
     def _columns(self, hidden: int) -> Float[Tensor, "classes pooled"]:
-        """What reads the kept channels; a pooled vector is one or two hidden states in a row."""
+        """Columns for the kept channels; a pooled vector is one or two hidden states in a row."""
         weight = self.classifier.head.weight
         return weight.unflatten(1, (-1, self.sizes.hidden))[..., :hidden].flatten(1)
 

@@ -1,0 +1,58 @@
+"""Files of the cloud server that are no model: importance, and quality of the candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ConfigDict
+
+from acme_fleet.cloud.objectives import Quality
+from acme_fleet.models.backbone.uneven_widths import Importance
+from acme_fleet.models.storage import read_tensors
+from acme_fleet.runs.sealed import read_sealed_json, write_sealed_json
+
+
+@dataclass(frozen=True)
+class _StoredQuality:
+    """``candidates.json``: a number for each candidate; a loss need not be finite.
+
+    Without labels there are no accuracies.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    losses: list[float]
+    accuracies: list[float] | None
+
+
+def write_quality(path: Path, quality: Quality) -> None:
+    """Write losses and accuracies of the candidates, in the grid's order.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    accuracies = None if quality.accuracies is None else quality.accuracies.tolist()
+    write_sealed_json(path, vars(_StoredQuality(quality.losses.tolist(), accuracies)))
+
+
+def read_quality(path: Path) -> Quality:
+    """Read what :func:`write_quality` wrote.
+
+    Raises:
+        DamagedError: if the file is missing or damaged.
+    """
+    stored = read_sealed_json(path, _StoredQuality)
+    accuracies = None if stored.accuracies is None else np.array(stored.accuracies)
+    return Quality(np.array(stored.losses), accuracies)
+
+
+def read_importance(path: Path) -> Importance:
+    """The importance of heads and neurons by which the reference was reordered.
+
+    Raises:
+        DamagedError: if the file is damaged.
+    """
+    tensors, _ = read_tensors(path)
+    return Importance(tensors["heads"], tensors["neurons"])

@@ -1,0 +1,122 @@
+"""Runs whose candidates differ in hidden size, of an own ViT and of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.inspection.explain import explain_device
+from acme_fleet.inspection.plan import examine
+from acme_fleet.report.terminal.run import print_plan, print_summary
+from acme_fleet.runs.summary import Summary
+from tiny_texts import said
+
+
+def _check_devices(path: Path, summary: Summary) -> None:
+    """Files are as small as they are said to be, and hold the hidden size that was chosen."""
+    clusters = {cluster.name: cluster for cluster in summary.clusters}
+    for device in summary.devices:
+        folder, chosen = path / "devices" / device.name, clusters[device.cluster].variant
+        assert (folder / "model.safetensors").stat().st_size == device.size_bytes
+        assert device.size_bytes <= device.capacity_bytes
+        config = json.loads((folder / "config.json").read_text())["backbone"]
+        assert config["hidden_size"] == config["head_dim"] * config["num_attention_heads"] / 2
+        assert chosen.hidden == 0.5
+        tensors = load_file(folder / "model.safetensors")
+        assert any(tensor.shape[-1] == config["hidden_size"] for tensor in tensors.values())
+        model = acme_fleet.load(folder)
+        assert sum(p.numel() for p in model.parameters()) == device.params
+
+
+def test_an_own_vit_is_cut_distilled_recovered_and_told(
+    tiny: Callable[..., Fleet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learning = {"epochs": 2, "learning_rate": 3e-3}
+    fleet = tiny(
+        **{
+            "backbone.hidden": [0.5],
+            "backbone.allocation": "global",
+            "backbone.distillation": {"training": learning, "recovery": learning},
+        }
+    )
+    print_plan(fleet, examine(fleet))
+    assert "hidden" in capsys.readouterr().out
+    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    _check_devices(tmp_path / "run", summary)
+    assert {c.variant.brief for c in summary.clusters[0].candidates} == {
+        *("0.5, 1, h 0.5", "0.5, 2, h 0.5", "1, 1, h 0.5", "1, 2, h 0.5")
+    }
+    assert list((tmp_path / "run" / "cloud").glob("recovered-*-h0.5.safetensors"))
+    print_summary(summary)
+    assert "h 0.5" in capsys.readouterr().out
+    told = explain_device(tmp_path / "run", "cam-1")
+    places = range(len(told.cluster.candidates))
+    assert any(told.verdict(row).startswith("chosen") for row in places)
+    assert Summary.read(tmp_path / "run" / "summary.json") == summary
+
+
+def test_an_older_summary_has_the_whole_hidden_size(finished: Any) -> None:
+    content = finished.summary.model_dump(mode="json")
+    for cluster in content["clusters"]:
+        for record in (cluster, *cluster["candidates"]):
+            assert record.pop("hidden") == 1.0
+    assert Summary.model_validate(content) == finished.summary
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_checkpoints_features_are_learned_by_cut_backbones(
+    labelled: bool, text_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Vectors of two states in a row, read through maps by the reference's classifier."""
+    rows = said(320)
+    named = [{key: row[key] for key in ("text", "intent")} for row in rows]
+    public = named[:160] if labelled else [{"text": row["text"]} for row in named[:160]]
+    for name, part in (("said", named[160:]), ("public", public)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    learning = {"epochs": 2, "batch_size": 16, "learning_rate": 0.005}
+    settings = {
+        "data": {
+            "source": "text",
+            "train": str(tmp_path / "said.jsonl"),
+            "public": str(tmp_path / "public.jsonl"),
+            "label_column": "intent",
+            "max_tokens": 8,
+        },
+        # One step this small is no better on validation data: the checkpoint stays untouched.
+        "reference": {
+            "checkpoint": str(text_checkpoint),
+            "pooling": "first_mean",
+            "training": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-12},
+        },
+        "backbone": {
+            "widths": [1.0],
+            "hidden": [0.5],
+            "depths": [1, 2],
+            "importance_samples": 64,
+            "distillation": {"training": learning, "recovery": learning},
+        },
+        "header": {"blocks": 1, "channels": 6},
+        "search": {"steps": 1, "children_per_step": 2, "final_samples": 2, "rivals": False},
+        "personalization": {"rounds": 1, "local": {"epochs": 2, "batch_size": 16}},
+        "clusters": [{"name": "home", "devices": [{"name": "ear", "storage": "60 kB"}]}],
+    }
+    path = tmp_path / "run"
+    summary = acme_fleet.customize(Fleet.parse(settings), path)
+    assert summary.reference.origin == "untouched"
+    _check_devices(path, summary)
+    for candidate in summary.clusters[0].candidates:
+        assert (candidate.accuracy is not None) == labelled
+    assert summary.devices[0].accuracy > 0.4  # a third by chance
+    model = acme_fleet.load(path / "devices" / "ear")
+    assert isinstance(model, nn.Module)
+    ids = torch.tensor([[2, 3, 4]])
+    assert model(ids, torch.ones_like(ids)).shape == (1, 3)

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import join
 from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights
 from acme_fleet.models.features import feature_samples
@@ -33,7 +34,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     half = len(classes) // 2
     # Neighbouring distributions: a quarter of the classes is in both.
     sets = [classes[: half + half // 4], classes[half - half // 4 :]]
-    backbone = bench.backbone(*cells)
+    backbone = bench.backbone(Variant(*cells))
     found: dict[str, Any] = {}
     for count in SAMPLES:
         features = []

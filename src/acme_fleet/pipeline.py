@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
-from acme_fleet.cloud.reference import ReferenceResult, checkpoint_backbone
+from acme_fleet.cloud.reference import ReferenceResult, known_pooling, untrained_reference
 from acme_fleet.cloud.server import CloudServer
+from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.state import changed_files
+from acme_fleet.device.state import FeatureMemory, changed_files
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.cloud_edge import ClusterReport
+from acme_fleet.models.features import Classifier
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
@@ -82,13 +86,14 @@ def customize(
         return done
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
-    plan = make_plan(fleet, world)
+    reference = untrained_reference(fleet, world.public, world.classes)
+    plan = make_plan(fleet, world, reference)
     check_feasible(fleet, plan)
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
         try:
-            return _run(fleet, world, plan, run, observer, connect)
+            return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:
             told = f"{error}; what was finished is kept, go on: {run.resume_command}"
             raise WriteError(told) from error
@@ -114,6 +119,7 @@ def _finished(run: RunDirectory, fleet: Fleet, models_here: bool) -> Summary | N
 def _run(
     fleet: Fleet,
     world: World,
+    initial: Classifier,
     plan: Plan,
     run: RunDirectory,
     observer: Observer | None,
@@ -121,6 +127,7 @@ def _run(
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
     journal = Journal(run.events, observer)
+    rival = _Rival.of(fleet, world, run, initial)  # before the cloud server trains θ0 in place
     try:
         with (
             threads(fleet.threads),
@@ -128,13 +135,13 @@ def _run(
             if connect
             else nullcontext(embedded_link(fleet, world, run, journal)) as edges,
         ):
-            cloud = cloud_role(fleet, world, edges, run, journal)
+            cloud = cloud_role(fleet, world, edges, run, journal, initial)
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
             reference, elastic = cloud.prepare()
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
-            probe = _probe(fleet, world, run, journal) if world.private else None
+            probe = rival.measured(world, journal) if rival else None
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -153,32 +160,63 @@ def _run(
     return summary
 
 
-def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> ProbeResult:
-    """Measure the practitioner's rival beside the protocol, on this machine."""
-    path = run.path / "rivals" / "probe.json"
-    result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
-    if result is None:
-        backbone = pooling = None
+@dataclass(frozen=True)
+class _Rival:
+    """The practitioner's rival, which is measured beside the protocol on this machine.
+
+    Attributes:
+        path: of the result on disk.
+        result: what an earlier start has measured.
+        backbone: the checkpoint's untouched one, to be measured; none for raw inputs.
+        pooling: the checkpoint's, where it is known.
+    """
+
+    path: Path
+    result: ProbeResult | None
+    backbone: PreTrainedModel | None
+    pooling: Pooling | None
+
+    @staticmethod
+    def of(fleet: Fleet, world: World, run: RunDirectory, initial: Classifier) -> _Rival | None:
+        """The rival; none where the devices' data are on other hosts.
+
+        Args:
+            fleet, world, run: of this run.
+            initial: θ0 before any training. Of a checkpoint the backbone is copied, since the
+                cloud server trains θ0 in place.
+        """
+        path = run.path / "rivals" / "probe.json"
+        if not world.private:
+            return None
+        result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
+        if result or fleet.reference.checkpoint is None:
+            return _Rival(path, result, None, None)
+        pooling = known_pooling(fleet.reference, initial.backbone.config.hidden_size)
+        return _Rival(path, None, copy.deepcopy(initial.backbone), pooling)
+
+    def measured(self, world: World, journal: Journal) -> ProbeResult:
+        """Its result, measured once."""
+        if self.result:
+            return self.result
         with journal.stage("rivals", "probe") as progress:
-            if fleet.reference.checkpoint is not None:
-                inputs = world.public.train.inputs
-                backbone, pooling = checkpoint_backbone(fleet.reference, inputs)
-            result = measure_probe(backbone, pooling, world, progress)
-        write_sealed_json(path, asdict(result))
-    return result
+            result = measure_probe(self.backbone, self.pooling, world, progress)
+        write_sealed_json(self.path, asdict(result))
+        return result
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
     """The cloud server of a fleet that is in this process."""
-    return cloud_role(fleet, world, embedded_link(fleet, world, run, journal), run, journal)
+    reference = untrained_reference(fleet, world.public, world.classes)
+    edges = embedded_link(fleet, world, run, journal)
+    return cloud_role(fleet, world, edges, run, journal, reference)
 
 
 def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Link:
     """All edge servers and devices, each with its own data and folder."""
-    edges = {}
+    edges, memory = {}, FeatureMemory()
     for cluster in fleet.clusters:
         devices = {
-            device.name: device_role(fleet, device, world, run, journal)
+            device.name: device_role(fleet, device, world, run, journal, memory)
             for device in cluster.devices
         }
         link = EmbeddedLink(

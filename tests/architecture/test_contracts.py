@@ -64,9 +64,9 @@ def test_a_tier_imports_no_other_tier(tier: str):
 @pytest.mark.parametrize(
     ("tier", "role"),
     [
-        # What a peer replied is checked beside the role that asked.
+        # What a peer replied is checked beside the role that asked; an assignment is a message.
         ("cloud", {"server.py", "replies.py"}),
-        ("edge", {"server.py", "replies.py"}),
+        ("edge", {"server.py", "replies.py", "assigned.py"}),
         # A device's state on disk holds messages.
         ("device", {"client.py", "state.py"}),
     ],

@@ -173,7 +173,7 @@ def test_device_refuses_a_model_that_is_too_large(finished, tmp_path: Path):
         device = DeviceClient(
             settings,
             fleet.personalization,
-            private,
+            lambda *_: private,
             tmp_path / str(storage),
             fleet.seed,
             Journal(tmp_path / "events.jsonl"),
@@ -405,7 +405,7 @@ def test_device_refuses_a_mixture_of_a_round_that_it_has_not_trained_for(finishe
 
     def device() -> DeviceClient:
         settings, journal = fleet.devices[0], Journal(tmp_path / "events.jsonl")
-        return DeviceClient(settings, fleet.personalization, private, folder, 3, journal)
+        return DeviceClient(settings, fleet.personalization, lambda *_: private, folder, 3, journal)
 
     plan = decode(read_sealed(folder / "state" / "assignment.safetensors"), [HeaderAssignment]).plan
     layers = HeaderPlan.model_validate(plan).layers

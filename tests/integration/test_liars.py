@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import ProtocolError
 from acme_fleet.links.embedded import EmbeddedLink
@@ -191,7 +192,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
         devices = {n: Played(n, fleet, make_samples(12, seed=i)) for i, n in enumerate(NAMES)}
         devices[LIAR].lie = lie
         link = EmbeddedLink("north", devices, journal)
-        edge = EdgeServer("north", fleet, make_samples(40, seed=9), link, folder, journal)
+        shared = make_samples(40, seed=9)
+        edge = EdgeServer("north", fleet, lambda *_: shared, link, folder, journal)
         edge.handle(ProfileRequest())
         backbone = model.backbone
         assignment = BackboneAssignment(
@@ -202,7 +204,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
             backbone=clone_state(backbone),
             classifier=clone_state(model.head),
             class_names=list("abcd"),
-            preprocessing={},
+            preprocessing=ImagePreprocessing.centred(8, 8, 1).model_dump(mode="json"),
         )
         report = edge.handle(assignment)
         assert isinstance(report, ClusterReport)

@@ -100,7 +100,7 @@ def test_a_masked_device_never_sends_an_open_set(tiny: Tiny, prepared: Path) -> 
     device = DeviceClient(
         fleet.devices[0],
         fleet.personalization,
-        world.private["cam-1"],
+        lambda *_: world.private["cam-1"],
         prepared / "devices" / "cam-1",
         fleet.seed,
         Journal(prepared / "events.jsonl"),

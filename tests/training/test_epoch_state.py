@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
@@ -157,7 +158,9 @@ def cloud(
     )
     public = Splits(samples(24, 0), samples(8, 1), samples(8, 2))
     journal = Journal(folder / "events.jsonl", observer)
-    return CloudServer(settings, public, list("abcd"), {}, NoEdges(), folder, journal)
+    reference = untrained_reference(settings, public, list("abcd"))
+    edges = NoEdges()
+    return CloudServer(settings, public, list("abcd"), {}, edges, folder, journal, reference)
 
 
 @pytest.mark.parametrize(

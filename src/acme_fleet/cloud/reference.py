@@ -24,7 +24,7 @@ from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
 from acme_fleet.models.storage import clone_state
-from acme_fleet.models.vit import new_vit, vit_config
+from acme_fleet.models.vit import new_vit, shape_of_vit, vit_config
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.evaluation import evaluate
@@ -48,11 +48,16 @@ class ReferenceResult:
     origin: Origin
 
 
-def untrained_reference(settings: Fleet, public: Splits, class_names: list[str]) -> Classifier:
+def untrained_reference(
+    settings: Fleet, public: Splits, class_names: list[str], *, shape_alone: bool = False
+) -> Classifier:
     """The reference before its training on the public data: a checkpoint, or a new ViT.
 
     A checkpoint's own classifier is kept if it knows the same classes. Without it, and without
     public labels to fit one to, the classifier is zero.
+
+    With ``shape_alone`` a new ViT has shapes and no weights. A checkpoint is loaded all the same:
+    only that shows that it can be used.
 
     Raises:
         FleetError: if the images cannot be cut into patches, the checkpoint cannot be used or
@@ -64,6 +69,8 @@ def untrained_reference(settings: Fleet, public: Splits, class_names: list[str])
     if settings.reference.checkpoint is None:
         _, channels, rows, columns = inputs["pixel_values"].shape
         config = vit_config(settings.reference, (channels, rows, columns))
+        if shape_alone:
+            return shape_of_vit(config, len(class_names))
         return new_vit(config, len(class_names), settings.seed)
     with seeded(derive_seed(settings.seed, "reference")):
         model, own_head = _from_checkpoint(settings.reference, inputs, class_names)

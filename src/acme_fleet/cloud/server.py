@@ -29,7 +29,6 @@ from acme_fleet.cloud.reference import (
     origin_of,
     public_probe,
     train_reference,
-    untrained_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.config.devices import Part
@@ -96,7 +95,9 @@ class CloudServer:
         edges: Link,
         folder: Path,
         journal: Journal,
+        reference: Classifier,
     ) -> None:
+        """``reference`` is θ0 before any training, see ``untrained_reference``; it is trained."""
         self._settings = settings
         self._distillation = settings.backbone.distillation
         self._public = public
@@ -106,7 +107,7 @@ class CloudServer:
         self._folder = folder
         self._journal = journal
         self._accelerator = training_device(settings.accelerator, "accelerator")
-        self._initial = untrained_reference(settings, public, class_names)
+        self._initial = reference
         self._reference_origin: Origin = "trained"  # until it is prepared
         self._teacher: ElasticClassifier | None = None  # where features are learned
         self.grid = candidate_grid(settings.backbone, self._initial)

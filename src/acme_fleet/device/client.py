@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from acme_fleet.device.refinement import (
     prune_header,
     train_header,
 )
-from acme_fleet.device.state import DeviceFolder, changed_files
+from acme_fleet.device.state import DeviceFolder, FeatureMemory, changed_files
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message, check_shapes
 from acme_fleet.messages.edge_device import (
@@ -39,8 +40,8 @@ from acme_fleet.messages.edge_device import (
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
-from acme_fleet.models.shipped import parse_preprocessing, save_device_model
-from acme_fleet.models.storage import WEIGHTS, backbone_from, with_prefix
+from acme_fleet.models.shipped import save_device_model, sent_preprocessing
+from acme_fleet.models.storage import WEIGHTS, with_prefix
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
@@ -50,6 +51,9 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.training.evaluation import evaluate
 
+Private = Callable[[Sequence[str], Preprocessing], Splits]
+"""Reads a device's data, given the class names and the preprocessing that come with a model."""
+
 
 class DeviceClient:
     """Device n. Its state lives in its own folder, so that it can be stopped at any time."""
@@ -58,21 +62,25 @@ class DeviceClient:
         self,
         settings: Device,
         personalization: Personalization,
-        private: Splits,
+        private: Private,
         folder: Path,
         seed: int,
         journal: Journal,
+        memory: FeatureMemory | None = None,
     ) -> None:
+        """``memory`` is that of the process's devices; without one the device has its own."""
         self._settings = settings
         self._personalization = personalization
         self._rule = rule_of(personalization)
-        self._private = private
-        self._folder = DeviceFolder(folder)
+        self._private_by = private
+        self._folder = DeviceFolder(folder, memory)
         self._seed = seed
         self._journal = journal
         secret = self._folder.secret
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
         self._round: int | None = None  # that was last asked for, since this process began
+        self._own: Splits | None = None  # once a model has told how to read them
+        self._coarse: Header | None = None  # the header that was received, checked and built
 
     def handle(self, message: Message) -> Message:
         """Answer the edge server.
@@ -126,9 +134,10 @@ class DeviceClient:
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        coarse = _coarse_header(assignment)
-        _preprocessing(assignment)  # it ships with the model: refused before any work
+        self._coarse = coarse = _coarse_header(assignment)
         self._check_size(assignment)
+        preprocessing = sent_preprocessing(assignment.preprocessing)  # it ships with the model
+        self._own = self._private_by(assignment.class_names, preprocessing)
         self._folder.accept(assignment)
         features = self._features()
         self._folder.begin(HeaderState.start(coarse, features))
@@ -193,24 +202,24 @@ class DeviceClient:
         state, _ = self._trained(self._personalization.rounds)
         assignment, features = self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model"):
-            backbone = backbone_from(assignment.config, assignment.backbone)
+            backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(
                 self._folder.path,
                 model,
                 state.best,
                 assignment.class_names,
-                _preprocessing(assignment),
+                sent_preprocessing(assignment.preprocessing),
                 [assignment.class_names[number] for number in sorted(self._train_classes())],
             )
-            coarse, test = _coarse_header(assignment), features.test
+            coarse, test = self._received(assignment), features.test
             one = self._private.test[:1].inputs
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
                 accuracy_coarse=evaluate(coarse, test).accuracy,
-                accuracy=evaluate(model, self._private.test).accuracy,
+                accuracy=evaluate(state.best, test).accuracy,
                 accuracy_linear=evaluate(self._linear_rival(assignment, features), test).accuracy,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
@@ -247,7 +256,8 @@ class DeviceClient:
 
     def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
         """The state after the training of a round, which is done once."""
-        if not self._folder.has_trained(number):
+        found = self._folder.if_trained(number)
+        if found is None:
             work, asked = self.training(number), self._personalization
             with self._journal.stage(self._settings.name, stage_of(number, asked)):
                 trained = train_header(
@@ -258,13 +268,14 @@ class DeviceClient:
                     to_mix=asked.mixes_after(number),
                 )
             self.keep(number, trained)
-        return self._folder.trained(number)
+            found = self._folder.trained(number)
+        return found
 
     def _before(self, number: int) -> HeaderState:
         """The last state before a round."""
 
         def start() -> HeaderState:
-            coarse = _coarse_header(self._folder.assignment())
+            coarse = self._received(self._folder.assignment())
             return HeaderState.start(coarse, self._features())
 
         return self._folder.before(number, start)
@@ -277,6 +288,21 @@ class DeviceClient:
         training = self._personalization.training_in_all
         return linear_rival(assignment.linear, features, training, self._generator("linear"))
 
+    @property
+    def _private(self) -> Splits:
+        """The device's own data, read as the model that was received takes them."""
+        if self._own is None:
+            assignment = self._folder.assignment()
+            preprocessing = sent_preprocessing(assignment.preprocessing)
+            self._own = self._private_by(assignment.class_names, preprocessing)
+        return self._own
+
+    def _received(self, assignment: HeaderAssignment) -> Header:
+        """The coarse header; checked and built once in a process."""
+        if self._coarse is None:
+            self._coarse = _coarse_header(assignment)
+        return self._coarse
+
     def _features(self) -> Splits:
         return self._folder.features(self._private)
 
@@ -287,10 +313,6 @@ class DeviceClient:
 def stage_of(number: int, personalization: Personalization) -> str:
     """The name of a round's training in the journal."""
     return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
-
-
-def _preprocessing(assignment: HeaderAssignment) -> Preprocessing:
-    return parse_preprocessing(assignment.preprocessing, "the preprocessing that was sent")
 
 
 def _coarse_header(assignment: HeaderAssignment) -> Header:

@@ -90,17 +90,22 @@ class Plan:
 
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`make_plan`."""
-    return make_plan(fleet, load_world(fleet))
+    world = load_world(fleet)
+    reference = untrained_reference(fleet, world.public, world.classes, shape_alone=True)
+    return make_plan(fleet, world, reference)
 
 
-def make_plan(fleet: Fleet, world: World) -> Plan:
+def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
     """Candidates with exact sizes, limits, and the bytes to expect; trains nothing.
 
+    Args:
+        fleet, world: the settings, and everybody's samples.
+        reference: θ0 before any training; only its shape is looked at.
+
     Raises:
-        FleetError: if the model cannot be built for these data.
+        FleetError: if a depth exceeds the reference's layers.
     """
     public = world.public
-    reference = untrained_reference(fleet, public, world.classes)
     grid = candidate_grid(fleet.backbone, reference)
     header = largest_header(fleet.header, reference)
     # A block of other operations may also have one layer that aligns its inputs.

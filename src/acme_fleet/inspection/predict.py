@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acme_fleet.data.datasets import Preprocessing, load_source
+from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
-from acme_fleet.data.partition import distribute
+from acme_fleet.data.partition import HostData
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.inspection.predict_inputs import Input
 from acme_fleet.models.features import CustomizedModel
@@ -198,11 +198,8 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
     """
     run = RunDirectory.open(run_dir)
     own = DeviceModel.open(_folder(run, device))
-    known = own.preprocessing
-    source = load_source(
-        run.fleet.data, known.normalization if isinstance(known, ImagePreprocessing) else known
-    )
-    test = distribute(run.fleet, source, [device]).private[device].test
+    data = HostData.read(run.fleet, device)
+    test = data.splits(device, own.class_names, own.preprocessing).test
     with threads(run.fleet.threads):
         return evaluate(own.model, test), len(test)
 

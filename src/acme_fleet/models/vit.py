@@ -7,7 +7,8 @@ from transformers import ViTConfig, ViTModel
 
 from acme_fleet.config.backbone import Reference
 from acme_fleet.errors import FleetError
-from acme_fleet.models.backbone.elastic import as_elastic
+from acme_fleet.models.backbone.elastic import architecture, as_elastic, build, elastic_config
+from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import derive_seed, seeded
 
@@ -17,6 +18,13 @@ def new_vit(config: ViTConfig, classes: int, seed: int) -> Classifier:
     with seeded(derive_seed(seed, "reference")):
         backbone = ViTModel(config, add_pooling_layer=False)
         return Classifier(as_elastic(backbone), nn.Linear(config.hidden_size, classes))
+
+
+def shape_of_vit(config: ViTConfig, classes: int) -> Classifier:
+    """The classifier of :func:`new_vit` without weights: all on the meta device."""
+    whole = architecture(dimensions(config), 1.0, config.num_hidden_layers)
+    head = nn.Linear(config.hidden_size, classes, device="meta")
+    return Classifier(build(elastic_config(config, whole)), head)
 
 
 def vit_config(settings: Reference, pixel_shape: tuple[int, int, int]) -> ViTConfig:

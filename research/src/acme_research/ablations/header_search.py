@@ -24,6 +24,7 @@ from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
 
+from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
@@ -71,7 +72,9 @@ class Seed:
         world = distribute(fleet, source)
         journal = Journal(folder / "events.jsonl")
         link = EmbeddedLink("cloud", {}, journal)
-        cloud = CloudServer(fleet, world.public, world.classes, {}, link, folder, journal)
+        public, classes = world.public, world.classes
+        reference = untrained_reference(fleet, public, classes)
+        cloud = CloudServer(fleet, public, classes, {}, link, folder, journal, reference)
         _, self.elastic = cloud.prepare()
         self.fleet, self.test = fleet, source.test
         self.shared = dict(zip(BACKBONES, world.shared.values(), strict=False))

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from acme_fleet.config.data import IID, Pathological
 from acme_fleet.config.training import Training
-from acme_fleet.data.partition import allocate, class_shares
 from acme_fleet.data.samples import Samples, Splits, stratified_split
+from acme_fleet.data.shares import allocate, class_shares
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
 from acme_fleet.seeding import derive_seed, generator

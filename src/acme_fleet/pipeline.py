@@ -48,6 +48,7 @@ from acme_fleet.runs.traffic import count_traffic, privacy_losses, sent_by_devic
 from acme_fleet.seeding import threads
 from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
+from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.precision import training_device
 
 _LOG = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ def _run(
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
-            probe = _probe(fleet, world, run, journal) if world.private else None
+            rival = world.private and task_of(fleet.task).probe
+            probe = _probe(fleet, world, run, journal) if rival else None
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -198,9 +200,9 @@ def _ahead(
     """The work that a cluster's devices do together; none where each works alone."""
     if fleet.devices_at_once == 1:
         return lambda _: None
-    settings = fleet.personalization
+    task, settings = task_of(fleet.task), fleet.personalization
     return lambda requests: train_ahead(
-        devices, requests, settings, lambda stage: journal.stage(cluster.name, stage)
+        task, devices, requests, settings, lambda stage: journal.stage(cluster.name, stage)
     )
 
 
@@ -263,7 +265,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
             loss=float(choice.objectives[i, 0]),
-            accuracy=None if choice.accuracies is None else float(choice.accuracies[i]),
+            accuracy=None if choice.scores is None else float(choice.scores[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

@@ -13,6 +13,7 @@ from acme_fleet.data.partition import World
 from acme_fleet.links.base import Link
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from acme_fleet.cloud.server import CloudServer
@@ -28,6 +29,7 @@ def device_role(
 
     return DeviceClient(
         device,
+        task_of(fleet.task),
         fleet.personalization,
         world.private[device.name],
         run.device(device.name),

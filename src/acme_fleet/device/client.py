@@ -48,6 +48,7 @@ from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
 
 
@@ -57,6 +58,7 @@ class DeviceClient:
     def __init__(
         self,
         settings: Device,
+        task: Task,
         personalization: Personalization,
         private: Splits,
         folder: Path,
@@ -64,6 +66,7 @@ class DeviceClient:
         journal: Journal,
     ) -> None:
         self._settings = settings
+        self._task = task
         self._personalization = personalization
         self._rule = rule_of(personalization)
         self._private = private
@@ -119,19 +122,19 @@ class DeviceClient:
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
-        state = self._before(number).with_current(header, self._features().validation)
+        state = self._before(number).with_current(self._task, header, self._features().validation)
         self._folder.keep_trained(number, state, importance)
 
     # --- the steps, in the order of Algorithm 2 ---
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        coarse = _coarse_header(assignment)
+        coarse = _coarse_header(self._task, assignment)
         _preprocessing(assignment)  # it ships with the model: refused before any work
         self._check_size(assignment)
         self._folder.accept(assignment)
         features = self._features()
-        self._folder.begin(HeaderState.start(coarse, features))
+        self._folder.begin(HeaderState.start(self._task, coarse, features))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.rows_sent]
         sent = self._protection.features(features.train.inputs["pooled"][chosen])
@@ -169,9 +172,10 @@ class DeviceClient:
         if update.header:
             check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
             mixed = build_header(state.current.plan, update.header)
-            state = state.with_current(mixed, validation)
+            state = state.with_current(self._task, mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
-        self._folder.keep_pruned(update.round, state.with_current(smaller, validation))
+        pruned = state.with_current(self._task, smaller, validation)
+        self._folder.keep_pruned(update.round, pruned)
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
@@ -191,7 +195,7 @@ class DeviceClient:
 
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
-        assignment, features = self._folder.assignment(), self._features()
+        task, assignment, features = self._task, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model"):
             backbone = backbone_from(assignment.config, assignment.backbone)
             model = CustomizedModel(backbone, state.best).eval()
@@ -203,15 +207,18 @@ class DeviceClient:
                 _preprocessing(assignment),
                 [assignment.class_names[number] for number in sorted(self._train_classes())],
             )
-            coarse, test = _coarse_header(assignment), features.test
-            one = self._private.test[:1].inputs
+            coarse, linear = (
+                _coarse_header(task, assignment),
+                self._linear_rival(assignment, features),
+            )
+            one, test = self._private.test[:1].inputs, features.test
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
-                accuracy_coarse=evaluate(coarse, test).accuracy,
-                accuracy=evaluate(model, self._private.test).accuracy,
-                accuracy_linear=evaluate(self._linear_rival(assignment, features), test).accuracy,
+                accuracy_coarse=evaluate(task, coarse, test).score,
+                accuracy=evaluate(task, model, self._private.test).score,
+                accuracy_linear=evaluate(task, linear, test).score,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
                 neurons_coarse=coarse.plan.neurons,
@@ -251,6 +258,7 @@ class DeviceClient:
             work, asked = self.training(number), self._personalization
             with self._journal.stage(self._settings.name, stage_of(number, asked)):
                 trained = train_header(
+                    self._task,
                     work.header,
                     work.features,
                     asked.training(number),
@@ -264,8 +272,8 @@ class DeviceClient:
         """The last state before a round."""
 
         def start() -> HeaderState:
-            coarse = _coarse_header(self._folder.assignment())
-            return HeaderState.start(coarse, self._features())
+            coarse = _coarse_header(self._task, self._folder.assignment())
+            return HeaderState.start(self._task, coarse, self._features())
 
         return self._folder.before(number, start)
 
@@ -274,8 +282,8 @@ class DeviceClient:
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""
-        training = self._personalization.training_in_all
-        return linear_rival(assignment.linear, features, training, self._generator("linear"))
+        training, draw = self._personalization.training_in_all, self._generator("linear")
+        return linear_rival(self._task, assignment.linear, features, training, draw)
 
     def _features(self) -> Splits:
         return self._folder.features(self._private)
@@ -293,7 +301,7 @@ def _preprocessing(assignment: HeaderAssignment) -> Preprocessing:
     return parse_preprocessing(assignment.preprocessing, "the preprocessing that was sent")
 
 
-def _coarse_header(assignment: HeaderAssignment) -> Header:
+def _coarse_header(task: Task, assignment: HeaderAssignment) -> Header:
     """Check and build the header that was sent.
 
     Raises:
@@ -304,7 +312,7 @@ def _coarse_header(assignment: HeaderAssignment) -> Header:
     except ValueError as error:
         raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
     names = assignment.class_names
-    if len(set(names)) != len(names) or len(names) != plan.classes:
+    if len(set(names)) != len(names) or task.outputs(names) != plan.classes:
         raise ProtocolError(
             f"the header tells {plan.classes} classes apart, and {len(set(names))} different "
             f"names came with it"

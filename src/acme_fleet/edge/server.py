@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.comparison import Contender, Task
+from acme_fleet.edge.comparison import Contender, Contest
 from acme_fleet.edge.memory import Rounds, recall, remember
 from acme_fleet.edge.parts import Group, kinds, whole
 from acme_fleet.edge.peers import Peers
@@ -59,6 +58,7 @@ from acme_fleet.personalization.rules import rule_of
 from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.tasks.registry import task_of
 
 _COARSE = "coarse.safetensors"
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
@@ -80,6 +80,7 @@ class EdgeServer:
     ) -> None:
         self._name = name
         self._settings = settings
+        self._task = task_of(settings.task)
         self._personalization = settings.personalization
         self._rule = rule_of(settings.personalization)
         self._shared = shared
@@ -166,7 +167,7 @@ class EdgeServer:
             told.write(group.folder)
 
         def check(name: str, report: DeviceReport) -> None:
-            check_report(report, self._known[name], plan.neurons)
+            check_report(self._task, report, self._known[name], plan.neurons)
 
         reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, check)
         lost = {name: self._left_out(name) for name in group.strangers}
@@ -196,12 +197,13 @@ class EdgeServer:
                     f"search with a time limit would not find the same one"
                 )
             backbone = backbone_from(assignment.config, assignment.backbone)
-            classes, pooled = len(assignment.class_names), feature_sizes(backbone.config).pooled
+            classes = self._task.outputs(assignment.class_names)
+            pooled = feature_sizes(backbone.config).pooled
             shapes = {"weight": (classes, pooled), "bias": (classes,)}
             check_shapes(assignment.classifier, shapes, "the classifier")
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search") as progress:
-                tensors, about = self._task(assignment, group).coarse(
+                tensors, about = self._contest(assignment, group).coarse(
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
@@ -229,14 +231,14 @@ class EdgeServer:
             rivals: list[Contender] = []
             if self._settings.search.rivals:
                 with self._journal.stage(group.name, "header rivals") as progress:
-                    rivals = self._task(assignment, group).rivals(
+                    rivals = self._contest(assignment, group).rivals(
                         lambda: backbone_from(assignment.config, assignment.backbone),
                         backbone_from(coarse.config, coarse.backbone),
                         parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
                         group.generators(self._settings.seed),
                         progress,
                     )
-            write_sealed_json(path, about.contenders + [asdict(rival) for rival in rivals])
+            write_sealed_json(path, about.contenders + [rival.document() for rival in rivals])
             stored = read_sealed_json(path, list[StoredContender])
         return [
             HeaderContender(
@@ -249,9 +251,10 @@ class EdgeServer:
             for told in stored
         ]
 
-    def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
+    def _contest(self, assignment: BackboneAssignment, group: Group) -> Contest:
         """The data, size and training of every contender."""
-        return Task.of(
+        return Contest.of(
+            self._task,
             backbone_from(assignment.config, assignment.backbone),
             assignment.classifier,
             self._settings.header,

@@ -36,6 +36,7 @@ from acme_fleet.models.padding import (
     max_pool,
     mean_over_positions,
     real_first,
+    shuffled,
 )
 from acme_fleet.simulation.stacked import stacked_logits
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -319,6 +320,35 @@ def test_texts_of_like_length_share_a_batch_that_is_cut_to_its_longest() -> None
     assert back is not None
     labels = torch.cat([batch.labels for batch in together])
     assert torch.equal(labels[back], samples.labels)
+
+
+@given(st.lists(st.integers(1, 19), min_size=1, max_size=90), st.integers(1, 5))
+def test_shuffled_texts_come_once_each_and_no_token_is_lost(
+    lengths: list[int], batch_size: int
+) -> None:
+    samples = _texts(lengths, tokens=20)
+    batches = list(shuffled(samples, batch_size, seeded()))
+    assert len(batches) == -(-len(samples) // batch_size)
+    together = torch.cat([batch.labels for batch in batches])
+    assert sorted(together.tolist()) == list(range(len(samples)))
+    for batch in batches:
+        expected = [lengths[label] for label in batch.labels]
+        assert batch.inputs["attention_mask"].sum(dim=1).tolist() == expected
+        assert batch.inputs["input_ids"].shape[1] == max(expected)
+
+
+def test_shuffled_texts_have_little_padding_and_another_order_each_time() -> None:
+    lengths = torch.randint(1, 25, (640,), generator=seeded()).tolist()
+    samples, generator = _texts(lengths, tokens=32), seeded()
+    orders = []
+    for _ in range(2):
+        batches = list(shuffled(samples, 16, generator))
+        padding = sum(int((batch.inputs["attention_mask"] == 0).sum()) for batch in batches)
+        assert padding < 0.1 * sum(lengths)
+        orders.append([batch.labels.tolist() for batch in batches])
+    assert orders[0] != orders[1]
+    longest = [max(lengths[label] for label in batch) for batch in orders[0]]
+    assert longest != sorted(longest)
 
 
 def test_images_keep_their_order() -> None:

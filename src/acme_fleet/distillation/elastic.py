@@ -16,7 +16,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
-from acme_fleet.models.padding import clear_padding, cut_padding
+from acme_fleet.models.padding import clear_padding, shuffled
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.loop import Optimization, check_converging, steps_of
@@ -252,8 +252,8 @@ def distill(
     finished = state.restore(student.classifier, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
-        for batch in samples.batches(training.batch_size, generator):
-            inputs = cut_padding((augment(batch, generator) if augment else batch).inputs)
+        for batch in shuffled(samples, training.batch_size, generator):
+            inputs = (augment(batch, generator) if augment else batch).inputs
             total += teach(task, teacher, student, step, inputs, sandwich(step, generator))
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)

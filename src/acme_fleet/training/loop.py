@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
+from acme_fleet.models.padding import shuffled
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
@@ -227,7 +228,7 @@ def fit(
     for epoch in range(finished, training.epochs):
         module.train()
         with seeded(derive_seed(generator.initial_seed(), "dropout", epoch), device):
-            batches = samples.batches(training.batch_size, generator)
+            batches = shuffled(samples, training.batch_size, generator)
             augmented = (augment(each, generator) if augment else each for each in batches)
             loss = _epoch(task, module, augmented, optimization, device, after_backward)
         module.eval()

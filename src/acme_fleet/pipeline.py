@@ -52,6 +52,7 @@ from acme_fleet.runs.traffic import count_traffic, privacy_losses, sent_by_devic
 from acme_fleet.seeding import threads
 from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
+from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.precision import training_device
 
 _LOG = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class _Rival:
 
     @staticmethod
     def of(fleet: Fleet, world: World, run: RunDirectory, initial: Classifier) -> _Rival | None:
-        """The rival; none where the devices' data are on other hosts.
+        """The rival; none of a task without a probe, or where the devices' data are elsewhere.
 
         Args:
             fleet, world, run: of this run.
@@ -186,7 +187,7 @@ class _Rival:
                 cloud server trains θ0 in place.
         """
         path = run.path / "rivals" / "probe.json"
-        if not world.private:
+        if not world.private or task_of(fleet.task).probe is None:
             return None
         result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
         if result or fleet.reference.checkpoint is None:
@@ -236,9 +237,9 @@ def _ahead(
     """The work that a cluster's devices do together; none where each works alone."""
     if fleet.devices_at_once == 1:
         return lambda _: None
-    settings = fleet.personalization
+    task, settings = task_of(fleet.task), fleet.personalization
     return lambda requests: train_ahead(
-        devices, requests, settings, lambda stage: journal.stage(cluster.name, stage)
+        task, devices, requests, settings, lambda stage: journal.stage(cluster.name, stage)
     )
 
 
@@ -301,7 +302,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
             loss=float(choice.objectives[i, 0]),
-            accuracy=None if choice.accuracies is None else float(choice.accuracies[i]),
+            accuracy=None if choice.scores is None else float(choice.scores[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

@@ -14,6 +14,7 @@ from acme_fleet.data.partition import Holdings, World
 from acme_fleet.links.base import Link
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from acme_fleet.cloud.server import CloudServer
@@ -36,6 +37,7 @@ def device_role(
 
     return DeviceClient(
         device,
+        task_of(fleet.task),
         fleet.personalization,
         partial(data.splits, device.name),
         run.device(device.name),

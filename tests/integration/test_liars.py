@@ -39,6 +39,7 @@ from acme_fleet.models.storage import backbone_from, clone_state, config_documen
 from acme_fleet.personalization.importance import normalize
 from acme_fleet.privacy.masking import Masker, public_key, unmask
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.classification import CLASSIFICATION
 from tiny_fleet import tiny
 
 NAMES = [f"cam-{n}" for n in range(5)]
@@ -183,7 +184,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
             **{"search.rivals": False},
             **{f"personalization.{name}": value for name, value in changes.items()},
         )
-        model = new_vit(vit_config(fleet.reference, (1, 8, 8)), 4, 0)
+        model = new_vit(CLASSIFICATION, vit_config(fleet.reference, (1, 8, 8)), "abcd", 0)
         folder = tmp_path_factory.mktemp("run") / "edge"
         if searched.exists():
             shutil.copytree(searched, folder)

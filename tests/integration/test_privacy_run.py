@@ -20,6 +20,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import FeatureSample, ImportanceUpload, RoundStart
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
 
 Tiny = Callable[..., Fleet]
 
@@ -99,6 +100,7 @@ def test_a_masked_device_never_sends_an_open_set(tiny: Tiny, prepared: Path) -> 
     world = load_world(fleet)
     device = DeviceClient(
         fleet.devices[0],
+        CLASSIFICATION,
         fleet.personalization,
         lambda *_: world.private["cam-1"],
         prepared / "devices" / "cam-1",

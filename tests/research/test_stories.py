@@ -41,8 +41,10 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "fit", _fit_once)
 
 
-def _fit_once(module: Any, samples: Any, training: Training, *others: Any, **options: Any) -> None:
-    fit(module, samples, training.model_copy(update={"epochs": 1}), *others, **options)
+def _fit_once(
+    task: Any, module: Any, samples: Any, training: Training, *others: Any, **options: Any
+) -> None:
+    fit(task, module, samples, training.model_copy(update={"epochs": 1}), *others, **options)
 
 
 @pytest.mark.usefixtures("few_epochs")

@@ -49,6 +49,7 @@ from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
 
 Private = Callable[[Sequence[str], Preprocessing], Splits]
@@ -61,6 +62,7 @@ class DeviceClient:
     def __init__(
         self,
         settings: Device,
+        task: Task,
         personalization: Personalization,
         private: Private,
         folder: Path,
@@ -70,6 +72,7 @@ class DeviceClient:
     ) -> None:
         """``memory`` is that of the process's devices; without one the device has its own."""
         self._settings = settings
+        self._task = task
         self._personalization = personalization
         self._rule = rule_of(personalization)
         self._private_by = private
@@ -127,20 +130,20 @@ class DeviceClient:
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
-        state = self._before(number).with_current(header, self._features().validation)
+        state = self._before(number).with_current(self._task, header, self._features().validation)
         self._folder.keep_trained(number, state, importance)
 
     # --- the steps, in the order of Algorithm 2 ---
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        self._coarse = coarse = _coarse_header(assignment)
+        self._coarse = coarse = _coarse_header(self._task, assignment)
         self._check_size(assignment)
         preprocessing = sent_preprocessing(assignment.preprocessing)  # it ships with the model
         self._own = self._private_by(assignment.class_names, preprocessing)
         self._folder.accept(assignment)
         features = self._features()
-        self._folder.begin(HeaderState.start(coarse, features))
+        self._folder.begin(HeaderState.start(self._task, coarse, features))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.rows_sent]
         sent = self._protection.features(features.train.inputs["pooled"][chosen])
@@ -178,9 +181,10 @@ class DeviceClient:
         if update.header:
             check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
             mixed = build_header(state.current.plan, update.header)
-            state = state.with_current(mixed, validation)
+            state = state.with_current(self._task, mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
-        self._folder.keep_pruned(update.round, state.with_current(smaller, validation))
+        pruned = state.with_current(self._task, smaller, validation)
+        self._folder.keep_pruned(update.round, pruned)
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
@@ -200,7 +204,7 @@ class DeviceClient:
 
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
-        assignment, features = self._folder.assignment(), self._features()
+        task, assignment, features = self._task, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model"):
             backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
@@ -213,14 +217,15 @@ class DeviceClient:
                 [assignment.class_names[number] for number in sorted(self._train_classes())],
             )
             coarse, test = self._received(assignment), features.test
+            linear = self._linear_rival(assignment, features)
             one = self._private.test[:1].inputs
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
-                accuracy_coarse=evaluate(coarse, test).accuracy,
-                accuracy=evaluate(state.best, test).accuracy,
-                accuracy_linear=evaluate(self._linear_rival(assignment, features), test).accuracy,
+                accuracy_coarse=evaluate(task, coarse, test).score,
+                accuracy=evaluate(task, state.best, test).score,
+                accuracy_linear=evaluate(task, linear, test).score,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
                 neurons_coarse=coarse.plan.neurons,
@@ -261,6 +266,7 @@ class DeviceClient:
             work, asked = self.training(number), self._personalization
             with self._journal.stage(self._settings.name, stage_of(number, asked)):
                 trained = train_header(
+                    self._task,
                     work.header,
                     work.features,
                     asked.training(number),
@@ -276,7 +282,7 @@ class DeviceClient:
 
         def start() -> HeaderState:
             coarse = self._received(self._folder.assignment())
-            return HeaderState.start(coarse, self._features())
+            return HeaderState.start(self._task, coarse, self._features())
 
         return self._folder.before(number, start)
 
@@ -285,8 +291,8 @@ class DeviceClient:
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""
-        training = self._personalization.training_in_all
-        return linear_rival(assignment.linear, features, training, self._generator("linear"))
+        training, draw = self._personalization.training_in_all, self._generator("linear")
+        return linear_rival(self._task, assignment.linear, features, training, draw)
 
     @property
     def _private(self) -> Splits:
@@ -300,7 +306,7 @@ class DeviceClient:
     def _received(self, assignment: HeaderAssignment) -> Header:
         """The coarse header; checked and built once in a process."""
         if self._coarse is None:
-            self._coarse = _coarse_header(assignment)
+            self._coarse = _coarse_header(self._task, assignment)
         return self._coarse
 
     def _features(self) -> Splits:
@@ -315,7 +321,7 @@ def stage_of(number: int, personalization: Personalization) -> str:
     return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
 
 
-def _coarse_header(assignment: HeaderAssignment) -> Header:
+def _coarse_header(task: Task, assignment: HeaderAssignment) -> Header:
     """Check and build the header that was sent.
 
     Raises:
@@ -326,7 +332,7 @@ def _coarse_header(assignment: HeaderAssignment) -> Header:
     except ValueError as error:
         raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
     names = assignment.class_names
-    if len(set(names)) != len(names) or len(names) != plan.classes:
+    if len(set(names)) != len(names) or task.outputs(names) != plan.classes:
         raise ProtocolError(
             f"the header tells {plan.classes} classes apart, and {len(set(names))} different "
             f"names came with it"

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.comparison import Task
+from acme_fleet.edge.comparison import Contest
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.cloud_edge import BackboneAssignment
@@ -23,6 +23,7 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.shipped import sent_preprocessing
 from acme_fleet.models.storage import backbone_from
+from acme_fleet.tasks.base import Task
 
 Shared = Callable[[Sequence[str], Preprocessing], Samples]
 """Reads an edge server's data, given the class names and preprocessing that come with a model."""
@@ -41,6 +42,7 @@ class Assigned:
         self,
         message: BackboneAssignment,
         settings: Fleet,
+        task: Task,
         shared: Shared,
         draw: Callable[[str], torch.Generator],
         limit_bytes: int,
@@ -50,12 +52,14 @@ class Assigned:
         Args:
             message: from the cloud server.
             settings: the fleet's.
+            task: of the fleet.
             shared: reads the edge server's data.
             draw: the group's generators by purpose.
             limit_bytes: storage of its smallest device.
         """
         self.message = message
         self._settings = settings
+        self._task = task
         self._shared = shared
         self._draw = draw
         self._limit_bytes = limit_bytes
@@ -82,7 +86,7 @@ class Assigned:
             ProtocolError: naming the tensor.
         """
         pooled = feature_sizes(self._backbone.config).pooled
-        classes = len(self.message.class_names)
+        classes = self._task.outputs(self.message.class_names)
         shapes = {"weight": (classes, pooled), "bias": (classes,)}
         check_shapes(self.message.classifier, shapes, "the classifier")
 
@@ -98,9 +102,10 @@ class Assigned:
         return backbone
 
     @cached_property
-    def task(self) -> Task:
+    def contest(self) -> Contest:
         """The data, size and training of every contender."""
-        return Task.of(
+        return Contest.of(
+            self._task,
             self._backbone,
             self.message.classifier,
             self._settings.header,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from acme_fleet.config.devices import Part
@@ -56,6 +55,7 @@ from acme_fleet.personalization.rules import rule_of
 from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.tasks.registry import task_of
 
 _COARSE = "coarse.safetensors"
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
@@ -79,6 +79,7 @@ class EdgeServer:
     ) -> None:
         self._name = name
         self._settings = settings
+        self._task = task_of(settings.task)
         self._personalization = settings.personalization
         self._rule = rule_of(settings.personalization)
         self._shared = shared
@@ -165,7 +166,7 @@ class EdgeServer:
             told.write(group.folder)
 
         def check(name: str, report: DeviceReport) -> None:
-            check_report(report, self._known[name], plan.neurons)
+            check_report(self._task, report, self._known[name], plan.neurons)
 
         reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, check)
         lost = {name: self._left_out(name) for name in group.strangers}
@@ -186,7 +187,7 @@ class EdgeServer:
 
     def _assigned(self, assignment: BackboneAssignment, group: Group) -> Assigned:
         draw = group.generators(self._settings.seed)
-        return Assigned(assignment, self._settings, self._shared, draw, group.limit)
+        return Assigned(assignment, self._settings, self._task, self._shared, draw, group.limit)
 
     def _coarse_model(self, assigned: Assigned, group: Group) -> CoarseModel:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
@@ -202,7 +203,7 @@ class EdgeServer:
             backbone = assigned.to_search()
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search") as progress:
-                tensors, about = assigned.task.coarse(
+                tensors, about = assigned.contest.coarse(
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
@@ -229,14 +230,14 @@ class EdgeServer:
             rivals: list[Contender] = []
             if self._settings.search.rivals:
                 with self._journal.stage(group.name, "header rivals") as progress:
-                    rivals = coarse.assigned.task.rivals(
+                    rivals = coarse.assigned.contest.rivals(
                         coarse.assigned.to_search,
                         coarse.backbone,
                         parameter_count(coarse.plan.shapes()),
                         group.generators(self._settings.seed),
                         progress,
                     )
-            write_sealed_json(path, about.contenders + [asdict(rival) for rival in rivals])
+            write_sealed_json(path, about.contenders + [rival.document() for rival in rivals])
             stored = read_sealed_json(path, list[StoredContender])
         return [
             HeaderContender(

@@ -38,6 +38,7 @@ from acme_fleet.network.hosts.site import Site
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.classification import CLASSIFICATION
 from conftest import models_of
 
 _FILES = 400
@@ -103,7 +104,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     found.watch(assigned, "backbone_from", "backbones of edges", one)
     found.watch(client, "_coarse_header", "headers received", one)
     found.watch(state, "feature_samples", "rows through the backbone", len)
-    found.watch(assigned.Task, "start", "tasks of edges", one)
+    found.watch(assigned.Contest, "start", "tasks of edges", one)
     read = state.read_tensors
 
     def counted(path: Path) -> Any:
@@ -152,7 +153,9 @@ def test_in_one_process_all_is_done_once(
 def test_a_checkpoint_is_loaded_once_for_plan_cloud_and_rival(
     fleet: Fleet, counts: Counts, tmp_path: Path
 ) -> None:
-    model = reference.new_vit(reference.vit_config(fleet.reference, (1, 8, 8)), 10, 0)
+    model = reference.new_vit(
+        CLASSIFICATION, reference.vit_config(fleet.reference, (1, 8, 8)), "0123456789", 0
+    )
     model.backbone.save_pretrained(tmp_path / "checkpoint")
     counts.clear()
     named = fleet.reference.model_copy(update={"checkpoint": tmp_path / "checkpoint"})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from acme_fleet.config.base import chosen
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations, moved
@@ -19,7 +19,7 @@ Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
 """F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
 
 
-def labels_objective(task: Task) -> Objective:
+def labels_objective(task: Task, _: torch.Generator) -> Objective:
     """Each sample's loss."""
 
     def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
@@ -29,14 +29,13 @@ def labels_objective(task: Task) -> Objective:
     return of
 
 
-def features_objective(generator: torch.Generator) -> Objective:
+def features_objective(_: Task, generator: torch.Generator) -> Objective:
     """First-order change of the pooled vector; no labels (METHOD 16).
 
     The features' own squared error has no slope where it is zero. The product of the vector with
     random signs has: its slope, squared, is in the mean that of the vector's squared length.
 
-    Args:
-        generator: draws a sign for each sample and channel.
+    The generator draws a sign for each sample and channel.
     """
 
     def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
@@ -47,17 +46,22 @@ def features_objective(generator: torch.Generator) -> Objective:
     return of
 
 
-def objective_of(
-    task: Task,
-    kind: Literal["auto", "labels", "features"],
-    generator: torch.Generator,
-    *,
-    labelled: bool,
-) -> Objective:
-    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some."""
-    if kind == "labels" or (kind == "auto" and labelled):
-        return labels_objective(task)
-    return features_objective(generator)
+OBJECTIVES: dict[str, Callable[[Task, torch.Generator], Objective]] = {
+    "labels": labels_objective,
+    "features": features_objective,
+}
+"""F by ``backbone.importance``. A new criterion is an entry here."""
+
+
+def objective_of(task: Task, name: str, generator: torch.Generator, *, labelled: bool) -> Objective:
+    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some.
+
+    Raises:
+        FleetError: if there is none of this name.
+    """
+    if name == "auto":
+        name = "labels" if labelled else "features"
+    return chosen(OBJECTIVES, name, "backbone.importance")(task, generator)
 
 
 def taylor_importance(

@@ -123,7 +123,7 @@ class Backbone(Settings):
     """Candidate depths d: numbers of layers, at most the reference's."""
     allocation: Literal["uniform", "global"] = "uniform"
     """``uniform``: all layers have one width; ``global``: one ranking of importance sets each."""
-    importance: Literal["auto", "labels", "features"] = "auto"
+    importance: str = "auto"
     """A unit's importance is its effect on the loss (``labels``), or on pooled ``features``, which
     needs no labels; ``auto``: labels where the public data have some."""
     importance_samples: PositiveInt = 256

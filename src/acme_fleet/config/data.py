@@ -76,7 +76,7 @@ Partition = Annotated[IID | Pathological | Dirichlet | Natural, Field(discrimina
 class Data(Settings):
     """The source of the samples, and their partition over cloud, edge servers and devices."""
 
-    source: Literal["digits", "arrays", "images", "parquet", "huggingface", "text"] = "digits"
+    source: str = "digits"
     """Format: scikit-learn's ``digits``, ``arrays`` (.npz), ``images`` (folders of class folders),
     ``parquet`` files, a ``huggingface`` data set, or ``text`` (JSON Lines)."""
     train: Path | list[Path] | str | None = None

@@ -54,7 +54,7 @@ class Personalization(Settings):
     """Parts that similar devices mix: neurons' importance (the paper), header weights, or both."""
     classifier: Literal["everyone", "holders"] = "everyone"
     """Devices that mix a class's row of the classifier; ``holders`` train on it, and tell so."""
-    similarity: Literal["debiased", "literal", "none"] = "debiased"
+    similarity: str = "debiased"
     """Distances of Eq. 19, ``debiased`` or as printed; ``none``: equal weights, no feature sent."""
     temperature: PositiveFloat = 0.1
     """τ of the softmax (Eq. 20): a smaller one favours similar devices more; 1 is the paper's."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
+from acme_fleet.config.base import chosen
 from acme_fleet.config.data import Data, Natural
 from acme_fleet.data.classes import check_known, chosen_classes, class_names, relabelled
 from acme_fleet.data.image import (
@@ -76,6 +78,8 @@ class Undecoded:
         Raises:
             FleetError: naming the sample that cannot be decoded.
         """
+        if not len(index):  # the first tells the shapes
+            return self[torch.zeros(1, dtype=torch.long)][:0]
         return _samples(self.raw[index.numpy()], self.preprocessing)
 
 
@@ -245,19 +249,10 @@ def strata(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 def _read(data: Data) -> tuple[RawSamples, RawSamples | None]:
     """The train and, if there is one, the test samples, not decoded."""
     group = data.partition.column if isinstance(data.partition, Natural) else None
-    columns = _columns(data, group)
-    if data.source == "digits":
-        if group:
-            raise FleetError(f"data.partition: the digits have no column {group!r}")
-        return read_digits(), None
-    if data.source == "huggingface":
-        name, split = str(data.train), str(data.test)
-        test = None if data.test is None else read_hub(name, split, columns, "data.test")
-        return read_hub(name, "train", columns, "data.train"), test
-    train = _read_files(data, _as_paths(data.train), columns, "data.train")
-    if data.test is None:
-        return train, None
-    return train, _read_files(data, _as_paths(data.test), columns, "data.test")
+    read, columns = chosen(SOURCES, data.source, "data.source"), _columns(data, group)
+    train = read(data, "train", columns)
+    assert train is not None  # the settings ask for it
+    return train, read(data, "test", columns)
 
 
 def _columns(data: Data, group: str | None = None) -> Columns:
@@ -265,28 +260,58 @@ def _columns(data: Data, group: str | None = None) -> Columns:
     return Columns(item, data.label_column, group)
 
 
-def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> RawSamples:
-    _check_paths(paths, where, folders=data.source == "images")
-    if data.source == "arrays":
-        return read_arrays(paths, columns, where)
-    if data.source == "text":
-        return read_json_lines(paths, columns, where)
-    if data.source == "parquet":
-        return read_parquet(paths, columns, where)
+Reader = Callable[[Data, Literal["train", "test"], Columns], RawSamples | None]
+"""Reads one part of a data set, not decoded; none where the settings name no such part."""
+
+
+def _digits(data: Data, part: Literal["train", "test"], columns: Columns) -> RawSamples | None:
+    if columns.group:
+        raise FleetError(f"data.partition: the digits have no column {columns.group!r}")
+    return read_digits() if part == "train" else None
+
+
+def _hub(data: Data, part: Literal["train", "test"], columns: Columns) -> RawSamples | None:
+    if part == "train":
+        return read_hub(str(data.train), "train", columns, "data.train")
+    if data.test is None:
+        return None
+    return read_hub(str(data.train), str(data.test), columns, "data.test")
+
+
+def _files(
+    read: Callable[[Sequence[Path], Columns, str], RawSamples], *, folders: bool = False
+) -> Reader:
+    def read_part(
+        data: Data, part: Literal["train", "test"], columns: Columns
+    ) -> RawSamples | None:
+        paths, where = data.train if part == "train" else data.test, f"data.{part}"
+        if paths is None:
+            return None
+        listed = paths if isinstance(paths, list) else [Path(paths)]
+        _check_paths(listed, where, folders=folders)
+        return read(listed, columns, where)
+
+    return read_part
+
+
+def _image_folders(paths: Sequence[Path], columns: Columns, where: str) -> RawSamples:
     if columns.group:
         raise FleetError(
             f"data.partition: folders of images have no column {columns.group!r}; "
             f"use `source: parquet`, or give each device its folder in `data`"
         )
-    if cars_annotations(paths[0]):
-        return read_cars(paths, where)
-    return read_folders(paths, where)
+    return read_cars(paths, where) if cars_annotations(paths[0]) else read_folders(paths, where)
 
 
-def _as_paths(setting: Path | list[Path] | str | None) -> list[Path]:
-    if isinstance(setting, list):
-        return setting
-    return [] if setting is None else [Path(setting)]
+SOURCES: dict[str, Reader] = {
+    "digits": _digits,
+    "huggingface": _hub,
+    "arrays": _files(read_arrays),
+    "text": _files(read_json_lines),
+    "parquet": _files(read_parquet),
+    "images": _files(_image_folders, folders=True),
+}
+"""Readers by ``data.source``. A new source is a reader and an entry here."""
 
 
 def _check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = None) -> None:

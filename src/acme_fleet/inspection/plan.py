@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.base import chosen
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
+from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.supernet import ElasticClassifier
@@ -103,8 +106,10 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
         reference: θ0 before any training; only its shape is looked at.
 
     Raises:
-        FleetError: if a depth exceeds the reference's layers.
+        FleetError: if a depth exceeds the reference's layers, or a setting names what is not there.
     """
+    chosen(SIMILARITIES, fleet.personalization.similarity, "personalization.similarity")
+    chosen({"auto": None, **OBJECTIVES}, fleet.backbone.importance, "backbone.importance")
     public = world.public
     grid = candidate_grid(fleet.backbone, reference)
     header = largest_header(fleet.header, reference)

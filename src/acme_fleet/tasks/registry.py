@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acme_fleet.errors import FleetError
+from acme_fleet.config.base import chosen
 from acme_fleet.tasks.base import Task
 from acme_fleet.tasks.classification import CLASSIFICATION
 
@@ -16,6 +16,4 @@ def task_of(name: str) -> Task:
     Raises:
         FleetError: if there is none, naming those there are.
     """
-    if name not in TASKS:
-        raise FleetError(f"task: there is no {name!r}; choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    return chosen(TASKS, name, "task")

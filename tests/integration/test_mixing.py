@@ -62,7 +62,7 @@ def test_what_is_mixed_is_what_was_asked_for() -> None:
 
     def mixed(mix: Mix) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         found = rule_of(Personalization(mix=mix)).mix(uploads, PLAN, coarse, np.full((2, 2), 0.5))
-        return found.importance["a"], found.headers.get("a", {})
+        return found.importance["a"].by_layer(), found.headers.get("a", {})
 
     importance, weights, both = (mixed(mix) for mix in ("importance", "weights", "both"))
     assert importance[1] == {}

@@ -17,7 +17,7 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.personalization.base import Mixture, Upload
 from acme_fleet.personalization.by_class import ByClassRule
 from acme_fleet.personalization.disclosure import what_leaves
-from acme_fleet.personalization.importance import ImportanceRule, normalize
+from acme_fleet.personalization.importance import ImportanceRule, sets_of
 from acme_fleet.personalization.masked import MaskedRule
 from acme_fleet.personalization.rules import RULES, rule_of
 from acme_fleet.personalization.weights import WeightsRule
@@ -39,9 +39,9 @@ class LoudestRule(ImportanceRule):
         weights: np.ndarray,
     ) -> Mixture:
         LoudestRule.rounds += 1
-        sets = [normalize(upload.importance) for upload in uploads.values()]
-        loudest = {k: torch.stack([own[k] for own in sets]).amax(dim=0) for k in sets[0]}
-        return Mixture(dict.fromkeys(uploads, loudest))
+        sets = [own.normalized() for own in sets_of(uploads, plan).values()]
+        loudest = torch.stack([own.flat() for own in sets]).amax(dim=0)
+        return Mixture(dict.fromkeys(uploads, sets[0].unflatten(loudest)))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,6 @@ from acme_fleet.messages.edge_device import (
     RoundReport,
     RoundStart,
     check_features,
-    check_importance,
 )
 
 
@@ -869,32 +868,6 @@ def test_check_shapes_names_the_tensor():
         check_shapes({**good, "c": torch.zeros(1)}, shapes, "the header")
     with pytest.raises(ProtocolError, match=r"the header: a\.weight has shape \(3, 2\)"):
         check_shapes({**good, "a.weight": torch.zeros(3, 2)}, shapes, "the header")
-
-
-@pytest.mark.parametrize(
-    ("importance", "words"),
-    [
-        ({"one": [1.0, -0.5], "two": [1.0]}, "the set of cam-1 must be non-negative"),
-        ({"one": [0.0, 0.0], "two": [0.0]}, "not all zero"),
-        ({"one": [1.0, 1.0]}, "the set of cam-1 lacks two"),
-        ({"one": [1.0], "two": [1.0]}, r"the set of cam-1: one has shape \(1,\), expected \(2,\)"),
-        ({"one": [1.0, 1.0], "two": [1.0], "x": [1.0]}, "the set of cam-1 has unknown x"),
-    ],
-)
-def test_check_importance_names_the_tensor(importance: dict[str, list[float]], words: str):
-    tensors = {name: torch.tensor(values) for name, values in importance.items()}
-    with pytest.raises(ProtocolError, match=words):
-        check_importance(tensors, {"one": 2, "two": 1}, "the set of cam-1")
-
-
-def test_check_importance_of_sums_that_overflow_to_both_sides():
-    large = torch.full((2,), 3e38)
-    with pytest.raises(ProtocolError, match="must be non-negative"):
-        check_importance({"one": large, "two": -large}, {"one": 2, "two": 2}, "the set")
-
-
-def test_check_importance_accepts_a_large_sum():
-    check_importance({"one": torch.full((2,), 3e38)}, {"one": 2}, "the set")
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (6, 4), (5, 3), (5,), (5, 4, 1), (0, 2**62)])

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.personalization.importance import aggregate
 from acme_fleet.personalization.masked import add_up, outgoing_weights
 from acme_fleet.privacy.masking import Masker, pad, public_key, unmask
@@ -59,7 +60,8 @@ def test_each_device_gets_its_mixture_exactly(seed: int, count: int):
     maskers, weights = _maskers(names=NAMES[:count]), _weights(seed, count)
     sets = {name: _sets(seed)[name] for name in maskers}
     sums = add_up(_uploads(maskers, sets, weights))
-    plain = aggregate({name: {"layer": values} for name, values in sets.items()}, weights)
+    open_sets = {name: ImportanceSet.of({"layer": values}) for name, values in sets.items()}
+    plain = aggregate(open_sets, weights)
     for name in maskers:
         # Half of 2^-30 from rounding each share, and what single precision rounds.
         torch.testing.assert_close(

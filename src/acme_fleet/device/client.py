@@ -34,15 +34,16 @@ from acme_fleet.messages.edge_device import (
     ReportRequest,
     RoundReport,
     RoundStart,
-    check_importance,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import parse_preprocessing, save_device_model
 from acme_fleet.models.storage import WEIGHTS, backbone_from, with_prefix
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import Own
+from acme_fleet.personalization.importance import channels_of
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
@@ -158,13 +159,11 @@ class DeviceClient:
         """Remove the neurons that matter least to this device and its peers."""
         self._check_round(update.round)
         state, own = self._folder.trained(update.round)
-        channels = state.current.plan.genotype.channels
-        wanted = dict.fromkeys(state.current.plan.layers, channels)
-        importance = self._rule.received(update, wanted, self._protection)
+        channels = channels_of(state.current.plan)
+        importance = self._rule.received(update, channels, self._protection)
         if importance is None:
             with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
                 importance = own
-        check_importance(importance, wanted, "the mixed importance")
         validation = self._features().validation
         if update.header:
             check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
@@ -245,7 +244,7 @@ class DeviceClient:
                 f"a mixture of round {number} was sent, {self._settings.name} {told}"
             )
 
-    def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
+    def _trained(self, number: int) -> tuple[HeaderState, ImportanceSet]:
         """The state after the training of a round, which is done once."""
         if not self._folder.has_trained(number):
             work, asked = self.training(number), self._personalization

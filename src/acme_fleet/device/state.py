@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
@@ -118,20 +117,23 @@ class DeviceFolder:
         importance = if_sound(self._file(f"importance-{number}"), read_tensors)
         return bool(importance and if_sound(self._file(f"trained-{number}"), HeaderState.read))
 
-    def keep_trained(self, number: int, state: HeaderState, importance: dict[str, Tensor]) -> None:
+    def keep_trained(self, number: int, state: HeaderState, importance: ImportanceSet) -> None:
         """Keep what the training of a round has made."""
-        write_tensors(self._file(f"importance-{number}"), importance, {}, private=True)
+        path = self._file(f"importance-{number}")
+        write_tensors(path, importance.by_layer(), {}, private=True)
         state.write(self._file(f"trained-{number}"))
 
-    def trained(self, number: int) -> tuple[HeaderState, dict[str, Tensor]]:
+    def trained(self, number: int) -> tuple[HeaderState, ImportanceSet]:
         """The state after a round's training, and its neurons' importance.
 
         Raises:
             DamagedError: if there was none, or a file is damaged.
         """
         state = HeaderState.read(self._file(f"trained-{number}"))
-        importance, _ = read_tensors(self._file(f"importance-{number}"))
-        return state, {layer: importance[layer] for layer in state.current.plan.layers}
+        path = self._file(f"importance-{number}")
+        importance, _ = read_tensors(path)
+        with reading(f"cannot read {path}", DamagedError):
+            return state, ImportanceSet.of(importance, state.current.plan.layers)
 
     def keep_pruned(self, number: int, state: HeaderState) -> None:
         """Keep the state at the end of a round."""

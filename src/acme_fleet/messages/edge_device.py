@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Annotated
 
-import torch
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -33,7 +30,6 @@ from acme_fleet.messages.base import (
     Share,
     Shares,
     Tensors,
-    check_shapes,
 )
 
 
@@ -184,18 +180,3 @@ def check_features(features: Tensor, most: int, hidden: int, what: str) -> None:
     shape, counts = tuple(features.shape), range(min(1, most), most + 1)
     if len(shape) != 2 or shape[0] not in counts or shape[1] != hidden:
         raise ProtocolError(f"{what} has shape {shape}, expected at most ({most}, {hidden})")
-
-
-def check_importance(
-    importance: Mapping[str, Tensor], channels: Mapping[str, int], what: str
-) -> None:
-    """Refuse an importance set that is not one non-negative number for each neuron.
-
-    Raises:
-        ProtocolError: if names, shapes, types or signs are wrong, or all are zero.
-    """
-    shapes = {name: (size,) for name, size in channels.items()}
-    check_shapes(importance, shapes, what, torch.float32)
-    total = math.fsum(float(values.double().sum()) for values in importance.values())
-    if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
-        raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")

@@ -14,8 +14,9 @@ from torch import Tensor
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header
-from acme_fleet.privacy.protection import ImportanceSet, Protection
+from acme_fleet.privacy.protection import Protection
 
 NOT_PROTECTED = "not protected"
 Weights = Callable[[Collection[str]], Float[np.ndarray, "devices devices"]]
@@ -28,7 +29,7 @@ class Own:
 
     Attributes:
         header: as it is now.
-        importance: Q_n by layer (Eq. 17-18), with the noise that the settings ask for.
+        importance: Q_n (Eq. 17-18), with the noise that the settings ask for.
         classes: numbers of the classes in the train set.
         protection: the device's keys and noise.
     """
@@ -44,7 +45,7 @@ class Upload(Protocol):
     """The parts of an upload; of open rules an edge server keeps them on its disk."""
 
     @property
-    def importance(self) -> ImportanceSet:
+    def importance(self) -> Mapping[str, Tensor]:
         """Q_n by layer."""
         ...
 
@@ -89,7 +90,7 @@ class Mixture:
         """The message to a device, in answer to its upload for ``start``."""
         return ImportanceUpdate(
             round=start.round,
-            importance=dict(self.importance.get(name, {})),
+            importance=self.importance[name].by_layer() if name in self.importance else {},
             header=dict(self.headers.get(name, {})),
             masked={"sum": self.masked[name]} if name in self.masked else {},
             nonce=start.nonce,
@@ -136,19 +137,19 @@ class Rule(ABC):
         """The message to the edge server."""
 
     def received(
-        self, update: ImportanceUpdate, layers: Mapping[str, int], protection: Protection
+        self, update: ImportanceUpdate, channels: Mapping[str, int], protection: Protection
     ) -> ImportanceSet | None:
         """The mixed set of an update; none if it cannot be used and the device's own must do.
 
         Args:
             update: as it came.
-            layers: channels of each layer.
+            channels: of each layer, in the plan's order.
             protection: the device's.
 
         Raises:
             ProtocolError: if it does not have the right form.
         """
-        return update.importance
+        return ImportanceSet.checked(update.importance, channels, "the mixed importance")
 
     # --- at the edge server ---
 

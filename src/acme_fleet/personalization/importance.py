@@ -11,41 +11,33 @@ from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
-from acme_fleet.messages.edge_device import ImportanceUpload, RoundStart, check_importance
+from acme_fleet.messages.edge_device import ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.personalization.base import Mixture, Own, Rule, Upload
-from acme_fleet.privacy.protection import ImportanceSet
-
-
-def normalize(importance: ImportanceSet) -> dict[str, Float[Tensor, " _"]]:
-    """Scale a set to sum 1, so that no device's loss scale outvotes the others.
-
-    In double precision: sums may exceed what the values' own precision can hold.
-    """
-    total = sum(float(values.double().sum()) for values in importance.values())
-    return {
-        layer: (values.double() / total).to(values.dtype) for layer, values in importance.items()
-    }
 
 
 def aggregate(
     sets: Mapping[str, ImportanceSet], weights: Float[np.ndarray, "devices devices"]
-) -> dict[str, dict[str, Float[Tensor, " _"]]]:
-    """Q'_n = Σ_i ŵ_{n,i} Q_i for every device (Eq. 21).
+) -> dict[str, ImportanceSet]:
+    """Q'_n = Σ_i ŵ_{n,i} Q_i for every device, each Q_i scaled to sum 1 (Eq. 21).
 
     Args:
-        sets: an importance set for each device, all with the same layers and shapes.
+        sets: an importance set for each device, all of one form.
         weights: Ŵ, rows and columns in the order of ``sets``.
     """
-    names = list(sets)
-    normalized = [normalize(sets[name]) for name in names]
-    mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for layer in normalized[0]:
-        stacked = torch.stack([own[layer] for own in normalized])
-        combined = torch.from_numpy(weights).to(stacked.dtype) @ stacked
-        for row, name in enumerate(names):
-            mixed[name][layer] = combined[row]
-    return mixed
+    normalized = [own.normalized() for own in sets.values()]
+    return dict(zip(sets, ImportanceSet.mixtures(normalized, weights), strict=True))
+
+
+def channels_of(plan: HeaderPlan) -> dict[str, int]:
+    """Channels of each layer of an importance set, in the plan's order, pruned ones included."""
+    return dict.fromkeys(plan.layers, plan.genotype.channels)
+
+
+def sets_of(uploads: Mapping[str, Upload], plan: HeaderPlan) -> dict[str, ImportanceSet]:
+    """The importance sets in uploads, by device, with the layers in the plan's order."""
+    return {name: ImportanceSet.of(up.importance, plan.layers) for name, up in uploads.items()}
 
 
 class ImportanceRule(Rule):
@@ -53,7 +45,7 @@ class ImportanceRule(Rule):
 
     def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
         """The device's importance set."""
-        return ImportanceUpload(round=start.round, importance=dict(own.importance))
+        return ImportanceUpload(round=start.round, importance=own.importance.by_layer())
 
     def check(
         self, name: str, upload: ImportanceUpload, plan: HeaderPlan, asked: Collection[str]
@@ -61,8 +53,7 @@ class ImportanceRule(Rule):
         """Refuse an importance set, a header or classes that were not asked for like this."""
         if upload.masked:
             raise ProtocolError(f"{name} sent masked shares that nobody asked for")
-        channels = dict.fromkeys(plan.layers, plan.genotype.channels)
-        check_importance(upload.importance, channels, f"the importance of {name}")
+        ImportanceSet.checked(upload.importance, channels_of(plan), f"the importance of {name}")
         shapes = self.header_shapes(name, upload.kept, plan)
         check_shapes(upload.header, shapes, f"the header of {name}", torch.float32)
         self.check_held(name, upload.held, plan)
@@ -96,5 +87,5 @@ class ImportanceRule(Rule):
         weights: Float[np.ndarray, "devices devices"],
     ) -> Mixture:
         """Q'_n for each device (Eq. 21)."""
-        sets = {name: upload.importance for name, upload in uploads.items()}
+        sets = sets_of(uploads, plan)
         return Mixture(aggregate(sets, weights))

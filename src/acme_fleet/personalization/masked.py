@@ -15,8 +15,9 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.personalization.base import Mixture, Own, Rule, Upload, Weights
-from acme_fleet.privacy.protection import ImportanceSet, Protection
+from acme_fleet.privacy.protection import Protection
 
 
 def outgoing_weights(
@@ -62,17 +63,17 @@ class MaskedRule(Rule):
         return ImportanceUpload(round=start.round, importance={}, masked=shares)
 
     def received(
-        self, update: ImportanceUpdate, layers: Mapping[str, int], protection: Protection
+        self, update: ImportanceUpdate, channels: Mapping[str, int], protection: Protection
     ) -> ImportanceSet | None:
         """The mixture; none if a sender's shares spoilt the sum.
 
         Nobody can tell whose shares: the edge server reads none of them, and to ask again without
         a sender would give its set away.
         """
-        check_shapes(update.masked, {"sum": (sum(layers.values()),)}, "the masked sum")
+        check_shapes(update.masked, {"sum": (sum(channels.values()),)}, "the masked sum")
         try:
             occasion = f"{update.round}/{update.nonce}"
-            return protection.mixture(update.masked["sum"], occasion, layers)
+            return protection.mixture(update.masked["sum"], occasion, channels)
         except ProtocolError:
             return None
 

@@ -17,7 +17,7 @@ from acme_fleet.models.header.unpruned import expand, places, presence
 from acme_fleet.models.storage import clone_state
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, Own, Upload
-from acme_fleet.personalization.importance import ImportanceRule, aggregate
+from acme_fleet.personalization.importance import ImportanceRule, aggregate, sets_of
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class WeightsRule(ImportanceRule):
         """The importance set, the header as it is now, and the channels that it has."""
         return ImportanceUpload(
             round=start.round,
-            importance=dict(own.importance),
+            importance=own.importance.by_layer(),
             header=clone_state(own.header),
             held=self.held(own),
             kept={name: list(channels) for name, channels in own.header.plan.kept.items()},
@@ -210,7 +210,7 @@ class WeightsRule(ImportanceRule):
         weights: Float[np.ndarray, "devices devices"],
     ) -> Mixture:
         """Mixed headers; a set that is not mixed comes back as the device's own."""
-        sets = {name: upload.importance for name, upload in uploads.items()}
+        sets = sets_of(uploads, plan)
         alone = np.eye(len(sets)) if self.settings.mix == "weights" else weights
         mixed = mix_headers(
             {name: upload.header for name, upload in uploads.items()},

@@ -37,7 +37,7 @@ def train(message: Message, context: Context) -> Message:
     number = int(context.node_config["partition-id"])
     (device,) = work.fleet(range(number, number + 1))
     _, importance = train_header(device.header, device.features, work.TRAINING, device.generator)
-    neurons = sum(len(values) for values in importance.values())
+    neurons = len(importance.flat())
     return Message(RecordDict({"result": MetricRecord({"neurons": neurons})}), reply_to=message)
 
 

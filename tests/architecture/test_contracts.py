@@ -66,8 +66,8 @@ def test_a_tier_imports_no_other_tier(tier: str):
     [
         # What a peer replied is checked beside the role that asked.
         ("cloud", {"server.py", "replies.py"}),
-        ("edge", {"server.py", "replies.py"}),
-        # A device's state on disk holds messages.
+        # What a role keeps on its disk are messages.
+        ("edge", {"server.py", "replies.py", "memory.py"}),
         ("device", {"client.py", "state.py"}),
     ],
 )

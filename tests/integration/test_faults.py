@@ -35,6 +35,7 @@ from acme_fleet.messages.edge_device import (
     ProfileRequest,
     ReportRequest,
     RoundStart,
+    WeightsUpload,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
@@ -476,7 +477,7 @@ def test_update_that_was_shortened_is_told(north, prepared: Path, faulty):
     fleet = north(**{"personalization.mix": "both", "personalization.rounds": 1})
 
     def forge(answer: Message) -> Message:
-        if not isinstance(answer, ImportanceUpload):
+        if not isinstance(answer, WeightsUpload):
             return answer
         return _forged(answer, header={k: 1000 * v for k, v in answer.header.items()})
 

@@ -28,12 +28,11 @@ from acme_fleet.messages.edge_device import (
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
-    ImportanceUpdate,
-    ImportanceUpload,
     ProfileRequest,
     ReportRequest,
     RoundReport,
-    RoundStart,
+    Start,
+    Update,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
@@ -43,7 +42,6 @@ from acme_fleet.models.shipped import parse_preprocessing, save_device_model
 from acme_fleet.models.storage import WEIGHTS, backbone_from, with_prefix
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import Own
-from acme_fleet.personalization.importance import channels_of
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
@@ -90,9 +88,9 @@ class DeviceClient:
                 )
             case HeaderAssignment():
                 return self._receive(message)
-            case RoundStart():
+            case Start() if isinstance(message, self._rule.start_type):
                 return self._train(message)
-            case ImportanceUpdate():
+            case Update() if isinstance(message, self._rule.update_type):
                 return self._prune(message)
             case ReportRequest():
                 return self._report()
@@ -103,7 +101,7 @@ class DeviceClient:
     def pending(self, message: Message) -> int | None:
         """The round whose training must be done before a message can be answered, if it is not."""
         match message:
-            case RoundStart():
+            case Start():
                 number = message.round
             case ReportRequest() if self._folder.report() is None:
                 number = self._personalization.rounds
@@ -139,8 +137,8 @@ class DeviceClient:
         key = self._protection.public_key()
         return FeatureSample(features=sent.values, scale=sent.scale, public_key=key)
 
-    def _train(self, start: RoundStart) -> ImportanceUpload:
-        """Train the header on private data and tell each neuron's importance."""
+    def _train(self, start: Start) -> Message:
+        """Train the header on private data and upload what the rule asks for."""
         if start.round >= self._personalization.rounds:
             raise ProtocolError(
                 f"round {start.round} was asked for, of {self._personalization.rounds}"
@@ -155,26 +153,25 @@ class DeviceClient:
         )
         return self._rule.upload(start, own)
 
-    def _prune(self, update: ImportanceUpdate) -> RoundReport:
+    def _prune(self, update: Update) -> RoundReport:
         """Remove the neurons that matter least to this device and its peers."""
         self._check_round(update.round)
         state, own = self._folder.trained(update.round)
-        channels = channels_of(state.current.plan)
-        importance = self._rule.received(update, channels, self._protection)
+        plan = state.current.plan
+        importance = self._rule.received(update, plan, self._protection)
         if importance is None:
             with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
                 importance = own
         validation = self._features().validation
-        if update.header:
-            check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
-            mixed = build_header(state.current.plan, update.header)
+        mixed = self._rule.received_header(update, plan)
+        if mixed is not None:
             state = state.with_current(mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
         self._folder.keep_pruned(update.round, state.with_current(smaller, validation))
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
-            changed=bool(update.header) or smaller.plan.neurons < state.current.plan.neurons,
+            changed=mixed is not None or smaller.plan.neurons < plan.neurons,
         )
 
     def _report(self) -> DeviceReport:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.errors import DamagedError, ProtocolError
-from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages.base import Message
+from acme_fleet.links.wire import encode, read_message
 from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples
@@ -26,7 +24,6 @@ from acme_fleet.runs.sealed import (
     write_sealed_json,
 )
 
-Kept = TypeVar("Kept", bound=Message)
 _SPLITS = ("train", "validation", "test")
 _STATE, _SHIPPED = "state", "state/shipped.json"
 
@@ -59,7 +56,7 @@ class DeviceFolder:
         path = self._file("assignment")
         if not path.exists():
             raise ProtocolError(f"{self.path.name} has received no model yet")
-        return _read(path, HeaderAssignment)
+        return read_message(path, HeaderAssignment)
 
     # --- features of the frozen backbone ---
 
@@ -143,7 +140,7 @@ class DeviceFolder:
 
     def report(self) -> DeviceReport | None:
         """The report, if there is one."""
-        return if_sound(self._file("report"), lambda path: _read(path, DeviceReport))
+        return if_sound(self._file("report"), lambda path: read_message(path, DeviceReport))
 
     def keep_report(self, report: DeviceReport) -> None:
         """Keep the report: the work for this assignment is over."""
@@ -178,12 +175,3 @@ def _digests(folder: Path) -> dict[str, str]:
             for name, path in sorted(paths.items())
             if name.parts[0] != _STATE
         }
-
-
-def _read(path: Path, kind: type[Kept]) -> Kept:
-    try:
-        message = decode(read_sealed(path), [kind])
-    except ProtocolError as error:
-        raise DamagedError(f"cannot read {path}: {error}") from error
-    assert isinstance(message, kind)
-    return message

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acme_fleet.errors import ProtocolError
-from acme_fleet.messages.base import check_shapes
-from acme_fleet.messages.edge_device import ImportanceUpload, RoundStart
+from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.personalization.base import Mixture, Own, Rule, Upload
+from acme_fleet.personalization.base import Mixture, OpenRule, Own, sets_of
 
 
 def aggregate(
@@ -30,62 +27,26 @@ def aggregate(
     return dict(zip(sets, ImportanceSet.mixtures(normalized, weights), strict=True))
 
 
-def channels_of(plan: HeaderPlan) -> dict[str, int]:
-    """Channels of each layer of an importance set, in the plan's order, pruned ones included."""
-    return dict.fromkeys(plan.layers, plan.genotype.channels)
-
-
-def sets_of(uploads: Mapping[str, Upload], plan: HeaderPlan) -> dict[str, ImportanceSet]:
-    """The importance sets in uploads, by device, with the layers in the plan's order."""
-    return {name: ImportanceSet.of(up.importance, plan.layers) for name, up in uploads.items()}
-
-
-class ImportanceRule(Rule):
+class ImportanceRule(OpenRule[ImportanceUpload, ImportanceUpdate, ImportanceSet]):
     """Algorithm 2 as in the paper: importance sets alone are sent and mixed."""
+
+    upload_type = ImportanceUpload
+    update_type = ImportanceUpdate
 
     def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
         """The device's importance set."""
         return ImportanceUpload(round=start.round, importance=own.importance.by_layer())
 
-    def check(
-        self, name: str, upload: ImportanceUpload, plan: HeaderPlan, asked: Collection[str]
-    ) -> None:
-        """Refuse an importance set, a header or classes that were not asked for like this."""
-        if upload.masked:
-            raise ProtocolError(f"{name} sent masked shares that nobody asked for")
-        ImportanceSet.checked(upload.importance, channels_of(plan), f"the importance of {name}")
-        shapes = self.header_shapes(name, upload.kept, plan)
-        check_shapes(upload.header, shapes, f"the header of {name}", torch.float32)
-        self.check_held(name, upload.held, plan)
-
-    def header_shapes(
-        self, name: str, kept: Mapping[str, Sequence[int]], plan: HeaderPlan
-    ) -> dict[str, tuple[int, ...]]:
-        """Shapes of the header that a device must send: here none.
-
-        Raises:
-            ProtocolError: if the device kept what nobody asked for.
-        """
-        if kept:
-            raise ProtocolError(f"{name} told of kept channels that nobody asked for")
-        return {}
-
-    def check_held(self, name: str, held: Sequence[int], plan: HeaderPlan) -> None:
-        """Refuse classes that nobody asked for.
-
-        Raises:
-            ProtocolError: naming them.
-        """
-        if held:
-            raise ProtocolError(f"the classes that {name} holds: {list(held)[:5]}, expected none")
-
     def mix(
         self,
-        uploads: Mapping[str, Upload],
+        uploads: Mapping[str, ImportanceUpload],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
         weights: Float[np.ndarray, "devices devices"],
-    ) -> Mixture:
+    ) -> Mixture[ImportanceSet]:
         """Q'_n for each device (Eq. 21)."""
-        sets = sets_of(uploads, plan)
-        return Mixture(aggregate(sets, weights))
+        return Mixture(aggregate(sets_of(uploads, plan), weights))
+
+    def update(self, start: RoundStart, mixed: ImportanceSet) -> ImportanceUpdate:
+        """Q'_n."""
+        return ImportanceUpdate(round=start.round, importance=mixed.by_layer())

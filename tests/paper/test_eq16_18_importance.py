@@ -22,6 +22,7 @@ from acme_fleet.device.importance import (
 )
 from acme_fleet.device.refinement import prune_header, train_header
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
@@ -74,8 +75,8 @@ def test_mean_over_iterations_of_the_sum_over_a_neurons_parameters() -> None:
         F.cross_entropy(header(**batch.inputs), batch.labels).backward()
         accumulator.add()
     result = accumulator.result(CHANNELS)
-    assert result.keys() == header.plan.layers.keys()
-    for name, importance in result.items():
+    assert result.layers == tuple(header.plan.layers)
+    for name, importance in result.by_layer().items():
         mean = {
             part: sum((one[f"layers.{name}.{part}"] for one in seen), torch.zeros(())) / 3
             for part in ("weight", "bias")
@@ -93,7 +94,7 @@ def test_training_measures_every_iteration_before_the_weights_move() -> None:
     one = Training(epochs=1, batch_size=12, learning_rate=0.05)
     trained, first = train_header(CLASSIFICATION, header, splits, one, torch.Generator())
     expected = squares(header, samples)
-    for name, importance in first.items():
+    for name, importance in first.by_layer().items():
         total = expected[f"layers.{name}.weight"].flatten(1).sum(1)
         torch.testing.assert_close(
             importance, total + expected[f"layers.{name}.bias"], rtol=1e-3, atol=1e-8
@@ -117,7 +118,7 @@ def test_a_pruned_neuron_has_no_importance() -> None:
     F.cross_entropy(header(**samples.inputs), samples.labels).backward()
     accumulator.add()
     result = accumulator.result(CHANNELS)
-    assert all(importance.shape == (CHANNELS,) for importance in result.values())
+    assert all(len(values) == CHANNELS for values in result.values)
     assert (result[name] > 0).tolist() == [False, True, False, True, False]
 
 
@@ -151,7 +152,7 @@ def rank_correlation(seed: int) -> float:
         header.zero_grad()
         F.cross_entropy(header(**batch.inputs), batch.labels).backward()
         accumulator.add()
-    taylor = torch.cat([*accumulator.result(8).values()])
+    taylor = accumulator.result(8).flat()
     exact = torch.cat(
         [ablation_importance(CLASSIFICATION, header, samples, name) for name in header.plan.layers]
     )
@@ -180,7 +181,9 @@ def test_the_least_important_share_goes_and_one_stays_in_each_layer(
     ranking: tuple[dict[str, list[int]], dict[str, tuple[int, ...]]], share: float
 ) -> None:
     values, left = ranking
-    importance = {name: torch.tensor(row, dtype=torch.float32) for name, row in values.items()}
+    importance = ImportanceSet.of(
+        {name: torch.tensor(row, dtype=torch.float32) for name, row in values.items()}
+    )
     kept = neurons_to_keep(importance, left, share)
     assert kept.keys() == left.keys()
     assert all(set(kept[n]) <= set(left[n]) and list(kept[n]) == sorted(kept[n]) for n in left)
@@ -200,16 +203,17 @@ def test_the_least_important_share_goes_and_one_stays_in_each_layer(
 
 def test_ties_are_broken_by_name_and_number_whatever_the_order_of_the_layers() -> None:
     same = {name: torch.ones(3) for name in "cab"}
+    one, other = ImportanceSet.of(same), ImportanceSet.of(same, "abc")
     left = dict.fromkeys("bca", (0, 1, 2))
     expected = {"a": (2,), "b": (1, 2), "c": (0, 1, 2)}
-    assert neurons_to_keep(same, left, 3 / 9) == expected
-    assert (
-        neurons_to_keep(dict(sorted(same.items())), dict(sorted(left.items())), 3 / 9) == expected
-    )
+    assert neurons_to_keep(one, left, 3 / 9) == expected
+    assert neurons_to_keep(other, dict(sorted(left.items())), 3 / 9) == expected
 
 
 def test_the_share_is_of_what_is_left_and_reaches_over_layers() -> None:
-    importance = {"a": torch.tensor([5.0, 6, 7, 8]), "b": torch.tensor([1.0, 2, 3, 9])}
+    importance = ImportanceSet(
+        ("a", "b"), (torch.tensor([5.0, 6, 7, 8]), torch.tensor([1.0, 2, 3, 9]))
+    )
     left = {"a": (0, 1, 2, 3), "b": (1, 2, 3)}
     assert neurons_to_keep(importance, left, 0.0) == left
     assert neurons_to_keep(importance, left, 0.43) == {"a": (1, 2, 3), "b": (3,)}
@@ -218,7 +222,7 @@ def test_the_share_is_of_what_is_left_and_reaches_over_layers() -> None:
 
 def test_prune_header_removes_the_share_physically() -> None:
     header = make_header()
-    importance = {name: torch.arange(5.0) for name in header.plan.layers}
+    importance = ImportanceSet.of({name: torch.arange(5.0) for name in header.plan.layers})
     smaller = prune_header(header, importance, 0.2)
     assert header.plan.neurons == 35
     assert smaller.plan.neurons == 28

@@ -29,15 +29,14 @@ from acme_fleet.messages.edge_device import (
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
-    ImportanceUpdate,
-    ImportanceUpload,
     ProfileRequest,
     ReportRequest,
     RoundReport,
-    RoundStart,
-    check_importance,
+    Start,
+    Update,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import save_device_model, sent_preprocessing
@@ -100,9 +99,9 @@ class DeviceClient:
                 )
             case HeaderAssignment():
                 return self._receive(message)
-            case RoundStart():
+            case Start() if isinstance(message, self._rule.start_type):
                 return self._train(message)
-            case ImportanceUpdate():
+            case Update() if isinstance(message, self._rule.update_type):
                 return self._prune(message)
             case ReportRequest():
                 return self._report()
@@ -113,7 +112,7 @@ class DeviceClient:
     def pending(self, message: Message) -> int | None:
         """The round whose training must be done before a message can be answered, if it is not."""
         match message:
-            case RoundStart():
+            case Start():
                 number = message.round
             case ReportRequest() if self._folder.report() is None:
                 number = self._personalization.rounds
@@ -150,8 +149,8 @@ class DeviceClient:
         key = self._protection.public_key()
         return FeatureSample(features=sent.values, scale=sent.scale, public_key=key)
 
-    def _train(self, start: RoundStart) -> ImportanceUpload:
-        """Train the header on private data and tell each neuron's importance."""
+    def _train(self, start: Start) -> Message:
+        """Train the header on private data and upload what the rule asks for."""
         if start.round >= self._personalization.rounds:
             raise ProtocolError(
                 f"round {start.round} was asked for, of {self._personalization.rounds}"
@@ -166,21 +165,18 @@ class DeviceClient:
         )
         return self._rule.upload(start, own)
 
-    def _prune(self, update: ImportanceUpdate) -> RoundReport:
+    def _prune(self, update: Update) -> RoundReport:
         """Remove the neurons that matter least to this device and its peers."""
         self._check_round(update.round)
         state, own = self._folder.trained(update.round)
-        channels = state.current.plan.genotype.channels
-        wanted = dict.fromkeys(state.current.plan.layers, channels)
-        importance = self._rule.received(update, wanted, self._protection)
+        plan = state.current.plan
+        importance = self._rule.received(update, plan, self._protection)
         if importance is None:
             with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
                 importance = own
-        check_importance(importance, wanted, "the mixed importance")
         validation = self._features().validation
-        if update.header:
-            check_shapes(update.header, state.current.plan.shapes(), "the mixed header")
-            mixed = build_header(state.current.plan, update.header)
+        mixed = self._rule.received_header(update, plan)
+        if mixed is not None:
             state = state.with_current(self._task, mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
         pruned = state.with_current(self._task, smaller, validation)
@@ -188,7 +184,7 @@ class DeviceClient:
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
-            changed=bool(update.header) or smaller.plan.neurons < state.current.plan.neurons,
+            changed=mixed is not None or smaller.plan.neurons < plan.neurons,
         )
 
     def _report(self) -> DeviceReport:
@@ -259,7 +255,7 @@ class DeviceClient:
                 f"a mixture of round {number} was sent, {self._settings.name} {told}"
             )
 
-    def _trained(self, number: int) -> tuple[HeaderState, dict[str, torch.Tensor]]:
+    def _trained(self, number: int) -> tuple[HeaderState, ImportanceSet]:
         """The state after the training of a round, which is done once."""
         found = self._folder.if_trained(number)
         if found is None:

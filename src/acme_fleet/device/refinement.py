@@ -14,6 +14,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
 from acme_fleet.errors import DamagedError
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, LinearHeader, answering_as, build_header, prune
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
@@ -31,7 +32,7 @@ class LocalTraining:
     generator: torch.Generator
 
 
-Trained = tuple[Header, dict[str, Tensor]]
+Trained = tuple[Header, ImportanceSet]
 """A trained header and its neurons' importance, as ``train_header`` returns them."""
 
 
@@ -112,7 +113,7 @@ def train_header(
     generator: torch.Generator,
     *,
     to_mix: bool = False,
-) -> tuple[Header, dict[str, Tensor]]:
+) -> Trained:
     """Train a copy on private features.
 
     The best epoch by validation is kept, those before the first included. A header whose weights
@@ -122,7 +123,7 @@ def train_header(
 
     Returns:
         The trained header, and the importance of its neurons, mean over all iterations
-        (Eq. 17-18), by layer, shape ``(channels,)``.
+        (Eq. 17-18).
     """
     trained = build_header(header.plan, header.state_dict())
     accumulator = ImportanceAccumulator(trained)
@@ -139,7 +140,7 @@ def train_header(
     return trained, accumulator.result(header.plan.genotype.channels)
 
 
-def prune_header(header: Header, importance: Mapping[str, Tensor], share: float) -> Header:
+def prune_header(header: Header, importance: ImportanceSet, share: float) -> Header:
     """Physically remove the least important share of the neurons (METHOD 8)."""
     left = {name: layer.outputs for name, layer in header.plan.layers.items()}
     return prune(header, neurons_to_keep(importance, left, share))

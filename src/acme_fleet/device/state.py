@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,9 +13,9 @@ from transformers import PreTrainedModel
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.errors import DamagedError, ProtocolError
-from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages.base import Message
+from acme_fleet.links.wire import encode, read_message
 from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
@@ -30,9 +29,8 @@ from acme_fleet.runs.sealed import (
     write_sealed_json,
 )
 
-Kept = TypeVar("Kept", bound=Message)
-TrainedState = tuple[HeaderState, dict[str, Tensor]]
-"""The state after a round's training, and its neurons' importance by layer."""
+TrainedState = tuple[HeaderState, ImportanceSet]
+"""The state after a round's training, and its neurons' importance."""
 _SPLITS = ("train", "validation", "test")
 _STATE, _SHIPPED = "state", "state/shipped.json"
 
@@ -127,7 +125,7 @@ class DeviceFolder:
         path = self._file("assignment")
         if not path.exists():
             raise ProtocolError(f"{self.path.name} has received no model yet")
-        return _read(path, HeaderAssignment)
+        return read_message(path, HeaderAssignment)
 
     # --- features of the frozen backbone ---
 
@@ -202,13 +200,15 @@ class DeviceFolder:
 
     def if_trained(self, number: int) -> TrainedState | None:
         """As :meth:`trained`; none if the training is not done, or a file is damaged."""
-        importance = if_sound(self._file(f"importance-{number}"), read_tensors)
+        path = self._file(f"importance-{number}")
+        importance = if_sound(path, read_tensors)
         state = importance and if_sound(self._file(f"trained-{number}"), HeaderState.read)
-        return _ordered(state, importance[0]) if importance and state else None
+        return _ordered(state, importance[0], path) if importance and state else None
 
-    def keep_trained(self, number: int, state: HeaderState, importance: dict[str, Tensor]) -> None:
+    def keep_trained(self, number: int, state: HeaderState, importance: ImportanceSet) -> None:
         """Keep what the training of a round has made."""
-        write_tensors(self._file(f"importance-{number}"), importance, {}, private=True)
+        path = self._file(f"importance-{number}")
+        write_tensors(path, importance.by_layer(), {}, private=True)
         state.write(self._file(f"trained-{number}"))
 
     def trained(self, number: int) -> TrainedState:
@@ -218,8 +218,8 @@ class DeviceFolder:
             DamagedError: if there was none, or a file is damaged.
         """
         state = HeaderState.read(self._file(f"trained-{number}"))
-        importance, _ = read_tensors(self._file(f"importance-{number}"))
-        return _ordered(state, importance)
+        path = self._file(f"importance-{number}")
+        return _ordered(state, read_tensors(path)[0], path)
 
     def keep_pruned(self, number: int, state: HeaderState) -> None:
         """Keep the state at the end of a round."""
@@ -229,7 +229,7 @@ class DeviceFolder:
 
     def report(self) -> DeviceReport | None:
         """The report, if there is one."""
-        return if_sound(self._file("report"), lambda path: _read(path, DeviceReport))
+        return if_sound(self._file("report"), lambda path: read_message(path, DeviceReport))
 
     def keep_report(self, report: DeviceReport) -> None:
         """Keep the report: the work for this assignment is over."""
@@ -243,8 +243,9 @@ class DeviceFolder:
         return self.path / _STATE / f"{name}.safetensors"
 
 
-def _ordered(state: HeaderState, importance: dict[str, Tensor]) -> TrainedState:
-    return state, {layer: importance[layer] for layer in state.current.plan.layers}
+def _ordered(state: HeaderState, importance: dict[str, Tensor], path: Path) -> TrainedState:
+    with reading(f"cannot read {path}", DamagedError):
+        return state, ImportanceSet.of(importance, state.current.plan.layers)
 
 
 def changed_files(folder: Path) -> list[str] | None:
@@ -268,12 +269,3 @@ def _digests(folder: Path) -> dict[str, str]:
             for name, path in sorted(paths.items())
             if name.parts[0] != _STATE
         }
-
-
-def _read(path: Path, kind: type[Kept]) -> Kept:
-    try:
-        message = decode(read_sealed(path), [kind])
-    except ProtocolError as error:
-        raise DamagedError(f"cannot read {path}: {error}") from error
-    assert isinstance(message, kind)
-    return message

@@ -37,11 +37,11 @@ from acme_fleet.messages.edge_device import (
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
-    ImportanceUpdate,
-    ImportanceUpload,
     ProfileRequest,
     ReportRequest,
     RoundReport,
+    Update,
+    Upload,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.storage import (
@@ -50,7 +50,6 @@ from acme_fleet.models.storage import (
     without_prefix,
     write_tensors,
 )
-from acme_fleet.personalization.base import Upload
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.journal import Journal
@@ -287,7 +286,7 @@ class EdgeServer:
 
     def _updates(
         self, number: int, coarse: CoarseModel, peers: Peers, group: Group
-    ) -> tuple[dict[str, ImportanceUpdate], Mapping[str, float]]:
+    ) -> tuple[dict[str, Update], Mapping[str, float]]:
         """Gather uploads and mix them for each device as the rule says.
 
         Returns:
@@ -298,20 +297,21 @@ class EdgeServer:
         while True:
             starts = rule.starts(number, asked, peers.keys, peers.among)
 
-            def check(name: str, upload: ImportanceUpload, asked: list[str] = asked) -> None:
+            def check(name: str, upload: Upload, asked: list[str] = asked) -> None:
                 check_round(name, upload.round, number)
                 rule.check(name, upload, plan, asked)
 
-            uploads = self._devices.call(starts, ImportanceUpload, check)
+            uploads = self._devices.call(starts, rule.upload_type, check)
             if not rule.hidden or len(uploads) == len(asked):
                 break
             asked = list(uploads)  # the masks of a device that failed would stay in all sums
         counted: dict[str, tuple[Upload, float]] = {name: (u, 1.0) for name, u in uploads.items()}
         if not rule.hidden:
             folder, decay = group.folder / "uploads", self._personalization.stale_decay
-            remember(folder, number, uploads)
-            counted = recall(folder, number, uploads, peers.devices, decay)
+            remember(folder, uploads)
+            counted = recall(folder, number, uploads, peers.devices, decay, rule.upload_type)
         among = peers.among(counted, [freshness for _, freshness in counted.values()])
         sent = {name: upload for name, (upload, _) in counted.items()}
         mixture = rule.mix(sent, plan, coarse.message.header, among)
-        return {name: mixture.update(name, starts[name]) for name in uploads}, mixture.shortened
+        updates = {name: rule.update(starts[name], mixture.parts[name]) for name in uploads}
+        return updates, mixture.shortened

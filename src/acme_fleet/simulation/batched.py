@@ -20,6 +20,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.device.refinement import LocalTraining, Trained
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.unpruned import expand, presence, shrink, unpruned
 from acme_fleet.simulation.stacked import join_tensors, split_vectors, stacked_logits
 from acme_fleet.tasks.base import ABSENT, Evaluation, Task
@@ -229,7 +230,7 @@ class _Batch:
         return [
             (
                 shrink(device.header.plan, {name: of[i] for name, of in tensors.items()}),
-                {layer: of[i] for layer, of in importance.items()},
+                ImportanceSet.of({layer: of[i] for layer, of in importance.items()}),
             )
             for i, device in enumerate(self.devices)
         ]

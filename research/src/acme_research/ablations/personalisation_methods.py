@@ -10,6 +10,7 @@ from torch import Tensor
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.device.refinement import HeaderState, LocalTraining, Trained, prune_header
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.personalization.importance import aggregate
 from acme_fleet.personalization.weights import mix_headers
@@ -173,7 +174,7 @@ def personalise(
     method: Method,
     world: World,
     first: First,
-    sent: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    sent: Callable[[ImportanceSet], ImportanceSet] = lambda own: own,
 ) -> dict[str, Any]:
     """All rounds; accuracies of the guarded and of the last header, by device.
 

@@ -40,7 +40,7 @@ def train(message: Message, context: Context) -> Message:
     _, importance = train_header(
         CLASSIFICATION, device.header, device.features, work.TRAINING, device.generator
     )
-    neurons = sum(len(values) for values in importance.values())
+    neurons = len(importance.flat())
     return Message(RecordDict({"result": MetricRecord({"neurons": neurons})}), reply_to=message)
 
 

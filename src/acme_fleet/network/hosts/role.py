@@ -14,16 +14,15 @@ from acme_fleet.messages.base import Message
 from acme_fleet.messages.cloud_edge import BackboneAssignment
 from acme_fleet.messages.edge_device import (
     HeaderAssignment,
-    ImportanceUpdate,
     ProfileRequest,
     ReportRequest,
-    RoundStart,
 )
 from acme_fleet.network.flower.channel import Channel
 from acme_fleet.network.flower.link import FlowerLink, RunIdentity
 from acme_fleet.network.flower.role_host import Board, HostedRun, RoleHost
 from acme_fleet.network.hosts.site import Site, fingerprint
 from acme_fleet.network.hosts.superlink import SuperLink
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
@@ -32,13 +31,6 @@ from acme_fleet.runs.locks import held
 from acme_fleet.seeding import threads
 
 _EDGE_ANSWERS: list[type[Message]] = [ProfileRequest, BackboneAssignment]
-_DEVICE_ANSWERS: list[type[Message]] = [
-    ProfileRequest,
-    HeaderAssignment,
-    RoundStart,
-    ImportanceUpdate,
-    ReportRequest,
-]
 
 
 def serve_role(path: Path) -> None:
@@ -73,9 +65,10 @@ def _runs(site: Site) -> Path:
 class _DeviceRuns:
     """A device's part in runs."""
 
-    answers = _DEVICE_ANSWERS
-
     def __init__(self, site: Site, fleet: Fleet) -> None:
+        rule = rule_of(fleet.personalization)
+        in_rounds: list[type[Message]] = [rule.start_type, rule.update_type]
+        self.answers = [ProfileRequest, HeaderAssignment, *in_rounds, ReportRequest]
         import_module("acme_fleet.device.client")  # now, not when the first question waits
         self._site, self._fleet = site, fleet
         self._device = next(d for d in fleet.devices if d.name == site.name)

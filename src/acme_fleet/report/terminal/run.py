@@ -22,6 +22,7 @@ from rich.text import Text
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.report.words import accuracy_text, bytes_text, features_text, share_text
 from acme_fleet.runs.summary import Summary
 
@@ -178,7 +179,8 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     table = Table(title="what would leave each device; samples and labels never do")
     for column in ("message", "sent", "holds", "bytes, at most", "protection"):
         table.add_column(column, justify="right" if column.startswith("bytes") else "left")
-    most = {"FeatureSample": plan.feature_bytes, "ImportanceUpload": plan.round_bytes}
+    upload = rule_of(personalization).upload_type.__name__
+    most = {"FeatureSample": plan.feature_bytes, upload: plan.round_bytes}
     for one in what_leaves(personalization):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)

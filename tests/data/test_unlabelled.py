@@ -55,7 +55,7 @@ def test_labels_that_are_missing_cannot_be_used(
         lambda: samples.labels,
         lambda: join([known, samples]),
         lambda: evaluate(CLASSIFICATION, make_classifier(), samples),
-        lambda: labels_objective(CLASSIFICATION, torch.Generator())(make_classifier(), samples),
+        lambda: labels_objective(CLASSIFICATION)(make_classifier(), samples),
     ):
         with pytest.raises(ValueError, match="labels of samples that have none"):
             wrong()
@@ -326,7 +326,7 @@ def test_importance_follows_the_labels_that_there_are():
         ("features", True, False),
     ):
         found = objective_of(CLASSIFICATION, kind, draw, labelled=labelled)  # type: ignore[arg-type]
-        like = (labels_objective if expected else features_objective)(CLASSIFICATION, draw)
+        like = labels_objective(CLASSIFICATION) if expected else features_objective(draw)
         assert found.__qualname__ == like.__qualname__
 
 

@@ -744,11 +744,14 @@ def test_processes_are_shown_started_again_and_stopped_with_their_children(tmp_p
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def hellos() -> int:
+        return sum(line.split() == ["part", "hello"] for line in lines)
+
     def meddle() -> None:
         wait(lambda: children())
         assert service.process is not None
         service.process.kill()
-        wait(lambda: len(children()) == 2)
+        wait(lambda: len(children()) == 2 and hellos() == 2)
         os.kill(os.getpid(), signal.SIGINT)
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -758,7 +761,7 @@ def test_processes_are_shown_started_again_and_stopped_with_their_children(tmp_p
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
-    assert sum(line.split() == ["part", "hello"] for line in lines) == 2
+    assert hellos() == 2
     assert any("ended with -9; starting it again" in line for line in lines)
     assert len(children()) == 2
     wait(lambda: not any(_alive(pid) for pid in children()))

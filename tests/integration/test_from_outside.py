@@ -1,4 +1,4 @@
-"""What a user adds is one entry: each is written here and used by a whole run of a tiny fleet.
+"""Additions of a user are one entry each: a whole run of a tiny fleet uses what is written here.
 
 Tasks, personalisation rules and families have tests of their own: ``test_tasks``, ``test_rules``
 and ``test_new_family``.
@@ -20,9 +20,9 @@ import acme_fleet
 from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.data.datasets import SOURCES
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples
+from acme_fleet.data.sources.registry import SOURCES
 from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.links.wire import decode, encode

@@ -19,7 +19,7 @@ Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
 """F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
 
 
-def labels_objective(task: Task, _: torch.Generator) -> Objective:
+def labels_objective(task: Task) -> Objective:
     """Each sample's loss."""
 
     def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
@@ -29,13 +29,14 @@ def labels_objective(task: Task, _: torch.Generator) -> Objective:
     return of
 
 
-def features_objective(_: Task, generator: torch.Generator) -> Objective:
+def features_objective(generator: torch.Generator) -> Objective:
     """First-order change of the pooled vector; no labels (METHOD 16).
 
     The features' own squared error has no slope where it is zero. The product of the vector with
     random signs has: its slope, squared, is in the mean that of the vector's squared length.
 
-    The generator draws a sign for each sample and channel.
+    Args:
+        generator: draws a sign for each sample and channel.
     """
 
     def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
@@ -47,8 +48,8 @@ def features_objective(_: Task, generator: torch.Generator) -> Objective:
 
 
 OBJECTIVES: dict[str, Callable[[Task, torch.Generator], Objective]] = {
-    "labels": labels_objective,
-    "features": features_objective,
+    "labels": lambda task, _: labels_objective(task),
+    "features": lambda _, generator: features_objective(generator),
 }
 """F by ``backbone.importance``. A new criterion is an entry here."""
 

@@ -26,6 +26,7 @@ from acme_fleet.data.sources.registry import SOURCES
 from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.links.wire import decode, encode
+from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import RoundReport
 from acme_fleet.messages.header_plan import OPERATIONS, Block, Genotype, HeaderPlan
 from acme_fleet.models.features import Classifier
@@ -146,7 +147,10 @@ def test_a_new_message_field_needs_its_type_alone_to_travel() -> None:
     class WarmReport(RoundReport):
         temperature_c: float
 
-    report = WarmReport(round=1, neurons=3, changed=True, temperature_c=41.5)
-    assert decode(encode(report), [WarmReport]) == report
-    with pytest.raises(ProtocolError):
-        decode(encode(report), [RoundReport])
+    try:
+        report = WarmReport(round=1, neurons=3, changed=True, temperature_c=41.5)
+        assert decode(encode(report), [WarmReport]) == report
+        with pytest.raises(ProtocolError):
+            decode(encode(report), [RoundReport])
+    finally:
+        del Message.registry["WarmReport"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -42,7 +43,7 @@ class Frozen:
     features: Splits
     backbone: PreTrainedModel | None
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes of the features' and the backbone's tensors."""
         inputs = [getattr(self.features, split).inputs.values() for split in _SPLITS]
@@ -63,6 +64,7 @@ class FeatureMemory:
         """Hold at most ``most_bytes`` (512 MiB) in all."""
         self._most = most_bytes
         self._held: dict[Path, Frozen] = {}
+        self._bytes = 0  # of all that is held
         self._lock = threading.Lock()
 
     def get(self, path: Path) -> Frozen | None:
@@ -76,18 +78,23 @@ class FeatureMemory:
     def put(self, path: Path, frozen: Frozen) -> None:
         """Hold this for a device's folder, and forget the oldest ones where there is no room."""
         with self._lock:
-            self._held.pop(path, None)
+            self._forget(path)
             room = self._most - frozen.size_bytes
             if room < 0:
                 return
-            while sum(each.size_bytes for each in self._held.values()) > room:
-                del self._held[next(iter(self._held))]
+            while self._bytes > room:
+                self._forget(next(iter(self._held)))
             self._held[path] = frozen
+            self._bytes += frozen.size_bytes
 
     def drop(self, path: Path) -> None:
         """Forget a device's folder."""
         with self._lock:
-            self._held.pop(path, None)
+            self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        if (old := self._held.pop(path, None)) is not None:
+            self._bytes -= old.size_bytes
 
 
 class DeviceFolder:

@@ -75,8 +75,6 @@ class Undecoded:
         Raises:
             FleetError: naming the sample that cannot be decoded.
         """
-        if not len(index):  # the first tells the shapes
-            return self[torch.zeros(1, dtype=torch.long)][:0]
         return _samples(self.raw[index.numpy()], self.preprocessing)
 
 

@@ -137,16 +137,18 @@ def distribute(
         FleetError: naming the device or cluster whose data are missing, unknown or too few.
     """
     shares = share_out(fleet, Labels.of(source))
+    _check_shares(shares, only)
     public = _public(fleet, source, shares) if not only else None
     shared: dict[str, Samples] = {}
     private: dict[str, Splits] = {}
     for cluster in fleet.clusters:
         if only is None or cluster.name in only:
-            shared[cluster.name] = (
-                _at(source.train, shares.edges[cluster.name])
-                if cluster.data is None
-                else load_own(cluster.data, fleet.data, source, _whose(cluster))
-            )
+            if cluster.data is None:
+                shared[cluster.name] = _at(source.train, shares.edges[cluster.name])
+            else:
+                own = load_own(cluster.data, fleet.data, source, _whose(cluster))
+                _check_edge(cluster.name, own)
+                shared[cluster.name] = own
         for device in cluster.devices:
             if only is not None and device.name not in only:
                 continue
@@ -155,7 +157,6 @@ def distribute(
             else:
                 own = load_own(device.data, fleet.data, source, _whose(device))
                 private[device.name] = _own_splits(fleet, device.name, own)
-    _check_sizes(public, shared, private)
     return World(shared, private, source.classes, source.preprocessing, public)
 
 
@@ -188,11 +189,7 @@ class HostData:
         holder = next(each for each in (*fleet.clusters, *fleet.devices) if each.name == name)
         if holder.data is None:
             listed = list_source(fleet.data)
-            shares = share_out(fleet, Labels.of(listed))
-            if isinstance(holder, Device):
-                _check_device(name, shares.devices[name])
-            else:
-                _check_edge(name, shares.edges[name])
+            _check_shares(share_out(fleet, Labels.of(listed)), [name])
             return HostData(fleet, name, listed)
         own = read_own(holder.data, fleet.data, _whose(holder))
         if isinstance(holder, Device):
@@ -253,7 +250,9 @@ def _public(fleet: Fleet, source: Source | Prepared, shares: Shares) -> Splits:
         generator = data_generator(fleet, "public")
         own = load_own(data.public, data, source, "data.public", label_optional=True)
         rest, test = _split(own, data.test_share, generator) if own.labelled else (own, own[:0])
-        return Splits(*_split(rest, data.validation, generator), test)
+        train, validation = _split(rest, data.validation, generator)
+        _check_cloud((train, validation, test), tested=own.labelled)
+        return Splits(train, validation, test)
     assert shares.public is not None
     return _taken(source, shares.public)
 
@@ -261,6 +260,7 @@ def _public(fleet: Fleet, source: Source | Prepared, shares: Shares) -> Splits:
 def _own_splits(fleet: Fleet, device: str, own: Samples) -> Splits:
     """A device's own data, cut in three."""
     parts = own_parts(fleet, device, own.labels.numpy())
+    _check_device(device, parts)
     return Splits(*(_at(own, part) for part in parts))
 
 
@@ -269,17 +269,25 @@ def _whose(holder: Cluster | Device) -> str:
     return f"{'cluster' if isinstance(holder, Cluster) else 'device'} {holder.name}: data"
 
 
-def _check_sizes(
-    public: Splits | None, shared: dict[str, Samples], private: dict[str, Splits]
-) -> None:
-    """Refuse a world in which somebody has nothing to train, choose or report on."""
-    if public is not None:
-        parts = public.train, public.validation, public.test
-        _check_parts("the cloud", [len(part) for part in parts], tested=public.labelled)
-    for name, splits in private.items():
-        _check_device(name, (splits.train, splits.validation, splits.test))
-    for name, samples in shared.items():
-        _check_edge(name, samples)
+def _check_shares(shares: Shares, only: Collection[str] | None) -> None:
+    """Refuse shares of a data set that leave somebody nothing to train, choose or report on.
+
+    With ``only``, shares of edge servers and devices but those named may be anything, and those of
+    the cloud too where somebody is named.
+    """
+    if not only and shares.public is not None:
+        _check_cloud(shares.public, tested=True)
+    for name, parts in shares.devices.items():
+        if only is None or name in only:
+            _check_device(name, parts)
+    for name, part in shares.edges.items():
+        if only is None or name in only:
+            _check_edge(name, part)
+
+
+def _check_cloud(parts: tuple[Sized, Sized, Sized], *, tested: bool) -> None:
+    """Refuse public data of which a part is empty; without labels there is nothing to test."""
+    _check_parts("the cloud", [len(part) for part in parts], tested=tested)
 
 
 def _check_device(name: str, parts: tuple[Sized, Sized, Sized]) -> None:

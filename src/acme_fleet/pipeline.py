@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.reference import ReferenceResult, known_pooling, untrained_reference
 from acme_fleet.cloud.server import CloudServer
-from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
@@ -128,7 +127,11 @@ def _run(
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
     journal = Journal(run.events, observer)
-    rival = _Rival.of(fleet, world, run, initial)  # before the cloud server trains θ0 in place
+    # None of a task without a probe, or where the devices' data are elsewhere.
+    rival = bool(world.private) and task_of(fleet.task).probe is not None
+    untouched = None
+    if rival and fleet.reference.checkpoint is not None:
+        untouched = copy.deepcopy(initial.backbone)  # the cloud server trains θ0 in place
     try:
         with (
             threads(fleet.threads),
@@ -142,7 +145,7 @@ def _run(
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
-            probe = rival.measured(world, journal) if rival else None
+            probe = _probe(fleet, world, untouched, run, journal) if rival else None
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -161,48 +164,29 @@ def _run(
     return summary
 
 
-@dataclass(frozen=True)
-class _Rival:
-    """The practitioner's rival, which is measured beside the protocol on this machine.
+def _probe(
+    fleet: Fleet,
+    world: World,
+    untouched: PreTrainedModel | None,
+    run: RunDirectory,
+    journal: Journal,
+) -> ProbeResult:
+    """Measure the practitioner's rival beside the protocol, on this machine.
 
-    Attributes:
-        path: of the result on disk.
-        result: what an earlier start has measured.
-        backbone: the checkpoint's untouched one, to be measured; none for raw inputs.
-        pooling: the checkpoint's, where it is known.
+    Args:
+        fleet, world, run, journal: of this run.
+        untouched: the checkpoint's backbone; none for raw inputs.
     """
-
-    path: Path
-    result: ProbeResult | None
-    backbone: PreTrainedModel | None
-    pooling: Pooling | None
-
-    @staticmethod
-    def of(fleet: Fleet, world: World, run: RunDirectory, initial: Classifier) -> _Rival | None:
-        """The rival; none of a task without a probe, or where the devices' data are elsewhere.
-
-        Args:
-            fleet, world, run: of this run.
-            initial: θ0 before any training. Of a checkpoint the backbone is copied, since the
-                cloud server trains θ0 in place.
-        """
-        path = run.path / "rivals" / "probe.json"
-        if not world.private or task_of(fleet.task).probe is None:
-            return None
-        result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
-        if result or fleet.reference.checkpoint is None:
-            return _Rival(path, result, None, None)
-        pooling = known_pooling(fleet.reference, initial.backbone.config.hidden_size)
-        return _Rival(path, None, copy.deepcopy(initial.backbone), pooling)
-
-    def measured(self, world: World, journal: Journal) -> ProbeResult:
-        """Its result, measured once."""
-        if self.result:
-            return self.result
+    path = run.path / "rivals" / "probe.json"
+    result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
+    if result is None:
+        pooling = None
+        if untouched is not None:
+            pooling = known_pooling(fleet.reference, untouched.config.hidden_size)
         with journal.stage("rivals", "probe") as progress:
-            result = measure_probe(self.backbone, self.pooling, world, progress)
-        write_sealed_json(self.path, asdict(result))
-        return result
+            result = measure_probe(untouched, pooling, world, progress)
+        write_sealed_json(path, asdict(result))
+    return result
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:

@@ -138,8 +138,7 @@ class DeviceClient:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
         self._coarse = coarse = _coarse_header(self._task, assignment)
         self._check_size(assignment)
-        preprocessing = sent_preprocessing(assignment.preprocessing)  # it ships with the model
-        self._own = self._private_by(assignment.class_names, preprocessing)
+        self._own = self._read_own(assignment)
         self._folder.accept(assignment)
         features = self._features()
         self._folder.begin(HeaderState.start(self._task, coarse, features))
@@ -294,10 +293,13 @@ class DeviceClient:
     def _private(self) -> Splits:
         """The device's own data, read as the model that was received takes them."""
         if self._own is None:
-            assignment = self._folder.assignment()
-            preprocessing = sent_preprocessing(assignment.preprocessing)
-            self._own = self._private_by(assignment.class_names, preprocessing)
+            self._own = self._read_own(self._folder.assignment())
         return self._own
+
+    def _read_own(self, assignment: HeaderAssignment) -> Splits:
+        """Read the device's own data as a model takes them."""
+        preprocessing = sent_preprocessing(assignment.preprocessing)
+        return self._private_by(assignment.class_names, preprocessing)
 
     def _received(self, assignment: HeaderAssignment) -> Header:
         """The coarse header; checked and built once in a process."""

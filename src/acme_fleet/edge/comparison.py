@@ -16,7 +16,7 @@ from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.config.header import Search, StrategyName
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.edge.search import Progress, SearchData, search_header
+from acme_fleet.edge.search import Progress, SearchData, SearchResult, search_header
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
@@ -128,9 +128,26 @@ class Contest:
         Returns:
             The header, the rewards on the way, and how the header fares.
         """
+        result = self.proposal(strategy, backbone, generator, progress, state)
+        header = result.header
+        if self.settings.fine_tune_from == "fresh":
+            header = self.fresh(result.plan, generator)
+        choice = self.fine_tune(header, *self.features(backbone), generator)
+        params = parameter_count(result.plan.shapes())
+        return header, result.rewards, Contender(strategy, params, choice, result.evaluated)
+
+    def proposal(
+        self,
+        strategy: StrategyName,
+        backbone: PreTrainedModel,
+        generator: torch.Generator,
+        progress: Progress,
+        state: Path | None = None,
+    ) -> SearchResult:
+        """The header that a strategy chooses, not fine-tuned, see :func:`search_header`."""
         settings = self.settings.model_copy(update={"strategy": strategy})
         with diverging("the header search", "search.learning_rate"):
-            result = search_header(
+            return search_header(
                 self.task,
                 backbone,
                 self.classifier,
@@ -142,12 +159,6 @@ class Contest:
                 progress,
                 state,
             )
-        header = result.header
-        if settings.fine_tune_from == "fresh":
-            header = self.fresh(result.plan, generator)
-        choice = self.fine_tune(header, *self.features(backbone), generator)
-        params = parameter_count(result.plan.shapes())
-        return header, result.rewards, Contender(strategy, params, choice, result.evaluated)
 
     def fresh(self, plan: HeaderPlan, generator: torch.Generator) -> Header:
         """An untrained header that starts near the reference's classifier."""

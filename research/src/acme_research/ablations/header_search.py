@@ -33,7 +33,7 @@ from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import join
 from acme_fleet.edge.comparison import STRATEGIES, Contest
-from acme_fleet.edge.search import search_header, split_shared_data
+from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fitting
 from acme_fleet.links.embedded import EmbeddedLink
@@ -116,19 +116,8 @@ def strategies(seed: Seed, name: str) -> dict[str, dict[str, Any]]:
         sizes, ended = [], seed.backbone(name)
         for strategy in STRATEGIES:
             backbone, start = seed.backbone(name), time.perf_counter()
-            settings = contest.settings.model_copy(update={"strategy": strategy})
             draw = seed.draw(name, strategy)
-            result = search_header(
-                CLASSIFICATION,
-                backbone,
-                contest.classifier,
-                contest.space,
-                contest.fits,
-                contest.data,
-                settings,
-                draw,
-                lambda *_: None,
-            )
+            result = contest.proposal(strategy, backbone, draw, lambda *_: None)
             seconds = time.perf_counter() - start
             sizes.append(parameter_count(result.plan.shapes()))
             ended = backbone

@@ -11,7 +11,7 @@ from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.edge.comparison import Contest
-from acme_fleet.edge.search import search_header, split_shared_data
+from acme_fleet.edge.search import split_shared_data
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
 from acme_fleet.models.header.module import LinearHeader
@@ -57,17 +57,7 @@ def _race(
     known, choice = contest.features(backbone)
     test = feature_samples(backbone, bench.test)
     draw = bench.draw("search", *place)
-    result = search_header(
-        CLASSIFICATION,
-        backbone,
-        contest.classifier,
-        contest.space,
-        contest.fits,
-        contest.data,
-        contest.settings.model_copy(update={"strategy": "random"}),
-        draw,
-        lambda *_: None,
-    )
+    result = contest.proposal("random", backbone, draw, lambda *_: None)
     room = parameter_count(result.plan.shapes())
     found = {}
     for kind in kinds:

@@ -16,17 +16,18 @@ from acme_fleet.data.text import read_json_lines
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import reading
 
-Reader = Callable[[Data, Literal["train", "test"], Columns], RawSamples | None]
+Part = Literal["train", "test"]
+Reader = Callable[[Data, Part, Columns], RawSamples | None]
 """Reads one part of a data set, not decoded; none where the settings name no such part."""
 
 
-def _digits(data: Data, part: Literal["train", "test"], columns: Columns) -> RawSamples | None:
+def _digits(data: Data, part: Part, columns: Columns) -> RawSamples | None:
     if columns.group:
         raise FleetError(f"data.partition: the digits have no column {columns.group!r}")
     return read_digits() if part == "train" else None
 
 
-def _hub(data: Data, part: Literal["train", "test"], columns: Columns) -> RawSamples | None:
+def _hub(data: Data, part: Part, columns: Columns) -> RawSamples | None:
     if part == "train":
         return read_hub(str(data.train), "train", columns, "data.train")
     if data.test is None:
@@ -37,9 +38,7 @@ def _hub(data: Data, part: Literal["train", "test"], columns: Columns) -> RawSam
 def _files(
     read: Callable[[Sequence[Path], Columns, str], RawSamples], *, folders: bool = False
 ) -> Reader:
-    def read_part(
-        data: Data, part: Literal["train", "test"], columns: Columns
-    ) -> RawSamples | None:
+    def read_part(data: Data, part: Part, columns: Columns) -> RawSamples | None:
         paths, where = data.train if part == "train" else data.test, f"data.{part}"
         if paths is None:
             return None

@@ -16,7 +16,7 @@ _MATHEMATICS = (
     *("edge.strategies", "edge.comparison", "edge.similarity", "edge.peers", "personalization"),
     *("device.importance", "device.refinement", "models", "simulation", "baselines"),
     *("privacy.noise", "privacy.masking", "privacy.protection", "cost.energy", "cost.size"),
-    "data.partition",
+    *("data.samples", "data.shares", "data.partition", "tasks", "messages.importance_set"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "typechecker.checked")
 

@@ -64,18 +64,19 @@ def test_a_tier_imports_no_other_tier(tier: str):
 @pytest.mark.parametrize(
     ("tier", "role"),
     [
-        # What a peer replied is checked beside the role that asked.
+        # What a peer replied is checked beside the role that asked; an assignment is a message.
         ("cloud", {"server.py", "replies.py"}),
-        ("edge", {"server.py", "replies.py"}),
-        # A device's state on disk holds messages.
+        # What a role keeps on its disk are messages, and so is an assignment.
+        ("edge", {"server.py", "replies.py", "memory.py", "assigned.py"}),
         ("device", {"client.py", "state.py"}),
     ],
 )
 def test_only_the_role_talks(tier: str, role: set[str]):
     """A tier's other modules are mathematics: no messages, links or journal."""
+    types = ("acme_fleet.messages.header_plan", "acme_fleet.messages.importance_set")
     talking = ("acme_fleet.messages", "acme_fleet.links", "acme_fleet.runs.journal")
     for path in (_SOURCE / tier).glob("*.py"):
-        imported = [m for m in _imports(path) if "messages.header_plan" not in m]
+        imported = [m for m in _imports(path) if not m.startswith(types)]
         spoken = [module for module in imported if module.startswith(talking)]
         assert bool(spoken) == (path.name in role), f"{_name(path)}: {spoken}"
 

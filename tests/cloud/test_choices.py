@@ -24,7 +24,7 @@ _VARIANTS = (Variant(0.5, 1), Variant(0.5, 2), Variant(1.0, 2, 0.5), Variant(1.0
 _WORK, _DEPTHS = np.array([0.5, 0.5, 0.5, 1.0]), np.array([1, 2, 2, 2])
 _CANDIDATES = Candidates(
     grid=Grid(_VARIANTS),
-    quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5]), accuracies=np.zeros(4)),
+    quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5]), scores=np.zeros(4)),
     sizes=np.array([10, 20, 30, 40]),
     tokens=16,
 )

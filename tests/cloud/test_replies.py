@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,11 +29,15 @@ from acme_fleet.edge.replies import (
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport
 from acme_fleet.messages.edge_device import (
+    ByClassUpload,
     DeviceProfile,
     DeviceReport,
     FeatureSample,
     ImportanceUpload,
+    MaskedUpload,
     RoundReport,
+    Upload,
+    WeightsUpload,
 )
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.features import Classifier
@@ -155,64 +159,48 @@ def test_public_keys_without_a_secret_in_common_are_refused() -> None:
 # --- the edge server: rounds ------------------------------------------------------------------
 
 
-def _upload(**fields: Any) -> ImportanceUpload:
-    return ImportanceUpload(**{"round": 1, "importance": CHANNELS, **fields})
+def check_upload(upload: Upload, asked: Personalization) -> None:
+    """As the edge server checks what ``cam-1`` sent for round 1."""
+    check_round("cam-1", upload.round, 1)
+    rule_of(asked).check("cam-1", upload, PLAN, ["cam-1"])
 
 
-def check_upload(
-    name: str, upload: ImportanceUpload, number: int, plan: HeaderPlan, settings: Personalization
-) -> None:
-    check_round(name, upload.round, number)
-    rule_of(settings).check(name, upload, plan, [name])
-
-
-def check_masked(
-    name: str, upload: ImportanceUpload, number: int, plan: HeaderPlan, asked: Collection[str]
-) -> None:
-    check_round(name, upload.round, number)
-    MaskedRule(SETTINGS).check(name, upload, plan, asked)
-
-
-def test_an_upload_is_of_this_round_and_has_what_was_asked_for_and_nothing_else() -> None:
+def test_an_upload_is_of_this_round_and_has_the_form_that_was_asked_for() -> None:
     both = SETTINGS.model_copy(update={"mix": "both"})
+    by_class = both.model_copy(update={"classifier": "holders"})
     header = initial_tensors(PLAN.shapes(), torch.Generator().manual_seed(0))
-    check_upload("cam-1", _upload(), 1, PLAN, SETTINGS)
-    check_upload("cam-1", _upload(header=header), 1, PLAN, both)
+    whole = {"round": 1, "importance": CHANNELS, "header": header}
+    plain = ImportanceUpload(round=1, importance=CHANNELS)
+    weights, holder = WeightsUpload(**whole), ByClassUpload(**whole, held=[0])
+    for upload, asked in ((plain, SETTINGS), (weights, both), (holder, by_class)):
+        check_upload(upload, asked)
     layer = next(iter(PLAN.layers))
-    share = {"cam-1": torch.zeros(6, dtype=torch.int32)}
-    wrong: list[tuple[dict[str, Any], Personalization, str]] = [
-        ({"round": 0}, SETTINGS, "answered for round 0, this is round 1"),
-        ({"masked": share}, SETTINGS, "nobody asked for"),
-        ({"kept": {layer: [0]}}, SETTINGS, "nobody asked for"),
-        ({"held": [1]}, SETTINGS, "classes that cam-1 holds"),
-        ({"header": header}, SETTINGS, "has unknown"),
-        ({"importance": {k: v.half() for k, v in CHANNELS.items()}}, SETTINGS, "float16"),
-        ({"importance": {k: v.int() for k, v in CHANNELS.items()}}, SETTINGS, "int32"),
-        ({"header": {k: v.bfloat16() for k, v in header.items()}}, both, "bfloat16"),
-        ({"header": header, "kept": {layer: [9]}}, both, "kept"),
+    wrong: list[tuple[Upload, dict[str, Any], Personalization, str]] = [
+        (plain, {"round": 0}, SETTINGS, "answered for round 0, this is round 1"),
+        (plain, {"importance": {k: v.half() for k, v in CHANNELS.items()}}, SETTINGS, "float16"),
+        (plain, {"importance": {k: v.int() for k, v in CHANNELS.items()}}, SETTINGS, "int32"),
+        (weights, {"header": {k: v.bfloat16() for k, v in header.items()}}, both, "bfloat16"),
+        (weights, {"header": {}}, both, "lacks"),
+        (weights, {"kept": {layer: [9]}}, both, "kept"),
+        (holder, {"held": [0, 60_000]}, by_class, "classes that cam-1 holds"),
     ]
-    for fields, asked, words in wrong:
+    for upload, fields, asked, words in wrong:
         with pytest.raises(ProtocolError, match=words):
-            check_upload("cam-1", _upload(**fields), 1, PLAN, asked)
+            check_upload(upload.model_copy(update=fields), asked)
 
 
-def test_masked_shares_are_of_this_round_for_all_receivers_and_alone() -> None:
+def test_masked_shares_are_of_this_round_and_for_all_receivers() -> None:
     shares = {
         name: torch.full((6 * len(PLAN.layers),), -(2**31), dtype=torch.int32)
         for name in ("cam-1", "cam-2")
     }
-    good = ImportanceUpload(round=1, importance={}, masked=shares)
-    check_masked("cam-1", good, 1, PLAN, shares.keys())
+    good, rule = MaskedUpload(round=1, shares=shares), MaskedRule(SETTINGS)
+    rule.check("cam-1", good, PLAN, shares.keys())
     cut = {name: of[1:] for name, of in shares.items()}
-    for fields in (
-        {"round": 2},
-        {"importance": CHANNELS},
-        {"masked": {"cam-1": shares["cam-1"]}},
-        {"masked": {**shares, "cam-3": shares["cam-1"]}},
-        {"masked": cut},
-    ):
+    for wrong in ({"cam-1": shares["cam-1"]}, {**shares, "cam-3": shares["cam-1"]}, cut):
+        upload = MaskedUpload(round=1, shares=wrong)
         with pytest.raises(ProtocolError):
-            check_masked("cam-1", good.model_copy(update=fields), 1, PLAN, shares.keys())
+            rule.check("cam-1", upload, PLAN, shares.keys())
 
 
 def test_a_round_report_is_of_this_round_and_of_neurons_that_there_were() -> None:

@@ -35,12 +35,14 @@ from acme_fleet.messages.edge_device import (
     ProfileRequest,
     ReportRequest,
     RoundStart,
+    WeightsUpload,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.personalization.importance import normalize
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
 
 Handle = Callable[[DeviceClient, Message], Message]
 
@@ -172,8 +174,9 @@ def test_device_refuses_a_model_that_is_too_large(finished, tmp_path: Path):
         settings = fleet.devices[0].model_copy(update={"storage": storage})
         device = DeviceClient(
             settings,
+            CLASSIFICATION,
             fleet.personalization,
-            private,
+            lambda *_: private,
             tmp_path / str(storage),
             fleet.seed,
             Journal(tmp_path / "events.jsonl"),
@@ -250,8 +253,7 @@ def test_importance_that_makes_no_sense_is_left_out(
     # The other one listened to itself alone, in every round.
     assert len(own) == len(mixed) == 2
     for said, heard in zip(own, mixed, strict=True):
-        for layer, values in normalize(said).items():
-            torch.testing.assert_close(heard[layer], values)
+        assert ImportanceSet.of(heard, said).is_close(ImportanceSet.of(said).normalized())
     assert len(reasons) == 2
     assert all(reason in told["cam-1"] for told in reasons)
     assert _received(prepared, "cam-1", "ImportanceUpdate") == 0
@@ -405,7 +407,9 @@ def test_device_refuses_a_mixture_of_a_round_that_it_has_not_trained_for(finishe
 
     def device() -> DeviceClient:
         settings, journal = fleet.devices[0], Journal(tmp_path / "events.jsonl")
-        return DeviceClient(settings, fleet.personalization, private, folder, 3, journal)
+        return DeviceClient(
+            settings, CLASSIFICATION, fleet.personalization, lambda *_: private, folder, 3, journal
+        )
 
     plan = decode(read_sealed(folder / "state" / "assignment.safetensors"), [HeaderAssignment]).plan
     layers = HeaderPlan.model_validate(plan).layers
@@ -434,8 +438,8 @@ def test_last_set_of_a_device_that_misses_rounds_counts_less_each_time(
     north, prepared: Path, faulty, decay: float
 ):
     fleet = north(**{"personalization.stale_decay": decay, "personalization.prune_share": 0.1})
-    sent: list[dict[str, torch.Tensor]] = []
-    own: list[dict[str, torch.Tensor]] = []
+    sent: list[ImportanceSet] = []
+    own: list[ImportanceSet] = []
     heard: list[dict[str, torch.Tensor]] = []
 
     def fades(device: Any, message: Message) -> Message:
@@ -443,7 +447,7 @@ def test_last_set_of_a_device_that_misses_rounds_counts_less_each_time(
             raise ProtocolError("out of reach")
         answer = device.handle(message)
         if isinstance(answer, ImportanceUpload):
-            sent.append(normalize(answer.importance))
+            sent.append(ImportanceSet.of(answer.importance, sorted(answer.importance)).normalized())
         return answer
 
     def listen(device: Any, message: Message) -> Message:
@@ -451,7 +455,7 @@ def test_last_set_of_a_device_that_misses_rounds_counts_less_each_time(
             heard.append(message.importance)
         answer = device.handle(message)
         if isinstance(answer, ImportanceUpload):
-            own.append(normalize(answer.importance))
+            own.append(ImportanceSet.of(answer.importance, sorted(answer.importance)).normalized())
         return answer
 
     faulty("cam-1", fades)
@@ -466,9 +470,9 @@ def test_last_set_of_a_device_that_misses_rounds_counts_less_each_time(
     assert to_other > 0
     for missed in range(3):
         share = to_other * decay**missed
-        for layer, values in heard[missed].items():
-            expected = to_self * own[missed][layer] + share * sent[0][layer]
-            torch.testing.assert_close(values, expected / (to_self + share), rtol=1e-5, atol=1e-7)
+        expected = (to_self * own[missed] + share * sent[0]) / (to_self + share)
+        mixed = ImportanceSet.of(heard[missed], expected.layers)
+        assert mixed.is_close(expected, rtol=1e-5, atol=1e-7)
     assert cluster.missed == {"cam-1": 2}
     assert cluster.lost == {}  # it was there for the report
 
@@ -477,7 +481,7 @@ def test_update_that_was_shortened_is_told(north, prepared: Path, faulty):
     fleet = north(**{"personalization.mix": "both", "personalization.rounds": 1})
 
     def forge(answer: Message) -> Message:
-        if not isinstance(answer, ImportanceUpload):
+        if not isinstance(answer, WeightsUpload):
             return answer
         return _forged(answer, header={k: 1000 * v for k, v in answer.header.items()})
 

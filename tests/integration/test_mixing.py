@@ -14,19 +14,25 @@ from torch import Tensor
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.config.personalization import Mix, Personalization
+from acme_fleet.config.personalization import Personalization
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.memory import recall, remember
-from acme_fleet.errors import ProtocolError
+from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import ImportanceUpload
+from acme_fleet.messages.edge_device import (
+    ByClassUpload,
+    HeaderUpload,
+    ImportanceUpload,
+    WeightsUpload,
+)
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import initial_tensors
+from acme_fleet.models.storage import write_tensors
 from acme_fleet.personalization.by_class import ByClassRule
 from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.rules import rule_of
-from acme_fleet.personalization.weights import WeightsRule
+from acme_fleet.personalization.weights import header_shapes
 from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 
@@ -41,10 +47,10 @@ PLAN = HeaderPlan(
 LAYER = next(iter(PLAN.layers))
 
 
-def _upload(seed: int, **kept: list[int]) -> ImportanceUpload:
+def _upload(seed: int, **kept: list[int]) -> WeightsUpload:
     plan = HeaderPlan.model_validate({**PLAN.model_dump(), "kept": kept})
     random = torch.Generator().manual_seed(seed)
-    return ImportanceUpload(
+    return WeightsUpload(
         round=1,
         importance={name: torch.rand(3, generator=random) for name in PLAN.layers},
         header=initial_tensors(plan.shapes(), random),
@@ -60,56 +66,64 @@ def test_what_is_mixed_is_what_was_asked_for() -> None:
     coarse = initial_tensors(PLAN.shapes(), torch.Generator().manual_seed(0))
     sets = {name: upload.importance for name, upload in uploads.items()}
 
-    def mixed(mix: Mix) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def mixed(mix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         found = rule_of(Personalization(mix=mix)).mix(uploads, PLAN, coarse, np.full((2, 2), 0.5))
-        return found.importance["a"], found.headers.get("a", {})
+        return found.parts["a"].importance.by_layer(), found.parts["a"].header
 
-    importance, weights, both = (mixed(mix) for mix in ("importance", "weights", "both"))
-    assert importance[1] == {}
+    plain = {name: ImportanceUpload(round=1, importance=own) for name, own in sets.items()}
+    alone = ImportanceRule(Personalization()).mix(plain, PLAN, coarse, np.full((2, 2), 0.5))
+    weights, both = (mixed(mix) for mix in ("weights", "both"))
     ratio = weights[0][LAYER] / sets["a"][LAYER]
     torch.testing.assert_close(ratio, ratio[:1].expand(3))  # its own set, scaled
-    torch.testing.assert_close(both, (importance[0], weights[1]))
+    torch.testing.assert_close(both, (alone.parts["a"].by_layer(), weights[1]))
     name = "classifier.pooled.weight"
     expected = (uploads["a"].header[name] + uploads["b"].header[name]) / 2
     torch.testing.assert_close(both[1][name], expected)
 
 
 def test_kept_channels_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="nobody asked for"):
-        ImportanceRule(Personalization()).header_shapes("cam-1", {LAYER: [0, 2]}, PLAN)
-    rule = WeightsRule(Personalization(mix="both"))
-    shapes = rule.header_shapes("cam-1", {LAYER: [0, 2]}, PLAN)
+    shapes = header_shapes("cam-1", {LAYER: [0, 2]}, PLAN)
     assert shapes[f"layers.{LAYER}.bias"] == (2,)
     wrong: list[dict[str, list[int]]] = [{LAYER: [0, 3]}, {LAYER: [2, 0]}, {"elsewhere": [0]}]
     for kept in wrong:
         with pytest.raises(ProtocolError, match="cam-1 kept"):
-            rule.header_shapes("cam-1", kept, PLAN)
+            header_shapes("cam-1", kept, PLAN)
 
 
-def test_classes_that_do_not_exist_or_were_not_asked_for_are_refused() -> None:
-    rules = {
-        False: WeightsRule(Personalization(mix="both")),
-        True: ByClassRule(Personalization(mix="both", classifier="holders")),
-    }
-    rules[False].check_held("cam-1", [], PLAN)
-    rules[True].check_held("cam-1", [0, 1], PLAN)
-    for held, asked in (([0], False), ([], True), ([0, 2], True), ([1, 0], True), ([1, 1], True)):
-        with pytest.raises(ProtocolError, match="classes that cam-1 holds"):
-            rules[asked].check_held("cam-1", held, PLAN)
+def test_classes_that_do_not_exist_are_refused() -> None:
+    rule = ByClassRule(Personalization(mix="both", classifier="holders"))
+    own = _upload(1)
+    for held in ([0], [0, 1], [0, 2], [60_000]):
+        upload = ByClassUpload(round=1, importance=own.importance, header=own.header, held=held)
+        if max(held) < PLAN.classes:
+            rule.check("cam-1", upload, PLAN, [])
+        else:
+            with pytest.raises(ProtocolError, match="classes that cam-1 holds"):
+                rule.check("cam-1", upload, PLAN, [])
 
 
 def test_what_is_of_this_round_is_not_read_back(tmp_path: Path) -> None:
     old, new = {"a": _upload(1), "b": _upload(2, **{LAYER: [1]})}, {"a": _upload(3)}
-    remember(tmp_path, 0, old)
-    remember(tmp_path, 2, new)
-    known = recall(tmp_path, 2, new, ["a", "b", "c"], 0.5)
+    remember(tmp_path, old)
+    remember(tmp_path, {name: own.model_copy(update={"round": 2}) for name, own in new.items()})
+    known = recall(tmp_path, 3, new, ["a", "b", "c"], 0.5, WeightsUpload)
     assert known.keys() == {"a", "b"}
     assert known["a"] == (new["a"], 1.0)
     upload, freshness = known["b"]
     assert freshness == 0.25
     assert upload.kept == {LAYER: [1]}
-    torch.testing.assert_close(dict(upload.header), dict(old["b"].header))
-    assert recall(tmp_path, 2, new, ["a", "b"], 0.0).keys() == {"a"}
+    torch.testing.assert_close(upload.header, old["b"].header)
+    assert recall(tmp_path, 3, new, ["a", "b"], 0.0, WeightsUpload).keys() == {"a"}
+    with pytest.raises(DamagedError, match="unexpected message of type 'WeightsUpload'"):
+        recall(tmp_path, 3, {}, ["b"], 0.5, ImportanceUpload)
+
+
+def test_an_upload_that_an_older_version_kept_is_refused_by_name(tmp_path: Path) -> None:
+    old = {f"importance.{name}": torch.rand(3) for name in PLAN.layers}
+    about = {"round": 1, "kept": {}, "held": []}
+    write_tensors(tmp_path / "b.safetensors", old, about, private=True)
+    with pytest.raises(DamagedError, match=r"cannot read .*b\.safetensors"):
+        recall(tmp_path, 3, {}, ["b"], 0.5, ImportanceUpload)
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -127,11 +141,11 @@ def fleet(tiny: Callable[..., Fleet], prepared: Path) -> Fleet:
 def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``sends(name, change)``: changes what one device uploads in its rounds."""
 
-    def install(name: str, change: Callable[[ImportanceUpload], ImportanceUpload]) -> None:
+    def install(name: str, change: Callable[[HeaderUpload], HeaderUpload]) -> None:
         class Device(DeviceClient):
             def handle(self, message: Message) -> Message:
                 reply = super().handle(message)
-                own = self._settings.name == name and isinstance(reply, ImportanceUpload)
+                own = self._settings.name == name and isinstance(reply, HeaderUpload)
                 return change(reply) if own else reply
 
         monkeypatch.setattr(client, "DeviceClient", Device)
@@ -149,7 +163,7 @@ def _models(path: Path) -> dict[str, bytes]:
 
 def _uploads(path: Path) -> list[int]:
     events = read_events(path / "events.jsonl")
-    return [event["bytes"] for event in events if event.get("type") == "ImportanceUpload"]
+    return [event["bytes"] for event in events if event.get("type", "").endswith("Upload")]
 
 
 class _StopInRound:
@@ -178,7 +192,7 @@ def test_a_run_that_mixes_weights_is_the_same_after_a_stop(
 def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
     fleet: Fleet, prepared: Path, sends: Callable[..., None]
 ) -> None:
-    def spoil(upload: ImportanceUpload) -> ImportanceUpload:
+    def spoil(upload: HeaderUpload) -> HeaderUpload:
         if upload.round == 0:
             huge = {name: 1e30 * values for name, values in upload.header.items()}
             return upload.model_copy(update={"header": huge})
@@ -193,10 +207,10 @@ def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
     received = [
         (event["to"], event["type"])
         for event in read_events(prepared / "events.jsonl")
-        if event.get("type") == "ImportanceUpdate"
+        if event.get("type") == "WeightsUpdate"
     ]
-    assert received.count(("cam-1", "ImportanceUpdate")) == 1
-    assert received.count(("cam-2", "ImportanceUpdate")) == 2
+    assert received.count(("cam-1", "WeightsUpdate")) == 1
+    assert received.count(("cam-2", "WeightsUpdate")) == 2
 
 
 def test_devices_tell_their_classes_only_where_rows_are_mixed_by_class(
@@ -204,8 +218,8 @@ def test_devices_tell_their_classes_only_where_rows_are_mixed_by_class(
 ) -> None:
     told: list[list[int]] = []
 
-    def listen(upload: ImportanceUpload) -> ImportanceUpload:
-        told.append(upload.held)
+    def listen(upload: HeaderUpload) -> HeaderUpload:
+        told.append(upload.held if isinstance(upload, ByClassUpload) else [])
         return upload
 
     sends("cam-1", listen)

@@ -17,9 +17,18 @@ from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import FeatureSample, ImportanceUpload, RoundStart
+from acme_fleet.messages.edge_device import (
+    FeatureSample,
+    ImportanceUpdate,
+    ImportanceUpload,
+    MaskedRoundStart,
+    MaskedUpload,
+    RoundStart,
+    Upload,
+)
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
 
 Tiny = Callable[..., Fleet]
 
@@ -60,11 +69,11 @@ def test_masked_rounds_end_where_open_ones_do(
     pytest.importorskip("cryptography")
     other = shutil.copytree(prepared, tmp_path / "open")
     masked = _run(tiny, prepared, rounds=2, masking=True)
-    uploads = [message for _, message in sent if isinstance(message, ImportanceUpload)]
+    uploads = [message for _, message in sent if isinstance(message, Upload)]
     assert len(uploads) == 2 * 4
     for upload in uploads:
-        assert upload.importance == upload.header == upload.kept == {}
-        assert len(upload.masked) == 2  # a share for each device of the cluster
+        assert isinstance(upload, MaskedUpload)
+        assert len(upload.shares) == 2  # a share for each device of the cluster
     assert _outcome(_run(tiny, other, rounds=2)) == _outcome(masked)
     assert _models(prepared) == _models(other)
 
@@ -76,7 +85,7 @@ def test_a_device_that_fails_in_a_masked_round_is_left_out_of_the_masks(
 
     class Device(DeviceClient):
         def handle(self, message: Message) -> Message:
-            if isinstance(message, RoundStart) and (
+            if isinstance(message, MaskedRoundStart) and (
                 self._settings.name == "cam-1" and message.round == 1
             ):
                 raise ProtocolError("its battery is empty")
@@ -86,8 +95,8 @@ def test_a_device_that_fails_in_a_masked_round_is_left_out_of_the_masks(
     summary = _run(tiny, prepared, rounds=2, masking=True)
     events = [e for e in read_events(prepared / "events.jsonl") if e.get("to") == "cam-2"]
     kinds = [event["type"] for event in events]
-    assert kinds.count("RoundStart") == 3  # the second round twice
-    assert kinds.count("ImportanceUpdate") == 2
+    assert kinds.count("MaskedRoundStart") == 3  # the second round twice
+    assert kinds.count("MaskedUpdate") == 2
     assert {device.name for device in summary.devices} == {"cam-1", "cam-2", "badge-1", "badge-2"}
 
 
@@ -99,14 +108,18 @@ def test_a_masked_device_never_sends_an_open_set(tiny: Tiny, prepared: Path) -> 
     world = load_world(fleet)
     device = DeviceClient(
         fleet.devices[0],
+        CLASSIFICATION,
         fleet.personalization,
-        world.private["cam-1"],
+        lambda *_: world.private["cam-1"],
         prepared / "devices" / "cam-1",
         fleet.seed,
         Journal(prepared / "events.jsonl"),
     )
-    with pytest.raises(ProtocolError, match="lack that of cam-1"):
+    with pytest.raises(ProtocolError, match="a device does not answer RoundStart"):
         device.handle(RoundStart(round=0))
+    open_set = ImportanceUpdate(round=0, importance={})
+    with pytest.raises(ProtocolError, match="a device does not answer ImportanceUpdate"):
+        device.handle(open_set)
 
 
 def test_sketches_of_eight_bits_are_what_is_sent(
@@ -172,10 +185,10 @@ def test_masked_sum_that_one_device_spoils_leaves_the_others_with_their_own_sets
     class Device(DeviceClient):
         def handle(self, message: Message) -> Message:
             reply = super().handle(message)
-            if self._settings.name != "cam-1" or not isinstance(reply, ImportanceUpload):
+            if self._settings.name != "cam-1" or not isinstance(reply, MaskedUpload):
                 return reply
-            spoilt = {name: torch.full_like(of, 2**31 - 1) for name, of in reply.masked.items()}
-            return reply.model_copy(update={"masked": spoilt})
+            spoilt = {name: torch.full_like(of, 2**31 - 1) for name, of in reply.shares.items()}
+            return reply.model_copy(update={"shares": spoilt})
 
     monkeypatch.setattr(client, "DeviceClient", Device)
     summary = _run(tiny, prepared, masking=True)

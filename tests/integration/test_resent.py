@@ -17,7 +17,7 @@ from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import ProtocolError, QuorumError, RunError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import RoundStart
+from acme_fleet.messages.edge_device import Start
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.summary import Summary, Traffic
@@ -148,7 +148,7 @@ def test_what_was_refused_and_asked_again_counts_once(
     handle = DeviceClient.handle
 
     def refuses(device: DeviceClient, message: Message) -> Message:
-        if isinstance(message, RoundStart) and message.round == 1:
+        if isinstance(message, Start) and message.round == 1:
             raise ProtocolError("the battery is empty")
         return handle(device, message)
 

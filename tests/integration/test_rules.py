@@ -13,11 +13,13 @@ from torch import Tensor
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization, Privacy
+from acme_fleet.messages.edge_device import ImportanceUpload
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.personalization.base import Mixture, Upload
+from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.personalization.base import Mixture, sets_of
 from acme_fleet.personalization.by_class import ByClassRule
 from acme_fleet.personalization.disclosure import what_leaves
-from acme_fleet.personalization.importance import ImportanceRule, normalize
+from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.masked import MaskedRule
 from acme_fleet.personalization.rules import RULES, rule_of
 from acme_fleet.personalization.weights import WeightsRule
@@ -33,15 +35,15 @@ class LoudestRule(ImportanceRule):
 
     def mix(
         self,
-        uploads: Mapping[str, Upload],
+        uploads: Mapping[str, ImportanceUpload],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
         weights: np.ndarray,
-    ) -> Mixture:
+    ) -> Mixture[ImportanceSet]:
         LoudestRule.rounds += 1
-        sets = [normalize(upload.importance) for upload in uploads.values()]
-        loudest = {k: torch.stack([own[k] for own in sets]).amax(dim=0) for k in sets[0]}
-        return Mixture(dict.fromkeys(uploads, loudest))
+        sets = [own.normalized() for own in sets_of(uploads, plan).values()]
+        loudest = torch.stack([own.flat() for own in sets]).amax(dim=0)
+        return Mixture(dict.fromkeys(uploads, sets[0].unflatten(loudest)))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,8 @@ class LoudestRule(ImportanceRule):
 def test_settings_decide_the_rule(settings: Personalization, kind: type) -> None:
     rule = rule_of(settings)
     assert type(rule) is kind
-    upload = next(one for one in what_leaves(settings) if one.kind == "ImportanceUpload")
+    upload = next(one for one in what_leaves(settings) if one.kind.endswith("Upload"))
+    assert upload.kind == rule.upload_type.__name__
     assert upload.holds == rule.disclosed()
     assert ("header's weights" in upload.holds) == settings.mixes_weights
 
@@ -78,9 +81,9 @@ def test_most_numbers_are_what_each_rule_sends() -> None:
 def test_a_new_rule_is_one_class_and_one_entry(
     tiny: Callable[..., Fleet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RULES, "importance", LoudestRule)
+    monkeypatch.setitem(RULES, "loudest", LoudestRule)
     monkeypatch.setattr(LoudestRule, "rounds", 0)
-    fleet = tiny()
+    fleet = tiny(**{"personalization.mix": "loudest"})
     acme_fleet.customize(fleet, tmp_path / "run")
     assert LoudestRule.rounds == fleet.personalization.rounds * len(fleet.clusters)
     assert "the loudest of which everybody hears" in (tmp_path / "run/report.html").read_text()

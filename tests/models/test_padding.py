@@ -39,6 +39,7 @@ from acme_fleet.models.padding import (
     shuffled,
 )
 from acme_fleet.simulation.stacked import stacked_logits
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
 MakeBackbone = Callable[..., PreTrainedModel]
@@ -377,9 +378,9 @@ def test_an_evaluation_is_that_of_the_texts_in_any_batches(plain_backbone: MakeB
     samples = _texts([2, 5, 1, 3, 4], tokens=8)
     with torch.no_grad():
         logits = model(**samples.inputs)
-    result = evaluate(model, samples, batch_size=2)
+    result = evaluate(CLASSIFICATION, model, samples, batch_size=2)
     assert result.loss == pytest.approx(float(F.cross_entropy(logits, samples.labels)), rel=1e-5)
-    assert result.accuracy == int((logits.argmax(dim=1) == samples.labels).sum()) / 5
+    assert result.score == int((logits.argmax(dim=1) == samples.labels).sum()) / 5
 
 
 def test_features_on_disk_carry_the_mask(plain_backbone: MakeBackbone) -> None:
@@ -420,6 +421,6 @@ def test_students_learn_nothing_of_padding(family: str, plain_backbone: MakeBack
             "attention_mask": F.pad(mask, (0, padding)),
         }
         runs = (elastic.run(arch, inputs) for arch in (small, whole))
-        return distillation_loss(*runs, small.layers, 1.0, 1.0)
+        return distillation_loss(CLASSIFICATION, *runs, small.layers, 1.0, 1.0)
 
     torch.testing.assert_close(loss(6), loss(0), **CLOSE)

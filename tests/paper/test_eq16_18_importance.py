@@ -22,7 +22,9 @@ from acme_fleet.device.importance import (
 )
 from acme_fleet.device.refinement import prune_header, train_header
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
 
 CHANNELS = 5
@@ -73,8 +75,8 @@ def test_mean_over_iterations_of_the_sum_over_a_neurons_parameters() -> None:
         F.cross_entropy(header(**batch.inputs), batch.labels).backward()
         accumulator.add()
     result = accumulator.result(CHANNELS)
-    assert result.keys() == header.plan.layers.keys()
-    for name, importance in result.items():
+    assert result.layers == tuple(header.plan.layers)
+    for name, importance in result.by_layer().items():
         mean = {
             part: sum((one[f"layers.{name}.{part}"] for one in seen), torch.zeros(())) / 3
             for part in ("weight", "bias")
@@ -90,9 +92,9 @@ def test_training_measures_every_iteration_before_the_weights_move() -> None:
     header, samples = make_header(), make_features(12)
     splits = Splits(samples, make_features(9, seed=1), make_features(9, seed=2))
     one = Training(epochs=1, batch_size=12, learning_rate=0.05)
-    trained, first = train_header(header, splits, one, torch.Generator())
+    trained, first = train_header(CLASSIFICATION, header, splits, one, torch.Generator())
     expected = squares(header, samples)
-    for name, importance in first.items():
+    for name, importance in first.by_layer().items():
         total = expected[f"layers.{name}.weight"].flatten(1).sum(1)
         torch.testing.assert_close(
             importance, total + expected[f"layers.{name}.bias"], rtol=1e-3, atol=1e-8
@@ -103,7 +105,7 @@ def test_training_measures_every_iteration_before_the_weights_move() -> None:
         for name, value in header.state_dict().items()
     )
     two = Training(epochs=2, batch_size=12, learning_rate=0.05)
-    _, both = train_header(header, splits, two, torch.Generator())
+    _, both = train_header(CLASSIFICATION, header, splits, two, torch.Generator())
     name = "cell0-block0-0-conv3"
     assert not torch.allclose(both[name], first[name], rtol=0.01)
     assert trained.plan == header.plan
@@ -116,7 +118,7 @@ def test_a_pruned_neuron_has_no_importance() -> None:
     F.cross_entropy(header(**samples.inputs), samples.labels).backward()
     accumulator.add()
     result = accumulator.result(CHANNELS)
-    assert all(importance.shape == (CHANNELS,) for importance in result.values())
+    assert all(len(values) == CHANNELS for values in result.values)
     assert (result[name] > 0).tolist() == [False, True, False, True, False]
 
 
@@ -132,7 +134,7 @@ def test_ablation_equals_physical_removal() -> None:
         return F.cross_entropy(some(**samples.inputs), samples.labels)
 
     for name in header.plan.layers:
-        exact = ablation_importance(header, samples, name)
+        exact = ablation_importance(CLASSIFICATION, header, samples, name)
         for neuron in range(CHANNELS):
             kept = tuple(c for c in range(CHANNELS) if c != neuron)
             removed = (loss(header) - loss(prune(header, {name: kept}))) ** 2
@@ -144,14 +146,16 @@ def rank_correlation(seed: int) -> float:
     """Spearman's, of Eq. 17's sums and Eq. 16, over all neurons of a trained header."""
     header, samples = make_header(seed, channels=8), make_features(96, seed)
     training = Training(epochs=2, batch_size=16, learning_rate=5e-3)
-    fit(header, samples, training, torch.Generator().manual_seed(seed))
+    fit(CLASSIFICATION, header, samples, training, torch.Generator().manual_seed(seed))
     accumulator = ImportanceAccumulator(header)
     for batch in samples.batches(16):
         header.zero_grad()
         F.cross_entropy(header(**batch.inputs), batch.labels).backward()
         accumulator.add()
-    taylor = torch.cat([*accumulator.result(8).values()])
-    exact = torch.cat([ablation_importance(header, samples, name) for name in header.plan.layers])
+    taylor = accumulator.result(8).flat()
+    exact = torch.cat(
+        [ablation_importance(CLASSIFICATION, header, samples, name) for name in header.plan.layers]
+    )
     return float(spearmanr(taylor, exact).statistic)
 
 
@@ -177,7 +181,9 @@ def test_the_least_important_share_goes_and_one_stays_in_each_layer(
     ranking: tuple[dict[str, list[int]], dict[str, tuple[int, ...]]], share: float
 ) -> None:
     values, left = ranking
-    importance = {name: torch.tensor(row, dtype=torch.float32) for name, row in values.items()}
+    importance = ImportanceSet.of(
+        {name: torch.tensor(row, dtype=torch.float32) for name, row in values.items()}
+    )
     kept = neurons_to_keep(importance, left, share)
     assert kept.keys() == left.keys()
     assert all(set(kept[n]) <= set(left[n]) and list(kept[n]) == sorted(kept[n]) for n in left)
@@ -197,16 +203,17 @@ def test_the_least_important_share_goes_and_one_stays_in_each_layer(
 
 def test_ties_are_broken_by_name_and_number_whatever_the_order_of_the_layers() -> None:
     same = {name: torch.ones(3) for name in "cab"}
+    one, other = ImportanceSet.of(same), ImportanceSet.of(same, "abc")
     left = dict.fromkeys("bca", (0, 1, 2))
     expected = {"a": (2,), "b": (1, 2), "c": (0, 1, 2)}
-    assert neurons_to_keep(same, left, 3 / 9) == expected
-    assert (
-        neurons_to_keep(dict(sorted(same.items())), dict(sorted(left.items())), 3 / 9) == expected
-    )
+    assert neurons_to_keep(one, left, 3 / 9) == expected
+    assert neurons_to_keep(other, dict(sorted(left.items())), 3 / 9) == expected
 
 
 def test_the_share_is_of_what_is_left_and_reaches_over_layers() -> None:
-    importance = {"a": torch.tensor([5.0, 6, 7, 8]), "b": torch.tensor([1.0, 2, 3, 9])}
+    importance = ImportanceSet(
+        ("a", "b"), (torch.tensor([5.0, 6, 7, 8]), torch.tensor([1.0, 2, 3, 9]))
+    )
     left = {"a": (0, 1, 2, 3), "b": (1, 2, 3)}
     assert neurons_to_keep(importance, left, 0.0) == left
     assert neurons_to_keep(importance, left, 0.43) == {"a": (1, 2, 3), "b": (3,)}
@@ -215,7 +222,7 @@ def test_the_share_is_of_what_is_left_and_reaches_over_layers() -> None:
 
 def test_prune_header_removes_the_share_physically() -> None:
     header = make_header()
-    importance = {name: torch.arange(5.0) for name in header.plan.layers}
+    importance = ImportanceSet.of({name: torch.arange(5.0) for name in header.plan.layers})
     smaller = prune_header(header, importance, 0.2)
     assert header.plan.neurons == 35
     assert smaller.plan.neurons == 28

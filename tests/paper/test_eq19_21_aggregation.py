@@ -26,7 +26,8 @@ from acme_fleet.edge.similarity import (
     who_listens_to_whom,
 )
 from acme_fleet.errors import FleetError
-from acme_fleet.personalization.importance import aggregate, normalize
+from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.personalization.importance import aggregate
 
 COORDINATES = st.floats(-100, 100, allow_subnormal=False)
 
@@ -250,14 +251,12 @@ def test_of_two_peers_the_nearer_one_sets_the_scale(other: float) -> None:
 # --- Eq. 21 -----------------------------------------------------------------------------------
 
 
-def importance_sets(
-    devices: int, layers: dict[str, int], seed: int
-) -> dict[str, dict[str, torch.Tensor]]:
+def importance_sets(devices: int, layers: dict[str, int], seed: int) -> dict[str, ImportanceSet]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        f"device-{n}": {
-            layer: torch.rand(size, generator=generator) * 10**n for layer, size in layers.items()
-        }
+        f"device-{n}": ImportanceSet.of(
+            {layer: torch.rand(size, generator=generator) * 10**n for layer, size in layers.items()}
+        )
         for n in range(devices)
     }
 
@@ -273,7 +272,7 @@ def test_aggregate_equals_the_dense_formula(devices: int, seed: int) -> None:
     """Q'_n = Σ_i ŵ_ni Q_i, each Q_i scaled to sum 1: one matrix product."""
     sets = importance_sets(devices, {"b": 4, "a": 3}, seed)
     weights = random_weights(devices, seed)
-    dense = np.array([np.concatenate([q["b"], q["a"]]) for q in sets.values()], dtype=np.float64)
+    dense = np.array([q.flat().numpy() for q in sets.values()], dtype=np.float64)
     expected = weights @ (dense / dense.sum(axis=1, keepdims=True))
     mixed = aggregate(sets, weights)
     assert list(mixed) == list(sets)
@@ -283,15 +282,16 @@ def test_aggregate_equals_the_dense_formula(devices: int, seed: int) -> None:
 
 
 def test_a_loud_device_does_not_outvote_the_others() -> None:
-    sets = {"quiet": {"a": torch.tensor([1.0, 3.0])}, "loud": {"a": torch.tensor([6e6, 2e6])}}
+    values = {"quiet": [1.0, 3.0], "loud": [6e6, 2e6]}
+    sets = {name: ImportanceSet.of({"a": torch.tensor(q)}) for name, q in values.items()}
     mixed = aggregate(sets, np.full((2, 2), 0.5))
     torch.testing.assert_close(mixed["quiet"]["a"], torch.tensor([0.5, 0.5]))
-    assert sum(float(v.sum()) for v in normalize(sets["loud"]).values()) == pytest.approx(1)
+    assert sets["loud"].normalized().total() == pytest.approx(1)
 
 
 def test_a_sum_beyond_single_precision_is_scaled_to_one_too() -> None:
-    loudest = {"a": torch.full((4,), 3e38), "b": torch.full((2,), 1e-45)}
-    assert sum(float(v.double().sum()) for v in normalize(loudest).values()) == pytest.approx(1)
+    loudest = ImportanceSet.of({"a": torch.full((4,), 3e38), "b": torch.full((2,), 1e-45)})
+    assert loudest.normalized().total() == pytest.approx(1)
 
 
 @settings(max_examples=50)
@@ -301,11 +301,11 @@ def test_what_a_liar_can_do_to_a_mixture_is_bounded_by_its_weight(seed: int, neu
     sets, weights = importance_sets(5, {"a": 4, "b": 3}, seed), random_weights(5, seed)
     lying = torch.zeros(7)
     lying[neuron] = 3e38
-    forged = sets | {"device-4": {"a": lying[:4], "b": lying[4:]}}
+    forged = sets | {"device-4": sets["device-4"].unflatten(lying)}
     honest, moved = aggregate(sets, weights), aggregate(forged, weights)
     for n in range(4):
         name = f"device-{n}"
-        change = sum(float((moved[name][k] - honest[name][k]).abs().sum()) for k in ("a", "b"))
+        change = float((moved[name].flat() - honest[name].flat()).abs().sum())
         assert change <= 2 * weights[n, 4] + 1e-5
 
 
@@ -313,7 +313,7 @@ def test_alone_with_the_identity_as_weights() -> None:
     sets = importance_sets(3, {"a": 4}, 0)
     mixed = aggregate(sets, np.eye(3))
     for name, own in sets.items():
-        torch.testing.assert_close(mixed[name]["a"], own["a"] / own["a"].sum())
+        assert mixed[name].is_close(own.normalized())
 
 
 def test_sums_per_neuron_decide_like_sets_per_parameter() -> None:
@@ -325,7 +325,9 @@ def test_sums_per_neuron_decide_like_sets_per_parameter() -> None:
         for _ in range(devices)
     ]
     sums = {
-        f"device-{n}": {layer: torch.tensor(q.sum(axis=1)) for layer, q in own.items()}
+        f"device-{n}": ImportanceSet.of(
+            {layer: torch.tensor(q.sum(axis=1)) for layer, q in own.items()}
+        )
         for n, own in enumerate(full)
     }
     mixed = aggregate(sums, weights)

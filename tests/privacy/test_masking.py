@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
+from acme_fleet.messages.edge_device import MaskedUpload
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.personalization.importance import aggregate
 from acme_fleet.personalization.masked import add_up, outgoing_weights
 from acme_fleet.privacy.masking import Masker, pad, public_key, unmask
@@ -23,15 +22,6 @@ pytest.importorskip("cryptography")
 OCCASION = "0/abc"
 NAMES = ["cam-1", "cam-2", "badge-1"]
 SECRETS = {name: name.encode() * 4 for name in NAMES}
-
-
-@dataclass(frozen=True)
-class _Upload:
-    masked: dict[str, Tensor]
-    importance: dict[str, Tensor] = field(default_factory=dict)
-    header: dict[str, Tensor] = field(default_factory=dict)
-    kept: dict[str, list[int]] = field(default_factory=dict)
-    held: list[int] = field(default_factory=list)
 
 
 def _maskers(occasion: str = OCCASION, names: list[str] = NAMES) -> dict[str, Masker]:
@@ -48,9 +38,14 @@ def _weights(seed: int, count: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(count), size=count)
 
 
-def _uploads(maskers: dict[str, Masker], sets: dict[str, Tensor], weights: np.ndarray) -> Any:
+def _uploads(
+    maskers: dict[str, Masker], sets: dict[str, Tensor], weights: np.ndarray
+) -> dict[str, MaskedUpload]:
     told = outgoing_weights(weights, list(maskers))
-    return {n: _Upload(masker.shares(sets[n], told[n])) for n, masker in maskers.items()}
+    return {
+        n: MaskedUpload(round=0, shares=masker.shares(sets[n], told[n]))
+        for n, masker in maskers.items()
+    }
 
 
 @settings(deadline=None, max_examples=20)
@@ -59,7 +54,8 @@ def test_each_device_gets_its_mixture_exactly(seed: int, count: int):
     maskers, weights = _maskers(names=NAMES[:count]), _weights(seed, count)
     sets = {name: _sets(seed)[name] for name in maskers}
     sums = add_up(_uploads(maskers, sets, weights))
-    plain = aggregate({name: {"layer": values} for name, values in sets.items()}, weights)
+    open_sets = {name: ImportanceSet.of({"layer": values}) for name, values in sets.items()}
+    plain = aggregate(open_sets, weights)
     for name in maskers:
         # Half of 2^-30 from rounding each share, and what single precision rounds.
         torch.testing.assert_close(
@@ -79,7 +75,7 @@ def test_masks_cancel_to_the_last_bit():
 def test_a_single_upload_and_every_sum_look_uniform_to_the_edge():
     sets = {name: torch.full((20_000,), 1 / 20_000) for name in NAMES}
     uploads = _uploads(_maskers(), sets, _weights(1))
-    seen = [share for upload in uploads.values() for share in upload.masked.values()]
+    seen = [share for upload in uploads.values() for share in upload.shares.values()]
     for numbers in seen + list(add_up(uploads).values()):
         assert numbers.dtype == torch.int32
         uniform = (numbers.double().numpy() + 2**31) / 2**32
@@ -105,8 +101,8 @@ def test_a_sum_that_lacks_a_sender_is_of_no_use():
 def test_no_mask_is_used_twice():
     """Another occasion, another mask: or the difference of two uploads would be in the clear."""
     sets, weights = _sets(4), _weights(4)
-    one = _uploads(_maskers("0/abc"), sets, weights)["cam-1"].masked
-    two = _uploads(_maskers("0/abd"), sets, weights)["cam-1"].masked
+    one = _uploads(_maskers("0/abc"), sets, weights)["cam-1"].shares
+    two = _uploads(_maskers("0/abd"), sets, weights)["cam-1"].shares
     shares = [*one.values(), *two.values()]
     for i, share in enumerate(shares):
         for other in shares[:i]:

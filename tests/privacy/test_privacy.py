@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from acme_fleet.config.personalization import Privacy
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.privacy.accounting import epsilon, privacy_loss
 from acme_fleet.privacy.noise import (
     clipped,
@@ -112,26 +113,26 @@ def test_a_noisy_sketch_has_noise_in_the_sketch_alone():
 
 
 def test_noisy_importance_is_a_set_of_sum_one_of_the_same_shapes():
-    sets = {"a": torch.rand(7), "b": torch.rand(3)}
+    own = ImportanceSet.of({"a": torch.rand(7), "b": torch.rand(3)})
     for multiplier in (1e-9, 1.0, 1e3):
-        noisy = protect_importance(sets, multiplier, SECRET)
-        assert {name: values.shape for name, values in noisy.items()} == {"a": (7,), "b": (3,)}
-        together = torch.cat(list(noisy.values()))
-        assert bool((together >= 0).all())
-        assert float(together.sum()) == pytest.approx(1, abs=1e-6)
+        noisy = protect_importance(own, multiplier, SECRET)
+        assert noisy.layers == own.layers
+        assert [len(values) for values in noisy.values] == [7, 3]
+        assert bool((noisy.flat() >= 0).all())
+        assert noisy.total() == pytest.approx(1, abs=1e-6)
         if multiplier < 1e-6:
-            total = sets["a"].sum() + sets["b"].sum()
-            torch.testing.assert_close(noisy["a"], sets["a"] / total)
+            assert noisy.is_close(own.normalized())
 
 
 def test_importance_noise_is_that_of_two_sets_with_nothing_in_common():
     apart = np.eye(5)[:2]  # the two sets of norm 1 that are farthest apart
     assert np.linalg.norm(apart[0] - apart[1]) == pytest.approx(math.sqrt(2))
     # A set far above its noise: nothing is cut off at zero.
-    noisy = protect_importance({"a": torch.ones(20_000)}, 1e-3, SECRET)["a"]
+    ones = ImportanceSet.of({"a": torch.ones(20_000)})
+    noisy = protect_importance(ones, 1e-3, SECRET).flat()
     before_scaling = noisy * 20_000 / math.sqrt(20_000)
     assert float(before_scaling.std()) == pytest.approx(1e-3 * math.sqrt(2), rel=0.02)
-    scaled = protect_importance({"a": 7 * torch.ones(20_000)}, 1e-3, SECRET)["a"]
+    scaled = protect_importance(7 * ones, 1e-3, SECRET).flat()
     assert float(scaled.std()) == pytest.approx(float(noisy.std()), rel=0.02)
 
 

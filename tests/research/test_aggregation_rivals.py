@@ -10,6 +10,7 @@ from torch import Tensor
 
 from acme_fleet.device.refinement import prune_header
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
 from acme_fleet.personalization.weights import contain, mix_headers, update_scales
 from acme_research.rivals.aggregation import (
@@ -32,9 +33,8 @@ def header(seed: int) -> Header:
 
 def pruned(seed: int, share: float) -> Header:
     random = torch.Generator().manual_seed(seed)
-    return prune_header(
-        header(seed), {name: torch.rand(4, generator=random) for name in PLAN.layers}, share
-    )
+    importance = {name: torch.rand(4, generator=random) for name in PLAN.layers}
+    return prune_header(header(seed), ImportanceSet.of(importance), share)
 
 
 def zeros() -> dict[str, Tensor]:

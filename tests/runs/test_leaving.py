@@ -59,6 +59,7 @@ def test_protections_are_told_where_they_are_on_and_only_there():
     assert set(plain.values()) == {NOT_PROTECTED}
     privacy = Privacy(sketch_dim=16, sketch_bits=8, feature_noise=2, importance_noise=3)
     told = {one.kind: one for one in what_leaves(Personalization(privacy=privacy, mix="both"))}
+    upload = told["WeightsUpload"]
     for words in ("16 numbers a row", "noise 2 times"):
         assert words in told["FeatureSample"].protection
     assert "8 bits a number" in told["FeatureSample"].holds  # which hides next to nothing
@@ -66,19 +67,19 @@ def test_protections_are_told_where_they_are_on_and_only_there():
         one.kind: one for one in what_leaves(Personalization(privacy=Privacy(sketch_bits=8)))
     }
     assert coarser["FeatureSample"].protection == NOT_PROTECTED
-    assert "noise 3 times" in told["ImportanceUpload"].protection
-    assert "weights not protected" in told["ImportanceUpload"].protection
-    assert "header's weights" in told["ImportanceUpload"].holds
+    assert "noise 3 times" in upload.protection
+    assert "weights not protected" in upload.protection
+    assert "header's weights" in upload.holds
     assert told["DeviceReport"].protection == NOT_PROTECTED
     masked = what_leaves(Personalization(privacy=Privacy(masking=True)))
-    assert [one.kind for one in masked if "masked" in one.protection] == ["ImportanceUpload"]
+    assert [one.kind for one in masked if "masked" in one.protection] == ["MaskedUpload"]
 
 
 def test_what_is_not_sent_is_not_told():
     alike = Personalization(similarity="none", mix="both", classifier="holders")
     told = {one.kind: one for one in what_leaves(alike)}
     assert told["FeatureSample"].holds.startswith("no feature")
-    assert "the classes in its train set" in told["ImportanceUpload"].holds
+    assert "the classes in its train set" in told["ByClassUpload"].holds
     for one in what_leaves(Personalization(mix="both")):
         assert "classes" not in one.holds
 

@@ -27,6 +27,7 @@ from acme_fleet.distillation.maps import (
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Classifier
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -93,7 +94,7 @@ def test_one_step_teaches_the_student_and_its_maps(
     step = step_of(Distillation(), 0, [0.5], [2], lesson, hidden=[0.5])
     samples = Samples(inputs, None, torch.ones(4, dtype=torch.int64))
     maps = StateMaps.fitted(teacher, student, [cut], samples)
-    loss = teach(teacher, student, step, inputs, [cut], maps)
+    loss = teach(CLASSIFICATION, teacher, student, step, inputs, [cut], maps)
     assert loss > 0
     (states,) = maps.states.values()
     assert states.weight.grad is not None
@@ -123,14 +124,15 @@ def test_in_the_second_step_a_states_teacher_is_as_narrow_as_its_student(
     monkeypatch.setattr(teacher, "run", seen)
     monkeypatch.setattr(distillation.StateMaps, "fitted", None)  # none is needed
     step = step_of(Distillation(), 1, [0.5], [1], Lesson("states", logits=True), hidden=[0.5])
-    distill(teacher, student, step, make_samples(8), Training(epochs=1), torch.Generator())
+    training = Training(epochs=1)
+    distill(CLASSIFICATION, teacher, student, step, make_samples(8), training, torch.Generator())
     assert asked == {teacher.shape(Variant(0.5, 3, 0.5))}
 
 
 def trained(make_classifier: MakeClassifier, samples: Samples) -> ElasticClassifier:
     reference = make_classifier(layers=2)
     training = Training(epochs=20, batch_size=32, learning_rate=4e-3)
-    fit(reference, samples, training, torch.Generator().manual_seed(0))
+    fit(CLASSIFICATION, reference, samples, training, torch.Generator().manual_seed(0))
     return ElasticClassifier(reference)
 
 
@@ -141,23 +143,24 @@ def test_learning_without_labels_moves_every_hidden_size_towards_the_teacher(
     labelled, unseen = make_samples(256), make_samples(200, seed=1)
     student = trained(make_classifier, labelled)
     teacher = student.frozen_copy()
-    assert evaluate(teacher.classifier, unseen).accuracy > 0.6
+    assert evaluate(CLASSIFICATION, teacher.classifier, unseen).score > 0.6
     known, new = (Samples(s.inputs, None, s.stored_bytes) for s in (labelled, unseen))
     settings = Backbone(widths=[1.0], hidden=[0.5, 0.75, 1.0], depths=[2])
     grid = candidate_grid(settings, student.classifier)
 
     def losses() -> Tensor:
-        found = sent_quality(student, teacher, grid, new, lambda *_: None, known)
+        found = sent_quality(CLASSIFICATION, student, teacher, grid, new, lambda *_: None, known)
         return torch.from_numpy(found.losses)
 
     def accuracies() -> Tensor:
-        found = sent_quality(student, teacher, grid, unseen, lambda *_: None, known)
-        return torch.from_numpy(found.accuracies)
+        found = sent_quality(CLASSIFICATION, student, teacher, grid, unseen, lambda *_: None, known)
+        return torch.from_numpy(found.scores)
 
     before = losses(), accuracies()
     step = step_of(Distillation(), 0, [1.0], [2], FEATURES, hidden=[0.5, 0.75])
     training = Training(epochs=15, batch_size=32, learning_rate=4e-3)
-    distill(teacher, student, step, known, training, torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    distill(CLASSIFICATION, teacher, student, step, known, training, draw)
     after = losses(), accuracies()
     assert grid.variants[-1] == student.whole
     assert before[0][-1] == after[0][-1] == 0
@@ -165,10 +168,10 @@ def test_learning_without_labels_moves_every_hidden_size_towards_the_teacher(
     assert after[1][0] > before[1][0] + 0.03  # half of the hidden size; three quarters had it all
     assert after[1][1] > before[1][1] - 0.02
     # The classifier of whole vectors, cut, reads the wrong channels.
-    bare = candidate_quality(student, grid, unseen, lambda *_: None)
+    bare = candidate_quality(CLASSIFICATION, student, grid, unseen, lambda *_: None)
     cut = [i for i, variant in enumerate(grid.variants) if variant.hidden < 1]
-    assert bare.accuracies is not None
-    assert after[1][cut].mean() > bare.accuracies[cut].mean()
+    assert bare.scores is not None
+    assert after[1][cut].mean() > bare.scores[cut].mean()
 
 
 def test_recovery_of_a_cut_backbone_alone(
@@ -186,5 +189,6 @@ def test_recovery_of_a_cut_backbone_alone(
     before = accuracy()
     training = Training(epochs=15, batch_size=32, learning_rate=4e-3)
     step = recovery_of(Distillation(), cut, FEATURES)
-    distill(teacher, student, step, samples, training, torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    distill(CLASSIFICATION, teacher, student, step, samples, training, draw)
     assert accuracy() > before + 0.05

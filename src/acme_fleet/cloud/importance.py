@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from acme_fleet.config.base import chosen
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations, moved
+from acme_fleet.tasks.base import Task
 
 Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
 """F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
@@ -52,10 +53,14 @@ class _Outputs(NamedTuple):
     states: list[Float[Tensor, "batch tokens hidden"]]
 
 
-def labels_objective(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
-    """Each sample's cross-entropy."""
-    logits = model(**batch.inputs)
-    return F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum")
+def labels_objective(task: Task) -> Objective:
+    """Each sample's loss."""
+
+    def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
+        outputs = model(**batch.inputs)
+        return task.loss(outputs, batch.labels.to(outputs.device), "sum")
+
+    return of
 
 
 def features_objective(generator: torch.Generator) -> Objective:
@@ -76,20 +81,29 @@ def features_objective(generator: torch.Generator) -> Objective:
     return of
 
 
-def objective_of(
-    kind: Literal["auto", "labels", "features"], generator: torch.Generator, *, labelled: bool
-) -> Objective:
-    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some."""
-    if kind == "labels" or (kind == "auto" and labelled):
-        return labels_objective
-    return features_objective(generator)
+OBJECTIVES: dict[str, Callable[[Task, torch.Generator], Objective]] = {
+    "labels": lambda task, _: labels_objective(task),
+    "features": lambda _, generator: features_objective(generator),
+}
+"""F by ``backbone.importance``. A new criterion is an entry here."""
+
+
+def objective_of(task: Task, name: str, generator: torch.Generator, *, labelled: bool) -> Objective:
+    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some.
+
+    Raises:
+        FleetError: if there is none of this name.
+    """
+    if name == "auto":
+        name = "labels" if labelled else "features"
+    return chosen(OBJECTIVES, name, "backbone.importance")(task, generator)
 
 
 def taylor_importance(
     model: Classifier,
     samples: Samples,
+    objective: Objective,
     batch_size: int = 64,
-    objective: Objective = labels_objective,
 ) -> UnitImportance:
     """First-order importance I_h ≈ |∂F/∂O_h · O_h|, mean over samples (Eq. 8).
 
@@ -100,8 +114,8 @@ def taylor_importance(
     Args:
         model: a reference of full width.
         samples: training or held-out training data, never test data.
-        batch_size: samples in one pass.
         objective: F.
+        batch_size: samples in one pass.
     """
     found = _zeros(model)
     heads, neurons, channels = found
@@ -123,13 +137,14 @@ def taylor_importance(
 
 @torch.no_grad()
 def ablation_importance(
-    model: Classifier, samples: Samples, layer: int, *, heads: bool
+    task: Task, model: Classifier, samples: Samples, layer: int, *, heads: bool
 ) -> Float[Tensor, " units"]:
     """I_h = |F(O_h) − F(O_h = 0)| by removing one unit at a time, mean over samples (Eq. 6).
 
     One forward pass for each unit: the oracle of :func:`taylor_importance`.
 
     Args:
+        task: F is its loss.
         model: a reference of full width.
         samples: what the loss is measured on.
         layer: index of the layer.
@@ -142,11 +157,11 @@ def ablation_importance(
     def without(unit: int) -> RemovableHandle:
         return linear.register_forward_pre_hook(lambda _, x: (_cleared(x[0], unit, units),))
 
-    return _effects_of_removal(model, samples, units, without)
+    return _effects_of_removal(task, model, samples, units, without)
 
 
 @torch.no_grad()
-def channel_ablation(model: Classifier, samples: Samples) -> Float[Tensor, " hidden"]:
+def channel_ablation(task: Task, model: Classifier, samples: Samples) -> Float[Tensor, " hidden"]:
     """The same of each residual channel: I_c = Σ |F(x) − F(x, x_c = 0)| over the residual states x.
 
     One forward pass for each channel and state.
@@ -167,11 +182,12 @@ def channel_ablation(model: Classifier, samples: Samples) -> Float[Tensor, " hid
         return layers[-1].register_forward_hook(clear)
 
     states = [*map(entering, layers), leaving]
-    total = [_effects_of_removal(model, samples, count, without) for without in states]
+    total = [_effects_of_removal(task, model, samples, count, without) for without in states]
     return torch.stack(total).sum(dim=0)
 
 
 def _effects_of_removal(
+    task: Task,
     model: Classifier,
     samples: Samples,
     units: int,
@@ -180,7 +196,7 @@ def _effects_of_removal(
     """|F(O_h) − F(O_h = 0)|, mean over samples; ``without`` removes a unit until it is undone."""
 
     def losses() -> Float[Tensor, " samples"]:
-        return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
+        return task.loss(model(**samples.inputs), samples.labels, "none")
 
     def changes(full: Float[Tensor, " samples"]) -> Iterator[Float[Tensor, ""]]:
         for unit in range(units):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
-from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Backbone
 from acme_fleet.config.fleet import Fleet
@@ -21,12 +20,13 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import relative_error
 from acme_fleet.distillation.maps import mapped_heads, pooled_map, pooled_vectors
 from acme_fleet.errors import FleetError
-from acme_fleet.messages.header_plan import HeaderPlan, smallest_genotype
+from acme_fleet.messages.header_plan import smallest_genotype
 from acme_fleet.models.backbone.elastic import check_hidden, kept_units
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
-from acme_fleet.models.features import Classifier, feature_sizes
+from acme_fleet.models.features import Classifier
 from acme_fleet.models.padding import by_length
+from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 
 
@@ -86,14 +86,10 @@ def candidate_sizes(
     room for. Nothing is allocated.
     """
     genotype = smallest_genotype(settings.blocks, settings.cells, settings.channels)
-    classifier, sizes = elastic.classifier, []
+    sizes = []
     for variant in grid.variants:
         arch = elastic.shape(variant)
-        header = HeaderPlan(
-            genotype=genotype,
-            classes=classifier.head.out_features,
-            **feature_sizes(classifier.backbone.config, arch.hidden)._asdict(),
-        )
+        header = elastic.classifier.header_plan(genotype, arch.hidden)
         parts = {"backbone": elastic.tensor_shapes(arch), "header": header.shapes()}
         shapes = {f"{part}.{name}": n for part, of in parts.items() for name, n in of.items()}
         sizes.append(file_size(shapes))
@@ -105,13 +101,13 @@ class Quality:
     """Quality of the candidates on the public validation data.
 
     Attributes:
-        losses: the objective f^1: mean cross-entropy with θ0^H or, without labels, the error of
+        losses: the objective f^1: the task's mean loss with θ0^H or, without labels, the error of
             the pooled features, see :func:`feature_quality`.
-        accuracies: with θ0^H, for people to read; nothing is chosen by them. None without labels.
+        scores: with θ0^H, for people to read; nothing is chosen by them. None without labels.
     """
 
     losses: Float[np.ndarray, " candidates"]
-    accuracies: Float[np.ndarray, " candidates"] | None
+    scores: Float[np.ndarray, " candidates"] | None
 
 
 def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
@@ -139,6 +135,7 @@ def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
 
 
 def sent_quality(
+    task: Task,
     elastic: ElasticClassifier,
     whole: ElasticClassifier,
     grid: Grid,
@@ -149,6 +146,7 @@ def sent_quality(
     """Quality of each candidate as it would be sent.
 
     Args:
+        task: judges on labelled data.
         elastic: what candidates are cut from.
         whole: what is sent in place of the whole of it: the reference, if features are learned.
         grid, progress: see :func:`candidate_quality`.
@@ -159,12 +157,12 @@ def sent_quality(
     if not validation.labelled:
         return feature_quality(elastic, whole, grid, validation, progress, known=known)
     heads = None if known is None else mapped_heads(elastic, whole, grid.variants, known)
-    found = candidate_quality(elastic, grid, validation, progress, heads=heads)
+    found = candidate_quality(task, elastic, grid, validation, progress, heads=heads)
     if whole is not elastic and elastic.whole in grid.variants:
-        result = evaluate(whole.classifier.cpu(), validation)
+        result = evaluate(task, whole.classifier.cpu(), validation)
         at = grid.variants.index(elastic.whole)
-        assert found.accuracies is not None
-        found.losses[at], found.accuracies[at] = result.loss, result.accuracy
+        assert found.scores is not None
+        found.losses[at], found.scores[at] = result.loss, result.score
     return found
 
 
@@ -209,6 +207,7 @@ def feature_quality(
 
 @torch.no_grad()
 def candidate_quality(
+    task: Task,
     elastic: ElasticClassifier,
     grid: Grid,
     validation: Samples,
@@ -216,27 +215,29 @@ def candidate_quality(
     batch_size: int = 256,
     heads: Sequence[nn.Linear] | None = None,
 ) -> Quality:
-    """Loss and accuracy of each candidate with θ0^H on labelled data, in one pass over them.
+    """Loss and score of each candidate with θ0^H on labelled data, in one pass over them.
 
     Args:
+        task: judges the outputs.
         elastic: what candidates are cut from.
         grid: the candidates.
         validation: with labels.
         progress: called with the number of candidates and batches that are done, and of all.
         batch_size: samples in one pass.
-        heads: a classifier for each candidate in place of θ0^H.
+        heads: a head for each candidate in place of θ0^H.
     """
-    losses, hits = np.zeros(len(grid)), np.zeros(len(grid))
+    results = [Evaluation()] * len(grid)
     shapes = [elastic.shape(variant) for variant in grid.variants]
     done, total = 0, len(grid) * -(-len(validation) // batch_size)
     batches, _ = by_length(validation, batch_size)
     for batch in batches:
         for candidate, shape in enumerate(shapes):
             run = elastic.run(shape, batch.inputs)
-            logits = heads[candidate](run.activations.pooled) if heads else run.logits
-            labels = batch.labels.to(logits.device)
-            losses[candidate] += float(F.cross_entropy(logits, labels, reduction="sum"))
-            hits[candidate] += int((logits.argmax(dim=1) == labels).sum())
+            outputs = heads[candidate](run.activations.pooled) if heads else run.logits
+            results[candidate] += task.evaluation(outputs, batch.labels)
             done += 1
             progress(done, total)
-    return Quality(losses / len(validation), hits / len(validation))
+    return Quality(
+        np.array([result.loss for result in results]),
+        np.array([result.score for result in results]),
+    )

@@ -14,9 +14,11 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.links.device_reports import check_report
 from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport, HeaderContender
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
-from acme_fleet.models.features import Classifier, feature_sizes
+from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.by_hand import HAND_MADE
 from acme_fleet.outside import reading
+from acme_fleet.tasks.base import Task
+from acme_fleet.tasks.registry import task_of
 
 _STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 _LARGEST_LOSS = 1e9
@@ -119,7 +121,8 @@ def check_finished(
     cluster = _cluster(settings, assigned.edge)
     own = assigned.members(cluster, settings.selection.matching == "device")
     plan = _plan(settings, reference, assigned.hidden, report, what)
-    _check_devices(report, cluster, {device.name: device for device in own}, plan, what)
+    limits = {device.name: device for device in own}
+    _check_devices(task_of(settings.task), report, cluster, limits, plan, what)
     expected = sum(assigned.parts[number].devices for number in assigned.chosen)
     accounted = {told.name for told in report.reports} | report.lost.keys()
     if len(accounted & {device.name for device in own}) < expected:
@@ -165,15 +168,16 @@ def _plan(
         raise ProtocolError(f"{what}: the genotype is not written as a genotype is")
     if report.header != genotype.describe():
         raise ProtocolError(f"{what}: the header is described as another one")
-    return HeaderPlan(
-        genotype=genotype,
-        classes=reference.head.out_features,
-        **feature_sizes(reference.backbone.config, hidden)._asdict(),
-    )
+    return reference.header_plan(genotype, hidden)
 
 
 def _check_devices(
-    report: ClusterReport, cluster: Cluster, own: dict[str, Device], plan: HeaderPlan, what: str
+    task: Task,
+    report: ClusterReport,
+    cluster: Cluster,
+    own: dict[str, Device],
+    plan: HeaderPlan,
+    what: str,
 ) -> None:
     """Devices are the group's, each is there once, and none is both lost and finished."""
     reported = [told.name for told in report.reports]
@@ -185,7 +189,7 @@ def _check_devices(
     if both := report.lost.keys() & set(reported):
         raise ProtocolError(f"{what}: {min(both)} is lost and has finished")
     for told in report.reports:
-        check_report(told, own[told.name], plan.neurons)
+        check_report(task, told, own[told.name], plan.neurons)
 
 
 def _check_similarity(report: ClusterReport, what: str) -> None:

@@ -27,7 +27,6 @@ from acme_fleet.cloud.reference import (
     origin_of,
     public_probe,
     train_reference,
-    untrained_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
@@ -59,6 +58,7 @@ from acme_fleet.models.storage import clone_state, config_document, read_tensors
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.loop import diverging
 from acme_fleet.training.precision import training_device
@@ -84,8 +84,11 @@ class CloudServer:
         edges: Link,
         folder: Path,
         journal: Journal,
+        reference: Classifier,
     ) -> None:
+        """``reference`` is θ0 before any training, see ``untrained_reference``; it is trained."""
         self._settings = settings
+        self._task = task_of(settings.task)
         self._distillation = settings.backbone.distillation
         self._public = public
         self._class_names = class_names
@@ -94,7 +97,7 @@ class CloudServer:
         self._folder = folder
         self._journal = journal
         self._accelerator = training_device(settings.accelerator, "accelerator")
-        self._initial = untrained_reference(settings, public, class_names)
+        self._initial = reference
         self._reference_origin: Origin = "trained"  # until it is prepared
         self._teacher: ElasticClassifier | None = None  # where features are learned
         self.grid = candidate_grid(settings.backbone, self._initial)
@@ -113,7 +116,7 @@ class CloudServer:
         with diverging("training the reference", "reference.training.learning_rate"):
             reference = self._staged("reference", start, self._train_reference)
         self._reference_origin = origin_of(self._settings.reference, before, reference)
-        result = described(reference, self._public.test, self._reference_origin)
+        result = described(self._task, reference, self._public.test, self._reference_origin)
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
         if self._lesson().match == "features":
@@ -133,7 +136,7 @@ class CloudServer:
         if stored is None:
             with self._journal.stage("cloud", "probe"):
                 known = known_pooling(settings, model.backbone.config.hidden_size)
-                pooling, head = public_probe(model, self._public, known)
+                pooling, head = public_probe(self._task, model, self._public, known)
             stored = head, {"pooling": pooling}
             write_tensors(path, *stored)
         head, about = stored
@@ -178,14 +181,15 @@ class CloudServer:
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
         settings, draw = self._settings.reference, self._draw("reference training")
-        return train_reference(model, settings, self._public, draw, self._augment, progress)
+        public, augment = self._public, self._augment
+        return train_reference(self._task, model, settings, public, draw, augment, progress)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone
         samples = self._public.train[: settings.importance_samples]
         draw, labelled = self._draw("importance"), samples.labelled
-        objective = objective_of(settings.importance, draw, labelled=labelled)
-        found = taylor_importance(model, samples, objective=objective)
+        objective = objective_of(self._task, settings.importance, draw, labelled=labelled)
+        found = taylor_importance(model, samples, objective)
         if not all(bool(values.isfinite().all()) for values in found):
             raise FleetError(
                 "the importance of heads, neurons and channels is no finite number: the "
@@ -285,6 +289,7 @@ class CloudServer:
         else:
             teacher.classifier.to(self._accelerator)
         distill(
+            self._task,
             teacher,
             student,
             step,
@@ -330,7 +335,8 @@ class CloudServer:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 elastic.classifier.to(self._accelerator)
                 models, known = (elastic, self._whole(elastic)), self._mapped()
-                found = sent_quality(*models, self.grid, self._public.validation, progress, known)
+                judged = self.grid, self._public.validation
+                found = sent_quality(self._task, *models, *judged, progress, known)
                 elastic.classifier.cpu()
             write_quality(path, found)
         return read_quality(path)

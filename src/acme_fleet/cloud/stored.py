@@ -33,7 +33,7 @@ def write_quality(path: Path, quality: Quality) -> None:
     Raises:
         WriteError: if it cannot be written.
     """
-    accuracies = None if quality.accuracies is None else quality.accuracies.tolist()
+    accuracies = None if quality.scores is None else quality.scores.tolist()
     write_sealed_json(path, vars(_StoredQuality(quality.losses.tolist(), accuracies)))
 
 

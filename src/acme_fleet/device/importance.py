@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header
+from acme_fleet.tasks.base import Task
 
 
 class ImportanceAccumulator:
@@ -23,47 +24,52 @@ class ImportanceAccumulator:
 
     def __init__(self, header: Header) -> None:
         self._header = header
-        self._sums = {
-            name: torch.zeros(len(layer.outputs)) for name, layer in header.plan.layers.items()
-        }
+        layers = header.plan.layers
+        self._sums = ImportanceSet.zeros({name: len(of.outputs) for name, of in layers.items()})
         self._iterations = 0
 
     def add(self) -> None:
         """Take in the gradients that the header's parameters hold now."""
-        sums = {name: total.clone() for name, total in self._sums.items()}
-        for name, total in sums.items():
-            for parameter in self._header.layers[name].parameters():
-                assert parameter.grad is not None
-                squared = (parameter.grad * parameter.detach()).square()
-                total += squared.reshape(len(total), -1).sum(dim=1)
-        if all(bool(total.isfinite().all()) for total in sums.values()):
+        sums = self._sums + self._squares("weight") + self._squares("bias")
+        if sums.finite():
             self._sums = sums
             self._iterations += 1
 
-    def result(self, channels: int) -> dict[str, Float[Tensor, " channels"]]:
-        """Importance by layer; a pruned channel has none.
+    def _squares(self, part: str) -> ImportanceSet:
+        """(g·v)² of the layers' weights or biases, summed over each neuron."""
+        sums = {}
+        for name in self._sums.layers:
+            parameter = self._header.layers[name].get_parameter(part)
+            assert parameter.grad is not None
+            squared = (parameter.grad * parameter.detach()).square()
+            sums[name] = squared.reshape(len(squared), -1).sum(dim=1)
+        return ImportanceSet.of(sums)
+
+    def result(self, channels: int) -> ImportanceSet:
+        """Importance with ``channels`` numbers a layer; a pruned channel has none.
 
         Alike for all if no iteration counts or told anything: the layers of a header that answers
         as its linear part alone have no gradient at first.
         """
-        told = any(bool(total.any()) for total in self._sums.values())
+        mean = self._sums / self._iterations if self._sums.any() else None
         importance = {}
         for name, layer in self._header.plan.layers.items():
             importance[name] = torch.zeros(channels)
-            mean = self._sums[name] / self._iterations if told else 1.0
-            importance[name][list(layer.outputs)] = mean
-        return importance
+            importance[name][list(layer.outputs)] = 1.0 if mean is None else mean[name]
+        return ImportanceSet.of(importance)
 
 
 @torch.no_grad()
-def ablation_importance(header: Header, samples: Samples, layer: str) -> Float[Tensor, " neurons"]:
+def ablation_importance(
+    task: Task, header: Header, samples: Samples, layer: str
+) -> Float[Tensor, " neurons"]:
     """(L − L without the neuron)², one neuron at a time (Eq. 16).
 
     The oracle of the Taylor form: one pass over the data for each neuron.
     """
 
     def loss() -> Tensor:
-        return F.cross_entropy(header(**samples.inputs), samples.labels)
+        return task.loss(header(**samples.inputs), samples.labels)
 
     full, convolution = loss(), header.layers[layer]
     assert isinstance(convolution.weight, Tensor)
@@ -78,19 +84,20 @@ def ablation_importance(header: Header, samples: Samples, layer: str) -> Float[T
 
 
 def neurons_to_keep(
-    importance: Mapping[str, Float[Tensor, " channels"]],
+    importance: ImportanceSet,
     kept: Mapping[str, tuple[int, ...]],
     share: float,
 ) -> dict[str, tuple[int, ...]]:
     """Drop the preset share of the least important neurons over all layers, one left in each.
 
     Args:
-        importance: by layer.
+        importance: of all channels.
         kept: by layer, the channels that are left so far.
         share: of all neurons left so far, how many are dropped (rounded down).
     """
+    by_layer = importance.by_layer()
     ranked = sorted(
-        (float(importance[layer][channel]), layer, channel)
+        (float(by_layer[layer][channel]), layer, channel)
         for layer, channels in kept.items()
         for channel in channels
     )

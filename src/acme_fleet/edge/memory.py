@@ -5,70 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from torch import Tensor
-
-from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
-from acme_fleet.personalization.base import Upload
-from acme_fleet.runs.sealed import STRICT, read_sealed_json, typed, write_sealed_json
+from acme_fleet.links.wire import encode, read_message
+from acme_fleet.messages.edge_device import Upload
+from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed, write_sealed_json
 
 _ROUNDS = "rounds.json"
 
 
-@dataclass(frozen=True)
-class _Told:
-    """An upload's fields beside its tensors."""
-
-    __pydantic_config__ = STRICT
-
-    round: int
-    kept: dict[str, list[int]]
-    held: list[int]
+UploadT = TypeVar("UploadT", bound=Upload)
 
 
-@dataclass(frozen=True)
-class Remembered:
-    """A device's last valid upload."""
-
-    importance: dict[str, Tensor]
-    header: dict[str, Tensor]
-    kept: dict[str, list[int]]
-    held: list[int]
-    masked: dict[str, Tensor] = field(default_factory=dict)
-
-
-def remember(folder: Path, number: int, uploads: Mapping[str, Upload]) -> None:
+def remember(folder: Path, uploads: Mapping[str, Upload]) -> None:
     """Keep the uploads of a round on disk, each in place of the device's earlier one."""
     for name, upload in uploads.items():
-        tensors = with_prefix("importance", upload.importance)
-        tensors |= with_prefix("header", upload.header)
-        kept = {layer: list(channels) for layer, channels in upload.kept.items()}
-        about = {"round": number, "kept": kept, "held": list(upload.held)}
-        write_tensors(folder / f"{name}.safetensors", tensors, about, private=True)
+        write_sealed(_path(folder, name), encode(upload))
 
 
 def recall(
-    folder: Path, number: int, uploads: Mapping[str, Upload], names: Iterable[str], decay: float
-) -> dict[str, tuple[Upload, float]]:
+    folder: Path,
+    number: int,
+    uploads: Mapping[str, UploadT],
+    names: Iterable[str],
+    decay: float,
+    kind: type[UploadT],
+) -> dict[str, tuple[UploadT, float]]:
     """Last uploads of the devices that count in a round, and the freshness of each.
 
     Freshness is 1 for the ``uploads`` of the round, and for the others of ``names`` ``decay`` to
     the power of the rounds missed since. A device that has never sent anything, or whose freshness
     is zero, is left out.
+
+    Raises:
+        DamagedError: if a file is damaged, or holds no upload of this ``kind``.
     """
-    found: dict[str, tuple[Upload, float]] = {}
+    found: dict[str, tuple[UploadT, float]] = {}
     for name in names:
-        path = folder / f"{name}.safetensors"
+        path = _path(folder, name)
         if name in uploads:
             found[name] = uploads[name], 1.0
         elif decay > 0 and path.exists():
-            tensors, about = read_tensors(path)
-            importance = without_prefix("importance", tensors)
-            header = without_prefix("header", tensors)
-            told = typed(path, _Told, about)
-            old = Remembered(importance, header, told.kept, told.held)
-            found[name] = old, decay ** (number - told.round)
+            old = read_message(path, kind)
+            found[name] = old, decay ** (number - old.round)
     return found
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"
 
 
 @dataclass(frozen=True)

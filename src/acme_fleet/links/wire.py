@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from acme_fleet.errors import ProtocolError
+from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.messages import cloud_edge, edge_device  # noqa: F401 - registered by import
 from acme_fleet.messages.base import MOST_BYTES, Limits, Message
 from acme_fleet.outside import one_line, reading
+from acme_fleet.runs.sealed import read_sealed
 
+Kept = TypeVar("Kept", bound=Message)
 MAX_BYTES = MOST_BYTES
 MOST_TENSORS = 20_000
 _SEPARATOR = "/"
@@ -116,6 +119,20 @@ def _rebuilt(kind: type[Message], fields: dict[str, Any], tensors: Mapping[str, 
         return kind.model_validate(fields)
     except ValidationError as error:
         raise ProtocolError(f"{_MALFORMED}: {kind.__name__}: {mistake(error)}") from error
+
+
+def read_message(path: Path, kind: type[Kept]) -> Kept:
+    """A message that a role keeps on its disk, in a sealed file.
+
+    Raises:
+        DamagedError: if the file is missing or damaged, or holds another message.
+    """
+    try:
+        message = decode(read_sealed(path), [kind])
+    except ProtocolError as error:
+        raise DamagedError(f"cannot read {path}: {error}") from error
+    assert isinstance(message, kind)
+    return message
 
 
 def mistake(error: ValidationError) -> str:

@@ -53,6 +53,18 @@ def _check_shares(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_sum(total: Tensor) -> Tensor:
+    if total.dtype != torch.int32 or total.ndim != 1:
+        raise ValueError("a sum of masked shares is a vector of whole numbers of 32 bits")
+    return total
+
+
+def _check_ascending(numbers: list[int]) -> list[int]:
+    if numbers != sorted(set(numbers)):
+        raise ValueError(f"numbers must ascend: {numbers[:5]}")
+    return numbers
+
+
 def _check_depth(document: dict[str, Any]) -> dict[str, Any]:
     """Deeper ones can be read, and not written again."""
     level: list[Any] = [document]
@@ -66,14 +78,17 @@ def _check_depth(document: dict[str, Any]) -> dict[str, Any]:
 
 OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
 Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
-Shares = Annotated[Tensors, AfterValidator(_check_shares)]
+Shares = Annotated[Tensors, Field(min_length=1), AfterValidator(_check_shares)]
+ShareSum = Annotated[OneTensor, AfterValidator(_check_sum)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[0-9]{1,6})?$")]
 Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]
-PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
-Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+Held = Annotated[Kept, Field(min_length=1), AfterValidator(_check_ascending)]
+PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+KeyOrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32,64}$")]
 ClassName = Annotated[str, Field(max_length=200)]
 ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=2**16)]
 Document = Annotated[dict[str, JsonValue], Field(max_length=1000), AfterValidator(_check_depth)]
@@ -104,7 +119,7 @@ HEADER_LIMITS = Limits(2**22, 2**28, nested=2**17)
 
 
 class Message(BaseModel):
-    """Base of all messages."""
+    """Base of all messages. An ``abstract`` one is a kind of them, and is itself never sent."""
 
     limits: ClassVar[Limits] = Limits(2**10)
 
@@ -122,9 +137,13 @@ class Message(BaseModel):
     )
     registry: ClassVar[dict[str, type[Message]]] = {}
 
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
     @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        Message.registry[cls.__name__] = cls
+    def __pydantic_init_subclass__(cls, *, abstract: bool = False, **_: Any) -> None:
+        if not abstract:
+            Message.registry[cls.__name__] = cls
 
 
 def check_shapes(

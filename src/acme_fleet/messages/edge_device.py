@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Self
 
-import torch
 from pydantic import (
     Field,
     NonNegativeFloat,
+    model_validator,
 )
 from torch import Tensor
 
@@ -21,7 +19,9 @@ from acme_fleet.messages.base import (
     ClassNames,
     Count,
     Document,
+    Held,
     Kept,
+    KeyOrNone,
     Limits,
     Message,
     Nonce,
@@ -32,8 +32,8 @@ from acme_fleet.messages.base import (
     PublicKey,
     Share,
     Shares,
+    ShareSum,
     Tensors,
-    check_shapes,
 )
 
 
@@ -79,7 +79,7 @@ class FeatureSample(Message):
 
     features: OneTensor
     scale: Annotated[float, Field(gt=0)] = 1.0
-    public_key: PublicKey = ""
+    public_key: KeyOrNone = ""
     """X25519; empty without masking."""
 
     def rows(self) -> Tensor:
@@ -87,18 +87,13 @@ class FeatureSample(Message):
         return self.features.double() * self.scale
 
 
-class RoundStart(Message):
-    """Edge to device: train, and tell how important each neuron was.
+# --- the rounds of Algorithm 2: a request, an upload and an update for each rule ---------------
 
-    For a masked round also who takes part, and this device's weight in each one's mixture.
-    """
 
-    limits = Limits(2**22)
+class RoundMessage(Message, abstract=True):
+    """A message of one round."""
 
     round: Count
-    public_keys: Annotated[dict[Name, PublicKey], PerDevice] = {}
-    weights: Annotated[dict[Name, Share], PerDevice] = {}
-    nonce: Nonce = ""
 
     @property
     def occasion(self) -> str:
@@ -106,43 +101,98 @@ class RoundStart(Message):
         return f"round {self.round + 1}"
 
 
-class ImportanceUpload(Message):
-    """Device to edge: Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``.
+class Start(RoundMessage, abstract=True):
+    """Edge to device: train, and upload what the personalisation rule asks for."""
 
-    Where header weights are mixed (``personalization.mix``), also the header as it is now, and
-    with ``classifier: holders`` the numbers of the classes in the device's train set. In a masked
-    round ``masked`` alone: a masked share for each receiver, shape ``(neurons,)``.
-    """
+
+class RoundStart(Start):
+    """The request of rules whose uploads the edge server reads."""
+
+
+class MaskedRoundStart(Start):
+    """The request of masked rounds: who takes part, and this device's weight in each mixture."""
+
+    limits = Limits(2**22)
+
+    public_keys: Annotated[dict[Name, PublicKey], Field(min_length=1), PerDevice]
+    weights: Annotated[dict[Name, Share], PerDevice]
+    nonce: Nonce
+
+    @model_validator(mode="after")
+    def _one_weight_for_each_key(self) -> Self:
+        if self.weights.keys() != self.public_keys.keys():
+            raise ValueError("a masked round names other receivers than keys")
+        return self
+
+
+class Upload(RoundMessage, abstract=True):
+    """Device to edge: its part in a round, as the personalisation rule asks for it."""
 
     limits = HEADER_LIMITS
 
-    round: Count
+
+class OpenUpload(Upload, abstract=True):
+    """Q_n summed per neuron (Eq. 17-18), by layer, shape ``(channels,)``, for the edge to read."""
+
     importance: Tensors
-    masked: Shares = {}
-    header: Tensors = {}
-    held: Kept = []
+
+
+class ImportanceUpload(OpenUpload):
+    """The upload of the rule that mixes importance alone."""
+
+
+class HeaderUpload(OpenUpload, abstract=True):
+    """Also the header as it is now, for rules that mix weights."""
+
+    header: Tensors
     kept: Annotated[dict[Name, Kept], PerLayer] = {}
     """Channels that pruning has left, by layer; a layer that is not listed has all."""
 
 
-class ImportanceUpdate(Message):
-    """Edge to device: Q'_n, mixed from similar peers (Eq. 21), by layer, and mixed weights.
+class WeightsUpload(HeaderUpload):
+    """The upload of the rule that mixes the weights of all."""
 
-    In a masked round ``masked`` holds the ``sum`` of all shares for the device.
-    """
+
+class ByClassUpload(HeaderUpload):
+    """Also the classes of the train set, for the rule that mixes rows of a classifier by class."""
+
+    held: Held
+    """Numbers of the classes in the device's train set."""
+
+
+class MaskedUpload(Upload):
+    """A masked share for each receiver, shape ``(neurons,)``, and nothing else."""
+
+    shares: Shares
+
+
+class Update(RoundMessage, abstract=True):
+    """Edge to device: the mixture of similar peers' uploads for this device."""
 
     limits = HEADER_LIMITS
 
-    round: Count
-    importance: Tensors
-    header: Tensors = {}
-    masked: Shares = {}
-    nonce: Nonce = ""
 
-    @property
-    def occasion(self) -> str:
-        """Its round."""
-        return f"round {self.round + 1}"
+class OpenUpdate(Update, abstract=True):
+    """Q'_n, mixed from similar peers (Eq. 21), by layer, shape ``(channels,)``."""
+
+    importance: Tensors
+
+
+class ImportanceUpdate(OpenUpdate):
+    """The update of the rule that mixes importance alone."""
+
+
+class WeightsUpdate(OpenUpdate):
+    """Also the mixed header, in the shapes of the device's own, for rules that mix weights."""
+
+    header: Tensors
+
+
+class MaskedUpdate(Update):
+    """The sum of all masked shares for the device, shape ``(neurons,)``."""
+
+    total: ShareSum
+    nonce: Nonce
 
 
 class RoundReport(Message):
@@ -184,18 +234,3 @@ def check_features(features: Tensor, most: int, hidden: int, what: str) -> None:
     shape, counts = tuple(features.shape), range(min(1, most), most + 1)
     if len(shape) != 2 or shape[0] not in counts or shape[1] != hidden:
         raise ProtocolError(f"{what} has shape {shape}, expected at most ({most}, {hidden})")
-
-
-def check_importance(
-    importance: Mapping[str, Tensor], channels: Mapping[str, int], what: str
-) -> None:
-    """Refuse an importance set that is not one non-negative number for each neuron.
-
-    Raises:
-        ProtocolError: if names, shapes, types or signs are wrong, or all are zero.
-    """
-    shapes = {name: (size,) for name, size in channels.items()}
-    check_shapes(importance, shapes, what, torch.float32)
-    total = math.fsum(float(values.double().sum()) for values in importance.values())
-    if any(bool((values < 0).any()) for values in importance.values()) or total <= 0:
-        raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.families import family_of
 from acme_fleet.models.padding import by_length, clear_padding, real_first
 from acme_fleet.models.pooling import pool, pooled_size
@@ -192,6 +193,11 @@ class Classifier(nn.Module):
     def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """Logits; inputs are moved to where the weights are."""
         return self.head(activations(self.backbone, moved(inputs, self.backbone.device)).pooled)
+
+    def header_plan(self, genotype: Genotype, hidden: int | None = None) -> HeaderPlan:
+        """The unpruned header of a genotype in the head's place, after a cut to a hidden size."""
+        sizes = feature_sizes(self.backbone.config, hidden)._asdict()
+        return HeaderPlan(genotype=genotype, classes=self.head.out_features, **sizes)
 
 
 class CustomizedModel(nn.Module):

@@ -5,21 +5,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from acme_fleet.config.personalization import Personalization
-from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
+from acme_fleet.messages.edge_device import (
+    OpenUpdate,
+    OpenUpload,
+    RoundStart,
+    Start,
+    Update,
+    Upload,
+)
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header
-from acme_fleet.privacy.protection import ImportanceSet, Protection
+from acme_fleet.privacy.protection import Protection
 
 NOT_PROTECTED = "not protected"
 Weights = Callable[[Collection[str]], Float[np.ndarray, "devices devices"]]
 """Ŵ among the devices that are named."""
+
+StartT = TypeVar("StartT", bound=Start)
+UploadT = TypeVar("UploadT", bound=Upload)
+UpdateT = TypeVar("UpdateT", bound=Update)
+MixedT = TypeVar("MixedT")
+OpenUploadT = TypeVar("OpenUploadT", bound=OpenUpload)
+OpenUpdateT = TypeVar("OpenUpdateT", bound=OpenUpdate)
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,7 @@ class Own:
 
     Attributes:
         header: as it is now.
-        importance: Q_n by layer (Eq. 17-18), with the noise that the settings ask for.
+        importance: Q_n (Eq. 17-18), with the noise that the settings ask for.
         classes: numbers of the classes in the train set.
         protection: the device's keys and noise.
     """
@@ -39,71 +54,31 @@ class Own:
     protection: Protection
 
 
-@runtime_checkable
-class Upload(Protocol):
-    """The parts of an upload; of open rules an edge server keeps them on its disk."""
-
-    @property
-    def importance(self) -> ImportanceSet:
-        """Q_n by layer."""
-        ...
-
-    @property
-    def header(self) -> Mapping[str, Tensor]:
-        """The header's tensors, where weights are mixed."""
-        ...
-
-    @property
-    def kept(self) -> Mapping[str, list[int]]:
-        """Channels that pruning has left, by layer; a layer that is not listed has all."""
-        ...
-
-    @property
-    def held(self) -> list[int]:
-        """Classes that the device trains on, where it was asked for them."""
-        ...
-
-    @property
-    def masked(self) -> Mapping[str, Tensor]:
-        """A masked share for every receiver, int32 of shape ``(neurons,)``, in hidden rules."""
-        ...
-
-
 @dataclass(frozen=True)
-class Mixture:
-    """The mixed sets and headers that devices get back in a round.
+class Mixture(Generic[MixedT]):
+    """The result of mixing in a round.
 
     Attributes:
-        importance: the mixed set by device.
-        headers: the mixed header by device; empty where none is mixed.
+        parts: by device what it gets back, as the rule mixes it.
         shortened: by how much the updates of devices were scaled down, of those that were.
-        masked: the sum of the masked shares for each device, in place of a set.
     """
 
-    importance: Mapping[str, ImportanceSet] = field(default_factory=dict)
-    headers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    parts: Mapping[str, MixedT]
     shortened: Mapping[str, float] = field(default_factory=dict)
-    masked: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def update(self, name: str, start: RoundStart) -> ImportanceUpdate:
-        """The message to a device, in answer to its upload for ``start``."""
-        return ImportanceUpdate(
-            round=start.round,
-            importance=dict(self.importance.get(name, {})),
-            header=dict(self.headers.get(name, {})),
-            masked={"sum": self.masked[name]} if name in self.masked else {},
-            nonce=start.nonce,
-        )
 
 
-class Rule(ABC):
+class Rule(ABC, Generic[StartT, UploadT, UpdateT, MixedT]):
     """A way in which devices of a group learn from each other.
 
     Attributes:
+        start_type, upload_type, update_type: its messages in a round; either side refuses others.
         hidden: True if the edge server reads no device's upload. Devices then need each other's
             public keys, an upload counts in its own round alone, and all must answer.
     """
 
+    start_type: type[StartT]
+    upload_type: type[UploadT]
+    update_type: type[UpdateT]
     hidden: ClassVar[bool] = False
 
     def __init__(self, settings: Personalization) -> None:
@@ -132,33 +107,42 @@ class Rule(ABC):
     # --- on a device ---
 
     @abstractmethod
-    def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
+    def upload(self, start: StartT, own: Own) -> UploadT:
         """The message to the edge server."""
 
+    @abstractmethod
     def received(
-        self, update: ImportanceUpdate, layers: Mapping[str, int], protection: Protection
+        self, update: UpdateT, plan: HeaderPlan, protection: Protection
     ) -> ImportanceSet | None:
         """The mixed set of an update; none if it cannot be used and the device's own must do.
 
         Args:
             update: as it came.
-            layers: channels of each layer.
+            plan: of the device's header.
             protection: the device's.
 
         Raises:
             ProtocolError: if it does not have the right form.
         """
-        return update.importance
+
+    def received_header(self, update: UpdateT, plan: HeaderPlan) -> Header | None:
+        """The mixed header of an update; none in rules that mix no headers.
+
+        Raises:
+            ProtocolError: if it does not have the right form.
+        """
+        return None
 
     # --- at the edge server ---
 
+    @abstractmethod
     def starts(
         self,
         number: int,
         names: Collection[str],
         keys: Mapping[str, str],
         weights: Weights,
-    ) -> dict[str, RoundStart]:
+    ) -> Mapping[str, StartT]:
         """The request to each device.
 
         Args:
@@ -167,12 +151,9 @@ class Rule(ABC):
             keys: public keys of all, where there are keys.
             weights: gives Ŵ among devices, in their order, row = receiver.
         """
-        return dict.fromkeys(names, RoundStart(round=number))
 
     @abstractmethod
-    def check(
-        self, name: str, upload: ImportanceUpload, plan: HeaderPlan, asked: Collection[str]
-    ) -> None:
+    def check(self, name: str, upload: UploadT, plan: HeaderPlan, asked: Collection[str]) -> None:
         """Refuse an upload of another form.
 
         Raises:
@@ -182,15 +163,57 @@ class Rule(ABC):
     @abstractmethod
     def mix(
         self,
-        uploads: Mapping[str, Upload],
+        uploads: Mapping[str, UploadT],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
         weights: Float[np.ndarray, "devices devices"],
-    ) -> Mixture:
-        """The set and header that each device gets back.
+    ) -> Mixture[MixedT]:
+        """The part that each device gets back.
 
         Args:
             uploads: by device, checked.
             plan, coarse: the header that all received.
             weights: Ŵ, rows and columns in the order of ``uploads``.
         """
+
+    @abstractmethod
+    def update(self, start: StartT, mixed: MixedT) -> UpdateT:
+        """The message that brings a device its part, in answer to its upload for ``start``."""
+
+
+class OpenRule(Rule[RoundStart, OpenUploadT, OpenUpdateT, MixedT]):
+    """A rule whose uploads hold an importance set that the edge server reads."""
+
+    start_type = RoundStart
+
+    def starts(
+        self,
+        number: int,
+        names: Collection[str],
+        keys: Mapping[str, str],
+        weights: Weights,
+    ) -> Mapping[str, RoundStart]:
+        """The same request to each device."""
+        return dict.fromkeys(names, RoundStart(round=number))
+
+    def received(
+        self, update: OpenUpdateT, plan: HeaderPlan, protection: Protection
+    ) -> ImportanceSet | None:
+        """The mixed set."""
+        return ImportanceSet.checked(update.importance, channels_of(plan), "the mixed importance")
+
+    def check(
+        self, name: str, upload: OpenUploadT, plan: HeaderPlan, asked: Collection[str]
+    ) -> None:
+        """Refuse importance that is not one number for each neuron."""
+        ImportanceSet.checked(upload.importance, channels_of(plan), f"the importance of {name}")
+
+
+def channels_of(plan: HeaderPlan) -> dict[str, int]:
+    """Channels of each layer of an importance set, in the plan's order, pruned ones included."""
+    return dict.fromkeys(plan.layers, plan.genotype.channels)
+
+
+def sets_of(uploads: Mapping[str, OpenUpload], plan: HeaderPlan) -> dict[str, ImportanceSet]:
+    """The importance sets in uploads, by device, with the layers in the plan's order."""
+    return {name: ImportanceSet.of(up.importance, plan.layers) for name, up in uploads.items()}

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from acme_fleet.errors import ProtocolError
+from acme_fleet.messages.edge_device import ByClassUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.personalization.base import Own, Upload
-from acme_fleet.personalization.weights import WeightsRule
+from acme_fleet.models.storage import clone_state
+from acme_fleet.personalization.base import Own
+from acme_fleet.personalization.weights import HeadersRule, kept_by
 
 
-class ByClassRule(WeightsRule):
+class ByClassRule(HeadersRule[ByClassUpload]):
     """A device's own classes' rows of the classifier come from those who train on them."""
+
+    upload_type = ByClassUpload
 
     def disclosed(self) -> str:
         """The classes too."""
         return f"{super().disclosed()}, and the classes in its train set"
 
-    def held(self, own: Own) -> list[int]:
-        """Numbers of the classes in the train set."""
-        return own.classes()
+    def upload(self, start: RoundStart, own: Own) -> ByClassUpload:
+        """The importance set, the header as it is now, and the classes in the train set."""
+        return ByClassUpload(
+            round=start.round,
+            importance=own.importance.by_layer(),
+            header=clone_state(own.header),
+            kept=kept_by(own.header),
+            held=own.classes(),
+        )
 
-    def check_held(self, name: str, held: Sequence[int], plan: HeaderPlan) -> None:
-        """Refuse classes that do not exist, and none at all.
-
-        Raises:
-            ProtocolError: naming them.
-        """
-        if not held or list(held) != sorted(set(held)) or max(held) >= plan.classes:
+    def check(
+        self, name: str, upload: ByClassUpload, plan: HeaderPlan, asked: Collection[str]
+    ) -> None:
+        """Refuse an importance set, a header or classes of another form."""
+        super().check(name, upload, plan, asked)
+        if max(upload.held) >= plan.classes:
             raise ProtocolError(
-                f"the classes that {name} holds: {list(held)[:5]}, expected ascending numbers "
-                f"below {plan.classes}"
+                f"the classes that {name} holds: {upload.held[:5]}, expected numbers below "
+                f"{plan.classes}"
             )
 
-    def holders(self, uploads: Mapping[str, Upload]) -> dict[str, Sequence[int]]:
+    def holders(self, uploads: Mapping[str, ByClassUpload]) -> dict[str, Sequence[int]]:
         """Classes by device."""
         return {name: upload.held for name, upload in uploads.items()}

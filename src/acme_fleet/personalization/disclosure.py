@@ -33,7 +33,7 @@ def what_leaves(personalization: Personalization) -> list[Leaving]:
     return [
         Leaving("DeviceProfile", "once", profile, NOT_PROTECTED),
         Leaving("FeatureSample", "once", features, _of_features(privacy) if rows else ""),
-        Leaving("ImportanceUpload", "every round", rule.disclosed(), protection),
+        Leaving(rule.upload_type.__name__, "every round", rule.disclosed(), protection),
         Leaving("RoundReport", "every round", "how many neurons are left", NOT_PROTECTED),
         Leaving("DeviceReport", "at the end", reported, NOT_PROTECTED),
     ]

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
-from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
+from acme_fleet.messages.edge_device import MaskedRoundStart, MaskedUpdate, MaskedUpload
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.personalization.base import Mixture, Own, Rule, Upload, Weights
-from acme_fleet.privacy.protection import ImportanceSet, Protection
+from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.personalization.base import Mixture, Own, Rule, Weights, channels_of
+from acme_fleet.privacy.protection import Protection
 
 
 def outgoing_weights(
@@ -29,10 +30,10 @@ def outgoing_weights(
     }
 
 
-def add_up(uploads: Mapping[str, Upload]) -> dict[str, Int[Tensor, " neurons"]]:
+def add_up(uploads: Mapping[str, MaskedUpload]) -> dict[str, Int[Tensor, " neurons"]]:
     """For each device the sum of all shares for it, modulo 2³²; the senders' masks cancel."""
     return {
-        name: _wrapped(torch.stack([upload.masked[name].long() for upload in uploads.values()]))
+        name: _wrapped(torch.stack([upload.shares[name].long() for upload in uploads.values()]))
         for name in uploads
     }
 
@@ -42,9 +43,12 @@ def _wrapped(shares: Int[Tensor, "senders neurons"]) -> Int[Tensor, " neurons"]:
     return torch.where(total < 2**31, total, total - 2**32).int()
 
 
-class MaskedRule(Rule):
+class MaskedRule(Rule[MaskedRoundStart, MaskedUpload, MaskedUpdate, Int[Tensor, " neurons"]]):
     """Importance sets as masked shares, which the edge server adds up and cannot read."""
 
+    start_type = MaskedRoundStart
+    upload_type = MaskedUpload
+    update_type = MaskedUpdate
     hidden: ClassVar[bool] = True
 
     def protections(self) -> list[str]:
@@ -55,24 +59,28 @@ class MaskedRule(Rule):
         """One for each neuron and each receiver."""
         return devices * neurons
 
-    def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
+    def upload(self, start: MaskedRoundStart, own: Own) -> MaskedUpload:
         """A masked share for each receiver."""
         occasion = f"{start.round}/{start.nonce}"
         shares = own.protection.shares(own.importance, start.public_keys, start.weights, occasion)
-        return ImportanceUpload(round=start.round, importance={}, masked=shares)
+        return MaskedUpload(round=start.round, shares=shares)
 
     def received(
-        self, update: ImportanceUpdate, layers: Mapping[str, int], protection: Protection
+        self, update: MaskedUpdate, plan: HeaderPlan, protection: Protection
     ) -> ImportanceSet | None:
         """The mixture; none if a sender's shares spoilt the sum.
 
         Nobody can tell whose shares: the edge server reads none of them, and to ask again without
         a sender would give its set away.
         """
-        check_shapes(update.masked, {"sum": (sum(layers.values()),)}, "the masked sum")
+        channels = channels_of(plan)
+        if len(update.total) != sum(channels.values()):
+            raise ProtocolError(
+                f"the masked sum has {len(update.total)} numbers, expected {sum(channels.values())}"
+            )
         try:
             occasion = f"{update.round}/{update.nonce}"
-            return protection.mixture(update.masked["sum"], occasion, layers)
+            return protection.mixture(update.total, occasion, channels)
         except ProtocolError:
             return None
 
@@ -82,29 +90,31 @@ class MaskedRule(Rule):
         names: Collection[str],
         keys: Mapping[str, str],
         weights: Weights,
-    ) -> dict[str, RoundStart]:
+    ) -> Mapping[str, MaskedRoundStart]:
         """Each device's weight in every mixture, everybody's key, and a nonce never used before."""
         wanted, nonce = {name: keys[name] for name in names}, token_hex(16)
         return {
-            name: RoundStart(round=number, public_keys=wanted, weights=column, nonce=nonce)
+            name: MaskedRoundStart(round=number, public_keys=wanted, weights=column, nonce=nonce)
             for name, column in outgoing_weights(weights(names), list(names)).items()
         }
 
     def check(
-        self, name: str, upload: ImportanceUpload, plan: HeaderPlan, asked: Collection[str]
+        self, name: str, upload: MaskedUpload, plan: HeaderPlan, asked: Collection[str]
     ) -> None:
-        """Refuse shares that are not one for each receiver, or anything beside them."""
-        if upload.importance or upload.header or upload.held or upload.kept:
-            raise ProtocolError(f"{name} sent more than masked shares")
-        shapes = dict.fromkeys(asked, (len(plan.layers) * plan.genotype.channels,))
-        check_shapes(upload.masked, shapes, f"the masked shares of {name}", torch.int32)
+        """Refuse shares that are not one for each receiver."""
+        shapes = dict.fromkeys(asked, (sum(channels_of(plan).values()),))
+        check_shapes(upload.shares, shapes, f"the masked shares of {name}", torch.int32)
 
     def mix(
         self,
-        uploads: Mapping[str, Upload],
+        uploads: Mapping[str, MaskedUpload],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
         weights: Float[np.ndarray, "devices devices"],
-    ) -> Mixture:
+    ) -> Mixture[Int[Tensor, " neurons"]]:
         """For each device the sum of the shares for it; the devices have weighed them already."""
-        return Mixture(masked=add_up(uploads))
+        return Mixture(add_up(uploads))
+
+    def update(self, start: MaskedRoundStart, mixed: Int[Tensor, " neurons"]) -> MaskedUpdate:
+        """The sum, and the nonce that its mask depends on."""
+        return MaskedUpdate(round=start.round, total=mixed, nonce=start.nonce)

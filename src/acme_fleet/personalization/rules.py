@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from acme_fleet.config.base import chosen
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.personalization.base import Rule
 from acme_fleet.personalization.by_class import ByClassRule
@@ -9,7 +12,8 @@ from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.masked import MaskedRule
 from acme_fleet.personalization.weights import WeightsRule
 
-RULES: dict[str, type[Rule]] = {
+AnyRule = Rule[Any, Any, Any, Any]
+RULES: dict[str, type[AnyRule]] = {
     "importance": ImportanceRule,
     "weights": WeightsRule,
     "both": WeightsRule,
@@ -17,10 +21,14 @@ RULES: dict[str, type[Rule]] = {
 """By ``personalization.mix``. A new rule is a file and an entry here."""
 
 
-def rule_of(settings: Personalization) -> Rule:
-    """The rule of ``settings``, which have been checked to be consistent."""
+def rule_of(settings: Personalization) -> AnyRule:
+    """The rule of ``settings``, which have been checked to be consistent.
+
+    Raises:
+        FleetError: if there is none of this name.
+    """
     if settings.privacy.masking:
         return MaskedRule(settings)
     if settings.classifier == "holders":
         return ByClassRule(settings)
-    return RULES[settings.mix](settings)
+    return chosen(RULES, settings.mix, "personalization.mix")(settings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,13 +12,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
-from acme_fleet.messages.edge_device import ImportanceUpload, RoundStart
+from acme_fleet.messages.base import check_shapes
+from acme_fleet.messages.edge_device import (
+    HeaderUpload,
+    RoundStart,
+    WeightsUpdate,
+    WeightsUpload,
+)
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.header.unpruned import expand, places, presence
 from acme_fleet.models.storage import clone_state
 from acme_fleet.outside import reason
-from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, Own, Upload
-from acme_fleet.personalization.importance import ImportanceRule, aggregate
+from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, OpenRule, Own, sets_of
+from acme_fleet.personalization.importance import aggregate
 
 
 @dataclass(frozen=True)
@@ -160,8 +169,21 @@ def left(plan: HeaderPlan, kept: Mapping[str, Sequence[int]]) -> HeaderPlan:
     return HeaderPlan.model_validate({**plan.model_dump(), "kept": kept})
 
 
-class WeightsRule(ImportanceRule):
+@dataclass(frozen=True)
+class MixedPart:
+    """A device's mixed importance set and mixed header."""
+
+    importance: ImportanceSet
+    header: Mapping[str, Tensor]
+
+
+HeaderUploadT = TypeVar("HeaderUploadT", bound=HeaderUpload)
+
+
+class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
     """Headers' weights are mixed by Ŵ; with ``mix: both`` the importance sets too."""
+
+    update_type = WeightsUpdate
 
     def disclosed(self) -> str:
         """The header too."""
@@ -175,43 +197,29 @@ class WeightsRule(ImportanceRule):
         """One for each neuron and each weight."""
         return neurons + weights
 
-    def upload(self, start: RoundStart, own: Own) -> ImportanceUpload:
-        """The importance set, the header as it is now, and the channels that it has."""
-        return ImportanceUpload(
-            round=start.round,
-            importance=dict(own.importance),
-            header=clone_state(own.header),
-            held=self.held(own),
-            kept={name: list(channels) for name, channels in own.header.plan.kept.items()},
-        )
+    def received_header(self, update: WeightsUpdate, plan: HeaderPlan) -> Header:
+        """The mixed header, of the device's own plan."""
+        check_shapes(update.header, plan.shapes(), "the mixed header")
+        return build_header(plan, update.header)
 
-    def header_shapes(
-        self, name: str, kept: Mapping[str, Sequence[int]], plan: HeaderPlan
-    ) -> dict[str, tuple[int, ...]]:
-        """Shapes of the header of which pruning has left the channels ``kept``.
-
-        Raises:
-            ProtocolError: if the device kept what does not exist.
-        """
-        try:
-            return left(plan, kept).shapes()
-        except ValueError as error:
-            raise ProtocolError(f"the channels that {name} kept: {reason(error)}") from error
-
-    def held(self, own: Own) -> list[int]:
-        """Classes that the device tells of: none."""
-        return []
+    def check(
+        self, name: str, upload: HeaderUploadT, plan: HeaderPlan, asked: Collection[str]
+    ) -> None:
+        """Refuse an importance set or a header of another form."""
+        super().check(name, upload, plan, asked)
+        shapes = header_shapes(name, upload.kept, plan)
+        check_shapes(upload.header, shapes, f"the header of {name}", torch.float32)
 
     def mix(
         self,
-        uploads: Mapping[str, Upload],
+        uploads: Mapping[str, HeaderUploadT],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
         weights: Float[np.ndarray, "devices devices"],
-    ) -> Mixture:
+    ) -> Mixture[MixedPart]:
         """Mixed headers; a set that is not mixed comes back as the device's own."""
-        sets = {name: upload.importance for name, upload in uploads.items()}
-        alone = np.eye(len(sets)) if self.settings.mix == "weights" else weights
+        alone = np.eye(len(uploads)) if self.settings.mix == "weights" else weights
+        sets = aggregate(sets_of(uploads, plan), alone)
         mixed = mix_headers(
             {name: upload.header for name, upload in uploads.items()},
             {name: left(plan, upload.kept) for name, upload in uploads.items()},
@@ -220,8 +228,49 @@ class WeightsRule(ImportanceRule):
             held=self.holders(uploads),
         )
         shortened = {name: scale for name, scale in mixed.scales.items() if scale < 1}
-        return Mixture(aggregate(sets, alone), mixed.headers, shortened)
+        parts = {name: MixedPart(own, mixed.headers[name]) for name, own in sets.items()}
+        return Mixture(parts, shortened)
 
-    def holders(self, uploads: Mapping[str, Upload]) -> dict[str, Sequence[int]] | None:
+    def update(self, start: RoundStart, mixed: MixedPart) -> WeightsUpdate:
+        """The set and the header."""
+        return WeightsUpdate(
+            round=start.round, importance=mixed.importance.by_layer(), header=dict(mixed.header)
+        )
+
+    def holders(self, uploads: Mapping[str, HeaderUploadT]) -> dict[str, Sequence[int]] | None:
         """Classes by device, where the classifier's rows are mixed among those who hold them."""
         return None
+
+
+class WeightsRule(HeadersRule[WeightsUpload]):
+    """Everybody's weights are mixed."""
+
+    upload_type = WeightsUpload
+
+    def upload(self, start: RoundStart, own: Own) -> WeightsUpload:
+        """The importance set, the header as it is now, and the channels that it has."""
+        return WeightsUpload(
+            round=start.round,
+            importance=own.importance.by_layer(),
+            header=clone_state(own.header),
+            kept=kept_by(own.header),
+        )
+
+
+def kept_by(header: Header) -> dict[str, list[int]]:
+    """The channels that pruning has left in a header, as an upload says them."""
+    return {name: list(channels) for name, channels in header.plan.kept.items()}
+
+
+def header_shapes(
+    name: str, kept: Mapping[str, Sequence[int]], plan: HeaderPlan
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a device's header of which pruning has left the channels ``kept``.
+
+    Raises:
+        ProtocolError: if the device kept what does not exist.
+    """
+    try:
+        return left(plan, kept).shapes()
+    except ValueError as error:
+        raise ProtocolError(f"the channels that {name} kept: {reason(error)}") from error

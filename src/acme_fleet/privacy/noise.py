@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from acme_fleet.config.personalization import Privacy
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.runs.sealed import read_sealed, write_sealed
 from acme_fleet.seeding import generator
 
@@ -112,18 +112,16 @@ def quantize(rows: Float[np.ndarray, "samples values"], bits: int) -> Quantized:
 
 
 def protect_importance(
-    importance: Mapping[str, Float[Tensor, " _"]], multiplier: float, secret: bytes
-) -> dict[str, Float[Tensor, " _"]]:
+    importance: ImportanceSet, multiplier: float, secret: bytes
+) -> ImportanceSet:
     """A noisy set of sum 1, whatever the device's data.
 
     The whole set is one vector, brought to L2 norm 1, for its scale means nothing. Two such
     vectors without negative numbers are at most √2 apart, and that is the sensitivity to a change
     of all of the device's data. What noise makes negative becomes zero afterwards.
     """
-    sizes = [len(values) for values in importance.values()]
-    whole = torch.cat(list(importance.values())).double().numpy()
+    whole = importance.flat().double().numpy()
     noisy = gaussian_mechanism(whole / np.linalg.norm(whole), math.sqrt(2), multiplier, secret)
     kept = np.maximum(noisy, 0.0)
     kept = kept / kept.sum() if kept.any() else np.full(len(kept), 1 / len(kept))
-    parts = torch.from_numpy(kept).float().split(sizes)
-    return dict(zip(importance, parts, strict=True))
+    return importance.unflatten(torch.from_numpy(kept).float())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from acme_fleet.config.personalization import Privacy
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.privacy.masking import Masker, public_key, unmask
 from acme_fleet.privacy.noise import (
     Quantized,
@@ -19,9 +19,6 @@ from acme_fleet.privacy.noise import (
     protect_importance,
     quantize,
 )
-
-ImportanceSet = Mapping[str, Float[Tensor, " _"]]
-"""Importance by layer, one number for each of its channels."""
 
 
 class Protection:
@@ -67,14 +64,18 @@ class Protection:
         occasion: str,
     ) -> dict[str, Int[Tensor, " neurons"]]:
         """A set as masked shares, see :meth:`acme_fleet.privacy.masking.Masker.shares`."""
-        whole = torch.cat(list(importance.values())).double()
+        whole = importance.flat().double()
         masker = Masker(self._name, self._secret, keys, occasion)
         return masker.shares(whole / whole.sum(), weights)
 
     def mixture(
-        self, total: Int[Tensor, " neurons"], occasion: str, layers: Iterable[str]
-    ) -> dict[str, Float[Tensor, " channels"]]:
-        """The mixture by layer, from the sum of all shares for this device."""
-        names = list(layers)
-        parts = unmask(total, self._secret, occasion).chunk(len(names))
-        return dict(zip(names, parts, strict=True))
+        self, total: Int[Tensor, " neurons"], occasion: str, channels: Mapping[str, int]
+    ) -> ImportanceSet:
+        """The mixture, from the sum of all shares for this device.
+
+        Args:
+            total: the sum. occasion: of the round.
+            channels: of each layer, in the order in which the senders have laid them.
+        """
+        whole = unmask(total, self._secret, occasion)
+        return ImportanceSet.zeros(channels).unflatten(whole)

@@ -9,6 +9,8 @@ from typing import Any
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import FleetError
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import Upload
 from acme_fleet.privacy.accounting import PrivacyLoss, privacy_loss
 from acme_fleet.runs.journal import method_and_resent
 from acme_fleet.runs.summary import Traffic
@@ -78,12 +80,16 @@ def privacy_losses(
 
     A set that was sent again counts again, though it has the same noise and tells nothing new.
     """
-    losses = {
-        name: _loss(fleet.personalization, len(own["ImportanceUpload"]))
+    uploads = {
+        name: sum(len(sizes) for kind, sizes in own.items() if _is_upload(kind))
         for name, own in sent.items()
-        if "ImportanceUpload" in own
     }
+    losses = {n: _loss(fleet.personalization, count) for n, count in uploads.items() if count}
     return {name: loss for name, loss in losses.items() if loss is not None}
+
+
+def _is_upload(kind: str) -> bool:
+    return issubclass(Message.registry.get(kind, Message), Upload)
 
 
 def _loss(personalization: Personalization, uploads: int) -> PrivacyLoss | None:

@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from acme_fleet.cloud.importance import ablation_importance, taylor_importance
+from acme_fleet.cloud.importance import ablation_importance, labels_objective, taylor_importance
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import DistillationStep, LogitsLoss, distill, sandwich
@@ -30,6 +30,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, steps_of
 from acme_research.frame.intervals import mean_interval
@@ -50,7 +51,9 @@ class Seed:
         self.train, self.validation, self.test = demo.train, demo.validation, demo.test
         self.widths, self.depths = self.fleet.backbone.widths, self.fleet.backbone.depths
         self.for_importance = demo.for_importance
-        heads, neurons, _ = taylor_importance(self.reference, self.for_importance)
+        heads, neurons, _ = taylor_importance(
+            self.reference, self.for_importance, labels_objective(CLASSIFICATION)
+        )
         self.taylor = heads, neurons
         self.importance = Importance.sorted(heads, neurons)
         ordered = reorder(self.reference.backbone, heads, neurons)
@@ -78,6 +81,7 @@ class Seed:
         student = ElasticClassifier(copy.deepcopy(start), importance)
         for number in range(steps):
             distill(
+                CLASSIFICATION,
                 student.frozen_copy(),
                 student,
                 self.step(number, logits_loss),
@@ -109,7 +113,7 @@ class Seed:
         for width, depth in itertools.product(self.widths, self.depths):
             shape = elastic.shape(Variant(width, depth))
             run: Callable[..., torch.Tensor] = lambda shape=shape, **x: elastic.run(shape, x).logits  # noqa: E731
-            results = {name: evaluate(run, getattr(self, name)) for name in SPLITS}
+            results = {name: evaluate(CLASSIFICATION, run, getattr(self, name)) for name in SPLITS}
             table[f"{width:g},{depth}"] = {
                 f"{name} {key}": round(getattr(result, key), 4)
                 for name, result in results.items()
@@ -137,7 +141,11 @@ class Seed:
             exact = torch.stack(
                 [
                     ablation_importance(
-                        self.reference, self.for_importance, layer, heads=name == "heads"
+                        CLASSIFICATION,
+                        self.reference,
+                        self.for_importance,
+                        layer,
+                        heads=name == "heads",
                     )
                     for layer in range(len(taylor))
                 ]
@@ -164,7 +172,9 @@ def run_seed(number: int, folder: Path) -> dict[str, Any]:
 
     for split in SPLITS:
         samples: Samples = getattr(seed, split)
-        record[f"reference {split} accuracy"] = evaluate(seed.reference, samples).accuracy
+        record[f"reference {split} accuracy"] = evaluate(
+            CLASSIFICATION, seed.reference, samples
+        ).score
     for name, make in seed.variants().items():
         if name not in record["variants"]:
             start = time.perf_counter()

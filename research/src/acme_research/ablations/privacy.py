@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from torch import Tensor
 
 from acme_fleet.config.personalization import Privacy
+from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.privacy.accounting import epsilon
 from acme_fleet.privacy.noise import protect_features, protect_importance, quantize
 from acme_research.ablations.personalisation import PROBE, regressions
@@ -116,7 +116,7 @@ def run_features(what: str, world: World, first: First, done: set[str]) -> Itera
 
 
 def run_importance(world: World, first: First, done: set[str]) -> Iterator[dict[str, Any]]:
-    sends: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {PLAIN: dict}
+    sends: dict[str, Callable[[ImportanceSet], ImportanceSet]] = {PLAIN: lambda own: own}
     for eps in EPSILONS:
         noise, secret = multiplier(eps, ROUNDS), b"%d" % world.seed
         sends[f"importance, epsilon {eps:g}"] = partial(

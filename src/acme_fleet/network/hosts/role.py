@@ -8,22 +8,21 @@ from importlib import import_module
 from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.data.partition import load_world
+from acme_fleet.data.partition import HostData
 from acme_fleet.failures import own_process
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.cloud_edge import BackboneAssignment
 from acme_fleet.messages.edge_device import (
     HeaderAssignment,
-    ImportanceUpdate,
     ProfileRequest,
     ReportRequest,
-    RoundStart,
 )
 from acme_fleet.network.flower.channel import Channel
 from acme_fleet.network.flower.link import FlowerLink, RunIdentity
 from acme_fleet.network.flower.role_host import Board, HostedRun, RoleHost
 from acme_fleet.network.hosts.site import Site, fingerprint
 from acme_fleet.network.hosts.superlink import SuperLink
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
@@ -32,13 +31,6 @@ from acme_fleet.runs.locks import held
 from acme_fleet.seeding import threads
 
 _EDGE_ANSWERS: list[type[Message]] = [ProfileRequest, BackboneAssignment]
-_DEVICE_ANSWERS: list[type[Message]] = [
-    ProfileRequest,
-    HeaderAssignment,
-    RoundStart,
-    ImportanceUpdate,
-    ReportRequest,
-]
 
 
 def serve_role(path: Path) -> None:
@@ -73,18 +65,19 @@ def _runs(site: Site) -> Path:
 class _DeviceRuns:
     """A device's part in runs."""
 
-    answers = _DEVICE_ANSWERS
-
     def __init__(self, site: Site, fleet: Fleet) -> None:
+        rule = rule_of(fleet.personalization)
+        in_rounds: list[type[Message]] = [rule.start_type, rule.update_type]
+        self.answers = [ProfileRequest, HeaderAssignment, *in_rounds, ReportRequest]
         import_module("acme_fleet.device.client")  # now, not when the first question waits
         self._site, self._fleet = site, fleet
         self._device = next(d for d in fleet.devices if d.name == site.name)
-        self._world = load_world(fleet, [site.name])
+        self._data = HostData.read(fleet, site.name)
 
     def open(self, run: str) -> HostedRun:
         directory, board = run_directory(self._site, self._fleet, run), Board()
         journal = Journal(directory.events, board)
-        role = device_role(self._fleet, self._device, self._world, directory, journal)
+        role = device_role(self._fleet, self._device, self._data, directory, journal)
         return HostedRun(role, journal, directory.events, board, directory.path / "replies")
 
 
@@ -97,7 +90,7 @@ class _EdgeRuns:
         import_module("acme_fleet.edge.server")
         self._site, self._fleet = site, fleet
         self._cluster = next(c for c in fleet.clusters if c.name == site.name)
-        self._world = load_world(fleet, [site.name])
+        self._data = HostData.read(fleet, site.name)
         self._superlink = SuperLink(site)
         self._channel = Channel(site.relay_socket, self._superlink.start_relay)
 
@@ -113,7 +106,7 @@ class _EdgeRuns:
             board,
             self._site.grace_s,
         )
-        role = edge_role(self._fleet, self._cluster, self._world, devices, directory, journal)
+        role = edge_role(self._fleet, self._cluster, self._data, devices, directory, journal)
         return HostedRun(role, journal, directory.events, board, replies=None)
 
 

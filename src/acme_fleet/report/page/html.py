@@ -42,6 +42,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
     from acme_fleet.personalization.disclosure import what_leaves
     from acme_fleet.report.page import canvas, plots
 
+    leaving = what_leaves(summary.personalization)
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
     line, flows = time_line(summary, events), link_flows(summary, events)
     page = (
@@ -49,7 +50,8 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
         .get_template("page.html.jinja")
         .render(
             summary=summary,
-            leaving=what_leaves(summary.personalization),
+            leaving=leaving,
+            kinds_sent=kinds_sent(summary, [one.kind for one in leaving]),
             color=color,
             theme=canvas.THEME,
             figures=plots.figures(summary, flows, line, color),
@@ -87,6 +89,14 @@ def _environment() -> jinja2.Environment:
     environment.filters["line"] = lambda text: one_line(text, 500)
     environment.filters["mean"] = fmean
     return environment
+
+
+def kinds_sent(summary: Summary, expected: Sequence[str]) -> list[str]:
+    """Types of messages that devices sent: those expected, then those of an older version."""
+    known = dict.fromkeys(expected)
+    for kinds in summary.sent.values():
+        known |= dict.fromkeys(kinds)
+    return list(known)
 
 
 def cluster_colors(summary: Summary, palette: Sequence[str]) -> dict[str, str]:

@@ -22,12 +22,13 @@ from rich.text import Text
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
+from acme_fleet.personalization.rules import rule_of
 from acme_fleet.report.words import accuracy_text, bytes_text, features_text, share_text
 from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
     from acme_fleet.inspection.plan import Plan
-    from acme_fleet.training.evaluation import Evaluation
+    from acme_fleet.tasks.base import Evaluation, Task
 
 
 ROWS = 40
@@ -177,7 +178,8 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     table = Table(title="what would leave each device; samples and labels never do")
     for column in ("message", "sent", "holds", "bytes, at most", "protection"):
         table.add_column(column, justify="right" if column.startswith("bytes") else "left")
-    most = {"FeatureSample": plan.feature_bytes, "ImportanceUpload": plan.round_bytes}
+    upload = rule_of(personalization).upload_type.__name__
+    most = {"FeatureSample": plan.feature_bytes, upload: plan.round_bytes}
     for one in what_leaves(personalization):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)
@@ -273,9 +275,9 @@ def print_left_out(console: Console, count: int, kind: str) -> None:
         console.print(f"… and {count - ROWS:,} more {kind}", highlight=False)
 
 
-def print_test_result(device: str, result: Evaluation, samples: int) -> None:
+def print_test_result(device: str, task: Task, result: Evaluation) -> None:
     """One line."""
     table_console().print(
-        f"{device}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
-        f"on its {samples} test samples"
+        f"{device}: {task.written(result)}, loss {result.loss:.4f} "
+        f"on its {result.count} test samples"
     )

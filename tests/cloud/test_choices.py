@@ -72,7 +72,7 @@ def test_each_part_gets_what_it_would_get_alone(limits: dict[str, tuple[int, Ene
 
 
 def test_a_part_that_nothing_fits_is_named_by_its_cluster():
-    parts = [Part(storage_bytes=9, energies=[Energy()], devices=1)]
+    parts = [Part(storage_bytes=9, energies=[Energy()], devices=1, precisions=("int8", "float32"))]
     with pytest.raises(FleetError, match=r"'south'.*is 10 bytes and the limit is 9 bytes"):
         choose_for(_CANDIDATES, {"south": parts}, Selection())
 
@@ -80,7 +80,7 @@ def test_a_part_that_nothing_fits_is_named_by_its_cluster():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_candidate_without_a_number_is_left_out_and_the_others_go_on(value: float):
     """As if the grid had never had it; places stay those of the whole table."""
-    part = Part(storage_bytes=50, energies=[Energy()], devices=1)
+    part = Part(storage_bytes=50, energies=[Energy()], devices=1, precisions=("int8", "float32"))
     for bad in range(4):
         losses = _CANDIDATES.quality.losses.copy()
         losses[bad] = value
@@ -101,6 +101,6 @@ def test_candidate_without_a_number_is_left_out_and_the_others_go_on(value: floa
 
 def test_no_candidate_with_a_number_is_told():
     broken = replace(_CANDIDATES, quality=Quality(np.full(4, np.nan), np.zeros(4)))
-    part = Part(storage_bytes=50, energies=[Energy()], devices=1)
+    part = Part(storage_bytes=50, energies=[Energy()], devices=1, precisions=("int8", "float32"))
     with pytest.raises(FleetError, match="'north': no candidate has a finite loss"):
         choose_for(broken, {"north": [part]}, Selection())

@@ -69,13 +69,19 @@ CHANNELS = {name: torch.ones(6) for name in PLAN.layers}
         ({"storage_bytes": 2**53}, "the fleet file says 60000"),
         ({"energy": Energy(power_w=1e9)}, r"power_w = 1000000000.0, the fleet file says 2.0"),
         ({"energy": Energy(epochs=10**9)}, "claims epochs"),
+        ({"precisions": ("int4",)}, "claims to execute int4, the fleet file says int8, float32"),
         ({"name": "cam-2"}, "bears the name cam-2"),
     ],
     ids=str,
 )
 def test_device_claims_what_the_fleet_file_says(claim: dict[str, Any], words: str) -> None:
     device = NORTH.devices[0]
-    honest = {"name": "cam-1", "storage_bytes": device.storage, "energy": device.energy}
+    honest = {
+        "name": "cam-1",
+        "storage_bytes": device.storage,
+        "energy": device.energy,
+        "precisions": device.precisions,
+    }
     check_profile(device, DeviceProfile(**honest))
     with pytest.raises(ProtocolError, match=words):
         check_profile(device, DeviceProfile(**honest | claim))
@@ -266,14 +272,18 @@ def test_what_any_answering_devices_give_is_accepted(names: set[str]) -> None:
 def test_profile_that_no_devices_of_the_cluster_give(
     fleet: Fleet, parts: list[tuple[int, list[Energy], int]], words: str
 ) -> None:
-    told = [Part(storage_bytes=s, energies=e, devices=n) for s, e, n in parts]
+    executed = ("int8", "float32")
+    told = [Part(storage_bytes=s, energies=e, devices=n, precisions=executed) for s, e, n in parts]
     with pytest.raises(ProtocolError, match=words):
         check_cluster(fleet, "north", ClusterProfile(name="north", parts=told))
 
 
 def test_profile_in_anothers_name() -> None:
     told = ClusterProfile(
-        name="south", parts=[Part(storage_bytes=100, energies=[_PLAIN], devices=1)]
+        name="south",
+        parts=[
+            Part(storage_bytes=100, energies=[_PLAIN], devices=1, precisions=("int8", "float32"))
+        ],
     )
     with pytest.raises(ProtocolError, match="bears the name south"):
         check_cluster(SPREAD, "north", told)
@@ -320,7 +330,10 @@ _HONEST: dict[str, Any] = {
     "missed": {"cam-1": 1},
 }
 _ASSIGNED = Assigned(
-    "north", [Part(storage_bytes=60_000, energies=[Energy()], devices=2)], [0], 60_000
+    "north",
+    [Part(storage_bytes=60_000, energies=[Energy()], devices=2, precisions=("int8", "float32"))],
+    [0],
+    60_000,
 )
 
 
@@ -425,8 +438,8 @@ def test_groups_of_a_cluster_are_of_the_kinds_that_they_were_sent_for(
     matched = {"selection": FLEET.selection.model_copy(update={"matching": "device"})}
     fleet = FLEET.model_copy(update=matched)
     parts = [
-        Part(storage_bytes=60_000, energies=[Energy()], devices=1),
-        Part(storage_bytes=70_000, energies=[Energy()], devices=1),
+        Part(storage_bytes=60_000, energies=[Energy()], devices=1, precisions=("int8", "float32")),
+        Part(storage_bytes=70_000, energies=[Energy()], devices=1, precisions=("int8", "float32")),
     ]
     second = Assigned("north", parts, [1], 70_000)
     honest = {

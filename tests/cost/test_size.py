@@ -14,7 +14,8 @@ from safetensors.torch import save, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of, zeta
+from acme_fleet.config.devices import Precision
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of, zeta
 from acme_fleet.messages.header_plan import HeaderPlan, smallest_genotype
 from acme_fleet.models.backbone.elastic import (
     Architecture,
@@ -27,7 +28,7 @@ from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 UNEVEN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2))
 
 

@@ -95,7 +95,12 @@ class Played:
         own = next(device for device in self.fleet.devices if device.name == self.name)
         match message:
             case ProfileRequest():
-                return DeviceProfile(name=own.name, storage_bytes=own.storage, energy=own.energy)
+                return DeviceProfile(
+                    name=own.name,
+                    storage_bytes=own.storage,
+                    energy=own.energy,
+                    precisions=own.precisions,
+                )
             case HeaderAssignment():
                 self.assignment = message
                 return self._features(message)

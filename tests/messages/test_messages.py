@@ -99,6 +99,7 @@ EXAMPLES: dict[str, Message] = {
                     storage_bytes=1,
                     energies=[Energy(), Energy(power_w=0.1, epochs=3)],
                     devices=7,
+                    precisions=("int8", "float32"),
                 )
             ],
         ),
@@ -111,7 +112,12 @@ EXAMPLES: dict[str, Message] = {
             classifier=_tensors(4),
             **_SHARED,
         ),
-        DeviceProfile(name="cam-1", storage_bytes=400_000, energy=Energy(latency_s=1 / 7)),
+        DeviceProfile(
+            name="cam-1",
+            storage_bytes=400_000,
+            energy=Energy(latency_s=1 / 7),
+            precisions=("int8",),
+        ),
         HeaderAssignment(
             config=_DOCUMENT,
             backbone=_tensors(2, 3),

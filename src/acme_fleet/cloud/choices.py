@@ -13,7 +13,7 @@ from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Part
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.errors import FleetError
-from acme_fleet.selection.choice import Match, match
+from acme_fleet.selection.choice import Match, executed_sizes, match
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def choose_for(
 
 def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) -> ClusterChoice:
     grid, quality = candidates.grid, candidates.quality
-    energies = worst_energy_j(part.energies, grid.work, grid.depths, candidates.tokens)
+    shares = grid.work, grid.depths, candidates.tokens, grid.precisions
+    energies = worst_energy_j(part.energies, *shares)
     objectives = np.column_stack([quality.losses, energies, candidates.sizes])
     usable = np.flatnonzero(np.isfinite(objectives).all(axis=1))
     if not usable.size:
@@ -85,7 +86,7 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
         )
     found = match(
         objectives[usable],
-        candidates.sizes[usable],
+        executed_sizes(candidates.sizes, grid.precisions, part.precisions, edge)[usable],
         float(part.storage_bytes),
         settings.performance_window,
         cluster=edge,

@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from acme_fleet.config.backbone import Backbone
+from acme_fleet.config.devices import Precision
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
-from acme_fleet.cost.size import file_size
+from acme_fleet.cost.size import stored_model, stored_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import relative_error
@@ -27,7 +28,6 @@ from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.padding import by_length
 from acme_fleet.tasks.base import Evaluation, Task
-from acme_fleet.training.evaluation import evaluate
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,18 @@ class Grid:
         return np.array([variant.work for variant in self.variants], dtype=float)
 
     @property
+    def precisions(self) -> list[Precision]:
+        """The precision of each."""
+        return [variant.precision for variant in self.variants]
+
+    @property
     def depths(self) -> Int[np.ndarray, " candidates"]:
         """d of each."""
         return np.array([variant.depth for variant in self.variants], dtype=int)
 
 
 def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
-    """Every width at every hidden size and depth, narrow and shallow first.
+    """Every width at every hidden size, depth and precision, narrow and shallow first.
 
     Raises:
         FleetError: if a depth exceeds the reference's layers, or its family cannot have a hidden
@@ -74,7 +79,8 @@ def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
         check_hidden(config, kept_units(share, sizes.hidden), f"backbone.hidden: {share:g}: ")
     shares = itertools.product(sorted(set(settings.widths)), sorted(set(settings.hidden)))
     depths = sorted(set(settings.depths))
-    return Grid(tuple(Variant(w, depth, hidden) for w, hidden in shares for depth in depths))
+    cuts = [Variant(w, depth, hidden) for w, hidden in shares for depth in depths]
+    return Grid(tuple(cut.at(precision) for cut in cuts for precision in settings.precisions))
 
 
 def candidate_sizes(
@@ -90,9 +96,8 @@ def candidate_sizes(
     for variant in grid.variants:
         arch = elastic.shape(variant)
         header = elastic.classifier.header_plan(genotype, arch.hidden)
-        parts = {"backbone": elastic.tensor_shapes(arch), "header": header.shapes()}
-        shapes = {f"{part}.{name}": n for part, of in parts.items() for name, n in of.items()}
-        sizes.append(file_size(shapes))
+        shapes = elastic.tensor_shapes(arch), header.shapes()
+        sizes.append(stored_size(stored_model(*shapes, variant.precision)))
     return np.array(sizes, dtype=np.int64)
 
 
@@ -157,12 +162,9 @@ def sent_quality(
     if not validation.labelled:
         return feature_quality(elastic, whole, grid, validation, progress, known=known)
     heads = None if known is None else mapped_heads(elastic, whole, grid.variants, known)
-    found = candidate_quality(task, elastic, grid, validation, progress, heads=heads)
-    if whole is not elastic and elastic.whole in grid.variants:
-        result = evaluate(task, whole.classifier.cpu(), validation)
-        at = grid.variants.index(elastic.whole)
-        assert found.scores is not None
-        found.losses[at], found.scores[at] = result.loss, result.score
+    found = candidate_quality(task, elastic, grid, validation, progress, heads=heads, whole=whole)
+    if whole is not elastic:
+        whole.classifier.cpu()
     return found
 
 
@@ -179,8 +181,8 @@ def feature_quality(
     """Error of each candidate's pooled vectors against the teacher's, without labels.
 
     The squared error over the teacher's variance, channel by channel, as in distillation: 0 is the
-    teacher itself, and 1 the error of its mean. The whole model is the teacher. Arguments as for
-    :func:`sent_quality`.
+    teacher itself, and 1 the error of its mean. The whole model is the teacher, at any precision.
+    Arguments as for :func:`sent_quality`.
     """
     place = elastic.classifier.head.weight.device
     teacher.classifier.to(place)
@@ -196,10 +198,11 @@ def feature_quality(
     theirs, losses = pooled(teacher, teacher.whole, validation), np.zeros(len(grid))
     lesson = None if known is None else pooled(teacher, teacher.whole, known)
     for i in parts:
-        mine = pooled(elastic, grid.variants[i], validation)
-        if known is not None and lesson is not None:
-            of = pooled(elastic, grid.variants[i], known)
-            mine = pooled_map(elastic, grid.variants[i], of, lesson)(mine)
+        variant = grid.variants[i]
+        source = teacher if variant.trained == elastic.whole else elastic
+        mine = pooled(source, variant, validation)
+        if known is not None and lesson is not None and source is elastic:
+            mine = pooled_map(source, variant, pooled(source, variant, known), lesson)(mine)
         losses[i] = float(relative_error(mine[:, None], theirs[:, None], None))
     teacher.classifier.cpu()
     return Quality(losses, None)
@@ -214,8 +217,9 @@ def candidate_quality(
     progress: Callable[[int, int], None],
     batch_size: int = 256,
     heads: Sequence[nn.Linear] | None = None,
+    whole: ElasticClassifier | None = None,
 ) -> Quality:
-    """Loss and score of each candidate with θ0^H on labelled data, in one pass over them.
+    """Loss and score of each candidate with θ0^H on labelled data.
 
     Args:
         task: judges the outputs.
@@ -225,18 +229,22 @@ def candidate_quality(
         progress: called with the number of candidates and batches that are done, and of all.
         batch_size: samples in one pass.
         heads: a head for each candidate in place of θ0^H.
+        whole: the whole model, where it is not cut from ``elastic``.
     """
     results = [Evaluation()] * len(grid)
-    shapes = [elastic.shape(variant) for variant in grid.variants]
-    done, total = 0, len(grid) * -(-len(validation) // batch_size)
-    batches, _ = by_length(validation, batch_size)
-    for batch in batches:
-        for candidate, shape in enumerate(shapes):
-            run = elastic.run(shape, batch.inputs)
-            outputs = heads[candidate](run.activations.pooled) if heads else run.logits
+    batches = list(by_length(validation, batch_size)[0])
+    calls, total = itertools.count(1), len(grid) * len(batches)
+    for candidate, variant in enumerate(grid.variants):
+        model = whole if whole and variant.trained == elastic.whole else elastic
+        model.classifier.to(elastic.classifier.head.weight.device)
+        arch = model.shape(variant)
+        tensors = model.tensors(arch)
+        for batch in batches:
+            run = model.run(arch, batch.inputs, tensors)
+            own = heads[candidate] if heads and model is elastic else None
+            outputs = own(run.activations.pooled) if own else run.logits
             results[candidate] += task.evaluation(outputs, batch.labels)
-            done += 1
-            progress(done, total)
+            progress(next(calls), total)
     return Quality(
         np.array([result.loss for result in results]),
         np.array([result.score for result in results]),

@@ -37,7 +37,8 @@ def check_profile(settings: Fleet, edge: str, profile: ClusterProfile) -> None:
     per_device, parts = settings.selection.matching == "device", profile.parts
     if not per_device and len(parts) != 1:
         raise ProtocolError(f"{what} has {len(parts)} parts, selection.matching: cluster is one")
-    if len({(part.storage_bytes, tuple(part.energies)) for part in parts}) < len(parts):
+    kinds = {(part.storage_bytes, tuple(part.energies), part.precisions) for part in parts}
+    if len(kinds) < len(parts):
         raise ProtocolError(f"{what} has the same part twice")
     for number, part in enumerate(parts, 1):
         _check_part(part, cluster, per_device, f"{what}, part {number}")
@@ -50,7 +51,9 @@ def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> No
         fits += [
             device
             for device in cluster.devices
-            if device.storage > part.storage_bytes and device.energy in part.energies
+            if device.storage > part.storage_bytes
+            and device.energy in part.energies
+            and {*part.precisions} <= {*device.precisions}
         ]
     storages = [device.storage for device in fits]
     if part.storage_bytes not in storages:
@@ -72,8 +75,14 @@ def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> No
 
 
 def _of_part(part: Part, devices: Iterable[Device]) -> list[Device]:
-    """Devices with the part's storage and some of its constants."""
-    return [d for d in devices if d.storage == part.storage_bytes and d.energy in part.energies]
+    """Devices with the part's storage, some of its constants and all of its precisions."""
+    return [
+        device
+        for device in devices
+        if device.storage == part.storage_bytes
+        and device.energy in part.energies
+        and {*part.precisions} <= {*device.precisions}
+    ]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,13 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_class
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
-from acme_fleet.models.storage import clone_state, config_document, read_tensors, write_tensors
+from acme_fleet.models.storage import (
+    clone_state,
+    config_document,
+    read_tensors,
+    stored_weights,
+    write_tensors,
+)
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
@@ -241,7 +247,7 @@ class CloudServer:
 
     def recovered(self, elastic: ElasticClassifier, variant: Variant) -> ElasticClassifier:
         """The chosen sub-network distilled alone, from the whole model; beyond the paper."""
-        training = self._distillation.recovery
+        training, variant = self._distillation.recovery, variant.trained
         if variant == elastic.whole:
             return self._whole(elastic)  # it has nobody to learn from
         if training is None:
@@ -260,7 +266,7 @@ class CloudServer:
     def head_of(self, elastic: ElasticClassifier, variant: Variant) -> nn.Linear:
         """The classifier that goes with a sub-network."""
         known = self._mapped()
-        if known is None or variant == elastic.whole:
+        if known is None or variant.trained == elastic.whole:
             return elastic.extract_head(elastic.shape(variant))
         return mapped_heads(elastic, self._whole(elastic), [variant], known)[0]
 
@@ -390,7 +396,7 @@ class CloudServer:
             width=variant.width,
             depth=variant.depth,
             config=config_document(backbone),
-            backbone=clone_state(backbone),
+            backbone=stored_weights(backbone),
             classifier=clone_state(self.head_of(elastic, variant)),
             class_names=self._class_names,
             preprocessing=self._preprocessing,

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from acme_fleet.config.base import Settings
+from acme_fleet.config.devices import Precisions
 from acme_fleet.config.training import Training
 
 Width = Annotated[float, Field(gt=0, le=1)]
@@ -123,6 +124,8 @@ class Backbone(Settings):
     """Candidate shares of the hidden size, the third part of the width; with 1 alone it stays."""
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
     """Candidate depths d: numbers of layers, at most the reference's."""
+    precisions: Precisions = ("float32",)
+    """Candidate precisions of the weights; a device gets none that its runtime lacks."""
     allocation: Literal["uniform", "global"] = "uniform"
     """``uniform``: all layers have one width; ``global``: one ranking of importance sets each."""
     importance: str = "auto"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -44,8 +44,25 @@ def check_name(value: str) -> str:
 ByteSize = Annotated[int, Field(gt=0, le=2**53), BeforeValidator(parse_bytes)]
 Name = Annotated[str, AfterValidator(check_name)]
 
+Precision = Literal["int4", "int8", "float16", "float32"]
+"""Numbers that weights are stored in, the smallest first (METHOD 11)."""
+
 # Bounded, so that no device's constants make its cluster's energy infinite.
 Constant = Annotated[float, Field(ge=0, le=1e9)]
+
+
+Precisions = Annotated[
+    tuple[Precision, ...],
+    Field(min_length=1, max_length=8),
+    AfterValidator(lambda listed: common([listed])),
+]
+"""Some of them, the smallest first."""
+
+
+def common(runtimes: Iterable[Collection[Precision]]) -> tuple[Precision, ...]:
+    """The precisions that all of these runtimes execute, the smallest first."""
+    known = list(runtimes)
+    return tuple(each for each in get_args(Precision) if all(each in own for own in known))
 
 
 class Energy(Settings):
@@ -63,6 +80,12 @@ class Energy(Settings):
     """ΔL, seconds that each layer adds at full width."""
     latency_per_depth_s: Constant = 0.0
     """ΔD, seconds that each layer adds at any width; 0 is Eq. 2."""
+    float16: Constant = 1.0
+    """Latency of the layers in float16, as a share of that in float32."""
+    int8: Constant = 1.0
+    """Latency of the layers in int8, as a share of that in float32."""
+    int4: Constant = 1.0
+    """Latency of the layers in int4, as a share of that in float32."""
     epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
     """Epochs k that the energy is for."""
 
@@ -74,6 +97,8 @@ class Part(Settings):
     """Smallest storage of the devices in bytes."""
     energies: Annotated[list[Energy], Field(min_length=1, max_length=10_000)]
     """Distinct energy constants of the devices; the worst decides."""
+    precisions: Precisions
+    """Those that the runtimes of all devices execute."""
     devices: Annotated[int, Field(ge=1, le=2**53)]
     """Number of devices."""
 
@@ -87,6 +112,8 @@ class Device(Settings):
     """C_n, storage for the model: bytes, or text such as ``400 kB`` or ``2 MiB``."""
     energy: Energy = Energy()
     """Energy constants of the device."""
+    precisions: Precisions = ("int8", "float32")
+    """Precisions of weights that the device's runtime executes."""
     data: Path | None = None
     """File or folder of the device's samples; none: it gets some by ``data.partition``."""
 

@@ -73,6 +73,12 @@ class Fleet(Settings):
                 f"cluster and device names must differ from each other and from 'cloud'; "
                 f"used more than once: {', '.join(repeated or ['cloud'])}"
             )
+        if self.search.backbone_learning_rate and self.backbone.precisions != ("float32",):
+            raise ValueError(
+                f"search.backbone_learning_rate trains backbones, which is done in float32 alone: "
+                f"set it to 0, or backbone.precisions to [float32] "
+                f"(it is {', '.join(self.backbone.precisions)})"
+            )
         if self.data.source == "text" and self.reference.checkpoint is None:
             raise ValueError(
                 "data.source text needs a text model and its tokenizer in reference.checkpoint"

@@ -9,10 +9,13 @@ import numpy as np
 from jaxtyping import Float, Real
 from scipy.optimize import nnls
 
-from acme_fleet.config.devices import Energy
+from acme_fleet.config.devices import Energy, Precision
 
 PerCandidate = Real[np.ndarray, "*#candidates"] | float
 """A number for each candidate, or one for all; any shapes that broadcast."""
+Precisions = Precision | Sequence[str]
+"""One for all candidates, or one for each."""
+_CONSTANTS: tuple[Precision, ...] = ("float16", "int8", "int4")
 
 
 def power_w(
@@ -31,39 +34,53 @@ def power_w(
 
 
 def latency_s(
-    constants: Energy, width: PerCandidate, depth: PerCandidate
+    constants: Energy,
+    width: PerCandidate,
+    depth: PerCandidate,
+    precision: Precisions = "float32",
 ) -> Float[np.ndarray, "*candidates"]:
-    """Seconds of an epoch of a candidate on a device: T = L + ΔL·w·d + ΔD·d.
+    """Seconds of an epoch of a candidate on a device: T = L + (ΔL·w·d + ΔD·d)·r.
 
     Eq. 2, to which ΔD adds what a layer takes whatever its width; it is zero unless it is given.
-    Arguments as for ``power_w``.
+    r is the device's constant for the precision, 1 at float32. Arguments as for ``power_w``.
     """
     layers = np.asarray(width) * np.asarray(depth)
-    backbone = constants.latency_s + constants.latency_per_layer_s * layers
-    return np.asarray(backbone + constants.latency_per_depth_s * np.asarray(depth))
+    seconds = constants.latency_per_layer_s * layers
+    seconds = seconds + constants.latency_per_depth_s * np.asarray(depth)
+    known = {"float32": 1.0, **{name: getattr(constants, name) for name in _CONSTANTS}}
+    shares = [known[name] for name in np.atleast_1d(precision)]
+    return np.asarray(constants.latency_s + seconds * (shares if len(shares) > 1 else shares[0]))
 
 
 def energy_j(
-    constants: Energy, width: PerCandidate, depth: PerCandidate, patches: int
+    constants: Energy,
+    width: PerCandidate,
+    depth: PerCandidate,
+    patches: int,
+    precision: Precisions = "float32",
 ) -> Float[np.ndarray, "*candidates"]:
     """Joules of k epochs of a candidate on a device: E = k·P·T (Eq. 1).
 
-    Arguments as for ``power_w``.
+    Arguments as for ``power_w`` and ``latency_s``.
     """
     power = power_w(constants, width, depth, patches)
-    return np.asarray(constants.epochs * power * latency_s(constants, width, depth))
+    return np.asarray(constants.epochs * power * latency_s(constants, width, depth, precision))
 
 
 def worst_energy_j(
-    cluster: Sequence[Energy], width: PerCandidate, depth: PerCandidate, patches: int
+    cluster: Sequence[Energy],
+    width: PerCandidate,
+    depth: PerCandidate,
+    patches: int,
+    precision: Precisions = "float32",
 ) -> Float[np.ndarray, "*candidates"]:
     """Joules on the cluster's worst device: E_s = max E_n over n in N_s (Eq. 10).
 
     Args:
         cluster: constants of its devices, at least one; repeated ones change nothing.
-        width, depth, patches: as for ``power_w``.
+        width, depth, patches, precision: as for ``energy_j``.
     """
-    energies = [energy_j(constants, width, depth, patches) for constants in cluster]
+    energies = [energy_j(constants, width, depth, patches, precision) for constants in cluster]
     return np.asarray(np.max(energies, axis=0))
 
 

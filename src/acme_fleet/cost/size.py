@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 from torch import nn
 
-Precision = Literal["fp32", "fp16", "int8"]
+from acme_fleet.config.devices import Precision
+
 Shapes = Mapping[str, tuple[int, ...]]
 
-_BYTES = {"F32": 4, "F16": 2, "I8": 1}
+_BYTES = {"F32": 4, "F16": 2, "I8": 1, "U8": 1}  # in the order of safetensors' files
+_FLOATS: dict[str, str] = {"float32": "F32", "float16": "F16"}
+GROUP = 32
+"""Weights of a row that have one scale at int4."""
+SCALE = "_scale"
+"""End of a scale's name, behind its weight's."""
 
 
 def zeta(depth: int, width: float, head_params: int, hidden: int, neurons: int) -> float:
@@ -36,32 +41,54 @@ def parameter_count(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def stored_tensors(shapes: Shapes, precision: Precision) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Tensors of a file at a precision: by name, safetensors' type and the shape.
+Stored = dict[str, tuple[str, tuple[int, ...]]]
+"""What a file holds: by name, safetensors' type and the shape."""
+
+
+def stored_tensors(shapes: Shapes, precision: Precision) -> Stored:
+    """Tensors of a file at a precision, see :mod:`acme_fleet.models.backbone.precision`.
 
     At ``int8`` every weight of two dimensions or more (of Linears, convolutions, embedding tables)
-    is one byte a scalar, with one 4-byte scale for each of its rows, named ``NAME_scale``. All
-    else stays in 4 bytes: biases, normalisations, class token, position embeddings of images.
+    is one byte a scalar, with one 4-byte scale for each of its rows, named ``NAME_scale``. At
+    ``int4`` a matrix is half a byte a scalar, with a 2-byte scale for each group of 32 in a row;
+    a convolution is as at ``int8``. All else stays in 4 bytes: biases, normalisations, class token,
+    position embeddings of images.
     """
-    if precision != "int8":
-        return {name: ("F32" if precision == "fp32" else "F16", s) for name, s in shapes.items()}
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if precision in _FLOATS:
+        return {name: (_FLOATS[precision], shape) for name, shape in shapes.items()}
+    tensors: Stored = {}
     for name, shape in shapes.items():
-        if name.endswith(".weight") and len(shape) > 1:
-            tensors[name] = ("I8", shape)
-            tensors[f"{name}_scale"] = ("F32", shape[:1])
-        else:
+        if not (name.endswith(".weight") and len(shape) > 1):
             tensors[name] = ("F32", shape)
+        elif precision == "int4" and len(shape) == 2:
+            groups = math.ceil(shape[1] / GROUP)
+            tensors[name] = ("U8", (shape[0], groups * GROUP // 2))
+            tensors[name + SCALE] = ("F16", (shape[0], groups))
+        else:
+            tensors[name] = ("I8", shape)
+            tensors[name + SCALE] = ("F32", shape[:1])
     return tensors
 
 
-def file_size(shapes: Shapes, precision: Precision = "fp32") -> int:
-    """Exact bytes of the safetensors file of these tensors (8-byte length, header, tensors)."""
-    tensors = stored_tensors(shapes, precision)
+def stored_model(backbone: Shapes, header: Shapes, precision: Precision) -> Stored:
+    """Tensors of the file that ships: the backbone at its precision, the header in float32."""
+    parts = {"backbone": stored_tensors(backbone, precision)}
+    parts["header"] = stored_tensors(header, "float32")
+    return {f"{part}.{name}": kind for part, of in parts.items() for name, kind in of.items()}
+
+
+def file_size(shapes: Shapes, precision: Precision = "float32") -> int:
+    """Exact bytes of the safetensors file of these tensors."""
+    return stored_size(stored_tensors(shapes, precision))
+
+
+def stored_size(tensors: Stored) -> int:
+    """Exact bytes of a safetensors file (8-byte length, header, tensors)."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    # safetensors puts wider types first, then goes by name; offsets are written out in digits.
-    for name in sorted(tensors, key=lambda name: (-_BYTES[tensors[name][0]], name)):
+    # safetensors goes by type, then by name; offsets are written out in digits.
+    types = list(_BYTES)
+    for name in sorted(tensors, key=lambda name: (types.index(tensors[name][0]), name)):
         code, shape = tensors[name]
         end = offset + math.prod(shape) * _BYTES[code]
         header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from acme_fleet.config.devices import Precision
 
 
 @dataclass(frozen=True)
@@ -13,16 +15,27 @@ class Variant:
         width: w, the share of each layer's heads and neurons.
         depth: d, the number of layers.
         hidden: the share of the hidden size, the same in all layers.
+        precision: of the weights as they are stored.
     """
 
     width: float
     depth: int
     hidden: float = 1.0
+    precision: Precision = "float32"
 
     @staticmethod
     def whole(layers: int) -> Variant:
         """The reference itself."""
         return Variant(1.0, layers)
+
+    def at(self, precision: Precision) -> Variant:
+        """The same weights at another precision."""
+        return replace(self, precision=precision)
+
+    @property
+    def trained(self) -> Variant:
+        """What it is rounded from: training is in float32."""
+        return self.at("float32")
 
     @property
     def work(self) -> float:
@@ -48,4 +61,7 @@ class Variant:
         return f"w {self.width:g}, d {self.depth}" + self._cut(", h {:g}")
 
     def _cut(self, text: str) -> str:
-        return "" if self.hidden == 1 else text.format(self.hidden)
+        cut = "" if self.hidden == 1 else text.format(self.hidden)
+        if self.precision == "float32":
+            return cut
+        return f"{cut}{'-' if text[0] == '-' else ', '}{self.precision}"

@@ -9,7 +9,7 @@ import torch
 
 from acme_fleet.config.devices import Device
 from acme_fleet.config.personalization import Personalization
-from acme_fleet.cost.size import file_size
+from acme_fleet.cost.size import stored_size
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
@@ -37,11 +37,12 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.models.backbone.precision import stored_as
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import save_device_model, sent_preprocessing
 from acme_fleet.models.storage import WEIGHTS, with_prefix
-from acme_fleet.outside import reason
+from acme_fleet.outside import one_line, reason
 from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
@@ -96,6 +97,7 @@ class DeviceClient:
                     name=self._settings.name,
                     storage_bytes=self._settings.storage,
                     energy=self._settings.energy,
+                    precisions=self._settings.precisions,
                 )
             case HeaderAssignment():
                 return self._receive(message)
@@ -231,10 +233,16 @@ class DeviceClient:
     # --- parts ---
 
     def _check_size(self, assignment: HeaderAssignment) -> None:
-        """The last guard: the edge server may not have heard of this device's storage."""
-        backbone = with_prefix("backbone", assignment.backbone)
-        tensors = backbone | with_prefix("header", assignment.header)
-        size = file_size({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        """The last guard: the edge server may not have heard of this device's limits."""
+        precision, known = assignment.config.get("precision"), self._settings.precisions
+        if precision not in known:
+            raise ProtocolError(
+                f"a model in {one_line(str(precision), 60)} was sent, {self._settings.name} "
+                f"executes {', '.join(known)}"
+            )
+        tensors = with_prefix("backbone", assignment.backbone)
+        tensors |= with_prefix("header", assignment.header)
+        size = stored_size({name: stored_as(tensor) for name, tensor in tensors.items()})
         if size > self._settings.storage:
             raise ProtocolError(
                 f"a model of {size} bytes was sent, {self._settings.name} stores "

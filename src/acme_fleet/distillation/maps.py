@@ -120,9 +120,10 @@ def pooled_vectors(
     on_batch: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "samples pooled"]:
     """Pooled vectors of a sub-network; of texts in the order of their lengths."""
-    rows = []
+    arch, rows = model.shape(variant), []
+    tensors = model.tensors(arch)
     for batch in by_length(samples, batch_size)[0]:
-        rows.append(model.run(model.shape(variant), batch.inputs).activations.pooled)
+        rows.append(model.run(arch, batch.inputs, tensors).activations.pooled)
         on_batch()
     return torch.cat(rows)
 
@@ -162,7 +163,7 @@ def mapped_heads(
     head, heads = copy.deepcopy(teacher.classifier.head), []
     teacher.classifier.to(home)
     for variant in variants:
-        if variant == student.whole:
+        if variant.trained == student.whole:
             heads.append(student.extract_head(student.shape(variant)))
         else:
             mine = pooled_vectors(student, variant, samples)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.config.header import Search, StrategyName
-from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.cost.size import parameter_count, shapes_of, stored_model, stored_size
 from acme_fleet.data.samples import Samples, join
 from acme_fleet.edge.search import Progress, SearchData, SearchResult, search_header
 from acme_fleet.edge.search_space import SearchSpace
@@ -93,11 +93,10 @@ class Contest:
             classes=len(classifier["weight"]),
             **feature_sizes(backbone.config)._asdict(),
         )
-        backbone_shapes = shapes_of(backbone, "backbone.")
+        shapes, precision = shapes_of(backbone), backbone.config.precision
 
         def fits(plan: HeaderPlan) -> bool:
-            header_shapes = {f"header.{name}": shape for name, shape in plan.shapes().items()}
-            return file_size(backbone_shapes | header_shapes) <= limit_bytes
+            return stored_size(stored_model(shapes, plan.shapes(), precision)) <= limit_bytes
 
         if not settings.backbone_learning_rate:  # then its features serve everything that follows
             parts = (data.weights, data.reward, data.choice)

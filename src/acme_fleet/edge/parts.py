@@ -8,22 +8,28 @@ from pathlib import Path
 
 import torch
 
-from acme_fleet.config.devices import Energy, Part, group_name
+from acme_fleet.config.devices import Energy, Part, Precision, common, group_name
 from acme_fleet.seeding import generator
 
-Limits = tuple[int, Energy]
-"""C_n in bytes and the energy constants of a device."""
+Limits = tuple[int, Energy, tuple[Precision, ...]]
+"""C_n in bytes, the energy constants and the precisions of a device."""
 
 
 def whole(limits: Iterable[Limits]) -> Part:
-    """All as one part: the smallest storage, every distinct set of energy constants."""
-    storages, energies = zip(*limits, strict=True)
-    distinct = list(dict.fromkeys(energies))
-    return Part(storage_bytes=min(storages), energies=distinct, devices=len(storages))
+    """All as one part: the smallest storage, every distinct set of energy constants, and the
+    precisions that all execute.
+    """
+    storages, energies, precisions = zip(*limits, strict=True)
+    return Part(
+        storage_bytes=min(storages),
+        energies=list(dict.fromkeys(energies)),
+        precisions=common(precisions),
+        devices=len(storages),
+    )
 
 
 def kinds(limits: Mapping[str, Limits]) -> list[tuple[Part, list[str]]]:
-    """A part for each distinct pair of storage and constants, and its devices; smallest first."""
+    """A part for each distinct set of limits, and its devices; smallest first."""
     members: dict[Limits, list[str]] = {}
     for name, own in sorted(limits.items(), key=lambda item: item[1][0]):
         members.setdefault(own, []).append(name)

@@ -42,6 +42,11 @@ def check_profile(device: Device, profile: DeviceProfile) -> None:
             f"{device.name} claims to store {profile.storage_bytes} bytes, the fleet file says "
             f"{device.storage}"
         )
+    if profile.precisions != device.precisions:
+        claimed, listed = (", ".join(one.precisions) for one in (profile, device))
+        raise ProtocolError(
+            f"{device.name} claims to execute {claimed}, the fleet file says {listed}"
+        )
     for constant in known:
         if told[constant] != known[constant]:
             raise ProtocolError(

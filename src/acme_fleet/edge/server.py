@@ -45,7 +45,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.storage import (
-    clone_state,
+    stored_weights,
     with_prefix,
     without_prefix,
     write_tensors,
@@ -128,7 +128,10 @@ class EdgeServer:
                 del refused[name]
 
             profiles = self._devices.ask(ProfileRequest(), DeviceProfile, everyone, check)
-            limits = {name: (told.storage_bytes, told.energy) for name, told in profiles.items()}
+            limits = {
+                name: (told.storage_bytes, told.energy, told.precisions)
+                for name, told in profiles.items()
+            }
             left = [name for name in everyone if name not in refused]
             per_device = self._settings.selection.matching == "device"
             found = kinds(limits) if per_device else [(whole(limits.values()), left)]
@@ -205,7 +208,7 @@ class EdgeServer:
                 tensors, about = assigned.contest.coarse(
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
-            write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
+            write_tensors(path, with_prefix("backbone", stored_weights(backbone)) | tensors, about)
             remove(unfinished)
             stored = read_coarse(path)
         tensors, about = stored

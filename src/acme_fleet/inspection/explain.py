@@ -5,20 +5,22 @@ Read from the run's summary and fleet alone; nothing is loaded or evaluated agai
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from acme_fleet.config.backbone import Selection
-from acme_fleet.config.devices import Device, Energy
+from acme_fleet.config.devices import Device, Energy, common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.errors import RunError
 from acme_fleet.outside import listed
 from acme_fleet.runs.directory import FLEET, RunDirectory
 from acme_fleet.runs.summary import Candidate, ClusterSummary, DeviceSummary, ProbeSummary, Summary
-from acme_fleet.selection.choice import Match, distances, match, match_many
+from acme_fleet.selection.choice import Match, distances, executed_sizes, match, match_many
 from acme_fleet.selection.front import interval_end
 
 # --- one device -------------------------------------------------------------------------------
@@ -69,6 +71,8 @@ class Explanation:
         """Why a candidate was chosen, or was not."""
         candidates = self.cluster.candidates
         excess = candidates[row].size_bytes - self.cluster.storage_limit_bytes
+        if row not in self.match.feasible and excess <= 0:
+            return f"not executed in {candidates[row].precision}"
         if excess > 0:
             return f"infeasible by {excess:,} B"
         if row == self.match.chosen:
@@ -106,9 +110,11 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
     own_energy_j = _energy_on(device.energy, cluster.candidates, summary.reference.patches)
     if summary.selection.matching == "device":
         cluster, members = _by_its_own(cluster, device, own_energy_j), [device]
-    table, limit = _objectives(cluster.candidates), cluster.storage_limit_bytes
+    candidates, limit = cluster.candidates, cluster.storage_limit_bytes
+    table = _Table(_objectives(candidates), _fits(candidates, members, cluster.name))
+    own = _Table(_with_energy(table.objectives, own_energy_j), _fits(candidates, [device], name))
     found = _match(table, limit, summary.selection, cluster.name)
-    alone = _match(_with_energy(table, own_energy_j), device.storage, summary.selection, name)
+    alone = _match(own, device.storage, summary.selection, name)
     window = summary.selection.performance_window
     return Explanation(
         device=device,
@@ -116,8 +122,8 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
         smallest=min(members, key=lambda member: abs(member.storage - limit)),
         selection=summary.selection,
         match=found,
-        window_end=interval_end(table[found.feasible, 0], window),
-        distances=_near(table, found, summary.selection),
+        window_end=interval_end(table.objectives[found.feasible, 0], window),
+        distances=_near(table.objectives, found, summary.selection),
         larger=_larger(table, limit, found.chosen, summary.selection),
         alone=Option(device.storage, alone.chosen),
         own_energy_j=own_energy_j,
@@ -150,9 +156,9 @@ def _near(table: np.ndarray, found: Match, selection: Selection) -> dict[int, fl
     }
 
 
-def _larger(table: np.ndarray, limit: int, chosen: int, selection: Selection) -> list[Option]:
-    options = []
-    for size in np.unique(table[:, -1][table[:, -1] > limit]):
+def _larger(table: _Table, limit: int, chosen: int, selection: Selection) -> list[Option]:
+    options, sizes = [], table.sizes
+    for size in np.unique(sizes[(sizes > limit) & np.isfinite(sizes)]):
         other = _match(table, float(size), selection, "").chosen
         if not options or other != chosen:
             options.append(Option(int(size), other))
@@ -205,15 +211,19 @@ def compare_matching(run_dir: Path) -> list[DeviceChoice]:
     distinct = dict.fromkeys(device.energy for device, _ in members)
     kinds = {energy: number for number, energy in enumerate(distinct)}
     energies = [_energy_on(kind, candidates, summary.reference.patches) for kind in kinds]
-    table = _objectives(candidates)
-    alone = match_many(
-        tables=np.stack([_with_energy(table, energy) for energy in energies]),
-        sizes=table[:, -1],
-        limits=np.array([device.storage for device, _ in members]),
-        types=np.array([kinds[device.energy] for device, _ in members]),
-        performance_window=summary.selection.performance_window,
-        rule=summary.selection.rule,
-    )
+    tables = np.stack([_with_energy(_objectives(candidates), energy) for energy in energies])
+    alone = np.zeros(len(members), dtype=int)
+    for runtime in dict.fromkeys(device.precisions for device, _ in members):
+        rows = [row for row, (device, _) in enumerate(members) if device.precisions == runtime]
+        own = [members[row][0] for row in rows]
+        alone[rows] = match_many(
+            tables=tables,
+            sizes=_fits(candidates, own[:1], own[0].name),
+            limits=np.array([device.storage for device in own]),
+            types=np.array([kinds[device.energy] for device in own]),
+            performance_window=summary.selection.performance_window,
+            rule=summary.selection.rule,
+        )
     return [
         DeviceChoice(
             device=device,
@@ -264,14 +274,26 @@ def _objectives(candidates: list[Candidate]) -> np.ndarray:
 
 def _energy_on(constants: Energy, candidates: list[Candidate], patches: int) -> np.ndarray:
     work, depths = np.array([(c.variant.work, c.depth) for c in candidates]).T
-    return energy_j(constants, work, depths, patches)
+    return energy_j(constants, work, depths, patches, [c.variant.precision for c in candidates])
 
 
 def _with_energy(table: np.ndarray, energies: np.ndarray) -> np.ndarray:
     return np.column_stack([table[:, 0], energies, table[:, 2]])
 
 
-def _match(table: np.ndarray, limit: float, selection: Selection, name: str) -> Match:
-    return match(
-        table, table[:, -1], limit, selection.performance_window, cluster=name, rule=selection.rule
-    )
+class _Table(NamedTuple):
+    """Objectives of candidates, and their sizes where they are executed, see ``executed_sizes``."""
+
+    objectives: np.ndarray
+    sizes: np.ndarray
+
+
+def _fits(candidates: list[Candidate], devices: Iterable[Device], name: str) -> np.ndarray:
+    sizes = np.array([candidate.size_bytes for candidate in candidates])
+    precisions = [candidate.variant.precision for candidate in candidates]
+    return executed_sizes(sizes, precisions, common(d.precisions for d in devices), name)
+
+
+def _match(table: _Table, limit: float, selection: Selection, name: str) -> Match:
+    window, rule = selection.performance_window, selection.rule
+    return match(table.objectives, table.sizes, limit, window, cluster=name, rule=rule)

@@ -11,6 +11,7 @@ from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.base import chosen
+from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
@@ -26,6 +27,7 @@ from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.accounting import PrivacyLoss
 from acme_fleet.privacy.masking import public_key
 from acme_fleet.runs.traffic import expected_loss, row_bytes
+from acme_fleet.selection.choice import executed_sizes
 
 
 @dataclass(frozen=True)
@@ -153,17 +155,24 @@ def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:
 
 
 def check_feasible(fleet: Fleet, plan: Plan) -> None:
-    """Every cluster must be able to get something.
+    """Every cluster, or device where each gets its own, must be able to get something.
 
     Raises:
         FleetError: naming the cluster, its smallest device and the smallest candidate.
     """
-    smallest = int(plan.sizes.min())
+    per_device = fleet.selection.matching == "device"
     for cluster in fleet.clusters:
-        device = min(cluster.devices, key=lambda d: d.storage)
-        if device.storage < smallest:
-            raise FleetError(
-                f"cluster {cluster.name}: the smallest candidate is {smallest:,} bytes, device "
-                f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
-                f"candidates in backbone.widths, backbone.depths and backbone.hidden"
-            )
+        groups = [[own] for own in cluster.devices] if per_device else [cluster.devices]
+        for devices in groups:
+            device = min(devices, key=lambda d: d.storage)
+            executed = common(d.precisions for d in devices)
+            sizes = executed_sizes(plan.sizes, plan.grid.precisions, executed, cluster.name)
+            least = int(sizes.argmin())
+            if device.storage < sizes[least]:
+                raise FleetError(
+                    f"cluster {cluster.name}: the smallest candidate, "
+                    f"{plan.grid.variants[least]}, is {plan.sizes[least]:,} bytes, device "
+                    f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
+                    f"candidates in backbone.widths, backbone.depths, backbone.hidden and "
+                    f"backbone.precisions"
+                )

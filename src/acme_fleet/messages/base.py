@@ -22,7 +22,7 @@ from acme_fleet.outside import one_line
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8)
+_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8, torch.uint8)
 MOST_DEVICES = 10_000
 """Of a cluster; what a message says of each of them is no longer than that."""
 MOST_BYTES = 2**31 - 1

@@ -11,7 +11,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from acme_fleet.config.devices import Energy, Name
+from acme_fleet.config.devices import Energy, Name, Precisions
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import (
     HEADER_LIMITS,
@@ -49,6 +49,7 @@ class DeviceProfile(Message):
     name: Name
     storage_bytes: PositiveCount
     energy: Energy
+    precisions: Precisions
 
 
 class HeaderAssignment(Message):

@@ -23,8 +23,10 @@ from transformers import (
 )
 
 from acme_fleet.config.backbone import Pooling
+from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.precision import use_precision
 from acme_fleet.outside import one_line
 
 
@@ -324,10 +326,12 @@ def _elastic_classes(
             heads_per_layer: Sequence[int] = (),
             neurons_per_layer: Sequence[int] = (),
             pooling: Pooling | None = None,
+            precision: Precision = "float32",
             **others: Any,
         ) -> None:
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
+            self.precision = precision
             self.pooling = pooling or FAMILIES[config_class.model_type].pooled
             super().__init__(**others)
 
@@ -345,6 +349,7 @@ def _elastic_classes(
             with _one_head(config) if family.divided and _has_cut(config) else nullcontext():
                 super().__init__(config, **family.options)
             _narrow(self)
+            use_precision(self, config.precision)
 
         @classmethod
         def from_pretrained(cls, folder: Any, *others: Any, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,11 +19,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from acme_fleet.cost.size import SCALE
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import AcmeError, ProtocolError, RunError
 from acme_fleet.messages.base import check_shapes
+from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.description import (
     IMAGE_TYPE,
     TEXT_TYPE,
@@ -41,6 +44,7 @@ from acme_fleet.models.storage import (
     WEIGHTS,
     backbone_from,
     config_document,
+    with_prefix,
     without_prefix,
 )
 from acme_fleet.outside import one_line, read_regular, reading, regular
@@ -50,6 +54,7 @@ SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
 PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
 _FILES = {CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_ROUNDED = (torch.int8, torch.uint8)  # where the precision says so
 _LARGEST_DOCUMENT = 2**26
 _MOST_PIXELS, _MOST_TOKENS = 4096, 4096  # that a message may ask for
 
@@ -114,13 +119,25 @@ def write_folder(
     tensors: Mapping[str, Tensor],
     others: Mapping[str, Any],
 ) -> None:
-    """Write a classifier's folder; ``others`` are further documents by file name."""
+    """Write a classifier's folder.
+
+    Args:
+        folder: its files are replaced together.
+        description: the backbone's precision is that of the file.
+        tensors: the model's, of any floating-point type.
+        others: further documents by file name.
+    """
     documents = {
         CONFIG: description.document(),
         HEADER: description.header.model_dump(mode="json"),
         CLASS_NAMES: description.class_names,
         **others,
     }
+    precision = description.backbone.get("precision", "float32")
+    if precision != "float32":
+        parts = (without_prefix("backbone", tensors), without_prefix("header", tensors))
+        packed, plain = pack(parts[0], precision), pack(parts[1], "float32")
+        tensors = with_prefix("backbone", packed) | with_prefix("header", plain)
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with ExitStack() as files:  # leaving it puts all files in place, the last one first
         written = {
@@ -199,7 +216,10 @@ def sent_preprocessing(document: Mapping[str, Any]) -> Preprocessing:
 
 
 def load_device_model(folder: str | Path) -> CustomizedModel:
-    """A device's model from its folder alone, in eval mode, in float32.
+    """A device's model from its folder alone, in eval mode.
+
+    In memory weights are float32; at int8 it computes as runtimes do, see
+    :mod:`acme_fleet.models.backbone.precision`.
 
     Called by position or by name: ``model(pixel_values)``, ``model(input_ids, attention_mask)``.
 
@@ -308,12 +328,16 @@ def check_sums(folder: Path) -> None:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     with reading(f"cannot read {path}", RunError):
         tensors = load_file(regular(path))
-    kinds = {tensor.dtype for tensor in tensors.values()}
+    kinds = defaultdict[str, set[torch.dtype]](set)  # of each part
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not name.endswith(SCALE):
+            kinds[name.partition(".")[0]].add(tensor.dtype)
     for name, tensor in tensors.items():
         wrong = None
-        if tensor.dtype not in _FLOATS:
+        others = kinds[name.partition(".")[0]]
+        if tensor.dtype not in (*_FLOATS, *_ROUNDED):
             wrong = f"is of type {_named(tensor.dtype)}, weights are floating-point numbers"
-        elif len(kinds) > 1 and tensor.dtype != torch.float32:
+        elif len(others) > 1 and tensor.dtype in others - {torch.float32}:
             wrong = f"is of type {_named(tensor.dtype)}, other weights are of another"
         elif not bool(torch.isfinite(tensor).all()):
             wrong = "holds values that are not finite"

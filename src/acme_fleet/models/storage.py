@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from acme_fleet.cost.size import shapes_of
+from acme_fleet.cost.size import Stored, shapes_of, stored_tensors
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.elastic import build, described, layers_key
+from acme_fleet.models.backbone.precision import pack, unpack
 from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
 from acme_fleet.outside import one_line, reading
 from acme_fleet.runs.atomic import replacing, writing
@@ -125,6 +126,10 @@ def config_document(backbone: PreTrainedModel) -> dict[str, Any]:
 def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PreTrainedModel:
     """An elastic backbone from its configuration and copies of its weights; it is frozen.
 
+    Args:
+        config: its precision says how the weights are stored.
+        tensors: as :func:`stored_weights` gives them.
+
     Raises:
         ProtocolError: if the model type is unknown, a key of the configuration is unknown or out
             of bounds, or the tensors do not fit it.
@@ -140,8 +145,26 @@ def backbone_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> P
     _check_sizes(parsed, len(tensors), what)
     with reading(what, ProtocolError):  # sizes that do not go together
         skeleton = build(parsed)  # shapes only: nothing is allocated for a hostile configuration
-    check_shapes(tensors, shapes_of(skeleton), "the backbone")
-    return _with_tensors(skeleton, tensors).requires_grad_(False)
+    shapes = shapes_of(skeleton)
+    _check_stored(tensors, stored_tensors(shapes, parsed.precision))
+    return _with_tensors(skeleton, unpack(tensors, shapes)).requires_grad_(False)
+
+
+def stored_weights(backbone: PreTrainedModel) -> dict[str, Tensor]:
+    """Copies of a backbone's weights as a file holds them at its precision."""
+    packed = pack(backbone.state_dict(), backbone.config.precision)
+    return {name: tensor.detach().clone() for name, tensor in packed.items()}
+
+
+def _check_stored(tensors: Mapping[str, Tensor], expected: Stored) -> None:
+    """Whole numbers where they should be; a floating-point type is as good as another."""
+    check_shapes(tensors, {name: shape for name, (_, shape) in expected.items()}, "the backbone")
+    for name, (code, _) in expected.items():
+        kind = tensors[name].dtype
+        wanted = {"I8": torch.int8, "U8": torch.uint8}.get(code)
+        if kind != wanted if wanted else not kind.is_floating_point:
+            numbers = wanted or "floating-point numbers"
+            raise ProtocolError(f"the backbone: {name} is {kind}, expected {numbers}")
 
 
 def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from acme_fleet.config.backbone import Pooling, Selection
+from acme_fleet.config.devices import Precision
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import DamagedError
@@ -47,11 +48,12 @@ class _OfVariant(_Record):
     width: Share
     depth: Size
     hidden: Share = 1.0
+    precision: Precision = "float32"
 
     @property
     def variant(self) -> Variant:
         """The candidate's identity."""
-        return Variant(self.width, self.depth, self.hidden)
+        return Variant(self.width, self.depth, self.hidden, self.precision)
 
 
 class Candidate(_OfVariant):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
 from acme_fleet.config.backbone import Rule
+from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.front import checked, exact_front, front, grid_coordinates, worst
 
@@ -79,6 +81,33 @@ class Match:
     chosen: int
 
 
+def executed_sizes(
+    sizes: Real[np.ndarray, " candidates"],
+    precisions: Sequence[Precision],
+    executed: Collection[Precision],
+    cluster: str,
+) -> Float[np.ndarray, " candidates"]:
+    """Sizes for :func:`match`; what a runtime does not execute fits no limit.
+
+    Args:
+        sizes: bytes as shipped.
+        precisions: of the candidates.
+        executed: by the runtimes of all devices.
+        cluster: its name, for errors.
+
+    Raises:
+        FleetError: if no candidate is executed.
+    """
+    known = np.isin(precisions, list(executed))
+    if not known.any():
+        raise FleetError(
+            f"cluster {cluster!r}: no candidate has a precision that its devices execute: "
+            f"backbone.precisions is {', '.join(dict.fromkeys(precisions))}, and the devices have "
+            f"{', '.join(executed) or 'none in common'}"
+        )
+    return np.where(known, sizes, np.inf)
+
+
 def fitting(
     sizes: Real[np.ndarray, " candidates"], limit: float, cluster: str
 ) -> Int[np.ndarray, " feasible"]:
@@ -108,7 +137,7 @@ def match(
 
     Args:
         objectives: all candidates.
-        sizes: bytes as shipped. limit: min C_n in bytes; equal fits.
+        sizes: bytes as shipped, see :func:`executed_sizes`. limit: min C_n in bytes; equal fits.
         performance_window: γ_p, the loss that may be given up. cluster: its name, for errors.
 
     Raises:

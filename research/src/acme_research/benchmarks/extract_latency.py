@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, ViTConfig, ViTModel
 
-from acme_fleet.cost.size import Precision, file_size, parameter_count, shapes_of
+from acme_fleet.config.devices import Precision
+from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.cost.variant import Variant
 from acme_fleet.models.backbone.elastic import Architecture, architecture, as_elastic, extract
 from acme_fleet.models.backbone.precision import pack
@@ -54,7 +55,7 @@ def file_sizes(backbone: PreTrainedModel) -> dict[str, int]:
             sizes[precision] = path.stat().st_size
             assert sizes[precision] == file_size(shapes, precision)
         backbone.save_pretrained(folder)
-        assert (Path(folder) / "model.safetensors").stat().st_size == sizes["fp32"]
+        assert (Path(folder) / "model.safetensors").stat().st_size == sizes["float32"]
     return sizes
 
 
@@ -109,7 +110,7 @@ def main() -> None:
             "parameters": parameters,
             "parameters of the full model": parameter_count(shapes_of(full)),
             "file bytes": file_bytes,
-            "file bytes / (4 x parameters)": file_bytes["extracted"]["fp32"] / (4 * parameters),
+            "file bytes / (4 x parameters)": file_bytes["extracted"]["float32"] / (4 * parameters),
             "CPU seconds to know the sizes of 1,000 candidates": seconds_for_sizes(full),
         },
     )

@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from acme_fleet.config.backbone import Pooling
+from acme_fleet.config.devices import Precision
 from acme_fleet.errors import AcmeError, FleetError
 from acme_fleet.outside import one_line
 
@@ -118,6 +119,7 @@ _RULES: dict[str, Any] = {
     "heads_per_layer": _listed(_Heads, 2**9),
     "neurons_per_layer": _listed(_Neurons, 2**9),
     "pooling": Pooling,
+    "precision": Precision,
     # As transformers 4 wrote it.
     "rope_scaling": _Rope | None,
     "rope_theta": _Positive,
@@ -134,7 +136,7 @@ WITHOUT_EFFECT = {
 }
 """Keys of the families' configurations that change nothing in what a loaded backbone computes."""
 
-_ELASTIC = ("heads_per_layer", "neurons_per_layer", "head_dim", "pooling")
+_ELASTIC = ("heads_per_layer", "neurons_per_layer", "head_dim", "pooling", "precision")
 _ROPE = ("rope_scaling", "rope_theta")
 _MOST_CLASSES = 100_000
 

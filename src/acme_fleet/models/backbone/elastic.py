@@ -18,8 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.precision import rounded
 from acme_fleet.models.families import ELASTIC, Dimensions, dimensions, family_of
 
 
@@ -32,12 +34,14 @@ class Architecture:
         heads, neurons: how many are kept in each of them.
         hidden: how many channels of the residual stream are kept, the same in all; none keeps the
             reference's.
+        precision: of the weights.
     """
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
     hidden: int | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if not len(self.layers) == len(self.heads) == len(self.neurons) > 0:
@@ -90,6 +94,7 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
         content["layer_types"] = [content["layer_types"][i] for i in arch.layers]
     content["heads_per_layer"] = list(arch.heads)
     content["neurons_per_layer"] = list(arch.neurons)
+    content["precision"] = arch.precision
     if arch.hidden is not None:
         check_hidden(config, arch.hidden)
         content[config.attribute_map.get("hidden_size", "hidden_size")] = arch.hidden
@@ -208,10 +213,11 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def extract(model: PreTrainedModel, arch: Architecture) -> PreTrainedModel:
-    """A physically small copy of a sub-network: ordinary Linears, no masks."""
+    """A physically small copy of a sub-network, rounded to its precision; no masks."""
     small = build(elastic_config(model.config, arch), "cpu")
     views = subnetwork(model.state_dict(), model.config, arch)
-    small.load_state_dict({name: views[name] for name in small.state_dict()})
+    own = {name: views[name] for name in small.state_dict()}
+    small.load_state_dict(own if arch.precision == "float32" else rounded(own, arch.precision))
     return small
 
 

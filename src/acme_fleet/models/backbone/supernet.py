@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from acme_fleet.models.backbone.elastic import (
     subnetwork,
     tensors_of,
 )
+from acme_fleet.models.backbone.precision import rounded
 from acme_fleet.models.backbone.uneven_widths import Importance, UnitParams, global_architecture
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Activations, Classifier, activations, moved
@@ -83,7 +85,7 @@ class ElasticClassifier:
             if self._importance is not None:
                 params = UnitParams.of(self.classifier.backbone, shape.hidden)
                 shape = global_architecture(shape, self._importance, params)
-            self._shapes[variant] = shape
+            self._shapes[variant] = replace(shape, precision=variant.precision)
         return self._shapes[variant]
 
     @property
@@ -92,7 +94,7 @@ class ElasticClassifier:
         return Variant.whole(self.sizes.layers)
 
     def tensor_shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
-        """Shapes of all that a file of the sub-network holds; nothing is built."""
+        """Shapes of the sub-network's weights; nothing is built."""
         backbone = self.classifier.backbone
         views = subnetwork(backbone.state_dict(), backbone.config, arch)
         return {name: tuple(view.shape) for name, view in views.items()}
@@ -104,13 +106,30 @@ class ElasticClassifier:
             self._skeletons[arch] = _Probe(build(config))
         return self._skeletons[arch].backbone
 
-    def run(self, arch: Architecture, inputs: dict[str, Shaped[Tensor, "batch ..."]]) -> Run:
-        """Run a sub-network on views of the shared weights; inputs are moved to where they are."""
-        self.skeleton(arch)
+    def tensors(self, arch: Architecture) -> dict[str, Tensor]:
+        """Views of the shared weights that form a sub-network; rounded ones are copies."""
         backbone = self.classifier.backbone
         views = subnetwork(tensors_of(backbone), backbone.config, arch)
+        return views if arch.precision == "float32" else rounded(views, arch.precision)
+
+    def run(
+        self,
+        arch: Architecture,
+        inputs: dict[str, Shaped[Tensor, "batch ..."]],
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> Run:
+        """Run a sub-network on the shared weights.
+
+        Args:
+            arch: which one.
+            inputs: they are moved to where the weights are.
+            tensors: its weights as they are now, for many batches; see :meth:`tensors`.
+        """
+        self.skeleton(arch)
+        tensors = self.tensors(arch) if tensors is None else tensors
+        place = self.classifier.backbone.device
         observed: Activations = functional_call(
-            self._skeletons[arch], with_prefix("backbone", views), (moved(inputs, backbone.device),)
+            self._skeletons[arch], with_prefix("backbone", tensors), (moved(inputs, place),)
         )
         head = self.classifier.head
         weight = head.weight if arch.hidden is None else self._columns(arch.hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from acme_fleet.config.devices import Precision, common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
@@ -110,12 +111,19 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
     columns = ["width", "depth", "bytes", *(f"{n} ≤ {bytes_text(limits[n])}" for n in limits)]
     hidden = any(variant.hidden < 1 for variant in plan.grid.variants)
     columns[1:1] = ["hidden"] if hidden else []
+    rounds = set(plan.grid.precisions) != {"float32"}
+    columns[-1 - len(limits) : -1 - len(limits)] = ["precision"] if rounds else []
+    executed = {c.name: common(d.precisions for d in c.devices) for c in fleet.clusters}
     for column in columns:
         table.add_column(column, justify="right")
     for variant, size in zip(plan.grid.variants, plan.sizes, strict=True):
-        fits = ["fits" if size <= limit else "–" for limit in limits.values()]
+        fits = [
+            "fits" if size <= limit and variant.precision in executed[name] else "–"
+            for name, limit in limits.items()
+        ]
         shares = [f"{variant.width:g}", *([f"{variant.hidden:g}"] if hidden else [])]
-        table.add_row(*shares, f"{variant.depth}", f"{size:,}", *fits)
+        of = [variant.precision] if rounds else []
+        table.add_row(*shares, f"{variant.depth}", *of, f"{size:,}", *fits)
     console.print(table)
     _print_links(console, fleet, plan)
 
@@ -140,6 +148,12 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
     return f"{told}, without labels: backbones are compared by their features"
 
 
+def _fitting(plan: Plan, limit: int, executed: Collection[Precision]) -> list[int]:
+    """Bytes of the candidates that devices can store and execute."""
+    known = zip(plan.sizes.tolist(), plan.grid.precisions, strict=True)
+    return [size for size, precision in known if size <= limit and precision in executed]
+
+
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
     from acme_fleet.edge.parts import kinds  # loads torch
 
@@ -148,24 +162,24 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
         table.add_column(column, justify="right")
     for cluster in fleet.clusters[:ROWS]:
         count, limit = len(cluster.devices), plan.limits[cluster.name]
-        feasible = plan.sizes[plan.sizes <= limit]
-        if not len(feasible):
+        feasible = _fitting(plan, limit, common(d.precisions for d in cluster.devices))
+        if not feasible:
             table.add_row(cluster.name, str(count), "nothing fits", "–", "–")
             continue
         rounds = fleet.personalization.rounds * plan.round_bytes
         up = count * plan.feature_bytes
         own = [limit] * count
-        backbones = int(feasible.max())
+        backbones = max(feasible)
         if fleet.selection.matching == "device":  # at most a backbone for each kind of device
             own = [device.storage for device in cluster.devices]
-            parts = kinds({d.name: (d.storage, d.energy) for d in cluster.devices})
-            backbones = sum(int(plan.sizes[plan.sizes <= p.storage_bytes].max()) for p, _ in parts)
+            parts = kinds({d.name: (d.storage, d.energy, d.precisions) for d in cluster.devices})
+            backbones = sum(max(_fitting(plan, p.storage_bytes, p.precisions)) for p, _ in parts)
         down = sum(own) + count * rounds
         table.add_row(
             cluster.name,
             str(count),
-            f"{bytes_text(feasible.min())} – {bytes_text(backbones)}",
-            f"{bytes_text(count * feasible.min())} – {bytes_text(down)}",
+            f"{bytes_text(min(feasible))} – {bytes_text(backbones)}",
+            f"{bytes_text(count * min(feasible))} – {bytes_text(down)}",
             f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
         )
     console.print(table)

@@ -83,7 +83,8 @@ class Seed:
 
     def backbone(self, name: str) -> PreTrainedModel:
         elastic: ElasticClassifier = self.elastic
-        return elastic.extract(elastic.shape(Variant(*BACKBONES[name]))).requires_grad_(False).eval()
+        shape = elastic.shape(Variant(*BACKBONES[name]))
+        return elastic.extract(shape).requires_grad_(False).eval()
 
     def contest(self, name: str, header: Header | None = None, *, joint: bool) -> Contest:
         rate = JOINT_LEARNING_RATE if joint else 0.0

@@ -164,7 +164,7 @@ def test_headers_were_pruned_physically(finished):
 def test_chosen_candidates_are_on_the_front_and_fit(finished):
     for cluster in finished.summary.clusters:
         (chosen,) = [candidate for candidate in cluster.candidates if candidate.chosen]
-        assert (chosen.width, chosen.depth) == (cluster.width, cluster.depth)
+        assert chosen.variant == cluster.variant
         assert chosen.feasible
         assert chosen.on_front
         assert chosen.size_bytes <= cluster.storage_limit_bytes

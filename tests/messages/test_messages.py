@@ -107,6 +107,7 @@ EXAMPLES: dict[str, Message] = {
             parts=[0, 2],
             width=0.75,
             depth=3,
+            hidden=0.5,
             config=_DOCUMENT,
             backbone=_tensors(2, 3),
             classifier=_tensors(4),

@@ -206,7 +206,7 @@ def test_channel_ablation_equals_a_model_without_the_channel(
             gate[channel] = 0
             with gate_states(model, state, gate):
                 expected[channel] += (full - losses()).abs().mean()
-    found = channel_ablation(model, samples)
+    found = channel_ablation(CLASSIFICATION, model, samples)
     assert (found > 1e-4).any()
     torch.testing.assert_close(found, expected)
     assert torch.equal(losses(), full)
@@ -218,10 +218,10 @@ def test_channels_equal_their_ablation_where_the_loss_is_linear() -> None:
     still = copy.deepcopy(model)
     for name in ("attention.v_proj", "mlp.fc1"):
         nn.init.zeros_(still.backbone.layers[0].get_submodule(name).weight)
-    exact = channel_ablation(still, samples)
+    exact = channel_ablation(CLASSIFICATION, still, samples)
     assert exact.min() > 0.01
     torch.testing.assert_close(
-        taylor_importance(still, samples).channels, exact, rtol=1e-3, atol=1e-3
+        taylor_importance(still, samples, LABELS).channels, exact, rtol=1e-3, atol=1e-3
     )
 
 
@@ -335,4 +335,5 @@ def test_ranks_units_of_a_trained_model_like_their_removal(
             for layer in range(3)
         ]
         assert spearmanr(taylor.flatten(), torch.cat(exact)).statistic > 0.8
-    assert spearmanr(found.channels, channel_ablation(model, held_out)).statistic > 0.7
+    exact = channel_ablation(CLASSIFICATION, model, held_out)
+    assert spearmanr(found.channels, exact).statistic > 0.7

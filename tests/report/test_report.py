@@ -270,6 +270,22 @@ def test_the_page_shows_everything(html: str, two: Summary) -> None:
     assert page.count("table") == 2 + 2 * 2
 
 
+def test_a_cut_hidden_size_is_shown(html: str, two: Summary, tmp_path: Path) -> None:
+    assert "<th>hidden</th>" not in html
+    assert "of the hidden size" not in html
+    first, second = two.clusters
+    candidates = [c.model_copy(update={"hidden": 0.75}) for c in first.candidates]
+    cut = first.model_copy(update={"hidden": 0.75, "candidates": candidates})
+    text = write(tmp_path / "cut.html", two.model_copy(update={"clusters": [cut, second]}))
+    page = Page(text)
+    assert page.text.count("0.75 of the hidden size") == 1
+    assert re.search(r"chosen: w \S+, d \d+, h 0.75", page.text)
+    row = re.search(r"<tr><td[^>]*>dev-0-0</td>(.*?)</tr>", text)
+    assert row is not None
+    assert f"<td>{cut.width:g}</td><td>0.75</td><td>{cut.depth}</td>" in row[1]
+    assert text.count("<th>hidden</th>") == 1
+
+
 def test_what_else_was_tried_is_shown(html: str, two: Summary) -> None:
     text = re.sub(r"<[^>]+>", " ", html)
     for one in two.clusters[0].contenders:

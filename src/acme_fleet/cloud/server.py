@@ -393,8 +393,7 @@ class CloudServer:
         backbone = elastic.extract(elastic.shape(variant))
         return BackboneAssignment(
             parts=choice.parts,
-            width=variant.width,
-            depth=variant.depth,
+            **vars(variant),
             config=config_document(backbone),
             backbone=stored_weights(backbone),
             classifier=clone_state(self.head_of(elastic, variant)),

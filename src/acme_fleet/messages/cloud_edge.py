@@ -43,7 +43,10 @@ class ClusterProfile(Message):
 
 
 class BackboneAssignment(Message):
-    """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for some parts of it."""
+    """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for some parts of it.
+
+    ``hidden`` is its share of the hidden size.
+    """
 
     limits = MODEL_LIMITS
 
@@ -51,6 +54,7 @@ class BackboneAssignment(Message):
     """Their places in the :class:`ClusterProfile`."""
     width: Width
     depth: PositiveCount
+    hidden: Width = 1.0
     config: Document
     backbone: Tensors
     classifier: Tensors

@@ -29,6 +29,7 @@ from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import parameter_count
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import join
@@ -82,7 +83,8 @@ class Seed:
 
     def backbone(self, name: str) -> PreTrainedModel:
         elastic: ElasticClassifier = self.elastic
-        return elastic.extract(elastic.shape(*BACKBONES[name])).requires_grad_(False).eval()
+        shape = elastic.shape(Variant(*BACKBONES[name]))
+        return elastic.extract(shape).requires_grad_(False).eval()
 
     def contest(self, name: str, header: Header | None = None, *, joint: bool) -> Contest:
         rate = JOINT_LEARNING_RATE if joint else 0.0

@@ -16,7 +16,12 @@ from transformers import PreTrainedModel
 
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
-from acme_fleet.cloud.reference import ReferenceResult, known_pooling, untrained_reference
+from acme_fleet.cloud.reference import (
+    ReferenceResult,
+    checkpoint_backbone,
+    known_pooling,
+    untrained_reference,
+)
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
@@ -86,7 +91,7 @@ def customize(
         return done
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
-    reference = untrained_reference(fleet, world.public, world.classes)
+    reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     plan = make_plan(fleet, world, reference)
     check_feasible(fleet, plan)
     with held(Path(out)):
@@ -130,7 +135,7 @@ def _run(
     # None of a task without a probe, or where the devices' data are elsewhere.
     rival = bool(world.private) and task_of(fleet.task).probe is not None
     untouched = None
-    if rival and fleet.reference.checkpoint is not None:
+    if rival and fleet.reference.checkpoint is not None and world.vocabulary is None:
         untouched = copy.deepcopy(initial.backbone)  # the cloud server trains θ0 in place
     try:
         with (
@@ -181,6 +186,10 @@ def _probe(
     result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
     if result is None:
         pooling = None
+        if world.vocabulary is not None:  # the rival keeps the checkpoint whole
+            whole = fleet.backbone.model_copy(update={"vocabulary": None})
+            world = load_world(fleet.model_copy(update={"backbone": whole}))
+            untouched, _ = checkpoint_backbone(fleet.reference, world.public.train.inputs)
         if untouched is not None:
             pooling = known_pooling(fleet.reference, untouched.config.hidden_size)
         with journal.stage("rivals", "probe") as progress:
@@ -191,7 +200,7 @@ def _probe(
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
     """The cloud server of a fleet that is in this process."""
-    reference = untrained_reference(fleet, world.public, world.classes)
+    reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     edges = embedded_link(fleet, world, run, journal)
     return cloud_role(fleet, world, edges, run, journal, reference)
 

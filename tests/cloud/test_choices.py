@@ -12,49 +12,61 @@ from hypothesis import strategies as st
 from acme_fleet.cloud.choices import Candidates, choose_for
 from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
-from acme_fleet.config.devices import Energy, Part
+from acme_fleet.config.devices import Energy, Part, Precision
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.cost.variant import Variant
-from acme_fleet.edge.parts import kinds, whole
+from acme_fleet.edge.parts import Limits, kinds, whole
 from acme_fleet.errors import FleetError
-from acme_fleet.selection.choice import match
+from acme_fleet.selection.choice import executed_sizes, match
 
-# The last two differ in the hidden size alone.
-_VARIANTS = (Variant(0.5, 1), Variant(0.5, 2), Variant(1.0, 2, 0.5), Variant(1.0, 2))
-_WORK, _DEPTHS = np.array([0.5, 0.5, 0.5, 1.0]), np.array([1, 2, 2, 2])
+# The last three differ in the hidden size or the precision alone.
+_VARIANTS = (
+    Variant(0.5, 1),
+    Variant(0.5, 2),
+    Variant(1.0, 2, 0.5),
+    Variant(1.0, 2),
+    Variant(1.0, 2, precision="int8"),
+)
+_WORK, _DEPTHS = np.array([0.5, 0.5, 0.5, 1.0, 1.0]), np.array([1, 2, 2, 2, 2])
+_RUNTIMES: list[tuple[Precision, ...]] = [("float32",), ("int8", "float32")]
 _CANDIDATES = Candidates(
     grid=Grid(_VARIANTS),
-    quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5]), scores=np.zeros(4)),
-    sizes=np.array([10, 20, 30, 40]),
+    quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5, 0.6]), scores=np.zeros(5)),
+    sizes=np.array([10, 20, 30, 40, 25]),
     tokens=16,
 )
 _LIMITS = st.tuples(
-    st.integers(10, 50), st.sampled_from([Energy(), Energy(power_w=0.1), Energy(latency_s=1)])
+    st.integers(10, 50),
+    st.sampled_from([Energy(), Energy(power_w=0.1), Energy(latency_s=1, int8=0.25)]),
+    st.sampled_from(_RUNTIMES),
 )
 _DEVICES = st.dictionaries(st.sampled_from("abcdefgh"), _LIMITS, min_size=1)
 
 
 @given(_DEVICES)
-def test_a_kind_is_the_devices_with_the_same_limits(limits: dict[str, tuple[int, Energy]]):
+def test_a_kind_is_the_devices_with_the_same_limits(limits: dict[str, Limits]):
     parts = kinds(limits)
     assert sorted(name for _, names in parts for name in names) == sorted(limits)
     for part, names in parts:
-        assert {limits[name] for name in names} == {(part.storage_bytes, part.energies[0])}
+        own = part.storage_bytes, part.energies[0], part.precisions
+        assert {limits[name] for name in names} == {own}
         assert part.devices == len(names)
-    assert len({(p.storage_bytes, p.energies[0]) for p, _ in parts}) == len(parts)
+    assert len({(p.storage_bytes, p.energies[0], p.precisions) for p, _ in parts}) == len(parts)
     assert [p.storage_bytes for p, _ in parts] == sorted(p.storage_bytes for p, _ in parts)
 
 
 @given(_DEVICES)
-def test_the_whole_has_the_least_storage_and_all_constants(limits: dict[str, tuple[int, Energy]]):
+def test_the_whole_has_the_least_storage_and_all_constants(limits: dict[str, Limits]):
     part = whole(limits.values())
-    assert part.storage_bytes == min(storage for storage, _ in limits.values())
-    assert {*part.energies} == {energy for _, energy in limits.values()}
+    assert part.storage_bytes == min(storage for storage, *_ in limits.values())
+    assert {*part.energies} == {energy for _, energy, _ in limits.values()}
+    alike = all("int8" in precisions for *_, precisions in limits.values())
+    assert part.precisions == (("int8", "float32") if alike else ("float32",))
     assert part.devices == len(limits)
 
 
 @given(_DEVICES)
-def test_each_part_gets_what_it_would_get_alone(limits: dict[str, tuple[int, Energy]]):
+def test_each_part_gets_what_it_would_get_alone(limits: dict[str, Limits]):
     parts = [part for part, _ in kinds(limits)]
     settings = Selection(performance_window=0.3)
     choices = choose_for(_CANDIDATES, {"north": parts}, settings)
@@ -64,10 +76,13 @@ def test_each_part_gets_what_it_would_get_alone(limits: dict[str, tuple[int, Ene
         assert choice.storage_bytes == min(parts[n].storage_bytes for n in choice.parts)
         for number in choice.parts:
             part = parts[number]
-            energies = worst_energy_j(part.energies, _WORK, _DEPTHS, 16)
+            precisions = _CANDIDATES.grid.precisions
+            energies = worst_energy_j(part.energies, _WORK, _DEPTHS, 16, precisions)
             table = np.column_stack([_CANDIDATES.quality.losses, energies, _CANDIDATES.sizes])
-            alone = match(table, _CANDIDATES.sizes, part.storage_bytes, 0.3, cluster="alone")
+            sizes = executed_sizes(_CANDIDATES.sizes, precisions, part.precisions, "alone")
+            alone = match(table, sizes, part.storage_bytes, 0.3, cluster="alone")
             assert choice.selection.chosen == alone.chosen
+            assert precisions[choice.selection.chosen] in part.precisions
             assert _CANDIDATES.sizes[choice.selection.chosen] <= part.storage_bytes
 
 
@@ -81,14 +96,14 @@ def test_a_part_that_nothing_fits_is_named_by_its_cluster():
 def test_candidate_without_a_number_is_left_out_and_the_others_go_on(value: float):
     """As if the grid had never had it; places stay those of the whole table."""
     part = Part(storage_bytes=50, energies=[Energy()], devices=1, precisions=("int8", "float32"))
-    for bad in range(4):
+    for bad in range(5):
         losses = _CANDIDATES.quality.losses.copy()
         losses[bad] = value
-        left = np.delete(np.arange(4), bad)
-        broken = replace(_CANDIDATES, quality=Quality(losses, np.zeros(4)))
+        left = np.delete(np.arange(5), bad)
+        broken = replace(_CANDIDATES, quality=Quality(losses, np.zeros(5)))
         whole_grid = Candidates(
             grid=Grid(tuple(_VARIANTS[i] for i in left)),
-            quality=Quality(losses[left], np.zeros(3)),
+            quality=Quality(losses[left], np.zeros(4)),
             sizes=_CANDIDATES.sizes[left],
             tokens=16,
         )
@@ -100,7 +115,14 @@ def test_candidate_without_a_number_is_left_out_and_the_others_go_on(value: floa
 
 
 def test_no_candidate_with_a_number_is_told():
-    broken = replace(_CANDIDATES, quality=Quality(np.full(4, np.nan), np.zeros(4)))
+    broken = replace(_CANDIDATES, quality=Quality(np.full(5, np.nan), np.zeros(5)))
     part = Part(storage_bytes=50, energies=[Energy()], devices=1, precisions=("int8", "float32"))
     with pytest.raises(FleetError, match="'north': no candidate has a finite loss"):
         choose_for(broken, {"north": [part]}, Selection())
+
+
+def test_devices_that_execute_no_candidate_are_told_before_any_choice():
+    part = Part(storage_bytes=50, energies=[Energy()], devices=1, precisions=("int4",))
+    words = "'north': no candidate has a precision that its devices execute: .*float32, int8.*int4"
+    with pytest.raises(FleetError, match=words):
+        choose_for(_CANDIDATES, {"north": [part]}, Selection())

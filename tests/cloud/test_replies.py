@@ -243,7 +243,7 @@ _PLAIN, _OTHER = Energy(), Energy(power_w=1.0)
 @settings(max_examples=60)
 @given(st.sets(st.sampled_from("abcd"), min_size=1))
 def test_what_any_answering_devices_give_is_accepted(names: set[str]) -> None:
-    own = {d.name: (d.storage, d.energy) for d in SPREAD.devices if d.name in names}
+    own = {d.name: (d.storage, d.energy, d.precisions) for d in SPREAD.devices if d.name in names}
     profile = ClusterProfile(name="north", parts=[whole(own.values())])
     check_cluster(SPREAD, "north", profile)
     each = ClusterProfile(name="north", parts=[part for part, _ in kinds(own)])

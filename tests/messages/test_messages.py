@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from acme_fleet.config.devices import Energy, Part
+from acme_fleet.config.devices import Energy, Part, Precision
 from acme_fleet.errors import ProtocolError
 from acme_fleet.links import wire
 from acme_fleet.links.wire import decode, encode
@@ -290,6 +290,7 @@ _DOCUMENT_FIELDS = {
 # Lists whose length is not that of a device's data.
 _LIST_FIELDS = {
     ("BackboneAssignment", "class_names"),
+    ("DeviceProfile", "precisions"),
     ("HeaderAssignment", "class_names"),
     ("BackboneAssignment", "parts"),
     ("ClusterProfile", "parts"),
@@ -341,8 +342,9 @@ def test_every_other_field_is_a_number_a_name_or_a_listed_document():
         parts = _parts(annotation)
         if (kind, name) in _DOCUMENT_FIELDS | _LIST_FIELDS | _TENSOR_FIELDS.keys():
             continue
-        # Energy is seven numbers of a device's data sheet.
-        assert parts <= _SCALARS | {Energy}, f"{kind}.{name} may carry {parts}"
+        # Energy is ten numbers of a device's data sheet, a precision one of four words.
+        listed = {Energy, Literal, *get_args(Precision)}
+        assert parts <= _SCALARS | listed, f"{kind}.{name} may carry {parts}"
 
 
 def test_listed_fields_exist():
@@ -358,8 +360,8 @@ def test_no_field_bears_the_name_of_raw_data():
 def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
     """Of the tensor fields, only these go upwards; the last two where they were asked for.
 
-    The lists are of a header's channels and, where the fleet asks for them, of the numbers of the
-    classes that a device trains on: the edge checks that they ascend and exist.
+    The lists are of precisions, of a header's channels and, where the fleet asks for them, of the
+    numbers of the classes that a device trains on: the edge checks that they ascend and exist.
     """
     uploads = {ImportanceUpload, WeightsUpload, ByClassUpload, MaskedUpload}
     up = {DeviceProfile, FeatureSample, RoundReport, DeviceReport, *uploads}
@@ -374,6 +376,7 @@ def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
         ("MaskedUpload", "shares"),
     }
     checked = {
+        ("DeviceProfile", "precisions"),
         ("WeightsUpload", "kept"),
         ("ByClassUpload", "kept"),
         ("ByClassUpload", "held"),

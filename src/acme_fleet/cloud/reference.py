@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import Origin
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import load_backbone, load_head
-from acme_fleet.models.backbone.elastic import is_full_width
+from acme_fleet.models.backbone.elastic import is_full_width, with_vocabulary
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
@@ -51,7 +51,12 @@ class ReferenceResult:
 
 
 def untrained_reference(
-    settings: Fleet, public: Splits, class_names: list[str], *, shape_alone: bool = False
+    settings: Fleet,
+    public: Splits,
+    class_names: list[str],
+    vocabulary: Sequence[int] | None = None,
+    *,
+    shape_alone: bool = False,
 ) -> Classifier:
     """The reference before its training on the public data: a checkpoint, or a new ViT.
 
@@ -75,7 +80,8 @@ def untrained_reference(
             return shape_of_vit(task, config, class_names)
         return new_vit(task, config, class_names, settings.seed)
     with seeded(derive_seed(settings.seed, "reference")):
-        model, own_head = _from_checkpoint(task, settings.reference, inputs, class_names)
+        of = settings.reference, inputs, class_names, vocabulary
+        model, own_head = _from_checkpoint(task, *of)
     if not (own_head or public.labelled):
         for parameter in model.head.parameters():
             nn.init.zeros_(parameter)
@@ -128,9 +134,14 @@ def known_pooling(settings: Reference, hidden: int) -> Pooling | None:
 
 
 def checkpoint_backbone(
-    settings: Reference, inputs: Mapping[str, Tensor]
+    settings: Reference, inputs: Mapping[str, Tensor], vocabulary: Sequence[int] | None = None
 ) -> tuple[PreTrainedModel, Pooling | None]:
     """A checkpoint's untouched backbone for such inputs, and how it is known to be pooled.
+
+    Args:
+        settings: name the checkpoint.
+        inputs: images, whose size it takes, or texts.
+        vocabulary: the tokens that it keeps; none keeps all.
 
     Raises:
         FleetError: if it cannot be loaded, or its own pooling file cannot be followed.
@@ -139,16 +150,22 @@ def checkpoint_backbone(
     pixels = inputs.get("pixel_values")
     side = None if pixels is None else pixels.shape[-1]
     backbone = load_backbone(settings.checkpoint, settings.revision, side)
+    if vocabulary is not None:
+        backbone = with_vocabulary(backbone, vocabulary)
     return backbone, known_pooling(settings, backbone.config.hidden_size)
 
 
 def _from_checkpoint(
-    task: Task, settings: Reference, inputs: dict[str, Tensor], class_names: list[str]
+    task: Task,
+    settings: Reference,
+    inputs: dict[str, Tensor],
+    class_names: list[str],
+    vocabulary: Sequence[int] | None,
 ) -> tuple[Classifier, bool]:
     """The checkpoint as a classifier, and whether it came with a head for these classes."""
     checkpoint, revision = settings.checkpoint, settings.revision
     assert checkpoint is not None
-    backbone, known = checkpoint_backbone(settings, inputs)
+    backbone, known = checkpoint_backbone(settings, inputs, vocabulary)
     config = backbone.config
     config.pooling = known or config.pooling
     if not is_full_width(config):

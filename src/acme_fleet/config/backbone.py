@@ -124,6 +124,8 @@ class Backbone(Settings):
     """Candidate shares of the hidden size, the third part of the width; with 1 alone it stays."""
     depths: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 2, 3, 4, 5, 6]
     """Candidate depths d: numbers of layers, at most the reference's."""
+    vocabulary: PositiveInt | None = None
+    """Tokens that text models keep: those of the public texts first; none keeps all."""
     precisions: Precisions = ("float32",)
     """Candidate precisions of the weights; a device gets none that its runtime lacks."""
     allocation: Literal["uniform", "global"] = "uniform"

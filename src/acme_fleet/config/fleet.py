@@ -83,6 +83,8 @@ class Fleet(Settings):
             raise ValueError(
                 "data.source text needs a text model and its tokenizer in reference.checkpoint"
             )
+        if self.data.source != "text" and self.backbone.vocabulary is not None:
+            raise ValueError("backbone.vocabulary is for texts, not images")
         if self.data.source == "text" and (self.reference.crop_padding or self.reference.flip):
             raise ValueError("reference.crop_padding and reference.flip are for images, not texts")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +67,7 @@ class World:
         private: each device's, by device name. Its test samples are of its own distribution.
         classes: the classes' names, in the order of the labels.
         preprocessing: how an image or text file becomes a sample.
+        vocabulary: numbers that the tokens have in the checkpoint, where it is cut to some.
     """
 
     shared: dict[str, Samples]
@@ -74,6 +75,7 @@ class World:
     classes: list[str]
     preprocessing: Preprocessing
     _public: Splits | None
+    vocabulary: list[int] | None = None
 
     @property
     def public(self) -> Splits:
@@ -112,9 +114,21 @@ def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
         known = None
     elif fleet.data.source == "text":
         known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens, revision)
+        if fleet.backbone.vocabulary is not None:
+            return _with_vocabulary(fleet, known, fleet.backbone.vocabulary, only)
     else:
         known = read_normalization(checkpoint, revision)
     return distribute(fleet, open_source(fleet.data, known), only)
+
+
+def _with_vocabulary(
+    fleet: Fleet, known: TextPreprocessing, size: int, only: Collection[str] | None
+) -> World:
+    """Everybody's texts in the tokens of a smaller vocabulary, that of the public texts."""
+    public = distribute(fleet, open_source(fleet.data, known), []).public
+    kept = known.kept_tokens([public.train, public.validation], size)
+    world = distribute(fleet, open_source(fleet.data, known.cut(kept)), only)
+    return replace(world, vocabulary=kept)
 
 
 def distribute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from acme_fleet.data.checkpoint_files import config_content, located, shown, tokenizer_content
 from acme_fleet.data.raw import Columns, RawSamples, as_objects, coded, joined, owners
+from acme_fleet.data.samples import Samples
 from acme_fleet.data.sources.files import require_columns
+from acme_fleet.data.vocabulary import cut_tokenizer, kept_tokens
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, read_regular, reading
 
@@ -80,6 +83,32 @@ class TextPreprocessing(BaseModel):
             pad_id=pad_id,
             vocabulary=size if isinstance(size, int) and size > 0 else None,
             special_tokens=special,
+        )
+
+    def kept_tokens(self, samples: Sequence[Samples], size: int) -> list[int]:
+        """Numbers of the tokens of a smaller vocabulary, see :func:`vocabulary.kept_tokens`.
+
+        Args:
+            samples: texts whose tokens come first.
+            size: of the new vocabulary.
+
+        Raises:
+            FleetError: if it cannot be made.
+        """
+        uses = Counter[int]()
+        for texts in samples:
+            real = texts.inputs["input_ids"][texts.inputs["attention_mask"] != 0]
+            uses.update(real.tolist())
+        return kept_tokens(self.tokenizer, uses, size)
+
+    def cut(self, kept: Sequence[int]) -> TextPreprocessing:
+        """The same, for a model that knows these tokens alone, numbered anew."""
+        return TextPreprocessing(
+            tokenizer=cut_tokenizer(self.tokenizer, kept),
+            max_tokens=self.max_tokens,
+            pad_id=list(kept).index(self.pad_id),
+            vocabulary=len(kept),
+            special_tokens=self.special_tokens,
         )
 
     def inputs(self, texts: Iterable[str]) -> dict[str, Tensor]:

@@ -97,7 +97,8 @@ class Plan:
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`make_plan`."""
     world = load_world(fleet)
-    reference = untrained_reference(fleet, world.public, world.classes, shape_alone=True)
+    of = fleet, world.public, world.classes, world.vocabulary
+    reference = untrained_reference(*of, shape_alone=True)
     return make_plan(fleet, world, reference)
 
 

@@ -22,7 +22,7 @@ from acme_fleet.outside import one_line
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8, torch.uint8)
+_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int8)
 MOST_DEVICES = 10_000
 """Of a cluster; what a message says of each of them is no longer than that."""
 MOST_BYTES = 2**31 - 1
@@ -44,6 +44,16 @@ def _check_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a tensor name")
         _check_tensor(tensor)
+    return tensors
+
+
+def _check_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As for others; at int4 two weights are in a byte."""
+    halves = {name: tensor for name, tensor in tensors.items() if tensor.dtype == torch.uint8}
+    if any(tensor.ndim != 2 for tensor in halves.values()):
+        raise ValueError("weights of four bits are a matrix")
+    _check_names({name: tensor.view(torch.int8) for name, tensor in halves.items()})
+    _check_names({name: tensor for name, tensor in tensors.items() if name not in halves})
     return tensors
 
 
@@ -78,6 +88,7 @@ def _check_depth(document: dict[str, Any]) -> dict[str, Any]:
 
 OneTensor = Annotated[Tensor, AfterValidator(_check_tensor)]
 Tensors = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_names)]
+Weights = Annotated[dict[str, Tensor], Field(max_length=20_000), AfterValidator(_check_weights)]
 Shares = Annotated[Tensors, Field(min_length=1), AfterValidator(_check_shares)]
 ShareSum = Annotated[OneTensor, AfterValidator(_check_sum)]
 Share = Annotated[float, Field(ge=0, le=1)]

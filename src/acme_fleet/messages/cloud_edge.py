@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from acme_fleet.config.backbone import Width
-from acme_fleet.config.devices import Name, Part
+from acme_fleet.config.devices import Name, Part, Precision
 from acme_fleet.messages.base import (
     MODEL_LIMITS,
     MOST_DEVICES,
@@ -28,6 +28,7 @@ from acme_fleet.messages.base import (
     Reason,
     Share,
     Tensors,
+    Weights,
 )
 from acme_fleet.messages.edge_device import DeviceReport
 
@@ -45,7 +46,7 @@ class ClusterProfile(Message):
 class BackboneAssignment(Message):
     """Cloud to edge: θ~_s = (θ0^H, δ(θ0^B, w, d)), the backbone chosen for some parts of it.
 
-    ``hidden`` is its share of the hidden size.
+    ``hidden`` is its share of the hidden size; its weights are stored at ``precision``.
     """
 
     limits = MODEL_LIMITS
@@ -55,8 +56,9 @@ class BackboneAssignment(Message):
     width: Width
     depth: PositiveCount
     hidden: Width = 1.0
+    precision: Precision = "float32"
     config: Document
-    backbone: Tensors
+    backbone: Weights
     classifier: Tensors
     class_names: ClassNames
     preprocessing: Document

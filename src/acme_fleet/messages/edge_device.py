@@ -34,6 +34,7 @@ from acme_fleet.messages.base import (
     Shares,
     ShareSum,
     Tensors,
+    Weights,
 )
 
 
@@ -62,7 +63,7 @@ class HeaderAssignment(Message):
     limits = MODEL_LIMITS
 
     config: Document
-    backbone: Tensors
+    backbone: Weights
     plan: Document
     header: Tensors
     linear: Tensors

@@ -265,7 +265,9 @@ class Bench:
     def reference(self) -> Classifier:
         """θ0 as it was before reordering and distillation."""
         _ = self.elastic  # its making leaves the reference on disk
-        model = untrained_reference(self.fleet, self.world.public, self.world.classes)
+        model = untrained_reference(
+            self.fleet, self.world.public, self.world.classes, self.world.vocabulary
+        )
         tensors, _ = read_tensors(RunDirectory(self.run_folder).cloud / "reference.safetensors")
         model.load_state_dict(tensors)
         return model.requires_grad_(False).eval()

@@ -72,7 +72,7 @@ def trained_demo(seed: int) -> TrainedDemo:
     source = load_source(fleet.data)
     world = distribute(fleet, source)
     train, validation = world.public.train, world.public.validation
-    reference = untrained_reference(fleet, world.public, world.classes)
+    reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     draw = generator(seed, "reference training")
     fit(CLASSIFICATION, reference, train, fleet.reference.training, draw, validation=validation)
     return TrainedDemo(fleet, reference, train, validation, source.test)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +155,29 @@ def as_elastic(model: PreTrainedModel) -> PreTrainedModel:
     wanted = elastic.state_dict().keys()
     elastic.load_state_dict({k: v for k, v in model.state_dict().items() if k in wanted})
     return elastic
+
+
+def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
+    """A copy of a text model that knows these tokens alone, numbered anew in their order.
+
+    Raises:
+        FleetError: if the model has no table of words, or one that lacks a token.
+    """
+    words = model.get_input_embeddings()
+    if not isinstance(words, nn.Embedding) or max(kept) >= words.num_embeddings:
+        known = words.num_embeddings if isinstance(words, nn.Embedding) else 0
+        raise FleetError(
+            f"backbone.vocabulary: the tokenizer has the token {max(kept)}, the checkpoint's model "
+            f"knows {known}, from 0"
+        )
+    content, pad = described(model.config), model.config.pad_token_id
+    content["vocab_size"] = len(kept)
+    content["pad_token_id"] = kept.index(pad) if pad in kept else None
+    small, state = build(type(model.config).from_dict(content), "cpu"), model.state_dict()
+    name = next(name for name, module in model.named_modules() if module is words)
+    state[f"{name}.weight"] = words.weight.detach()[torch.tensor(kept)]
+    small.load_state_dict(state)
+    return small
 
 
 def _slices(config: PreTrainedConfig, heads: int, neurons: int) -> dict[str, tuple[slice, ...]]:

@@ -64,6 +64,9 @@ class Grid:
 def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
     """Every width at every hidden size, depth and precision, narrow and shallow first.
 
+    The whole reference is always among them, at each precision: who cannot do better than
+    quantisation alone should see it.
+
     Raises:
         FleetError: if a depth exceeds the reference's layers, or its family cannot have a hidden
             size.
@@ -80,6 +83,7 @@ def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
     shares = itertools.product(sorted(set(settings.widths)), sorted(set(settings.hidden)))
     depths = sorted(set(settings.depths))
     cuts = [Variant(w, depth, hidden) for w, hidden in shares for depth in depths]
+    cuts = list(dict.fromkeys([*cuts, Variant.whole(sizes.layers)]))
     return Grid(tuple(cut.at(precision) for cut in cuts for precision in settings.precisions))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from acme_fleet.config.backbone import Backbone
@@ -17,7 +17,7 @@ from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
-from acme_fleet.distillation.elastic import relative_error
+from acme_fleet.distillation.elastic import relative_errors
 from acme_fleet.distillation.maps import mapped_heads, pooled_map, pooled_vectors
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import smallest_genotype
@@ -104,10 +104,15 @@ class Quality:
         losses: the objective f^1: the task's mean loss with θ0^H or, without labels, the error of
             the pooled features, see :func:`feature_quality`.
         scores: with θ0^H, for people to read; nothing is chosen by them. None without labels.
+        each: the loss of each sample, in one order for all candidates; NaN where it is not known.
+        estimated: true where a loss is an estimate, see :mod:`acme_fleet.cloud.first_pass`; none
+            has no estimates.
     """
 
     losses: Float[np.ndarray, " candidates"]
     scores: Float[np.ndarray, " candidates"] | None
+    each: Float[np.ndarray, "candidates samples"] | None = None
+    estimated: Bool[np.ndarray, " candidates"] | None = None
 
 
 def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
@@ -162,7 +167,9 @@ def sent_quality(
         result = evaluate(task, whole.classifier.cpu(), validation)
         at = grid.variants.index(elastic.whole)
         assert found.scores is not None
+        assert found.each is not None
         found.losses[at], found.scores[at] = result.loss, result.score
+        found.each[at] = np.nan
     return found
 
 
@@ -194,15 +201,17 @@ def feature_quality(
         return pooled_vectors(model, variant, samples, batch_size, on_batch)
 
     theirs, losses = pooled(teacher, teacher.whole, validation), np.zeros(len(grid))
+    each = np.zeros((len(grid), len(validation)), dtype=np.float32)
     lesson = None if known is None else pooled(teacher, teacher.whole, known)
     for i in parts:
         mine = pooled(elastic, grid.variants[i], validation)
         if known is not None and lesson is not None:
             of = pooled(elastic, grid.variants[i], known)
             mine = pooled_map(elastic, grid.variants[i], of, lesson)(mine)
-        losses[i] = float(relative_error(mine[:, None], theirs[:, None], None))
+        errors = relative_errors(mine[:, None], theirs[:, None], None)
+        losses[i], each[i] = float(errors.mean()), errors.mean(dim=1).cpu()
     teacher.classifier.cpu()
-    return Quality(losses, None)
+    return Quality(losses, None, each)
 
 
 @torch.no_grad()
@@ -227,17 +236,23 @@ def candidate_quality(
         heads: a head for each candidate in place of θ0^H.
     """
     results = [Evaluation()] * len(grid)
+    each = np.zeros((len(grid), len(validation)), dtype=np.float32)
     shapes = [elastic.shape(variant) for variant in grid.variants]
     done, total = 0, len(grid) * -(-len(validation) // batch_size)
     batches, _ = by_length(validation, batch_size)
+    start = 0
     for batch in batches:
+        rows = slice(start, start := start + len(batch))
         for candidate, shape in enumerate(shapes):
             run = elastic.run(shape, batch.inputs)
             outputs = heads[candidate](run.activations.pooled) if heads else run.logits
             results[candidate] += task.evaluation(outputs, batch.labels)
+            losses = task.loss(outputs, batch.labels.to(outputs.device), "none")
+            each[candidate, rows] = losses.reshape(len(batch), -1).sum(dim=1).cpu()
             done += 1
             progress(done, total)
     return Quality(
         np.array([result.loss for result in results]),
         np.array([result.score for result in results]),
+        each,
     )

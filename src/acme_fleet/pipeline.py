@@ -295,6 +295,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             **vars(grid.variants[i]),
             loss=float(choice.objectives[i, 0]),
             accuracy=None if choice.scores is None else float(choice.scores[i]),
+            estimated=choice.estimated is not None and bool(choice.estimated[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import acme_fleet
+from acme_fleet.cloud import first_pass
+from acme_fleet.cloud.stored import read_quality
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.inspection.explain import explain_device
 from acme_fleet.inspection.plan import examine
+from acme_fleet.report.terminal.reasons import print_explanation
 from acme_fleet.report.terminal.run import print_plan, print_summary
 from acme_fleet.runs.summary import Summary
 from tiny_texts import said
@@ -120,3 +123,30 @@ def test_a_checkpoints_features_are_learned_by_cut_backbones(
     assert isinstance(model, nn.Module)
     ids = torch.tensor([[2, 3, 4]])
     assert model(ids, torch.ones_like(ids)).shape == (1, 3)
+
+
+def test_a_large_grid_is_judged_in_two_passes(
+    tiny: Callable[..., Fleet],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The choice is that of one pass; a second start reads what the first one judged."""
+    monkeypatch.setattr(first_pass, "LARGE", 4)
+    grid = {"widths": [0.5, 1.0], "hidden": [0.5, 1.0], "depths": [1, 2]}
+    fleets = [
+        tiny(**{f"backbone.{name}": value for name, value in {**grid, "first_pass": few}.items()})
+        for few in (40, 0)
+    ]
+    few, full = (acme_fleet.customize(f, tmp_path / str(i)) for i, f in enumerate(fleets))
+    candidates = [c for cluster in few.clusters for c in cluster.candidates]
+    assert any(c.estimated for c in candidates)
+    assert not any(c.estimated and (c.on_front or c.chosen) for c in candidates)
+    assert not any(c.estimated for cluster in full.clusters for c in cluster.candidates)
+    assert [c.variant for c in few.clusters] == [c.variant for c in full.clusters]
+    print_explanation(explain_device(tmp_path / "0", "cam-1"))
+    told = capsys.readouterr().out
+    assert "≈" in told
+    read = read_quality(tmp_path / "0" / "cloud" / "candidates.json")
+    assert read.estimated is not None
+    assert read.estimated.sum() == sum(c.estimated for c in few.clusters[0].candidates)

@@ -62,8 +62,8 @@ def test_a_new_task_is_one_class_and_one_entry(
     summary = acme_fleet.customize(fleet, tmp_path / "run")
     assert summary.probe is None  # no regression to compare with
     assert task.imitated
-    # importance and evaluations; training; many devices together
-    assert task.reductions == {"sum", "mean", "none"} - ({"none"} if at_once == 1 else set())
+    # importance and evaluations; training; candidates, and many devices together
+    assert task.reductions == {"sum", "mean", "none"}
     world = load_world(fleet)
     for device in summary.devices:
         test = world.private[device.name].test

@@ -286,6 +286,17 @@ def test_a_cut_hidden_size_is_shown(html: str, two: Summary, tmp_path: Path) -> 
     assert text.count("<th>hidden</th>") == 1
 
 
+def test_estimated_losses_are_told(html: str, two: Summary, tmp_path: Path) -> None:
+    words = "estimates from a few samples"
+    assert words not in html
+    first, second = two.clusters
+    candidates = [c.model_copy(update={"estimated": not c.on_front}) for c in first.candidates]
+    some = two.model_copy(
+        update={"clusters": [first.model_copy(update={"candidates": candidates}), second]}
+    )
+    assert words in write(tmp_path / "some.html", some)
+
+
 def test_what_else_was_tried_is_shown(html: str, two: Summary) -> None:
     text = re.sub(r"<[^>]+>", " ", html)
     for one in two.clusters[0].contenders:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
@@ -43,6 +43,7 @@ class ClusterChoice:
         storage_bytes: min C_n over them. The rest is of the part with that limit.
         objectives: loss, energy in J, size in bytes.
         scores: on the data of the losses; None without labels.
+        estimated: true for candidates whose loss and score are estimates; None has none.
         selection: the front and the choice (Eq. 11-13).
     """
 
@@ -51,6 +52,7 @@ class ClusterChoice:
     storage_bytes: int
     objectives: Float[np.ndarray, "candidates 3"]
     scores: Float[np.ndarray, " candidates"] | None
+    estimated: Bool[np.ndarray, " candidates"] | None
     selection: Match
 
 
@@ -98,4 +100,12 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
         front=usable[found.front],
         chosen=int(usable[found.chosen]),
     )
-    return ClusterChoice(edge, [], part.storage_bytes, objectives, quality.scores, selection)
+    return ClusterChoice(
+        edge,
+        [],
+        part.storage_bytes,
+        objectives,
+        quality.scores,
+        quality.estimated,
+        selection,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from acme_fleet.config.backbone import Backbone
@@ -18,7 +18,7 @@ from acme_fleet.config.header import Header
 from acme_fleet.cost.size import stored_model, stored_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
-from acme_fleet.distillation.elastic import relative_error
+from acme_fleet.distillation.elastic import relative_errors
 from acme_fleet.distillation.maps import mapped_heads, pooled_map, pooled_vectors
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import smallest_genotype
@@ -113,10 +113,15 @@ class Quality:
         losses: the objective f^1: the task's mean loss with θ0^H or, without labels, the error of
             the pooled features, see :func:`feature_quality`.
         scores: with θ0^H, for people to read; nothing is chosen by them. None without labels.
+        each: the loss of each sample, in one order for all candidates; NaN where it is not known.
+        estimated: true where a loss is an estimate, see :mod:`acme_fleet.cloud.first_pass`; none
+            has no estimates.
     """
 
     losses: Float[np.ndarray, " candidates"]
     scores: Float[np.ndarray, " candidates"] | None
+    each: Float[np.ndarray, "candidates samples"] | None = None
+    estimated: Bool[np.ndarray, " candidates"] | None = None
 
 
 def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
@@ -200,6 +205,7 @@ def feature_quality(
         return pooled_vectors(model, variant, samples, batch_size, on_batch)
 
     theirs, losses = pooled(teacher, teacher.whole, validation), np.zeros(len(grid))
+    each = np.zeros((len(grid), len(validation)), dtype=np.float32)
     lesson = None if known is None else pooled(teacher, teacher.whole, known)
     for i in parts:
         variant = grid.variants[i]
@@ -207,9 +213,10 @@ def feature_quality(
         mine = pooled(source, variant, validation)
         if known is not None and lesson is not None and source is elastic:
             mine = pooled_map(source, variant, pooled(source, variant, known), lesson)(mine)
-        losses[i] = float(relative_error(mine[:, None], theirs[:, None], None))
+        errors = relative_errors(mine[:, None], theirs[:, None], None)
+        losses[i], each[i] = float(errors.mean()), errors.mean(dim=1).cpu()
     teacher.classifier.cpu()
-    return Quality(losses, None)
+    return Quality(losses, None, each)
 
 
 @torch.no_grad()
@@ -236,20 +243,25 @@ def candidate_quality(
         whole: the whole model, where it is not cut from ``elastic``.
     """
     results = [Evaluation()] * len(grid)
+    each = np.zeros((len(grid), len(validation)), dtype=np.float32)
     batches = list(by_length(validation, batch_size)[0])
     calls, total = itertools.count(1), len(grid) * len(batches)
     for candidate, variant in enumerate(grid.variants):
         model = whole if whole and variant.trained == elastic.whole else elastic
         model.classifier.to(elastic.classifier.head.weight.device)
-        arch = model.shape(variant)
+        arch, start = model.shape(variant), 0
         tensors = model.tensors(arch)
         for batch in batches:
             run = model.run(arch, batch.inputs, tensors)
             own = heads[candidate] if heads and model is elastic else None
             outputs = own(run.activations.pooled) if own else run.logits
             results[candidate] += task.evaluation(outputs, batch.labels)
+            losses = task.loss(outputs, batch.labels.to(outputs.device), "none")
+            rows = slice(start, start := start + len(batch))
+            each[candidate, rows] = losses.reshape(len(batch), -1).sum(dim=1).cpu()
             progress(next(calls), total)
     return Quality(
         np.array([result.loss for result in results]),
         np.array([result.score for result in results]),
+        each,
     )

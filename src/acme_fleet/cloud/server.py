@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
+from acme_fleet.cloud.first_pass import Costs, costs_of, judged
 from acme_fleet.cloud.importance import objective_of, taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
@@ -319,12 +321,13 @@ class CloudServer:
             FleetError: if no candidate has a finite loss, or none fits a cluster.
             QuorumError: if too few edges answer.
         """
-        quality = self._quality(elastic)
+        sizes = candidate_sizes(elastic, self.grid, self._settings.header)
+        quality = self._quality(elastic, costs_of(self.grid, sizes, self._settings))
         self.left_out = without_loss(self.grid, quality, self._settings)
         candidates = Candidates(
             grid=self.grid,
             quality=quality,
-            sizes=candidate_sizes(elastic, self.grid, self._settings.header),
+            sizes=sizes,
             tokens=patches(self._initial.backbone.config, self._public.train.inputs),
         )
 
@@ -335,14 +338,15 @@ class CloudServer:
         self._parts = {edge: profile.parts for edge, profile in profiles.items()}
         return choose_for(candidates, self._parts, self._settings.selection)
 
-    def _quality(self, elastic: ElasticClassifier) -> Quality:
+    def _quality(self, elastic: ElasticClassifier, costs: Costs) -> Quality:
         path = self._folder / "candidates.json"
         if if_sound(path, read_quality) is None:
             with self._journal.stage("cloud", "candidate losses") as progress:
                 elastic.classifier.to(self._accelerator)
-                models, known = (elastic, self._whole(elastic)), self._mapped()
-                judged = self.grid, self._public.validation
-                found = sent_quality(self._task, *models, *judged, progress, known)
+                models, known = (self._task, elastic, self._whole(elastic)), self._mapped()
+                judge = partial(sent_quality, *models, progress=progress, known=known)
+                few, draw = self._settings.backbone.first_pass, self._draw("first pass")
+                found = judged(judge, self.grid, self._public.validation, costs, few, draw)
                 elastic.classifier.cpu()
             write_quality(path, found)
         return read_quality(path)

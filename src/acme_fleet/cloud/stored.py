@@ -18,13 +18,14 @@ from acme_fleet.runs.sealed import read_sealed_json, write_sealed_json
 class _StoredQuality:
     """``candidates.json``: a number for each candidate; a loss need not be finite.
 
-    Without labels there are no accuracies.
+    Without labels there are no accuracies. ``estimated`` is missing where nothing is.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     losses: list[float]
     accuracies: list[float] | None
+    estimated: list[bool] | None = None
 
 
 def write_quality(path: Path, quality: Quality) -> None:
@@ -34,7 +35,12 @@ def write_quality(path: Path, quality: Quality) -> None:
         WriteError: if it cannot be written.
     """
     accuracies = None if quality.scores is None else quality.scores.tolist()
-    write_sealed_json(path, vars(_StoredQuality(quality.losses.tolist(), accuracies)))
+    stored = vars(_StoredQuality(quality.losses.tolist(), accuracies))
+    if quality.estimated is None:
+        del stored["estimated"]  # the file is the one of before there were estimates
+    else:
+        stored["estimated"] = quality.estimated.tolist()
+    write_sealed_json(path, stored)
 
 
 def read_quality(path: Path) -> Quality:
@@ -45,7 +51,8 @@ def read_quality(path: Path) -> Quality:
     """
     stored = read_sealed_json(path, _StoredQuality)
     accuracies = None if stored.accuracies is None else np.array(stored.accuracies)
-    return Quality(np.array(stored.losses), accuracies)
+    estimated = None if stored.estimated is None else np.array(stored.estimated)
+    return Quality(np.array(stored.losses), accuracies, estimated=estimated)
 
 
 def read_importance(path: Path) -> Importance:

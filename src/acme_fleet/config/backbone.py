@@ -137,6 +137,9 @@ class Backbone(Settings):
     """Public training samples on which importance is measured."""
     distillation: Distillation = Distillation()
     """Distillation that trains the candidates."""
+    first_pass: Annotated[int, Field(ge=0)] = 512
+    """Public validation samples on which a grid of more than 100 candidates is judged first; those
+    that may be on the front are then judged on all. 0 judges every candidate on all."""
 
 
 class Selection(Settings):

@@ -185,6 +185,15 @@ def relative_error(
 
     A single token, or tokens that are all equal, have no variance, and their error counts 0.
     """
+    return relative_errors(mine, theirs, mask).mean()
+
+
+def relative_errors(
+    mine: Float[Tensor, "batch tokens channels"],
+    theirs: Float[Tensor, "batch tokens channels"],
+    mask: Bool[Tensor, "batch tokens"] | None,
+) -> Float[Tensor, "real channels"]:
+    """The same of each real token and channel."""
     if mask is not None:
         mine, theirs = mine[mask], theirs[mask]
     theirs = theirs.reshape(-1, theirs.shape[-1]).float()
@@ -192,7 +201,7 @@ def relative_error(
     # A channel that hardly varies in this batch must not outweigh the others.
     floor = 1e-3 * variance.mean()
     floor = torch.where(floor > 0, floor, torch.inf)
-    return ((mine.reshape(theirs.shape) - theirs).square() / variance.clamp(min=floor)).mean()
+    return (mine.reshape(theirs.shape) - theirs).square() / variance.clamp(min=floor)
 
 
 def _square_error(

@@ -62,11 +62,13 @@ class Candidate(_OfVariant):
     ``loss`` and ``accuracy`` on the cloud's public validation data, ``energy_j`` of the cluster's
     worst device, ``size_bytes`` of the whole model as shipped with the smallest header. Where these
     data have no labels, ``accuracy`` is none, and ``loss`` is the squared error of the pooled
-    features over the reference's variance.
+    features over the reference's variance. ``estimated`` are both where the grid is large and the
+    candidate was judged on a few samples alone.
     """
 
     loss: float
     accuracy: Share | None
+    estimated: bool = False
     energy_j: Amount
     size_bytes: Size
     feasible: bool

@@ -106,7 +106,7 @@ def _print_candidates(console: Console, found: Explanation) -> None:
         table.add_row(
             _name(candidate),
             f"{candidate.size_bytes:,}",
-            f"{candidate.loss:.4f}",
+            f"{'≈ ' if candidate.estimated else ''}{candidate.loss:.4f}",
             energy_text(candidate.energy_j),
             " ".join(map(str, coordinates[row])) if row in coordinates else "–",
             found.verdict(row),
@@ -185,12 +185,14 @@ def _print_measured(console: Console, found: Explanation) -> None:
 
 
 def _measured_on(candidates: Sequence[Candidate]) -> str:
+    some = any(candidate.estimated for candidate in candidates)
+    estimates = " Where they stand after ≈, a few of these samples tell them." if some else ""
     if any(candidate.accuracy is None for candidate in candidates):
         return (
             "Loss: squared error of the pooled features over the reference's variance, public "
             "validation data without labels. The accuracy is not known."
-        )
-    return "Loss and accuracy: public validation data, the reference's linear header."
+        ) + estimates
+    return f"Loss and accuracy: public validation data, the reference's linear header.{estimates}"
 
 
 def _points(other: float | None, now: float | None) -> str:

@@ -39,9 +39,10 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
+from event_records import event_records
 
 Handle = Callable[[DeviceClient, Message], Message]
 
@@ -88,7 +89,7 @@ def _names(summary) -> list[str]:
 
 def _received(path: Path, device: str, kind: str) -> int:
     """Bytes and number of messages that a device got."""
-    events = read_events(path / "events.jsonl")
+    events = event_records(path / "events.jsonl")
     return sum(event.get("to") == device and event["type"] == kind for event in events)
 
 

@@ -18,10 +18,11 @@ from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import ProtocolError, QuorumError, RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import RoundStart
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.summary import Summary, Traffic
 from conftest import models_of
+from event_records import event_records
 
 
 class Whole(NamedTuple):
@@ -76,7 +77,7 @@ def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
 
     def counted(journal: Journal, *told: object) -> None:
         message(journal, *told)  # type: ignore[arg-type]
-        if sum("bytes" in event for event in read_events(journal._path)) == number:
+        if sum("bytes" in event for event in event_records(journal._path)) == number:
             raise KeyboardInterrupt
 
     patch.setattr(Journal, "message", counted)
@@ -105,7 +106,7 @@ def test_run_that_was_interrupted_at_every_message(fleet: Fleet, whole: Whole, t
 
 
 def _messages(path: Path) -> list[dict[str, object]]:
-    return [event for event in read_events(path / "events.jsonl") if "bytes" in event]
+    return [event for event in event_records(path / "events.jsonl") if "bytes" in event]
 
 
 def _key(event: dict[str, object]) -> tuple[object, ...]:

@@ -37,9 +37,10 @@ from acme_fleet.network.hosts.up import services
 from acme_fleet.pipeline import customize
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
+from event_records import event_records
 from tiny_fleet import tiny
 
 _RUN_S = 420
@@ -109,19 +110,19 @@ _MEASURED = {"DeviceReport": 32, "ClusterReport": 64}
 
 def _messages(path: Path) -> Counter[tuple[str, str, str, int]]:
     """Messages with their exact sizes, but for those that hold a measured number."""
-    events = [event for event in read_events(path) if "bytes" in event]
+    events = [event for event in event_records(path) if "bytes" in event]
     return Counter(
         (e["from"], e["to"], e["type"], 0 if e["type"] in _MEASURED else e["bytes"]) for e in events
     )
 
 
 def _measured(path: Path) -> dict[tuple[str, str], int]:
-    events = [event for event in read_events(path) if event.get("type") in _MEASURED]
+    events = [event for event in event_records(path) if event.get("type") in _MEASURED]
     return {(e["from"], e["type"]): e["bytes"] for e in events}
 
 
 def _stages(path: Path) -> Counter[tuple[str, str]]:
-    return Counter((e["actor"], e["stage"]) for e in read_events(path) if "stage" in e)
+    return Counter((e["actor"], e["stage"]) for e in event_records(path) if "stage" in e)
 
 
 def _finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str) -> Summary:
@@ -373,9 +374,9 @@ def _without(silent: dict[str, dict[str, int]], fleet: Fleet, path: Path) -> Emb
         for cluster in fleet.clusters:
             roles = {d.name: device_role(fleet, d, world, run, journal) for d in cluster.devices}
             peers = {name: Silent(role, silent.get(name, {})) for name, role in roles.items()}
-            link: Link = EmbeddedLink(cluster.name, peers, journal)
+            link: Link = EmbeddedLink(cluster.name, peers, journal, "device")
             edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
-        return nullcontext(EmbeddedLink("cloud", edges, journal))
+        return nullcontext(EmbeddedLink("cloud", edges, journal, "cloud"))
 
     return Embedded(path, customize(fleet, path, connect=connect))
 

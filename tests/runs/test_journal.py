@@ -14,16 +14,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_fleet.errors import DamagedError, WriteError
-from acme_fleet.runs.journal import Journal, method_and_resent, read_events, read_journal
+from acme_fleet.runs.journal import (
+    Event,
+    FaultEvent,
+    Journal,
+    MessageEvent,
+    StageEvent,
+    messages_of,
+    method_and_resent,
+    read_events,
+    read_journal,
+    stages_of,
+)
 
 
-def _filled(path: Path) -> list[dict[str, Any]]:
+def _filled(path: Path) -> list[Event]:
     path.unlink(missing_ok=True)
     journal = Journal(path)
-    journal.message("north", "cam-1", "RoundStart", 100, "round 1")
-    with journal.stage("cam-1", "round 1"):
+    journal.message(
+        *("north", "cam-1", "RoundStart", 100),
+        tier="device",
+        direction="down",
+        occasion="round 1",
+    )
+    with journal.stage("cam-1", "round 1", "device"):
         pass
-    journal.message("cam-1", "north", "ImportanceUpload", 321, "round 1")
+    journal.fault("north", "edge", "cam-1", "no answer before the deadline")
+    journal.message(
+        *("cam-1", "north", "ImportanceUpload", 321),
+        tier="device",
+        direction="up",
+        occasion="round 1",
+    )
     return read_events(path)
 
 
@@ -58,6 +80,8 @@ def test_no_bit_of_a_line_can_change_unnoticed(
         '{"time": "yesterday", "from": "a", "to": "b", "type": "X", "bytes": 1}',
         '{"time": "2026-01-01T00:00:00+00:00", "stage": "x", "actor": 3, "seconds": 1}',
         '{"time": "2026-01-01T00:00:00+00:00", "stage": "x", "actor": "a", "seconds": Infinity}',
+        '{"time": "2026-01-01T00:00:00+00:00", "fault": "x", "actor": "a", "about": "b"}',
+        '{"time": "2026-01-01T00:00:00Z", "stage": "x", "actor": "a", "seconds": 1, "tier": "x"}',
         "[" * 100_000,
         "\udcff",
     ],
@@ -71,11 +95,55 @@ def test_damaged_line_is_left_out_and_its_number_told(line: str, tmp_path: Path)
     assert read_journal(path) == (events, [2])
 
 
-def test_older_lines_without_checksum_are_read(tmp_path: Path):
+_TIME = "2026-01-01T00:00:00+00:00"
+
+
+def _old(sender: str, receiver: str, kind: str, **more: Any) -> dict[str, Any]:
+    return {"time": _TIME, "from": sender, "to": receiver, "type": kind, "bytes": 1, **more}
+
+
+def _old_stage(actor: str) -> dict[str, Any]:
+    return {"time": _TIME, "stage": "x", "actor": actor, "seconds": 1.0}
+
+
+def test_lines_of_an_older_version_get_their_tier_from_who_sent_what_to_whom(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    old = {"time": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b", "type": "X", "bytes": 1}
-    path.write_text(json.dumps(old) + "\n")
-    assert read_journal(path) == ([old], [])
+    lines = [
+        _old("cloud", "north", "ProfileRequest"),
+        _old("north", "cam-1", "ProfileRequest"),
+        _old("cam-1", "north", "DeviceProfile"),
+        _old("north", "cloud", "ClusterProfile", occasion=""),
+        _old("north", "cam-1", "ImportanceUpdate", occasion="round 1"),
+        _old("south", "cam-9", "RoundStart"),
+        *map(_old_stage, ("cloud", "rivals", "north", "south:2", "cam-1", "cam-7")),
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    events, damaged = read_journal(path)
+    assert not damaged
+    messages = messages_of(events)
+    assert [(m.tier, m.direction, m.edge) for m in messages] == [
+        ("cloud", "down", "north"),
+        ("device", "down", "north"),
+        ("device", "up", "north"),
+        ("cloud", "up", "north"),
+        ("device", "down", "north"),
+        ("device", "down", "south"),
+    ]
+    tiers = [stage.tier for stage in stages_of(events)]
+    assert tiers == ["cloud", "rivals", "edge", "edge", "device", "device"]
+    # Without an occasion each message counts.
+    assert len({message.occasion for message in messages}) == 6
+    path.write_text(path.read_text() + json.dumps(lines[0]) + "\n")
+    assert method_and_resent(read_events(path))[1] == []
+
+
+def test_a_fault_is_one_short_line(tmp_path: Path):
+    journal = Journal(tmp_path / "events.jsonl")
+    journal.fault("north", "edge", "cam-1", "gone\x1b[2J\nall is well" + "x" * 9000)
+    (event,) = read_events(tmp_path / "events.jsonl")
+    assert isinstance(event, FaultEvent)
+    assert event.fault.isprintable()
+    assert len(event.fault) <= 300
 
 
 @pytest.mark.parametrize("left", ['{"time": "20', '{"time"', "\x00\x00\x00"])
@@ -85,9 +153,9 @@ def test_what_a_crash_left_of_a_line_is_removed(left: str, tmp_path: Path):
     with path.open("a") as file:
         file.write(left)
     assert read_journal(path) == (events, [])
-    Journal(path).message("a", "b", "Next", 1)
+    Journal(path).message("a", "b", "Next", 1, tier="device", direction="up")
     found, damaged = read_journal(path)
-    assert [event.get("type") for event in found[-2:]] == ["ImportanceUpload", "Next"]
+    assert [message.type for message in messages_of(found)[-2:]] == ["ImportanceUpload", "Next"]
     assert not damaged
 
 
@@ -96,8 +164,8 @@ def test_last_line_without_its_end_is_kept(tmp_path: Path):
     events = _filled(path)
     path.write_bytes(path.read_bytes()[:-1])
     assert read_events(path) == events
-    Journal(path).message("a", "b", "Next", 1)
-    assert read_events(path)[:3] == events
+    Journal(path).message("a", "b", "Next", 1, tier="device", direction="up")
+    assert read_events(path)[: len(events)] == events
 
 
 def test_file_that_is_none_is_named(tmp_path: Path):
@@ -123,40 +191,35 @@ def test_full_disk_leaves_whole_lines(tmp_path: Path):
 
     def fill() -> None:
         for number in range(100):
-            journal.message("a", "b", "X", number)
+            journal.message("a", "b", "X", number, tier="device", direction="up")
 
     with pytest.raises(WriteError, match=r"events\.jsonl: the (file size|disk)") as refusal:
         fill()
     assert isinstance(refusal.value.__cause__, OSError)
     assert refusal.value.__cause__.errno in (errno.EFBIG, errno.ENOSPC)
-    sizes = [event["bytes"] for event in read_events(path)]
+    sizes = [message.size_bytes for message in messages_of(read_events(path))]
     assert sizes == list(range(len(sizes)))
     assert sizes
     assert path.read_bytes().endswith(b"\n")
 
 
-def _message(**changes: Any) -> dict[str, Any]:
-    plain = {"time": "t", "from": "a", "to": "b", "type": "X", "bytes": 1, "occasion": ""}
-    return plain | changes
+def _message(size: int, **changes: Any) -> MessageEvent:
+    plain = {"time": _TIME, "from": "a", "to": "b", "type": "X", "bytes": size}
+    return MessageEvent.model_validate({**plain, "tier": "device", "direction": "up", **changes})
 
 
 def test_message_of_the_same_occasion_counts_once():
     events = [
-        _message(bytes=1),
-        _message(bytes=2, occasion="round 1"),
-        {"time": "t", "stage": "x", "actor": "a", "seconds": 1.0},
-        _message(bytes=3),
-        _message(bytes=4, occasion="round 2"),
-        _message(bytes=5, to="c"),
-        _message(bytes=6, **{"from": "c"}),
-        _message(bytes=7, type="Y"),
-        _message(bytes=8),
+        _message(1),
+        _message(2, occasion="round 1"),
+        StageEvent(time=_TIME, stage="x", actor="a", tier="device", seconds=1.0),
+        _message(3),
+        _message(4, occasion="round 2"),
+        _message(5, to="c"),
+        _message(6, **{"from": "c"}),
+        _message(7, type="Y"),
+        _message(8),
     ]
     method, again = method_and_resent(events)
-    assert sorted(event["bytes"] for event in method) == [2, 4, 5, 6, 7, 8], "the last one counts"
-    assert [event["bytes"] for event in again] == [1, 3]
-
-
-def test_older_messages_each_count():
-    old = [{key: v for key, v in _message(bytes=n).items() if key != "occasion"} for n in range(3)]
-    assert method_and_resent(old) == (old, [])
+    assert sorted(event.size_bytes for event in method) == [2, 4, 5, 6, 7, 8], "the last counts"
+    assert [event.size_bytes for event in again] == [1, 3]

@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ class CloudServer:
         self._public = public
         self._class_names = class_names
         self._preprocessing = preprocessing
-        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, settings.edge_quorum, folder)
+        quorum, tell = settings.edge_quorum, partial(journal.fault, "cloud", "cloud")
+        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, quorum, folder, tell)
         self._folder = folder
         self._journal = journal
         self._accelerator = training_device(settings.accelerator, "accelerator")
@@ -143,7 +145,7 @@ class CloudServer:
         path = self._folder / "probe.safetensors"
         stored = if_sound(path, read_tensors)
         if stored is None:
-            with self._journal.stage("cloud", "probe"):
+            with self._journal.stage("cloud", "probe", "cloud"):
                 known = known_pooling(settings, model.backbone.config.hidden_size)
                 pooling, head = public_probe(model, self._public, known)
             stored = head, {"pooling": pooling}
@@ -174,7 +176,7 @@ class CloudServer:
         path = self._folder / f"{name}.safetensors"
         stored = None if again else if_sound(path, read_tensors)
         if stored is None:
-            with self._journal.stage("cloud", name) as progress:
+            with self._journal.stage("cloud", name, "cloud") as progress:
                 after = work(before.to(self._accelerator), progress).cpu()
             before.cpu()
             write_tensors(path, after.state_dict(), {})
@@ -319,7 +321,7 @@ class CloudServer:
         path = self._folder / "candidates.json"
         stored = if_sound(path, lambda path: read_sealed_json(path, _StoredQuality))
         if stored is None:
-            with self._journal.stage("cloud", "candidate losses") as progress:
+            with self._journal.stage("cloud", "candidate losses", "cloud") as progress:
                 elastic.classifier.to(self._accelerator)
                 whole, validation = self._whole(elastic), self._public.validation
                 found = sent_quality(elastic, whole, self.grid, validation, progress)

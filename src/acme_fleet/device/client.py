@@ -160,8 +160,9 @@ class DeviceClient:
         plan = state.current.plan
         importance = self._rule.received(update, plan, self._protection)
         if importance is None:
-            with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
-                importance = own
+            name, told = self._settings.name, "the masked sum was refused, its own set is used"
+            self._journal.fault(name, "device", name, told)
+            importance = own
         validation = self._features().validation
         mixed = self._rule.received_header(update, plan)
         if mixed is not None:
@@ -188,7 +189,7 @@ class DeviceClient:
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
         assignment, features = self._folder.assignment(), self._features()
-        with self._journal.stage(self._settings.name, "final model"):
+        with self._journal.stage(self._settings.name, "final model", "device"):
             backbone = backbone_from(assignment.config, assignment.backbone)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(
@@ -245,7 +246,7 @@ class DeviceClient:
         """The state after the training of a round, which is done once."""
         if not self._folder.has_trained(number):
             work, asked = self.training(number), self._personalization
-            with self._journal.stage(self._settings.name, stage_of(number, asked)):
+            with self._journal.stage(self._settings.name, stage_of(number, asked), "device"):
                 trained = train_header(
                     work.header,
                     work.features,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from acme_fleet.config.devices import Part
@@ -32,7 +33,6 @@ from acme_fleet.messages.cloud_edge import (
     BackboneAssignment,
     ClusterProfile,
     ClusterReport,
-    HeaderContender,
 )
 from acme_fleet.messages.edge_device import (
     DeviceProfile,
@@ -46,6 +46,7 @@ from acme_fleet.messages.edge_device import (
     Upload,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.storage import (
     backbone_from,
@@ -92,6 +93,7 @@ class EdgeServer:
             settings.personalization.timeout_s,
             settings.personalization.quorum,
             folder,
+            partial(journal.fault, name, "edge"),
         )
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -199,7 +201,7 @@ class EdgeServer:
             shapes = {"weight": (classes, pooled), "bias": (classes,)}
             check_shapes(assignment.classifier, shapes, "the classifier")
             unfinished = group.folder / "search.safetensors"
-            with self._journal.stage(group.name, "header search") as progress:
+            with self._journal.stage(group.name, "header search", "edge") as progress:
                 tensors, about = self._task(assignment, group).coarse(
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
@@ -227,7 +229,7 @@ class EdgeServer:
             _, about = read_coarse(group.folder / _COARSE)
             rivals: list[Contender] = []
             if self._settings.search.rivals:
-                with self._journal.stage(group.name, "header rivals") as progress:
+                with self._journal.stage(group.name, "header rivals", "edge") as progress:
                     rivals = self._task(assignment, group).rivals(
                         lambda: backbone_from(assignment.config, assignment.backbone),
                         backbone_from(coarse.config, coarse.backbone),
@@ -271,7 +273,7 @@ class EdgeServer:
             check_sample(name, reply, asked, hidden, longest)
 
         replies = self._devices.ask(coarse, FeatureSample, group.members, check)
-        with self._journal.stage(group.name, "similarity"):
+        with self._journal.stage(group.name, "similarity", "edge"):
             samples = [reply.rows().numpy() for reply in replies.values()]
             weights = who_listens_to_whom(samples, asked.similarity, asked.temperature)
         keys = {name: reply.public_key for name, reply in replies.items()}

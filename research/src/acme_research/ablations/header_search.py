@@ -70,7 +70,7 @@ class Seed:
         source = load_source(fleet.data)
         world = distribute(fleet, source)
         journal = Journal(folder / "events.jsonl")
-        link = EmbeddedLink("cloud", {}, journal)
+        link = EmbeddedLink("cloud", {}, journal, "cloud")
         cloud = CloudServer(fleet, world.public, world.classes, {}, link, folder, journal)
         _, self.elastic = cloud.prepare()
         self.fleet, self.test = fleet, source.test

@@ -21,7 +21,7 @@ import yaml
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.journal import messages_of, read_events
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
 STARTED = "--- started\n"
@@ -127,7 +127,7 @@ class Hosts:
         """Messages of a run that a server's journal tells of."""
         own = self.state(server) / "runs" / self.run_id(out)
         events = read_events((self.folder / out if server == "cloud" else own) / "events.jsonl")
-        return sum(event.get("to") == to and event.get("type") == kind for event in events)
+        return sum((m.receiver, m.type) == (to, kind) for m in messages_of(events))
 
     def model(self, out: str, device: str) -> bytes:
         """The model that a run left on a device."""

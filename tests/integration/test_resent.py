@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from test_resume import StopAt
@@ -17,7 +17,7 @@ from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import ProtocolError, QuorumError, RunError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import RoundStart
+from acme_fleet.messages.edge_device import Start
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.summary import Summary, Traffic
@@ -75,8 +75,8 @@ def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
     """Interrupt a run when its journal, of this run, has so many messages."""
     message = Journal.message
 
-    def counted(journal: Journal, *told: object) -> None:
-        message(journal, *told)  # type: ignore[arg-type]
+    def counted(journal: Journal, *told: Any, **more: Any) -> None:
+        message(journal, *told, **more)
         if sum("bytes" in event for event in event_records(journal._path)) == number:
             raise KeyboardInterrupt
 
@@ -117,10 +117,10 @@ def _stop_at_new(patch: pytest.MonkeyPatch, seen: set[tuple[object, ...]]) -> No
     """Interrupt a run right after the first message that it had not sent before."""
     message = Journal.message
 
-    def watched(journal: Journal, *told: object) -> None:
-        message(journal, *told)  # type: ignore[arg-type]
-        sender, receiver, kind, _, occasion = told
-        if (sender, receiver, kind, occasion) not in seen:
+    def watched(journal: Journal, *told: Any, **more: Any) -> None:
+        message(journal, *told, **more)
+        sender, receiver, kind, _ = told
+        if (sender, receiver, kind, more["occasion"]) not in seen:
             raise KeyboardInterrupt
 
     patch.setattr(Journal, "message", watched)
@@ -149,7 +149,7 @@ def test_what_was_refused_and_asked_again_counts_once(
     handle = DeviceClient.handle
 
     def refuses(device: DeviceClient, message: Message) -> Message:
-        if isinstance(message, RoundStart) and message.round == 1:
+        if isinstance(message, Start) and message.round == 1:
             raise ProtocolError("the battery is empty")
         return handle(device, message)
 

@@ -135,6 +135,7 @@ def test_no_thread_works_on_after_an_interruption(finished, prepared: Path):
 
 _KILLED = """
 import sys
+sys.path.append("..")  # the folder of all tests
 import torch
 import acme_fleet
 from test_resume import StopAt, kill_myself

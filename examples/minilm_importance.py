@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from acme_fleet.cloud.importance import taylor_importance
+from acme_fleet.cloud.importance import labels_objective, taylor_importance
 from acme_fleet.config.training import Training
 from acme_fleet.cost.size import file_size
 from acme_fleet.data.samples import Samples, Splits
@@ -30,8 +30,9 @@ from acme_fleet.models.backbone.elastic import reorder
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier, activations
-from acme_fleet.models.probe import fit_probe
 from acme_fleet.simulation.probe_rival import Encoder
+from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.probe import fit_probe
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -70,7 +71,9 @@ def reference(checkpoint: Path, train: Samples, classes: int, seed: int) -> Clas
     backbone = load_backbone(checkpoint)
     head = nn.Linear(backbone.config.hidden_size, classes)
     training = Training(epochs=60, batch_size=64, learning_rate=1e-2, weight_decay=0.0)
-    fit(head, pooled(backbone, train), training, torch.Generator().manual_seed(seed))
+    fit(
+        CLASSIFICATION, head, pooled(backbone, train), training, torch.Generator().manual_seed(seed)
+    )
     return Classifier(backbone, head).eval()
 
 
@@ -96,7 +99,7 @@ def make_elastic(elastic: ElasticClassifier, train: Samples, seed: int) -> None:
             random_subnetworks=1,
         )
         draw = torch.Generator().manual_seed(2 * seed + number)
-        distill(elastic.frozen_copy(), elastic, step, train, training, draw)
+        distill(CLASSIFICATION, elastic.frozen_copy(), elastic, step, train, training, draw)
 
 
 def accuracies(elastic: ElasticClassifier, test: Samples) -> dict[str, float]:
@@ -104,8 +107,10 @@ def accuracies(elastic: ElasticClassifier, test: Samples) -> dict[str, float]:
     for width in WIDTHS:
         for depth in DEPTHS:
             shape = elastic.shape(width, depth)
-            result = evaluate(lambda shape=shape, **x: elastic.run(shape, x).logits, test, 128)
-            found[f"w={width:g}, d={depth}"] = round(result.accuracy, 4)
+            result = evaluate(
+                CLASSIFICATION, lambda shape=shape, **x: elastic.run(shape, x).logits, test, 128
+            )
+            found[f"w={width:g}, d={depth}"] = round(result.score, 4)
     return found
 
 
@@ -145,7 +150,7 @@ def main() -> None:
     train = train[torch.randperm(len(train), generator=draw)]
 
     whole = reference(checkpoint, train[:6000], len(intents), arguments.seed)
-    heads, neurons = taylor_importance(whole, train[:256])
+    heads, neurons = taylor_importance(whole, train[:256], labels_objective(CLASSIFICATION))
     ordered = Classifier(reorder(whole.backbone, heads, neurons), whole.head)
     few = test[:64]
     with torch.no_grad():
@@ -157,7 +162,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "seed": arguments.seed,
         "sentences": arguments.sentences,
-        "reference": round(evaluate(whole, test, 128).accuracy, 4),
+        "reference": round(evaluate(CLASSIFICATION, whole, test, 128).score, 4),
         "rival": round(probe(checkpoint, train[:6000], test, len(intents)), 4),
     }
     for name, importance in (("uniform", None), ("global", Importance.sorted(heads, neurons))):

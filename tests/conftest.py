@@ -16,8 +16,7 @@ _MATHEMATICS = (
     *("edge.strategies", "edge.comparison", "edge.similarity", "edge.peers", "personalization"),
     *("device.importance", "device.refinement", "models", "simulation", "baselines"),
     *("privacy.noise", "privacy.masking", "privacy.protection", "cost.energy", "cost.size"),
-    *("data.partition", "messages.importance_set"),
-    # Not data.samples: labels that may be missing are a descriptor there, which no checker follows.
+    *("data.samples", "data.shares", "data.partition", "tasks", "messages.importance_set"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "typechecker.checked")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -10,22 +11,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
-from acme_fleet.cloud.reference import ReferenceResult, checkpoint_backbone
+from acme_fleet.cloud.reference import ReferenceResult, known_pooling, untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.state import changed_files
+from acme_fleet.device.state import FeatureMemory, changed_files
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.cloud_edge import ClusterReport
+from acme_fleet.models.features import Classifier
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
@@ -46,6 +49,7 @@ from acme_fleet.runs.traffic import count_traffic, privacy_losses, sent_by_devic
 from acme_fleet.seeding import threads
 from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
+from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.precision import training_device
 
 _LOG = logging.getLogger(__name__)
@@ -80,13 +84,14 @@ def customize(
         return done
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
-    plan = make_plan(fleet, world)
+    reference = untrained_reference(fleet, world.public, world.classes)
+    plan = make_plan(fleet, world, reference)
     check_feasible(fleet, plan)
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
         try:
-            return _run(fleet, world, plan, run, observer, connect)
+            return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:
             told = f"{error}; what was finished is kept, go on: {run.resume_command}"
             raise WriteError(told) from error
@@ -112,6 +117,7 @@ def _finished(run: RunDirectory, fleet: Fleet, models_here: bool) -> Summary | N
 def _run(
     fleet: Fleet,
     world: World,
+    initial: Classifier,
     plan: Plan,
     run: RunDirectory,
     observer: Observer | None,
@@ -119,6 +125,11 @@ def _run(
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
     journal = Journal(run.events, observer)
+    # None of a task without a probe, or where the devices' data are elsewhere.
+    rival = bool(world.private) and task_of(fleet.task).probe is not None
+    untouched = None
+    if rival and fleet.reference.checkpoint is not None:
+        untouched = copy.deepcopy(initial.backbone)  # the cloud server trains θ0 in place
     try:
         with (
             threads(fleet.threads),
@@ -126,13 +137,13 @@ def _run(
             if connect
             else nullcontext(embedded_link(fleet, world, run, journal)) as edges,
         ):
-            cloud = cloud_role(fleet, world, edges, run, journal)
+            cloud = cloud_role(fleet, world, edges, run, journal, initial)
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
             reference, elastic = cloud.prepare()
             choices = cloud.match(elastic)
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
-            probe = _probe(fleet, world, run, journal) if world.private else None
+            probe = _probe(fleet, world, untouched, run, journal) if rival else None
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -151,32 +162,44 @@ def _run(
     return summary
 
 
-def _probe(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> ProbeResult:
-    """Measure the practitioner's rival beside the protocol, on this machine."""
+def _probe(
+    fleet: Fleet,
+    world: World,
+    untouched: PreTrainedModel | None,
+    run: RunDirectory,
+    journal: Journal,
+) -> ProbeResult:
+    """Measure the practitioner's rival beside the protocol, on this machine.
+
+    Args:
+        fleet, world, run, journal: of this run.
+        untouched: the checkpoint's backbone; none for raw inputs.
+    """
     path = run.path / "rivals" / "probe.json"
     result = if_sound(path, lambda path: read_sealed_json(path, ProbeResult))
     if result is None:
-        backbone = pooling = None
+        pooling = None
+        if untouched is not None:
+            pooling = known_pooling(fleet.reference, untouched.config.hidden_size)
         with journal.stage("rivals", "probe", "rivals") as progress:
-            if fleet.reference.checkpoint is not None:
-                inputs = world.public.train.inputs
-                backbone, pooling = checkpoint_backbone(fleet.reference, inputs)
-            result = measure_probe(backbone, pooling, world, progress)
+            result = measure_probe(untouched, pooling, world, progress)
         write_sealed_json(path, asdict(result))
     return result
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:
     """The cloud server of a fleet that is in this process."""
-    return cloud_role(fleet, world, embedded_link(fleet, world, run, journal), run, journal)
+    reference = untrained_reference(fleet, world.public, world.classes)
+    edges = embedded_link(fleet, world, run, journal)
+    return cloud_role(fleet, world, edges, run, journal, reference)
 
 
 def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Link:
     """All edge servers and devices, each with its own data and folder."""
-    edges = {}
+    edges, memory = {}, FeatureMemory()
     for cluster in fleet.clusters:
         devices = {
-            device.name: device_role(fleet, device, world, run, journal)
+            device.name: device_role(fleet, device, world, run, journal, memory)
             for device in cluster.devices
         }
         link = EmbeddedLink(
@@ -197,9 +220,13 @@ def _ahead(
     """The work that a cluster's devices do together; none where each works alone."""
     if fleet.devices_at_once == 1:
         return lambda _: None
-    settings = fleet.personalization
+    task, settings = task_of(fleet.task), fleet.personalization
     return lambda requests: train_ahead(
-        devices, requests, settings, lambda stage: journal.stage(cluster.name, stage, "edge")
+        task,
+        devices,
+        requests,
+        settings,
+        lambda stage: journal.stage(cluster.name, stage, "edge"),
     )
 
 
@@ -261,7 +288,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
             width=float(grid.widths[i]),
             depth=int(grid.depths[i]),
             loss=float(choice.objectives[i, 0]),
-            accuracy=None if choice.accuracies is None else float(choice.accuracies[i]),
+            accuracy=None if choice.scores is None else float(choice.scores[i]),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

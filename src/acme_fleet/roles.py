@@ -5,39 +5,55 @@ A role is imported when it is made: a device need not load what only its edge se
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from acme_fleet.config.devices import Cluster, Device
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.data.partition import World
+from acme_fleet.data.partition import Holdings, World
 from acme_fleet.links.base import Link
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from acme_fleet.cloud.server import CloudServer
     from acme_fleet.device.client import DeviceClient
+    from acme_fleet.device.state import FeatureMemory
     from acme_fleet.edge.server import EdgeServer
+    from acme_fleet.models.features import Classifier
 
 
 def device_role(
-    fleet: Fleet, device: Device, world: World, run: RunDirectory, journal: Journal
+    fleet: Fleet,
+    device: Device,
+    data: Holdings,
+    run: RunDirectory,
+    journal: Journal,
+    memory: FeatureMemory | None = None,
 ) -> DeviceClient:
-    """A device with its private data."""
+    """A device with its private data; devices of one process share a ``memory``."""
     from acme_fleet.device.client import DeviceClient
 
     return DeviceClient(
         device,
+        task_of(fleet.task),
         fleet.personalization,
-        world.private[device.name],
+        partial(data.splits, device.name),
         run.device(device.name),
         fleet.seed,
         journal,
+        memory,
     )
 
 
 def edge_role(
-    fleet: Fleet, cluster: Cluster, world: World, devices: Link, run: RunDirectory, journal: Journal
+    fleet: Fleet,
+    cluster: Cluster,
+    data: Holdings,
+    devices: Link,
+    run: RunDirectory,
+    journal: Journal,
 ) -> EdgeServer:
     """An edge server with its shared data."""
     from acme_fleet.edge.server import EdgeServer
@@ -45,7 +61,7 @@ def edge_role(
     return EdgeServer(
         cluster.name,
         fleet,
-        world.shared[cluster.name],
+        partial(data.samples, cluster.name),
         devices,
         run.edge(cluster.name),
         journal,
@@ -53,9 +69,14 @@ def edge_role(
 
 
 def cloud_role(
-    fleet: Fleet, world: World, edges: Link, run: RunDirectory, journal: Journal
+    fleet: Fleet,
+    world: World,
+    edges: Link,
+    run: RunDirectory,
+    journal: Journal,
+    reference: Classifier,
 ) -> CloudServer:
-    """The cloud server with its public data."""
+    """The cloud server with its public data, and θ0 as ``untrained_reference`` gives it."""
     from acme_fleet.cloud.server import CloudServer
 
     return CloudServer(
@@ -66,4 +87,5 @@ def cloud_role(
         edges,
         run.cloud,
         journal,
+        reference,
     )

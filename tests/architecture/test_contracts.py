@@ -64,10 +64,10 @@ def test_a_tier_imports_no_other_tier(tier: str):
 @pytest.mark.parametrize(
     ("tier", "role"),
     [
-        # What a peer replied is checked beside the role that asked.
+        # What a peer replied is checked beside the role that asked; an assignment is a message.
         ("cloud", {"server.py", "replies.py"}),
-        # What a role keeps on its disk are messages.
-        ("edge", {"server.py", "replies.py", "memory.py"}),
+        # What a role keeps on its disk are messages, and so is an assignment.
+        ("edge", {"server.py", "replies.py", "memory.py", "assigned.py"}),
         ("device", {"client.py", "state.py"}),
     ],
 )

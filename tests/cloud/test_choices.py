@@ -21,7 +21,7 @@ from acme_fleet.selection.choice import match
 _WIDTHS, _DEPTHS = np.array([0.5, 0.5, 1.0, 1.0]), np.array([1, 2, 1, 2])
 _CANDIDATES = Candidates(
     grid=Grid(_WIDTHS, _DEPTHS),
-    quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5]), accuracies=np.zeros(4)),
+    quality=Quality(losses=np.array([1.0, 0.8, 0.9, 0.5]), scores=np.zeros(4)),
     sizes=np.array([10, 20, 30, 40]),
     tokens=16,
 )

@@ -24,6 +24,7 @@ from acme_fleet.distillation.elastic import distill, lesson_of, step_of
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier, activations
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from tiny_fleet import tiny
 
@@ -39,14 +40,23 @@ def test_quality_is_that_of_each_extracted_candidate(
     grid = candidate_grid(Backbone(widths=[0.5, 1.0], depths=[3, 1]), classifier)
     steps: list[tuple[int, int]] = []
     found = candidate_quality(
-        elastic, grid, samples, lambda *step: steps.append(step), batch_size=batch_size
+        CLASSIFICATION,
+        elastic,
+        grid,
+        samples,
+        lambda *step: steps.append(step),
+        batch_size=batch_size,
     )
     alone = [
-        evaluate(Classifier(elastic.extract(elastic.shape(float(w), int(d))), classifier.head), s)
+        evaluate(
+            CLASSIFICATION,
+            Classifier(elastic.extract(elastic.shape(float(w), int(d))), classifier.head),
+            s,
+        )
         for w, d, s in zip(grid.widths, grid.depths, [samples] * 4, strict=True)
     ]
     np.testing.assert_allclose(found.losses, [result.loss for result in alone], rtol=1e-5)
-    assert found.accuracies.tolist() == pytest.approx([result.accuracy for result in alone])
+    assert found.scores.tolist() == pytest.approx([result.score for result in alone])
     assert len(set(found.losses)) == len(grid) == 4
     assert steps[-1] == (4 * -(-50 // batch_size),) * 2
 
@@ -64,7 +74,7 @@ def test_without_labels_a_candidate_is_as_good_as_its_features(
     found = feature_quality(
         elastic, teacher, grid, unlabelled, lambda *step: steps.append(step), batch_size=7
     )
-    assert found.accuracies is None
+    assert found.scores is None
     with torch.no_grad():
         theirs = activations(classifier.backbone, samples.inputs).pooled
         for row, (width, depth) in enumerate(zip(grid.widths, grid.depths, strict=True)):
@@ -92,13 +102,15 @@ def test_learning_without_labels_lowers_the_loss_of_every_candidate(
     )
 
     def losses() -> np.ndarray:
-        return sent_quality(student, teacher, grid, unseen, lambda *_: None).losses
+        return sent_quality(CLASSIFICATION, student, teacher, grid, unseen, lambda *_: None).losses
 
     before = losses()
     lesson = lesson_of(Distillation(), "untouched")
     step = step_of(Distillation(), 1, [0.25, 0.5, 1.0], [1, 2], lambda w: w, lesson)
     training = Training(epochs=12, batch_size=32, learning_rate=4e-3)
-    distill(teacher, student, step, known, training, torch.Generator().manual_seed(0))
+    distill(
+        CLASSIFICATION, teacher, student, step, known, training, torch.Generator().manual_seed(0)
+    )
     after = losses()
     assert before[-1] == after[-1] == 0  # the whole model is sent as the reference
     assert (after[:-1] < 0.7 * before[:-1]).all()

@@ -272,7 +272,11 @@ _MISTAKES = {
         0,
         "reference.training.epochs: Input should be greater",
     ),
-    "source": ("data.source", "cifar", "data.source: Input should be 'digits', 'arrays', 'images'"),
+    "source": (
+        "data.source",
+        "cifar",
+        "data: source 'cifar' needs a path in `train`; 'di",
+    ),
     "source without path": ("data.source", "parquet", "data: source 'parquet' needs a path in `tr"),
     "digits with a path": ("data.train", "x.npz", "data: source 'digits' has its own samples; rem"),
     "scheme": ("data.partition.scheme", "random", "'iid', 'pathological', 'dirichlet', 'natural'"),

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from acme_fleet.config.header import Header, Search
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.comparison import STRATEGIES, Task
+from acme_fleet.edge.comparison import STRATEGIES, Contest
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.features import feature_maps
 from acme_fleet.models.header.by_hand import HAND_MADE
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
 SPACE = Header(blocks=2, cells=1, channels=6)
@@ -45,36 +46,38 @@ def silent(*_: object) -> None:
 
 
 @pytest.fixture
-def make_task(
+def make_contest(
     plain_backbone: Callable[..., PreTrainedModel],
     make_inputs: Callable[..., dict[str, Tensor]],
     make_samples: Callable[..., Samples],
-) -> Callable[..., tuple[PreTrainedModel, Task]]:
-    """A backbone of a family and its task: images of four classes, or texts that tell nothing."""
+) -> Callable[..., tuple[PreTrainedModel, Contest]]:
+    """A family's backbone and its contest: images of four classes, or texts that tell nothing."""
 
     def text(family: str) -> Samples:
         labels = torch.arange(48) % 4
         return Samples(make_inputs(family, 48), labels, torch.ones(48, dtype=torch.int64))
 
-    def make(family: str = "vit", limit: int = ANY_SIZE) -> tuple[PreTrainedModel, Task]:
+    def make(family: str = "vit", limit: int = ANY_SIZE) -> tuple[PreTrainedModel, Contest]:
         backbone = as_elastic(plain_backbone(family, layers=2)).requires_grad_(False)
         samples = make_samples(48) if family == "vit" else text(family)
         data = split_shared_data(samples, draw("split"))
         hidden = backbone.config.hidden_size
         classifier = {"weight": torch.zeros(4, hidden), "bias": torch.zeros(4)}
-        return backbone, Task.of(backbone, classifier, SPACE, SETTINGS, data, limit)
+        return backbone, Contest.of(
+            CLASSIFICATION, backbone, classifier, SPACE, SETTINGS, data, limit
+        )
 
     return make
 
 
 @pytest.mark.parametrize(("family", "axes"), [("vit", 2), ("bert", 1), ("llama", 1)])
-def test_search_on_images_and_on_text(make_task, family: str, axes: int):
-    backbone, task = make_task(family)
-    header, rewards, contender = task.search("evolution", backbone, draw(), silent)
+def test_search_on_images_and_on_text(make_contest, family: str, axes: int):
+    backbone, contest = make_contest(family)
+    header, rewards, contender = contest.search("evolution", backbone, draw(), silent)
     assert header.plan.axes == axes
     assert len(rewards) == 2
-    _, choice = task.features(backbone)
-    assert contender.choice == evaluate(header, choice)
+    _, choice = contest.features(backbone)
+    assert contender.choice == evaluate(CLASSIFICATION, header, choice)
     assert contender.params == parameter_count(shapes_of(header))
     assert contender.params == sum(p.numel() for p in header.parameters())
 
@@ -97,27 +100,27 @@ def test_what_stands_in_padded_places_does_not_matter(
     assert maps["last"][1].abs().sum(dim=0).all()
 
 
-def test_backbone_and_header_fit_the_limit_together(make_task):
-    backbone, task = make_task()
+def test_backbone_and_header_fit_the_limit_together(make_contest):
+    backbone, contest = make_contest()
     shapes = shapes_of(backbone, "backbone.")
-    plans = [task.space.smallest(), task.space.plan([0, 1, 2, 2, 1, 0, 2, 2])]
+    plans = [contest.space.smallest(), contest.space.plan([0, 1, 2, 2, 1, 0, 2, 2])]
     sizes = [
         file_size(shapes | {f"header.{name}": shape for name, shape in plan.shapes().items()})
         for plan in plans
     ]
     assert sizes[0] < sizes[1]
     for limit, fitting in ((sizes[0] - 1, 0), (sizes[0], 1), (sizes[1] - 1, 1), (sizes[1], 2)):
-        _, limited = make_task(limit=limit)
+        _, limited = make_contest(limit=limit)
         assert sum(map(limited.fits, plans)) == fitting
 
 
-def test_rivals_have_the_same_budget(make_task):
-    backbone, task = make_task()
-    header, _, ours = task.search("random", backbone, draw(), silent)
+def test_rivals_have_the_same_budget(make_contest):
+    backbone, contest = make_contest()
+    header, _, ours = contest.search("random", backbone, draw(), silent)
     told: list[tuple[int, int, str]] = []
     room = ours.params + 1000  # where the narrowest of each kind fits
-    rivals = task.rivals(
-        lambda: make_task()[0], backbone, room, draw, lambda *step: told.append(step)
+    rivals = contest.rivals(
+        lambda: make_contest()[0], backbone, room, draw, lambda *step: told.append(step)
     )
     assert [rival.name for rival in rivals] == ["evolution", "controller", *HAND_MADE]
     for rival in rivals[:2]:
@@ -131,15 +134,17 @@ def test_rivals_have_the_same_budget(make_task):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_fresh_start_is_near_the_reference_and_shared_is_not(make_task, strategy: str):
+def test_fresh_start_is_near_the_reference_and_shared_is_not(make_contest, strategy: str):
     """Without fine-tuning steps of any size, what differs is where the header starts."""
-    backbone, task = make_task()
-    still = task.settings.fine_tuning.model_copy(update={"learning_rate": 1e-12})
+    backbone, contest = make_contest()
+    still = contest.settings.fine_tuning.model_copy(update={"learning_rate": 1e-12})
     starts = {}
     for origin in ("fresh", "shared"):
-        settings = task.settings.model_copy(update={"fine_tune_from": origin, "fine_tuning": still})
-        header, *_ = replace(task, settings=settings).search(strategy, backbone, draw(), silent)
-        found = header.state_dict()["classifier.pooled.weight"] - task.classifier["weight"]
+        settings = contest.settings.model_copy(
+            update={"fine_tune_from": origin, "fine_tuning": still}
+        )
+        header, *_ = replace(contest, settings=settings).search(strategy, backbone, draw(), silent)
+        found = header.state_dict()["classifier.pooled.weight"] - contest.classifier["weight"]
         starts[origin] = found.abs().max()
     assert starts["fresh"] < 1e-6
     assert starts["shared"] > 1e-4
@@ -156,19 +161,19 @@ def telling(count: int, seed: int) -> Samples:
     return Samples(inputs, labels, torch.ones(count, dtype=torch.int64))
 
 
-def test_hand_made_headers_and_the_linear_one_learn(make_task, monkeypatch: pytest.MonkeyPatch):
+def test_hand_made_headers_and_the_linear_one_learn(make_contest, monkeypatch: pytest.MonkeyPatch):
     known, choice, unseen = telling(64, 0), telling(32, 1), telling(64, 2)
-    monkeypatch.setattr(Task, "features", lambda *_: (known, choice))
-    backbone, task = make_task()
-    quick = task.settings.fine_tuning.model_copy(update={"epochs": 10, "learning_rate": 1e-2})
-    task = replace(task, settings=task.settings.model_copy(update={"fine_tuning": quick}))
-    tried = [task.linear(backbone, draw())]
+    monkeypatch.setattr(Contest, "features", lambda *_: (known, choice))
+    backbone, contest = make_contest()
+    quick = contest.settings.fine_tuning.model_copy(update={"epochs": 10, "learning_rate": 1e-2})
+    contest = replace(contest, settings=contest.settings.model_copy(update={"fine_tuning": quick}))
+    tried = [contest.linear(backbone, draw())]
     for kind in HAND_MADE:
-        made = task.by_hand(kind, backbone, 3_000, draw(kind))
+        made = contest.by_hand(kind, backbone, 3_000, draw(kind))
         assert made is not None
         tried.append(made)
     for header, told in tried:
-        assert told.choice == evaluate(header, choice)
+        assert told.choice == evaluate(CLASSIFICATION, header, choice)
         assert told.params == sum(p.numel() for p in header.parameters())
-        assert evaluate(header, unseen).accuracy > 0.6, told  # .25 by chance
-    assert task.by_hand("cnn", backbone, 10, draw()) is None
+        assert evaluate(CLASSIFICATION, header, unseen).score > 0.6, told  # .25 by chance
+    assert contest.by_hand("cnn", backbone, 10, draw()) is None

@@ -683,8 +683,8 @@ def test_container_sees_all_that_the_host_reads(write_site: Any, make_keys: Any,
         (tmp_path / name).touch()
     constants = {"power_w": 1, "power_per_layer_w": 1, "latency_s": 1, "latency_per_layer_s": 1}
     (tmp_path / "pi.yaml").write_text(yaml.safe_dump({"energy": constants}))
-    devices = [
-        {"name": "cam-1", "storage": "1 MB", "data": "own data.npz", "type": "pi"},
+    devices: list[dict[str, Any]] = [
+        {"name": "cam-1", "storage": "1 MB", "type": "pi"},
         {"name": "cam-2", "storage": "1 MB", "data": "other.npz"},
     ]
     content = {
@@ -692,12 +692,17 @@ def test_container_sees_all_that_the_host_reads(write_site: Any, make_keys: Any,
         "data": {"source": "arrays", "train": ["all.npz"], "test": "test.npz"},
         "clusters": [{"name": "north", "devices": devices}],
     }
-    (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(content))
-    service = _service(path, "device")
-    mounts = _mounts(service)
-    read = [name for name in names if mounts.get(f"{tmp_path}/{name}") is False]
-    assert read == ["all.npz", "test.npz", "own data.npz", "pi.yaml"]
-    assert "ports" not in service
+    for own, expected in (
+        ("own data.npz", ["own data.npz", "pi.yaml"]),
+        (None, ["all.npz", "test.npz", "pi.yaml"]),  # a share of the data set
+    ):
+        devices[0]["data"] = own
+        (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(content))
+        service = _service(path, "device")
+        mounts = _mounts(service)
+        read = [name for name in names if mounts.get(f"{tmp_path}/{name}") is False]
+        assert read == expected
+        assert "ports" not in service
 
 
 def test_run_needs_a_site_file_for_flower(write_site: Any, tmp_path: Path):
@@ -749,11 +754,14 @@ def test_processes_are_shown_started_again_and_stopped_with_their_children(tmp_p
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def hellos() -> int:
+        return sum(line.split() == ["part", "hello"] for line in lines)
+
     def meddle() -> None:
         wait(lambda: children())
         assert service.process is not None
         service.process.kill()
-        wait(lambda: len(children()) == 2)
+        wait(lambda: len(children()) == 2 and hellos() == 2)
         os.kill(os.getpid(), signal.SIGINT)
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -763,7 +771,7 @@ def test_processes_are_shown_started_again_and_stopped_with_their_children(tmp_p
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
-    assert sum(line.split() == ["part", "hello"] for line in lines) == 2
+    assert hellos() == 2
     assert any("ended with -9; starting it again" in line for line in lines)
     assert len(children()) == 2
     wait(lambda: not any(_alive(pid) for pid in children()))

@@ -56,7 +56,7 @@ def test_the_plan_counts_samples_and_classes_of_each_device():
 
 def test_classes_without_a_test_sample_are_named():
     def some(*labels: int) -> Samples:
-        return Samples({}, torch.tensor(labels), torch.ones(len(labels)))
+        return Samples({}, torch.tensor(labels), torch.ones(len(labels)).long())
 
     splits = Splits(some(2, 0, 2), some(1), some(2, 1))
     names = ("ant", "bee", "cow")

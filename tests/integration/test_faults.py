@@ -42,6 +42,7 @@ from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
 from event_records import event_records
 
 Handle = Callable[[DeviceClient, Message], Message]
@@ -174,8 +175,9 @@ def test_device_refuses_a_model_that_is_too_large(finished, tmp_path: Path):
         settings = fleet.devices[0].model_copy(update={"storage": storage})
         device = DeviceClient(
             settings,
+            CLASSIFICATION,
             fleet.personalization,
-            private,
+            lambda *_: private,
             tmp_path / str(storage),
             fleet.seed,
             Journal(tmp_path / "events.jsonl"),
@@ -406,7 +408,9 @@ def test_device_refuses_a_mixture_of_a_round_that_it_has_not_trained_for(finishe
 
     def device() -> DeviceClient:
         settings, journal = fleet.devices[0], Journal(tmp_path / "events.jsonl")
-        return DeviceClient(settings, fleet.personalization, private, folder, 3, journal)
+        return DeviceClient(
+            settings, CLASSIFICATION, fleet.personalization, lambda *_: private, folder, 3, journal
+        )
 
     plan = decode(read_sealed(folder / "state" / "assignment.safetensors"), [HeaderAssignment]).plan
     layers = HeaderPlan.model_validate(plan).layers

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import ProtocolError
 from acme_fleet.links.embedded import EmbeddedLink
@@ -46,6 +47,7 @@ from acme_fleet.models.features import feature_samples
 from acme_fleet.models.storage import backbone_from, clone_state, config_document
 from acme_fleet.privacy.masking import Masker, public_key, unmask
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.classification import CLASSIFICATION
 from tiny_fleet import tiny
 
 NAMES = [f"cam-{n}" for n in range(5)]
@@ -191,7 +193,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
             **{"search.rivals": False},
             **{f"personalization.{name}": value for name, value in changes.items()},
         )
-        model = new_vit(vit_config(fleet.reference, (1, 8, 8)), 4, 0)
+        model = new_vit(CLASSIFICATION, vit_config(fleet.reference, (1, 8, 8)), "abcd", 0)
         folder = tmp_path_factory.mktemp("run") / "edge"
         if searched.exists():
             shutil.copytree(searched, folder)
@@ -200,7 +202,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
         devices = {n: Played(n, fleet, make_samples(12, seed=i)) for i, n in enumerate(NAMES)}
         devices[LIAR].lie = lie
         link = EmbeddedLink("north", devices, journal, "device")
-        edge = EdgeServer("north", fleet, make_samples(40, seed=9), link, folder, journal)
+        shared = make_samples(40, seed=9)
+        edge = EdgeServer("north", fleet, lambda *_: shared, link, folder, journal)
         edge.handle(ProfileRequest())
         backbone = model.backbone
         assignment = BackboneAssignment(
@@ -211,7 +214,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
             backbone=clone_state(backbone),
             classifier=clone_state(model.head),
             class_names=list("abcd"),
-            preprocessing={},
+            preprocessing=ImagePreprocessing.centred(8, 8, 1).model_dump(mode="json"),
         )
         report = edge.handle(assignment)
         assert isinstance(report, ClusterReport)

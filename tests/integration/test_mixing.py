@@ -14,7 +14,7 @@ from torch import Tensor
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.config.personalization import Mix, Personalization
+from acme_fleet.config.personalization import Personalization
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.edge.memory import recall, remember
@@ -66,7 +66,7 @@ def test_what_is_mixed_is_what_was_asked_for() -> None:
     coarse = initial_tensors(PLAN.shapes(), torch.Generator().manual_seed(0))
     sets = {name: upload.importance for name, upload in uploads.items()}
 
-    def mixed(mix: Mix) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def mixed(mix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         found = rule_of(Personalization(mix=mix)).mix(uploads, PLAN, coarse, np.full((2, 2), 0.5))
         return found.parts["a"].importance.by_layer(), found.parts["a"].header
 

@@ -28,6 +28,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
 from event_records import event_records
 
 Tiny = Callable[..., Fleet]
@@ -108,8 +109,9 @@ def test_a_masked_device_never_sends_an_open_set(tiny: Tiny, prepared: Path) -> 
     world = load_world(fleet)
     device = DeviceClient(
         fleet.devices[0],
+        CLASSIFICATION,
         fleet.personalization,
-        world.private["cam-1"],
+        lambda *_: world.private["cam-1"],
         prepared / "devices" / "cam-1",
         fleet.seed,
         Journal(prepared / "events.jsonl"),

@@ -81,9 +81,9 @@ def test_most_numbers_are_what_each_rule_sends() -> None:
 def test_a_new_rule_is_one_class_and_one_entry(
     tiny: Callable[..., Fleet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RULES, "importance", LoudestRule)
+    monkeypatch.setitem(RULES, "loudest", LoudestRule)
     monkeypatch.setattr(LoudestRule, "rounds", 0)
-    fleet = tiny()
+    fleet = tiny(**{"personalization.mix": "loudest"})
     acme_fleet.customize(fleet, tmp_path / "run")
     assert LoudestRule.rounds == fleet.personalization.rounds * len(fleet.clusters)
     assert "the loudest of which everybody hears" in (tmp_path / "run/report.html").read_text()

@@ -37,6 +37,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import FeatureSample
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from event_records import event_records
 
@@ -250,7 +251,7 @@ def test_every_loaded_model_has_the_accuracy_that_was_reported(finished, world: 
     for device in finished.summary.devices:
         model = acme_fleet.load(finished.path / "devices" / device.name)
         test = world.private[device.name].test
-        assert evaluate(model, test).accuracy == device.accuracy
+        assert evaluate(CLASSIFICATION, model, test).score == device.accuracy
         assert len(test) == device.test_samples
         linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
         assert linears

@@ -16,10 +16,11 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.features import feature_samples
-from acme_fleet.models.probe import fit_probe
 from acme_fleet.models.shipped import load_device_model
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.probe import fit_probe
 from acme_fleet.training.evaluation import evaluate
 from tiny_texts import said
 
@@ -106,7 +107,7 @@ def test_nothing_ships_below_the_probe_on_validation_data(run: tuple[Path, Summa
         features = [feature_samples(backbone, part) for part in (own.train, own.validation)]
         known, unseen = ((s.inputs["pooled"].numpy(), s.labels.numpy()) for s in features)
         regression = fit_probe(known, unseen, len(world.classes))
-        shipped = evaluate(model, own.validation).accuracy
+        shipped = evaluate(CLASSIFICATION, model, own.validation).score
         assert shipped >= regression.accuracy(*unseen)
 
 
@@ -128,8 +129,8 @@ def test_folder_alone_is_enough(run: tuple[Path, Summary]):
 def test_predict(run: tuple[Path, Summary], tmp_path: Path):
     path, summary = run
     for device in summary.devices:
-        result, samples = predict_test_data(path, device.name)
-        assert (result.accuracy, samples) == (device.accuracy, device.test_samples)
+        _, result = predict_test_data(path, device.name)
+        assert (result.score, result.count) == (device.accuracy, device.test_samples)
     (tmp_path / "a.txt").write_text("please play a song\n")
     told = CliRunner().invoke(
         app, ["predict", str(path), "--device", "speaker-2", str(tmp_path / "a.txt")]

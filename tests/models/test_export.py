@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import jaxtyping
 import numpy as np
 import onnxruntime
 import pytest
@@ -65,17 +66,21 @@ def exported(module: nn.Module, inputs: Inputs, free: Mapping[str, Sequence[int]
 
     The optimiser knows more where all sizes are fixed, and makes other mistakes.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=(tuple(dict.fromkeys(free[n], Dim.DYNAMIC) for n in inputs),)
-            if free
-            else None,
-        )
+    jaxtyping.config.update("jaxtyping_disable", True)  # its checks would fix the traced sizes
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about itself
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=(tuple(dict.fromkeys(free[n], Dim.DYNAMIC) for n in inputs),)
+                if free
+                else None,
+            )
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     names = [entry.name for entry in session.get_inputs()]

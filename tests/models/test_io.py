@@ -34,7 +34,7 @@ from acme_fleet.models.storage import (
     without_prefix,
     write_tensors,
 )
-from acme_fleet.training.evaluation import Evaluation
+from acme_fleet.tasks.base import Evaluation
 
 UNEVEN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2))
 MakeBackbone = Callable[..., PreTrainedModel]
@@ -157,7 +157,7 @@ def test_prefixes() -> None:
 
 
 def test_header_state_round_trip(tmp_path: Path) -> None:
-    state = HeaderState(make_header(1), make_header(2), Evaluation(loss=0.1 + 0.2, accuracy=2 / 3))
+    state = HeaderState(make_header(1), make_header(2), Evaluation(0.1 + 0.2, 2, 3))
     path = tmp_path / "state.safetensors"
     state.write(path)
     read = HeaderState.read(path)
@@ -171,7 +171,7 @@ def test_header_state_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoil", ["tensor", "plan", "shape", "description"])
 def test_damaged_header_state_is_named(spoil: str, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
-    HeaderState(make_header(1), make_header(2), Evaluation(0.5, 0.5)).write(path)
+    HeaderState(make_header(1), make_header(2), Evaluation(0.5, 1, 2)).write(path)
     tensors, about = read_tensors(path)
     match spoil:
         case "tensor":

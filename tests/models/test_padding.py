@@ -36,8 +36,10 @@ from acme_fleet.models.padding import (
     max_pool,
     mean_over_positions,
     real_first,
+    shuffled,
 )
 from acme_fleet.simulation.stacked import stacked_logits
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
 MakeBackbone = Callable[..., PreTrainedModel]
@@ -320,6 +322,35 @@ def test_texts_of_like_length_share_a_batch_that_is_cut_to_its_longest() -> None
     assert torch.equal(labels[back], samples.labels)
 
 
+@given(st.lists(st.integers(1, 19), min_size=1, max_size=90), st.integers(1, 5))
+def test_shuffled_texts_come_once_each_and_no_token_is_lost(
+    lengths: list[int], batch_size: int
+) -> None:
+    samples = _texts(lengths, tokens=20)
+    batches = list(shuffled(samples, batch_size, seeded()))
+    assert len(batches) == -(-len(samples) // batch_size)
+    together = torch.cat([batch.labels for batch in batches])
+    assert sorted(together.tolist()) == list(range(len(samples)))
+    for batch in batches:
+        expected = [lengths[label] for label in batch.labels]
+        assert batch.inputs["attention_mask"].sum(dim=1).tolist() == expected
+        assert batch.inputs["input_ids"].shape[1] == max(expected)
+
+
+def test_shuffled_texts_have_little_padding_and_another_order_each_time() -> None:
+    lengths = torch.randint(1, 25, (640,), generator=seeded()).tolist()
+    samples, generator = _texts(lengths, tokens=32), seeded()
+    orders = []
+    for _ in range(2):
+        batches = list(shuffled(samples, 16, generator))
+        padding = sum(int((batch.inputs["attention_mask"] == 0).sum()) for batch in batches)
+        assert padding < 0.1 * sum(lengths)
+        orders.append([batch.labels.tolist() for batch in batches])
+    assert orders[0] != orders[1]
+    longest = [max(lengths[label] for label in batch) for batch in orders[0]]
+    assert longest != sorted(longest)
+
+
 def test_images_keep_their_order() -> None:
     labels = torch.arange(5)
     batches, back = by_length(Samples({"pixel_values": torch.randn(5, 1)}, labels, labels), 2)
@@ -347,9 +378,9 @@ def test_an_evaluation_is_that_of_the_texts_in_any_batches(plain_backbone: MakeB
     samples = _texts([2, 5, 1, 3, 4], tokens=8)
     with torch.no_grad():
         logits = model(**samples.inputs)
-    result = evaluate(model, samples, batch_size=2)
+    result = evaluate(CLASSIFICATION, model, samples, batch_size=2)
     assert result.loss == pytest.approx(float(F.cross_entropy(logits, samples.labels)), rel=1e-5)
-    assert result.accuracy == int((logits.argmax(dim=1) == samples.labels).sum()) / 5
+    assert result.score == int((logits.argmax(dim=1) == samples.labels).sum()) / 5
 
 
 def test_features_on_disk_carry_the_mask(plain_backbone: MakeBackbone) -> None:
@@ -390,6 +421,6 @@ def test_students_learn_nothing_of_padding(family: str, plain_backbone: MakeBack
             "attention_mask": F.pad(mask, (0, padding)),
         }
         runs = (elastic.run(arch, inputs) for arch in (small, whole))
-        return distillation_loss(*runs, small.layers, 1.0, 1.0)
+        return distillation_loss(CLASSIFICATION, *runs, small.layers, 1.0, 1.0)
 
     torch.testing.assert_close(loss(6), loss(0), **CLOSE)

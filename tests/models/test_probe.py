@@ -14,8 +14,10 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import Header, answering_as, build_header, initial_tensors
-from acme_fleet.models.probe import average, fit_probe, refit
+from acme_fleet.models.probe import refit
 from acme_fleet.simulation.probe_rival import measure_probe, round_to_int8
+from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.probe import average, fit_probe
 from tiny_fleet import tiny
 
 
@@ -76,7 +78,7 @@ def test_an_untrained_header_answers_as_the_probe():
     train, validation, test = (_features(seed, [0, 1, 2, 3, 4, 5]) for seed in range(3))
     coarse = _some_header()
     linear = {part: coarse.state_dict()[f"classifier.pooled.{part}"] for part in ("weight", "bias")}
-    fitted = refit(linear, train, validation)
+    fitted = refit(fit_probe, linear, train, validation)
     header = build_header(HEADER, answering_as(coarse.state_dict(), fitted))
     expected = test.inputs["pooled"] @ fitted["weight"].T + fitted["bias"]
     torch.testing.assert_close(header(**test.inputs), expected)
@@ -88,18 +90,20 @@ def test_an_untrained_header_answers_as_the_probe():
 def test_a_header_is_never_below_the_probe_on_validation_data():
     for own in ([0, 1, 2, 3], [2, 5], [4]):
         train, validation = _features(3, own), _features(4, own)
-        state = HeaderState.start(_some_header(), Splits(train, validation, validation))
+        state = HeaderState.start(
+            CLASSIFICATION, _some_header(), Splits(train, validation, validation)
+        )
         known, unseen = (
             (s.inputs["pooled"].numpy(), s.labels.numpy()) for s in (train, validation)
         )
         probe = fit_probe(known, unseen, 6)
-        assert state.best_evaluation.accuracy >= probe.accuracy(*unseen)
+        assert state.best_evaluation.score >= probe.accuracy(*unseen)
 
 
 def test_classes_without_a_sample_stay_behind_and_keep_their_rows():
     train, validation = _features(5, [1]), _features(6, [1])
     linear = {"weight": torch.randn(6, 4), "bias": torch.full((6,), 50.0)}
-    fitted = refit(linear, train, validation)
+    fitted = refit(fit_probe, linear, train, validation)
     logits = train.inputs["pooled"] @ fitted["weight"].T + fitted["bias"]
     assert (logits.argmax(dim=1) == 1).all()
     others = [0, 2, 3, 4, 5]

@@ -17,6 +17,7 @@ from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.data.samples import Splits
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -102,7 +103,7 @@ def by_hand(
         for i, (own, state) in enumerate(zip(private, states, strict=True)):
             model.load_state_dict(state)
             draw = clients.draw(way, number, i)
-            fit(model, own.train, clients.training, draw, augment=clients.augment)
+            fit(CLASSIFICATION, model, own.train, clients.training, draw, augment=clients.augment)
             trained.append(copied(model))
         mean = {
             n: sum(c / sum(counts) * of[n] for c, of in zip(counts, trained, strict=True))
@@ -114,7 +115,7 @@ def by_hand(
         for own, state in zip(private, states, strict=True):
             model.load_state_dict(state)
             for part, values in told.items():
-                values.append(evaluate(model.eval(), getattr(own, part)).accuracy)
+                values.append(evaluate(CLASSIFICATION, model.eval(), getattr(own, part)).score)
         common = {n: value for n, value in mean.items() if n not in own_names}
         outcomes.append((number + 1, common, told["validation"], told["test"]))
     model.load_state_dict(start)

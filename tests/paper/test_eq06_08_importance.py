@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from acme_fleet.cloud.importance import (
     ablation_importance,
     features_objective,
+    labels_objective,
     taylor_importance,
 )
 from acme_fleet.config.training import Training
@@ -23,8 +24,11 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import as_elastic, reorder
 from acme_fleet.models.families import FAMILIES, dimensions
 from acme_fleet.models.features import Classifier, activations
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
+
+LABELS = labels_objective(CLASSIFICATION)
 
 
 def labelled(inputs: dict[str, Tensor]) -> Samples:
@@ -69,7 +73,7 @@ def test_equals_the_gradient_of_a_gate(
 ) -> None:
     model, samples = make_classifier(family, layers=2), labelled(make_inputs(family, samples=3))
     for ours, expected in zip(
-        taylor_importance(model, samples), gated_importance(model, samples), strict=True
+        taylor_importance(model, samples, LABELS), gated_importance(model, samples), strict=True
     ):
         assert (expected > 1e-4).any()
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
@@ -81,7 +85,8 @@ def test_does_not_depend_on_the_batches(
 ) -> None:
     model, samples = make_classifier(), make_samples(10)
     torch.testing.assert_close(
-        taylor_importance(model, samples, batch_size), taylor_importance(model, samples, 10)
+        taylor_importance(model, samples, LABELS, batch_size),
+        taylor_importance(model, samples, LABELS, 10),
     )
 
 
@@ -90,7 +95,10 @@ def test_leaves_no_trace(
 ) -> None:
     """No hook stays, no gradient gathers, and the result carries no graph."""
     model, samples = make_classifier(), make_samples(5)
-    first, again = taylor_importance(model, samples), taylor_importance(model, samples)
+    first, again = (
+        taylor_importance(model, samples, LABELS),
+        taylor_importance(model, samples, LABELS),
+    )
     assert torch.equal(first[0], again[0])
     assert not first[0].requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -104,11 +112,11 @@ def test_grouped_queries_have_one_importance_for_each_group(
     """Six query heads share three key/value heads: three units of two queries each."""
     model, samples = make_classifier(family, layers=2), labelled(make_inputs(family))
     assert dimensions(model.backbone.config).queries_per_head == 2
-    heads, neurons = taylor_importance(model, samples)
+    heads, neurons = taylor_importance(model, samples, LABELS)
     assert heads.shape == (2, 3)
     assert neurons.shape == (2, 10)
-    assert ablation_importance(model, samples, 0, heads=True).shape == (3,)
-    assert ablation_importance(model, samples, 1, heads=False).shape == (10,)
+    assert ablation_importance(CLASSIFICATION, model, samples, 0, heads=True).shape == (3,)
+    assert ablation_importance(CLASSIFICATION, model, samples, 1, heads=False).shape == (10,)
 
 
 @pytest.mark.parametrize("family", ["vit", "bert", "llama"])
@@ -117,9 +125,11 @@ def test_importance_of_a_reordered_model_descends(
 ) -> None:
     """Importance and re-ordering mean the same units."""
     model, samples = make_classifier(family), labelled(make_inputs(family))
-    heads, neurons = taylor_importance(model, samples)
+    heads, neurons = taylor_importance(model, samples, LABELS)
     ordered = Classifier(reorder(model.backbone, heads, neurons), model.head)
-    for before, after in zip((heads, neurons), taylor_importance(ordered, samples), strict=True):
+    for before, after in zip(
+        (heads, neurons), taylor_importance(ordered, samples, LABELS), strict=True
+    ):
         descending = before.sort(dim=1, descending=True).values
         torch.testing.assert_close(after, descending, rtol=1e-3, atol=1e-5)
 
@@ -151,7 +161,7 @@ def test_ablation_equals_zeroing_the_weights_that_read_the_unit(
             linear.weight.data[:, unit * width : (unit + 1) * width] = 0
             expected.append((full - losses()).abs().mean())
             linear.weight.data = original
-        ours = ablation_importance(model, samples, 1, heads=heads)
+        ours = ablation_importance(CLASSIFICATION, model, samples, 1, heads=heads)
         torch.testing.assert_close(ours, torch.stack(expected))
         assert torch.equal(losses(), full)
 
@@ -199,10 +209,10 @@ def test_equals_the_ablation_where_the_loss_is_linear() -> None:
         torch.ones(count, dtype=torch.int64),
     )
     assert (model(**samples.inputs)[:, 1] > 100).all()
-    heads, neurons = taylor_importance(model, samples)
+    heads, neurons = taylor_importance(model, samples, LABELS)
     assert heads.min() > 0.1
     for ours, is_head in ((heads, True), (neurons, False)):
-        exact = ablation_importance(model, samples, 0, heads=is_head)
+        exact = ablation_importance(CLASSIFICATION, model, samples, 0, heads=is_head)
         torch.testing.assert_close(ours[0], exact, rtol=1e-3, atol=1e-3)
 
 
@@ -225,12 +235,12 @@ def test_without_labels_it_is_how_far_the_features_move(
     found, draws = torch.zeros(units), 150
     for seed in range(draws):
         signs = torch.Generator().manual_seed(seed)
-        heads, _ = taylor_importance(model, samples, objective=features_objective(signs))
+        heads, _ = taylor_importance(model, samples, features_objective(signs))
         found += heads[1].square() / draws
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0.25, atol=1e-6)
     other = Samples(samples.inputs, None, samples.stored_bytes)
     told = [
-        taylor_importance(model, x, objective=features_objective(torch.Generator().manual_seed(1)))
+        taylor_importance(model, x, features_objective(torch.Generator().manual_seed(1)))
         for x in (samples, other)
     ]
     assert torch.equal(told[0][0], told[1][0])
@@ -244,9 +254,14 @@ def test_ranks_units_of_a_trained_model_like_their_removal(
         backbone = AutoModel.from_config(plain_backbone("vit").config, add_pooling_layer=False)
         model = Classifier(as_elastic(backbone), nn.Linear(16, 4))
     training = Training(epochs=10, batch_size=32, learning_rate=4e-3)
-    fit(model, make_samples(256), training, torch.Generator().manual_seed(0))
+    fit(CLASSIFICATION, model, make_samples(256), training, torch.Generator().manual_seed(0))
     held_out = make_samples(128, seed=1)
-    assert evaluate(model, held_out).accuracy > 0.6
-    for taylor, heads in zip(taylor_importance(model, held_out), (True, False), strict=True):
-        exact = [ablation_importance(model, held_out, layer, heads=heads) for layer in range(3)]
+    assert evaluate(CLASSIFICATION, model, held_out).score > 0.6
+    for taylor, heads in zip(
+        taylor_importance(model, held_out, LABELS), (True, False), strict=True
+    ):
+        exact = [
+            ablation_importance(CLASSIFICATION, model, held_out, layer, heads=heads)
+            for layer in range(3)
+        ]
         assert spearmanr(taylor.flatten(), torch.cat(exact)).statistic > 0.8

@@ -33,6 +33,7 @@ from acme_fleet.distillation.elastic import (
 from acme_fleet.models.backbone.elastic import Architecture, kept_layers
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Activations, Classifier
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -85,7 +86,9 @@ def test_loss_by_hand() -> None:
     """3·1² + 5·2² + (1² + 2²)/2, the student's two layers standing for the teacher's 1 and 3."""
     student = constant_run(logits=1.0, embeddings=4.0, hidden=[11.0, 32.0])
     teacher = constant_run(logits=0.0, embeddings=6.0, hidden=[0.0, 10.0, 20.0, 30.0])
-    loss = distillation_loss(student, teacher, (1, 3), logits_weight=3.0, embeddings_weight=5.0)
+    loss = distillation_loss(
+        CLASSIFICATION, student, teacher, (1, 3), logits_weight=3.0, embeddings_weight=5.0
+    )
     assert loss.item() == pytest.approx(3 * 1 + 5 * 4 + (1 + 4) / 2)
 
 
@@ -96,14 +99,14 @@ def test_loss_is_a_mean_over_numbers_and_not_of_the_constant() -> None:
     student.logits[0, 0] = 2.0  # one of 8 numbers
     student.activations.embeddings[1, 2, 3] = 3.0  # one of 30
     student.activations.hidden[0][0, 0, 0] = -6.0
-    loss = distillation_loss(student, teacher, (0,), 1.0, 1.0)
+    loss = distillation_loss(CLASSIFICATION, student, teacher, (0,), 1.0, 1.0)
     assert loss.item() == pytest.approx(4 / 8 + 9 / 30 + 36 / 30)
 
 
 def test_loss_refuses_a_map_of_another_length() -> None:
     run = constant_run(0.0, 0.0, [0.0, 0.0])
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        distillation_loss(run, run, (0,), 1.0, 1.0)
+        distillation_loss(CLASSIFICATION, run, run, (0,), 1.0, 1.0)
 
 
 def test_recovery_learns_from_the_whole_models_logits_alone(
@@ -113,6 +116,7 @@ def test_recovery_learns_from_the_whole_models_logits_alone(
     inputs, width, depth = make_inputs("vit"), 0.5, 2
     parameters = list(student.classifier.parameters())
     teach(
+        CLASSIFICATION,
         teacher,
         student,
         recovery_of(Distillation(), width, depth, Lesson("states", logits=True)),
@@ -160,7 +164,7 @@ def test_a_last_batch_of_one_sample_spoils_nothing(
     training = Training(epochs=1, batch_size=8, learning_rate=1e-3)
     step = step_of(Distillation(), 0, [0.5], [2], lambda _: 1.0, Lesson("features", logits=False))
     draw = torch.Generator().manual_seed(0)
-    distill(teacher, student, step, make_samples(17), training, draw)
+    distill(CLASSIFICATION, teacher, student, step, make_samples(17), training, draw)
     assert all(bool(p.isfinite().all()) for p in student.classifier.parameters())
 
 
@@ -171,8 +175,8 @@ def test_learning_features_moves_towards_the_teacher_and_raises_the_probe(
     reference = make_classifier(layers=LAYERS)
     samples, unseen = make_samples(256), make_samples(200, seed=1)
     training = Training(epochs=20, batch_size=32, learning_rate=4e-3)
-    fit(reference, samples, training, torch.Generator().manual_seed(0))
-    assert evaluate(reference, unseen).accuracy > 0.6
+    fit(CLASSIFICATION, reference, samples, training, torch.Generator().manual_seed(0))
+    assert evaluate(CLASSIFICATION, reference, unseen).score > 0.6
     student = ElasticClassifier(reference)
     teacher, arch = student.frozen_copy(), student.shape(0.25, LAYERS)
     unlabelled = Samples(samples.inputs, None, samples.stored_bytes)
@@ -187,7 +191,15 @@ def test_learning_features_moves_towards_the_teacher_and_raises_the_probe(
     before = found()
     lesson = Lesson("features", logits=False)
     step = step_of(Distillation(), 0, [0.25], [LAYERS], lambda _: 1.0, lesson)
-    distill(teacher, student, step, unlabelled, training, torch.Generator().manual_seed(0))
+    distill(
+        CLASSIFICATION,
+        teacher,
+        student,
+        step,
+        unlabelled,
+        training,
+        torch.Generator().manual_seed(0),
+    )
     after = found()
     assert after[0] < 0.5 * before[0]
     assert after[1] > before[1] + 0.05
@@ -209,8 +221,18 @@ def test_zero_for_a_student_that_is_its_teacher(
     whole, half = student.shape(1.0, LAYERS), student.shape(0.5, LAYERS)
     inputs = make_inputs("vit")
     lesson = teacher.run(whole, inputs)
-    assert distillation_loss(student.run(whole, inputs), lesson, whole.layers, 1.0, 1.0).item() == 0
-    assert distillation_loss(student.run(half, inputs), lesson, half.layers, 1.0, 1.0).item() > 0
+    assert (
+        distillation_loss(
+            CLASSIFICATION, student.run(whole, inputs), lesson, whole.layers, 1.0, 1.0
+        ).item()
+        == 0
+    )
+    assert (
+        distillation_loss(
+            CLASSIFICATION, student.run(half, inputs), lesson, half.layers, 1.0, 1.0
+        ).item()
+        > 0
+    )
 
 
 # --- the students of a step -------------------------------------------------------------------
@@ -259,11 +281,19 @@ def test_teacher_stays_and_smallest_student_learns(
     @torch.no_grad()
     def loss() -> float:
         mine, lesson = student.run(smallest, held_out), teacher.run(whole, held_out)
-        return distillation_loss(mine, lesson, smallest.layers, 1.0, 0.1).item()
+        return distillation_loss(CLASSIFICATION, mine, lesson, smallest.layers, 1.0, 0.1).item()
 
     untrained = loss()
     training = Training(epochs=6, batch_size=16, learning_rate=1e-2)
-    distill(teacher, student, STEP, make_samples(64), training, torch.Generator().manual_seed(0))
+    distill(
+        CLASSIFICATION,
+        teacher,
+        student,
+        STEP,
+        make_samples(64),
+        training,
+        torch.Generator().manual_seed(0),
+    )
     assert loss() < 0.7 * untrained
     after = state_of(teacher)
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -279,7 +309,7 @@ def test_deterministic_by_generator(
         student.classifier.requires_grad_(True)
         random = torch.Generator().manual_seed(seed)
         training = Training(epochs=1, batch_size=16)
-        distill(teacher, student, STEP, make_samples(32), training, random)
+        distill(CLASSIFICATION, teacher, student, STEP, make_samples(32), training, random)
     weights = [
         torch.cat([v.flatten() for v in state_of(s).values()]) for s in (first, other, third)
     ]
@@ -293,8 +323,10 @@ def test_batches_go_to_the_weights_device(
     """On torch's device without memory, that takes no tensor of another device."""
     for model in pair:
         model.classifier.to("meta")
-    distill(*pair, SAME_WIDTH, make_samples(8), Training(epochs=1), torch.Generator())
-    fit(pair[1].classifier, make_samples(8), Training(epochs=1), torch.Generator())
+    distill(
+        CLASSIFICATION, *pair, SAME_WIDTH, make_samples(8), Training(epochs=1), torch.Generator()
+    )
+    fit(CLASSIFICATION, pair[1].classifier, make_samples(8), Training(epochs=1), torch.Generator())
     assert all(value.is_meta for value in pair[1].classifier.parameters())
 
 
@@ -320,7 +352,15 @@ def test_teacher_runs_once_a_batch_for_each_width_that_is_asked(
     monkeypatch.setattr(teacher, "run", counted)
     monkeypatch.setattr(distillation, "sandwich", lambda *_: students)
     training = Training(epochs=2, batch_size=8)
-    distill(teacher, student, step, make_samples(20), training, torch.Generator().manual_seed(0))
+    distill(
+        CLASSIFICATION,
+        teacher,
+        student,
+        step,
+        make_samples(20),
+        training,
+        torch.Generator().manual_seed(0),
+    )
     batches = 2 * 3
     assert Counter(lessons) == {teacher.shape(width, LAYERS): batches for width in widths}
 
@@ -348,7 +388,15 @@ def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
     monkeypatch.setattr(distillation, "Optimization", Recorder)
     monkeypatch.setattr(distillation, "sandwich", lambda *_: students)
     samples, generator = make_samples(12), torch.Generator().manual_seed(0)
-    distill(teacher, student, SAME_WIDTH, samples, Training(epochs=1, batch_size=12), generator)
+    distill(
+        CLASSIFICATION,
+        teacher,
+        student,
+        SAME_WIDTH,
+        samples,
+        Training(epochs=1, batch_size=12),
+        generator,
+    )
     (gradients,) = seen
 
     total = torch.zeros(())
@@ -357,7 +405,7 @@ def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
         assert depth != 2 or layers == (1, 3)
         lesson = teacher.run(teacher.shape(width, LAYERS), samples.inputs)
         mine = student.run(student.shape(width, depth), samples.inputs)
-        total = total + distillation_loss(mine, lesson, layers, 1.0, 1.0)
+        total = total + distillation_loss(CLASSIFICATION, mine, lesson, layers, 1.0, 1.0)
     expected = torch.autograd.grad(total, list(student.classifier.parameters()), allow_unused=True)
     for ours, theirs in zip(gradients, expected, strict=True):
         if theirs is None:
@@ -383,6 +431,7 @@ def test_augmentation_reaches_teacher_and_student_alike(
         return type(batch)({"pixel_values": noise}, batch.labels, batch.stored_bytes)
 
     distill(
+        CLASSIFICATION,
         teacher,
         student,
         only_largest,

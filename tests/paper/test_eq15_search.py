@@ -34,6 +34,7 @@ from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.module import build_header
 from acme_fleet.models.storage import clone_state
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
 SPACE = SearchSpace(blocks=1, cells=1, channels=4, hidden=16, classes=4, axes=2)
@@ -362,6 +363,7 @@ def test_gradient_of_shared_weights_is_the_mean_over_children(
     monkeypatch.setattr(search, "feature_samples", lambda backbone, samples: samples)
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", record)
     search_header(
+        CLASSIFICATION,
         as_elastic(plain_backbone("vit", layers=1)),
         CLASSIFIER,
         SPACE,
@@ -415,6 +417,7 @@ def run_search(
     data = split_shared_data(samples, seeded(7))
     steps: list[tuple[int, int]] = []
     result = search_header(
+        CLASSIFICATION,
         backbone,
         CLASSIFIER,
         SPACE,
@@ -428,7 +431,10 @@ def run_search(
     assert steps[-1] == (settings.steps, settings.steps)
     assert len(result.rewards) == settings.steps
     assert result.evaluated > settings.steps * settings.children_per_step
-    assert evaluate(result.header, feature_samples(backbone, data.choice)) == result.choice
+    assert (
+        evaluate(CLASSIFICATION, result.header, feature_samples(backbone, data.choice))
+        == result.choice
+    )
     return result
 
 
@@ -484,9 +490,11 @@ def test_search_that_is_stopped_ends_as_if_it_had_not_been(
         return CLASSIFIER, SPACE, anything, data, settings, seeded(), progress, file
 
     with pytest.raises(_Stopped):
-        search_header(as_elastic(plain_backbone("vit", layers=1)), *parts(stop))
+        search_header(CLASSIFICATION, as_elastic(plain_backbone("vit", layers=1)), *parts(stop))
     seen: list[int] = []
-    again = search_header(backbones[1], *parts(lambda done, total, note: seen.append(done)))
+    again = search_header(
+        CLASSIFICATION, backbones[1], *parts(lambda done, total, note: seen.append(done))
+    )
     assert seen[0] == 4
     assert again.plan == whole.plan
     assert again.rewards == whole.rewards
@@ -503,6 +511,7 @@ def test_time_limit_takes_the_best_so_far(
     data = split_shared_data(make_samples(64), seeded(7))
     told: list[tuple[int, int]] = []
     result = search_header(
+        CLASSIFICATION,
         as_elastic(plain_backbone("vit", layers=1)),
         CLASSIFIER,
         SPACE,
@@ -559,6 +568,7 @@ def test_finds_a_header_for_what_the_pooled_token_does_not_say(
         update={"steps": 30, "learning_rate": 3e-2, "batch_size": 32, "final_samples": 12}
     )
     result = search_header(
+        CLASSIFICATION,
         as_elastic(plain_backbone("vit", layers=1)),
         CLASSIFIER,
         SPACE,
@@ -568,7 +578,7 @@ def test_finds_a_header_for_what_the_pooled_token_does_not_say(
         seeded(),
         lambda done, total, note: None,
     )
-    assert result.choice.accuracy > 0.7
-    assert evaluate(result.header, synthetic(200, 3)).accuracy > 0.6
+    assert result.choice.score > 0.7
+    assert evaluate(CLASSIFICATION, result.header, synthetic(200, 3)).score > 0.6
     assert sum(result.rewards[-5:]) > sum(result.rewards[:5]) + 0.5
     assert 0 in result.plan.genotype.blocks[0].inputs

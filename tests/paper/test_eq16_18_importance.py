@@ -24,6 +24,7 @@ from acme_fleet.device.refinement import prune_header, train_header
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
 
 CHANNELS = 5
@@ -91,7 +92,7 @@ def test_training_measures_every_iteration_before_the_weights_move() -> None:
     header, samples = make_header(), make_features(12)
     splits = Splits(samples, make_features(9, seed=1), make_features(9, seed=2))
     one = Training(epochs=1, batch_size=12, learning_rate=0.05)
-    trained, first = train_header(header, splits, one, torch.Generator())
+    trained, first = train_header(CLASSIFICATION, header, splits, one, torch.Generator())
     expected = squares(header, samples)
     for name, importance in first.by_layer().items():
         total = expected[f"layers.{name}.weight"].flatten(1).sum(1)
@@ -104,7 +105,7 @@ def test_training_measures_every_iteration_before_the_weights_move() -> None:
         for name, value in header.state_dict().items()
     )
     two = Training(epochs=2, batch_size=12, learning_rate=0.05)
-    _, both = train_header(header, splits, two, torch.Generator())
+    _, both = train_header(CLASSIFICATION, header, splits, two, torch.Generator())
     name = "cell0-block0-0-conv3"
     assert not torch.allclose(both[name], first[name], rtol=0.01)
     assert trained.plan == header.plan
@@ -133,7 +134,7 @@ def test_ablation_equals_physical_removal() -> None:
         return F.cross_entropy(some(**samples.inputs), samples.labels)
 
     for name in header.plan.layers:
-        exact = ablation_importance(header, samples, name)
+        exact = ablation_importance(CLASSIFICATION, header, samples, name)
         for neuron in range(CHANNELS):
             kept = tuple(c for c in range(CHANNELS) if c != neuron)
             removed = (loss(header) - loss(prune(header, {name: kept}))) ** 2
@@ -145,14 +146,16 @@ def rank_correlation(seed: int) -> float:
     """Spearman's, of Eq. 17's sums and Eq. 16, over all neurons of a trained header."""
     header, samples = make_header(seed, channels=8), make_features(96, seed)
     training = Training(epochs=2, batch_size=16, learning_rate=5e-3)
-    fit(header, samples, training, torch.Generator().manual_seed(seed))
+    fit(CLASSIFICATION, header, samples, training, torch.Generator().manual_seed(seed))
     accumulator = ImportanceAccumulator(header)
     for batch in samples.batches(16):
         header.zero_grad()
         F.cross_entropy(header(**batch.inputs), batch.labels).backward()
         accumulator.add()
     taylor = accumulator.result(8).flat()
-    exact = torch.cat([ablation_importance(header, samples, name) for name in header.plan.layers])
+    exact = torch.cat(
+        [ablation_importance(CLASSIFICATION, header, samples, name) for name in header.plan.layers]
+    )
     return float(spearmanr(taylor, exact).statistic)
 
 

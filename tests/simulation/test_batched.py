@@ -18,6 +18,7 @@ from acme_fleet.models.header.module import Header, build_header, initial_tensor
 from acme_fleet.models.header.unpruned import expand, presence, shrink, unpruned
 from acme_fleet.simulation.batched import train_headers
 from acme_fleet.simulation.stacked import split_vectors
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
 HIDDEN, CLASSES = 6, 4
@@ -73,10 +74,10 @@ def test_together_is_one_by_one(axes: Literal[1, 2], pruned: bool, to_mix: bool)
     def fleet() -> list[LocalTraining]:
         return [device(number, axes, pruned=pruned) for number in (2, 0, 3, 1)]
 
-    together = list(train_headers(fleet(), TRAINING, together=3, to_mix=to_mix))
+    together = list(train_headers(CLASSIFICATION, fleet(), TRAINING, together=3, to_mix=to_mix))
     for one, (trained, importance) in zip(fleet(), together, strict=True):
         expected, expected_importance = train_header(
-            one.header, one.features, TRAINING, one.generator, to_mix=to_mix
+            CLASSIFICATION, one.header, one.features, TRAINING, one.generator, to_mix=to_mix
         )
         assert trained.plan == expected.plan
         torch.testing.assert_close(
@@ -92,13 +93,18 @@ def test_a_header_to_be_mixed_learns_on_when_its_own_validation_says_no() -> Non
     known = one.features.train
     wrong = dataclasses.replace(known, labels=(known.labels + 1) % CLASSES)
     features = dataclasses.replace(one.features, validation=wrong)
-    before = evaluate(one.header, known).loss
+    before = evaluate(CLASSIFICATION, one.header, known).loss
 
     def trained(to_mix: bool) -> float:
         found, _ = train_header(
-            one.header, features, TRAINING, torch.Generator().manual_seed(0), to_mix=to_mix
+            CLASSIFICATION,
+            one.header,
+            features,
+            TRAINING,
+            torch.Generator().manual_seed(0),
+            to_mix=to_mix,
         )
-        return evaluate(found, known).loss
+        return evaluate(CLASSIFICATION, found, known).loss
 
     assert trained(True) < 0.8 * before < trained(False)
 
@@ -106,7 +112,7 @@ def test_a_header_to_be_mixed_learns_on_when_its_own_validation_says_no() -> Non
 def test_the_header_that_was_given_stays_as_it_was() -> None:
     one = device(1, 1, pruned=False)
     before = {name: value.clone() for name, value in one.header.state_dict().items()}
-    list(train_headers([one], TRAINING))
+    list(train_headers(CLASSIFICATION, [one], TRAINING))
     torch.testing.assert_close(one.header.state_dict(), before, rtol=0, atol=0)
 
 
@@ -118,7 +124,7 @@ def test_devices_are_taken_only_as_they_are_needed() -> None:
             taken.append(number)
             yield device(number, 1, pruned=False)
 
-    results = train_headers(fleet(), TRAINING, together=2)
+    results = train_headers(CLASSIFICATION, fleet(), TRAINING, together=2)
     next(results)
     assert taken == [0, 1]
 
@@ -127,7 +133,7 @@ def test_different_genotypes_are_refused() -> None:
     one, two = device(0, 1, pruned=False), device(1, 1, pruned=False)
     other = LocalTraining(header(1, seed=0, cells=2), two.features, two.generator)
     with pytest.raises(ValueError, match="different genotypes"):
-        list(train_headers([one, other], TRAINING))
+        list(train_headers(CLASSIFICATION, [one, other], TRAINING))
 
 
 @pytest.mark.parametrize("axes", [1, 2])
@@ -179,9 +185,9 @@ def test_device_whose_training_diverges_ships_numbers_and_disturbs_nobody(to_mix
         LocalTraining(header(1, seed), own, torch.Generator().manual_seed(seed))
         for seed, own in enumerate(data)
     ]
-    results = list(train_headers(work, wild, to_mix=to_mix))
+    results = list(train_headers(CLASSIFICATION, work, wild, to_mix=to_mix))
     alone = train_header(
-        header(1, 1), bad[0], wild, torch.Generator().manual_seed(1), to_mix=to_mix
+        CLASSIFICATION, header(1, 1), bad[0], wild, torch.Generator().manual_seed(1), to_mix=to_mix
     )
     for trained, importance in (*results, alone):
         assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
@@ -190,6 +196,7 @@ def test_device_whose_training_diverges_ships_numbers_and_disturbs_nobody(to_mix
     assert results[1][1] == alone[1]
     for number in (0, 2):
         one, _ = train_header(
+            CLASSIFICATION,
             header(1, number),
             data[number],
             wild,
@@ -209,11 +216,11 @@ def test_a_header_without_numbers_is_never_the_best() -> None:
     validation = samples(10, 1, 0)
     zeros = Samples(validation.inputs, torch.zeros_like(validation.labels), validation.stored_bytes)
     coarse = header(1, 0)
-    state = HeaderState(coarse, coarse, evaluate(coarse, zeros))
+    state = HeaderState(coarse, coarse, evaluate(CLASSIFICATION, coarse, zeros))
     broken = header(1, 0)
     for parameter in broken.parameters():
         parameter.data.fill_(float("nan"))
-    assert evaluate(broken, zeros).accuracy == 1.0
-    after = state.with_current(broken, zeros)
+    assert evaluate(CLASSIFICATION, broken, zeros).score == 1.0
+    after = state.with_current(CLASSIFICATION, broken, zeros)
     assert after.best is state.best
     assert after.best_evaluation == state.best_evaluation

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
@@ -21,6 +22,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Activations, Classifier
 from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
 from acme_fleet.runs.journal import Journal, Observer
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.resume import EpochState
 
 STEP = DistillationStep([0.5, 1.0], [1, 3], lambda width: width, 1.0, 1.0, 1)
@@ -53,6 +55,7 @@ def train(
 ) -> dict[str, Tensor]:
     student = ElasticClassifier(classifier)
     distill(
+        CLASSIFICATION,
         student.frozen_copy(),
         student,
         STEP,
@@ -157,7 +160,9 @@ def cloud(
     )
     public = Splits(samples(24, 0), samples(8, 1), samples(8, 2))
     journal = Journal(folder / "events.jsonl", observer)
-    return CloudServer(settings, public, list("abcd"), {}, NoEdges(), folder, journal)
+    reference = untrained_reference(settings, public, list("abcd"))
+    edges = NoEdges()
+    return CloudServer(settings, public, list("abcd"), {}, edges, folder, journal, reference)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +195,13 @@ def constant_run(logits: Tensor) -> Run:
 def test_soft_cross_entropy_by_hand() -> None:
     student, teacher = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     loss = distillation_loss(
-        constant_run(student), constant_run(teacher), [0], 2.0, 1.0, "soft_cross_entropy"
+        CLASSIFICATION,
+        constant_run(student),
+        constant_run(teacher),
+        [0],
+        2.0,
+        1.0,
+        "soft_cross_entropy",
     )
     by_hand = -(teacher.softmax(1) * F.log_softmax(student, 1)).sum(dim=1).mean()
     torch.testing.assert_close(loss, 2 * by_hand)

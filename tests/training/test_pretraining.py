@@ -26,6 +26,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError, RunError, WriteError
 from acme_fleet.runs.locks import held
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.pretraining import RECORD, Averaged, Recipe, cutmix, pretrain, recipe_for
 
@@ -62,9 +63,11 @@ def test_the_model_knows_more_than_chance_and_the_record_says_so(trained: Path, 
 
 def test_hugging_face_reads_the_same_function(trained: Path, digits: Source):
     model = AutoModelForImageClassification.from_pretrained(trained).eval()
-    told = evaluate(lambda pixel_values: model(pixel_values=pixel_values).logits, digits.test)
+    told = evaluate(
+        CLASSIFICATION, lambda pixel_values: model(pixel_values=pixel_values).logits, digits.test
+    )
     record = json.loads((trained / RECORD).read_text())
-    assert told.accuracy == pytest.approx(record["test"]["accuracy"])
+    assert told.score == pytest.approx(record["test"]["accuracy"])
     assert model.config.id2label == dict(enumerate(digits.classes))
 
 
@@ -75,7 +78,7 @@ def test_a_fleet_takes_the_model_with_its_classifier(trained: Path, digits: Sour
     fleet = fleet.model_copy(update={"reference": reference, "backbone": backbone})
     world = load_world(fleet)
     model = untrained_reference(fleet, world.public, world.classes).eval()
-    told = evaluate(model, digits.test).accuracy
+    told = evaluate(CLASSIFICATION, model, digits.test).score
     assert told == pytest.approx(json.loads((trained / RECORD).read_text())["test"]["accuracy"])
 
 

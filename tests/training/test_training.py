@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
-from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.tasks.base import Evaluation
+from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, Optimization, fit, steps_of, warmup_cosine
 
 
@@ -55,20 +57,20 @@ def seeded(seed: int = 0) -> torch.Generator:
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_evaluation_equals_a_direct_computation(count: int, batch_size: int) -> None:
     module, samples = Linear(), make(count)
-    result = evaluate(module, samples, batch_size)
+    result = evaluate(CLASSIFICATION, module, samples, batch_size)
     with torch.no_grad():
         logits = samples.inputs["x"] @ module.linear.weight.T + module.linear.bias
     truth = [float(-row.log_softmax(0)[y]) for row, y in zip(logits, samples.labels, strict=True)]
     right = [bool(row.argmax() == y) for row, y in zip(logits, samples.labels, strict=True)]
     assert result.loss == pytest.approx(sum(truth) / count, rel=1e-4)
-    assert result.accuracy == sum(right) / count
+    assert result.score == sum(right) / count
 
 
 def test_better_is_more_accurate_then_less_loss() -> None:
     order = [
-        Evaluation(loss=0.1, accuracy=0.9),
-        Evaluation(loss=0.5, accuracy=0.9),
-        Evaluation(loss=0.1, accuracy=0.8),
+        Evaluation(1.0, 9, 10),
+        Evaluation(5.0, 9, 10),
+        Evaluation(1.0, 8, 10),
     ]
     for (i, one), (j, other) in itertools.product(enumerate(order), repeat=2):
         assert one.better_than(other) == (i < j)
@@ -79,10 +81,10 @@ def test_better_is_more_accurate_then_less_loss() -> None:
 
 def test_learns() -> None:
     module = Linear()
-    before = evaluate(module, make(200, seed=1))
-    fit(module, make(200), PLAN, seeded())
-    after = evaluate(module, make(200, seed=1))
-    assert after.accuracy > 0.85 > before.accuracy
+    before = evaluate(CLASSIFICATION, module, make(200, seed=1))
+    fit(CLASSIFICATION, module, make(200), PLAN, seeded())
+    after = evaluate(CLASSIFICATION, module, make(200, seed=1))
+    assert after.score > 0.85 > before.score
     assert after.loss < before.loss
     assert not module.training
 
@@ -91,14 +93,14 @@ def test_keeps_the_best_epoch_by_validation() -> None:
     """The weights after each epoch are written down; those kept are the best of them."""
     module, validation = Linear(), make(60, seed=1)
     states = [weights(module)]
-    results = [evaluate(module, validation)]
+    results = [evaluate(CLASSIFICATION, module, validation)]
 
     def note(epoch: int) -> None:
         states.append(weights(module))
-        results.append(evaluate(module, validation))
+        results.append(evaluate(CLASSIFICATION, module, validation))
 
     training = Training(epochs=6, batch_size=4, learning_rate=0.5)  # it jumps about
-    fit(module, make(24), training, seeded(), validation=validation, on_epoch=note)
+    fit(CLASSIFICATION, module, make(24), training, seeded(), validation=validation, on_epoch=note)
     best = 0
     for epoch in range(1, len(results)):
         if results[epoch].better_than(results[best]):
@@ -107,16 +109,16 @@ def test_keeps_the_best_epoch_by_validation() -> None:
     assert torch.equal(weights(module), states[best])
     # Without validation the last epoch's weights stay.
     again = Linear()
-    fit(again, make(24), training, seeded())
+    fit(CLASSIFICATION, again, make(24), training, seeded())
     assert torch.equal(weights(again), states[6])
 
 
 def test_keeps_the_first_weights_when_training_only_harms() -> None:
     """Trained on wrong labels, judged by right ones."""
     module = Linear()
-    fit(module, make(200), PLAN, seeded())
+    fit(CLASSIFICATION, module, make(200), PLAN, seeded())
     good = weights(module)
-    fit(module, make(100, shift=1), PLAN, seeded(), validation=make(100, seed=1))
+    fit(CLASSIFICATION, module, make(100, shift=1), PLAN, seeded(), validation=make(100, seed=1))
     assert torch.equal(weights(module), good)
 
 
@@ -127,7 +129,7 @@ def test_the_first_weights_are_judged_without_dropout() -> None:
     module.linear.bias.data.zero_()
     perfect = weights(module)
     module.train()
-    fit(module, make(100, shift=1), PLAN, seeded(), validation=make(100, seed=1))
+    fit(CLASSIFICATION, module, make(100, shift=1), PLAN, seeded(), validation=make(100, seed=1))
     assert torch.equal(weights(module), perfect)
     assert not module.training
 
@@ -137,7 +139,7 @@ def test_trains_in_training_mode() -> None:
     module = Linear()
     module.dropout.register_forward_hook(lambda m, *_: modes.append(m.training))
     training = Training(epochs=2, batch_size=50)
-    fit(module, make(100), training, seeded(), validation=make(10))
+    fit(CLASSIFICATION, module, make(100), training, seeded(), validation=make(10))
     assert modes == [False, True, True, False, True, True, False]
 
 
@@ -147,7 +149,7 @@ def test_trains_in_training_mode() -> None:
 def test_deterministic_by_generator() -> None:
     def trained(seed: int) -> Tensor:
         module = Linear()
-        fit(module, make(100), PLAN, seeded(seed))
+        fit(CLASSIFICATION, module, make(100), PLAN, seeded(seed))
         return weights(module)
 
     assert torch.equal(trained(0), trained(0))
@@ -164,7 +166,9 @@ def test_dropout_draws_from_the_generators_seed_alone() -> None:
             torch.manual_seed(before)
             expected = torch.rand(3)
             torch.manual_seed(before)
-            fit(module, make(16), training, seeded(seed))  # a single batch: its order is nothing
+            fit(
+                CLASSIFICATION, module, make(16), training, seeded(seed)
+            )  # a single batch: its order is nothing
             assert torch.equal(torch.rand(3), expected)
         return weights(module)
 
@@ -188,6 +192,7 @@ def test_hooks_see_every_step_and_epoch() -> None:
         events.append("gradient" if gradient.any() else "none")
 
     fit(
+        CLASSIFICATION,
         module,
         samples,
         Training(epochs=2, batch_size=16),
@@ -208,7 +213,7 @@ def test_gradients_do_not_pile_up_and_are_the_mean_over_the_batch() -> None:
         assert module.linear.weight.grad is not None
         seen.append(module.linear.weight.grad.clone())
 
-    fit(module, samples, training, seeded(), after_backward=note)
+    fit(CLASSIFICATION, module, samples, training, seeded(), after_backward=note)
     loss = nn.functional.cross_entropy(module(**samples.inputs), samples.labels)
     (expected,) = torch.autograd.grad(loss, [module.linear.weight])
     torch.testing.assert_close(seen, [expected, expected], rtol=1e-4, atol=1e-6)
@@ -273,9 +278,9 @@ class Breaks(Linear):
 def test_training_that_diverges_says_so_with_its_epoch(validated: bool) -> None:
     validation = make(20, 1) if validated else None
     with pytest.raises(Diverged, match=r"epoch [12] of 4: at a learning rate of 1e\+30"):
-        fit(Linear(), make(48), WILD, seeded(), validation=validation)
+        fit(CLASSIFICATION, Linear(), make(48), WILD, seeded(), validation=validation)
     with pytest.raises(Diverged, match="in epoch 3 of 5"):
-        fit(Breaks(2), make(48), PLAN, seeded(), validation=validation)
+        fit(CLASSIFICATION, Breaks(2), make(48), PLAN, seeded(), validation=validation)
 
 
 def test_last_step_that_leaves_no_numbers_is_noticed() -> None:
@@ -287,31 +292,33 @@ def test_last_step_that_leaves_no_numbers_is_noticed() -> None:
 
     one = Training(epochs=1, batch_size=48)
     with pytest.raises(Diverged, match="epoch 1 of 1"):
-        fit(module, make(48), one, seeded(), after_backward=spoil)
+        fit(CLASSIFICATION, module, make(48), one, seeded(), after_backward=spoil)
 
 
 def test_tolerant_training_ends_with_the_best_epoch_or_as_it_began() -> None:
     two = PLAN.model_copy(update={"epochs": 5})
     module, stopped = Breaks(2), Breaks(2)
-    fit(module, make(48), two, seeded(), validation=make(20, 1), tolerant=True)
+    fit(CLASSIFICATION, module, make(48), two, seeded(), validation=make(20, 1), tolerant=True)
     assert weights(module).isfinite().all()
-    assert evaluate(module, make(20, 1)).better_than(evaluate(Linear(), make(20, 1)))
+    assert evaluate(CLASSIFICATION, module, make(20, 1)).better_than(
+        evaluate(CLASSIFICATION, Linear(), make(20, 1))
+    )
     before = weights(stopped)
-    fit(stopped, make(48), two, seeded(), tolerant=True)
+    fit(CLASSIFICATION, stopped, make(48), two, seeded(), tolerant=True)
     torch.testing.assert_close(weights(stopped), before)
 
 
 def test_tolerance_changes_nothing_where_training_converges() -> None:
     modules = Linear(0.3), Linear(0.3)
     for module, tolerant in zip(modules, (False, True), strict=True):
-        fit(module, make(48), PLAN, seeded(), tolerant=tolerant)
+        fit(CLASSIFICATION, module, make(48), PLAN, seeded(), tolerant=tolerant)
     assert torch.equal(weights(modules[0]), weights(modules[1]))
 
 
 def test_answers_that_are_no_numbers_are_never_better() -> None:
     """All NaN is taken for class 0, whose share can be large."""
-    nan, good = Evaluation(float("nan"), 0.9), Evaluation(5.0, 0.1)
+    nan, good = Evaluation(float("nan"), 9, 10), Evaluation(50.0, 1, 10)
     assert good.better_than(nan)
     assert not nan.better_than(good)
     assert not nan.better_than(nan)
-    assert not Evaluation(float("inf"), 1.0).better_than(good)
+    assert not Evaluation(float("inf"), 10, 10).better_than(good)

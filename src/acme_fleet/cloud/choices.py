@@ -22,7 +22,7 @@ class Candidates:
 
     Attributes:
         grid: w and d of each.
-        quality: loss and accuracy of each.
+        quality: loss and score of each.
         sizes: bytes as shipped with the smallest header.
         tokens: p of Eq. 2.
     """
@@ -42,7 +42,7 @@ class ClusterChoice:
         parts: their places in its profile; all choose the same.
         storage_bytes: min C_n over them. The rest is of the part with that limit.
         objectives: loss, energy in J, size in bytes.
-        accuracies: on the data of the losses; None without labels.
+        scores: on the data of the losses; None without labels.
         selection: the front and the choice (Eq. 11-13).
     """
 
@@ -50,7 +50,7 @@ class ClusterChoice:
     parts: list[int]
     storage_bytes: int
     objectives: Float[np.ndarray, "candidates 3"]
-    accuracies: Float[np.ndarray, " candidates"] | None
+    scores: Float[np.ndarray, " candidates"] | None
     selection: Match
 
 
@@ -97,4 +97,4 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
         front=usable[found.front],
         chosen=int(usable[found.chosen]),
     )
-    return ClusterChoice(edge, [], part.storage_bytes, objectives, quality.accuracies, selection)
+    return ClusterChoice(edge, [], part.storage_bytes, objectives, quality.scores, selection)

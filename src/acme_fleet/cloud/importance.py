@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from acme_fleet.config.base import chosen
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations, moved
+from acme_fleet.tasks.base import Task
 
 Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
 """F of Eq. 6-8: the sum of a batch's own numbers, each of one sample alone."""
 
 
-def labels_objective(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
-    """Each sample's cross-entropy."""
-    logits = model(**batch.inputs)
-    return F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum")
+def labels_objective(task: Task) -> Objective:
+    """Each sample's loss."""
+
+    def of(model: Classifier, batch: Samples) -> Float[Tensor, ""]:
+        outputs = model(**batch.inputs)
+        return task.loss(outputs, batch.labels.to(outputs.device), "sum")
+
+    return of
 
 
 def features_objective(generator: torch.Generator) -> Objective:
@@ -43,20 +47,29 @@ def features_objective(generator: torch.Generator) -> Objective:
     return of
 
 
-def objective_of(
-    kind: Literal["auto", "labels", "features"], generator: torch.Generator, *, labelled: bool
-) -> Objective:
-    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some."""
-    if kind == "labels" or (kind == "auto" and labelled):
-        return labels_objective
-    return features_objective(generator)
+OBJECTIVES: dict[str, Callable[[Task, torch.Generator], Objective]] = {
+    "labels": lambda task, _: labels_objective(task),
+    "features": lambda _, generator: features_objective(generator),
+}
+"""F by ``backbone.importance``. A new criterion is an entry here."""
+
+
+def objective_of(task: Task, name: str, generator: torch.Generator, *, labelled: bool) -> Objective:
+    """F by its name in a fleet file; ``auto`` is the labels' where the samples have some.
+
+    Raises:
+        FleetError: if there is none of this name.
+    """
+    if name == "auto":
+        name = "labels" if labelled else "features"
+    return chosen(OBJECTIVES, name, "backbone.importance")(task, generator)
 
 
 def taylor_importance(
     model: Classifier,
     samples: Samples,
+    objective: Objective,
     batch_size: int = 64,
-    objective: Objective = labels_objective,
 ) -> tuple[Float[Tensor, "layers heads"], Float[Tensor, "layers neurons"]]:
     """First-order importance I_h ≈ |∂F/∂O_h · O_h|, mean over samples (Eq. 8).
 
@@ -66,8 +79,8 @@ def taylor_importance(
     Args:
         model: a reference of full width.
         samples: training or held-out training data, never test data.
-        batch_size: samples in one pass.
         objective: F.
+        batch_size: samples in one pass.
 
     Returns:
         Importance of heads and of neurons. For grouped-query attention a head is a key/value head
@@ -92,13 +105,14 @@ def taylor_importance(
 
 @torch.no_grad()
 def ablation_importance(
-    model: Classifier, samples: Samples, layer: int, *, heads: bool
+    task: Task, model: Classifier, samples: Samples, layer: int, *, heads: bool
 ) -> Float[Tensor, " units"]:
     """I_h = |F(O_h) − F(O_h = 0)| by removing one unit at a time, mean over samples (Eq. 6).
 
     One forward pass for each unit: the oracle of :func:`taylor_importance`.
 
     Args:
+        task: F is its loss.
         model: a reference of full width.
         samples: what the loss is measured on.
         layer: index of the layer.
@@ -110,7 +124,7 @@ def ablation_importance(
     linear = list(model.backbone.get_submodule(family.layers).children())[layer].get_submodule(name)
 
     def losses() -> Float[Tensor, " samples"]:
-        return F.cross_entropy(model(**samples.inputs), samples.labels, reduction="none")
+        return task.loss(model(**samples.inputs), samples.labels, "none")
 
     def without(unit: int) -> Float[Tensor, " samples"]:
         def remove(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch.nn import functional as F
 
 from acme_fleet.config.backbone import Backbone
 from acme_fleet.config.fleet import Fleet
@@ -23,6 +22,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.models.padding import by_length
+from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 
 
@@ -80,13 +80,13 @@ class Quality:
     """Quality of the candidates on the public validation data.
 
     Attributes:
-        losses: the objective f^1: mean cross-entropy with θ0^H or, without labels, the error of
+        losses: the objective f^1: the task's mean loss with θ0^H or, without labels, the error of
             the pooled features, see :func:`feature_quality`.
-        accuracies: with θ0^H, for people to read; nothing is chosen by them. None without labels.
+        scores: with θ0^H, for people to read; nothing is chosen by them. None without labels.
     """
 
     losses: Float[np.ndarray, " candidates"]
-    accuracies: Float[np.ndarray, " candidates"] | None
+    scores: Float[np.ndarray, " candidates"] | None
 
 
 def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
@@ -114,6 +114,7 @@ def without_loss(grid: Grid, quality: Quality, settings: Fleet) -> list[str]:
 
 
 def sent_quality(
+    task: Task,
     elastic: ElasticClassifier,
     whole: ElasticClassifier,
     grid: Grid,
@@ -123,6 +124,7 @@ def sent_quality(
     """Quality of each candidate as it would be sent.
 
     Args:
+        task: judges on labelled data.
         elastic: what candidates are cut from.
         whole: what is sent in place of the whole of it: the reference, if features are learned.
         grid, progress: see :func:`candidate_quality`.
@@ -130,12 +132,12 @@ def sent_quality(
     """
     if not validation.labelled:
         return feature_quality(elastic, whole, grid, validation, progress)
-    found = candidate_quality(elastic, grid, validation, progress)
+    found = candidate_quality(task, elastic, grid, validation, progress)
     at = _is_whole(grid, elastic)
     if whole is not elastic and at.any():
-        result = evaluate(whole.classifier.cpu(), validation)
-        assert found.accuracies is not None
-        found.losses[at], found.accuracies[at] = result.loss, result.accuracy
+        result = evaluate(task, whole.classifier.cpu(), validation)
+        assert found.scores is not None
+        found.losses[at], found.scores[at] = result.loss, result.score
     return found
 
 
@@ -183,14 +185,15 @@ def feature_quality(
 
 @torch.no_grad()
 def candidate_quality(
+    task: Task,
     elastic: ElasticClassifier,
     grid: Grid,
     validation: Samples,
     progress: Callable[[int, int], None],
     batch_size: int = 256,
 ) -> Quality:
-    """Loss and accuracy of each candidate with θ0^H on labelled data, in one pass over them."""
-    losses, hits = np.zeros(len(grid)), np.zeros(len(grid))
+    """Loss and score of each candidate with θ0^H on labelled data, in one pass over them."""
+    results = [Evaluation()] * len(grid)
     shapes = [
         elastic.shape(float(w), int(d)) for w, d in zip(grid.widths, grid.depths, strict=True)
     ]
@@ -199,9 +202,10 @@ def candidate_quality(
     for batch in batches:
         for candidate, shape in enumerate(shapes):
             logits = elastic.run(shape, batch.inputs).logits
-            labels = batch.labels.to(logits.device)
-            losses[candidate] += float(F.cross_entropy(logits, labels, reduction="sum"))
-            hits[candidate] += int((logits.argmax(dim=1) == labels).sum())
+            results[candidate] += task.evaluation(logits, batch.labels)
             done += 1
             progress(done, total)
-    return Quality(losses / len(validation), hits / len(validation))
+    return Quality(
+        np.array([result.loss for result in results]),
+        np.array([result.score for result in results]),
+    )

@@ -24,8 +24,10 @@ from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
 from acme_fleet.models.storage import clone_state
-from acme_fleet.models.vit import new_vit, vit_config
+from acme_fleet.models.vit import new_vit, shape_of_vit, vit_config
 from acme_fleet.seeding import derive_seed, seeded
+from acme_fleet.tasks.base import Task
+from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
@@ -48,11 +50,16 @@ class ReferenceResult:
     origin: Origin
 
 
-def untrained_reference(settings: Fleet, public: Splits, class_names: list[str]) -> Classifier:
+def untrained_reference(
+    settings: Fleet, public: Splits, class_names: list[str], *, shape_alone: bool = False
+) -> Classifier:
     """The reference before its training on the public data: a checkpoint, or a new ViT.
 
     A checkpoint's own classifier is kept if it knows the same classes. Without it, and without
     public labels to fit one to, the classifier is zero.
+
+    With ``shape_alone`` a new ViT has shapes and no weights. A checkpoint is loaded all the same:
+    only that shows that it can be used.
 
     Raises:
         FleetError: if the images cannot be cut into patches, the checkpoint cannot be used or
@@ -60,13 +67,15 @@ def untrained_reference(settings: Fleet, public: Splits, class_names: list[str])
     """
     if not public.labelled:
         _check_unlabelled(settings, public)
-    inputs = public.train.inputs
+    task, inputs = task_of(settings.task), public.train.inputs
     if settings.reference.checkpoint is None:
         _, channels, rows, columns = inputs["pixel_values"].shape
         config = vit_config(settings.reference, (channels, rows, columns))
-        return new_vit(config, len(class_names), settings.seed)
+        if shape_alone:
+            return shape_of_vit(task, config, class_names)
+        return new_vit(task, config, class_names, settings.seed)
     with seeded(derive_seed(settings.seed, "reference")):
-        model, own_head = _from_checkpoint(settings.reference, inputs, class_names)
+        model, own_head = _from_checkpoint(task, settings.reference, inputs, class_names)
     if not (own_head or public.labelled):
         for parameter in model.head.parameters():
             nn.init.zeros_(parameter)
@@ -134,7 +143,7 @@ def checkpoint_backbone(
 
 
 def _from_checkpoint(
-    settings: Reference, inputs: dict[str, Tensor], class_names: list[str]
+    task: Task, settings: Reference, inputs: dict[str, Tensor], class_names: list[str]
 ) -> tuple[Classifier, bool]:
     """The checkpoint as a classifier, and whether it came with a head for these classes."""
     checkpoint, revision = settings.checkpoint, settings.revision
@@ -155,7 +164,7 @@ def _from_checkpoint(
         own = "first_mean" if double else family_of(config).pooled
         config.pooling, head = (own, head) if known in (None, own) else (known, None)
     width = pooled_size(config.pooling, config.hidden_size)
-    loaded = Classifier(backbone, head or nn.Linear(width, len(class_names)))
+    loaded = Classifier(backbone, head or task.head(width, class_names))
     _check_finite(checkpoint, loaded)
     return loaded, head is not None
 
@@ -199,33 +208,37 @@ def _check_texts(
 
 
 def public_probe(
-    model: Classifier, public: Splits, pooling: Pooling | None
+    task: Task, model: Classifier, public: Splits, pooling: Pooling | None
 ) -> tuple[Pooling, dict[str, Tensor]]:
-    """A pre-trained reference made a classifier without touching it.
+    """A pre-trained reference with a head for the task, without touching its backbone.
 
     Args:
+        task: without a probe the model's own head and pooling stay.
         model: its own head is kept if it is the better one on validation data.
-        public: what a regression is fitted to, and what chooses.
+        public: what the probe is fitted to, and what chooses.
         pooling: how it was pre-trained to be pooled; none lets the validation data choose.
 
     Returns:
         How it is pooled, and the tensors of the head.
     """
     backbone, classes = model.backbone, model.head.out_features
+    own = backbone.config.pooling, clone_state(model.head)
+    if task.probe is None:
+        return own
     ways = poolings_of(backbone.config, pooling)
-    best, probe = choose_pooling(backbone, public, classes, ways)
-    candidates = [(best, probe.tensors()), (backbone.config.pooling, clone_state(model.head))]
+    best, probe = choose_pooling(task.probe, backbone, public, classes, ways)
 
-    def accuracy(candidate: tuple[Pooling, dict[str, Tensor]]) -> float:
+    def score(candidate: tuple[Pooling, dict[str, Tensor]]) -> float:
         tried = copy.deepcopy(model)
         tried.backbone.config.pooling = candidate[0]
         tried.head.load_state_dict(candidate[1])
-        return evaluate(tried.eval(), public.validation).accuracy
+        return evaluate(task, tried.eval(), public.validation).score
 
-    return max(candidates, key=accuracy)
+    return max((best, probe.tensors()), own, key=score)
 
 
 def train_reference(
+    task: Task,
     model: Classifier,
     settings: Reference,
     public: Splits,
@@ -241,6 +254,7 @@ def train_reference(
         return model
     pretrained = settings.checkpoint is not None
     fit(
+        task,
         model,
         public.train,
         settings.training,
@@ -263,14 +277,14 @@ def origin_of(settings: Reference, before: Mapping[str, Tensor], model: Classifi
     return "untouched" if same else "fine-tuned"
 
 
-def described(model: Classifier, test: Samples, origin: Origin) -> ReferenceResult:
-    """Size, origin and, where the test data have labels, accuracy of θ0."""
+def described(task: Task, model: Classifier, test: Samples, origin: Origin) -> ReferenceResult:
+    """Size, origin and, where the test data have labels, score of θ0."""
     shapes = shapes_of(model)
     return ReferenceResult(
         params=parameter_count(shapes),
         patches=patches(model.backbone.config, test.inputs),
         size_bytes=file_size(shapes),
-        accuracy=evaluate(model, test).accuracy if test.labelled else None,
+        accuracy=evaluate(task, model, test).score if test.labelled else None,
         pooling=model.backbone.config.pooling,
         origin=origin,
     )

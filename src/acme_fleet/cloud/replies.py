@@ -18,6 +18,8 @@ from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.models.header.by_hand import HAND_MADE
 from acme_fleet.outside import reading
+from acme_fleet.tasks.base import Task
+from acme_fleet.tasks.registry import task_of
 
 _STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 _LARGEST_LOSS = 1e9
@@ -118,7 +120,8 @@ def check_finished(
     cluster = _cluster(settings, assigned.edge)
     own = assigned.members(cluster, settings.selection.matching == "device")
     plan = _plan(settings, reference, report, what)
-    _check_devices(report, cluster, {device.name: device for device in own}, plan, what)
+    limits = {device.name: device for device in own}
+    _check_devices(task_of(settings.task), report, cluster, limits, plan, what)
     expected = sum(assigned.parts[number].devices for number in assigned.chosen)
     accounted = {told.name for told in report.reports} | report.lost.keys()
     if len(accounted & {device.name for device in own}) < expected:
@@ -170,7 +173,12 @@ def _plan(settings: Fleet, reference: Classifier, report: ClusterReport, what: s
 
 
 def _check_devices(
-    report: ClusterReport, cluster: Cluster, own: dict[str, Device], plan: HeaderPlan, what: str
+    task: Task,
+    report: ClusterReport,
+    cluster: Cluster,
+    own: dict[str, Device],
+    plan: HeaderPlan,
+    what: str,
 ) -> None:
     """Devices are the group's, each is there once, and none is both lost and finished."""
     reported = [told.name for told in report.reports]
@@ -182,7 +190,7 @@ def _check_devices(
     if both := report.lost.keys() & set(reported):
         raise ProtocolError(f"{what}: {min(both)} is lost and has finished")
     for told in report.reports:
-        check_report(told, own[told.name], plan.neurons)
+        check_report(task, told, own[told.name], plan.neurons)
 
 
 def _check_similarity(report: ClusterReport, what: str) -> None:

@@ -30,7 +30,6 @@ from acme_fleet.cloud.reference import (
     origin_of,
     public_probe,
     train_reference,
-    untrained_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.config.devices import Part
@@ -60,6 +59,7 @@ from acme_fleet.models.storage import clone_state, config_document, read_tensors
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.loop import diverging
 from acme_fleet.training.precision import training_device
@@ -97,8 +97,11 @@ class CloudServer:
         edges: Link,
         folder: Path,
         journal: Journal,
+        reference: Classifier,
     ) -> None:
+        """``reference`` is θ0 before any training, see ``untrained_reference``; it is trained."""
         self._settings = settings
+        self._task = task_of(settings.task)
         self._distillation = settings.backbone.distillation
         self._public = public
         self._class_names = class_names
@@ -108,7 +111,7 @@ class CloudServer:
         self._folder = folder
         self._journal = journal
         self._accelerator = training_device(settings.accelerator, "accelerator")
-        self._initial = untrained_reference(settings, public, class_names)
+        self._initial = reference
         self._reference_origin: Origin = "trained"  # until it is prepared
         self._teacher: ElasticClassifier | None = None  # where features are learned
         self.grid = candidate_grid(settings.backbone, self._initial)
@@ -127,7 +130,7 @@ class CloudServer:
         with diverging("training the reference", "reference.training.learning_rate"):
             reference = self._staged("reference", start, self._train_reference)
         self._reference_origin = origin_of(self._settings.reference, before, reference)
-        result = described(reference, self._public.test, self._reference_origin)
+        result = described(self._task, reference, self._public.test, self._reference_origin)
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
         if self._lesson().match == "features":
@@ -147,7 +150,7 @@ class CloudServer:
         if stored is None:
             with self._journal.stage("cloud", "probe", "cloud"):
                 known = known_pooling(settings, model.backbone.config.hidden_size)
-                pooling, head = public_probe(model, self._public, known)
+                pooling, head = public_probe(self._task, model, self._public, known)
             stored = head, {"pooling": pooling}
             write_tensors(path, *stored)
         head, about = stored
@@ -192,14 +195,15 @@ class CloudServer:
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
         settings, draw = self._settings.reference, self._draw("reference training")
-        return train_reference(model, settings, self._public, draw, self._augment, progress)
+        public, augment = self._public, self._augment
+        return train_reference(self._task, model, settings, public, draw, augment, progress)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone
         samples = self._public.train[: settings.importance_samples]
         draw, labelled = self._draw("importance"), samples.labelled
-        objective = objective_of(settings.importance, draw, labelled=labelled)
-        heads, neurons = taylor_importance(model, samples, objective=objective)
+        objective = objective_of(self._task, settings.importance, draw, labelled=labelled)
+        heads, neurons = taylor_importance(model, samples, objective)
         if not all(bool(values.isfinite().all()) for values in (heads, neurons)):
             raise FleetError(
                 "the importance of heads and neurons is no finite number: the reference's loss is "
@@ -278,6 +282,7 @@ class CloudServer:
         else:
             teacher.classifier.to(self._accelerator)
         distill(
+            self._task,
             teacher,
             student,
             step,
@@ -324,9 +329,9 @@ class CloudServer:
             with self._journal.stage("cloud", "candidate losses", "cloud") as progress:
                 elastic.classifier.to(self._accelerator)
                 whole, validation = self._whole(elastic), self._public.validation
-                found = sent_quality(elastic, whole, self.grid, validation, progress)
+                found = sent_quality(self._task, elastic, whole, self.grid, validation, progress)
                 elastic.classifier.cpu()
-            accuracies = None if found.accuracies is None else found.accuracies.tolist()
+            accuracies = None if found.scores is None else found.scores.tolist()
             stored = _StoredQuality(found.losses.tolist(), accuracies)
             write_sealed_json(path, vars(stored))
         accuracies = None if stored.accuracies is None else np.array(stored.accuracies)

@@ -82,6 +82,9 @@ class Reference(Settings):
         return self
 
 
+LogitsLoss = Literal["mse", "soft_cross_entropy"]
+
+
 class Distillation(Settings):
     """Eq. 9, one entry for each of the two steps: width, then width and depth.
 
@@ -98,7 +101,7 @@ class Distillation(Settings):
     """Random students of each batch, besides the largest and the smallest."""
     match: Literal["auto", "states", "features"] = "auto"
     """Target beside logits; ``auto``: ``features`` of a checkpoint, ``states`` of an own ViT."""
-    logits_loss: Literal["mse", "soft_cross_entropy"] = "mse"
+    logits_loss: LogitsLoss = "mse"
     """Loss of the logits: Eq. 9's ``mse``, or cross-entropy with the teacher's probabilities."""
     logits_weight: tuple[float, float] = (1.0, 1.0)
     """λ1, weight of the logits' loss in the first and the second step."""
@@ -120,7 +123,7 @@ class Backbone(Settings):
     """Candidate depths d: numbers of layers, at most the reference's."""
     allocation: Literal["uniform", "global"] = "uniform"
     """``uniform``: all layers have one width; ``global``: one ranking of importance sets each."""
-    importance: Literal["auto", "labels", "features"] = "auto"
+    importance: str = "auto"
     """A unit's importance is its effect on the loss (``labels``), or on pooled ``features``, which
     needs no labels; ``auto``: labels where the public data have some."""
     importance_samples: PositiveInt = 256

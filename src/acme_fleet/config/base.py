@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from acme_fleet.config.yaml_file import read_yaml
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import one_line
 
+_Entry = TypeVar("_Entry")
 _WORDS = {
     "extra_forbidden": "unknown key; remove it or correct its spelling",
     "missing": "is missing; add it",
@@ -24,6 +26,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def chosen(entries: Mapping[str, _Entry], name: str, setting: str) -> _Entry:
+    """The entry of a table that a setting names.
+
+    Raises:
+        FleetError: naming the setting and the entries that there are.
+    """
+    if name not in entries:
+        names = ", ".join(sorted(entries))
+        raise FleetError(f"{setting}: there is no {one_line(name, 60)!r}; choose one of {names}")
+    return entries[name]
 
 
 def read_settings(path: Path, kind: str, example: str) -> dict[str, Any]:

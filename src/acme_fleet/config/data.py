@@ -76,7 +76,7 @@ Partition = Annotated[IID | Pathological | Dirichlet | Natural, Field(discrimina
 class Data(Settings):
     """The source of the samples, and their partition over cloud, edge servers and devices."""
 
-    source: Literal["digits", "arrays", "images", "parquet", "huggingface", "text"] = "digits"
+    source: str = "digits"
     """Format: scikit-learn's ``digits``, ``arrays`` (.npz), ``images`` (folders of class folders),
     ``parquet`` files, a ``huggingface`` data set, or ``text`` (JSON Lines)."""
     train: Path | list[Path] | str | None = None
@@ -127,7 +127,9 @@ class Data(Settings):
     @model_validator(mode="after")
     def _has_path(self) -> Data:
         if self.source != "digits" and self.train is None:
-            raise ValueError(f"source {self.source!r} needs a path in `train`")
+            raise ValueError(
+                f"source {self.source!r} needs a path in `train`; 'digits' alone needs none"
+            )
         if self.source == "digits" and not (self.train is None and self.test is None):
             raise ValueError("source 'digits' has its own samples; remove `train` and `test`")
         if self.source == "huggingface" and isinstance(self.train, list):

@@ -64,7 +64,7 @@ class Energy(Settings):
     latency_per_depth_s: Constant = 0.0
     """ΔD, seconds that each layer adds at any width; 0 is Eq. 2."""
     epochs: Annotated[int, Field(ge=1, le=10**9)] = 1
-    """k, the epochs that the energy is for."""
+    """Epochs k that the energy is for."""
 
 
 class Part(Settings):

@@ -35,6 +35,8 @@ class Fleet(Settings):
 
     name: Name = "fleet"
     """Name of the fleet."""
+    task: str = "classification"
+    """Task that all models learn: ``classification``."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of all random numbers of a run."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -34,9 +34,6 @@ class Privacy(Settings):
     """Send importance sets as masked shares: the edge server adds them up and reads none."""
 
 
-Mix = Literal["importance", "weights", "both"]
-
-
 class Personalization(Settings):
     """Algorithm 2: rounds between an edge server and its devices."""
 
@@ -50,11 +47,11 @@ class Personalization(Settings):
     """Share of a header's neurons that is pruned after each round; 0 prunes none."""
     feature_samples: PositiveInt = 32
     """Samples of which a device sends features, at most."""
-    mix: Mix = "importance"
+    mix: str = "importance"
     """Parts that similar devices mix: neurons' importance (the paper), header weights, or both."""
     classifier: Literal["everyone", "holders"] = "everyone"
     """Devices that mix a class's row of the classifier; ``holders`` train on it, and tell so."""
-    similarity: Literal["debiased", "literal", "none"] = "debiased"
+    similarity: str = "debiased"
     """Distances of Eq. 19, ``debiased`` or as printed; ``none``: equal weights, no feature sent."""
     temperature: PositiveFloat = 0.1
     """τ of the softmax (Eq. 20): a smaller one favours similar devices more; 1 is the paper's."""
@@ -86,7 +83,7 @@ class Personalization(Settings):
     @property
     def mixes_weights(self) -> bool:
         """True if headers' weights leave the devices."""
-        return self.mix != "importance"
+        return self.mix in ("weights", "both")
 
     def mixes_after(self, number: int) -> bool:
         """True if headers' weights are mixed after training ``number``; never after the last."""

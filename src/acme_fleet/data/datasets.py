@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from acme_fleet.config.base import chosen
 from acme_fleet.config.data import Data, Natural
 from acme_fleet.data.classes import check_known, chosen_classes, class_names, relabelled
 from acme_fleet.data.image import (
@@ -22,12 +22,11 @@ from acme_fleet.data.image import (
 )
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples, stratified_split
-from acme_fleet.data.sources.archives import cars_annotations, read_cars
-from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
+from acme_fleet.data.sources.files import read_arrays, read_parquet
 from acme_fleet.data.sources.folder import read_folders, read_images
+from acme_fleet.data.sources.registry import SOURCES, check_paths
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import reading
 
 Preprocessing = ImagePreprocessing | TextPreprocessing
 """From a file to a sample; ``inputs`` and ``read`` are the same for both."""
@@ -58,16 +57,68 @@ class Source:
     test_groups: np.ndarray | None = None
 
 
-def load_source(data: Data, known: Normalization | TextPreprocessing | None = None) -> Source:
-    """Load the data set that a fleet's devices, edge servers and cloud share out.
+@dataclass(frozen=True)
+class Undecoded:
+    """Samples of which only those that somebody takes are decoded."""
 
-    Only the images of classes that are kept are decoded.
+    raw: RawSamples
+    preprocessing: Preprocessing
 
-    Args:
-        data: where the samples are.
-        known: what the reference was trained with. For images the whole rule from size to
-            normalisation; without it, values are centred and the images keep their size and
-            channels. Texts need the tokenizer.
+    @property
+    def labels(self) -> torch.Tensor:
+        """The labels, int64 of shape ``(samples,)``."""
+        return torch.from_numpy(self.raw.labels)
+
+    def __getitem__(self, index: torch.Tensor) -> Samples:
+        """The samples at ``index``, int64 of shape ``(chosen,)``, decoded and preprocessed.
+
+        Raises:
+            FleetError: naming the sample that cannot be decoded.
+        """
+        return _samples(self.raw[index.numpy()], self.preprocessing)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A data set of which labels and owners are known, and nothing is decoded.
+
+    Attributes:
+        train, test: as in :class:`Source`.
+        classes: the classes' names, in the order of the labels.
+    """
+
+    train: RawSamples
+    test: RawSamples
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A listed data set and the preprocessing by which its samples are decoded when taken."""
+
+    listed: Listed
+    preprocessing: Preprocessing
+
+    @property
+    def train(self) -> Undecoded:
+        """See :class:`Source`."""
+        return Undecoded(self.listed.train, self.preprocessing)
+
+    @property
+    def test(self) -> Undecoded:
+        """See :class:`Source`."""
+        return Undecoded(self.listed.test, self.preprocessing)
+
+    @property
+    def classes(self) -> list[str]:
+        """See :class:`Source`."""
+        return self.listed.classes
+
+
+def list_source(data: Data) -> Listed:
+    """List the data set that a fleet's devices, edge servers and cloud share out.
+
+    Labels, owners and class names are read, and no image or text is decoded.
 
     Raises:
         FleetError: naming the setting, and the file, column or class that is wrong.
@@ -85,54 +136,101 @@ def load_source(data: Data, known: Normalization | TextPreprocessing | None = No
             strata(train.labels, train.groups), data.test_share, generator
         )
         train, test = train[rest], train[held_out]
-    preprocessing = _preprocessing((train, test), data, known)
+    return Listed(train, test, classes)
+
+
+def open_source(data: Data, known: Normalization | TextPreprocessing | None = None) -> Prepared:
+    """List a data set, and find the preprocessing of its samples.
+
+    Args:
+        data: where the samples are.
+        known: what the reference was trained with. For images the whole rule from size to
+            normalisation; without it, values are centred and the images keep their size and
+            channels, for which the header of every image is read. Texts need the tokenizer.
+
+    Raises:
+        FleetError: naming the setting, and the file, column or class that is wrong.
+    """
+    listed = list_source(data)
+    return Prepared(listed, _preprocessing((listed.train, listed.test), data, known))
+
+
+def load_source(data: Data, known: Normalization | TextPreprocessing | None = None) -> Source:
+    """Load a data set and decode all its samples, those of classes that are kept alone.
+
+    Arguments and errors are those of :func:`open_source`.
+    """
+    opened = open_source(data, known)
     return Source(
-        train=_samples(train, preprocessing),
-        test=_samples(test, preprocessing),
-        classes=classes,
-        preprocessing=preprocessing,
-        train_groups=train.groups,
-        test_groups=test.groups,
+        train=_samples(opened.listed.train, opened.preprocessing),
+        test=_samples(opened.listed.test, opened.preprocessing),
+        classes=opened.classes,
+        preprocessing=opened.preprocessing,
+        train_groups=opened.listed.train.groups,
+        test_groups=opened.listed.test.groups,
     )
 
 
-def load_own(
-    path: Path, data: Data, source: Source, where: str, *, label_optional: bool = False
-) -> Samples:
-    """Load the data of one role: a JSON Lines, .npz or parquet file, or a folder of classes.
+def read_own(path: Path, data: Data, where: str, *, label_optional: bool = False) -> RawSamples:
+    """Read the data of one role: a JSON Lines, .npz or parquet file, or a folder of classes.
 
-    Classes are matched by name with the source's. Where the file has no names its labels count
-    in the order of ``source.classes`` or, where these are numbers, are such numbers.
+    Nothing is decoded.
 
     Args:
         path: the file or folder.
         data: which columns a parquet file has.
-        source: the data set whose classes and preprocessing apply.
         where: whose data these are, for error messages.
         label_optional: data without a label column, or a folder that holds images alone, are
             samples without labels.
 
     Raises:
-        FleetError: naming the owner, and the path or class that is wrong.
+        FleetError: naming the owner, and what is wrong with the path.
     """
-    _check_paths([path], where)
+    check_paths([path], where)
     columns = replace(_columns(data), label_optional=label_optional)
     if data.source == "text":
-        raw = read_json_lines([path], columns, where)
-    elif path.is_dir():
-        raw = read_images(path, where) if label_optional else read_folders([path], where)
-    elif path.suffix.lower() == ".npz":
-        raw = read_arrays([path], columns, where)
-    elif path.suffix.lower() == ".parquet":
-        raw = read_parquet([path], columns, where)
-    else:
-        raise FleetError(
-            f"{where}: {path} is no .npz file, .parquet file or folder of class folders"
-        )
+        return read_json_lines([path], columns, where)
+    if path.is_dir():
+        return read_images(path, where) if label_optional else read_folders([path], where)
+    if path.suffix.lower() == ".npz":
+        return read_arrays([path], columns, where)
+    if path.suffix.lower() == ".parquet":
+        return read_parquet([path], columns, where)
+    raise FleetError(f"{where}: {path} is no .npz file, .parquet file or folder of class folders")
+
+
+def decoded(raw: RawSamples, classes: list[str], preprocessing: Preprocessing) -> Samples:
+    """Decode the samples of one role.
+
+    Classes are matched by name. Where the file has no names its labels count in the order of
+    ``classes`` or, where these are numbers, are such numbers.
+
+    Raises:
+        FleetError: naming the owner, and the class or sample that is wrong.
+    """
     if raw.codes is not None:
-        check_known(raw, source.classes)
-        raw = relabelled(raw, source.classes, source.classes)
-    return _samples(raw, source.preprocessing)
+        check_known(raw, classes)
+        raw = relabelled(raw, classes, classes)
+    return _samples(raw, preprocessing)
+
+
+def load_own(
+    path: Path,
+    data: Data,
+    source: Source | Prepared,
+    where: str,
+    *,
+    label_optional: bool = False,
+) -> Samples:
+    """Load the data of one role, see :func:`read_own`.
+
+    Classes and preprocessing are those of ``source``, see :func:`decoded`.
+
+    Raises:
+        FleetError: naming the owner, and the path, class or sample that is wrong.
+    """
+    raw = read_own(path, data, where, label_optional=label_optional)
+    return decoded(raw, source.classes, source.preprocessing)
 
 
 def strata(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
@@ -146,65 +244,15 @@ def strata(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 def _read(data: Data) -> tuple[RawSamples, RawSamples | None]:
     """The train and, if there is one, the test samples, not decoded."""
     group = data.partition.column if isinstance(data.partition, Natural) else None
-    columns = _columns(data, group)
-    if data.source == "digits":
-        if group:
-            raise FleetError(f"data.partition: the digits have no column {group!r}")
-        return read_digits(), None
-    if data.source == "huggingface":
-        name, split = str(data.train), str(data.test)
-        test = None if data.test is None else read_hub(name, split, columns, "data.test")
-        return read_hub(name, "train", columns, "data.train"), test
-    train = _read_files(data, _as_paths(data.train), columns, "data.train")
-    if data.test is None:
-        return train, None
-    return train, _read_files(data, _as_paths(data.test), columns, "data.test")
+    read, columns = chosen(SOURCES, data.source, "data.source"), _columns(data, group)
+    train = read(data, "train", columns)
+    assert train is not None  # the settings ask for it
+    return train, read(data, "test", columns)
 
 
 def _columns(data: Data, group: str | None = None) -> Columns:
     item = data.text_column if data.source == "text" else data.image_column
     return Columns(item, data.label_column, group)
-
-
-def _read_files(data: Data, paths: list[Path], columns: Columns, where: str) -> RawSamples:
-    _check_paths(paths, where, folders=data.source == "images")
-    if data.source == "arrays":
-        return read_arrays(paths, columns, where)
-    if data.source == "text":
-        return read_json_lines(paths, columns, where)
-    if data.source == "parquet":
-        return read_parquet(paths, columns, where)
-    if columns.group:
-        raise FleetError(
-            f"data.partition: folders of images have no column {columns.group!r}; "
-            f"use `source: parquet`, or give each device its folder in `data`"
-        )
-    if cars_annotations(paths[0]):
-        return read_cars(paths, where)
-    return read_folders(paths, where)
-
-
-def _as_paths(setting: Path | list[Path] | str | None) -> list[Path]:
-    if isinstance(setting, list):
-        return setting
-    return [] if setting is None else [Path(setting)]
-
-
-def _check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = None) -> None:
-    """Each path is there once, and is a folder or a regular file; None takes either."""
-    if not paths:
-        raise FleetError(f"{where}: the list of paths is empty")
-    for number, path in enumerate(paths):
-        with reading(f"{where}: {path}"):
-            mode = path.stat().st_mode
-            again = path.resolve() in [other.resolve() for other in paths[:number]]
-        if again:
-            raise FleetError(f"{where}: {path} is named twice")
-        is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
-        if folders and not is_folder:
-            raise FleetError(f"{where}: {path} is no folder; `source: images` needs one")
-        if not is_file and (folders is False or not is_folder):
-            raise FleetError(f"{where}: {path} is no regular file")
 
 
 def _preprocessing(

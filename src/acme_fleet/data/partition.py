@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64, Shaped
 
-from acme_fleet.config.data import IID, Dirichlet, Natural, Pathological
+from acme_fleet.config.devices import Cluster, Device
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.checkpoint_images import read_normalization
-from acme_fleet.data.datasets import Preprocessing, Source, load_own, load_source, strata
+from acme_fleet.data.classes import check_known
+from acme_fleet.data.datasets import (
+    Listed,
+    Prepared,
+    Preprocessing,
+    Source,
+    Undecoded,
+    decoded,
+    list_source,
+    load_own,
+    open_source,
+    read_own,
+)
+from acme_fleet.data.raw import RawSamples
 from acme_fleet.data.samples import Samples, Splits, stratified_split
+from acme_fleet.data.shares import (
+    Indices,
+    Labels,
+    Shares,
+    Three,
+    data_generator,
+    own_parts,
+    share_out,
+)
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import FleetError
-from acme_fleet.seeding import derive_seed
+from acme_fleet.outside import one_line
 
 _EDGE_PARTS = 4  # two quarters to train on, one for rewards, one to choose on
-Indices = Int64[np.ndarray, " _"]
-Parts = dict[str, Indices]  # by name, indices of samples
+
+
+class Holdings(Protocol):
+    """Private and shared data, decoded by the preprocessing that comes with a model."""
+
+    def splits(self, device: str, classes: Sequence[str], preprocessing: Preprocessing) -> Splits:
+        """A device's own samples; labels are places in ``classes``."""
+        ...
+
+    def samples(
+        self, cluster: str, classes: Sequence[str], preprocessing: Preprocessing
+    ) -> Samples:
+        """An edge server's own samples; labels are places in ``classes``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,12 +87,22 @@ class World:
             raise ValueError("the cloud's own data were asked for where they are not read")
         return self._public
 
+    def splits(self, device: str, classes: Sequence[str], preprocessing: Preprocessing) -> Splits:
+        """A device's samples, see :class:`Holdings`: here they are decoded already."""
+        return self.private[device]
+
+    def samples(
+        self, cluster: str, classes: Sequence[str], preprocessing: Preprocessing
+    ) -> Samples:
+        """An edge server's samples, see :class:`Holdings`: here they are decoded already."""
+        return self.shared[cluster]
+
 
 def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
     """Load a fleet's data, prepared as its reference takes them, and share them out.
 
-    With ``only``, no data of edge servers and devices but those named are read. The cloud's own
-    data are read on its own host, where ``only`` is empty, and where everybody is.
+    With ``only``, no data of edge servers and devices but those named are decoded. The cloud's own
+    are decoded on its own host, where ``only`` is empty, and where everybody is.
 
     Raises:
         FleetError: if data or the reference's preprocessing cannot be read, see :func:`distribute`.
@@ -70,72 +114,12 @@ def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
         known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens, revision)
     else:
         known = read_normalization(checkpoint, revision)
-    return distribute(fleet, load_source(fleet.data, known), only)
+    return distribute(fleet, open_source(fleet.data, known), only)
 
 
-def class_shares(
-    partition: IID | Pathological | Dirichlet,
-    devices: int,
-    classes: Sequence[str],
-    generator: np.random.Generator,
-) -> Float[np.ndarray, "devices classes"]:
-    """Draw what share of each class's samples each device holds.
-
-    Returns:
-        A column sums to 1, or to 0 for a class that nobody holds.
-
-    Raises:
-        FleetError: if the scheme asks for classes that do not exist.
-    """
-    if isinstance(partition, Dirichlet):
-        shares = generator.dirichlet([partition.alpha] * len(classes), size=devices)
-        # For a small alpha the draws of a class may all underflow: its devices are then equal.
-        shares[:, shares.sum(axis=0) < np.finfo(float).tiny] = 1
-    elif isinstance(partition, Pathological):
-        held = (
-            _drawn_classes(partition.classes_per_device or 0, devices, len(classes), generator)
-            if partition.classes is None
-            else _named_classes(partition.classes, devices, classes)
-        )
-        shares = held.astype(float)
-    else:
-        shares = np.ones((devices, len(classes)))
-    return shares / np.maximum(shares.sum(axis=0), np.finfo(float).tiny)
-
-
-def allocate(
-    labels: Int[np.ndarray, " samples"],
-    shares: Float[np.ndarray, "holders classes"],
-    generator: np.random.Generator,
-) -> list[Indices]:
-    """Deal out samples so that every holder gets its share of every class.
-
-    Each class is shuffled and cut at the cumulated shares; one random offset rounds, so that a
-    holder's count differs from its share by less than one sample and on average not at all.
-
-    Args:
-        labels: the class of each sample.
-        shares: see :func:`class_shares`.
-        generator: decides which samples go where.
-
-    Returns:
-        For each holder sorted indices. Each sample is in one, if anybody holds its class.
-    """
-    parts: list[list[Indices]] = [[] for _ in shares]
-    for label, column in enumerate(shares.T):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        offset = generator.random()
-        if column.sum() == 0:
-            continue
-        # Divided by its own last entry the sum ends at exactly 1 and the last cut at the end.
-        ends = np.cumsum(column) / np.cumsum(column)[-1]
-        cuts = np.floor(ends * len(members) + offset).astype(int)
-        for part, chosen in zip(parts, np.split(members, cuts[:-1]), strict=True):
-            part.append(chosen)
-    return [np.sort(np.concatenate([np.empty(0, np.int64), *part])) for part in parts]
-
-
-def distribute(fleet: Fleet, source: Source, only: Collection[str] | None = None) -> World:
+def distribute(
+    fleet: Fleet, source: Source | Prepared, only: Collection[str] | None = None
+) -> World:
     """Share out a data set over cloud, edge servers and devices, as ``fleet.seed`` decides.
 
     First the cloud's public share is taken, unless it has its own data. The rest is dealt to the
@@ -143,39 +127,36 @@ def distribute(fleet: Fleet, source: Source, only: Collection[str] | None = None
     train samples a part moves to its edge server, unless that has its own, such that its are
     ``edge_share`` of what devices keep.
 
+    Args:
+        fleet: its data settings and its seed decide who holds what.
+        source: the data set. Of a :class:`Prepared` one, samples that nobody takes here are not
+            decoded, and no other more than once.
+        only: see :func:`load_world`.
+
     Raises:
         FleetError: naming the device or cluster whose data are missing, unknown or too few.
     """
-    for cluster in fleet.clusters:
-        if cluster.data is None and all(device.data for device in cluster.devices):
-            raise FleetError(
-                f"cluster {cluster.name}: all its devices bring their own data, which never leave "
-                f"them; name a file or folder for the edge server in the cluster's `data`"
-            )
-    public, rests = _public(fleet, source, here=not only)
-    train_parts, test_parts = _deal(fleet, source, rests)
-    edge_parts, train_parts = _lend(fleet, train_parts, source)
+    shares = share_out(fleet, Labels.of(source))
+    _check_shares(shares, only)
+    public = _public(fleet, source, shares) if not only else None
     shared: dict[str, Samples] = {}
     private: dict[str, Splits] = {}
     for cluster in fleet.clusters:
         if only is None or cluster.name in only:
-            shared[cluster.name] = (
-                _at(source.train, edge_parts[cluster.name])
-                if cluster.data is None
-                else load_own(cluster.data, fleet.data, source, f"cluster {cluster.name}: data")
-            )
+            if cluster.data is None:
+                shared[cluster.name] = _at(source.train, shares.edges[cluster.name])
+            else:
+                own = load_own(cluster.data, fleet.data, source, _whose(cluster))
+                _check_edge(cluster.name, own)
+                shared[cluster.name] = own
         for device in cluster.devices:
             if only is not None and device.name not in only:
                 continue
-            generator = _generator(fleet, device.name, "splits")
             if device.data is None:
-                rest = _at(source.train, train_parts[device.name])
-                test = _at(source.test, test_parts[device.name])
+                private[device.name] = _taken(source, shares.devices[device.name])
             else:
-                own = load_own(device.data, fleet.data, source, f"device {device.name}: data")
-                rest, test = _split(own, fleet.data.test_share, generator)
-            private[device.name] = Splits(*_split(rest, fleet.data.validation, generator), test)
-    _check_sizes(public, shared, private)
+                own = load_own(device.data, fleet.data, source, _whose(device))
+                private[device.name] = _own_splits(fleet, device.name, own)
     return World(shared, private, source.classes, source.preprocessing, public)
 
 
@@ -184,158 +165,152 @@ def raw_bytes(splits: Splits) -> int:
     return int(splits.train.stored_bytes.sum() + splits.validation.stored_bytes.sum())
 
 
-def _public(
-    fleet: Fleet, source: Source, *, here: bool
-) -> tuple[Splits | None, tuple[np.ndarray, np.ndarray]]:
-    """The cloud's samples, and the train and test indices that it leaves to others.
+@dataclass(frozen=True)
+class HostData:
+    """Data of one edge server or device on a host of its own.
+
+    What lies at a path of its own is all that is read. Without one, it has a share of the fleet's
+    data set: labels and owners of all samples are read, which decide whose each sample is. Either
+    way nothing is decoded before classes and preprocessing have come with the model, and then
+    nothing of anybody else's.
+    """
+
+    fleet: Fleet
+    name: str
+    source: RawSamples | Listed
+
+    @staticmethod
+    def read(fleet: Fleet, name: str) -> HostData:
+        """Read what the host of an edge server or device needs.
+
+        Raises:
+            FleetError: naming the path, file or column that is wrong, or whose data are too few.
+        """
+        holder = next(each for each in (*fleet.clusters, *fleet.devices) if each.name == name)
+        if holder.data is None:
+            listed = list_source(fleet.data)
+            _check_shares(share_out(fleet, Labels.of(listed)), [name])
+            return HostData(fleet, name, listed)
+        own = read_own(holder.data, fleet.data, _whose(holder))
+        if isinstance(holder, Device):
+            _check_device(name, own_parts(fleet, name, own.labels))
+        else:
+            _check_edge(name, own.labels)
+        if isinstance(fleet.data.classes, list):
+            check_known(own, fleet.data.classes)
+        return HostData(fleet, name, own)
+
+    def splits(self, device: str, classes: Sequence[str], preprocessing: Preprocessing) -> Splits:
+        """The device's samples, see :class:`Holdings`.
+
+        Raises:
+            FleetError: naming the class that is unknown, or the sample that cannot be decoded.
+        """
+        if isinstance(self.source, Listed):
+            return self._share(self.source, classes, preprocessing).private[device]
+        own = decoded(self.source, list(classes), preprocessing)
+        return _own_splits(self.fleet, device, own)
+
+    def samples(
+        self, cluster: str, classes: Sequence[str], preprocessing: Preprocessing
+    ) -> Samples:
+        """The edge server's samples, see :class:`Holdings`.
+
+        Raises:
+            FleetError: as :meth:`splits`.
+        """
+        if isinstance(self.source, Listed):
+            return self._share(self.source, classes, preprocessing).shared[cluster]
+        return decoded(self.source, list(classes), preprocessing)
+
+    def _share(self, listed: Listed, classes: Sequence[str], preprocessing: Preprocessing) -> World:
+        if listed.classes != list(classes):
+            raise FleetError(
+                f"data.train: the model that was sent tells {len(classes)} classes apart, from "
+                f"{one_line(classes[0], 60)} on; here are {len(listed.classes)} others or in "
+                f"another order, from {one_line(listed.classes[0], 60)} on; all hosts that share "
+                f"the data set need the same files"
+            )
+        return distribute(self.fleet, Prepared(listed, preprocessing), [self.name])
+
+
+def _taken(source: Source | Prepared, three: Three) -> Splits:
+    """Samples of a data set, decoded where they were not."""
+    train, validation, test = three
+    return Splits(_at(source.train, train), _at(source.train, validation), _at(source.test, test))
+
+
+def _public(fleet: Fleet, source: Source | Prepared, shares: Shares) -> Splits:
+    """The cloud's samples.
 
     Its own data without labels have no test part: there is nothing to report on them.
-
-    Args:
-        fleet, source: see :func:`distribute`.
-        here: its own data are read; without them it has no samples.
     """
-    data, generator = fleet.data, _generator(fleet, "public")
+    data = fleet.data
     if isinstance(data.public, Path):
-        everything = np.arange(len(source.train)), np.arange(len(source.test))
-        if not here:
-            return None, everything
+        generator = data_generator(fleet, "public")
         own = load_own(data.public, data, source, "data.public", label_optional=True)
         rest, test = _split(own, data.test_share, generator) if own.labelled else (own, own[:0])
-        return Splits(*_split(rest, data.validation, generator), test), everything
-    (train_rest, train), (test_rest, test) = (
-        stratified_split(strata(samples.labels.numpy(), groups), data.public, generator)
-        for samples, groups in (
-            (source.train, source.train_groups),
-            (source.test, source.test_groups),
-        )
-    )
-    parts = _split(_at(source.train, train), data.validation, generator)
-    return Splits(*parts, _at(source.test, test)), (train_rest, test_rest)
+        train, validation = _split(rest, data.validation, generator)
+        _check_cloud((train, validation, test), tested=own.labelled)
+        return Splits(train, validation, test)
+    assert shares.public is not None
+    return _taken(source, shares.public)
 
 
-def _deal(
-    fleet: Fleet, source: Source, rests: tuple[np.ndarray, np.ndarray]
-) -> tuple[Parts, Parts]:
-    """Each drawing device's train and test indices, out of ``rests``, by its name."""
-    data = fleet.data
-    labels = source.train.labels.numpy(), source.test.labels.numpy()
-    names = [device.name for device in fleet.devices if device.data is None]
-    if not names:
-        return {}, {}
-    if isinstance(data.partition, Natural):
-        groups = source.train_groups, source.test_groups
-        parts = _by_group(groups, rests, len(names), data.partition.column)
-    else:
-        generator = _generator(fleet, "partition")
-        shares = class_shares(data.partition, len(names), source.classes, generator)
-        parts = tuple(
-            [rest[part] for part in allocate(labels_[rest], shares, generator)]
-            for labels_, rest in zip(labels, rests, strict=True)
-        )
-    train_parts, test_parts = (dict(zip(names, part, strict=True)) for part in parts)
-    return train_parts, test_parts
+def _own_splits(fleet: Fleet, device: str, own: Samples) -> Splits:
+    """A device's own data, cut in three."""
+    parts = own_parts(fleet, device, own.labels.numpy())
+    _check_device(device, parts)
+    return Splits(*(_at(own, part) for part in parts))
 
 
-def _by_group(
-    groups: tuple[Shaped[np.ndarray, " train"] | None, Shaped[np.ndarray, " test"] | None],
-    rests: tuple[Indices, Indices],
-    devices: int,
-    column: str,
-) -> tuple[list[Indices], ...]:
-    """For train and test, each device's indices: those with its value of the column."""
-    if groups[0] is None or groups[1] is None:
-        raise FleetError(f"data.partition: the data set has no column {column!r}")
-    if groups[0].dtype != groups[1].dtype:
-        raise FleetError(
-            f"data.partition: column {column!r} holds numbers in one of `data.train` and "
-            f"`data.test`, text in the other"
-        )
-    values = np.unique(groups[0])
-    if len(values) < devices:
-        raise FleetError(
-            f"data.partition: column {column!r} has {len(values)} values for {devices} devices"
-        )
-    return tuple(
-        [rest[group[rest] == value] for value in values[:devices]]
-        for group, rest in zip((groups[0], groups[1]), rests, strict=True)
-    )
+def _whose(holder: Cluster | Device) -> str:
+    """The setting of a holder's own data, for error messages."""
+    return f"{'cluster' if isinstance(holder, Cluster) else 'device'} {holder.name}: data"
 
 
-def _lend(fleet: Fleet, parts: Parts, source: Source) -> tuple[Parts, Parts]:
-    """Move some train indices of each device to its edge server.
+def _check_shares(shares: Shares, only: Collection[str] | None) -> None:
+    """Refuse shares of a data set that leave somebody nothing to train, choose or report on.
 
-    Returns:
-        Each edge server's indices by cluster name, and what is left to each device by its name.
+    With ``only``, shares of edge servers and devices but those named may be anything, and those of
+    the cloud too where somebody is named.
     """
-    share = fleet.data.edge_share / (1 + fleet.data.edge_share)
-    labels = source.train.labels.numpy()
-    edges: Parts = {}
-    kept = dict(parts)
-    for cluster in fleet.clusters:
-        if cluster.data is not None:
-            continue
-        taken = []
-        for name in [device.name for device in cluster.devices if device.data is None]:
-            generator = _generator(fleet, name, "lent")
-            left, lent = stratified_split(labels[parts[name]], share, generator)
-            kept[name] = parts[name][left]
-            taken.append(parts[name][lent])
-        edges[cluster.name] = np.concatenate(taken)
-    return edges, kept
+    if not only and shares.public is not None:
+        _check_cloud(shares.public, tested=True)
+    for name, parts in shares.devices.items():
+        if only is None or name in only:
+            _check_device(name, parts)
+    for name, part in shares.edges.items():
+        if only is None or name in only:
+            _check_edge(name, part)
 
 
-def _drawn_classes(
-    each: int, devices: int, classes: int, generator: np.random.Generator
-) -> Bool[np.ndarray, "devices classes"]:
-    """Classes of each device: each takes the classes held least."""
-    if each > classes:
+def _check_cloud(parts: tuple[Sized, Sized, Sized], *, tested: bool) -> None:
+    """Refuse public data of which a part is empty; without labels there is nothing to test."""
+    _check_parts("the cloud", [len(part) for part in parts], tested=tested)
+
+
+def _check_device(name: str, parts: tuple[Sized, Sized, Sized]) -> None:
+    """Refuse a device's data of which the training, validation or test part is empty."""
+    _check_parts(f"device {name}", [len(part) for part in parts], tested=True)
+
+
+def _check_parts(name: str, sizes: list[int], *, tested: bool) -> None:
+    if 0 in (sizes if tested else sizes[:2]):
         raise FleetError(
-            f"data.partition: classes_per_device is {each}, the data set has {classes} classes"
+            f"{name} has {sizes[0]} train, {sizes[1]} validation and {sizes[2]} test samples, "
+            f"and needs some of each; use more samples, fewer devices, or other values of "
+            f"`data.public`, `data.validation` and `data.partition`"
         )
-    held = np.zeros((devices, classes), dtype=bool)
-    for device in held:
-        least_held_first = np.lexsort((generator.random(classes), held.sum(axis=0)))
-        device[least_held_first[:each]] = True
-    return held
 
 
-def _named_classes(
-    lists: list[list[str]], devices: int, classes: Sequence[str]
-) -> Bool[np.ndarray, "devices classes"]:
-    """Classes of each device, the lists taken in turn."""
-    unknown = sorted({name for names in lists for name in names} - set(classes))
-    if unknown:
+def _check_edge(name: str, samples: Sized) -> None:
+    """Refuse too few samples of an edge server."""
+    if len(samples) < _EDGE_PARTS:
         raise FleetError(
-            f"data.partition: unknown classes {', '.join(unknown)}; "
-            f"the data set has {', '.join(classes)}"
+            f"cluster {name}: its edge server has {len(samples)} samples and needs "
+            f"{_EDGE_PARTS} or more; raise `data.edge_share`, or give its devices more samples"
         )
-    if len(lists) > devices:
-        raise FleetError(f"data.partition: {len(lists)} lists of classes for {devices} devices")
-    return np.array([[name in lists[i % len(lists)] for name in classes] for i in range(devices)])
-
-
-def _check_sizes(
-    public: Splits | None, shared: dict[str, Samples], private: dict[str, Splits]
-) -> None:
-    """Refuse a world in which somebody has nothing to train, choose or report on."""
-    holders = {f"device {name}": splits for name, splits in private.items()}
-    if public is not None:
-        holders = {"the cloud": public, **holders}
-    for name, splits in holders.items():
-        sizes = len(splits.train), len(splits.validation), len(splits.test)
-        if 0 in (sizes if splits.labelled else sizes[:2]):
-            raise FleetError(
-                f"{name} has {sizes[0]} train, {sizes[1]} validation and {sizes[2]} test samples, "
-                f"and needs some of each; use more samples, fewer devices, or other values of "
-                f"`data.public`, `data.validation` and `data.partition`"
-            )
-    for name, samples in shared.items():
-        if len(samples) < _EDGE_PARTS:
-            raise FleetError(
-                f"cluster {name}: its edge server has {len(samples)} samples and needs "
-                f"{_EDGE_PARTS} or more; raise `data.edge_share`, or give its devices more samples"
-            )
 
 
 def _split(
@@ -346,9 +321,5 @@ def _split(
     return _at(samples, left), _at(samples, taken)
 
 
-def _at(samples: Samples, index: Indices) -> Samples:
+def _at(samples: Samples | Undecoded, index: Indices) -> Samples:
     return samples[torch.from_numpy(index)]
-
-
-def _generator(fleet: Fleet, *purpose: str) -> np.random.Generator:
-    return np.random.default_rng(derive_seed(fleet.seed, "data", *purpose))

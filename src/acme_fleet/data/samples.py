@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,12 @@ class _Labels:
         samples.__dict__["labels"] = labels
 
 
+if TYPE_CHECKING:
+    _LabelsField = _Labels
+else:  # a check at run time would compare what is given with the descriptor's own type
+    _LabelsField = Int64[Tensor, " samples"] | None
+
+
 @dataclass(frozen=True, repr=False)
 class Samples:
     """Samples, ready for a model. All have labels, except public data that came without.
@@ -39,7 +46,7 @@ class Samples:
     """
 
     inputs: dict[str, Shaped[Tensor, "samples ..."]]
-    labels: _Labels = _Labels()  # a descriptor, and no default: they must be given
+    labels: _LabelsField = _Labels()  # a descriptor, and no default: they must be given
     stored_bytes: Int64[Tensor, " samples"]  # pyright: ignore[reportGeneralTypeIssues]
 
     def __post_init__(self) -> None:

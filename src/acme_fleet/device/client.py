@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from acme_fleet.device.refinement import (
     prune_header,
     train_header,
 )
-from acme_fleet.device.state import DeviceFolder, changed_files
+from acme_fleet.device.state import DeviceFolder, FeatureMemory, changed_files
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message, check_shapes
 from acme_fleet.messages.edge_device import (
@@ -38,8 +39,8 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
-from acme_fleet.models.shipped import parse_preprocessing, save_device_model
-from acme_fleet.models.storage import WEIGHTS, backbone_from, with_prefix
+from acme_fleet.models.shipped import save_device_model, sent_preprocessing
+from acme_fleet.models.storage import WEIGHTS, with_prefix
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
@@ -47,7 +48,11 @@ from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
+
+Private = Callable[[Sequence[str], Preprocessing], Splits]
+"""Reads a device's data, given the class names and the preprocessing that come with a model."""
 
 
 class DeviceClient:
@@ -56,22 +61,28 @@ class DeviceClient:
     def __init__(
         self,
         settings: Device,
+        task: Task,
         personalization: Personalization,
-        private: Splits,
+        private: Private,
         folder: Path,
         seed: int,
         journal: Journal,
+        memory: FeatureMemory | None = None,
     ) -> None:
+        """``memory`` is that of the process's devices; without one the device has its own."""
         self._settings = settings
+        self._task = task
         self._personalization = personalization
         self._rule = rule_of(personalization)
-        self._private = private
-        self._folder = DeviceFolder(folder)
+        self._private_by = private
+        self._folder = DeviceFolder(folder, memory)
         self._seed = seed
         self._journal = journal
         secret = self._folder.secret
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
         self._round: int | None = None  # that was last asked for, since this process began
+        self._own: Splits | None = None  # once a model has told how to read them
+        self._coarse: Header | None = None  # the header that was received, checked and built
 
     def handle(self, message: Message) -> Message:
         """Answer the edge server.
@@ -118,19 +129,19 @@ class DeviceClient:
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
-        state = self._before(number).with_current(header, self._features().validation)
+        state = self._before(number).with_current(self._task, header, self._features().validation)
         self._folder.keep_trained(number, state, importance)
 
     # --- the steps, in the order of Algorithm 2 ---
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        coarse = _coarse_header(assignment)
-        _preprocessing(assignment)  # it ships with the model: refused before any work
+        self._coarse = coarse = _coarse_header(self._task, assignment)
         self._check_size(assignment)
+        self._own = self._read_own(assignment)
         self._folder.accept(assignment)
         features = self._features()
-        self._folder.begin(HeaderState.start(coarse, features))
+        self._folder.begin(HeaderState.start(self._task, coarse, features))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.rows_sent]
         sent = self._protection.features(features.train.inputs["pooled"][chosen])
@@ -166,9 +177,10 @@ class DeviceClient:
         validation = self._features().validation
         mixed = self._rule.received_header(update, plan)
         if mixed is not None:
-            state = state.with_current(mixed, validation)
+            state = state.with_current(self._task, mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
-        self._folder.keep_pruned(update.round, state.with_current(smaller, validation))
+        pruned = state.with_current(self._task, smaller, validation)
+        self._folder.keep_pruned(update.round, pruned)
         return RoundReport(
             round=update.round,
             neurons=smaller.plan.neurons,
@@ -188,27 +200,28 @@ class DeviceClient:
 
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
-        assignment, features = self._folder.assignment(), self._features()
+        task, assignment, features = self._task, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model", "device"):
-            backbone = backbone_from(assignment.config, assignment.backbone)
+            backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(
                 self._folder.path,
                 model,
                 state.best,
                 assignment.class_names,
-                _preprocessing(assignment),
+                sent_preprocessing(assignment.preprocessing),
                 [assignment.class_names[number] for number in sorted(self._train_classes())],
             )
-            coarse, test = _coarse_header(assignment), features.test
+            coarse, test = self._received(assignment), features.test
+            linear = self._linear_rival(assignment, features)
             one = self._private.test[:1].inputs
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
-                accuracy_coarse=evaluate(coarse, test).accuracy,
-                accuracy=evaluate(model, self._private.test).accuracy,
-                accuracy_linear=evaluate(self._linear_rival(assignment, features), test).accuracy,
+                accuracy_coarse=evaluate(task, coarse, test).score,
+                accuracy=evaluate(task, state.best, test).score,
+                accuracy_linear=evaluate(task, linear, test).score,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
                 neurons_coarse=coarse.plan.neurons,
@@ -244,10 +257,12 @@ class DeviceClient:
 
     def _trained(self, number: int) -> tuple[HeaderState, ImportanceSet]:
         """The state after the training of a round, which is done once."""
-        if not self._folder.has_trained(number):
+        found = self._folder.if_trained(number)
+        if found is None:
             work, asked = self.training(number), self._personalization
             with self._journal.stage(self._settings.name, stage_of(number, asked), "device"):
                 trained = train_header(
+                    self._task,
                     work.header,
                     work.features,
                     asked.training(number),
@@ -255,14 +270,15 @@ class DeviceClient:
                     to_mix=asked.mixes_after(number),
                 )
             self.keep(number, trained)
-        return self._folder.trained(number)
+            found = self._folder.trained(number)
+        return found
 
     def _before(self, number: int) -> HeaderState:
         """The last state before a round."""
 
         def start() -> HeaderState:
-            coarse = _coarse_header(self._folder.assignment())
-            return HeaderState.start(coarse, self._features())
+            coarse = self._received(self._folder.assignment())
+            return HeaderState.start(self._task, coarse, self._features())
 
         return self._folder.before(number, start)
 
@@ -271,8 +287,26 @@ class DeviceClient:
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""
-        training = self._personalization.training_in_all
-        return linear_rival(assignment.linear, features, training, self._generator("linear"))
+        training, draw = self._personalization.training_in_all, self._generator("linear")
+        return linear_rival(self._task, assignment.linear, features, training, draw)
+
+    @property
+    def _private(self) -> Splits:
+        """The device's own data, read as the model that was received takes them."""
+        if self._own is None:
+            self._own = self._read_own(self._folder.assignment())
+        return self._own
+
+    def _read_own(self, assignment: HeaderAssignment) -> Splits:
+        """Read the device's own data as a model takes them."""
+        preprocessing = sent_preprocessing(assignment.preprocessing)
+        return self._private_by(assignment.class_names, preprocessing)
+
+    def _received(self, assignment: HeaderAssignment) -> Header:
+        """The coarse header; checked and built once in a process."""
+        if self._coarse is None:
+            self._coarse = _coarse_header(self._task, assignment)
+        return self._coarse
 
     def _features(self) -> Splits:
         return self._folder.features(self._private)
@@ -286,11 +320,7 @@ def stage_of(number: int, personalization: Personalization) -> str:
     return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
 
 
-def _preprocessing(assignment: HeaderAssignment) -> Preprocessing:
-    return parse_preprocessing(assignment.preprocessing, "the preprocessing that was sent")
-
-
-def _coarse_header(assignment: HeaderAssignment) -> Header:
+def _coarse_header(task: Task, assignment: HeaderAssignment) -> Header:
     """Check and build the header that was sent.
 
     Raises:
@@ -301,7 +331,7 @@ def _coarse_header(assignment: HeaderAssignment) -> Header:
     except ValueError as error:
         raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
     names = assignment.class_names
-    if len(set(names)) != len(names) or len(names) != plan.classes:
+    if len(set(names)) != len(names) or task.outputs(names) != plan.classes:
         raise ProtocolError(
             f"the header tells {plan.classes} classes apart, and {len(set(names))} different "
             f"names came with it"

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from acme_fleet.data.samples import Samples
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header
+from acme_fleet.tasks.base import Task
 
 
 class ImportanceAccumulator:
@@ -60,14 +60,16 @@ class ImportanceAccumulator:
 
 
 @torch.no_grad()
-def ablation_importance(header: Header, samples: Samples, layer: str) -> Float[Tensor, " neurons"]:
+def ablation_importance(
+    task: Task, header: Header, samples: Samples, layer: str
+) -> Float[Tensor, " neurons"]:
     """(L − L without the neuron)², one neuron at a time (Eq. 16).
 
     The oracle of the Taylor form: one pass over the data for each neuron.
     """
 
     def loss() -> Tensor:
-        return F.cross_entropy(header(**samples.inputs), samples.labels)
+        return task.loss(header(**samples.inputs), samples.labels)
 
     full, convolution = loss(), header.layers[layer]
     assert isinstance(convolution.weight, Tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,8 @@ from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, LinearHeader, answering_as, build_header, prune
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
-from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.tasks.base import Evaluation, Task
+from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
 
@@ -48,26 +49,27 @@ class HeaderState:
     best_evaluation: Evaluation
 
     @staticmethod
-    def start(coarse: Header, features: Splits) -> HeaderState:
-        """The state on arrival: the coarse header, or the device's own regression if it is better.
+    def start(task: Task, coarse: Header, features: Splits) -> HeaderState:
+        """The state on arrival: the coarse header, or the task's probe on the device if better.
 
-        The regression stands in the place of the coarse header's linear part, and what its layers
-        found is left out at first.
+        The probe stands in the place of the coarse header's linear part, and what its layers found
+        is left out at first. A task without a probe starts with the coarse header.
         """
-        state = HeaderState(coarse, coarse, evaluate(coarse, features.validation))
+        state = HeaderState(coarse, coarse, evaluate(task, coarse, features.validation))
+        if task.probe is None:
+            return state
         tensors = coarse.state_dict()
         linear = without_prefix("classifier.pooled", tensors)
-        refitted = refit(linear, features.train, features.validation)
+        refitted = refit(task.probe, linear, features.train, features.validation)
         own = build_header(coarse.plan, answering_as(tensors, refitted))
-        found = evaluate(own, features.validation)
+        found = evaluate(task, own, features.validation)
         return HeaderState(own, own, found) if found.better_than(state.best_evaluation) else state
 
-    def with_current(self, header: Header, validation: Samples) -> HeaderState:
+    def with_current(self, task: Task, header: Header, validation: Samples) -> HeaderState:
         """The state after a change of the header."""
-        evaluation = evaluate(header, validation)
-        # At equal accuracy the later header wins: it is never larger. Without a sound loss the
-        # accuracy is that of numbers that are none.
-        if evaluation.sound and evaluation.accuracy >= self.best_evaluation.accuracy:
+        evaluation = evaluate(task, header, validation)
+        # At an equal score the later header wins: it is never larger.
+        if evaluation.scores_at_least(self.best_evaluation):
             return HeaderState(header, header, evaluation)
         return HeaderState(header, self.best, self.best_evaluation)
 
@@ -78,8 +80,7 @@ class HeaderState:
         about = {
             "current": self.current.plan.model_dump(mode="json"),
             "best": self.best.plan.model_dump(mode="json"),
-            "loss": self.best_evaluation.loss,
-            "accuracy": self.best_evaluation.accuracy,
+            "evaluation": asdict(self.best_evaluation),
         }
         write_tensors(path, tensors, about, private=True)
 
@@ -98,13 +99,14 @@ class HeaderState:
             )
 
         try:
-            evaluation = Evaluation(loss=about["loss"], accuracy=about["accuracy"])
+            evaluation = Evaluation(**about["evaluation"])
             return HeaderState(header("current"), header("best"), evaluation)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
 
 
 def train_header(
+    task: Task,
     header: Header,
     features: Splits,
     training: Training,
@@ -126,6 +128,7 @@ def train_header(
     trained = build_header(header.plan, header.state_dict())
     accumulator = ImportanceAccumulator(trained)
     fit(
+        task,
         trained,
         features.train,
         training,
@@ -144,9 +147,14 @@ def prune_header(header: Header, importance: ImportanceSet, share: float) -> Hea
 
 
 def linear_rival(
-    tensors: Mapping[str, Tensor], features: Splits, training: Training, generator: torch.Generator
+    task: Task,
+    tensors: Mapping[str, Tensor],
+    features: Splits,
+    training: Training,
+    generator: torch.Generator,
 ) -> LinearHeader:
     """A linear header from its coarse weights, trained on the same data as the header."""
     rival = LinearHeader(tensors)
-    fit(rival, features.train, training, generator, validation=features.validation, tolerant=True)
+    validation = features.validation
+    fit(task, rival, features.train, training, generator, validation=validation, tolerant=True)
     return rival

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState
@@ -24,16 +30,85 @@ from acme_fleet.runs.sealed import (
     write_sealed_json,
 )
 
+TrainedState = tuple[HeaderState, ImportanceSet]
+"""The state after a round's training, and its neurons' importance."""
 _SPLITS = ("train", "validation", "test")
 _STATE, _SHIPPED = "state", "state/shipped.json"
 
 
-class DeviceFolder:
-    """A device's folder: the model that ships is in it, its own checkpoints under ``state``."""
+@dataclass(frozen=True)
+class Frozen:
+    """A device's frozen backbone, where this process has built it, and its features of the data."""
 
-    def __init__(self, path: Path) -> None:
+    features: Splits
+    backbone: PreTrainedModel | None
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Bytes of the features' and the backbone's tensors."""
+        inputs = [getattr(self.features, split).inputs.values() for split in _SPLITS]
+        tensors = [tensor for each in inputs for tensor in each]
+        tensors += [] if self.backbone is None else self.backbone.state_dict().values()
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class FeatureMemory:
+    """The features of a process's devices, and their backbones, as long as they fit.
+
+    Where those of all devices do not, the devices that have worked last are held, and features of
+    the others are read from disk again when they are asked for. Features of a device that exceed
+    the limit alone are never held.
+    """
+
+    def __init__(self, most_bytes: int = 2**29) -> None:
+        """Hold at most ``most_bytes`` (512 MiB) in all."""
+        self._most = most_bytes
+        self._held: dict[Path, Frozen] = {}
+        self._bytes = 0  # of all that is held
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> Frozen | None:
+        """The features and backbone that are held for a device's folder, or none."""
+        with self._lock:
+            found = self._held.pop(path, None)
+            if found is not None:
+                self._held[path] = found  # behind all others: it leaves last
+            return found
+
+    def put(self, path: Path, frozen: Frozen) -> None:
+        """Hold this for a device's folder, and forget the oldest ones where there is no room."""
+        with self._lock:
+            self._forget(path)
+            room = self._most - frozen.size_bytes
+            if room < 0:
+                return
+            while self._bytes > room:
+                self._forget(next(iter(self._held)))
+            self._held[path] = frozen
+            self._bytes += frozen.size_bytes
+
+    def drop(self, path: Path) -> None:
+        """Forget a device's folder."""
+        with self._lock:
+            self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        if (old := self._held.pop(path, None)) is not None:
+            self._bytes -= old.size_bytes
+
+
+class DeviceFolder:
+    """A device's folder: the model that ships is in it, its own checkpoints under ``state``.
+
+    Args:
+        path: the folder.
+        memory: holds the features that were used last; shared among the devices of a process.
+    """
+
+    def __init__(self, path: Path, memory: FeatureMemory | None = None) -> None:
         self.path = path
         self.secret = path / _STATE / "secret"
+        self._memory = memory or FeatureMemory()
 
     # --- what was received ---
 
@@ -42,6 +117,7 @@ class DeviceFolder:
         sent, stored = encode(assignment), self._file("assignment")
         if if_sound(stored, read_sealed) == sent:
             return
+        self._memory.drop(self.path)
         for outdated in stored.parent.glob("*.safetensors"):
             remove(outdated)
         write_sealed(stored, sent)
@@ -61,9 +137,15 @@ class DeviceFolder:
     # --- features of the frozen backbone ---
 
     def features(self, private: Splits) -> Splits:
-        """Features of all private data, computed once for an assignment."""
+        """Features of all private data, computed once for an assignment.
+
+        They are on disk too, for a process that is started again. While that file is there they
+        are taken from memory.
+        """
         path = self._file("features")
-        stored = if_sound(path, read_tensors)
+        if path.exists() and (held := self._memory.get(self.path)):
+            return held.features
+        stored, backbone = if_sound(path, read_tensors), None
         if stored is None:
             assignment = self.assignment()
             backbone = backbone_from(assignment.config, assignment.backbone)
@@ -81,10 +163,20 @@ class DeviceFolder:
             own: Samples = getattr(private, split)
             return own.with_inputs(without_prefix(split, stored[0]))
 
-        return Splits(*(samples(split) for split in _SPLITS))
+        features = Splits(*(samples(split) for split in _SPLITS))
+        self._memory.put(self.path, Frozen(features, backbone))
+        return features
+
+    def backbone(self, assignment: HeaderAssignment) -> PreTrainedModel:
+        """The backbone of the assignment that was accepted; built anew if it is not held."""
+        held = self._memory.get(self.path)
+        if held and held.backbone is not None:
+            return held.backbone
+        return backbone_from(assignment.config, assignment.backbone)
 
     def forget_features(self) -> None:
         """Give their storage back; they are large, and can be computed again."""
+        self._memory.drop(self.path)
         remove(self._file("features"))
 
     # --- the header, round by round ---
@@ -111,8 +203,14 @@ class DeviceFolder:
 
     def has_trained(self, number: int) -> bool:
         """True if the training of a round is done, and its files are undamaged."""
-        importance = if_sound(self._file(f"importance-{number}"), read_tensors)
-        return bool(importance and if_sound(self._file(f"trained-{number}"), HeaderState.read))
+        return self.if_trained(number) is not None
+
+    def if_trained(self, number: int) -> TrainedState | None:
+        """As :meth:`trained`; none if the training is not done, or a file is damaged."""
+        path = self._file(f"importance-{number}")
+        importance = if_sound(path, read_tensors)
+        state = importance and if_sound(self._file(f"trained-{number}"), HeaderState.read)
+        return _ordered(state, importance[0], path) if importance and state else None
 
     def keep_trained(self, number: int, state: HeaderState, importance: ImportanceSet) -> None:
         """Keep what the training of a round has made."""
@@ -120,7 +218,7 @@ class DeviceFolder:
         write_tensors(path, importance.by_layer(), {}, private=True)
         state.write(self._file(f"trained-{number}"))
 
-    def trained(self, number: int) -> tuple[HeaderState, ImportanceSet]:
+    def trained(self, number: int) -> TrainedState:
         """The state after a round's training, and its neurons' importance.
 
         Raises:
@@ -128,9 +226,7 @@ class DeviceFolder:
         """
         state = HeaderState.read(self._file(f"trained-{number}"))
         path = self._file(f"importance-{number}")
-        importance, _ = read_tensors(path)
-        with reading(f"cannot read {path}", DamagedError):
-            return state, ImportanceSet.of(importance, state.current.plan.layers)
+        return _ordered(state, read_tensors(path)[0], path)
 
     def keep_pruned(self, number: int, state: HeaderState) -> None:
         """Keep the state at the end of a round."""
@@ -152,6 +248,11 @@ class DeviceFolder:
 
     def _file(self, name: str) -> Path:
         return self.path / _STATE / f"{name}.safetensors"
+
+
+def _ordered(state: HeaderState, importance: dict[str, Tensor], path: Path) -> TrainedState:
+    with reading(f"cannot read {path}", DamagedError):
+        return state, ImportanceSet.of(importance, state.current.plan.layers)
 
 
 def changed_files(folder: Path) -> list[str] | None:

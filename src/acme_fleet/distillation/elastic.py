@@ -11,18 +11,18 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from acme_fleet.config.backbone import Distillation
+from acme_fleet.config.backbone import Distillation, LogitsLoss
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
-from acme_fleet.models.padding import clear_padding, cut_padding
+from acme_fleet.models.padding import clear_padding, shuffled
+from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.loop import Optimization, check_converging, steps_of
 from acme_fleet.training.precision import mixed_precision
 from acme_fleet.training.resume import EpochState
 
-LogitsLoss = Literal["mse", "soft_cross_entropy"]
 Match = Literal["states", "features"]
 Origin = Literal["trained", "fine-tuned", "untouched"]
 """By the run; on the public data; not, as that did not win on validation data or needs labels."""
@@ -121,6 +121,7 @@ def recovery_of(
 
 
 def distillation_loss(
+    task: Task,
     student: Run,
     teacher: Run,
     layers: Sequence[int],
@@ -132,11 +133,12 @@ def distillation_loss(
     """λ1·l(ŷ, y) + λ2·l(Ê, E) + l(Ĥ, H), l the mean squared error (Eq. 9).
 
     Args:
+        task: its outputs are ŷ and y.
         student, teacher: one forward pass of each on the same inputs.
         layers: for each of the student's layers the teacher's layer that it stands for.
         logits_weight, embeddings_weight: λ1 and λ2.
-        logits_loss: l(ŷ, y): Eq. 9's, or the cross-entropy −Σ softmax(y)·log softmax(ŷ) that
-            the authors ran (a named deviation).
+        logits_loss: l(ŷ, y) of the task: Eq. 9's, or the cross-entropy that the authors ran (a
+            named deviation).
         hidden_weight: of l(Ĥ, H), 1 in Eq. 9.
     """
     mask = student.activations.mask
@@ -145,18 +147,11 @@ def distillation_loss(
         for mine, layer in zip(student.activations.hidden, layers, strict=True)
     ]
     return (
-        logits_weight * logits_error(student, teacher, logits_loss)
+        logits_weight * task.imitation(student.logits, teacher.logits, logits_loss)
         + embeddings_weight
         * _square_error(student.activations.embeddings, teacher.activations.embeddings, mask)
         + hidden_weight * torch.stack(hidden).mean()
     )
-
-
-def logits_error(student: Run, teacher: Run, kind: LogitsLoss) -> Float[Tensor, ""]:
-    """l(ŷ, y) of Eq. 9, see :func:`distillation_loss`."""
-    if kind == "mse":
-        return F.mse_loss(student.logits, teacher.logits)
-    return F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
 
 
 def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Float[Tensor, ""]:
@@ -224,6 +219,7 @@ def sandwich(step: DistillationStep, generator: torch.Generator) -> list[tuple[f
 
 
 def distill(
+    task: Task,
     teacher: ElasticClassifier,
     student: ElasticClassifier,
     step: DistillationStep,
@@ -238,6 +234,7 @@ def distill(
     """Train the student's shared weights in place, on their device; the teacher does not change.
 
     Args:
+        task: the distance of a student's outputs from a teacher's is its own.
         teacher, student: elastic models of one reference.
         step: what the students are, and whom they learn from.
         samples: the training data; labels are not used.
@@ -255,9 +252,9 @@ def distill(
     finished = state.restore(student.classifier, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
-        for batch in samples.batches(training.batch_size, generator):
-            inputs = cut_padding((augment(batch, generator) if augment else batch).inputs)
-            total += teach(teacher, student, step, inputs, sandwich(step, generator))
+        for batch in shuffled(samples, training.batch_size, generator):
+            inputs = (augment(batch, generator) if augment else batch).inputs
+            total += teach(task, teacher, student, step, inputs, sandwich(step, generator))
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)
         if state:
@@ -267,6 +264,7 @@ def distill(
 
 
 def teach(
+    task: Task,
     teacher: ElasticClassifier,
     student: ElasticClassifier,
     step: DistillationStep,
@@ -288,16 +286,16 @@ def teach(
                 lessons[lesson] = teacher.run(lesson, inputs)
         arch = student.shape(width, depth)
         with mixed_precision(device):
-            run = student.run(arch, inputs)
+            run, taught = student.run(arch, inputs), lessons[lesson]
             match step.match:
                 case "states":
                     weights = step.logits_weight, step.embeddings_weight
                     rest = step.logits_loss, step.hidden_weight
-                    loss = distillation_loss(run, lessons[lesson], arch.layers, *weights, *rest)
+                    loss = distillation_loss(task, run, taught, arch.layers, *weights, *rest)
                 case "features":
-                    loss = features_loss(run, lessons[lesson], arch.layers)
+                    loss = features_loss(run, taught, arch.layers)
                     if step.logits_weight:
-                        logits = logits_error(run, lessons[lesson], step.logits_loss)
+                        logits = task.imitation(run.logits, taught.logits, step.logits_loss)
                         loss = loss + step.logits_weight * logits
         loss.backward()
         total += loss.detach()

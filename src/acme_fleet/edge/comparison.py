@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.config.header import Search, StrategyName
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.edge.search import Progress, SearchData, search_header
+from acme_fleet.edge.search import Progress, SearchData, SearchResult, search_header
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
@@ -26,7 +26,8 @@ from acme_fleet.models.header.by_hand import HAND_MADE, HandMade, hand_made
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
-from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.tasks.base import Evaluation, Task
+from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverging, fit
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
@@ -48,12 +49,18 @@ class Contender:
     choice: Evaluation
     evaluated: int = 0
 
+    def document(self) -> dict[str, Any]:
+        """Plain values, as :class:`~acme_fleet.edge.stored.StoredContender` has them."""
+        choice = {"loss": self.choice.loss, "accuracy": self.choice.score}
+        return {**vars(self), "choice": choice}
+
 
 @dataclass(frozen=True)
-class Task:
+class Contest:
     """The data, size and training that all contenders share.
 
     Attributes:
+        task: its loss trains, its evaluations compare.
         classifier: θ0^H, ``weight`` and ``bias``.
         space, fits: the headers that may be proposed, see :func:`search_header`.
         data: the edge's shared data in three parts, or a frozen backbone's features of them;
@@ -61,6 +68,7 @@ class Task:
         settings: the budget of a search, and of the fine-tuning.
     """
 
+    task: Task
     classifier: Mapping[str, Tensor]
     space: SearchSpace
     fits: Fits
@@ -69,14 +77,15 @@ class Task:
 
     @staticmethod
     def of(
+        task: Task,
         backbone: PreTrainedModel,
         classifier: Mapping[str, Tensor],
         header: HeaderSpace,
         settings: Search,
         data: SearchData,
         limit_bytes: int,
-    ) -> Task:
-        """The task of a cluster: backbone and header together must fit its smallest device."""
+    ) -> Contest:
+        """The contest of a cluster: backbone and header together must fit its smallest device."""
         space = SearchSpace(
             blocks=header.blocks,
             cells=header.cells,
@@ -93,15 +102,17 @@ class Task:
         if not settings.backbone_learning_rate:  # then its features serve everything that follows
             parts = (data.weights, data.reward, data.choice)
             data = SearchData(*(feature_samples(backbone, part) for part in parts))
-        task = Task(classifier, space, fits, data, settings)
-        return replace(task, classifier=task.start(backbone))
+        contest = Contest(task, classifier, space, fits, data, settings)
+        return replace(contest, classifier=contest.start(backbone))
 
     def start(self, backbone: PreTrainedModel) -> Mapping[str, Tensor]:
-        """The first answers of headers: θ0^H, or a regression on the edge's data if better."""
+        """The first answers of headers: θ0^H, or the task's probe on the edge's data if better."""
+        if self.task.probe is None:
+            return self.classifier
         known, choice = self.features(backbone)
-        probe = refit(self.classifier, known, choice)
-        sent = evaluate(LinearHeader(self.classifier), choice)
-        better = evaluate(LinearHeader(probe), choice).better_than(sent)
+        probe = refit(self.task.probe, self.classifier, known, choice)
+        sent = evaluate(self.task, LinearHeader(self.classifier), choice)
+        better = evaluate(self.task, LinearHeader(probe), choice).better_than(sent)
         return probe if better else self.classifier
 
     def search(
@@ -117,9 +128,27 @@ class Task:
         Returns:
             The header, the rewards on the way, and how the header fares.
         """
+        result = self.proposal(strategy, backbone, generator, progress, state)
+        header = result.header
+        if self.settings.fine_tune_from == "fresh":
+            header = self.fresh(result.plan, generator)
+        choice = self.fine_tune(header, *self.features(backbone), generator)
+        params = parameter_count(result.plan.shapes())
+        return header, result.rewards, Contender(strategy, params, choice, result.evaluated)
+
+    def proposal(
+        self,
+        strategy: StrategyName,
+        backbone: PreTrainedModel,
+        generator: torch.Generator,
+        progress: Progress,
+        state: Path | None = None,
+    ) -> SearchResult:
+        """The header that a strategy chooses, not fine-tuned, see :func:`search_header`."""
         settings = self.settings.model_copy(update={"strategy": strategy})
         with diverging("the header search", "search.learning_rate"):
-            result = search_header(
+            return search_header(
+                self.task,
                 backbone,
                 self.classifier,
                 self.space,
@@ -130,12 +159,6 @@ class Task:
                 progress,
                 state,
             )
-        header = result.header
-        if settings.fine_tune_from == "fresh":
-            header = self.fresh(result.plan, generator)
-        choice = self.fine_tune(header, *self.features(backbone), generator)
-        params = parameter_count(result.plan.shapes())
-        return header, result.rewards, Contender(strategy, params, choice, result.evaluated)
 
     def fresh(self, plan: HeaderPlan, generator: torch.Generator) -> Header:
         """An untrained header that starts near the reference's classifier."""
@@ -152,8 +175,9 @@ class Task:
     ) -> Evaluation:
         """Train a header on features, in place; the best epoch on ``choice`` is kept."""
         with diverging("fine-tuning a header", "search.fine_tuning.learning_rate"):
-            fit(header, known, self.settings.fine_tuning, generator, validation=choice)
-        return evaluate(header, choice)
+            training = self.settings.fine_tuning
+            fit(self.task, header, known, training, generator, validation=choice)
+        return evaluate(self.task, header, choice)
 
     def linear(
         self, backbone: PreTrainedModel, generator: torch.Generator
@@ -198,7 +222,7 @@ class Task:
         linear, plain = self.linear(backbone, draw("linear"))
         tensors = with_prefix("header", clone_state(header))
         tensors |= with_prefix("linear", clone_state(linear.linear))
-        plan, contenders = header.plan.model_dump(mode="json"), [asdict(found), asdict(plain)]
+        plan, contenders = header.plan.model_dump(mode="json"), [found.document(), plain.document()]
         return tensors, {"plan": plan, "rewards": rewards, "contenders": contenders}
 
     def rivals(

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from acme_fleet.config.header import Search
@@ -23,7 +22,8 @@ from acme_fleet.models.features import feature_maps, feature_samples
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.runs.sealed import if_sound
-from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.tasks.base import Evaluation, Task
+from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverged, optimizer_tensors, restore_optimizer
 
 _SAVE_EVERY_S = 20.0
@@ -67,6 +67,7 @@ class SearchResult:
 
 
 def search_header(
+    task: Task,
     backbone: PreTrainedModel,
     classifier: Mapping[str, Tensor],
     space: SearchSpace,
@@ -80,6 +81,7 @@ def search_header(
     """Search a header for a backbone. The backbone is trained along, in place.
 
     Args:
+        task: its loss trains ω, and its score is the reward.
         backbone: θ^B_s, small, as it came from the cloud.
         classifier: θ0^H, ``weight`` and ``bias``.
         space: the headers that may be proposed.
@@ -96,7 +98,7 @@ def search_header(
     Raises:
         Diverged: if the loss is no number any more.
     """
-    search = HeaderSearch(backbone, classifier, space, fits, data, settings, generator)
+    search = HeaderSearch(task, backbone, classifier, space, fits, data, settings, generator)
     if state and (stored := if_sound(state, read_tensors)):
         search.restore(*stored)
     saved = time.monotonic()
@@ -119,6 +121,7 @@ class HeaderSearch:
 
     def __init__(
         self,
+        task: Task,
         backbone: PreTrainedModel,
         classifier: Mapping[str, Tensor],
         space: SearchSpace,
@@ -127,7 +130,7 @@ class HeaderSearch:
         settings: Search,
         generator: torch.Generator,
     ) -> None:
-        self.backbone, self.space, self.data = backbone, space, data
+        self.task, self.backbone, self.space, self.data = task, backbone, space, data
         self.settings, self.generator = settings, generator
         self.shared = SharedWeights(space, classifier, generator)
         self.strategy = make_strategy(settings, space, fits, generator)
@@ -157,7 +160,7 @@ class HeaderSearch:
         """Tell the strategy how children of its choice fare."""
         children = self.strategy.propose(self.settings.children_per_step)
         rewards = [
-            evaluate(self.shared.child(self.space.plan(child)), self.reward_data).accuracy
+            evaluate(self.task, self.shared.child(self.space.plan(child)), self.reward_data).score
             for child in children
         ]
         self.strategy.learn(children, rewards)
@@ -168,7 +171,7 @@ class HeaderSearch:
         """One step on the mean loss of M proposed children (Eq. 15)."""
         features = feature_maps(self.backbone, batch.inputs) if self.joint else batch.inputs
         losses = [
-            F.cross_entropy(self.shared.child(self.space.plan(child))(**features), batch.labels)
+            self.task.loss(self.shared.child(self.space.plan(child))(**features), batch.labels)
             for child in self.strategy.propose(self.settings.children_per_step)
         ]
         loss = torch.stack(losses).mean()
@@ -199,7 +202,7 @@ class HeaderSearch:
         best: tuple[HeaderPlan, Evaluation] | None = None
         for decisions in finalists:
             plan = self.space.plan(decisions)
-            result = evaluate(self.shared.child(plan), choice)
+            result = evaluate(self.task, self.shared.child(plan), choice)
             if best is None or result.better_than(best[1]):
                 best = plan, result
         assert best is not None

@@ -17,9 +17,9 @@ from acme_fleet.messages.header_plan import (
 )
 
 
-def space_size(blocks: int, operations: int = len(OPERATIONS)) -> int:
+def space_size(blocks: int) -> int:
     """|B_{1:B}| = Π (b + 1)² · |Ô|² (Eq. 14)."""
-    return math.prod((b + 1) ** 2 * operations**2 for b in range(1, blocks + 1))
+    return math.prod((b + 1) ** 2 * len(OPERATIONS) ** 2 for b in range(1, blocks + 1))
 
 
 def choices(blocks: int) -> list[int]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import parameter_count
-from acme_fleet.data.samples import Samples
-from acme_fleet.edge.comparison import Contender, Task
+from acme_fleet.edge.assigned import Assigned, CoarseModel, Shared
+from acme_fleet.edge.comparison import Contender
 from acme_fleet.edge.memory import Rounds, recall, remember
 from acme_fleet.edge.parts import Group, kinds, whole
 from acme_fleet.edge.peers import Peers
@@ -21,14 +20,13 @@ from acme_fleet.edge.replies import (
     check_round,
     check_sample,
 )
-from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.similarity import who_listens_to_whom
 from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.links.base import Link
 from acme_fleet.links.device_reports import check_report
 from acme_fleet.links.roll_call import RollCall
-from acme_fleet.messages.base import Message, check_shapes
+from acme_fleet.messages.base import Message
 from acme_fleet.messages.cloud_edge import (
     BackboneAssignment,
     ClusterProfile,
@@ -47,9 +45,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.results import HeaderContender
-from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.storage import (
-    backbone_from,
     clone_state,
     with_prefix,
     without_prefix,
@@ -59,27 +55,31 @@ from acme_fleet.personalization.rules import rule_of
 from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.tasks.registry import task_of
 
 _COARSE = "coarse.safetensors"
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
 _SILENT = "it never told its limits"
-_OWN_FEATURES = 256  # of the edge server's data, to know how long a feature is
 
 
 class EdgeServer:
-    """Edge server s with its shared data and its devices N_s."""
+    """Edge server s with its shared data and its devices N_s.
+
+    Its data are read when a backbone has come, by the preprocessing that came with it.
+    """
 
     def __init__(
         self,
         name: str,
         settings: Fleet,
-        shared: Samples,
+        shared: Shared,
         devices: Link,
         folder: Path,
         journal: Journal,
     ) -> None:
         self._name = name
         self._settings = settings
+        self._task = task_of(settings.task)
         self._personalization = settings.personalization
         self._rule = rule_of(settings.personalization)
         self._shared = shared
@@ -158,8 +158,8 @@ class EdgeServer:
 
     def _customize(self, assignment: BackboneAssignment, group: Group) -> ClusterReport:
         group.folder.mkdir(exist_ok=True)
-        coarse = self._coarse_model(assignment, group)
-        plan = HeaderPlan.model_validate(coarse.plan)
+        coarse = self._coarse_model(self._assigned(assignment, group), group)
+        plan = coarse.plan
         peers = self._similarity(coarse, group)
         told = Rounds.read(group.folder)
         while told.done < self._personalization.rounds:
@@ -167,7 +167,7 @@ class EdgeServer:
             told.write(group.folder)
 
         def check(name: str, report: DeviceReport) -> None:
-            check_report(report, self._known[name], plan.neurons)
+            check_report(self._task, report, self._known[name], plan.neurons)
 
         reports = self._devices.ask(ReportRequest(), DeviceReport, group.members, check)
         lost = {name: self._left_out(name) for name in group.strangers}
@@ -179,16 +179,20 @@ class EdgeServer:
             header=plan.genotype.describe(),
             device_names=peers.devices,
             similarity=peers.weights,
-            contenders=self._contenders(assignment, coarse, group),
+            contenders=self._contenders(coarse, group),
             reports=list(reports.values()),
             lost=lost,
             missed=told.missed,
             shortened=told.shortened,
         )
 
-    def _coarse_model(self, assignment: BackboneAssignment, group: Group) -> HeaderAssignment:
+    def _assigned(self, assignment: BackboneAssignment, group: Group) -> Assigned:
+        draw = group.generators(self._settings.seed)
+        return Assigned(assignment, self._settings, self._task, self._shared, draw, group.limit)
+
+    def _coarse_model(self, assigned: Assigned, group: Group) -> CoarseModel:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
-        path = group.folder / _COARSE
+        path, assignment = group.folder / _COARSE, assigned.message
         stored = if_sound(path, read_coarse)
         if stored is None:
             if path.exists() and self._settings.search.time_limit_s and Peers.read(group.folder):
@@ -196,20 +200,18 @@ class EdgeServer:
                     f"cannot read {path}: it is damaged, devices have the header already, and a "
                     f"search with a time limit would not find the same one"
                 )
-            backbone = backbone_from(assignment.config, assignment.backbone)
-            classes, pooled = len(assignment.class_names), feature_sizes(backbone.config).pooled
-            shapes = {"weight": (classes, pooled), "bias": (classes,)}
-            check_shapes(assignment.classifier, shapes, "the classifier")
+            assigned.check_classifier()
+            backbone = assigned.to_search()
             unfinished = group.folder / "search.safetensors"
             with self._journal.stage(group.name, "header search", "edge") as progress:
-                tensors, about = self._task(assignment, group).coarse(
+                tensors, about = assigned.contest.coarse(
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
             write_tensors(path, with_prefix("backbone", clone_state(backbone)) | tensors, about)
             remove(unfinished)
             stored = read_coarse(path)
         tensors, about = stored
-        return HeaderAssignment(
+        message = HeaderAssignment(
             config=assignment.config,
             backbone=without_prefix("backbone", tensors),
             plan=about.plan,
@@ -218,10 +220,9 @@ class EdgeServer:
             class_names=assignment.class_names,
             preprocessing=assignment.preprocessing,
         )
+        return CoarseModel(message, HeaderPlan.model_validate(about.plan), assigned)
 
-    def _contenders(
-        self, assignment: BackboneAssignment, coarse: HeaderAssignment, group: Group
-    ) -> list[HeaderContender]:
+    def _contenders(self, coarse: CoarseModel, group: Group) -> list[HeaderContender]:
         """The searched header's results on the edge's own data, then those of its rivals."""
         path = group.folder / "contenders.json"
         stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredContender]))
@@ -230,14 +231,14 @@ class EdgeServer:
             rivals: list[Contender] = []
             if self._settings.search.rivals:
                 with self._journal.stage(group.name, "header rivals", "edge") as progress:
-                    rivals = self._task(assignment, group).rivals(
-                        lambda: backbone_from(assignment.config, assignment.backbone),
-                        backbone_from(coarse.config, coarse.backbone),
-                        parameter_count(HeaderPlan.model_validate(coarse.plan).shapes()),
+                    rivals = coarse.assigned.contest.rivals(
+                        coarse.assigned.to_search,
+                        coarse.backbone,
+                        parameter_count(coarse.plan.shapes()),
                         group.generators(self._settings.seed),
                         progress,
                     )
-            write_sealed_json(path, about.contenders + [asdict(rival) for rival in rivals])
+            write_sealed_json(path, about.contenders + [rival.document() for rival in rivals])
             stored = read_sealed_json(path, list[StoredContender])
         return [
             HeaderContender(
@@ -250,29 +251,18 @@ class EdgeServer:
             for told in stored
         ]
 
-    def _task(self, assignment: BackboneAssignment, group: Group) -> Task:
-        """The data, size and training of every contender."""
-        return Task.of(
-            backbone_from(assignment.config, assignment.backbone),
-            assignment.classifier,
-            self._settings.header,
-            self._settings.search,
-            split_shared_data(self._shared, group.generators(self._settings.seed)("split")),
-            group.limit,
-        )
-
-    def _similarity(self, coarse: HeaderAssignment, group: Group) -> Peers:
+    def _similarity(self, coarse: CoarseModel, group: Group) -> Peers:
         """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
         if stored := Peers.read(group.folder):
             return stored
         asked = self._personalization
-        hidden = HeaderPlan.model_validate(coarse.plan).pooled_size
-        longest = self._longest_feature(coarse) if asked.rows_sent else 0.0
+        hidden = coarse.plan.pooled_size
+        longest = coarse.longest_feature if asked.rows_sent else 0.0
 
         def check(name: str, reply: FeatureSample) -> None:
             check_sample(name, reply, asked, hidden, longest)
 
-        replies = self._devices.ask(coarse, FeatureSample, group.members, check)
+        replies = self._devices.ask(coarse.message, FeatureSample, group.members, check)
         with self._journal.stage(group.name, "similarity", "edge"):
             samples = [reply.rows().numpy() for reply in replies.values()]
             weights = who_listens_to_whom(samples, asked.similarity, asked.temperature)
@@ -281,19 +271,12 @@ class EdgeServer:
         peers.write(group.folder)
         return peers
 
-    def _longest_feature(self, coarse: HeaderAssignment) -> float:
-        """L2 norm of the longest feature of the edge server's own data."""
-        backbone = backbone_from(coarse.config, coarse.backbone)
-        own = feature_samples(backbone, self._shared[:_OWN_FEATURES]).inputs["pooled"]
-        return float(own.double().norm(dim=1).max())
-
-    def _round(self, told: Rounds, coarse: HeaderAssignment, peers: Peers, group: Group) -> Rounds:
+    def _round(self, told: Rounds, coarse: CoarseModel, peers: Peers, group: Group) -> Rounds:
         """One round of Algorithm 2; the last one if no device's header changes any more."""
         updates, shortened = self._updates(told.done, coarse, peers, group)
-        plan = HeaderPlan.model_validate(coarse.plan)
 
         def check(name: str, report: RoundReport) -> None:
-            check_pruned(name, report, told.done, plan)
+            check_pruned(name, report, told.done, coarse.plan)
 
         reports = self._devices.call(updates, RoundReport, check)
         return told.after(
@@ -304,14 +287,14 @@ class EdgeServer:
         )
 
     def _updates(
-        self, number: int, coarse: HeaderAssignment, peers: Peers, group: Group
+        self, number: int, coarse: CoarseModel, peers: Peers, group: Group
     ) -> tuple[dict[str, Update], Mapping[str, float]]:
         """Gather uploads and mix them for each device as the rule says.
 
         Returns:
             By device what it gets back, and by how much its header's update was shortened.
         """
-        plan, rule = HeaderPlan.model_validate(coarse.plan), self._rule
+        plan, rule = coarse.plan, self._rule
         asked = peers.devices
         while True:
             starts = rule.starts(number, asked, peers.keys, peers.among)
@@ -331,6 +314,6 @@ class EdgeServer:
             counted = recall(folder, number, uploads, peers.devices, decay, rule.upload_type)
         among = peers.among(counted, [freshness for _, freshness in counted.values()])
         sent = {name: upload for name, (upload, _) in counted.items()}
-        mixture = rule.mix(sent, plan, coarse.header, among)
+        mixture = rule.mix(sent, plan, coarse.message.header, among)
         updates = {name: rule.update(starts[name], mixture.parts[name]) for name in uploads}
         return updates, mixture.shortened

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import ot
@@ -12,11 +11,17 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from acme_fleet.config.base import chosen
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
 
 _MOST_PIVOTS = 100_000_000  # of the network simplex; its default stops samples of 3,500 rows early
 _TWIN = 0.05
+
+FeatureSamples = Sequence[Float[np.ndarray, "_ features"]]
+"""A device's feature vectors in each place."""
+MixingWeights = Float[np.ndarray, "devices devices"]
+"""Ŵ: row n holds the weights of n's peers, itself included."""
 
 
 def transport_distance(
@@ -114,15 +119,32 @@ def mixing_weights(
     return scores / scores.sum(axis=1, keepdims=True)
 
 
+def _literal(samples: FeatureSamples, temperature: float) -> MixingWeights:
+    return mixing_weights(distance_matrix(samples), temperature)
+
+
+def _debiased(samples: FeatureSamples, temperature: float) -> MixingWeights:
+    return mixing_weights(debias(distance_matrix(samples), samples), temperature)
+
+
+def _equal(samples: FeatureSamples, temperature: float) -> MixingWeights:
+    return np.full((len(samples), len(samples)), 1 / len(samples))
+
+
+SIMILARITIES: dict[str, Callable[[FeatureSamples, float], MixingWeights]] = {
+    "debiased": _debiased,
+    "literal": _literal,
+    "none": _equal,
+}
+"""Ŵ from feature samples and τ, by ``personalization.similarity``. A new one is an entry here."""
+
+
 def who_listens_to_whom(
-    samples: Sequence[Float[np.ndarray, "_ features"]],
-    similarity: Literal["debiased", "literal", "none"],
-    temperature: float,
-) -> Float[np.ndarray, "devices devices"]:
-    """Ŵ from feature samples, by distances as they are or debiased (Eq. 19-20), or all equal."""
-    if similarity == "none":
-        return np.full((len(samples), len(samples)), 1 / len(samples))
-    distances = distance_matrix(samples)
-    if similarity == "debiased":
-        distances = debias(distances, samples)
-    return mixing_weights(distances, temperature)
+    samples: FeatureSamples, similarity: str, temperature: float
+) -> MixingWeights:
+    """Ŵ from feature samples, by distances as they are or debiased (Eq. 19-20), or all equal.
+
+    Raises:
+        FleetError: if there is no such similarity.
+    """
+    return chosen(SIMILARITIES, similarity, "personalization.similarity")(samples, temperature)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.config.base import chosen
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
+from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.supernet import ElasticClassifier
@@ -90,17 +93,24 @@ class Plan:
 
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`make_plan`."""
-    return make_plan(fleet, load_world(fleet))
+    world = load_world(fleet)
+    reference = untrained_reference(fleet, world.public, world.classes, shape_alone=True)
+    return make_plan(fleet, world, reference)
 
 
-def make_plan(fleet: Fleet, world: World) -> Plan:
+def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
     """Candidates with exact sizes, limits, and the bytes to expect; trains nothing.
 
+    Args:
+        fleet, world: the settings, and everybody's samples.
+        reference: θ0 before any training; only its shape is looked at.
+
     Raises:
-        FleetError: if the model cannot be built for these data.
+        FleetError: if a depth exceeds the reference's layers, or a setting names what is not there.
     """
+    chosen(SIMILARITIES, fleet.personalization.similarity, "personalization.similarity")
+    chosen({"auto": None, **OBJECTIVES}, fleet.backbone.importance, "backbone.importance")
     public = world.public
-    reference = untrained_reference(fleet, public, world.classes)
     grid = candidate_grid(fleet.backbone, reference)
     header = largest_header(fleet.header, reference)
     # A block of other operations may also have one layer that aligns its inputs.

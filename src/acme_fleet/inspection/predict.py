@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acme_fleet.data.datasets import Preprocessing, load_source
+from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
-from acme_fleet.data.partition import distribute
+from acme_fleet.data.partition import HostData
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.inspection.predict_inputs import Input
 from acme_fleet.models.features import CustomizedModel
@@ -21,7 +21,9 @@ from acme_fleet.models.storage import CLASS_NAMES, CONFIG, HEADER, PREPROCESSING
 from acme_fleet.outside import listed, one_line, reading
 from acme_fleet.runs.directory import FLEET, RunDirectory
 from acme_fleet.seeding import threads
-from acme_fleet.training.evaluation import Evaluation, evaluate
+from acme_fleet.tasks.base import Evaluation, Task
+from acme_fleet.tasks.registry import task_of
+from acme_fleet.training.evaluation import evaluate
 
 _BATCH = 32
 _FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
@@ -190,21 +192,19 @@ def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Predict
     return predictions
 
 
-def predict_test_data(run_dir: Path, device: str) -> tuple[Evaluation, int]:
-    """Evaluate on the device's own full test set; returns the result and the number of samples.
+def predict_test_data(run_dir: Path, device: str) -> tuple[Task, Evaluation]:
+    """Evaluate on the device's own full test set; returns the task, which judged, and its result.
 
     Raises:
         RunError: if the run or the device does not exist, or has no finished model.
     """
     run = RunDirectory.open(run_dir)
     own = DeviceModel.open(_folder(run, device))
-    known = own.preprocessing
-    source = load_source(
-        run.fleet.data, known.normalization if isinstance(known, ImagePreprocessing) else known
-    )
-    test = distribute(run.fleet, source, [device]).private[device].test
+    data = HostData.read(run.fleet, device)
+    test = data.splits(device, own.class_names, own.preprocessing).test
     with threads(run.fleet.threads):
-        return evaluate(own.model, test), len(test)
+        task = task_of(run.fleet.task)
+        return task, evaluate(task, own.model, test)
 
 
 def _folder(run: RunDirectory, device: str) -> Path:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from acme_fleet.config.devices import Device
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.edge_device import DeviceReport
+from acme_fleet.tasks.base import Task
 
 _LONGEST_LATENCY_S = 86_400.0
 _MOST_SAMPLES, _MOST_RAW_BYTES = 10**9, 2**50  # of one device
 _COUNTED = 1e-3  # a share of n samples is a whole number of them, up to rounding
 
 
-def check_report(report: DeviceReport, device: Device, neurons: int) -> None:
+def check_report(task: Task, report: DeviceReport, device: Device, neurons: int) -> None:
     """Refuse what a device of the fleet cannot have ended with.
 
     Args:
-        report: the device's. device: as it stands in the fleet file.
+        task: of the fleet.
+        report: the device's.
+        device: as it stands in the fleet file.
         neurons: of the header that it received.
 
     Raises:
@@ -40,6 +43,6 @@ def check_report(report: DeviceReport, device: Device, neurons: int) -> None:
             raise ProtocolError(f"{what}: {field} is {getattr(report, field)}, at most {most}")
     for field in ("accuracy_coarse", "accuracy", "accuracy_linear"):
         correct = getattr(report, field) * report.test_samples
-        if abs(correct - round(correct)) > _COUNTED:
+        if task.whole_hits and abs(correct - round(correct)) > _COUNTED:
             share = f"{getattr(report, field)} of {report.test_samples} samples"
             raise ProtocolError(f"{what}: {field} is {share}, which is no whole number of them")

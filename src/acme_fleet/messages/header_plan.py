@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Operation = Literal["conv1", "conv3", "conv5", "identity", "downsample", "avg_pool", "max_pool"]
-OPERATIONS: tuple[Operation, ...] = (
-    "conv1",
-    "conv3",
-    "conv5",
-    "identity",
-    "downsample",
-    "avg_pool",
-    "max_pool",
-)
+OPERATIONS = ["conv1", "conv3", "conv5", "identity", "downsample", "avg_pool", "max_pool"]
+"""All operations that a block may have; see :mod:`acme_fleet.models.header.operations`."""
 KERNELS: dict[str, int] = {"conv1": 1, "conv3": 3, "conv5": 5, "downsample": 3}
 """Operations that have weights, with their kernel; the others pass channels through."""
+
+
+def _known(operation: str) -> str:
+    if operation not in OPERATIONS:
+        raise ValueError(
+            f"there is no operation {operation[:60]!r}; known: {', '.join(OPERATIONS)}"
+        )
+    return operation
+
+
+Operation = Annotated[str, AfterValidator(_known)]
 
 FEATURES = ("last", "penultimate")
 Channels = tuple[int, ...]

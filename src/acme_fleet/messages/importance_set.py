@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,10 +75,11 @@ class ImportanceSet:
         """
         shapes = {name: (size,) for name, size in channels.items()}
         check_shapes(by_layer, shapes, what, torch.float32)
-        total = math.fsum(float(values.double().sum()) for values in by_layer.values())
-        if any(bool((values < 0).any()) for values in by_layer.values()) or total <= 0:
+        checked = ImportanceSet.of(by_layer, channels)
+        total = checked.total()
+        if any(bool((values < 0).any()) for values in checked.values) or total <= 0:
             raise ProtocolError(f"{what} must be non-negative and not all zero (sum {total:g})")
-        return ImportanceSet.of(by_layer, channels)
+        return checked
 
     def by_layer(self) -> dict[str, Float[Tensor, " _"]]:
         """The plain mapping that messages and files hold."""

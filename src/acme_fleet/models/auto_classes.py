@@ -15,7 +15,6 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -45,6 +44,7 @@ from acme_fleet.models.families import ELASTIC
 from acme_fleet.models.features import feature_maps, moved
 from acme_fleet.models.header.module import Header
 from acme_fleet.models.shipped import load_described, parse_preprocessing, write_folder
+from acme_fleet.tasks.classification import CLASSIFICATION
 
 _HARMLESS = {
     *("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "trust_remote_code"),
@@ -171,6 +171,11 @@ class _Classifier(PreTrainedModel):
         return self.header(**feature_maps(self.backbone, moved(inputs, self.device)))
 
 
+def _loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    """A classifier's loss, where transformers' convention asks for one."""
+    return None if labels is None else CLASSIFICATION.loss(logits, labels.to(logits.device))
+
+
 _NOTHING_AMISS = {
     name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 }
@@ -201,7 +206,7 @@ class AcmeForImageClassification(_Classifier):
     ) -> Any:
         """Logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
         logits = self._logits({"pixel_values": pixel_values})
-        loss = None if labels is None else F.cross_entropy(logits, labels.to(logits.device))
+        loss = _loss(logits, labels)
         output = ImageClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
 
@@ -224,7 +229,7 @@ class AcmeForSequenceClassification(_Classifier):
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
         logits = self._logits(inputs)
-        loss = None if labels is None else F.cross_entropy(logits, labels.to(logits.device))
+        loss = _loss(logits, labels)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
 

@@ -306,7 +306,20 @@ def _elastic_classes(
     return ElasticConfig, ElasticModel
 
 
-ELASTIC: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
-    name: _elastic_classes(CONFIG_MAPPING[name], cast(Any, MODEL_MAPPING)[CONFIG_MAPPING[name]])
-    for name in FAMILIES
-}
+ELASTIC: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {}
+
+
+def add_family(name: str, family: Family) -> None:
+    """Make models of a Hugging Face model type elastic, from here on in this process.
+
+    Raises:
+        KeyError: if transformers has no model of this type.
+    """
+    config_class = CONFIG_MAPPING[name]
+    model_class = cast(Any, MODEL_MAPPING)[config_class]
+    FAMILIES[name] = family
+    ELASTIC[name] = _elastic_classes(config_class, model_class)
+
+
+for _name, _family in list(FAMILIES.items()):
+    add_family(_name, _family)

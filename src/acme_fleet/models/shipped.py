@@ -51,6 +51,7 @@ PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
 _FILES = {CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_DOCUMENT = 2**26
+_MOST_PIXELS, _MOST_TOKENS = 4096, 4096  # that a message may ask for
 
 
 class ImageModel(CustomizedModel):
@@ -173,6 +174,25 @@ def parse_preprocessing(
         return (TextPreprocessing if text else ImagePreprocessing).model_validate(own)
     except ValidationError as error:
         raise kind(f"{what}: {first_mistake(error)}") from None
+
+
+def sent_preprocessing(document: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing that came in a message, by which the receiver reads its own data.
+
+    Raises:
+        ProtocolError: if it is none, or would make images or texts larger than any model takes.
+    """
+    rule = parse_preprocessing(document, "the preprocessing that was sent")
+    if isinstance(rule, TextPreprocessing):
+        largest, most, unit = rule.max_tokens, _MOST_TOKENS, "tokens a text"
+    else:
+        sides = rule.size.model_dump().values()
+        largest, most, unit = max(*sides, *rule.result), _MOST_PIXELS, "pixels a side"
+    if largest > most:
+        raise ProtocolError(
+            f"the preprocessing that was sent makes {largest} {unit}, at most {most} are accepted"
+        )
+    return rule
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from acme_fleet.config.base import chosen
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.personalization.base import Rule
 from acme_fleet.personalization.by_class import ByClassRule
@@ -21,9 +22,13 @@ RULES: dict[str, type[AnyRule]] = {
 
 
 def rule_of(settings: Personalization) -> AnyRule:
-    """The rule of ``settings``, which have been checked to be consistent."""
+    """The rule of ``settings``, which have been checked to be consistent.
+
+    Raises:
+        FleetError: if there is none of this name.
+    """
     if settings.privacy.masking:
         return MaskedRule(settings)
     if settings.classifier == "holders":
         return ByClassRule(settings)
-    return RULES[settings.mix](settings)
+    return chosen(RULES, settings.mix, "personalization.mix")(settings)

@@ -15,7 +15,6 @@ from itertools import islice
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from torch.nn import functional as F
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
@@ -24,14 +23,15 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.unpruned import expand, presence, shrink, unpruned
 from acme_fleet.simulation.stacked import join_tensors, split_vectors, stacked_logits
+from acme_fleet.tasks.base import ABSENT, Evaluation, Task
 from acme_fleet.training.loop import learning_rate_scale
 
 _EVALUATED = 64  # validation samples of a device at a time
-_ABSENT = -100  # cross-entropy's label for what does not count
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults for AdamW
 
 
 def train_headers(
+    task: Task,
     devices: Iterable[LocalTraining],
     training: Training,
     together: int = 100,
@@ -41,6 +41,7 @@ def train_headers(
     """``train_header`` for each device, computed for ``together`` devices at a time.
 
     Args:
+        task: of all.
         devices: their headers have one genotype; each may be pruned in its own way. They are
             taken from the iterable only as they are needed.
         training: the same for all.
@@ -52,16 +53,18 @@ def train_headers(
     """
     waiting = iter(devices)
     while batch := list(islice(waiting, together)):
-        yield from _train_batch(batch, training, to_mix)
+        yield from _train_batch(task, batch, training, to_mix)
 
 
-def _train_batch(batch: Sequence[LocalTraining], training: Training, to_mix: bool) -> list[Trained]:
+def _train_batch(
+    task: Task, batch: Sequence[LocalTraining], training: Training, to_mix: bool
+) -> list[Trained]:
     plan = unpruned(batch[0].header.plan)
     if any(unpruned(device.header.plan) != plan for device in batch):
         raise ValueError("headers of different genotypes or sizes cannot be trained together")
     # Devices with more steps first: those that are not finished are then always the first.
     order = sorted(range(len(batch)), key=lambda i: -len(batch[i].features.train))
-    trained = _Batch(plan, [batch[i] for i in order], training).run(to_mix)
+    trained = _Batch(task, plan, [batch[i] for i in order], training).run(to_mix)
     results = dict(zip(order, trained, strict=True))
     return [results[i] for i in range(len(batch))]
 
@@ -79,7 +82,7 @@ class _Padded:
             name: torch.zeros(len(parts), first.shape[1], most, *first.shape[2:], dtype=first.dtype)
             for name, first in parts[0].inputs.items()
         }
-        self.labels = torch.full((len(parts), most), _ABSENT)
+        self.labels = torch.full((len(parts), most), ABSENT)
         for row, part in enumerate(parts):
             self.put(row, part, torch.arange(len(part)))
 
@@ -103,31 +106,28 @@ class _Best:
     """Each device's best parameters so far by its validation split."""
 
     values: Float[Tensor, "devices parameters"]
-    accuracy: Float[Tensor, " devices"]
-    loss: Float[Tensor, " devices"]
+    results: list[Evaluation]
 
     def take(
-        self,
-        values: Float[Tensor, "devices parameters"],
-        accuracy: Float[Tensor, " devices"],
-        loss: Float[Tensor, " devices"],
+        self, values: Float[Tensor, "devices parameters"], results: Sequence[Evaluation]
     ) -> None:
         """Replace the rows that are better now."""
-        level = accuracy == self.accuracy
-        better = (accuracy > self.accuracy) | (level & (loss < self.loss))
-        better &= loss.isfinite()
-        self.values[better] = values[better]
-        self.accuracy[better] = accuracy[better]
-        self.loss[better] = loss[better]
+        for row, result in enumerate(results):
+            if result.better_than(self.results[row]):
+                self.values[row], self.results[row] = values[row], result
 
 
 class _Batch:
     """The state of one batch: each device's parameters and AdamW moments are a row."""
 
     def __init__(
-        self, plan: HeaderPlan, devices: Sequence[LocalTraining], training: Training
+        self,
+        task: Task,
+        plan: HeaderPlan,
+        devices: Sequence[LocalTraining],
+        training: Training,
     ) -> None:
-        self.plan, self.devices, self.training = plan, devices, training
+        self.task, self.plan, self.devices, self.training = task, plan, devices, training
         headers = [device.header for device in devices]
         self.values = torch.stack(
             [join_tensors(plan, expand(h.plan, h.state_dict())) for h in headers]
@@ -143,7 +143,7 @@ class _Batch:
 
     def run(self, to_mix: bool) -> list[Trained]:
         start = self.values.clone()
-        best = None if to_mix else _Best(start, *self._evaluate())
+        best = None if to_mix else _Best(start, self._evaluate())
         for epoch in range(self.training.epochs):
             for row, device in enumerate(self.devices):
                 part = device.features.train
@@ -153,7 +153,7 @@ class _Batch:
                 now = {name: x[:active] for name, x in inputs.items()}
                 self._step(now, labels[:active], epoch, step)
             if best:
-                best.take(self.values, *self._evaluate())
+                best.take(self.values, self._evaluate())
         sound = self.values.isfinite().all(dim=1, keepdim=True)
         return self._results(best.values if best else torch.where(sound, self.values, start))
 
@@ -168,8 +168,8 @@ class _Batch:
         active = len(labels)
         values = self.values[:active].requires_grad_()
         logits = self._logits(values, inputs)
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=_ABSENT)
-        mean = losses.sum(dim=1) / (labels != _ABSENT).sum(dim=1)
+        losses = self.task.loss(logits, labels, "none")
+        mean = losses.sum(dim=1) / (labels != ABSENT).sum(dim=1)
         (gradients,) = torch.autograd.grad(mean.sum(), values)
         with torch.no_grad():
             gradients.mul_(self.present[:active])
@@ -204,16 +204,14 @@ class _Batch:
         values.sub_(first / denominator * (rate / (1 - _BETAS[0] ** number.double()).float()))
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[Float[Tensor, " devices"], Float[Tensor, " devices"]]:
-        """Each device's accuracy and mean loss on its validation split."""
-        losses, correct = torch.zeros(len(self.devices)), torch.zeros(len(self.devices))
-        tensors = split_vectors(self.plan, self.values)
+    def _evaluate(self) -> list[Evaluation]:
+        """Each device's evaluation on its validation split."""
+        tensors, results = split_vectors(self.plan, self.values), [Evaluation()] * len(self.devices)
         for inputs, labels in self.validation.batches(_EVALUATED):
             logits = stacked_logits(self.plan, tensors, inputs)
-            loss = F.cross_entropy(logits, labels, reduction="none", ignore_index=_ABSENT)
-            losses += loss.sum(dim=1)
-            correct += (logits.argmax(dim=1) == labels).sum(dim=1)
-        return correct / self.validation.counts, losses / self.validation.counts
+            new = self.task.evaluations(logits, labels)
+            results = [result + more for result, more in zip(results, new, strict=True)]
+        return results
 
     def _results(self, best: Float[Tensor, "devices parameters"]) -> list[Trained]:
         tensors = split_vectors(self.plan, best)

@@ -19,18 +19,8 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.partition import World
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.models.pooling import poolings_of
-from acme_fleet.models.probe import (
-    Features,
-    Labels,
-    Probe,
-    Scaling,
-    average,
-    choose_pooling,
-    fit_probe,
-    pooled_features,
-)
-
-Read = tuple[Features, Labels]
+from acme_fleet.models.probe import choose_pooling, pooled_features
+from acme_fleet.tasks.probe import Features, Probe, Read, Scaling, average, fit_probe
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ class Encoder:
                 ways = poolings_of(backbone.config, None)
                 pooling = ways[0]
                 if public.labelled:
-                    pooling, _ = choose_pooling(backbone, public, classes, ways)
+                    pooling, _ = choose_pooling(fit_probe, backbone, public, classes, ways)
         return Encoder(backbone, pooling)
 
     def features(self, samples: Samples) -> Features:

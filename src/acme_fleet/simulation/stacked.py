@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acme_fleet.messages.header_plan import FEATURES, HeaderPlan, Layer, Term
-from acme_fleet.models.header.module import pass_through
+from acme_fleet.models.header.operations import PASS_THROUGH
 from acme_fleet.models.padding import at_stride, clear_padding, mean_over_positions
 
 
@@ -79,7 +79,7 @@ def _term(
         x = x if term.source in FEATURES else F.relu(x)
         x = _convolution(term.layer, x, tensors)
     else:
-        x = pass_through(term.operation, x, mask, plan.axes)
+        x = PASS_THROUGH[term.operation](x, mask, plan.axes)
     return _convolution(term.align, x, tensors) if term.align else x
 
 

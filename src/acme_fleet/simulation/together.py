@@ -12,9 +12,11 @@ from acme_fleet.device.refinement import LocalTraining
 from acme_fleet.errors import AcmeError
 from acme_fleet.messages.base import Message
 from acme_fleet.simulation.batched import train_headers
+from acme_fleet.tasks.base import Task
 
 
 def train_ahead(
+    task: Task,
     devices: Mapping[str, DeviceClient],
     requests: Mapping[str, Message],
     personalization: Personalization,
@@ -26,6 +28,7 @@ def train_ahead(
     are those of one device after another up to rounding.
 
     Args:
+        task: of all.
         devices: by name.
         requests: what each of them is about to be asked.
         personalization: the settings of all.
@@ -42,6 +45,7 @@ def train_ahead(
     for number, by_name in work.items():
         with stage(f"{stage_of(number, personalization)}, together: {len(by_name)}"):
             trained = train_headers(
+                task,
                 by_name.values(),
                 personalization.training(number),
                 len(by_name),

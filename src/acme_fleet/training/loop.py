@@ -1,4 +1,4 @@
-"""One training loop and one evaluation for every classifier in the project."""
+"""One training loop for everything in the project that learns from labels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
+from acme_fleet.models.padding import shuffled
 from acme_fleet.seeding import derive_seed, seeded
+from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.precision import mixed_precision
 
@@ -174,6 +175,7 @@ class Resumable(Protocol):
 
 
 def fit(
+    task: Task,
     module: nn.Module,
     samples: Samples,
     training: Training,
@@ -188,12 +190,13 @@ def fit(
     scales: Mapping[Tensor, float] | None = None,
     patience: int | None = None,
 ) -> None:
-    """Train with cross-entropy, in place, where the module's parameters are.
+    """Train with the task's loss, in place, where the module's parameters are.
 
     With ``validation`` the best epoch's weights are kept, those before the first epoch included.
 
     Args:
-        module: takes the samples' inputs by name and returns logits.
+        task: its loss is learned, and its evaluations choose the epoch.
+        module: takes the samples' inputs by name and returns the task's outputs.
         samples: the training data, and nothing else.
         training: epochs, batch size, learning rate, weight decay.
         generator: decides the order of the samples, the augmentation and dropout.
@@ -218,23 +221,23 @@ def fit(
     device = optimization.parameters[0].device
     waited = 0
     module.eval()
-    best = None if validation is None else evaluate(module, validation)
+    best = None if validation is None else evaluate(task, module, validation)
     goes_back = validation is not None
     kept = copy.deepcopy(module.state_dict()) if goes_back or tolerant else {}
     finished = state.restore(module, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         module.train()
         with seeded(derive_seed(generator.initial_seed(), "dropout", epoch), device):
-            batches = samples.batches(training.batch_size, generator)
+            batches = shuffled(samples, training.batch_size, generator)
             augmented = (augment(each, generator) if augment else each for each in batches)
-            loss = _epoch(module, augmented, optimization, device, after_backward)
+            loss = _epoch(task, module, augmented, optimization, device, after_backward)
         module.eval()
         if tolerant and diverged(loss, optimization.parameters):
             goes_back = True
             break
         check_converging(loss, optimization.parameters, epoch, training)
         if validation is not None:
-            result = evaluate(module, validation)
+            result = evaluate(task, module, validation)
             waited += 1
             if best is not None and result.better_than(best):
                 best, kept, waited = result, copy.deepcopy(module.state_dict()), 0
@@ -249,6 +252,7 @@ def fit(
 
 
 def _epoch(
+    task: Task,
     module: nn.Module,
     batches: Iterable[Samples],
     optimization: Optimization,
@@ -259,8 +263,7 @@ def _epoch(
     total = torch.zeros((), device=device)
     for batch in batches:
         with mixed_precision(device):
-            logits = module(**batch.inputs)
-            loss = F.cross_entropy(logits, batch.labels.to(device))
+            loss = task.loss(module(**batch.inputs), batch.labels.to(device))
         loss.backward()
         if after_backward:
             after_backward()

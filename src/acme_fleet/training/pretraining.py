@@ -41,6 +41,7 @@ from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.sealed import read_marked_json, write_marked_json
 from acme_fleet.seeding import derive_seed, generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit, steps_of
@@ -168,13 +169,13 @@ def _pretrain(
     )
     _, channels, rows, columns = known.inputs["pixel_values"].shape
     config = vit_config(Reference(model=recipe.model), (channels, rows, columns))
-    classifier = new_vit(config, len(source.classes), recipe.seed).to(place)
+    classifier = new_vit(CLASSIFICATION, config, source.classes, recipe.seed).to(place)
     if place.type == "cuda":
         classifier.compile()
 
     def tell(epoch: int, model: nn.Module) -> None:
-        accuracy = evaluate(model, held_out).accuracy
-        progress(epoch, recipe.training.epochs, f"validation accuracy {accuracy:.3f}")
+        told = CLASSIFICATION.written(evaluate(CLASSIFICATION, model, held_out))
+        progress(epoch, recipe.training.epochs, f"validation {told}")
 
     model = train_averaged(classifier, known, recipe, state, tell)
     save_checkpoint(model, config, source, folder)
@@ -182,12 +183,17 @@ def _pretrain(
         "recipe": recipe.describe(),
         "samples": len(source.train),
         "params": sum(p.numel() for p in classifier.parameters()),
-        "validation": vars(evaluate(model, held_out)) | {"samples": len(held_out)},
-        "test": vars(evaluate(model, source.test)) | {"samples": len(source.test)},
+        "validation": _figures(model, held_out),
+        "test": _figures(model, source.test),
     }
     write_marked_json(folder / RECORD, record)
     state.remove()
     return record
+
+
+def _figures(model: Classifier, samples: Samples) -> dict[str, float]:
+    result = evaluate(CLASSIFICATION, model, samples)
+    return {"loss": result.loss, "accuracy": result.score, "samples": result.count}
 
 
 def finished(folder: Path) -> bool:
@@ -234,6 +240,7 @@ def train_averaged(
     steps = steps_of(samples, recipe.training)
     model = Averaged(module, max(2, round(_AVERAGED_SHARE * steps)))
     fit(
+        CLASSIFICATION,
         model,
         samples,
         recipe.training,

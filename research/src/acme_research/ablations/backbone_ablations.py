@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from acme_fleet.cloud.importance import ablation_importance, taylor_importance
+from acme_fleet.cloud.importance import ablation_importance, labels_objective, taylor_importance
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import DistillationStep, LogitsLoss, distill, sandwich
 from acme_fleet.models.backbone.elastic import reorder
@@ -29,6 +29,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, steps_of
 from acme_research.frame.intervals import mean_interval
@@ -49,7 +50,9 @@ class Seed:
         self.train, self.validation, self.test = demo.train, demo.validation, demo.test
         self.widths, self.depths = self.fleet.backbone.widths, self.fleet.backbone.depths
         self.for_importance = demo.for_importance
-        heads, neurons = taylor_importance(self.reference, self.for_importance)
+        heads, neurons = taylor_importance(
+            self.reference, self.for_importance, labels_objective(CLASSIFICATION)
+        )
         self.taylor = heads, neurons
         self.importance = Importance.sorted(heads, neurons)
         ordered = reorder(self.reference.backbone, heads, neurons)
@@ -77,6 +80,7 @@ class Seed:
         student = ElasticClassifier(copy.deepcopy(start), importance)
         for number in range(steps):
             distill(
+                CLASSIFICATION,
                 student.frozen_copy(),
                 student,
                 self.step(number, logits_loss),
@@ -108,7 +112,7 @@ class Seed:
         for width, depth in itertools.product(self.widths, self.depths):
             shape = elastic.shape(width, depth)
             run: Callable[..., torch.Tensor] = lambda shape=shape, **x: elastic.run(shape, x).logits  # noqa: E731
-            results = {name: evaluate(run, getattr(self, name)) for name in SPLITS}
+            results = {name: evaluate(CLASSIFICATION, run, getattr(self, name)) for name in SPLITS}
             table[f"{width:g},{depth}"] = {
                 f"{name} {key}": round(getattr(result, key), 4)
                 for name, result in results.items()
@@ -136,7 +140,11 @@ class Seed:
             exact = torch.stack(
                 [
                     ablation_importance(
-                        self.reference, self.for_importance, layer, heads=name == "heads"
+                        CLASSIFICATION,
+                        self.reference,
+                        self.for_importance,
+                        layer,
+                        heads=name == "heads",
                     )
                     for layer in range(len(taylor))
                 ]
@@ -163,7 +171,9 @@ def run_seed(number: int, folder: Path) -> dict[str, Any]:
 
     for split in SPLITS:
         samples: Samples = getattr(seed, split)
-        record[f"reference {split} accuracy"] = evaluate(seed.reference, samples).accuracy
+        record[f"reference {split} accuracy"] = evaluate(
+            CLASSIFICATION, seed.reference, samples
+        ).score
     for name, make in seed.variants().items():
         if name not in record["variants"]:
             start = time.perf_counter()

@@ -22,6 +22,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.pipeline import assemble
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_research.frame.places import CANDIDATES
 
 
@@ -33,14 +34,18 @@ def measure(path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cloud = assemble(fleet, world, run, Journal(Path(folder) / "events.jsonl", None))
         reference, elastic = cloud.prepare()
-    seen = candidate_quality(elastic, cloud.grid, world.public.validation, lambda done, of: None)
-    unseen = candidate_quality(elastic, cloud.grid, world.public.test, lambda done, of: None)
+    seen = candidate_quality(
+        CLASSIFICATION, elastic, cloud.grid, world.public.validation, lambda done, of: None
+    )
+    unseen = candidate_quality(
+        CLASSIFICATION, elastic, cloud.grid, world.public.test, lambda done, of: None
+    )
     columns = {
         "width": cloud.grid.widths,
         "depth": cloud.grid.depths,
         "loss": np.round(seen.losses, 6),
-        "accuracy": np.round(seen.accuracies, 6),
-        "test_accuracy": np.round(unseen.accuracies, 6),
+        "accuracy": np.round(seen.scores, 6),
+        "test_accuracy": np.round(unseen.scores, 6),
         "size_bytes": candidate_sizes(elastic, cloud.grid, fleet.header),
     }
     return {

@@ -24,6 +24,7 @@ from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
 
+from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
@@ -31,8 +32,8 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import join
-from acme_fleet.edge.comparison import STRATEGIES, Task
-from acme_fleet.edge.search import search_header, split_shared_data
+from acme_fleet.edge.comparison import STRATEGIES, Contest
+from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fitting
 from acme_fleet.links.embedded import EmbeddedLink
@@ -42,6 +43,7 @@ from acme_fleet.models.header.by_hand import HAND_MADE
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.simulation.probe_rival import Encoder
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.probe import Figures, fitted
@@ -71,7 +73,9 @@ class Seed:
         world = distribute(fleet, source)
         journal = Journal(folder / "events.jsonl")
         link = EmbeddedLink("cloud", {}, journal, "cloud")
-        cloud = CloudServer(fleet, world.public, world.classes, {}, link, folder, journal)
+        public, classes = world.public, world.classes
+        reference = untrained_reference(fleet, public, classes)
+        cloud = CloudServer(fleet, public, classes, {}, link, folder, journal, reference)
         _, self.elastic = cloud.prepare()
         self.fleet, self.test = fleet, source.test
         self.shared = dict(zip(BACKBONES, world.shared.values(), strict=False))
@@ -80,11 +84,12 @@ class Seed:
         elastic: ElasticClassifier = self.elastic
         return elastic.extract(elastic.shape(*BACKBONES[name])).requires_grad_(False).eval()
 
-    def task(self, name: str, header: Header | None = None, *, joint: bool) -> Task:
+    def contest(self, name: str, header: Header | None = None, *, joint: bool) -> Contest:
         rate = JOINT_LEARNING_RATE if joint else 0.0
         settings = self.fleet.search.model_copy(update={"backbone_learning_rate": rate})
         head = self.elastic.classifier.head
-        return Task.of(
+        return Contest.of(
+            CLASSIFICATION,
             self.backbone(name),
             {"weight": head.weight.detach(), "bias": head.bias.detach()},
             header or self.fleet.header,
@@ -98,7 +103,7 @@ class Seed:
 
     def measured(self, header: nn.Module, backbone: PreTrainedModel, choice: float) -> dict:
         header.eval()
-        test = evaluate(header, feature_samples(backbone, self.test)).accuracy
+        test = evaluate(CLASSIFICATION, header, feature_samples(backbone, self.test)).score
         return {"test": round(test, 5), "choice": round(choice, 5)}
 
 
@@ -107,52 +112,42 @@ def strategies(seed: Seed, name: str) -> dict[str, dict[str, Any]]:
     found = {}
     for joint in (False, True):
         mode = "joint" if joint else "frozen"
-        task = seed.task(name, joint=joint)
+        contest = seed.contest(name, joint=joint)
         sizes, ended = [], seed.backbone(name)
         for strategy in STRATEGIES:
             backbone, start = seed.backbone(name), time.perf_counter()
-            settings = task.settings.model_copy(update={"strategy": strategy})
             draw = seed.draw(name, strategy)
-            result = search_header(
-                backbone,
-                task.classifier,
-                task.space,
-                task.fits,
-                task.data,
-                settings,
-                draw,
-                lambda *_: None,
-            )
+            result = contest.proposal(strategy, backbone, draw, lambda *_: None)
             seconds = time.perf_counter() - start
             sizes.append(parameter_count(result.plan.shapes()))
             ended = backbone
-            known, choice = task.features(backbone)
+            known, choice = contest.features(backbone)
             for origin, header in (
                 ("shared", result.header),
-                ("fresh", task.fresh(result.plan, draw)),
+                ("fresh", contest.fresh(result.plan, draw)),
             ):
-                tuned = task.fine_tune(header, known, choice, seed.draw(name, "fine-tuning"))
+                tuned = contest.fine_tune(header, known, choice, seed.draw(name, "fine-tuning"))
                 found[f"{strategy}, {mode}, {origin}"] = {
-                    **seed.measured(header, backbone, tuned.accuracy),
+                    **seed.measured(header, backbone, tuned.score),
                     "params": sizes[-1],
                     "search seconds": round(seconds, 2),
                     "evaluated": result.evaluated,
                     "header": result.plan.genotype.describe(),
                 }
-        header, contender = task.linear(ended, seed.draw(name, "linear"))
-        row = seed.measured(header, ended, contender.choice.accuracy)
+        header, contender = contest.linear(ended, seed.draw(name, "linear"))
+        row = seed.measured(header, ended, contender.choice.score)
         found[f"linear, {mode}"] = {**row, "params": contender.params}
         for kind in HAND_MADE:
-            made = task.by_hand(kind, ended, max(sizes), seed.draw(name, kind))
+            made = contest.by_hand(kind, ended, max(sizes), seed.draw(name, kind))
             if made:
-                row = seed.measured(made[0], ended, made[1].choice.accuracy)
+                row = seed.measured(made[0], ended, made[1].choice.score)
                 found[f"{kind}, {mode}"] = {**row, "params": made[1].params}
     return found
 
 
 def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
     """Kendall's τ of the shared-weight reward with the accuracy after training alone."""
-    task, backbone = seed.task(name, joint=False), seed.backbone(name)
+    contest, backbone = seed.contest(name, joint=False), seed.backbone(name)
     kept: list[SharedWeights] = []
     original = SharedWeights.__init__
 
@@ -163,27 +158,27 @@ def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
     SharedWeights.__init__ = remember  # type: ignore[method-assign]
     start = time.process_time()
     try:
-        *_, contender = task.search("random", backbone, seed.draw(name, "τ"), lambda *_: None)
+        *_, contender = contest.search("random", backbone, seed.draw(name, "τ"), lambda *_: None)
     finally:
         SharedWeights.__init__ = original  # type: ignore[method-assign]
     search_seconds = (time.process_time() - start) / contender.evaluated
     draw = seed.draw(name, "sampled")
-    fitting = Fitting(task.space, task.fits)
+    fitting = Fitting(contest.space, contest.fits)
     sampled: dict[tuple[int, ...], None] = {}
     while len(sampled) < SAMPLED:
         sampled[fitting.uniform(draw)] = None
-    known, choice = task.features(backbone)
-    reward = feature_samples(backbone, task.data.reward)
+    known, choice = contest.features(backbone)
+    reward = feature_samples(backbone, contest.data.reward)
     test = feature_samples(backbone, seed.test)
     rewards, alone, seconds = [], [], []
     for decisions in sampled:
-        plan = task.space.plan(decisions)
-        rewards.append(evaluate(kept[0].child(plan), reward).accuracy)
-        header = task.fresh(plan, seed.draw(name, "fresh"))
+        plan = contest.space.plan(decisions)
+        rewards.append(evaluate(CLASSIFICATION, kept[0].child(plan), reward).score)
+        header = contest.fresh(plan, seed.draw(name, "fresh"))
         start = time.process_time()
-        task.fine_tune(header, known, choice, seed.draw(name, "alone"))
+        contest.fine_tune(header, known, choice, seed.draw(name, "alone"))
         seconds.append(time.process_time() - start)
-        alone.append(evaluate(header, test).accuracy)
+        alone.append(evaluate(CLASSIFICATION, header, test).score)
     return {
         # Constant rewards rank nothing.
         "tau": float(np.nan_to_num(stats.kendalltau(rewards, alone).statistic)),
@@ -196,7 +191,7 @@ def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
 
 def regression(seed: Seed, name: str) -> Figures:
     """The first rival of every run, on the parts that headers are trained and chosen on."""
-    parts = seed.task(name, joint=False).data
+    parts = seed.contest(name, joint=False).data
     known = join([parts.weights, parts.reward])
     return fitted(Encoder(None, None), known, parts.choice, seed.test, REGRESSION)
 

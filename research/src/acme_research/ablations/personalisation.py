@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.ablations.personalisation_fleets import (
     DEVICES,
@@ -81,7 +82,7 @@ def run_all(
             found = on_features(world.private, world.shared, classes, whole)
             yield {**about_run, **found.pop("accuracy"), **found}
         first: First = {}
-        coarse = [evaluate(world.coarse, data.test).accuracy for data in world.private]
+        coarse = [evaluate(CLASSIFICATION, world.coarse, data.test).score for data in world.private]
         for name in left:
             begin = time.perf_counter()
             run = personalise(methods[name], world, first)

@@ -29,6 +29,7 @@ from acme_fleet.data.datasets import load_source
 from acme_fleet.data.samples import Samples, Splits, join, stratified_split
 from acme_fleet.models.features import activations, feature_samples
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -119,8 +120,8 @@ def digits() -> tuple[dict[str, Tensor], dict[str, object]]:
     rest, public = stratified_split(samples.labels.numpy(), 0.25, random)
     known, unknown = samples[torch.from_numpy(public)], samples[torch.from_numpy(rest)]
     model = untrained_reference(fleet, Splits(known, known, known), source.classes)
-    fit(model, known, fleet.reference.training, generator(0, "reference"))
-    print("accuracy of the reference on the rest:", evaluate(model, unknown).accuracy)
+    fit(CLASSIFICATION, model, known, fleet.reference.training, generator(0, "reference"))
+    print("accuracy of the reference on the rest:", evaluate(CLASSIFICATION, model, unknown).score)
     features: Samples = feature_samples(model.backbone.eval(), unknown)
     _, test = stratified_split(features.labels.numpy(), 0.4, random)
     tensors = {name: values.half() for name, values in features.inputs.items()}

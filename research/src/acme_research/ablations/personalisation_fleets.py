@@ -21,11 +21,12 @@ from torch import Tensor
 
 from acme_fleet.config.data import IID, Pathological
 from acme_fleet.config.training import Training
-from acme_fleet.data.partition import allocate, class_shares
 from acme_fleet.data.samples import Samples, Splits, stratified_split
+from acme_fleet.data.shares import allocate, class_shares
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
 from acme_fleet.seeding import derive_seed, generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
 
 DEVICES = 10
@@ -136,6 +137,7 @@ def coarse_header(shared: Samples, classes: int, seed: int) -> Header:
     plan = HeaderPlan(genotype=GENOTYPE, hidden=hidden, classes=classes, axes=axes)
     header = build_header(plan, initial_tensors(plan.shapes(), generator(seed, "coarse")))
     fit(
+        CLASSIFICATION,
         header,
         shared[torch.from_numpy(known)],
         COARSE,

@@ -15,6 +15,7 @@ from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.personalization.importance import aggregate
 from acme_fleet.personalization.weights import mix_headers
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 from acme_research.ablations.personalisation_fleets import COARSE, World
@@ -247,14 +248,15 @@ def best_between(one: Header, other: Header, validation: Samples) -> Header:
         build_header(one.plan, {name: a[name] + share * (b[name] - a[name]) for name in a})
         for share in (1.0, 0.75, 0.5, 0.25, 0.0)
     ]
-    results = [evaluate(header, validation) for header in found]
-    return found[max(range(5), key=lambda i: (results[i].accuracy, -results[i].loss, -i))]
+    results = [evaluate(CLASSIFICATION, header, validation) for header in found]
+    return found[max(range(5), key=lambda i: (results[i].score, -results[i].loss, -i))]
 
 
 def pooled_header(world: World) -> Header:
     """The coarse header trained on all private data in one place."""
     header = build_header(world.coarse.plan, world.coarse.state_dict())
     fit(
+        CLASSIFICATION,
         header,
         join([data.train for data in world.private]),
         COARSE,
@@ -266,12 +268,12 @@ def pooled_header(world: World) -> Header:
 
 def received(coarse: Header, data: Splits) -> HeaderState:
     """A device's state when a header arrives, without a regression of its own."""
-    return HeaderState(coarse, coarse, evaluate(coarse, data.validation))
+    return HeaderState(coarse, coarse, evaluate(CLASSIFICATION, coarse, data.validation))
 
 
 def advance(states: list[HeaderState], headers: list[Header], world: World) -> list[HeaderState]:
     return [
-        state.with_current(header, data.validation)
+        state.with_current(CLASSIFICATION, header, data.validation)
         for state, header, data in zip(states, headers, world.private, strict=True)
     ]
 
@@ -280,7 +282,9 @@ def measure(states: list[HeaderState], world: World, weights: np.ndarray) -> dic
     """``either`` is a guard that looks at the last state and the coarse header alone."""
     best = [state.best for state in states]
     either = [
-        received(world.coarse, data).with_current(state.current, data.validation).best
+        received(world.coarse, data)
+        .with_current(CLASSIFICATION, state.current, data.validation)
+        .best
         for state, data in zip(states, world.private, strict=True)
     ]
     entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1)
@@ -292,7 +296,7 @@ def measure(states: list[HeaderState], world: World, weights: np.ndarray) -> dic
         "test": tested(best, test),
         "unguarded": tested([state.current for state in states], test),
         "either": tested(either, test),
-        "validation": [state.best_evaluation.accuracy for state in states],
+        "validation": [state.best_evaluation.score for state in states],
         "neurons": [header.plan.neurons for header in best],
         "peers": float(np.exp(entropy).mean()),
         **spare,
@@ -300,4 +304,4 @@ def measure(states: list[HeaderState], world: World, weights: np.ndarray) -> dic
 
 
 def tested(headers: list[Header], samples: list[Samples]) -> list[float]:
-    return [evaluate(h, own).accuracy for h, own in zip(headers, samples, strict=True)]
+    return [evaluate(CLASSIFICATION, h, own).score for h, own in zip(headers, samples, strict=True)]

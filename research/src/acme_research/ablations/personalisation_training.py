@@ -11,6 +11,7 @@ from acme_fleet.device.refinement import LocalTraining, Trained
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.header.unpruned import unpruned
 from acme_fleet.simulation.batched import _Batch, train_headers
+from acme_fleet.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Local:
 def train_all(devices: Sequence[LocalTraining], local: Local) -> list[Trained]:
     """All devices' trained headers and importance sets."""
     if not local.pull and not local.own_classes:
-        return list(train_headers(devices, local.training, to_mix=local.last))
+        return list(train_headers(CLASSIFICATION, devices, local.training, to_mix=local.last))
     order = sorted(range(len(devices)), key=lambda i: -len(devices[i].features.train))
     plan = unpruned(devices[0].header.plan)
     trained = _Variant(plan, [devices[i] for i in order], local).run(local.last)
@@ -45,7 +46,7 @@ class _Variant(_Batch):
     """The product's batch with other logits and another gradient."""
 
     def __init__(self, plan: HeaderPlan, devices: Sequence[LocalTraining], local: Local) -> None:
-        super().__init__(plan, devices, local.training)
+        super().__init__(CLASSIFICATION, plan, devices, local.training)
         self.local, self.received = local, self.values.clone()
         self.absent = torch.ones(len(devices), plan.classes, dtype=torch.bool)
         for row, device in zip(self.absent, devices, strict=True):

@@ -20,6 +20,7 @@ from acme_fleet.device.refinement import LocalTraining, train_header
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.header.module import build_header, initial_tensors
 from acme_fleet.simulation.batched import train_headers
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_research.frame.record import write_benchmark
 
 TRAINING = Training(epochs=5, batch_size=16, learning_rate=3e-3)
@@ -58,11 +59,11 @@ def samples(count: int, random: torch.Generator) -> Samples:
 
 def one_by_one(devices: list[LocalTraining]) -> None:
     for device in devices:
-        train_header(device.header, device.features, TRAINING, device.generator)
+        train_header(CLASSIFICATION, device.header, device.features, TRAINING, device.generator)
 
 
 def together(devices: list[LocalTraining]) -> None:
-    for _ in train_headers(devices, TRAINING, TOGETHER):
+    for _ in train_headers(CLASSIFICATION, devices, TRAINING, TOGETHER):
         pass
 
 

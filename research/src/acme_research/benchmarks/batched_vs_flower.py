@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from acme_fleet.device.refinement import train_header
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_research.benchmarks import batched_devices as work
 from acme_research.frame.record import write_benchmark
 
@@ -36,7 +37,9 @@ def train(message: Message, context: Context) -> Message:
         return Message(RecordDict({"result": MetricRecord({"neurons": 0})}), reply_to=message)
     number = int(context.node_config["partition-id"])
     (device,) = work.fleet(range(number, number + 1))
-    _, importance = train_header(device.header, device.features, work.TRAINING, device.generator)
+    _, importance = train_header(
+        CLASSIFICATION, device.header, device.features, work.TRAINING, device.generator
+    )
     neurons = len(importance.flat())
     return Message(RecordDict({"result": MetricRecord({"neurons": neurons})}), reply_to=message)
 

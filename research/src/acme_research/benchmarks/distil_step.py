@@ -15,6 +15,7 @@ from acme_fleet.distillation.elastic import DistillationStep, distillation_loss,
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Classifier, activations
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
@@ -46,7 +47,7 @@ def main() -> None:
     }
 
     def sandwich_step() -> None:
-        teach(teacher, student, STEP, inputs, STUDENTS)
+        teach(CLASSIFICATION, teacher, student, STEP, inputs, STUDENTS)
         student.classifier.zero_grad()
 
     def one_by_one() -> None:
@@ -54,7 +55,9 @@ def main() -> None:
             lessons = {width: run_of(module, inputs) for width, module in teachers.items()}
         for (width, _), shape, module in zip(STUDENTS, shapes, alone, strict=True):
             run = run_of(module, inputs)
-            distillation_loss(run, lessons[width], shape.layers, 1.0, 1.0).backward()
+            distillation_loss(
+                CLASSIFICATION, run, lessons[width], shape.layers, 1.0, 1.0
+            ).backward()
             module.zero_grad()
 
     seconds = cpu_times({"sandwich": sandwich_step, "one by one": one_by_one}, REPETITIONS)

@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
-from acme_fleet.cloud.importance import ablation_importance, taylor_importance
+from acme_fleet.cloud.importance import ablation_importance, labels_objective, taylor_importance
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
@@ -33,6 +34,7 @@ def main() -> None:
         torch.randint(CLASSES, (BATCH,)),
         torch.ones(BATCH, dtype=torch.int64),
     )
+    labels = labels_objective(CLASSIFICATION)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def training_step() -> None:
@@ -43,9 +45,9 @@ def main() -> None:
     seconds = cpu_times(
         {
             "training step": training_step,
-            "importance of all units": lambda: taylor_importance(model, samples, BATCH),
+            "importance of all units": lambda: taylor_importance(model, samples, labels, BATCH),
             "ablation of one layer's heads": lambda: ablation_importance(
-                model, samples, layer=0, heads=True
+                CLASSIFICATION, model, samples, layer=0, heads=True
             ),
         },
         REPETITIONS,

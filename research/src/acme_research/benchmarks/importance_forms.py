@@ -35,8 +35,10 @@ from acme_fleet.models.backbone.elastic import architecture, extract, reorder
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations
 from acme_fleet.models.pooling import poolings_of
-from acme_fleet.models.probe import Features, choose_pooling, fit_probe, pooled_features
+from acme_fleet.models.probe import choose_pooling, pooled_features
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.probe import Features, fit_probe
 from acme_research.benchmarks.versus_probe import data_of
 from acme_research.frame.intervals import mean_interval, student_interval, text
 from acme_research.frame.record import write_benchmark
@@ -76,7 +78,7 @@ def whole_model(name: str, seed: int, given: argparse.Namespace) -> Whole:
     public, classes = world.public, len(world.classes)
     backbone, known = checkpoint_backbone(fleet.reference, public.train.inputs)
     ways = poolings_of(backbone.config, known)
-    pooling, probe = choose_pooling(backbone, public, classes, ways)
+    pooling, probe = choose_pooling(fit_probe, backbone, public, classes, ways)
     backbone.config.pooling = pooling
     head = nn.Linear(probe.weight.shape[1], classes)
     head.load_state_dict(probe.tensors())
@@ -115,8 +117,8 @@ def importance(form: str, model: Classifier, samples: Samples, seed: int) -> tup
     if form == "activation":
         return activation_importance(model, samples)
     assert form in ("labels", "features")
-    objective = objective_of(form, generator(seed, "signs"))
-    return taylor_importance(model, samples, BATCH, objective)
+    objective = objective_of(CLASSIFICATION, form, generator(seed, "signs"), labelled=True)
+    return taylor_importance(model, samples, objective, BATCH)
 
 
 def judged(cut: PreTrainedModel, whole: Whole, classes: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from acme_fleet.cloud.importance import taylor_importance
+from acme_fleet.cloud.importance import labels_objective, taylor_importance
 from acme_fleet.config.backbone import Backbone
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
@@ -29,6 +29,7 @@ from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 from acme_research.frame.intervals import mean_interval, student_interval
@@ -62,7 +63,7 @@ def taylor_pruned_to(reference: Classifier, samples: Samples, size: int, way: st
 
 def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
     """Small models of one size before any recovery; ``samples`` are what importance is from."""
-    heads, neurons = taylor_importance(reference, samples)
+    heads, neurons = taylor_importance(reference, samples, labels_objective(CLASSIFICATION))
     ordered = Classifier(reorder(reference.backbone, heads, neurons), reference.head)
     cut = {}
     for way, importance in (("uniform", None), ("global", Importance.sorted(heads, neurons))):
@@ -78,16 +79,23 @@ def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
 def run_seed(seed: int) -> dict[str, dict[str, float]]:
     """Accuracies and parameters of the reference and of each small model."""
     demo = trained_demo(seed)
-    row = {"reference": {"test": evaluate(demo.reference, demo.test).accuracy}}
+    row = {"reference": {"test": evaluate(CLASSIFICATION, demo.reference, demo.test).score}}
     for name, model in cuts(demo.reference, demo.for_importance).items():
         row[name] = {
             "parameters": parameters(model),
-            "test before recovery": evaluate(model, demo.test).accuracy,
+            "test before recovery": evaluate(CLASSIFICATION, model, demo.test).score,
         }
-        fit(model, demo.train, RECOVERY, generator(seed, "recovery"), validation=demo.validation)
+        fit(
+            CLASSIFICATION,
+            model,
+            demo.train,
+            RECOVERY,
+            generator(seed, "recovery"),
+            validation=demo.validation,
+        )
         row[name] |= {
-            "validation": evaluate(model, demo.validation).accuracy,
-            "test": evaluate(model, demo.test).accuracy,
+            "validation": evaluate(CLASSIFICATION, model, demo.validation).score,
+            "test": evaluate(CLASSIFICATION, model, demo.test).score,
         }
     return row
 

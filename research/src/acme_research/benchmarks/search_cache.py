@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from acme_fleet.models.features import feature_samples
-from acme_research.benchmarks.search_setup import make_search, make_task
+from acme_research.benchmarks.search_setup import make_contest, make_search
 from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.record import cpu_times, write_benchmark
 
@@ -14,14 +14,14 @@ REPETITIONS = 20
 
 
 def main() -> None:
-    backbone, task, draw = make_task()
-    cached, uncached = (make_search(backbone, task, draw) for _ in range(2))
-    uncached.training = task.data.weights
+    backbone, contest, draw = make_contest()
+    cached, uncached = (make_search(backbone, contest, draw) for _ in range(2))
+    uncached.training = contest.data.weights
 
     def run_backbone_too() -> None:
-        for _ in range(task.settings.weight_updates_per_step):
+        for _ in range(contest.settings.weight_updates_per_step):
             uncached.update_weights(feature_samples(backbone, uncached.next_batch()))
-        uncached.reward_data = feature_samples(backbone, task.data.reward)
+        uncached.reward_data = feature_samples(backbone, contest.data.reward)
         uncached.update_strategy()
 
     times = cpu_times({"cached": cached.step, "uncached": run_backbone_too}, REPETITIONS)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from acme_fleet.edge.strategies import Fitting
-from acme_research.benchmarks.search_setup import make_search, make_task
+from acme_research.benchmarks.search_setup import make_contest, make_search
 from acme_research.frame.intervals import bootstrap_interval
 from acme_research.frame.record import write_benchmark
 
@@ -21,20 +21,20 @@ ALONE = 12
 
 def main() -> None:
     torch.set_num_threads(1)
-    backbone, task, draw = make_task()
+    backbone, contest, draw = make_contest()
     start = time.process_time()
-    search = make_search(backbone, task, draw)
-    while len(search.rewards) < task.settings.steps:
+    search = make_search(backbone, contest, draw)
+    while len(search.rewards) < contest.settings.steps:
         search.step()
     result = search.choose()
     per_header = (time.process_time() - start) / result.evaluated
 
-    fitting, known = Fitting(task.space, task.fits), task.features(backbone)
+    fitting, known = Fitting(contest.space, contest.fits), contest.features(backbone)
     alone = []
     for _ in range(ALONE):
-        header = task.fresh(task.space.plan(fitting.uniform(draw)), draw)
+        header = contest.fresh(contest.space.plan(fitting.uniform(draw)), draw)
         start = time.process_time()
-        task.fine_tune(header, *known, draw)
+        contest.fine_tune(header, *known, draw)
         alone.append(time.process_time() - start)
     ratios = np.array(alone) / per_header
     low, high = bootstrap_interval(lambda picks: ratios[picks].mean(axis=1), ALONE)

@@ -1,4 +1,4 @@
-"""The common part of the search's benchmarks: a backbone and an edge server's task.
+"""The common part of the search's benchmarks: a backbone and an edge server's contest.
 
 The shapes are those of the CIFAR-20 example: a ViT on 32 × 32 with 4 × 4 patches, 128 channels,
 20 classes, 400 samples at the edge. Images are random: times do not depend on their values.
@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.edge.comparison import Task
+from acme_fleet.edge.comparison import Contest
 from acme_fleet.edge.search import HeaderSearch, split_shared_data
 from acme_fleet.models.backbone.supernet import ElasticClassifier
+from acme_fleet.tasks.classification import CLASSIFICATION
 
 CLASSES, SAMPLES = 20, 400
 FLEET = Fleet.parse(
@@ -26,8 +27,8 @@ FLEET = Fleet.parse(
 )
 
 
-def make_task() -> tuple[PreTrainedModel, Task, torch.Generator]:
-    """The backbone at half width and depth 3, frozen, and the task of its edge server."""
+def make_contest() -> tuple[PreTrainedModel, Contest, torch.Generator]:
+    """The backbone at half width and depth 3, frozen, and the contest of its edge server."""
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(SAMPLES, 3, 32, 32, generator=draw)
     labels = torch.randint(CLASSES, (SAMPLES,), generator=draw)
@@ -38,11 +39,22 @@ def make_task() -> tuple[PreTrainedModel, Task, torch.Generator]:
     head = elastic.classifier.head
     classifier = {"weight": head.weight.detach(), "bias": head.bias.detach()}
     data = split_shared_data(samples, draw)
-    return backbone, Task.of(backbone, classifier, FLEET.header, FLEET.search, data, 2**40), draw
+    return (
+        backbone,
+        Contest.of(CLASSIFICATION, backbone, classifier, FLEET.header, FLEET.search, data, 2**40),
+        draw,
+    )
 
 
-def make_search(backbone: PreTrainedModel, task: Task, draw: torch.Generator) -> HeaderSearch:
+def make_search(backbone: PreTrainedModel, contest: Contest, draw: torch.Generator) -> HeaderSearch:
     """A search that has not begun."""
     return HeaderSearch(
-        backbone, task.classifier, task.space, task.fits, task.data, task.settings, draw
+        CLASSIFICATION,
+        backbone,
+        contest.classifier,
+        contest.space,
+        contest.fits,
+        contest.data,
+        contest.settings,
+        draw,
     )

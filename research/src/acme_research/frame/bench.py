@@ -37,6 +37,7 @@ from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.pretraining import Recipe, finished, pretrain
 from acme_research.frame.generated import WORDS, rooms, tiny_bert, turned_digits
 from acme_research.frame.runs import finished_run, same_cloud
@@ -314,15 +315,17 @@ class Bench:
 
     def _measure_candidates(self) -> dict[str, Any]:
         elastic, grid = self.elastic, self._cloud.grid
-        seen = candidate_quality(elastic, grid, self.world.public.validation, lambda *_: None)
-        unseen = candidate_quality(elastic, grid, self.test, lambda *_: None)
+        seen = candidate_quality(
+            CLASSIFICATION, elastic, grid, self.world.public.validation, lambda *_: None
+        )
+        unseen = candidate_quality(CLASSIFICATION, elastic, grid, self.test, lambda *_: None)
         columns = {
             "width": grid.widths,
             "depth": grid.depths,
             "size_bytes": candidate_sizes(elastic, grid, self.fleet.header),
             "loss": seen.losses,
-            "accuracy": seen.accuracies,
-            "test_accuracy": unseen.accuracies,
+            "accuracy": seen.scores,
+            "test_accuracy": unseen.scores,
         }
         return {name: column.tolist() for name, column in columns.items()}
 

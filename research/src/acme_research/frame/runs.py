@@ -23,6 +23,7 @@ from acme_fleet.models.features import Classifier
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
 from acme_research.frame.places import EXAMPLES
 
@@ -73,7 +74,7 @@ def trained_demo(seed: int) -> TrainedDemo:
     train, validation = world.public.train, world.public.validation
     reference = untrained_reference(fleet, world.public, world.classes)
     draw = generator(seed, "reference training")
-    fit(reference, train, fleet.reference.training, draw, validation=validation)
+    fit(CLASSIFICATION, reference, train, fleet.reference.training, draw, validation=validation)
     return TrainedDemo(fleet, reference, train, validation, source.test)
 
 

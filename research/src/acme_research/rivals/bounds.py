@@ -23,6 +23,7 @@ from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
 from acme_fleet.models.header.module import LinearHeader, build_header, initial_tensors
 from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.seeding import seeded
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, fit, steps_of
@@ -152,9 +153,16 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
             else hand_made(kind, state, maps, min(room, spare - _FRAME), draw)
         )
         if header is not None:
-            fit(header, train, bench.fleet.search.fine_tuning, draw, validation=validation)
-            found.append((evaluate(header, validation), kind, header))
-    _, kind, header = max(found, key=lambda entry: (entry[0].accuracy, -entry[0].loss))
+            fit(
+                CLASSIFICATION,
+                header,
+                train,
+                bench.fleet.search.fine_tuning,
+                draw,
+                validation=validation,
+            )
+            found.append((evaluate(CLASSIFICATION, header, validation), kind, header))
+    _, kind, header = max(found, key=lambda entry: (entry[0].score, -entry[0].loss))
     shapes = shapes_of(backbone, "backbone.") | shapes_of(header, "header.")
     return {
         "accuracy": adapted_accuracies(
@@ -202,6 +210,7 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
     epochs = bench.extra.get("centralised_epochs", settings.training.epochs)
     with bench.accelerated(model):
         fit(
+            CLASSIFICATION,
             model,
             train,
             settings.training.model_copy(update={"epochs": epochs}),
@@ -216,7 +225,7 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
         parts = Splits(
             *(feature_samples(model.backbone, s) for s in (own.train, own.validation, own.test))
         )
-        plain.append(evaluate(model.header, parts.test).accuracy)
+        plain.append(evaluate(CLASSIFICATION, model.header, parts.test).score)
         header = copy.deepcopy(model.header).requires_grad_(True)
         draw = bench.draw("centralised", device.name)
         adapted.append(personal_accuracy(header, parts, bench, draw))
@@ -247,8 +256,8 @@ def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[
         model = model_of(summary, bench, pretrained=False)
         draw = bench.draw("local", device.name)
         with bench.accelerated(model):
-            fit(model, own.train, training, draw, validation=own.validation)
-        accuracies.append(evaluate(model, own.test).accuracy)
+            fit(CLASSIFICATION, model, own.train, training, draw, validation=own.validation)
+        accuracies.append(evaluate(CLASSIFICATION, model, own.test).score)
         size = _size(model)
     return {"accuracy": accuracies, "size_bytes": size}
 

@@ -34,6 +34,7 @@ from acme_fleet.models.storage import (
     without_prefix,
     write_tensors,
 )
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -121,7 +122,7 @@ def _train(clients: Clients, message: Message, context: Context) -> Message:
     model, own, client = _mine(clients, message, context)
     config = message.content["config"]
     draw = clients.draw(config["way"], config["server-round"] - 1, client)
-    fit(model, own.train, clients.training, draw, augment=clients.augment)
+    fit(CLASSIFICATION, model, own.train, clients.training, draw, augment=clients.augment)
     trained, wanted = model.cpu().state_dict(), message.content["arrays"]
     kept = {name: value for name, value in trained.items() if name not in wanted}
     context.state[config["way"]] = ArrayRecord(torch_state_dict=kept)
@@ -132,7 +133,9 @@ def _train(clients: Clients, message: Message, context: Context) -> Message:
 
 def _evaluate(clients: Clients, message: Message, context: Context) -> Message:
     model, own, client = _mine(clients, message, context)
-    accuracies = {p: evaluate(model.eval(), getattr(own, p)).accuracy for p in _PARTS[1:]}
+    accuracies = {
+        p: evaluate(CLASSIFICATION, model.eval(), getattr(own, p)).score for p in _PARTS[1:]
+    }
     metrics = MetricRecord({"num-examples": len(own.train), **accuracies})
     return _reply(message, client, {"metrics": metrics})
 

@@ -33,6 +33,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.storage import read_tensors, without_prefix, write_tensors
 from acme_fleet.seeding import seeded
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
@@ -278,6 +279,7 @@ def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:
     rate = reference.training.learning_rate if "pretraining" in bench.extra else _LEARNING_RATE
     with bench.accelerated(model):
         fit(
+            CLASSIFICATION,
             model,
             bench.world.public.train,
             reference.training.model_copy(update={"epochs": epochs, "learning_rate": rate}),
@@ -328,7 +330,7 @@ def adapted_accuracies(
     order = torch.randperm(len(shared), generator=draw)
     known, choice = shared[order[len(order) // 4 :]], shared[order[: len(order) // 4]]
     header = copy.deepcopy(header)
-    fit(header, known, bench.fleet.search.fine_tuning, draw, validation=choice)
+    fit(CLASSIFICATION, header, known, bench.fleet.search.fine_tuning, draw, validation=choice)
     accuracies = []
     for device in cluster.devices:
         own = bench.world.private[device.name]
@@ -344,5 +346,5 @@ def personal_accuracy(
     """Test accuracy of a copy of a header that one device has trained on."""
     personal = copy.deepcopy(header)
     training = bench.fleet.personalization.training_in_all
-    fit(personal, parts.train, training, draw, validation=parts.validation)
-    return evaluate(personal, parts.test).accuracy
+    fit(CLASSIFICATION, personal, parts.train, training, draw, validation=parts.validation)
+    return evaluate(CLASSIFICATION, personal, parts.test).score

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from acme_fleet.models.storage import write_tensors
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.ablations import personalisation as algorithm2
 from acme_research.ablations import personalisation_features
@@ -48,7 +49,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         what = settings["features"]
         world = _world(bench, partition)
         first: dict[float, Any] = {}
-        coarse = [evaluate(world.coarse, own.test).accuracy for own in world.private]
+        coarse = [evaluate(CLASSIFICATION, world.coarse, own.test).score for own in world.private]
         told[partition] = {"coarse": coarse}
         _regressions(bench, partition, world)
         for name in METHODS:

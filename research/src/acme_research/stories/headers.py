@@ -10,11 +10,12 @@ from torch import nn
 from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.edge.comparison import Task
-from acme_fleet.edge.search import search_header, split_shared_data
+from acme_fleet.edge.comparison import Contest
+from acme_fleet.edge.search import split_shared_data
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
 from acme_fleet.models.header.module import LinearHeader
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.frame.bench import Bench
 from acme_research.frame.drawing import level, line
@@ -44,7 +45,8 @@ def _race(
 ) -> dict[str, dict[str, Any]]:
     backbone, public = bench.backbone(width, depth), bench.world.public
     place = (f"w{width:g}", depth, str(space))
-    task = Task.of(
+    contest = Contest.of(
+        CLASSIFICATION,
         backbone,
         bench.classifier(),
         space or bench.fleet.header,
@@ -52,30 +54,21 @@ def _race(
         split_shared_data(join([public.train, public.validation]), bench.draw("split", *place[:2])),
         _ANY_SIZE,
     )
-    known, choice = task.features(backbone)
+    known, choice = contest.features(backbone)
     test = feature_samples(backbone, bench.test)
     draw = bench.draw("search", *place)
-    result = search_header(
-        backbone,
-        task.classifier,
-        task.space,
-        task.fits,
-        task.data,
-        task.settings.model_copy(update={"strategy": "random"}),
-        draw,
-        lambda *_: None,
-    )
+    result = contest.proposal("random", backbone, draw, lambda *_: None)
     room = parameter_count(result.plan.shapes())
     found = {}
     for kind in kinds:
-        header = _header(task, kind, result.plan, known, room, bench, place)
+        header = _header(contest, kind, result.plan, known, room, bench, place)
         if header is None:
             continue
-        tuned = task.fine_tune(header, known, choice, bench.draw("fine-tuning", kind, *place))
+        tuned = contest.fine_tune(header, known, choice, bench.draw("fine-tuning", kind, *place))
         shapes = shapes_of(backbone, "backbone.") | shapes_of(header, "header.")
         found[kind] = {
-            "test": evaluate(header, test).accuracy,
-            "choice": tuned.accuracy,
+            "test": evaluate(CLASSIFICATION, header, test).score,
+            "choice": tuned.score,
             "params": parameter_count(shapes_of(header)),
             "size_bytes": file_size(shapes),
         }
@@ -87,15 +80,15 @@ def _race(
 
 
 def _header(
-    task: Task, kind: str, plan: Any, known: Samples, room: int, bench: Bench, place: tuple
+    contest: Contest, kind: str, plan: Any, known: Samples, room: int, bench: Bench, place: tuple
 ) -> nn.Module | None:
     """An untrained header; none where even the narrowest is larger than the searched one."""
     if kind == "searched":
-        return task.fresh(plan, bench.draw("fresh", *place))
+        return contest.fresh(plan, bench.draw("fresh", *place))
     if kind == "linear":
-        return LinearHeader(task.classifier)
+        return LinearHeader(contest.classifier)
     maps = tuple(known.inputs["last"].shape[1:])
-    return hand_made(kind, task.classifier, maps, room, bench.draw(kind, *place))  # type: ignore[arg-type]
+    return hand_made(kind, contest.classifier, maps, room, bench.draw(kind, *place))  # type: ignore[arg-type]
 
 
 def best_hand_made(found: dict[str, dict[str, Any]]) -> str:

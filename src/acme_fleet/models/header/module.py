@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,14 +22,12 @@ from acme_fleet.messages.header_plan import (
     HeaderPlan,
     Layer,
     Node,
-    Operation,
     Term,
 )
+from acme_fleet.models.header.operations import PASS_THROUGH
 from acme_fleet.models.padding import (
     at_stride,
-    average_pool,
     clear_padding,
-    max_pool,
     mean_over_positions,
 )
 
@@ -101,7 +98,7 @@ class Header(nn.Module):
             x = x if term.source in FEATURES else F.relu(x)
             x = self.layers[term.layer.name](x)
         else:
-            x = pass_through(term.operation, x, mask, self.plan.axes)
+            x = PASS_THROUGH[term.operation](x, mask, self.plan.axes)
         # Of kernel 1: what stands at padded positions stays there, until the sum is cleared.
         return self.layers[term.align.name](x) if term.align else x
 
@@ -114,25 +111,6 @@ def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer) -> nn.Mo
         stride=layer.stride,
         padding=layer.kernel // 2,
     )
-
-
-def pass_through(
-    operation: Operation,
-    x: Float[Tensor, "*map"],
-    mask: Bool[Tensor, "*#map"] | None,
-    axes: Literal[1, 2],
-) -> Float[Tensor, "*map"]:
-    """The operations without weights; each keeps the size.
-
-    Args:
-        operation: ``identity``, ``avg_pool`` or ``max_pool``.
-        x: the grid is the last ``axes`` axes.
-        mask: real positions, see :mod:`acme_fleet.models.padding`.
-        axes: 2 for a patch grid, 1 for a token sequence.
-    """
-    if operation == "identity":
-        return x
-    return (average_pool if operation == "avg_pool" else max_pool)(x, mask, axes)
 
 
 class _Sum(nn.Module):

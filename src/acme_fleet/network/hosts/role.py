@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.data.partition import load_world
+from acme_fleet.data.partition import HostData
 from acme_fleet.failures import own_process
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.cloud_edge import BackboneAssignment
@@ -72,12 +72,12 @@ class _DeviceRuns:
         import_module("acme_fleet.device.client")  # now, not when the first question waits
         self._site, self._fleet = site, fleet
         self._device = next(d for d in fleet.devices if d.name == site.name)
-        self._world = load_world(fleet, [site.name])
+        self._data = HostData.read(fleet, site.name)
 
     def open(self, run: str) -> HostedRun:
         directory, board = run_directory(self._site, self._fleet, run), Board()
         journal = Journal(directory.events, board)
-        role = device_role(self._fleet, self._device, self._world, directory, journal)
+        role = device_role(self._fleet, self._device, self._data, directory, journal)
         return HostedRun(role, journal, directory.events, board, directory.path / "replies")
 
 
@@ -90,7 +90,7 @@ class _EdgeRuns:
         import_module("acme_fleet.edge.server")
         self._site, self._fleet = site, fleet
         self._cluster = next(c for c in fleet.clusters if c.name == site.name)
-        self._world = load_world(fleet, [site.name])
+        self._data = HostData.read(fleet, site.name)
         self._superlink = SuperLink(site)
         self._channel = Channel(site.relay_socket, self._superlink.start_relay)
 
@@ -107,7 +107,7 @@ class _EdgeRuns:
             board,
             self._site.grace_s,
         )
-        role = edge_role(self._fleet, self._cluster, self._world, devices, directory, journal)
+        role = edge_role(self._fleet, self._cluster, self._data, devices, directory, journal)
         return HostedRun(role, journal, directory.events, board, replies=None)
 
 

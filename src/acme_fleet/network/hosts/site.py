@@ -172,15 +172,16 @@ class Site(Settings):
         """Paths that this host reads beside its own folders, by their place in the fleet file."""
         named: list[tuple[str, object]] = [
             *((f"device_types.{name}", path) for name, path in profiles_of(self.fleet).items()),
-            ("data.train", fleet.data.train),
-            ("data.test", fleet.data.test),
-            ("reference.checkpoint", fleet.reference.checkpoint),
         ]
+        holders = (*fleet.clusters, *fleet.devices)
+        own = next((each.data for each in holders if each.name == self.name), None)
+        if own is not None:
+            named.append((f"{self.name}: data", own))
+        else:
+            named += [("data.train", fleet.data.train), ("data.test", fleet.data.test)]
         if self.role == "cloud":
             named.append(("data.public", fleet.data.public))
-        for holder in (*fleet.clusters, *fleet.devices):
-            if holder.name == self.name:
-                named.append((f"{holder.name}: data", holder.data))
+            named.append(("reference.checkpoint", fleet.reference.checkpoint))
         return [
             (place, path)
             for place, value in named

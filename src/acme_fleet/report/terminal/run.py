@@ -28,7 +28,7 @@ from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
     from acme_fleet.inspection.plan import Plan
-    from acme_fleet.training.evaluation import Evaluation
+    from acme_fleet.tasks.base import Evaluation, Task
 
 
 ROWS = 40
@@ -276,9 +276,9 @@ def print_left_out(console: Console, count: int, kind: str) -> None:
         console.print(f"… and {count - ROWS:,} more {kind}", highlight=False)
 
 
-def print_test_result(device: str, result: Evaluation, samples: int) -> None:
+def print_test_result(device: str, task: Task, result: Evaluation) -> None:
     """One line."""
     table_console().print(
-        f"{device}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f} "
-        f"on its {samples} test samples"
+        f"{device}: {task.written(result)}, loss {result.loss:.4f} "
+        f"on its {result.count} test samples"
     )

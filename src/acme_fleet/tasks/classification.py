@@ -1,0 +1,57 @@
+"""Classification: one of several classes for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from acme_fleet.config.backbone import LogitsLoss
+from acme_fleet.tasks.base import ABSENT, Reduction, Task
+from acme_fleet.tasks.probe import fit_probe
+
+
+class Classification(Task):
+    """Cross-entropy of the logits, judged by the share of samples whose class is answered."""
+
+    metric = "accuracy"
+    whole_hits = True
+    probe = staticmethod(fit_probe)
+
+    def loss(
+        self,
+        outputs: Float[Tensor, "batch classes *positions"],
+        labels: Int[Tensor, " batch *positions"],
+        reduction: Reduction = "mean",
+    ) -> Float[Tensor, ...]:
+        """Cross-entropy."""
+        return F.cross_entropy(outputs, labels, reduction=reduction, ignore_index=ABSENT)
+
+    def hits(
+        self,
+        outputs: Float[Tensor, "batch classes *positions"],
+        labels: Int[Tensor, " batch *positions"],
+    ) -> Bool[Tensor, " batch *positions"]:
+        """True where the largest logit is the label's."""
+        return outputs.argmax(dim=1) == labels
+
+    def imitation(
+        self,
+        student: Float[Tensor, "batch classes *positions"],
+        teacher: Float[Tensor, "batch classes *positions"],
+        kind: LogitsLoss,
+    ) -> Float[Tensor, ""]:
+        """Eq. 9's mean squared error, or the cross-entropy −Σ softmax(y)·log softmax(ŷ)."""
+        if kind == "mse":
+            return F.mse_loss(student, teacher)
+        return F.cross_entropy(student, teacher.softmax(dim=1))
+
+    def outputs(self, names: Sequence[str]) -> int:
+        """A logit for each class."""
+        return len(names)
+
+
+CLASSIFICATION = Classification()
+"""The task of most fleets, and of all that is pre-trained, shipped or researched here."""

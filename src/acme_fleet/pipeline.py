@@ -148,6 +148,8 @@ def _run(
         journal.cancel()  # roles that still work in other threads
         raise
     events, damaged = read_journal(run.events)
+    for line, reason in damaged.items():
+        _LOG.warning("%s, line %d is left out: %s", run.events, line, reason)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, probe)
     commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {

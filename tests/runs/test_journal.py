@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,34 +69,6 @@ def test_no_bit_of_a_line_can_change_unnoticed(
     assert all(event in events for event in read_events(path))
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "not json",
-        "[]",
-        "{}",
-        '{"time": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b", "type": "X"}',
-        '{"time": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b", "type": "X", "bytes": "1"}',
-        '{"time": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b", "type": "X", "bytes": NaN}',
-        '{"time": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b", "type": "X", "bytes": -1}',
-        '{"time": "yesterday", "from": "a", "to": "b", "type": "X", "bytes": 1}',
-        '{"time": "2026-01-01T00:00:00+00:00", "stage": "x", "actor": 3, "seconds": 1}',
-        '{"time": "2026-01-01T00:00:00+00:00", "stage": "x", "actor": "a", "seconds": Infinity}',
-        '{"time": "2026-01-01T00:00:00+00:00", "fault": "x", "actor": "a", "about": "b"}',
-        '{"time": "2026-01-01T00:00:00Z", "stage": "x", "actor": "a", "seconds": 1, "tier": "x"}',
-        "[" * 100_000,
-        "\udcff",
-    ],
-)
-def test_damaged_line_is_left_out_and_its_number_told(line: str, tmp_path: Path):
-    path = tmp_path / "events.jsonl"
-    events = _filled(path)
-    first, *rest = path.read_text().splitlines()
-    text = "\n".join([first, line, *rest, ""])
-    path.write_bytes(text.encode(errors="surrogateescape"))
-    assert read_journal(path) == (events, [2])
-
-
 _TIME = "2026-01-01T00:00:00+00:00"
 
 
@@ -104,6 +78,56 @@ def _old(sender: str, receiver: str, kind: str, **more: Any) -> dict[str, Any]:
 
 def _old_stage(actor: str) -> dict[str, Any]:
     return {"time": _TIME, "stage": "x", "actor": actor, "seconds": 1.0}
+
+
+_SENT = _old("a", "b", "X")
+_TYPED = _SENT | {"occasion": "", "tier": "device", "direction": "up"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("not json", "no JSON: "),
+        ("[]", "no JSON object"),
+        ("[" * 100_000, "no JSON: it is nested too deeply"),
+        ("\udcff", "no JSON: "),
+        ({}, "no message: time: "),
+        ({k: v for k, v in _SENT.items() if k != "bytes"}, "no message: bytes: "),
+        (_SENT | {"bytes": "1"}, "no message: bytes: "),
+        (_SENT | {"bytes": math.nan}, "no message: bytes: "),
+        (_SENT | {"bytes": -1}, "no message: bytes: "),
+        (_SENT | {"type": ["X"]}, "no message: type: "),
+        (_SENT | {"from": {"cloud": 1}}, "no message: from: "),
+        (_SENT | {"time": "yesterday"}, "no message: time: .*yesterday is no date"),
+        (_SENT | {"time": _TIME[:-6]}, "no message: time: "),
+        (_TYPED | {"tier": "edge"}, "no message: tier: "),
+        (_TYPED | {"direction": "left"}, "no message: direction: "),
+        (_TYPED | {"raw": "data"}, "no message: raw: "),
+        (_TYPED | {"check": "0" * 16}, "its checksum is another"),
+        (_old_stage("a") | {"actor": 3}, "no stage: actor: "),
+        (_old_stage("a") | {"seconds": math.inf}, "no stage: seconds: "),
+        (_old_stage("a") | {"tier": "x"}, "no stage: tier: "),
+        ({"time": _TIME, "fault": "x", "actor": "a", "about": "b"}, "no fault: tier: "),
+    ],
+)
+def test_damaged_line_is_left_out_and_its_number_told(
+    line: str | dict[str, Any], reason: str, tmp_path: Path
+):
+    path = tmp_path / "events.jsonl"
+    events = _filled(path)
+    first, *rest = path.read_text().splitlines()
+    text = "\n".join([first, line if isinstance(line, str) else json.dumps(line), *rest, ""])
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    found, damaged = read_journal(path)
+    assert found == events
+    assert list(damaged) == [2]
+    assert re.match(reason, damaged[2])
+
+
+def test_damaged_lines_are_told_in_their_order(tmp_path: Path):
+    path = tmp_path / "events.jsonl"
+    path.write_text("{}\nno json\n{}\n")
+    assert list(read_journal(path).damaged) == [1, 2, 3]
 
 
 def test_lines_of_an_older_version_get_their_tier_from_who_sent_what_to_whom(tmp_path: Path):
@@ -131,10 +155,33 @@ def test_lines_of_an_older_version_get_their_tier_from_who_sent_what_to_whom(tmp
     ]
     tiers = [stage.tier for stage in stages_of(events)]
     assert tiers == ["cloud", "rivals", "edge", "edge", "device", "device"]
-    # Without an occasion each message counts.
-    assert len({message.occasion for message in messages}) == 6
-    path.write_text(path.read_text() + json.dumps(lines[0]) + "\n")
-    assert method_and_resent(read_events(path))[1] == []
+
+
+def test_older_messages_without_an_occasion_each_count_and_are_copied_once(tmp_path: Path):
+    path, cloud = tmp_path / "events.jsonl", tmp_path / "cloud.jsonl"
+    times = ("2026-01-01T00:00:01+00:00", "2026-01-01T00:00:02+00:00")
+    lines = [_old("cam-1", "north", "ImportanceUpload", time=time) for time in times]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cloud.write_text(json.dumps(_old("cloud", "north", "ProfileRequest")) + "\n")
+    assert method_and_resent(read_events(path)) == (read_events(path), [])
+    for _ in range(2):  # a host that goes on tells all of it again
+        Journal(cloud).copy(read_events(path))
+    assert read_events(cloud)[1:] == read_events(path)
+
+
+def test_direction_of_every_message_of_the_protocol_is_known_in_older_journals(tmp_path: Path):
+    """The versions before had these messages, and their lines no direction."""
+    path = tmp_path / "events.jsonl"
+    up = ["ClusterProfile", "ClusterReport", "DeviceProfile", "DeviceReport", "FeatureSample"]
+    up += ["ByClassUpload", "ImportanceUpload", "MaskedUpload", "RoundReport", "WeightsUpload"]
+    down = ["BackboneAssignment", "HeaderAssignment", "ImportanceUpdate", "MaskedRoundStart"]
+    down += ["MaskedUpdate", "ProfileRequest", "ReportRequest", "RoundStart", "WeightsUpdate"]
+    lines = [_old("cam-1", "north", kind) for kind in up]
+    lines += [_old("north", "cam-1", kind) for kind in down]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    messages = messages_of(read_events(path))
+    assert [m.type for m in messages if m.direction == "up"] == up
+    assert {m.edge for m in messages} == {"north"}
 
 
 def test_a_fault_is_one_short_line(tmp_path: Path):
@@ -152,7 +199,7 @@ def test_what_a_crash_left_of_a_line_is_removed(left: str, tmp_path: Path):
     events = _filled(path)
     with path.open("a") as file:
         file.write(left)
-    assert read_journal(path) == (events, [])
+    assert read_journal(path) == (events, {})
     Journal(path).message("a", "b", "Next", 1, tier="device", direction="up")
     found, damaged = read_journal(path)
     assert [message.type for message in messages_of(found)[-2:]] == ["ImportanceUpload", "Next"]

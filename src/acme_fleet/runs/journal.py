@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,6 +114,7 @@ class FaultEvent(_Event):
 
 
 Event = StageEvent | MessageEvent | FaultEvent
+_KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
 
 
 def messages_of(events: Iterable[Event]) -> list[MessageEvent]:
@@ -244,10 +245,10 @@ class Journal:
 
 
 class Events(NamedTuple):
-    """A journal's events, oldest first, and the numbers of its damaged lines."""
+    """A journal's events, oldest first, and the reasons of its damaged lines by their numbers."""
 
     events: list[Event]
-    damaged: list[int]
+    damaged: dict[int, str]
 
 
 def read_events(path: Path) -> list[Event]:
@@ -261,22 +262,26 @@ def read_journal(path: Path) -> Events:
     Raises:
         DamagedError: if the file cannot be read at all.
     """
-    found = Events([], [])
+    found = Events([], {})
     if not path.exists():
         return found
     with reading(f"cannot read {path}", DamagedError):
         *lines, last = path.read_bytes().split(b"\n")
-    records = [_record(line) for line in lines]
-    edges = _edge_servers([record for record in records if record is not None])
-    for number, record in enumerate(records, 1):
-        event = _event(record, edges, number)
-        if event is None:
-            found.damaged.append(number)
-        else:
-            found.events.append(event)
-    if (event := _event(_record(last), edges, len(lines) + 1)) is not None:
-        found.events.append(event)
-    return found
+    if _is_whole(last):
+        lines.append(last)
+    records: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            records[number] = _record(line)
+        except DamagedError as error:
+            found.damaged[number] = str(error)
+    edges = _edge_servers(records.values())
+    for number, record in records.items():
+        try:
+            found.events.append(_event(record, edges))
+        except DamagedError as error:
+            found.damaged[number] = str(error)
+    return Events(found.events, dict(sorted(found.damaged.items())))
 
 
 def method_and_resent(
@@ -301,27 +306,47 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps({**record, _CHECK: _digest(record)}).encode() + b"\n"
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """A line's object without its checksum; none if it is damaged."""
-    try:
+def _record(line: bytes) -> dict[str, Any]:
+    """A line's object without its checksum.
+
+    Raises:
+        DamagedError: if it is no JSON object, or has another checksum.
+    """
+    with reading("no JSON", DamagedError):
         record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
     if not isinstance(record, dict):
-        return None
+        raise DamagedError("no JSON object")
     told = record.pop(_CHECK, None)
-    return record if told in (None, _digest(record)) else None
+    if told not in (None, _digest(record)):
+        raise DamagedError("its checksum is another")
+    return record
 
 
-def _event(record: dict[str, Any] | None, edges: set[str], number: int) -> Event | None:
-    """The event of line ``number``; none if it is damaged."""
-    if record is None:
-        return None
+def _event(record: Mapping[str, Any], edges: Container[str]) -> Event:
+    """The event of a line's object, in a journal with these edge servers.
+
+    Raises:
+        DamagedError: naming the key that is missing or wrong.
+    """
     kind = StageEvent if "stage" in record else FaultEvent if "fault" in record else MessageEvent
     try:
-        return kind.model_validate(_completed(record, edges, number))
-    except ValidationError:
-        return None
+        return kind.model_validate(_completed(record, edges))
+    except ValidationError as error:
+        raise DamagedError(f"no {_KINDS[kind]}: {_first_mistake(error)}") from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+def _is_whole(last: bytes) -> bool:
+    """True if the last line of a file, without a line's end, is an event all the same."""
+    try:
+        _event(_record(last), ())
+    except DamagedError:
+        return False
+    return True
 
 
 def _digest(record: Mapping[str, Any]) -> str:
@@ -334,7 +359,7 @@ def _complete(file: BinaryIO) -> None:
     whole = text.rfind(b"\n") + 1
     if whole == len(text):
         return
-    if _event(_record(text[whole:]), set(), 0) is not None:
+    if _is_whole(text[whole:]):
         file.write(b"\n")
     else:
         file.truncate(whole)
@@ -351,16 +376,15 @@ def _now() -> str:
 # --- lines of older versions ------------------------------------------------------------------
 
 _CLOUD = "cloud"
-_UP = frozenset(
-    (
-        *("ClusterProfile", "ClusterReport", "DeviceProfile", "FeatureSample"),
-        *("ImportanceUpload", "RoundReport", "DeviceReport"),
-    )
+_UP = (
+    *("ClusterProfile", "ClusterReport", "DeviceProfile", "FeatureSample"),
+    *("ImportanceUpload", "WeightsUpload", "ByClassUpload", "MaskedUpload"),
+    *("RoundReport", "DeviceReport"),
 )
 """Types that went up in versions whose lines tell no direction."""
 
 
-def _edge_servers(records: Sequence[Mapping[str, Any]]) -> set[str]:
+def _edge_servers(records: Iterable[Mapping[str, Any]]) -> set[str]:
     """Edge servers, from the messages of an older version."""
     found = set()
     for record in records:
@@ -374,9 +398,12 @@ def _edge_servers(records: Sequence[Mapping[str, Any]]) -> set[str]:
     return found
 
 
-def _completed(record: dict[str, Any], edges: set[str], number: int) -> dict[str, Any]:
-    """A record with what an older version's lacks; without occasions each message counts."""
-    if "tier" in record:
+def _completed(record: Mapping[str, Any], edges: Container[str]) -> Mapping[str, Any]:
+    """A record with what an older version's lacks.
+
+    The time stands for an occasion: each message counts, and is the same in every journal.
+    """
+    if "tier" in record or "fault" in record:
         return record
     if "stage" in record:
         actor = record.get("actor")
@@ -388,7 +415,7 @@ def _completed(record: dict[str, Any], edges: set[str], number: int) -> dict[str
     up = record.get("type") in _UP
     with_cloud = _CLOUD in (record.get("from"), record.get("to"))
     return {
-        "occasion": f"line {number}",
+        "occasion": record.get("time"),
         **record,
         "tier": "cloud" if with_cloud else "device",
         "direction": "up" if up else "down",

@@ -39,7 +39,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.journal import FaultEvent, Journal, read_events
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -106,7 +106,12 @@ def test_device_that_misses_a_round_returns(finished, prepared: Path, faulty):
     assert _received(prepared, "cam-1", "ImportanceUpdate") == 2
     assert _received(prepared, "cam-2", "ImportanceUpdate") == 3
     assert summary.clusters[0].missed == {"cam-1": 1}
-    assert "<b>cam-1</b> missed 1 round" in (prepared / "report.html").read_text()
+    (fault,) = [e for e in read_events(prepared / "events.jsonl") if isinstance(e, FaultEvent)]
+    assert (fault.actor, fault.tier, fault.about) == ("north", "edge", "cam-1")
+    assert fault.fault == "the battery is empty"
+    page = (prepared / "report.html").read_text()
+    assert "<b>cam-1</b>, noticed by north: the battery is empty" in page
+    assert "<b>cam-1</b> missed 1 round" in page
     # The other cluster has noticed nothing.
     assert summary.devices[2:] == [
         d.model_copy(update={"latency_s": summary.devices[2 + i].latency_s})

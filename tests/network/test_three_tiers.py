@@ -37,10 +37,9 @@ from acme_fleet.network.hosts.up import services
 from acme_fleet.pipeline import customize
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.journal import FaultEvent, Journal, messages_of, read_events, stages_of
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
-from event_records import event_records
 from tiny_fleet import tiny
 
 _RUN_S = 420
@@ -110,19 +109,21 @@ _MEASURED = {"DeviceReport": 32, "ClusterReport": 64}
 
 def _messages(path: Path) -> Counter[tuple[str, str, str, int]]:
     """Messages with their exact sizes, but for those that hold a measured number."""
-    events = [event for event in event_records(path) if "bytes" in event]
     return Counter(
-        (e["from"], e["to"], e["type"], 0 if e["type"] in _MEASURED else e["bytes"]) for e in events
+        (m.sender, m.receiver, m.type, 0 if m.type in _MEASURED else m.size_bytes)
+        for m in messages_of(read_events(path))
     )
 
 
 def _measured(path: Path) -> dict[tuple[str, str], int]:
-    events = [event for event in event_records(path) if event.get("type") in _MEASURED]
-    return {(e["from"], e["type"]): e["bytes"] for e in events}
+    measured = [m for m in messages_of(read_events(path)) if m.type in _MEASURED]
+    return {(m.sender, m.type): m.size_bytes for m in measured}
 
 
 def _stages(path: Path) -> Counter[tuple[str, str]]:
-    return Counter((e["actor"], e["stage"]) for e in event_records(path) if "stage" in e)
+    """Stages of the three tiers; rivals are measured where one machine has all data."""
+    stages = stages_of(read_events(path))
+    return Counter((e.actor, e.stage) for e in stages if e.tier != "rivals")
 
 
 def _finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str) -> Summary:
@@ -152,7 +153,8 @@ def test_the_same_models_bytes_and_report_as_embedded(
         assert abs(sizes[sender, kind] - size) <= _MEASURED[kind]
     traffic = expected.summary.traffic.model_dump()
     assert found.traffic.model_dump() == pytest.approx(traffic, abs=6 * 64, rel=0.01)
-    unlike = {"latency_s": 0.0}
+    # Latency is measured, and the probe where one machine has all data.
+    unlike = {"latency_s": 0.0, "accuracy_probe": None, "accuracy_probe_averaged": None}
     assert [d.model_copy(update=unlike) for d in found.devices] == [
         d.model_copy(update=unlike) for d in expected.summary.devices
     ]
@@ -339,6 +341,9 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
         assert name in page
         assert reason in page
     assert (north.missed, south.missed) == ({"cam-2": 2}, {"badge-2": 1})
+    told = read_events(hosts.folder / out / "events.jsonl")
+    faults = {(e.actor, e.about) for e in told if isinstance(e, FaultEvent)}
+    assert faults == {("north", "cam-2"), ("south", "badge-1"), ("south", "badge-2")}
     assert "<b>badge-2</b> missed 1 round" in page
 
     silent = {

@@ -38,7 +38,7 @@ class RollCall:
         timeout_s: float,
         quorum: float,
         kept: object,
-        tell: Callable[[str, str], None] = lambda name, reason: None,
+        tell: Callable[[str, str], None],
     ) -> None:
         self._owner = owner
         self._peers = peers

@@ -34,7 +34,8 @@ from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.journal import Event, Journal, Observer, read_events, read_journal, stages_of
+from acme_fleet.runs.events import Event, stages_of
+from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (

@@ -40,7 +40,7 @@ from acme_fleet.network.hosts.supervisor import Service, keep_running
 from acme_fleet.network.hosts.up import services, up
 from acme_fleet.network.hosts.warm import write_stub
 from acme_fleet.report.overhead import overhead_text, overheads_s
-from acme_fleet.runs.journal import MessageEvent, StageEvent
+from acme_fleet.runs.events import MessageEvent, StageEvent
 from acme_fleet.runs.locks import held
 
 _FLEET: dict[str, Any] = {

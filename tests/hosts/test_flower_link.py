@@ -30,7 +30,8 @@ from acme_fleet.network.flower.channel import Channel, listen
 from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.network.flower.link import FlowerLink, RunIdentity
 from acme_fleet.network.flower.role_host import Board, HostedRun, RoleHost
-from acme_fleet.runs.journal import Journal, Tier
+from acme_fleet.runs.events import Tier
+from acme_fleet.runs.journal import Journal
 from answering import Peer, report, steady
 from event_records import event_records
 

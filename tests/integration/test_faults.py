@@ -39,7 +39,8 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.runs.journal import FaultEvent, Journal, read_events
+from acme_fleet.runs.events import FaultEvent
+from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION

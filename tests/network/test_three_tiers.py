@@ -37,7 +37,8 @@ from acme_fleet.network.hosts.up import services
 from acme_fleet.pipeline import customize
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.journal import FaultEvent, Journal, messages_of, read_events, stages_of
+from acme_fleet.runs.events import FaultEvent, messages_of, stages_of
+from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
 from tiny_fleet import tiny
@@ -310,9 +311,9 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     out, disk = "losses", hosts.state("south")
     hosts.configure("north", grace_s=15)
     damages = {
-        "cam-2": {"ImportanceUpload": [not_numbers]},
+        "cam-2": {"WeightsUpload": [not_numbers]},
         "badge-1": {"DeviceReport": [garbage] * 9},
-        "badge-2": {"ImportanceUpload": [misshapen]},
+        "badge-2": {"WeightsUpload": [misshapen]},
     }
     with ExitStack() as meddled:
         done = {
@@ -347,9 +348,9 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     assert "<b>badge-2</b> missed 1 round" in page
 
     silent = {
-        "cam-2": {"ImportanceUpload": 2, "DeviceReport": 1},
+        "cam-2": {"WeightsUpload": 2, "DeviceReport": 1},
         "badge-1": {"DeviceReport": 1},
-        "badge-2": {"ImportanceUpload": 1},
+        "badge-2": {"WeightsUpload": 1},
     }
     without = _without(silent, fleet, tmp_path / "without")
     assert [d.name for d in summary.devices] == ["cam-1", "badge-2"]

@@ -20,13 +20,7 @@ from acme_fleet.report.page.events import link_flows, time_line
 from acme_fleet.report.page.html import cluster_colors, effective_peers, header_graph, write_report
 from acme_fleet.report.page.plots import wilson
 from acme_fleet.report.words import bytes_text, duration_text, energy_text
-from acme_fleet.runs.journal import (
-    Event,
-    FaultEvent,
-    MessageEvent,
-    StageEvent,
-    messages_of,
-)
+from acme_fleet.runs.events import Event, FaultEvent, MessageEvent, StageEvent, messages_of
 from acme_fleet.runs.summary import (
     Candidate,
     ClusterSummary,

@@ -16,18 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_fleet.errors import DamagedError, WriteError
-from acme_fleet.runs.journal import (
+from acme_fleet.runs.events import (
     Event,
     FaultEvent,
-    Journal,
     MessageEvent,
     StageEvent,
     messages_of,
     method_and_resent,
-    read_events,
-    read_journal,
     stages_of,
 )
+from acme_fleet.runs.journal import Journal, read_events, read_journal
 
 
 def _filled(path: Path) -> list[Event]:

@@ -21,7 +21,7 @@ from acme_fleet.messages.edge_device import (
 from acme_fleet.personalization.base import NOT_PROTECTED
 from acme_fleet.personalization.disclosure import what_leaves
 from acme_fleet.privacy.accounting import privacy_loss
-from acme_fleet.runs.journal import Event, MessageEvent, StageEvent
+from acme_fleet.runs.events import Event, MessageEvent, StageEvent
 from acme_fleet.runs.traffic import privacy_losses, row_bytes, sent_by_devices
 
 _TIME = "2026-01-01T00:00:00+00:00"

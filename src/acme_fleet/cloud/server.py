@@ -56,7 +56,7 @@ from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.storage import clone_state, config_document, read_tensors, write_tensors
-from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.journal import Journal, Progress
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.registry import task_of
@@ -68,8 +68,6 @@ from acme_fleet.training.resume import EpochState
 _DAY_S = 86_400.0
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

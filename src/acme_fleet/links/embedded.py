@@ -15,7 +15,8 @@ from acme_fleet.errors import AcmeError, RunError
 from acme_fleet.links.base import Failure, Handler
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages.base import Message
-from acme_fleet.runs.journal import Direction, Journal, LinkTier
+from acme_fleet.runs.events import Direction, LinkTier
+from acme_fleet.runs.journal import Journal
 
 
 class EmbeddedLink:

@@ -22,7 +22,7 @@ from pydantic import (
 from acme_fleet.config.devices import Name
 from acme_fleet.messages.base import MOST_BYTES, GroupName, Message
 from acme_fleet.outside import one_line
-from acme_fleet.runs.journal import FaultEvent, MessageEvent, StageEvent, Tier
+from acme_fleet.runs.events import FaultEvent, MessageEvent, StageEvent, Tier
 
 MOST_EVENTS, MOST_STAGES = 2000, 200
 MOST_TOLD = 20_000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from acme_fleet.runs.journal import Event, MessageEvent, StageEvent
+from acme_fleet.runs.events import Event, MessageEvent, StageEvent
 from acme_fleet.runs.summary import Summary
 
 

@@ -11,7 +11,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import Upload
 from acme_fleet.privacy.accounting import PrivacyLoss, privacy_loss
-from acme_fleet.runs.journal import Event, messages_of, method_and_resent
+from acme_fleet.runs.events import Event, messages_of, method_and_resent
 from acme_fleet.runs.summary import Traffic
 
 

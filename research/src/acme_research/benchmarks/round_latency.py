@@ -22,7 +22,8 @@ from sklearn.datasets import load_digits
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.runs.journal import Event, messages_of, read_events, stages_of
+from acme_fleet.runs.events import Event, messages_of, stages_of
+from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
 from acme_research.frame.record import write_benchmark

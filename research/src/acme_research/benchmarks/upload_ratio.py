@@ -14,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 import acme_fleet
-from acme_fleet.runs.journal import messages_of, read_events
+from acme_fleet.runs.events import messages_of
+from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.record import write_benchmark

@@ -20,7 +20,8 @@ import yaml
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.runs.directory import Identity, RunDirectory
-from acme_fleet.runs.journal import messages_of, read_events
+from acme_fleet.runs.events import messages_of
+from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.sealed import read_sealed_json
 
 ACME = [str(Path(sys.executable).with_name("acme"))]

@@ -22,7 +22,8 @@ from acme_fleet.messages.edge_device import ProfileRequest
 from acme_fleet.network.flower.channel import Channel, Frame
 from acme_fleet.network.flower.frames import Header
 from acme_fleet.outside import one_line
-from acme_fleet.runs.journal import Journal, LinkTier, Observer, Tier
+from acme_fleet.runs.events import LinkTier, Tier
+from acme_fleet.runs.journal import Journal, Observer
 
 WAIT_S = 20.0
 """Seconds until a peer must have said that it is not ready yet."""

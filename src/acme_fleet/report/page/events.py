@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acme_fleet.runs.journal import Event, LinkTier, messages_of, method_and_resent, stages_of
+from acme_fleet.runs.events import Event, LinkTier, messages_of, method_and_resent, stages_of
 from acme_fleet.runs.summary import Summary
 
 _TIERS = {"edge": "edge server"}  # in words, where the event's own would not do

@@ -19,7 +19,7 @@ from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.page.events import link_flows, stage_table, time_line
 from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
 from acme_fleet.runs.atomic import replacing
-from acme_fleet.runs.journal import Event, FaultEvent
+from acme_fleet.runs.events import Event, FaultEvent
 from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:

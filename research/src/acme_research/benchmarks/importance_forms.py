@@ -15,6 +15,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product, repeat
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -33,7 +36,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import relative_error
 from acme_fleet.models.backbone.elastic import architecture, extract, reorder
 from acme_fleet.models.families import dimensions, family_of
-from acme_fleet.models.features import Classifier, activations
+from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.pooling import poolings_of
 from acme_fleet.models.probe import choose_pooling, pooled_features
 from acme_fleet.seeding import generator
@@ -77,6 +80,7 @@ def whole_model(name: str, seed: int, given: argparse.Namespace) -> Whole:
     world = load_world(fleet, [])
     public, classes = world.public, len(world.classes)
     backbone, known = checkpoint_backbone(fleet.reference, public.train.inputs)
+    backbone.to(given.device)
     ways = poolings_of(backbone.config, known)
     pooling, probe = choose_pooling(fit_probe, backbone, public, classes, ways)
     backbone.config.pooling = pooling
@@ -84,7 +88,9 @@ def whole_model(name: str, seed: int, given: argparse.Namespace) -> Whole:
     head.load_state_dict(probe.tensors())
     test = pooled_features(backbone, public.test, [pooling])[pooling]
     accuracy = probe.accuracy(test, public.test.labels.numpy())
-    return Whole(Classifier(backbone, head).eval(), public, pooling, test, accuracy)
+    return Whole(
+        Classifier(backbone, head).to(given.device).eval(), public, pooling, test, accuracy
+    )
 
 
 @torch.no_grad()
@@ -101,14 +107,14 @@ def activation_importance(model: Classifier, samples: Samples) -> tuple[Tensor, 
     found = _zeros(model)
     for batch in samples.batches(BATCH):
         with _record_inputs(model) as records:
-            mask = activations(model.backbone, batch.inputs).mask
+            mask = activations(model.backbone, moved(batch.inputs, model.backbone.device)).mask
         for kind, name in enumerate((family.output, family.neurons_out)):
             for layer, output in enumerate(records[kind]):
-                real = torch.ones(output.shape[:2]) if mask is None else mask.to(output.dtype)
+                real = output.new_ones(output.shape[:2]) if mask is None else mask.to(output.dtype)
                 share = (real / real.sum(dim=1, keepdim=True))[:, :, None]
                 weight = layers[layer].get_submodule(name).get_parameter("weight")
                 size = (output.abs() * weight.norm(dim=0) * share).sum(dim=(0, 1))
-                found[kind][layer] += size.unflatten(0, (found[kind].shape[1], -1)).sum(dim=1)
+                found[kind][layer] += size.unflatten(0, (found[kind].shape[1], -1)).sum(dim=1).cpu()
     return found[0] / len(samples), found[1] / len(samples)
 
 
@@ -142,6 +148,7 @@ def judged(cut: PreTrainedModel, whole: Whole, classes: int) -> dict[str, float]
 
 def one_seed(name: str, seed: int, given: argparse.Namespace) -> Row:
     """All forms at all widths on the same samples."""
+    torch.set_num_threads(given.threads)
     whole = whole_model(name, seed, given)
     backbone, classes = whole.model.backbone, whole.model.head.out_features
     train, sizes = whole.public.train, dimensions(backbone.config)
@@ -201,16 +208,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each job")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at once")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     given.data, given.references = given.data.resolve(), given.references.resolve()
-    torch.set_num_threads(given.threads)
     started = time.perf_counter()
     runs: dict[str, list[Row]] = {name: [] for name in CASES}
-    for name, rows in runs.items():
-        for seed in given.seeds:
-            rows.append(one_seed(name, seed, given))
-            print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
+        names, seeds = zip(*product(CASES, given.seeds), strict=True)
+        for name, row in zip(names, pool.map(one_seed, names, seeds, repeat(given)), strict=True):
+            runs[name].append(row)
+            print(f"{name}, seed {row['seed']}: {time.perf_counter() - started:.0f} s", flush=True)
     summary = {name: table(rows) for name, rows in runs.items()}
     for name, of_one in summary.items():
         told(name, of_one)

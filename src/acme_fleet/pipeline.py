@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -40,13 +39,13 @@ from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.events import Event, stages_of
 from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (
     Candidate,
     ClusterSummary,
-    Contender,
     DeviceSummary,
     ProbeSummary,
     ReferenceSummary,
@@ -155,6 +154,8 @@ def _run(
         journal.cancel()  # roles that still work in other threads
         raise
     events, damaged = read_journal(run.events)
+    for line, reason in damaged.items():
+        _LOG.warning("%s, line %d is left out: %s", run.events, line, reason)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, probe)
     commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {
@@ -192,7 +193,7 @@ def _probe(
             untouched, _ = checkpoint_backbone(fleet.reference, world.public.train.inputs)
         if untouched is not None:
             pooling = known_pooling(fleet.reference, untouched.config.hidden_size)
-        with journal.stage("rivals", "probe") as progress:
+        with journal.stage("rivals", "probe", "rivals") as progress:
             result = measure_probe(untouched, pooling, world, progress)
         write_sealed_json(path, asdict(result))
     return result
@@ -217,11 +218,12 @@ def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journa
             cluster.name,
             devices,
             journal,
+            "device",
             _ahead(fleet, cluster, devices, journal),
             fleet.devices_at_once,
         )
         edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
-    return EmbeddedLink("cloud", edges, journal)
+    return EmbeddedLink("cloud", edges, journal, "cloud")
 
 
 def _ahead(
@@ -232,7 +234,11 @@ def _ahead(
         return lambda _: None
     task, settings = task_of(fleet.task), fleet.personalization
     return lambda requests: train_ahead(
-        task, devices, requests, settings, lambda stage: journal.stage(cluster.name, stage)
+        task,
+        devices,
+        requests,
+        settings,
+        lambda stage: journal.stage(cluster.name, stage, "edge"),
     )
 
 
@@ -245,7 +251,7 @@ def summarize(
     grid: Grid,
     finished: list[tuple[ClusterChoice, ClusterReport]],
     lost: dict[str, str],
-    events: list[dict[str, Any]],
+    events: list[Event],
     probe: ProbeResult | None = None,
 ) -> Summary:
     """Everything that was measured, in one record."""
@@ -263,9 +269,8 @@ def summarize(
     ]
     sent = sent_by_devices(events, [device.name for device in fleet.devices])
     seconds: defaultdict[str, float] = defaultdict(float)
-    for event in events:
-        if "stage" in event:
-            seconds[event["stage"]] += event["seconds"]
+    for event in stages_of(events):
+        seconds[event.stage] += event.seconds
     return Summary(
         name=fleet.name,
         seed=fleet.seed,
@@ -275,7 +280,7 @@ def summarize(
         clusters=[_cluster(grid, *pair) for pair in finished],
         devices=devices,
         lost=lost,
-        traffic=count_traffic(fleet, events, sum(device.raw_data_bytes for device in devices)),
+        traffic=count_traffic(events, sum(device.raw_data_bytes for device in devices)),
         personalization=fleet.personalization,
         sent=sent,
         privacy_loss=privacy_losses(fleet, sent),
@@ -315,7 +320,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         front=len(selection.front),
         header=report.header,
         genotype=dict(report.genotype),
-        contenders=[Contender(**told.model_dump()) for told in report.contenders],
+        contenders=report.contenders,
         device_names=report.device_names,
         similarity=report.similarity,
         lost=report.lost,

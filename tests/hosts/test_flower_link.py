@@ -30,8 +30,10 @@ from acme_fleet.network.flower.channel import Channel, listen
 from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.network.flower.link import FlowerLink, RunIdentity
 from acme_fleet.network.flower.role_host import Board, HostedRun, RoleHost
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.events import Tier
+from acme_fleet.runs.journal import Journal
 from answering import Peer, report, steady
+from event_records import event_records
 
 _RUN, _FLEET = "0" * 32, "1" * 64
 _TIME = "2026-01-26T10:00:00.000+00:00"
@@ -121,7 +123,9 @@ def linked(tmp_path: Path) -> Iterator[Callable[..., tuple[FlowerLink, _Relay]]]
         nodes = {name: node for node, name in enumerate(peers, 100)}
         journal = Journal(tmp_path / "events.jsonl")
         identity = RunIdentity(_RUN, _FLEET)
-        return FlowerLink("north", channels[-1], nodes, identity, journal, **options), relay
+        return FlowerLink(
+            "north", channels[-1], nodes, identity, journal, "device", **options
+        ), relay
 
     yield make
     for each in channels:
@@ -133,7 +137,9 @@ def _ask(link: FlowerLink, *names: str, timeout_s: float = _LONG) -> dict[str, M
 
 
 def _messages(path: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in e.items() if k != "time"} for e in read_events(path) if "bytes" in e]
+    return [
+        {k: v for k, v in e.items() if k != "time"} for e in event_records(path) if "bytes" in e
+    ]
 
 
 # --- the same as the embedded link ------------------------------------------------------------
@@ -143,7 +149,7 @@ def test_answers_and_bytes_are_those_of_the_embedded_link(tmp_path: Path, hosted
     roles = {"cam-1": steady(3), "cam-2": steady(4)}
     link, _ = linked({name: hosted(name, role).answer for name, role in roles.items()})
     answers = _ask(link, "cam-2", "cam-1")
-    embedded = EmbeddedLink("north", roles, Journal(tmp_path / "embedded.jsonl"))
+    embedded = EmbeddedLink("north", roles, Journal(tmp_path / "embedded.jsonl"), "device")
     assert link.members() == embedded.members()
     expected = embedded.call(
         dict.fromkeys(["cam-2", "cam-1"], RoundStart(round=0)), RoundReport, _LONG
@@ -308,7 +314,7 @@ def test_a_new_relay_is_asked_everything_again_and_nothing_is_computed_twice(
 
     channel = Channel(tmp_path / "relay.sock", start_relay)
     journal = Journal(tmp_path / "events.jsonl")
-    link = FlowerLink("north", channel, {"cam-1": 7}, RunIdentity(_RUN, _FLEET), journal)
+    link = FlowerLink("north", channel, {"cam-1": 7}, RunIdentity(_RUN, _FLEET), journal, "device")
 
     def cut() -> None:
         assert begun.wait(_LONG)
@@ -330,7 +336,7 @@ def test_no_relay_at_all_is_a_failure_with_its_reason(tmp_path: Path):
     channel = Channel(tmp_path / "relay.sock", start_relay)
     journal = Journal(tmp_path / "events.jsonl")
     identity = RunIdentity(_RUN, _FLEET)
-    link = FlowerLink("north", channel, {"a": 1}, identity, journal, grace_s=1.5)
+    link = FlowerLink("north", channel, {"a": 1}, identity, journal, "device", grace_s=1.5)
     (answer,) = _ask(link, "a").values()
     assert isinstance(answer, Failure)
     assert "the SuperLink on this host does not answer" in answer.reason
@@ -423,7 +429,7 @@ def test_who_cannot_be_asked_is_known_before_anything_is(tmp_path: Path, hosted,
     assert "offline" in told["c"]
     assert not any(payload for _, payload in relay.asked)
     assert all(role.received == [] for role in roles.values())
-    assert read_events(tmp_path / "events.jsonl") == []
+    assert event_records(tmp_path / "events.jsonl") == []
     assert _ask(link, "a") == {"a": report()}
 
 
@@ -512,7 +518,7 @@ def test_stages_and_messages_of_a_peer_reach_the_journal_once(tmp_path: Path, ho
 
     def work(_: Message) -> Message:
         journal = host.journal_of_run()
-        with journal.stage("cam-1", "round 1") as progress:
+        with journal.stage("cam-1", "round 1", "device") as progress:
             progress(1, 2)
         return report()
 
@@ -522,42 +528,69 @@ def test_stages_and_messages_of_a_peer_reach_the_journal_once(tmp_path: Path, ho
     _ask(link, "cam-1")
     link._told["cam-1"] = 0  # as after a restart of who asks
     _ask(link, "cam-1")
-    stages = [event for event in read_events(tmp_path / "events.jsonl") if "stage" in event]
+    stages = [event for event in event_records(tmp_path / "events.jsonl") if "stage" in event]
     assert [(event["actor"], event["stage"]) for event in stages] == [("cam-1", "round 1")]
     assert ("cam-1", "round 1", 1, 1) in seen
 
 
+_SENT = {
+    **{"time": _TIME, "from": "cam-1", "to": "north", "type": "RoundReport", "bytes": 1},
+    **{"tier": "device", "direction": "up"},
+}
+_SUBJECTS: dict[str, Tier] = {"north": "edge", "cam-1": "device", "cam-3": "device"}
 _LIES: dict[str, dict[str, Any]] = {
+    "another's fault": {
+        "events": [{"time": _TIME, "fault": "x", "actor": "cam-2", "tier": "device", "about": "a"}]
+    },
+    "a fault of another tier": {
+        "events": [
+            {"time": _TIME, "fault": "x", "actor": "cam-1", "tier": "edge", "about": "cam-1"}
+        ],
+        "told": 1,
+    },
+    "a stage of another tier": {
+        "events": [{"time": _TIME, "stage": "x", "actor": "cam-1", "tier": "edge", "seconds": 1.0}],
+        "told": 1,
+    },
     "another's stage": {"stages": [{"actor": "cam-2", "name": "x", "done": 0, "total": 1}]},
     "another's event": {
-        "events": [{"time": _TIME, "stage": "x", "actor": "cloud", "seconds": 1.0}],
+        "events": [
+            {"time": _TIME, "stage": "x", "actor": "cloud", "tier": "cloud", "seconds": 1.0}
+        ],
     },
     "another's message": {
-        "events": [{"time": _TIME, "from": "cam-2", "to": "cam-1", "type": "X", "bytes": 1}]
+        "events": [_SENT | {"from": "cam-2"}],
+        "told": 1,
     },
     **{
         f"{field} {value}": {
-            "events": [
-                {"time": _TIME, "from": "cam-1", "to": "cam-3", "type": "RoundReport", "bytes": 1}
-                | {field: value}
-            ],
+            "events": [_SENT | {field: value}],
             "told": 1,
         }
         for field, value in [
             *(("bytes", 2**53), ("bytes", -1), ("type", "Raw\x1b[31m"), ("type", "Message")),
             *(("time", "yesterday"), ("time", "2026-01-26T10:00:00"), ("time", "9999-01-01T00Z")),
             *(("to", "cam-1"), ("from", "cloud"), ("to", "../etc"), ("seconds", 1.0)),
+            *(("tier", "cloud"), ("tier", "edge"), ("direction", "down"), ("direction", "aside")),
         ]
     },
     "a stage that takes for ever": {
-        "events": [{"time": _TIME, "stage": "x", "actor": "cam-1", "seconds": 1e300}],
+        "events": [
+            {"time": _TIME, "stage": "x", "actor": "cam-1", "tier": "device", "seconds": 1e300}
+        ],
         "told": 1,
     },
     "more done than there is": {
         "stages": [{"actor": "cam-1", "name": "x", "done": 2, "total": 1}],
     },
-    "a field too many": {"events": [{"time": _TIME, "actor": "cam-1", "seconds": 1, "x": "data"}]},
-    "not finite": {"events": [{"time": _TIME, "stage": "x", "actor": "cam-1", "seconds": 1e999}]},
+    "a field too many": {
+        "events": [{"time": _TIME, "actor": "cam-1", "tier": "device", "seconds": 1, "x": "data"}]
+    },
+    "not finite": {
+        "events": [
+            {"time": _TIME, "stage": "x", "actor": "cam-1", "tier": "device", "seconds": 1e999}
+        ]
+    },
     "long": {"stages": [{"actor": "cam-1", "name": "x" * 300, "done": 0, "total": 1}]},
     "no list": {"events": "all"},
 }
@@ -565,26 +598,46 @@ _LIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("told", _LIES.values(), ids=list(_LIES))
 def test_news_of_others_or_malformed_are_dropped(told: dict[str, Any], tmp_path: Path, linked):
-    assert News.about({"cam-1", "cam-3"}, told) is None
+    assert News.about(_SUBJECTS, told) is None
     link, _ = linked({"cam-1": lambda *_: ({"news": told}, encode(report()))})
     assert _ask(link, "cam-1") == {"cam-1": report()}
-    assert len(read_events(tmp_path / "events.jsonl")) == 2
+    assert len(event_records(tmp_path / "events.jsonl")) == 2
     assert json.dumps(told)[:5] not in (tmp_path / "events.jsonl").read_text()
+
+
+def test_news_that_are_true_are_taken() -> None:
+    fault = {"time": _TIME, "fault": "x", "actor": "north", "tier": "edge", "about": "cam-1"}
+    stage = {"time": _TIME, "stage": "x", "actor": "cam-3", "tier": "device", "seconds": 1.0}
+    down = _SENT | {"from": "north", "to": "cam-1", "type": "RoundStart", "direction": "down"}
+    news = News.about(_SUBJECTS, {"told": 4, "events": [fault, stage, down, _SENT]})
+    assert news is not None
+    assert [event.record() for event in news.events] == [
+        fault,
+        stage,
+        down | {"occasion": ""},
+        _SENT | {"occasion": ""},
+    ]
 
 
 def test_news_of_a_group_are_those_of_its_edge() -> None:
     stage = {"actor": "north:2", "name": "header search", "done": 1, "total": 9}
-    event = {"time": _TIME, "stage": "header search", "actor": "north:2", "seconds": 1.0}
+    event = {
+        "time": _TIME,
+        "stage": "header search",
+        "actor": "north:2",
+        "tier": "edge",
+        "seconds": 1.0,
+    }
     told = {"told": 1, "stages": [stage], "events": [event]}
-    assert News.about({"north", "cam-1"}, told) is not None
-    assert News.about({"south"}, told) is None
+    assert News.about(_SUBJECTS, told) is not None
+    assert News.about({"south": "edge"}, told) is None
 
 
 def test_text_of_a_peer_reaches_observer_and_journal_as_one_harmless_line(
     tmp_path: Path, linked: Callable[..., Any]
 ) -> None:
     evil = "round 1\x1b[2J\ncloud: finished \u202e[/bold]"
-    event = {"time": _TIME, "stage": evil, "actor": "cam-1", "seconds": 1.0}
+    event = {"time": _TIME, "stage": evil, "actor": "cam-1", "tier": "device", "seconds": 1.0}
     stage = {"actor": "cam-1", "name": evil, "done": 0, "total": 1, "note": evil}
     told = {"told": 1, "events": [event], "stages": [stage]}
     seen: list[str] = []
@@ -595,7 +648,7 @@ def test_text_of_a_peer_reaches_observer_and_journal_as_one_harmless_line(
 
     link, _ = linked({"cam-1": lambda *_: ({"news": told}, encode(report()))}, observer=Watch())
     _ask(link, "cam-1")
-    (written,) = [e["stage"] for e in read_events(tmp_path / "events.jsonl") if "stage" in e]
+    (written,) = [e["stage"] for e in event_records(tmp_path / "events.jsonl") if "stage" in e]
     assert seen == [written, written]
     assert written == "round 1?[2J cloud: finished ?[/bold]"
 
@@ -604,11 +657,11 @@ def test_text_of_a_peer_reaches_observer_and_journal_as_one_harmless_line(
 def test_peer_that_tells_another_number_of_events_than_it_sends_is_not_believed(
     told: int, tmp_path: Path, linked: Callable[..., Any]
 ) -> None:
-    event = {"time": _TIME, "stage": "x", "actor": "cam-1", "seconds": 1.0}
+    event = {"time": _TIME, "stage": "x", "actor": "cam-1", "tier": "device", "seconds": 1.0}
     news = {"told": told, "events": [event]}
     link, _ = linked({"cam-1": lambda *_: ({"news": news}, encode(report()))})
     _ask(link, "cam-1")
-    assert not any("stage" in e for e in read_events(tmp_path / "events.jsonl"))
+    assert not any("stage" in e for e in event_records(tmp_path / "events.jsonl"))
     assert link._told["cam-1"] == 0
 
 

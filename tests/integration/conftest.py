@@ -17,8 +17,8 @@ import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.profiling import measure as measurement
 from acme_fleet.report.page import plots
-from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
+from event_records import event_records
 from tiny_fleet import tiny
 
 
@@ -84,7 +84,7 @@ def prepared(finished: Run, tmp_path: Path) -> Path:
     path = tmp_path / "prepared"
     path.mkdir()
     shutil.copy(finished.path / "fleet.yaml", path)
-    done = [event for event in read_events(finished.path / "events.jsonl") if _is_early(event)]
+    done = [event for event in event_records(finished.path / "events.jsonl") if _is_early(event)]
     (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in done))
     for name in ("cloud", "rivals"):
         shutil.copytree(finished.path / name, path / name)

@@ -121,9 +121,16 @@ def test_summary_of_another_fleet(copied: Path):
 def test_names_that_are_markup_are_shown(copied: Path, quick: pytest.MonkeyPatch):
     """A report may be rebuilt from a directory that somebody else made."""
     quick.undo()
-    _change(copied, lambda summary: summary["devices"][0].update(name="[/red]<b>"))
+    _change(copied, lambda summary: summary["clusters"][0]["lost"].update({"[/red]<b>": "gone"}))
     assert _told(["report"], copied).exit_code == 0
     assert "[/red]&lt;b&gt;" in (copied / "report.html").read_text()
+
+
+def test_results_of_a_device_that_no_fleet_can_name_are_refused(copied: Path):
+    _change(copied, lambda summary: summary["devices"][0].update(name="[/red]<b>"))
+    told = _told(["report"], copied)
+    assert told.exit_code == 2
+    assert str(copied / "summary.json") in told.stderr
 
 
 def test_genotype_that_is_none(copied: Path):

@@ -39,10 +39,12 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.runs.events import FaultEvent
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
+from event_records import event_records
 
 Handle = Callable[[DeviceClient, Message], Message]
 
@@ -89,7 +91,7 @@ def _names(summary) -> list[str]:
 
 def _received(path: Path, device: str, kind: str) -> int:
     """Bytes and number of messages that a device got."""
-    events = read_events(path / "events.jsonl")
+    events = event_records(path / "events.jsonl")
     return sum(event.get("to") == device and event["type"] == kind for event in events)
 
 
@@ -105,7 +107,12 @@ def test_device_that_misses_a_round_returns(finished, prepared: Path, faulty):
     assert _received(prepared, "cam-1", "ImportanceUpdate") == 2
     assert _received(prepared, "cam-2", "ImportanceUpdate") == 3
     assert summary.clusters[0].missed == {"cam-1": 1}
-    assert "<b>cam-1</b> missed 1 round" in (prepared / "report.html").read_text()
+    (fault,) = [e for e in read_events(prepared / "events.jsonl") if isinstance(e, FaultEvent)]
+    assert (fault.actor, fault.tier, fault.about) == ("north", "edge", "cam-1")
+    assert fault.fault == "the battery is empty"
+    page = (prepared / "report.html").read_text()
+    assert "<b>cam-1</b>, noticed by north: the battery is empty" in page
+    assert "<b>cam-1</b> missed 1 round" in page
     # The other cluster has noticed nothing.
     assert summary.devices[2:] == [
         d.model_copy(update={"latency_s": summary.devices[2 + i].latency_s})

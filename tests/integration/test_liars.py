@@ -206,7 +206,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., 
         journal = Journal(folder / "events.jsonl")
         devices = {n: Played(n, fleet, make_samples(12, seed=i)) for i, n in enumerate(NAMES)}
         devices[LIAR].lie = lie
-        link = EmbeddedLink("north", devices, journal)
+        link = EmbeddedLink("north", devices, journal, "device")
         shared = make_samples(40, seed=9)
         edge = EdgeServer("north", fleet, lambda *_: shared, link, folder, journal)
         edge.handle(ProfileRequest())

@@ -33,8 +33,8 @@ from acme_fleet.personalization.by_class import ByClassRule
 from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.personalization.weights import header_shapes
-from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
+from event_records import event_records
 
 PLAN = HeaderPlan(
     genotype=Genotype(
@@ -162,7 +162,7 @@ def _models(path: Path) -> dict[str, bytes]:
 
 
 def _uploads(path: Path) -> list[int]:
-    events = read_events(path / "events.jsonl")
+    events = event_records(path / "events.jsonl")
     return [event["bytes"] for event in events if event.get("type", "").endswith("Upload")]
 
 
@@ -206,7 +206,7 @@ def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
     assert by_name["cam-2"].accuracy > by_name["cam-2"].accuracy_coarse - 0.1
     received = [
         (event["to"], event["type"])
-        for event in read_events(prepared / "events.jsonl")
+        for event in event_records(prepared / "events.jsonl")
         if event.get("type") == "WeightsUpdate"
     ]
     assert received.count(("cam-1", "WeightsUpdate")) == 1
@@ -246,7 +246,7 @@ def test_without_similarity_no_feature_leaves_a_device_and_all_weigh_alike(
         assert cluster.similarity == [[0.5, 0.5], [0.5, 0.5]]
     sizes = [
         event["bytes"]
-        for event in read_events(prepared / "events.jsonl")
+        for event in event_records(prepared / "events.jsonl")
         if event.get("type") == "FeatureSample"
     ]
     assert len(sizes) == 4

@@ -222,12 +222,12 @@ def _over_hosts(fleets: Callable[[str], Fleet], cloud: Fleet, counts: Counts, pa
             d.name: Hosted(d.name, counts, lambda name=d.name: device(name))
             for d in cluster.devices
         }
-        link = EmbeddedLink(cluster.name, roles, Journal(path / f"{cluster.name}.jsonl"))
+        link = EmbeddedLink(cluster.name, roles, Journal(path / f"{cluster.name}.jsonl"), "device")
         name = cluster.name
         edges[name] = Hosted(name, counts, lambda name=name, link=link: edge(name, link))
 
     def connect(_: Fleet, __: World, ___: RunDirectory, journal: Journal) -> Any:
-        return nullcontext(EmbeddedLink("cloud", edges, journal))
+        return nullcontext(EmbeddedLink("cloud", edges, journal, "cloud"))
 
     with counts.of("cloud"):
         acme_fleet.customize(cloud, path / "cloud", connect=connect)

@@ -26,9 +26,10 @@ from acme_fleet.messages.edge_device import (
     RoundStart,
     Upload,
 )
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
+from event_records import event_records
 
 Tiny = Callable[..., Fleet]
 
@@ -93,7 +94,7 @@ def test_a_device_that_fails_in_a_masked_round_is_left_out_of_the_masks(
 
     monkeypatch.setattr(client, "DeviceClient", Device)
     summary = _run(tiny, prepared, rounds=2, masking=True)
-    events = [e for e in read_events(prepared / "events.jsonl") if e.get("to") == "cam-2"]
+    events = [e for e in event_records(prepared / "events.jsonl") if e.get("to") == "cam-2"]
     kinds = [event["type"] for event in events]
     assert kinds.count("MaskedRoundStart") == 3  # the second round twice
     assert kinds.count("MaskedUpdate") == 2
@@ -193,6 +194,6 @@ def test_masked_sum_that_one_device_spoils_leaves_the_others_with_their_own_sets
     monkeypatch.setattr(client, "DeviceClient", Device)
     summary = _run(tiny, prepared, masking=True)
     assert [d.name for d in summary.devices] == ["cam-1", "cam-2", "badge-1", "badge-2"]
-    told = [e for e in read_events(prepared / "events.jsonl") if "refused" in e.get("stage", "")]
+    told = [e for e in event_records(prepared / "events.jsonl") if "refused" in e.get("fault", "")]
     assert {event["actor"] for event in told} == {"cam-1", "cam-2"}
     assert summary.devices[1].neurons < summary.devices[1].neurons_coarse

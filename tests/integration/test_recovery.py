@@ -17,7 +17,7 @@ from acme_fleet.data.partition import World, load_world
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.storage import read_tensors
-from acme_fleet.runs.journal import read_events
+from event_records import event_records
 
 
 def _elastic(fleet: Fleet, world: World, path: Path) -> ElasticClassifier:
@@ -48,7 +48,7 @@ def test_recovery_brings_a_chosen_backbone_nearer_to_the_whole_one(
         shipped = acme_fleet.load(prepared / "devices" / cluster.device_names[0])
         for key, value in shipped.get_submodule("backbone").state_dict().items():
             torch.testing.assert_close(value, sent[key])
-    stages = [event.get("stage") for event in read_events(prepared / "events.jsonl")]
+    stages = [event.get("stage") for event in event_records(prepared / "events.jsonl")]
     chosen = {cluster.variant for cluster in small}
     assert [str(stage).startswith("recovered-") for stage in stages].count(True) == len(chosen)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from test_resume import StopAt
@@ -18,10 +18,11 @@ from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import ProtocolError, QuorumError, RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import Start
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.summary import Summary, Traffic
 from conftest import models_of
+from event_records import event_records
 
 
 class Whole(NamedTuple):
@@ -74,9 +75,9 @@ def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
     """Interrupt a run when its journal, of this run, has so many messages."""
     message = Journal.message
 
-    def counted(journal: Journal, *told: object) -> None:
-        message(journal, *told)  # type: ignore[arg-type]
-        if sum("bytes" in event for event in read_events(journal._path)) == number:
+    def counted(journal: Journal, *told: Any, **more: Any) -> None:
+        message(journal, *told, **more)
+        if sum("bytes" in event for event in event_records(journal._path)) == number:
             raise KeyboardInterrupt
 
     patch.setattr(Journal, "message", counted)
@@ -105,7 +106,7 @@ def test_run_that_was_interrupted_at_every_message(fleet: Fleet, whole: Whole, t
 
 
 def _messages(path: Path) -> list[dict[str, object]]:
-    return [event for event in read_events(path / "events.jsonl") if "bytes" in event]
+    return [event for event in event_records(path / "events.jsonl") if "bytes" in event]
 
 
 def _key(event: dict[str, object]) -> tuple[object, ...]:
@@ -116,10 +117,10 @@ def _stop_at_new(patch: pytest.MonkeyPatch, seen: set[tuple[object, ...]]) -> No
     """Interrupt a run right after the first message that it had not sent before."""
     message = Journal.message
 
-    def watched(journal: Journal, *told: object) -> None:
-        message(journal, *told)  # type: ignore[arg-type]
-        sender, receiver, kind, _, occasion = told
-        if (sender, receiver, kind, occasion) not in seen:
+    def watched(journal: Journal, *told: Any, **more: Any) -> None:
+        message(journal, *told, **more)
+        sender, receiver, kind, _ = told
+        if (sender, receiver, kind, more["occasion"]) not in seen:
             raise KeyboardInterrupt
 
     patch.setattr(Journal, "message", watched)

@@ -23,8 +23,8 @@ from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import ReportRequest
-from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
+from event_records import event_records
 
 
 @dataclass
@@ -65,7 +65,7 @@ def _models(path: Path) -> dict[str, bytes]:
 
 def _stages(path: Path) -> Counter[tuple[str, str]]:
     """The count of each actor's finished stages."""
-    events = read_events(path / "events.jsonl")
+    events = event_records(path / "events.jsonl")
     return Counter((event["actor"], event["stage"]) for event in events if "stage" in event)
 
 
@@ -135,6 +135,7 @@ def test_no_thread_works_on_after_an_interruption(finished, prepared: Path):
 
 _KILLED = """
 import sys
+sys.path.append("..")  # the folder of all tests
 import torch
 import acme_fleet
 from test_resume import StopAt, kill_myself

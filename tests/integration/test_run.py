@@ -36,10 +36,10 @@ from acme_fleet.links.wire import encode
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import FeatureSample
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
-from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
+from event_records import event_records
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def world(finished) -> World:
 
 @pytest.fixture(scope="module")
 def events(finished) -> list[dict[str, Any]]:
-    return read_events(finished.path / "events.jsonl")
+    return event_records(finished.path / "events.jsonl")
 
 
 def _models(path: Path) -> dict[str, bytes]:
@@ -323,11 +323,13 @@ def test_events_say_who_told_whom_what(finished, events):
     stages = [event for event in events if "stage" in event]
     assert len(messages) + len(stages) == len(events)
     for message in messages:
-        assert message.keys() == {"time", "from", "to", "type", "bytes", "occasion"}
+        assert message.keys() == {
+            *("time", "from", "to", "type", "bytes", "occasion", "tier", "direction"),
+        }
         assert message["type"] in Message.registry
         assert message["bytes"] > 0
     for stage in stages:
-        assert stage.keys() == {"time", "stage", "actor", "seconds"}
+        assert stage.keys() == {"time", "stage", "actor", "tier", "seconds"}
     assert all(datetime.fromisoformat(event["time"]).tzinfo for event in events)
     edges = {"cam-1": "north", "cam-2": "north", "badge-1": "south", "badge-2": "south"}
     links = {frozenset((m["from"], m["to"])) for m in messages}

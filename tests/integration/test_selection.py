@@ -20,7 +20,8 @@ from acme_fleet.errors import QuorumError
 from acme_fleet.inspection.explain import compare_matching, explain_device
 from acme_fleet.pipeline import assemble
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
+from event_records import event_records
 
 
 @pytest.mark.parametrize("rule", ["nearest", "literal"])
@@ -151,7 +152,7 @@ def test_groups_have_their_own_headers_and_seeds(each: Any) -> None:
 
 def test_profile_tells_limits_and_no_names(each: Any, tiny: Callable[..., Fleet]) -> None:
     path, _ = each
-    told = [e for e in read_events(path / "events.jsonl") if e.get("type") == "ClusterProfile"]
+    told = [e for e in event_records(path / "events.jsonl") if e.get("type") == "ClusterProfile"]
     assert {e["from"] for e in told} == {"north", "south"}
     for device in _each(tiny).devices:
         explained = explain_device(path, device.name)

@@ -21,8 +21,8 @@ from acme_fleet.device.state import DeviceFolder
 from acme_fleet.errors import RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import RoundStart
-from acme_fleet.runs.journal import read_events
 from acme_fleet.simulation import together
+from event_records import event_records
 
 
 def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
@@ -42,7 +42,7 @@ def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
         assert models[0].keys() == models[1].keys()
         for name, tensor in models[0].items():
             assert tensor.allclose(models[1][name], atol=1e-3), name
-    stages = [event for event in read_events(prepared / "events.jsonl") if "stage" in event]
+    stages = [event for event in event_records(prepared / "events.jsonl") if "stage" in event]
     actors = [event["actor"] for event in stages if ", together: " in event["stage"]]
     # three rounds and the fine-tuning in each cluster
     assert actors == ["north"] * 4 + ["south"] * 4

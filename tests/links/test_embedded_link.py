@@ -23,8 +23,9 @@ from acme_fleet.messages.edge_device import (
     RoundReport,
     RoundStart,
 )
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal
 from answering import Peer, raises, report, steady
+from event_records import event_records
 
 _LONG = 60.0
 
@@ -36,7 +37,7 @@ def journal(tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def events(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
-    return lambda: read_events(tmp_path / "events.jsonl")
+    return lambda: event_records(tmp_path / "events.jsonl")
 
 
 @pytest.fixture
@@ -56,16 +57,18 @@ def late() -> Iterator[Peer]:
 def test_what_is_counted_is_what_was_encoded(journal: Journal, events):
     request = ImportanceUpdate(round=0, importance={"layer": torch.rand(7)})
     answer = ImportanceUpload(round=0, importance={"layer": torch.rand(30), "b": torch.rand(2)})
-    link = EmbeddedLink("north", {"cam": Peer(lambda _: answer)}, journal)
+    link = EmbeddedLink("north", {"cam": Peer(lambda _: answer)}, journal, "device")
     link.call({"cam": request}, ImportanceUpload, _LONG)
     told = [{k: v for k, v in event.items() if k != "time"} for event in events()]
     assert told == [
         {
             **{"from": "north", "to": "cam", "type": "ImportanceUpdate", "occasion": "round 1"},
+            **{"tier": "device", "direction": "down"},
             "bytes": len(encode(request)),
         },
         {
             **{"from": "cam", "to": "north", "type": "ImportanceUpload", "occasion": "round 1"},
+            **{"tier": "device", "direction": "up"},
             "bytes": len(encode(answer)),
         },
     ]
@@ -82,7 +85,7 @@ def test_no_memory_is_shared(journal: Journal):
         return answered
 
     peers = {name: Peer(spoil) for name in ("a", "b")}
-    link = EmbeddedLink("north", peers, journal)
+    link = EmbeddedLink("north", peers, journal, "device")
     replies = link.call(dict.fromkeys(peers, sent), ImportanceUpload, _LONG)
     assert sent.importance.keys() == {"layer"}
     assert torch.equal(sent.importance["layer"], torch.ones(3))
@@ -101,7 +104,9 @@ def test_tensors_that_share_memory_can_be_sent(journal: Journal):
     views = {"row": whole[0], "same": whole[0], "turned": whole.T, "slice": whole[:, 1]}
     peer = steady()
     message = ImportanceUpdate(round=0, importance=views)
-    EmbeddedLink("north", {"cam": peer}, journal).call({"cam": message}, RoundReport, _LONG)
+    EmbeddedLink("north", {"cam": peer}, journal, "device").call(
+        {"cam": message}, RoundReport, _LONG
+    )
     received = peer.received[0]
     assert isinstance(received, ImportanceUpdate)
     assert all(torch.equal(received.importance[name], view) for name, view in views.items())
@@ -110,7 +115,7 @@ def test_tensors_that_share_memory_can_be_sent(journal: Journal):
 @pytest.mark.parametrize("at_once", [1, 2, 5])
 def test_late_peer_is_a_failure_and_the_others_are_kept(journal: Journal, late, at_once: int):
     peers = {"first": steady(1), "late": late, "third": steady(3), "fourth": steady(4)}
-    link = EmbeddedLink("north", peers, journal, at_once=at_once)
+    link = EmbeddedLink("north", peers, journal, "device", at_once=at_once)
     # Long for the others, who need less than a millisecond; the late one never answers.
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, 1.0)
     assert isinstance(replies["late"], Failure)
@@ -131,7 +136,7 @@ def test_late_answer_does_not_reach_a_later_call(journal: Journal):
             assert over.wait(_LONG)
         return report(neurons)
 
-    link = EmbeddedLink("north", {"cam": Peer(answer)}, journal)
+    link = EmbeddedLink("north", {"cam": Peer(answer)}, journal, "device")
     request = {"cam": RoundStart(round=0)}
     assert isinstance(link.call(request, RoundReport, 0.05)["cam"], Failure)
     over.set()
@@ -143,7 +148,7 @@ def test_late_answer_does_not_reach_a_later_call(journal: Journal):
 )
 def test_error_of_a_handler_is_a_failure_with_its_reason(journal: Journal, error: Exception):
     peers = {"bad": raises(error), "good": steady()}
-    link = EmbeddedLink("north", peers, journal)
+    link = EmbeddedLink("north", peers, journal, "device")
     replies = link.call(dict.fromkeys(peers, ReportRequest()), RoundReport, _LONG)
     assert replies == {"bad": Failure(str(error)), "good": report()}
 
@@ -155,7 +160,7 @@ def test_message_that_its_own_sender_cannot_build_is_a_failure(journal: Journal)
         "bad": Peer(lambda _: ImportanceUpload(round=0, importance=nan)),
         "good": Peer(lambda _: ImportanceUpload(round=0, importance={})),
     }
-    link = EmbeddedLink("north", peers, journal)
+    link = EmbeddedLink("north", peers, journal, "device")
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), ImportanceUpload, _LONG)
     assert isinstance(replies["bad"], Failure)
     assert "not finite" in replies["bad"].reason
@@ -165,7 +170,7 @@ def test_message_that_its_own_sender_cannot_build_is_a_failure(journal: Journal)
 def test_invalid_reply_is_refused_on_arrival_and_counted(journal: Journal, events):
     nan = {"layer": torch.tensor([float("nan")])}
     forged = ImportanceUpload.model_construct(round=0, importance=nan)
-    link = EmbeddedLink("north", {"bad": Peer(lambda _: forged)}, journal)
+    link = EmbeddedLink("north", {"bad": Peer(lambda _: forged)}, journal, "device")
     reply = link.call({"bad": RoundStart(round=0)}, ImportanceUpload, _LONG)["bad"]
     assert isinstance(reply, Failure)
     assert "not finite" in reply.reason
@@ -173,7 +178,7 @@ def test_invalid_reply_is_refused_on_arrival_and_counted(journal: Journal, event
 
 
 def test_reply_of_another_type_is_a_failure(journal: Journal):
-    link = EmbeddedLink("north", {"bad": steady()}, journal)
+    link = EmbeddedLink("north", {"bad": steady()}, journal, "device")
     reply = link.call({"bad": RoundStart(round=0)}, FeatureSample, _LONG)["bad"]
     assert reply == Failure("unexpected message of type 'RoundReport'")
 
@@ -183,7 +188,7 @@ def test_bug_or_interruption_is_not_taken_for_a_peers_failure(
     journal: Journal, error: BaseException
 ):
     peers = {"good": steady(), "bad": raises(error)}
-    link = EmbeddedLink("north", peers, journal)
+    link = EmbeddedLink("north", peers, journal, "device")
     with pytest.raises(type(error)):
         link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
 
@@ -191,7 +196,7 @@ def test_bug_or_interruption_is_not_taken_for_a_peers_failure(
 def test_replies_come_in_the_order_of_the_requests(journal: Journal):
     names = ["delta", "alpha", "charlie", "bravo"]
     peers = {name: steady(i) for i, name in enumerate(names)}
-    link = EmbeddedLink("north", dict(sorted(peers.items())), journal)
+    link = EmbeddedLink("north", dict(sorted(peers.items())), journal, "device")
     assert link.members() == sorted(names)
     replies = link.call(dict.fromkeys(names, RoundStart(round=0)), RoundReport, _LONG)
     assert list(replies.items()) == [(name, report(i)) for i, name in enumerate(names)]
@@ -199,7 +204,7 @@ def test_replies_come_in_the_order_of_the_requests(journal: Journal):
 
 def test_only_those_asked_are_called(journal: Journal):
     peers = {"a": steady(), "b": steady()}
-    link = EmbeddedLink("north", peers, journal)
+    link = EmbeddedLink("north", peers, journal, "device")
     assert link.call({"b": RoundStart(round=0)}, RoundReport, _LONG).keys() == {"b"}
     assert link.call({}, RoundReport, _LONG) == {}
     assert [len(peer.received) for peer in peers.values()] == [0, 1]
@@ -211,7 +216,9 @@ def test_what_peers_are_about_to_be_asked_is_told_before_they_are(
 ):
     told: list[int] = []
     peers = {f"p{i}": Peer(lambda _: report(len(told))) for i in range(5)}
-    link = EmbeddedLink("north", peers, journal, lambda turn: told.append(len(turn)), at_once)
+    link = EmbeddedLink(
+        "north", peers, journal, "device", lambda turn: told.append(len(turn)), at_once
+    )
     replies = link.call(dict.fromkeys(peers, RoundStart(round=0)), RoundReport, _LONG)
     assert told == turns
     # Each peer answered after its own turn was told, and before the next was.
@@ -223,36 +230,36 @@ def test_what_peers_are_about_to_be_asked_is_told_before_they_are(
 
 
 def test_cancelled_journal_stops_whoever_still_writes(journal: Journal, events):
-    journal.message("a", "b", "X", 1)
+    journal.message("a", "b", "X", 1, tier="device", direction="up")
     journal.cancel()
     with pytest.raises(KeyboardInterrupt):
-        journal.message("a", "b", "X", 1)
-    with pytest.raises(KeyboardInterrupt), journal.stage("a", "work"):
+        journal.message("a", "b", "X", 1, tier="device", direction="up")
+    with pytest.raises(KeyboardInterrupt), journal.stage("a", "work", "device"):
         pytest.fail("a cancelled run begins no stage")
     assert len(events()) == 1
 
 
 def test_stage_that_fails_is_not_recorded(journal: Journal, events):
-    with pytest.raises(ValueError, match="broken"), journal.stage("a", "work"):
+    with pytest.raises(ValueError, match="broken"), journal.stage("a", "work", "device"):
         raise ValueError("broken")
-    with journal.stage("a", "better work"):
+    with journal.stage("a", "better work", "device"):
         pass
     assert [event["stage"] for event in events()] == ["better work"]
 
 
 def test_line_cut_off_by_a_crash_does_not_swallow_the_next(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    Journal(path).message("a", "b", "First", 1)
+    Journal(path).message("a", "b", "First", 1, tier="device", direction="up")
     with path.open("a") as file:
         file.write('{"time": "2025-01-0')
-    Journal(path).message("a", "b", "Third", 3)
-    assert [event["type"] for event in read_events(path)] == ["First", "Third"]
+    Journal(path).message("a", "b", "Third", 3, tier="device", direction="up")
+    assert [event["type"] for event in event_records(path)] == ["First", "Third"]
 
 
 def test_journal_is_shared_by_threads(journal: Journal, events):
     def write(number: int) -> None:
         for _ in range(50):
-            journal.message("a", "b", "x" * 200, number)
+            journal.message("a", "b", "x" * 200, number, tier="device", direction="up")
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -273,7 +280,7 @@ class _Watcher:
 def test_observer_sees_the_beginning_the_parts_and_one_end(tmp_path: Path):
     watcher = _Watcher()
     journal = Journal(tmp_path / "events.jsonl", watcher)
-    with journal.stage("cloud", "reference") as progress:
+    with journal.stage("cloud", "reference", "cloud") as progress:
         for done in range(1, 4):
             progress(done, 3)
     assert [(done, total) for _, _, done, total in watcher.seen] == [(0, 1), (1, 3), (2, 3), (1, 1)]

@@ -33,13 +33,20 @@ class _Answering(_Silent):
         return dict.fromkeys(self.names, report())
 
 
-def _roll_call(link: object, quorum: float = 1.0) -> RollCall:
-    return RollCall("north", "devices", link, 1.0, quorum, "runs/a")  # type: ignore[arg-type]
+def _roll_call(link: object, quorum: float = 1.0, told: list[str] | None = None) -> RollCall:
+    names: list[str] = [] if told is None else told
+
+    def tell(name: str, reason: str) -> None:
+        names.append(name)
+
+    return RollCall("north", "devices", link, 1.0, quorum, "runs/a", tell)  # type: ignore[arg-type]
 
 
 def test_reason_of_a_failure_is_one_short_line() -> None:
-    calls = _roll_call(_Silent(1, _EVIL))
+    told: list[str] = []
+    calls = _roll_call(_Silent(1, _EVIL), told=told)
     calls.gather({"cam-0": ProfileRequest()}, RoundReport)
+    assert told == ["cam-0"]
     reason = calls.lost["cam-0"]
     assert reason.isprintable()
     assert len(reason) <= 1000
@@ -50,8 +57,10 @@ def test_reason_that_quotes_a_reply_is_one_short_line() -> None:
     def check(name: str, reply: RoundReport) -> None:
         raise ProtocolError(_EVIL)
 
-    calls = _roll_call(_Answering(1, ""))
+    told: list[str] = []
+    calls = _roll_call(_Answering(1, ""), told=told)
     assert calls.gather({"cam-0": ProfileRequest()}, RoundReport, check) == {}
+    assert told == ["cam-0"]
     assert calls.lost["cam-0"].isprintable()
 
 

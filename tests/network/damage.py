@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from acme_fleet.links.wire import decode, encode
-from acme_fleet.messages.edge_device import ImportanceUpload
+from acme_fleet.messages.edge_device import WeightsUpload
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import receive_frame, send_frame
 from acme_research.frame.loopback import wait_for
@@ -85,7 +85,7 @@ def misshapen(answer: bytes) -> bytes:
 
 
 def _changed(answer: bytes, change: Callable[[Tensor], Tensor]) -> bytes:
-    upload = decode(answer, [ImportanceUpload])
-    assert isinstance(upload, ImportanceUpload)
+    upload = decode(answer, [WeightsUpload])
+    assert isinstance(upload, WeightsUpload)
     importance = {layer: change(own) for layer, own in upload.importance.items()}
     return encode(upload.model_copy(update={"importance": importance}))  # it is not checked again

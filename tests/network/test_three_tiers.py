@@ -37,6 +37,7 @@ from acme_fleet.network.hosts.up import services
 from acme_fleet.pipeline import customize
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.events import FaultEvent, messages_of, stages_of
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
@@ -109,19 +110,21 @@ _MEASURED = {"DeviceReport": 32, "ClusterReport": 64}
 
 def _messages(path: Path) -> Counter[tuple[str, str, str, int]]:
     """Messages with their exact sizes, but for those that hold a measured number."""
-    events = [event for event in read_events(path) if "bytes" in event]
     return Counter(
-        (e["from"], e["to"], e["type"], 0 if e["type"] in _MEASURED else e["bytes"]) for e in events
+        (m.sender, m.receiver, m.type, 0 if m.type in _MEASURED else m.size_bytes)
+        for m in messages_of(read_events(path))
     )
 
 
 def _measured(path: Path) -> dict[tuple[str, str], int]:
-    events = [event for event in read_events(path) if event.get("type") in _MEASURED]
-    return {(e["from"], e["type"]): e["bytes"] for e in events}
+    measured = [m for m in messages_of(read_events(path)) if m.type in _MEASURED]
+    return {(m.sender, m.type): m.size_bytes for m in measured}
 
 
 def _stages(path: Path) -> Counter[tuple[str, str]]:
-    return Counter((e["actor"], e["stage"]) for e in read_events(path) if "stage" in e)
+    """Stages of the three tiers; rivals are measured where one machine has all data."""
+    stages = stages_of(read_events(path))
+    return Counter((e.actor, e.stage) for e in stages if e.tier != "rivals")
 
 
 def _finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str) -> Summary:
@@ -151,7 +154,8 @@ def test_the_same_models_bytes_and_report_as_embedded(
         assert abs(sizes[sender, kind] - size) <= _MEASURED[kind]
     traffic = expected.summary.traffic.model_dump()
     assert found.traffic.model_dump() == pytest.approx(traffic, abs=6 * 64, rel=0.01)
-    unlike = {"latency_s": 0.0}
+    # Latency is measured, and the probe where one machine has all data.
+    unlike = {"latency_s": 0.0, "accuracy_probe": None, "accuracy_probe_averaged": None}
     assert [d.model_copy(update=unlike) for d in found.devices] == [
         d.model_copy(update=unlike) for d in expected.summary.devices
     ]
@@ -307,9 +311,9 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     out, disk = "losses", hosts.state("south")
     hosts.configure("north", grace_s=15)
     damages = {
-        "cam-2": {"ImportanceUpload": [not_numbers]},
+        "cam-2": {"WeightsUpload": [not_numbers]},
         "badge-1": {"DeviceReport": [garbage] * 9},
-        "badge-2": {"ImportanceUpload": [misshapen]},
+        "badge-2": {"WeightsUpload": [misshapen]},
     }
     with ExitStack() as meddled:
         done = {
@@ -338,12 +342,15 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
         assert name in page
         assert reason in page
     assert (north.missed, south.missed) == ({"cam-2": 2}, {"badge-2": 1})
+    told = read_events(hosts.folder / out / "events.jsonl")
+    faults = {(e.actor, e.about) for e in told if isinstance(e, FaultEvent)}
+    assert faults == {("north", "cam-2"), ("south", "badge-1"), ("south", "badge-2")}
     assert "<b>badge-2</b> missed 1 round" in page
 
     silent = {
-        "cam-2": {"ImportanceUpload": 2, "DeviceReport": 1},
+        "cam-2": {"WeightsUpload": 2, "DeviceReport": 1},
         "badge-1": {"DeviceReport": 1},
-        "badge-2": {"ImportanceUpload": 1},
+        "badge-2": {"WeightsUpload": 1},
     }
     without = _without(silent, fleet, tmp_path / "without")
     assert [d.name for d in summary.devices] == ["cam-1", "badge-2"]
@@ -373,9 +380,9 @@ def _without(silent: dict[str, dict[str, int]], fleet: Fleet, path: Path) -> Emb
         for cluster in fleet.clusters:
             roles = {d.name: device_role(fleet, d, world, run, journal) for d in cluster.devices}
             peers = {name: Silent(role, silent.get(name, {})) for name, role in roles.items()}
-            link: Link = EmbeddedLink(cluster.name, peers, journal)
+            link: Link = EmbeddedLink(cluster.name, peers, journal, "device")
             edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
-        return nullcontext(EmbeddedLink("cloud", edges, journal))
+        return nullcontext(EmbeddedLink("cloud", edges, journal, "cloud"))
 
     return Embedded(path, customize(fleet, path, connect=connect))
 

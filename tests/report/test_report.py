@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from acme_fleet.config.backbone import Selection
+from acme_fleet.messages.results import HeaderContender
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.page.canvas import short
 from acme_fleet.report.page.events import link_flows, time_line
 from acme_fleet.report.page.html import cluster_colors, effective_peers, header_graph, write_report
 from acme_fleet.report.page.plots import wilson
 from acme_fleet.report.words import bytes_text, duration_text, energy_text
+from acme_fleet.runs.events import Event, FaultEvent, MessageEvent, StageEvent, messages_of
 from acme_fleet.runs.summary import (
     Candidate,
     ClusterSummary,
-    Contender,
     DeviceSummary,
     ReferenceSummary,
     Summary,
@@ -92,10 +91,10 @@ def make_cluster(name: str, devices: list[str], limit: int, blocks: int = 2) -> 
     )
 
 
-def make_contenders() -> list[Contender]:
+def make_contenders() -> list[HeaderContender]:
     named = {"controller": 0.71, "linear": 0.66, "random": 0.73, "evolution": 0.72, "cnn": 0.64}
     return [
-        Contender(
+        HeaderContender(
             name=name, params=9_000 + i, accuracy=a, loss=1.5 - a, evaluated=184 * (i in (0, 2))
         )
         for i, (name, a) in enumerate(named.items())
@@ -155,28 +154,43 @@ def make_summary(*sizes: int, blocks: int = 2) -> Summary:
 class Log:
     """Writes events as a run does, with a clock of its own."""
 
-    def __init__(self) -> None:
-        self.now, self.events = START, list[dict[str, Any]]()
+    def __init__(self, edges: set[str]) -> None:
+        self.now, self.events, self.edges = START, list[Event](), edges
 
     def stage(self, actor: str, name: str, seconds: float, inside: str = "") -> None:
-        event = {"time": self.now.isoformat(), "actor": actor, "seconds": seconds}
-        self.events.append({**event, "stage": name})
+        def add(stage: str, lasted: float) -> None:
+            own = {"time": self.now.isoformat(), "stage": stage, "actor": actor, "tier": tier}
+            self.events.append(StageEvent.model_validate({**own, "seconds": lasted}))
+
+        tier = "cloud" if actor == "cloud" else "edge" if actor in self.edges else "device"
+        add(name, seconds)
         if inside:
-            self.events.append({**event, "stage": inside, "seconds": seconds * 2})
+            add(inside, seconds * 2)
             self.now += timedelta(seconds=seconds)
         self.now += timedelta(seconds=seconds + 0.01)
 
     def message(self, sender: str, receiver: str, kind: str, size: int) -> None:
-        event = {"time": self.now.isoformat(), "from": sender, "to": receiver, "type": kind}
-        self.events.append({**event, "bytes": size})
+        down = sender == "cloud" or (sender in self.edges and receiver != "cloud")
+        self.events.append(
+            MessageEvent(
+                time=self.now.isoformat(),
+                sender=sender,
+                receiver=receiver,
+                type=kind,
+                size_bytes=size,
+                occasion=str(len(self.events)),
+                tier="cloud" if "cloud" in (sender, receiver) else "device",
+                direction="down" if down else "up",
+            )
+        )
 
     def exchange(self, one: str, other: str, down: tuple[str, int], up: tuple[str, int]) -> None:
         self.message(one, other, *down)
         self.message(other, one, *up)
 
 
-def make_events(summary: Summary) -> list[dict[str, Any]]:
-    log = Log()
+def make_events(summary: Summary) -> list[Event]:
+    log = Log({cluster.name for cluster in summary.clusters})
     for name, seconds in (("reference", 43.6), ("width-elastic", 7.5), ("elastic", 6.0)):
         log.stage("cloud", name, seconds)
     for cluster in summary.clusters:
@@ -205,6 +219,16 @@ def make_events(summary: Summary) -> list[dict[str, Any]]:
             log.message(device, cluster.name, "DeviceReport", 420)
         log.message(cluster.name, "cloud", "ClusterReport", 1900)
     return log.events
+
+
+def delayed(events: list[Event], first: int, by: timedelta) -> list[Event]:
+    """The events, those from number ``first`` on that much later."""
+
+    def later(event: Event) -> Event:
+        time = datetime.fromisoformat(event.time) + by
+        return event.model_copy(update={"time": time.isoformat()})
+
+    return [*events[:first], *map(later, events[first:])]
 
 
 class Page(HTMLParser):
@@ -243,7 +267,7 @@ class Page(HTMLParser):
         return sum(found == tag for found, _ in self.tags)
 
 
-def write(path: Path, summary: Summary, events: list[dict[str, Any]] | None = None) -> str:
+def write(path: Path, summary: Summary, events: list[Event] | None = None) -> str:
     write_report(summary, make_events(summary) if events is None else events, path)
     return path.read_text(encoding="utf-8")
 
@@ -311,15 +335,14 @@ def test_what_the_network_engine_cost_is_shown_for_many_hosts_only(
     title = "What the network engine cost"
     assert title not in html
     events = make_events(two)
-    answers = [n for n, e in enumerate(events) if e.get("type") == "RoundReport"]
-    for event in events[answers[-1] :]:  # an answer to site-1 comes three minutes later
-        later = datetime.fromisoformat(event["time"]) + timedelta(minutes=3)
-        event["time"] = later.isoformat()
+    answers = [n for n, e in enumerate(events) if e.record().get("type") == "RoundReport"]
+    # An answer to site-1 comes three minutes later.
+    events = delayed(events, answers[-1], timedelta(minutes=3))
     many = two.model_copy(update={"many_hosts": True})
     page = Page(write(tmp_path / "many.html", many, events))
     assert title in page.text
     (row,) = [row for row in overhead_table(many, events) if row.edge == "site-1"]
-    asked = sum(e.get("from") == "site-1" and e.get("to") != "cloud" for e in events)
+    asked = sum(m.sender == "site-1" and m.tier == "device" for m in messages_of(events))
     assert (row.questions, row.most_s) == (asked, pytest.approx(180, abs=1))
     assert "3 min" in page.text.replace("\u00a0", " ")
 
@@ -378,7 +401,13 @@ def test_names_are_only_text(name: str, tmp_path: Path) -> None:
         second.model_copy(update={"cluster": name + "!"}),
     ]
     hostile = summary.model_copy(update={"clusters": clusters, "devices": devices, "name": name})
-    events = [{**e, "stage": name} if "stage" in e else e for e in make_events(hostile)]
+    events = [
+        e.model_copy(update={"stage": name}) if isinstance(e, StageEvent) else e
+        for e in make_events(hostile)
+    ]
+    events.append(
+        FaultEvent(time=START.isoformat(), fault=name, actor=name, tier="edge", about=name)
+    )
     page = Page(write(tmp_path / "report.html", hostile, events))
     assert name in page.text
     assert page.count("script") == 0
@@ -432,13 +461,11 @@ def test_extreme_numbers(tmp_path: Path) -> None:
 
 
 def test_a_night_between_two_starts_is_left_out(two: Summary) -> None:
-    events = copy.deepcopy(make_events(two))
+    events = make_events(two)
     line = time_line(two, events)
     assert line is not None
     assert not line.pauses
-    for event in events[len(events) // 2 :]:
-        event["time"] = (datetime.fromisoformat(event["time"]) + timedelta(hours=9)).isoformat()
-    resumed = time_line(two, events)
+    resumed = time_line(two, delayed(events, len(events) // 2, timedelta(hours=9)))
     assert resumed is not None
     assert [round(seconds / 3600) for _, seconds in resumed.pauses] == [9]
     assert resumed.end == pytest.approx(line.end, abs=0.1)
@@ -455,8 +482,10 @@ def test_rows_of_the_time_line(two: Summary) -> None:
 
 def test_link_flows_count_every_byte(two: Summary) -> None:
     events = make_events(two)
-    flows = link_flows(two, events)
-    assert sum(f.size_bytes for f in flows) == sum(e.get("bytes", 0) for e in events)
+    flows = link_flows(events)
+    assert sum(f.size_bytes for f in flows) == sum(
+        message.size_bytes for message in messages_of(events)
+    )
     assert {f.cluster for f in flows} == {"site-0", "site-1"}
     up = {(f.tier, f.kind) for f in flows if f.up}
     assert {("cloud", "ClusterReport"), ("device", "FeatureSample")} <= up

@@ -21,16 +21,32 @@ from acme_fleet.messages.edge_device import (
 from acme_fleet.personalization.base import NOT_PROTECTED
 from acme_fleet.personalization.disclosure import what_leaves
 from acme_fleet.privacy.accounting import privacy_loss
+from acme_fleet.runs.events import Event, MessageEvent, StageEvent
 from acme_fleet.runs.traffic import privacy_losses, row_bytes, sent_by_devices
 
-EVENTS: list[dict[str, Any]] = [
-    {"from": "north", "to": "cam-1", "type": "ProfileRequest", "bytes": 10},
-    {"from": "cam-1", "to": "north", "type": "DeviceProfile", "bytes": 100},
-    {"from": "cam-1", "to": "north", "type": "ImportanceUpload", "bytes": 7},
-    {"from": "cam-2", "to": "north", "type": "ImportanceUpload", "bytes": 9},
-    {"stage": "round 1", "actor": "cam-1", "seconds": 1.0},
-    {"from": "cam-1", "to": "north", "type": "ImportanceUpload", "bytes": 8},
-    {"from": "north", "to": "cloud", "type": "ClusterReport", "bytes": 1000},
+_TIME = "2026-01-01T00:00:00+00:00"
+
+
+def _message(sender: str, receiver: str, kind: str, size: int) -> MessageEvent:
+    return MessageEvent(
+        time=_TIME,
+        sender=sender,
+        receiver=receiver,
+        type=kind,
+        size_bytes=size,
+        tier="cloud" if receiver == "cloud" else "device",
+        direction="down" if sender == "north" and receiver != "cloud" else "up",
+    )
+
+
+EVENTS: list[Event] = [
+    _message("north", "cam-1", "ProfileRequest", 10),
+    _message("cam-1", "north", "DeviceProfile", 100),
+    _message("cam-1", "north", "ImportanceUpload", 7),
+    _message("cam-2", "north", "ImportanceUpload", 9),
+    StageEvent(time=_TIME, stage="round 1", actor="cam-1", tier="device", seconds=1.0),
+    _message("cam-1", "north", "ImportanceUpload", 8),
+    _message("north", "cloud", "ClusterReport", 1000),
 ]
 
 

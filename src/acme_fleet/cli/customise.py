@@ -254,8 +254,7 @@ def _run(
         from acme_fleet.report.overhead import overhead_text
         from acme_fleet.runs.journal import read_events
 
-        edges = {cluster.name for cluster in fleet.clusters}
-        say(overhead_text(read_events(RunDirectory(out).events), edges))
+        say(overhead_text(read_events(RunDirectory(out).events)))
     say(f"report: {(out / REPORT).resolve()}")
     if summary.lost:
         command = RunDirectory(out).resume_command

@@ -12,8 +12,9 @@ from acme_fleet.config.header import StrategyName
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.errors import ProtocolError
 from acme_fleet.links.device_reports import check_report
-from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport, HeaderContender
+from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
+from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.by_hand import HAND_MADE
 from acme_fleet.outside import reading

@@ -63,7 +63,7 @@ from acme_fleet.models.storage import (
     stored_weights,
     write_tensors,
 )
-from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.journal import Journal, Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.registry import task_of
@@ -76,8 +76,6 @@ _DAY_S = 86_400.0
 _MAPPED = 1024  # public training samples that maps between features are fitted on
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
-
-Progress = Callable[[int, int], None]
 
 
 class CloudServer:
@@ -101,7 +99,8 @@ class CloudServer:
         self._public = public
         self._class_names = class_names
         self._preprocessing = preprocessing
-        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, settings.edge_quorum, folder)
+        quorum, tell = settings.edge_quorum, partial(journal.fault, "cloud", "cloud")
+        self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, quorum, folder, tell)
         self._folder = folder
         self._journal = journal
         self._accelerator = training_device(settings.accelerator, "accelerator")
@@ -142,7 +141,7 @@ class CloudServer:
         path = self._folder / "probe.safetensors"
         stored = if_sound(path, read_tensors)
         if stored is None:
-            with self._journal.stage("cloud", "probe"):
+            with self._journal.stage("cloud", "probe", "cloud"):
                 known = known_pooling(settings, model.backbone.config.hidden_size)
                 pooling, head = public_probe(self._task, model, self._public, known)
             stored = head, {"pooling": pooling}
@@ -173,7 +172,7 @@ class CloudServer:
         path = self._folder / f"{name}.safetensors"
         stored = None if again else if_sound(path, read_tensors)
         if stored is None:
-            with self._journal.stage("cloud", name) as progress:
+            with self._journal.stage("cloud", name, "cloud") as progress:
                 after = work(before.to(self._accelerator), progress).cpu()
             before.cpu()
             write_tensors(path, after.state_dict(), {})
@@ -341,7 +340,7 @@ class CloudServer:
     def _quality(self, elastic: ElasticClassifier, costs: Costs) -> Quality:
         path = self._folder / "candidates.json"
         if if_sound(path, read_quality) is None:
-            with self._journal.stage("cloud", "candidate losses") as progress:
+            with self._journal.stage("cloud", "candidate losses", "cloud") as progress:
                 elastic.classifier.to(self._accelerator)
                 models, known = (self._task, elastic, self._whole(elastic)), self._mapped()
                 judge = partial(sent_quality, *models, progress=progress, known=known)

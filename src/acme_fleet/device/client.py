@@ -173,8 +173,9 @@ class DeviceClient:
         plan = state.current.plan
         importance = self._rule.received(update, plan, self._protection)
         if importance is None:
-            with self._journal.stage(self._settings.name, "masked sum refused, own set used"):
-                importance = own
+            name, told = self._settings.name, "the masked sum was refused, its own set is used"
+            self._journal.fault(name, "device", name, told)
+            importance = own
         validation = self._features().validation
         mixed = self._rule.received_header(update, plan)
         if mixed is not None:
@@ -202,7 +203,7 @@ class DeviceClient:
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
         task, assignment, features = self._task, self._folder.assignment(), self._features()
-        with self._journal.stage(self._settings.name, "final model"):
+        with self._journal.stage(self._settings.name, "final model", "device"):
             backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(
@@ -267,7 +268,7 @@ class DeviceClient:
         found = self._folder.if_trained(number)
         if found is None:
             work, asked = self.training(number), self._personalization
-            with self._journal.stage(self._settings.name, stage_of(number, asked)):
+            with self._journal.stage(self._settings.name, stage_of(number, asked), "device"):
                 trained = train_header(
                     self._task,
                     work.header,

@@ -18,6 +18,7 @@ from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, LinearHeader, answering_as, build_header, prune
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.outside import listed
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
@@ -32,6 +33,8 @@ class LocalTraining:
     generator: torch.Generator
 
 
+_STATE_ENTRIES = ("current", "best", "evaluation")
+"""Beside the tensors of a :class:`HeaderState`'s file."""
 Trained = tuple[Header, ImportanceSet]
 """A trained header and its neurons' importance, as ``train_header`` returns them."""
 
@@ -92,6 +95,11 @@ class HeaderState:
             DamagedError: if the file is missing or damaged.
         """
         tensors, about = read_tensors(path)
+        if absent := [name for name in _STATE_ENTRIES if name not in about]:
+            raise DamagedError(
+                f"cannot read {path}: it has no {listed(absent)}: an older version of acme-fleet "
+                f"wrote it, or it is damaged"
+            )
 
         def header(which: str) -> Header:
             return build_header(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from acme_fleet.config.devices import Part
@@ -30,7 +31,6 @@ from acme_fleet.messages.cloud_edge import (
     BackboneAssignment,
     ClusterProfile,
     ClusterReport,
-    HeaderContender,
 )
 from acme_fleet.messages.edge_device import (
     DeviceProfile,
@@ -44,6 +44,7 @@ from acme_fleet.messages.edge_device import (
     Upload,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.storage import (
     stored_weights,
     with_prefix,
@@ -92,6 +93,7 @@ class EdgeServer:
             settings.personalization.timeout_s,
             settings.personalization.quorum,
             folder,
+            partial(journal.fault, name, "edge"),
         )
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -204,7 +206,7 @@ class EdgeServer:
             assigned.check_classifier()
             backbone = assigned.to_search()
             unfinished = group.folder / "search.safetensors"
-            with self._journal.stage(group.name, "header search") as progress:
+            with self._journal.stage(group.name, "header search", "edge") as progress:
                 tensors, about = assigned.contest.coarse(
                     backbone, group.generators(self._settings.seed), progress, unfinished
                 )
@@ -231,7 +233,7 @@ class EdgeServer:
             _, about = read_coarse(group.folder / _COARSE)
             rivals: list[Contender] = []
             if self._settings.search.rivals:
-                with self._journal.stage(group.name, "header rivals") as progress:
+                with self._journal.stage(group.name, "header rivals", "edge") as progress:
                     rivals = coarse.assigned.contest.rivals(
                         coarse.assigned.to_search,
                         coarse.backbone,
@@ -264,7 +266,7 @@ class EdgeServer:
             check_sample(name, reply, asked, hidden, longest)
 
         replies = self._devices.ask(coarse.message, FeatureSample, group.members, check)
-        with self._journal.stage(group.name, "similarity"):
+        with self._journal.stage(group.name, "similarity", "edge"):
             samples = [reply.rows().numpy() for reply in replies.values()]
             weights = who_listens_to_whom(samples, asked.similarity, asked.temperature)
         keys = {name: reply.public_key for name, reply in replies.items()}

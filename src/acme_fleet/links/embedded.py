@@ -15,6 +15,7 @@ from acme_fleet.errors import AcmeError, RunError
 from acme_fleet.links.base import Failure, Handler
 from acme_fleet.links.wire import decode, encode
 from acme_fleet.messages.base import Message
+from acme_fleet.runs.events import Direction, LinkTier
 from acme_fleet.runs.journal import Journal
 
 
@@ -25,6 +26,7 @@ class EmbeddedLink:
         owner: the role that asks.
         handlers: the peers by name.
         journal: counts the messages.
+        tier: the other end of an edge server's link: the owner's tier, or the peers'.
         ahead: is told what up to ``at_once`` peers are about to be asked, so that what they have
             to compute for it can be computed together.
         at_once: how many.
@@ -35,12 +37,14 @@ class EmbeddedLink:
         owner: str,
         handlers: Mapping[str, Handler],
         journal: Journal,
+        tier: LinkTier,
         ahead: Callable[[Mapping[str, Message]], None] = lambda _: None,
         at_once: int = 1,
     ) -> None:
         self.owner = owner
         self._handlers = dict(handlers)
         self._journal = journal
+        self._tier: LinkTier = tier
         self._ahead = ahead
         self._at_once = at_once
 
@@ -78,8 +82,27 @@ class EmbeddedLink:
 
     def _deliver(self, peer: str, message: Message, reply: type[Message]) -> Message:
         sent, occasion = encode(message), message.occasion
-        self._journal.message(self.owner, peer, type(message).__name__, len(sent), occasion)
+        self._count(message, sent, occasion, self.owner, peer, "down")
         answer = self._handlers[peer].handle(decode(sent, [type(message)]))
         received = encode(answer)
-        self._journal.message(peer, self.owner, type(answer).__name__, len(received), occasion)
+        self._count(answer, received, occasion, peer, self.owner, "up")
         return decode(received, [reply])
+
+    def _count(
+        self,
+        message: Message,
+        data: bytes,
+        occasion: str,
+        sender: str,
+        receiver: str,
+        direction: Direction,
+    ) -> None:
+        self._journal.message(
+            sender,
+            receiver,
+            type(message).__name__,
+            len(data),
+            tier=self._tier,
+            direction=direction,
+            occasion=occasion,
+        )

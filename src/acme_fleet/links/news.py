@@ -6,7 +6,7 @@ checked, and text is made safe to show.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
@@ -22,6 +22,7 @@ from pydantic import (
 from acme_fleet.config.devices import Name
 from acme_fleet.messages.base import MOST_BYTES, GroupName, Message
 from acme_fleet.outside import one_line
+from acme_fleet.runs.events import FaultEvent, MessageEvent, StageEvent, Tier
 
 MOST_EVENTS, MOST_STAGES = 2000, 200
 MOST_TOLD = 20_000
@@ -55,40 +56,51 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class StageEvent(_Part):
-    """A stage that is over, as the journal keeps it."""
+class ToldStage(StageEvent):
+    """A stage that is over."""
 
     time: Time
     stage: Text
     actor: GroupName
     seconds: Seconds
 
-    @property
-    def subjects(self) -> set[str]:
-        """The peer that it is about."""
-        return {self.actor.partition(":")[0]}  # a group of an edge's devices bears its name
+    def is_of(self, subjects: Mapping[str, Tier]) -> bool:
+        """True if it is about one of them, and of that one's tier."""
+        return subjects.get(_owner(self.actor)) == self.tier
 
 
-class MessageEvent(_Part):
-    """A message that was sent, as the journal keeps it."""
+class ToldMessage(MessageEvent):
+    """A message between an edge server and one of its devices."""
 
     time: Time
     sender: Annotated[Name, Field(alias="from")]
-    to: Name
+    receiver: Annotated[Name, Field(alias="to")]
     type: Type
-    bytes: Size
+    size_bytes: Annotated[Size, Field(alias="bytes")]
     occasion: Text = ""
 
-    @model_validator(mode="after")
-    def _between_two(self) -> Self:
-        if self.sender == self.to:
-            raise ValueError("nobody sends messages to itself")
-        return self
+    def is_of(self, subjects: Mapping[str, Tier]) -> bool:
+        """True if it went between those two tiers, in the direction that it says."""
+        ends = subjects.get(self.sender), subjects.get(self.receiver)
+        expected = ("device", "edge") if self.direction == "up" else ("edge", "device")
+        return self.tier == "device" and ends == expected
 
-    @property
-    def subjects(self) -> set[str]:
-        """The peer that it is about."""
-        return {self.sender, self.to}
+
+class ToldFault(FaultEvent):
+    """A fault that a peer noticed."""
+
+    time: Time
+    fault: Text
+    actor: GroupName
+    about: Name
+
+    def is_of(self, subjects: Mapping[str, Tier]) -> bool:
+        """True if it is about one of them, and noticed by one of the tier that it says."""
+        return subjects.get(_owner(self.actor)) == self.tier and self.about in subjects
+
+
+def _owner(actor: str) -> str:
+    return actor.partition(":")[0]  # a group of an edge's devices bears its name
 
 
 class Stage(_Part):
@@ -111,16 +123,20 @@ class News(_Part):
     """``told`` events have been told, these the latest of them."""
 
     told: Count = 0
-    events: Annotated[list[StageEvent | MessageEvent], Field(max_length=MOST_EVENTS)] = []
+    events: Annotated[list[ToldStage | ToldMessage | ToldFault], Field(max_length=MOST_EVENTS)] = []
     stages: Annotated[list[Stage], Field(max_length=MOST_STAGES)] = []
 
     @staticmethod
-    def about(subjects: Set[str], told: Any) -> News | None:
-        """The news, if they are well formed and of nobody else."""
+    def about(subjects: Mapping[str, Tier], told: Any) -> News | None:
+        """The news, if they are well formed and of nobody else.
+
+        Args:
+            subjects: names, and the tier of each.
+            told: as it came.
+        """
         try:
             news = News.model_validate(told)
         except ValidationError:
             return None
-        spoken_of = {name for event in news.events for name in event.subjects}
-        spoken_of |= {stage.actor.partition(":")[0] for stage in news.stages}
-        return news if spoken_of <= subjects else None
+        own = all(event.is_of(subjects) for event in news.events)
+        return news if own and all(_owner(s.actor) in subjects for s in news.stages) else None

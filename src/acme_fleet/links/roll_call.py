@@ -27,6 +27,7 @@ class RollCall:
         timeout_s: how long to wait for an answer.
         quorum: the share of those asked that must give a valid answer.
         kept: what a failure does not lose, for errors.
+        tell: is told the name and the reason of each peer that fails.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class RollCall:
         timeout_s: float,
         quorum: float,
         kept: object,
+        tell: Callable[[str, str], None],
     ) -> None:
         self._owner = owner
         self._peers = peers
@@ -44,6 +46,7 @@ class RollCall:
         self._timeout_s = timeout_s
         self._quorum = quorum
         self._kept = kept
+        self._tell = tell
         self.lost: dict[str, str] = {}
 
     def members(self) -> list[str]:
@@ -106,6 +109,7 @@ class RollCall:
     def lose(self, name: str, reason: str) -> None:
         """Remember that a peer is lost; its text is made safe to show."""
         self.lost[name] = one_line(reason, _LONGEST_REASON)
+        self._tell(name, reason)
 
     def require(self, present: int, asked: int) -> None:
         """Go on only if enough of those asked are there.

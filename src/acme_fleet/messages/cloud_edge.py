@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-)
+from pydantic import Field
 
 from acme_fleet.config.backbone import Width
 from acme_fleet.config.devices import Name, Part, Precision
@@ -17,20 +12,18 @@ from acme_fleet.messages.base import (
     MODEL_LIMITS,
     MOST_DEVICES,
     ClassNames,
-    Count,
     Description,
     Document,
     GroupName,
     Limits,
     Message,
     PerDevice,
-    PositiveCount,
     Reason,
-    Share,
     Tensors,
     Weights,
 )
 from acme_fleet.messages.edge_device import DeviceReport
+from acme_fleet.messages.results import Count, HeaderContender, PositiveCount, Share
 
 
 class ClusterProfile(Message):
@@ -67,18 +60,6 @@ class BackboneAssignment(Message):
     def occasion(self) -> str:
         """The first of its parts stands for the group."""
         return f"group {1 + min(self.parts)}"
-
-
-class HeaderContender(BaseModel):
-    """A header that an edge server tried, on its samples for the final choice."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Name
-    params: PositiveCount
-    accuracy: Share
-    loss: NonNegativeFloat
-    evaluated: Count
 
 
 class ClusterReport(Message):

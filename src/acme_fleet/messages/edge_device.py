@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from acme_fleet.config.devices import Energy, Name, Precisions
@@ -17,7 +13,6 @@ from acme_fleet.messages.base import (
     HEADER_LIMITS,
     MODEL_LIMITS,
     ClassNames,
-    Count,
     Document,
     Held,
     Kept,
@@ -28,14 +23,13 @@ from acme_fleet.messages.base import (
     OneTensor,
     PerDevice,
     PerLayer,
-    PositiveCount,
     PublicKey,
-    Share,
     Shares,
     ShareSum,
     Tensors,
     Weights,
 )
+from acme_fleet.messages.results import Count, DeviceResult, PositiveCount, Share
 
 
 class ProfileRequest(Message):
@@ -209,22 +203,10 @@ class ReportRequest(Message):
     """Edge to device: finish, save the model, report."""
 
 
-class DeviceReport(Message):
-    """Device to edge to cloud: what the device ended with, as numbers."""
+class DeviceReport(DeviceResult, Message):
+    """Device to edge to cloud: its result."""
 
     limits = Limits(2**11)
-
-    name: Name
-    size_bytes: PositiveCount
-    params: PositiveCount
-    accuracy_coarse: Share
-    accuracy: Share
-    accuracy_linear: Share
-    test_samples: PositiveCount
-    latency_s: NonNegativeFloat
-    neurons_coarse: Count
-    neurons: Count
-    raw_data_bytes: Count
 
 
 def check_features(features: Tensor, most: int, hidden: int, what: str) -> None:

@@ -1,7 +1,8 @@
-"""The journal of a run: every message and every stage as a line of ``events.jsonl``.
+"""The journal of a run: typed events, each a line of ``events.jsonl``.
 
 A line is a JSON object. Its last entry, ``check``, is a checksum of the others, so that a damaged
-line is noticed; lines without it are an older version's.
+line is noticed; lines without it are an older version's. Those without a tier too: it is found from
+who sent what to whom when they are read.
 """
 
 from __future__ import annotations
@@ -9,23 +10,34 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from pydantic import ValidationError
+
 from acme_fleet.errors import DamagedError
-from acme_fleet.outside import reading
+from acme_fleet.outside import one_line, reading
 from acme_fleet.runs.atomic import writing
+from acme_fleet.runs.events import (
+    Direction,
+    Event,
+    FaultEvent,
+    LinkTier,
+    MessageEvent,
+    StageEvent,
+    Tier,
+)
 
 _CHECK = "check"
-_STAGE = {"time", "stage", "actor", "seconds"}
-_MESSAGE = {"time", "from", "to", "type", "bytes"}
-_OCCASION = "occasion"
+_LONGEST_FAULT = 300
+_KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
+
+# --- writing ----------------------------------------------------------------------------------
 
 
 class Progress(Protocol):
@@ -64,17 +76,38 @@ class Journal:
         """Make every thread that still works for this run stop at its next event."""
         self._cancelled.set()
 
-    def message(self, sender: str, receiver: str, kind: str, size: int, occasion: str = "") -> None:
-        """Record a message of ``size`` bytes.
+    def message(
+        self,
+        sender: str,
+        receiver: str,
+        kind: str,
+        size: int,
+        *,
+        tier: LinkTier,
+        direction: Direction,
+        occasion: str = "",
+    ) -> None:
+        """Record a message of ``size`` bytes, see :class:`MessageEvent`."""
+        self._write(
+            MessageEvent(
+                time=_now(),
+                sender=sender,
+                receiver=receiver,
+                type=kind,
+                size_bytes=size,
+                occasion=occasion,
+                tier=tier,
+                direction=direction,
+            )
+        )
 
-        ``occasion`` tells it from other messages of its type between the two: two of one occasion
-        are one message that was sent again.
-        """
-        told = {"from": sender, "to": receiver, "type": kind, "bytes": size, _OCCASION: occasion}
-        self._write(told)
+    def fault(self, actor: str, tier: Tier, about: str, reason: str) -> None:
+        """Record a fault, see :class:`FaultEvent`; its text is made safe to show."""
+        fault = one_line(reason, _LONGEST_FAULT)
+        self._write(FaultEvent(time=_now(), fault=fault, actor=actor, tier=tier, about=about))
 
     @contextmanager
-    def stage(self, actor: str, name: str) -> Iterator[Progress]:
+    def stage(self, actor: str, name: str, tier: Tier) -> Iterator[Progress]:
         """Record a stage with its duration; yields how to tell its progress."""
         started, clock = _now(), time.monotonic()
 
@@ -88,9 +121,9 @@ class Journal:
         if self._observer:
             self._observer.stage(actor, name, 1, 1)
         seconds = round(time.monotonic() - clock, 3)
-        self._write({"time": started, "stage": name, "actor": actor, "seconds": seconds})
+        self._write(StageEvent(time=started, stage=name, actor=actor, tier=tier, seconds=seconds))
 
-    def copy(self, events: Iterable[dict[str, Any]]) -> None:
+    def copy(self, events: Iterable[Event]) -> None:
         """Take events over from another journal; those that are here already are left out."""
         for event in events:
             if self._known is None:
@@ -105,9 +138,9 @@ class Journal:
         if self._cancelled.is_set():
             raise KeyboardInterrupt
 
-    def _write(self, event: dict[str, Any]) -> None:
+    def _write(self, event: Event) -> None:
         self.stop_if_cancelled()
-        line = _line({"time": _now(), **event})
+        line = _line(event.record())
         with self._lock, writing(self._path), self._path.open("ab", buffering=0) as file:
             before = file.tell()
             try:
@@ -118,14 +151,17 @@ class Journal:
                 raise
 
 
+# --- reading ----------------------------------------------------------------------------------
+
+
 class Events(NamedTuple):
-    """A journal's events, oldest first, and the numbers of its damaged lines."""
+    """A journal's events, oldest first, and the reasons of its damaged lines by their numbers."""
 
-    events: list[dict[str, Any]]
-    damaged: list[int]
+    events: list[Event]
+    damaged: dict[int, str]
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> list[Event]:
     """All events of a run, oldest first; damaged lines are left out, see :func:`read_journal`."""
     return read_journal(path).events
 
@@ -136,77 +172,77 @@ def read_journal(path: Path) -> Events:
     Raises:
         DamagedError: if the file cannot be read at all.
     """
-    found = Events([], [])
+    found = Events([], {})
     if not path.exists():
         return found
     with reading(f"cannot read {path}", DamagedError):
         *lines, last = path.read_bytes().split(b"\n")
+    if _is_whole(last):
+        lines.append(last)
+    records: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
-        event = _event(line)
-        if event is None:
-            found.damaged.append(number)
-        else:
-            found.events.append(event)
-    if (event := _event(last)) is not None:
-        found.events.append(event)
-    return found
+        try:
+            records[number] = _record(line)
+        except DamagedError as error:
+            found.damaged[number] = str(error)
+    edges = _edge_servers(records.values())
+    for number, record in records.items():
+        try:
+            found.events.append(_event(record, edges))
+        except DamagedError as error:
+            found.damaged[number] = str(error)
+    return Events(found.events, dict(sorted(found.damaged.items())))
 
 
-def method_and_resent(
-    events: Iterable[Mapping[str, Any]],
-) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Messages of the method, and those that were sent again beside them.
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps({**record, _CHECK: _digest(record)}).encode() + b"\n"
 
-    A message is one of the method by sender, receiver, type and occasion. Where it was sent
-    several times, after an interruption or a failure, the last one counts: the result rests on it.
+
+def _record(line: bytes) -> dict[str, Any]:
+    """A line's object without its checksum.
+
+    Raises:
+        DamagedError: if it is no JSON object, or has another checksum.
     """
-    last: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    again: list[Mapping[str, Any]] = []
-    for number, event in enumerate(event for event in events if "bytes" in event):
-        # An older version's messages have no occasion, and each counts.
-        occasion = event.get(_OCCASION, f"number {number}")
-        key = (event["from"], event["to"], event["type"], occasion)
-        if key in last:
-            again.append(last.pop(key))
-        last[key] = event
-    return list(last.values()), again
+    with reading("no JSON", DamagedError):
+        record = json.loads(line)
+    if not isinstance(record, dict):
+        raise DamagedError("no JSON object")
+    told = record.pop(_CHECK, None)
+    if told not in (None, _digest(record)):
+        raise DamagedError("its checksum is another")
+    return record
 
 
-def _line(event: Mapping[str, Any]) -> bytes:
-    return json.dumps({**event, _CHECK: _digest(event)}).encode() + b"\n"
+def _event(record: Mapping[str, Any], edges: Container[str]) -> Event:
+    """The event of a line's object, in a journal with these edge servers.
 
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    """The event of a line; none if it is damaged."""
+    Raises:
+        DamagedError: naming the key that is missing or wrong.
+    """
+    kind = StageEvent if "stage" in record else FaultEvent if "fault" in record else MessageEvent
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict):
-        return None
-    told = event.pop(_CHECK, None)
-    known = event.keys() in (_STAGE, _MESSAGE, _MESSAGE | {_OCCASION})
-    return event if known and told in (None, _digest(event)) and _has_types(event) else None
+        return kind.model_validate(_completed(record, edges))
+    except ValidationError as error:
+        raise DamagedError(f"no {_KINDS[kind]}: {_first_mistake(error)}") from error
 
 
-def _has_types(event: Mapping[str, Any]) -> bool:
-    size, seconds = event.get("bytes", 0), event.get("seconds", 0.0)
-    if type(size) is not int or type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
-        return False
-    texts = [value for key, value in event.items() if key not in ("bytes", "seconds")]
-    return all(isinstance(text, str) for text in texts) and size >= 0 and is_moment(event["time"])
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
-def is_moment(text: str) -> bool:
-    """True for a date and time with its offset from UTC, the form of events."""
+def _is_whole(last: bytes) -> bool:
+    """True if the last line of a file, without a line's end, is an event all the same."""
     try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
+        _event(_record(last), ())
+    except DamagedError:
         return False
+    return True
 
 
-def _digest(event: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(event, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _complete(file: BinaryIO) -> None:
@@ -215,15 +251,64 @@ def _complete(file: BinaryIO) -> None:
     whole = text.rfind(b"\n") + 1
     if whole == len(text):
         return
-    if _event(text[whole:]) is not None:
+    if _is_whole(text[whole:]):
         file.write(b"\n")
     else:
         file.truncate(whole)
 
 
-def _key(event: Mapping[str, Any]) -> str:
-    return json.dumps(event, sort_keys=True)
+def _key(event: Event) -> str:
+    return json.dumps(event.record(), sort_keys=True)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+# --- lines of older versions ------------------------------------------------------------------
+
+_CLOUD = "cloud"
+_UP = (
+    *("ClusterProfile", "ClusterReport", "DeviceProfile", "FeatureSample"),
+    *("ImportanceUpload", "WeightsUpload", "ByClassUpload", "MaskedUpload"),
+    *("RoundReport", "DeviceReport"),
+)
+"""Types that went up in versions whose lines tell no direction."""
+
+
+def _edge_servers(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Edge servers, from the messages of an older version."""
+    found = set()
+    for record in records:
+        sender, receiver = record.get("from"), record.get("to")
+        if "tier" in record or not isinstance(sender, str) or not isinstance(receiver, str):
+            continue
+        if _CLOUD in (sender, receiver):
+            found.add(receiver if sender == _CLOUD else sender)
+        else:
+            found.add(receiver if record.get("type") in _UP else sender)
+    return found
+
+
+def _completed(record: Mapping[str, Any], edges: Container[str]) -> Mapping[str, Any]:
+    """A record with what an older version's lacks.
+
+    The time stands for an occasion: each message counts, and is the same in every journal.
+    """
+    if "tier" in record or "fault" in record:
+        return record
+    if "stage" in record:
+        actor = record.get("actor")
+        edge = isinstance(actor, str) and actor.partition(":")[0] in edges
+        return {
+            **record,
+            "tier": actor if actor in (_CLOUD, "rivals") else "edge" if edge else "device",
+        }
+    up = record.get("type") in _UP
+    with_cloud = _CLOUD in (record.get("from"), record.get("to"))
+    return {
+        "occasion": record.get("time"),
+        **record,
+        "tier": "cloud" if with_cloud else "device",
+        "direction": "up" if up else "down",
+    }

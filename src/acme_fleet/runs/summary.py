@@ -13,14 +13,13 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import DamagedError
+from acme_fleet.messages.results import Amount, DeviceResult, HeaderContender, Share
 from acme_fleet.outside import one_line
 from acme_fleet.privacy.accounting import PrivacyLoss
 from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
 
 Count = Annotated[int, Field(ge=0, le=2**63)]
 Size = Annotated[int, Field(ge=1, le=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0, le=1e30)]
 
 
 class _Record(BaseModel):
@@ -76,19 +75,6 @@ class Candidate(_OfVariant):
     chosen: bool
 
 
-class Contender(_Record):
-    """A header that an edge server tried, fine-tuned, on its own samples for the final choice.
-
-    ``evaluated`` counts the architectures that were tried on the way.
-    """
-
-    name: str
-    params: Count
-    accuracy: Share
-    loss: float
-    evaluated: Count
-
-
 class ClusterSummary(_OfVariant):
     """Devices of an edge server that share a backbone: what there was to choose from, what they
     got, what the search of their header found.
@@ -104,7 +90,7 @@ class ClusterSummary(_OfVariant):
     header: str
     """The header's architecture as one line of text."""
     genotype: dict[str, object]
-    contenders: list[Contender] = []
+    contenders: list[HeaderContender] = []
     """The searched header, then the other strategies' and hand-made ones."""
     device_names: list[str]
     similarity: list[list[Amount]]
@@ -127,28 +113,17 @@ class ClusterSummary(_OfVariant):
         return all(candidate.accuracy is not None for candidate in self.candidates)
 
 
-class DeviceSummary(_Record):
-    """One device: what it got and how well it works on its own full test set.
+class DeviceSummary(DeviceResult):
+    """One device: the result that it reported, and what is known of it beside.
 
     ``accuracy_probe`` and ``accuracy_probe_averaged`` are the practitioner's rival, see
     :class:`ProbeSummary`: the device's own regression, and the mean of all devices' regressions.
     """
 
-    name: str
     cluster: str
     capacity_bytes: Size
-    size_bytes: Size
-    params: Count
-    accuracy_coarse: Share
-    accuracy: Share
-    accuracy_linear: Share
     accuracy_probe: Share | None = None
     accuracy_probe_averaged: Share | None = None
-    test_samples: Count
-    latency_s: Amount
-    neurons_coarse: Count
-    neurons: Count
-    raw_data_bytes: Count
 
 
 class ProbeSummary(_Record):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization
@@ -12,40 +11,38 @@ from acme_fleet.errors import FleetError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import Upload
 from acme_fleet.privacy.accounting import PrivacyLoss, privacy_loss
-from acme_fleet.runs.journal import method_and_resent
+from acme_fleet.runs.events import Event, messages_of, method_and_resent
 from acme_fleet.runs.summary import Traffic
 
 
-def count_traffic(fleet: Fleet, events: list[dict[str, Any]], raw_data_bytes: int) -> Traffic:
+def count_traffic(events: Iterable[Event], raw_data_bytes: int) -> Traffic:
     """Sum the messages' bytes by link and direction; up is towards the cloud.
 
     Each message of the method counts once; what was sent again is summed apart.
     """
-    edges = {cluster.name for cluster in fleet.clusters}
     messages, resent = method_and_resent(events)
     totals = dict.fromkeys(
         ("cloud_edge_bytes", "edge_device_bytes", "up_bytes", "down_bytes", "device_up_bytes"), 0
     )
     for event in messages:
-        with_cloud = "cloud" in (event["from"], event["to"])
-        up = event["to"] == "cloud" or event["from"] not in edges | {"cloud"}
-        totals["cloud_edge_bytes" if with_cloud else "edge_device_bytes"] += event["bytes"]
-        totals["up_bytes" if up else "down_bytes"] += event["bytes"]
+        with_cloud, up = event.tier == "cloud", event.direction == "up"
+        totals["cloud_edge_bytes" if with_cloud else "edge_device_bytes"] += event.size_bytes
+        totals["up_bytes" if up else "down_bytes"] += event.size_bytes
         if up and not with_cloud:
-            totals["device_up_bytes"] += event["bytes"]
+            totals["device_up_bytes"] += event.size_bytes
     ratio = totals["device_up_bytes"] / max(1, raw_data_bytes)
-    again = sum(event["bytes"] for event in resent)
+    again = sum(event.size_bytes for event in resent)
     return Traffic(**totals, raw_data_bytes=raw_data_bytes, upload_ratio=ratio, resent_bytes=again)
 
 
 def sent_by_devices(
-    events: Iterable[Mapping[str, Any]], devices: Iterable[str]
+    events: Iterable[Event], devices: Iterable[str]
 ) -> dict[str, dict[str, list[int]]]:
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
     sent: dict[str, defaultdict[str, list[int]]] = {name: defaultdict(list) for name in devices}
-    for event in events:
-        if "bytes" in event and event["from"] in sent:
-            sent[event["from"]][event["type"]].append(event["bytes"])
+    for event in messages_of(events):
+        if event.sender in sent:
+            sent[event.sender][event.type].append(event.size_bytes)
     return {name: dict(kinds) for name, kinds in sent.items()}
 
 

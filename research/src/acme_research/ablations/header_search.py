@@ -73,7 +73,7 @@ class Seed:
         source = load_source(fleet.data)
         world = distribute(fleet, source)
         journal = Journal(folder / "events.jsonl")
-        link = EmbeddedLink("cloud", {}, journal)
+        link = EmbeddedLink("cloud", {}, journal, "cloud")
         public, classes = world.public, world.classes
         reference = untrained_reference(fleet, public, classes)
         cloud = CloudServer(fleet, public, classes, {}, link, folder, journal, reference)

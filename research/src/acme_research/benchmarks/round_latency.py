@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from sklearn.datasets import load_digits
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.runs.events import Event, messages_of, stages_of
 from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
@@ -72,24 +72,21 @@ def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
     )
 
 
-def rounds_of(events: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def rounds_of(events: list[Event]) -> dict[str, np.ndarray]:
     """Seconds of each round, and of what its slowest device computed in it; shape (rounds,)."""
     starts, ends, computed = [], [], []
-    for number in range(sum(e.get("type") == "RoundStart" and e["to"] == "d0" for e in events)):
-        sent = [e for e in events if e.get("type") == "RoundStart" and e["to"] == "d0"]
-        done = {}
-        for event in events:
-            if event.get("type") == "RoundReport":
-                done.setdefault(event["from"], []).append(event["time"])
-        starts.append(_at(sent[number]["time"]))
-        ends.append(max(_at(times[number]) for times in done.values()))
-        stages = [e["seconds"] for e in events if e.get("stage") == f"round {number + 1}"]
-        computed.append(max(stages))
+    messages = messages_of(events)
+    sent = [m for m in messages if (m.type, m.receiver) == ("RoundStart", "d0")]
+    done: dict[str, list[float]] = {}
+    for message in messages:
+        if message.type == "RoundReport":
+            done.setdefault(message.sender, []).append(message.at_s)
+    for number, start in enumerate(sent):
+        starts.append(start.at_s)
+        ends.append(max(times[number] for times in done.values()))
+        stage = f"round {number + 1}"
+        computed.append(max(e.seconds for e in stages_of(events) if e.stage == stage))
     return {"total": np.array(ends) - np.array(starts), "computed": np.array(computed)}
-
-
-def _at(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:
@@ -116,8 +113,8 @@ def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:
             "idle_cpu_share": idle,
             "memory_mb": memory,
             "cpu_s": {name: round(seconds, 1) for name, seconds in used.items()},
-            "bytes": sum(e.get("bytes", 0) for e in events),
-            "messages": sum("bytes" in e for e in events),
+            "bytes": sum(message.size_bytes for message in messages_of(events)),
+            "messages": len(messages_of(events)),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)

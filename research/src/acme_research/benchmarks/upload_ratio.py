@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import acme_fleet
+from acme_fleet.runs.events import messages_of
 from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import mean_interval, student_interval
@@ -50,7 +51,8 @@ def share(first: Path, own: Path) -> None:
         (own / "edges" / edge.name).mkdir(parents=True)
         for path in (*edge.glob("coarse.*"), *edge.glob("contenders.*"), *edge.glob("parts.*")):
             shutil.copy(path, own / "edges" / edge.name)
-    profiles = [e for e in read_events(first / "events.jsonl") if e.get("type") == "DeviceProfile"]
+    sent = messages_of(read_events(first / "events.jsonl"))
+    profiles = [message.record() for message in sent if message.type == "DeviceProfile"]
     (own / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in profiles))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -20,8 +19,10 @@ from typing import Any
 import yaml
 
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.directory import Identity, RunDirectory
+from acme_fleet.runs.events import messages_of
 from acme_fleet.runs.journal import read_events
+from acme_fleet.runs.sealed import read_sealed_json
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
 STARTED = "--- started\n"
@@ -121,13 +122,13 @@ class Hosts:
     def run_id(self, out: str) -> str:
         """The run's identity on all hosts; ``-`` before it has begun."""
         path = RunDirectory(self.folder / out).identity
-        return json.loads(path.read_text())["run"] if path.exists() else "-"
+        return read_sealed_json(path, Identity).run if path.exists() else "-"
 
     def sent(self, out: str, server: str, to: str, kind: str) -> int:
         """Messages of a run that a server's journal tells of."""
         own = self.state(server) / "runs" / self.run_id(out)
         events = read_events((self.folder / out if server == "cloud" else own) / "events.jsonl")
-        return sum(event.get("to") == to and event.get("type") == kind for event in events)
+        return sum((m.receiver, m.type) == (to, kind) for m in messages_of(events))
 
     def model(self, out: str, device: str) -> bytes:
         """The model that a run left on a device."""

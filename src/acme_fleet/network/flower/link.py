@@ -22,6 +22,7 @@ from acme_fleet.messages.edge_device import ProfileRequest
 from acme_fleet.network.flower.channel import Channel, Frame
 from acme_fleet.network.flower.frames import Header
 from acme_fleet.outside import one_line
+from acme_fleet.runs.events import LinkTier, Tier
 from acme_fleet.runs.journal import Journal, Observer
 
 WAIT_S = 20.0
@@ -70,6 +71,7 @@ class FlowerLink:
         nodes: each peer's node, as registered with its key. Order of the members.
         identity: which run of which fleet.
         below: the names of those whom a peer serves itself; it may tell of them.
+        tier: the other end of an edge server's link: the owner's tier, or the peers'.
         journal: gets this link's messages and what the peers tell of theirs.
         observer: is told about the peers' progress.
         grace_s: how long a peer may be out of reach before it is given up.
@@ -82,6 +84,7 @@ class FlowerLink:
         nodes: Mapping[str, int],
         identity: RunIdentity,
         journal: Journal,
+        tier: LinkTier,
         observer: Observer | None = None,
         grace_s: float = 300.0,
         below: Mapping[str, Sequence[str]] | None = None,
@@ -91,12 +94,17 @@ class FlowerLink:
         self._nodes = dict(nodes)
         self._identity = identity
         self._journal = journal
+        self._tier: LinkTier = tier
         self._observer = observer
         self._grace_s = grace_s
         self._given_up: set[str] = set()
         self._told = dict.fromkeys(self._nodes, 0)
         self._stages: dict[str, set[tuple[str, str]]] = {peer: set() for peer in self._nodes}
-        self._subjects = {peer: {peer, *(below or {}).get(peer, ())} for peer in self._nodes}
+        own: Tier = "edge" if tier == "cloud" else "device"
+        self._subjects: dict[str, dict[str, Tier]] = {
+            peer: {peer: own, **dict.fromkeys((below or {}).get(peer, ()), "device")}
+            for peer in self._nodes
+        }
 
     def members(self) -> list[str]:
         """Names of all peers, in the order they were given."""
@@ -170,7 +178,15 @@ class FlowerLink:
             "told": self._told[ask.peer],
         }
         if self._channel.send(header, payload) and payload:
-            self._journal.message(self._owner, ask.peer, ask.name, len(payload), ask.occasion)
+            self._journal.message(
+                self._owner,
+                ask.peer,
+                ask.name,
+                len(payload),
+                tier=self._tier,
+                direction="down",
+                occasion=ask.occasion,
+            )
 
     def _take(
         self,
@@ -230,8 +246,15 @@ class FlowerLink:
             message = decode(payload, [reply])
         except ProtocolError as error:
             return Failure(str(error))
-        kind = type(message).__name__
-        self._journal.message(ask.peer, self._owner, kind, len(payload), ask.occasion)
+        self._journal.message(
+            ask.peer,
+            self._owner,
+            type(message).__name__,
+            len(payload),
+            tier=self._tier,
+            direction="up",
+            occasion=ask.occasion,
+        )
         return message
 
     def _pass_on(self, peer: str, header: Mapping[str, Any]) -> None:
@@ -241,7 +264,7 @@ class FlowerLink:
         if news is None or news.told != told or told > MOST_TOLD * len(self._subjects[peer]):
             return  # also who tells of more or fewer events than it sends, or without end
         self._told[peer] = told
-        self._journal.copy(event.model_dump(by_alias=True) for event in news.events)
+        self._journal.copy(news.events)
         if self._observer:
             for stage in news.stages:
                 self._stages[peer].add((stage.actor, stage.name))

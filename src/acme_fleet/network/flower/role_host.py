@@ -90,7 +90,8 @@ class HostedRun:
     def news(self, told: int) -> dict[str, Any]:
         """The events after the first so many."""
         events = read_events(self.events)[told : told + MOST_EVENTS]
-        return {"told": told + len(events), "events": events, "stages": self.board.latest()}
+        records = [event.record() for event in events]
+        return {"told": told + len(events), "events": records, "stages": self.board.latest()}
 
 
 class RoleHost:

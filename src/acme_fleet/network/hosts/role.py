@@ -103,6 +103,7 @@ class _EdgeRuns:
             self._superlink.nodes(self._site.members(self._fleet)),
             RunIdentity(run, fingerprint(self._fleet)),
             journal,
+            "device",
             board,
             self._site.grace_s,
         )

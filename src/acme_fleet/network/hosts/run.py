@@ -54,6 +54,7 @@ def customize_over_flower(
                 nodes,
                 identity,
                 journal,
+                "cloud",
                 observer,
                 site.grace_s,
                 {cluster.name: [d.name for d in cluster.devices] for cluster in fleet.clusters},

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
-from acme_fleet.runs.journal import method_and_resent
+from acme_fleet.runs.events import Event, LinkTier, messages_of, method_and_resent, stages_of
 from acme_fleet.runs.summary import Summary
 
-Event = Mapping[str, Any]
+_TIERS = {"edge": "edge server"}  # in words, where the event's own would not do
 
 
 def stage_table(summary: Summary, events: Sequence[Event]) -> list[tuple[str, str, int, float]]:
     """Stage, who ran it, how often, seconds in all."""
-    actors: defaultdict[str, list[str]] = defaultdict(list)
-    for event in events:
-        if "stage" in event:
-            actors[event["stage"]].append(str(event["actor"]))
-    tiers = {"cloud": "cloud"} | {cluster.name: "edge server" for cluster in summary.clusters}
+    tiers: defaultdict[str, list[str]] = defaultdict(list)
+    for event in stages_of(events):
+        tiers[event.stage].append(_TIERS.get(event.tier, event.tier))
     table = []
     for stage, seconds in summary.seconds.items():
-        ran = actors[stage]
-        kinds = dict.fromkeys(tiers.get(actor, "device") for actor in ran)
+        ran = tiers[stage]
+        kinds = dict.fromkeys(ran)
         table.append((stage, ", ".join(kinds), len(ran), seconds))
     return table
 
@@ -33,7 +29,7 @@ def stage_table(summary: Summary, events: Sequence[Event]) -> list[tuple[str, st
 class Flow:
     """All messages of one type in one direction between a cluster's edge server and a tier."""
 
-    tier: str
+    tier: LinkTier
     up: bool
     kind: str
     cluster: str
@@ -41,21 +37,16 @@ class Flow:
     messages: int
 
 
-def link_flows(summary: Summary, events: Sequence[Event]) -> list[Flow]:
+def link_flows(events: Sequence[Event]) -> list[Flow]:
     """The method's bytes by link and message type, in the order in which they were sent.
 
     ``tier`` is ``cloud`` or ``device``: the other end of the edge server's link. Up is towards
     the cloud.
     """
-    edges = {cluster.edge for cluster in summary.clusters}
-    sizes: defaultdict[tuple[str, bool, str, str], list[int]] = defaultdict(list)
+    sizes: defaultdict[tuple[LinkTier, bool, str, str], list[int]] = defaultdict(list)
     for event in method_and_resent(events)[0]:
-        sender, receiver = str(event["from"]), str(event["to"])
-        with_cloud = "cloud" in (sender, receiver)
-        up = receiver == "cloud" if with_cloud else sender not in edges
-        edge = sender if up == with_cloud else receiver
-        tier = "cloud" if with_cloud else "device"
-        sizes[tier, up, str(event["type"]), edge].append(int(event["bytes"]))
+        key = (event.tier, event.direction == "up", event.type, event.edge)
+        sizes[key].append(event.size_bytes)
     return [Flow(*key, sum(found), len(found)) for key, found in sizes.items()]
 
 
@@ -84,8 +75,9 @@ def time_line(summary: Summary, events: Sequence[Event]) -> TimeLine | None:
     A time in which nothing was recorded, longer than a tenth of the rest, is left out: between
     an interrupted run and its resumption there may be a night.
     """
-    events = [event for event in events if "stage" in event or "bytes" in event]
-    spans = sorted((_moment(e), _moment(e) + float(e.get("seconds", 0))) for e in events)
+    ran, sent = stages_of(events), messages_of(events)
+    spans = [(e.at_s, e.at_s + e.seconds) for e in ran] + [(e.at_s, e.at_s) for e in sent]
+    spans.sort()
     if not spans:
         return None
     begin = reach = spans[0][0]
@@ -100,24 +92,16 @@ def time_line(summary: Summary, events: Sequence[Event]) -> TimeLine | None:
     def place(time: float) -> float:
         return time - begin - sum(max(0.0, min(time, stop) - start) for start, stop in gaps)
 
-    actors = _actors(summary, [str(e.get("actor", e.get("from"))) for e in events])
+    actors = _actors(summary, [e.actor for e in ran] + [e.sender for e in sent])
     row = {name: number for number, (name, _) in enumerate(actors)}
-    stages = [
-        (row[str(e["actor"])], str(e["stage"]), place(_moment(e)), float(e["seconds"]))
-        for e in events
-        if "stage" in e
-    ]
+    stages = [(row[e.actor], e.stage, place(e.at_s), e.seconds) for e in ran]
     return TimeLine(
         actors=actors,
         stages=sorted(stages, key=lambda stage: -stage[3]),
-        messages=[(row[str(e["from"])], place(_moment(e))) for e in events if "bytes" in e],
+        messages=[(row[e.sender], place(e.at_s)) for e in sent],
         pauses=[(place(start), stop - start) for start, stop in gaps],
         end=place(reach),
     )
-
-
-def _moment(event: Event) -> float:
-    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def _actors(summary: Summary, seen: Sequence[str]) -> list[tuple[str, str]]:

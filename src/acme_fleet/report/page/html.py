@@ -19,6 +19,7 @@ from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.page.events import link_flows, stage_table, time_line
 from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
 from acme_fleet.runs.atomic import replacing
+from acme_fleet.runs.events import Event, FaultEvent
 from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ _MOST_LOST = 40  # names in one list
 _MOST_PEERS = 80  # a table of everybody's weights for everybody
 
 
-def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> None:
+def write_report(summary: Summary, events: Sequence[Event], path: Path) -> None:
     """Write the page.
 
     Args:
         summary: everything that the run measured.
-        events: the parsed lines of ``events.jsonl``; none is fine.
+        events: those of ``events.jsonl``; none is fine.
         path: the HTML file; it is overwritten.
 
     Raises:
@@ -44,7 +45,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
 
     leaving = what_leaves(summary.personalization)
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
-    line, flows = time_line(summary, events), link_flows(summary, events)
+    line, flows = time_line(summary, events), link_flows(events)
     page = (
         _environment()
         .get_template("page.html.jinja")
@@ -63,6 +64,7 @@ def write_report(summary: Summary, events: list[dict[str, Any]], path: Path) -> 
             stages=stage_table(summary, events),
             line=line,
             engine=overhead_table(summary, events),
+            faults=[event for event in events if isinstance(event, FaultEvent)],
         )
     )
     with replacing(path) as file:

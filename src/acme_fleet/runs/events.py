@@ -1,0 +1,119 @@
+"""Events of a run: a stage, a message, a fault. :mod:`acme_fleet.runs.journal` keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Tier = Literal["cloud", "edge", "device", "rivals"]
+"""Of an actor; ``rivals`` are measured beside the three."""
+LinkTier = Literal["cloud", "device"]
+"""The other end of the edge server's link that a message went over."""
+Direction = Literal["up", "down"]
+"""Up is towards the cloud."""
+
+
+def _check_moment(text: str) -> str:
+    try:
+        complete = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        complete = False
+    if not complete:
+        raise ValueError(f"{text} is no date and time with its offset from UTC")
+    return text
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        strict=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    time: Annotated[str, AfterValidator(_check_moment)]
+
+    @property
+    def at_s(self) -> float:
+        """Its time, in seconds."""
+        return datetime.fromisoformat(self.time).timestamp()
+
+    def record(self) -> dict[str, Any]:
+        """The JSON object of its line."""
+        return self.model_dump(by_alias=True)
+
+
+class StageEvent(_Event):
+    """A stage that is over; ``time`` is its beginning."""
+
+    stage: str
+    actor: str
+    tier: Tier
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class MessageEvent(_Event):
+    """A message that was sent.
+
+    ``occasion`` tells it from other messages of its type between the two: two of one occasion are
+    one message that was sent again.
+    """
+
+    sender: Annotated[str, Field(alias="from")]
+    receiver: Annotated[str, Field(alias="to")]
+    type: str
+    size_bytes: Annotated[int, Field(alias="bytes", ge=0)]
+    occasion: str = ""
+    tier: LinkTier
+    direction: Direction
+
+    @property
+    def edge(self) -> str:
+        """The edge server at one of its ends."""
+        towards_edge = (self.direction == "up") == (self.tier == "device")
+        return self.receiver if towards_edge else self.sender
+
+
+class FaultEvent(_Event):
+    """A fault that ``actor`` noticed in ``about``, a peer or itself, and went on from."""
+
+    fault: str
+    actor: str
+    tier: Tier
+    about: str
+
+
+Event = StageEvent | MessageEvent | FaultEvent
+
+
+def messages_of(events: Iterable[Event]) -> list[MessageEvent]:
+    """The messages among events."""
+    return [event for event in events if isinstance(event, MessageEvent)]
+
+
+def stages_of(events: Iterable[Event]) -> list[StageEvent]:
+    """The stages among events."""
+    return [event for event in events if isinstance(event, StageEvent)]
+
+
+def method_and_resent(
+    events: Iterable[Event],
+) -> tuple[list[MessageEvent], list[MessageEvent]]:
+    """Messages of the method, and those that were sent again beside them.
+
+    A message is one of the method by sender, receiver, type and occasion. Where it was sent
+    several times, after an interruption or a failure, the last one counts: the result rests on it.
+    """
+    last: dict[tuple[str, ...], MessageEvent] = {}
+    again: list[MessageEvent] = []
+    for event in messages_of(events):
+        key = (event.sender, event.receiver, event.type, event.occasion)
+        if key in last:
+            again.append(last.pop(key))
+        last[key] = event
+    return list(last.values()), again

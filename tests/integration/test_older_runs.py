@@ -1,0 +1,95 @@
+"""Run directories of versions whose journals have no tiers: read, continued, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_resume import StopAt
+from typer.testing import CliRunner
+
+import acme_fleet
+from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.errors import DamagedError
+from acme_fleet.models.storage import read_tensors, write_tensors
+from acme_fleet.runs.journal import read_journal
+from acme_fleet.runs.summary import Summary
+from conftest import models_of
+from event_records import event_records
+
+_NEW = ("tier", "direction")
+_OLD_DEVICE = (
+    *("name", "cluster", "capacity_bytes", "size_bytes", "params", "accuracy_coarse", "accuracy"),
+    *("accuracy_linear", "accuracy_probe", "accuracy_probe_averaged", "test_samples", "latency_s"),
+    *("neurons_coarse", "neurons", "raw_data_bytes"),
+)
+
+
+def _make_older(events: Path) -> None:
+    """Write a journal as it was before: no tier, no direction."""
+    lines = [{k: v for k, v in e.items() if k not in _NEW} for e in event_records(events)]
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def older(finished, tmp_path: Path) -> Path:
+    """The finished run in the files of an older version."""
+    path = tmp_path / "older"
+    shutil.copytree(finished.path, path)
+    _make_older(path / "events.jsonl")
+    summary: dict[str, Any] = json.loads((path / "summary.json").read_text())
+    del summary["checksum"]
+    summary["devices"] = [{key: each[key] for key in _OLD_DEVICE} for each in summary["devices"]]
+    (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def test_finished_run_is_read_as_one_of_today(
+    finished, older: Path, quick: pytest.MonkeyPatch
+) -> None:
+    quick.undo()
+    assert Summary.read(older / "summary.json") == finished.summary
+    assert read_journal(older / "events.jsonl") == read_journal(finished.path / "events.jsonl")
+    for command in ("report", "explain"):
+        told = CliRunner().invoke(app, [command, str(older)])
+        assert told.exit_code == 0, told.output
+    assert (older / "report.html").read_text() == (finished.path / "report.html").read_text()
+    assert acme_fleet.customize(finished.fleet, older, resume=True) == finished.summary
+
+
+def test_stopped_run_goes_on_and_counts_all_its_messages(finished, prepared: Path) -> None:
+    _stopped(finished.fleet, prepared)
+    _make_older(prepared / "events.jsonl")
+    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    assert models_of(prepared) == finished.models
+    known = finished.summary.traffic
+    # The measured latency in a report varies by a few digits.
+    assert summary.traffic.down_bytes == known.down_bytes
+    assert summary.traffic.up_bytes == pytest.approx(known.up_bytes, abs=6 * 32)
+    assert summary.traffic.resent_bytes > 0
+    assert summary.damaged_events == 0
+
+
+def test_state_without_the_evaluation_is_refused_with_what_to_do(finished, prepared: Path) -> None:
+    """So it was before tasks had evaluations of their own."""
+    _stopped(finished.fleet, prepared)
+    state = prepared / "devices" / "cam-1" / "state" / "pruned-0.safetensors"
+    tensors, about = read_tensors(state)
+    del about["evaluation"]
+    write_tensors(state, tensors, about, private=True)
+    (state.parent / "trained-1.safetensors").unlink(missing_ok=True)
+    with pytest.raises(DamagedError) as refusal:
+        acme_fleet.customize(finished.fleet, prepared, resume=True)
+    told = str(refusal.value)
+    assert told.startswith(f"cannot read {state}: it has no evaluation: an older version")
+    assert "run again with another --out" in told
+
+
+def _stopped(fleet: Fleet, path: Path) -> None:
+    """Stop a run while a device works in its second round."""
+    with pytest.raises(KeyboardInterrupt):
+        acme_fleet.customize(fleet, path, resume=True, observer=StopAt("cam-1", "round 2"))

@@ -85,7 +85,7 @@ def judged(
     losses, measured = np.full(len(grid), np.nan), np.zeros(len(grid), dtype=bool)
     scores = None if first.scores is None else np.full(len(grid), np.nan)
     assert first.each is not None
-    todo = neighbourhood(first.each, costs)
+    todo, nearest = neighbourhood(first.each, costs), np.full(len(grid), -1)
     while todo.any():
         part = judge(Grid(tuple(grid.variants[i] for i in np.flatnonzero(todo))), validation)
         losses[todo], measured = part.losses, measured | todo

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from acme_fleet.config.backbone import Selection
-from acme_fleet.config.devices import Device, Energy, common
+from acme_fleet.config.devices import Device, Energy, Precision, common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.errors import RunError
@@ -290,7 +290,7 @@ class _Table(NamedTuple):
 
 def _fits(candidates: list[Candidate], devices: Iterable[Device], name: str) -> np.ndarray:
     sizes = np.array([candidate.size_bytes for candidate in candidates])
-    precisions = [candidate.variant.precision for candidate in candidates]
+    precisions: list[Precision] = [candidate.variant.precision for candidate in candidates]
     return executed_sizes(sizes, precisions, common(d.precisions for d in devices), name)
 
 

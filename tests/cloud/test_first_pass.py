@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -20,7 +21,7 @@ from acme_fleet.cloud.objectives import (
     sent_quality,
 )
 from acme_fleet.config.backbone import Backbone
-from acme_fleet.config.devices import Energy
+from acme_fleet.config.devices import Energy, Precision
 from acme_fleet.config.training import Training
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.cost.variant import Variant
@@ -137,21 +138,24 @@ def test_a_candidate_whose_rivals_diverge_on_all_samples_is_judged_on_all() -> N
 
 @pytest.mark.parametrize("per_depth", [0.0, 0.02])
 def test_no_device_needs_less_energy_at_higher_costs(per_depth: float) -> None:
-    energy = {"latency_per_depth_s": per_depth}
+    energy = {"latency_per_depth_s": per_depth, "int8": 0.1}
     device = {"name": "cam", "storage": "60 kB", "energy": energy}
     fleet = tiny(clusters=[{"name": "north", "devices": [device]}])
     grid = candidate_grid_of([0.25, 0.5, 1.0], [0.5, 1.0], [1, 2, 3])
     costs = costs_of(grid, np.zeros(len(grid)), fleet)
-    assert costs.shape[1] == (3 if per_depth else 2)
-    found = energy_j(Energy(**energy), grid.work, grid.depths, 16)
+    assert costs.shape[1] == (5 if per_depth else 4)
+    found = energy_j(Energy(**energy), grid.work, grid.depths, 16, grid.precisions)
     for a in range(len(grid)):
         for b in range(len(grid)):
             if (costs[a] <= costs[b]).all():
                 assert found[a] <= found[b] * (1 + 1e-12)
+                assert grid.precisions[a] == grid.precisions[b]
 
 
 def candidate_grid_of(widths: list[float], hidden: list[float], depths: list[int]) -> Grid:
-    return Grid(tuple(Variant(w, d, h) for w in widths for h in hidden for d in depths))
+    precisions: list[Precision] = ["int8", "float32"]
+    shares = itertools.product(widths, depths, hidden, precisions)
+    return Grid(tuple(Variant(*each) for each in shares))
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -39,6 +39,20 @@ def test_depth_term_is_the_same_for_every_width() -> None:
         assert added == pytest.approx(1.5)
 
 
+def test_precision_changes_the_latency_of_the_layers_alone() -> None:
+    rounded = DEVICE.model_copy(update={"int8": 0.25, "latency_per_depth_s": 0.5})
+    # L = 0.02 s, and at w·d = 3, d = 6 the layers take 0.004·3 + 0.5·6 s in float32.
+    layers = 0.004 * 3 + 0.5 * 6
+    assert latency_s(rounded, 0.5, 6) == pytest.approx(0.02 + layers)
+    assert latency_s(rounded, 0.5, 6, "int8") == pytest.approx(0.02 + 0.25 * layers)
+    assert latency_s(rounded, 0.5, 6, "int4") == pytest.approx(0.02 + layers)
+    mixed = ["int8", "float32", "int8", "float16"]
+    found = energy_j(rounded, WIDTHS[:4], DEPTHS[:4], 64, mixed)
+    for at, precision in enumerate(mixed):
+        alone = energy_j(rounded, WIDTHS[at], DEPTHS[at], 64, precision)
+        assert found[at] == pytest.approx(float(alone))
+
+
 def test_arrays_equal_one_by_one() -> None:
     together = energy_j(DEVICE, WIDTHS, DEPTHS, patches=64)
     alone = [

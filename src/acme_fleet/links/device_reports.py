@@ -29,7 +29,7 @@ def check_report(task: Task, report: DeviceReport, device: Device, neurons: int)
         raise ProtocolError(f"{what} bears the name {report.name}")
     if size > device.storage:
         raise ProtocolError(f"{what}: a model of {size} bytes, it stores {device.storage}")
-    if report.params > size:
+    if report.params > 2 * size:  # at int4 two are in a byte
         raise ProtocolError(f"{what}: {report.params} parameters in {size} bytes")
     if report.neurons_coarse != neurons or report.neurons > neurons:
         counts = f"{report.neurons} of {report.neurons_coarse}"

@@ -6,8 +6,9 @@
 DATA holds ``clinc150`` and ``cifar100``, REFERENCES the checkpoints ``minilm-l6`` and
 ``dinov2-small``. The rival is in every run's own summary: the untouched checkpoint in int8 with a
 regression on each device, and the mean of all devices' regressions. Where devices hold one sample
-of each class the rival is that mean. Same splits, full test sets, paired by device; a seed is one
-observation. Runs are kept in ``--runs`` and go on where they stopped.
+of each class the rival is that mean. In cases with a limit every model, header included, fits into
+the rival's own bytes in int8, or a third of them. Same splits, full test sets, paired by device; a
+seed is one observation. Runs are kept in ``--runs`` and go on where they stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from acme_research.frame.intervals import text as text_of
 from acme_research.frame.record import write_benchmark
 
 Settings = dict[str, Any]
+RUNTIME = ["int4", "int8", "float32"]
 DOMAINS = {"scheme": "natural", "column": "domain"}
 FEW = 27  # of each intent: four for the cloud, three for the edge, and for each of ten devices
 # one to train on and one to validate
@@ -36,33 +38,49 @@ FEW = 27  # of each intent: four for the cloud, three for the edge, and for each
 
 @dataclass(frozen=True)
 class Case:
-    """Data and devices, and how far the product may be behind the rival (``goal``, points)."""
+    """Data and devices, and how far the product may be behind the rival (``goal``, points).
+
+    ``backbone`` has the candidates, ``storage`` the limit of every device in bytes.
+    """
 
     reference: str
-    width: float
+    backbone: Settings
     goal: float
     devices: int
     data: Settings
+    storage: int = 150_000_000
     averaged: bool = False
     personalization: Settings = field(default_factory=dict)
 
 
-def text(width: float, goal: float) -> Case:
-    return Case("minilm-l6", width, goal, 10, {"public": 0.1, "partition": DOMAINS})
+WHOLE: Settings = {"widths": [1.0]}
+HALF: Settings = {"widths": [0.5]}
+INT: Settings = WHOLE | {"precisions": ["int4", "int8"]}
+SMALLER: Settings = {"precisions": ["int4"], "widths": [0.5, 0.75], "hidden": [0.75, 1.0]}
+TEXT_INT8, IMAGES_INT8 = 22_887_724, 21_943_316  # bytes of the rival
 
 
-def images(classes: int, each: int, width: float, goal: float) -> Case:
+def text(backbone: Settings, goal: float, storage: int = 150_000_000) -> Case:
+    data = {"public": 0.1, "partition": DOMAINS}
+    return Case("minilm-l6", backbone, goal, 10, data, storage)
+
+
+def images(
+    classes: int, each: int, backbone: Settings, goal: float, storage: int = 150_000_000
+) -> Case:
     partition = {"scheme": "pathological", "classes_per_device": each}
     data = {"classes": classes, "public": 0.4, "partition": partition}
-    return Case("dinov2-small", width, goal, 4, data)
+    return Case("dinov2-small", backbone, goal, 4, data, storage)
 
 
 CASES = {
-    "a domain each": text(1.0, 0.0),
-    "a domain each, half": text(0.5, -1.0),
+    "a domain each": text(WHOLE, 0.0),
+    "a domain each, half": text(HALF, -1.0, 75_000_000),
+    "a domain each, its bytes": text(INT | {"vocabulary": 12_000}, -0.2, TEXT_INT8),
+    "a domain each, a third": text(INT | {"vocabulary": 6_000}, -1.0, TEXT_INT8 // 3),
     "a sample of each class": Case(
         "minilm-l6",
-        1.0,
+        WHOLE,
         2.0,
         10,
         {"public": 4 / FEW, "partition": {"scheme": "iid"}, "validation": 0.5},
@@ -72,10 +90,12 @@ CASES = {
             "local": {"epochs": 5, "batch_size": 32, "learning_rate": 0.004},
         },
     ),
-    "5 classes each": images(20, 5, 1.0, 0.0),
-    "5 classes each, half": images(20, 5, 0.5, -3.0),
-    "20 classes each": images(40, 20, 1.0, 0.0),
-    "20 classes each, half": images(40, 20, 0.5, -3.0),
+    "5 classes each": images(20, 5, WHOLE, 0.0),
+    "5 classes each, half": images(20, 5, HALF, -3.0, 50_000_000),
+    "5 classes each, its bytes": images(20, 5, INT | {"widths": [0.75, 1.0]}, -0.2, IMAGES_INT8),
+    "5 classes each, a third": images(20, 5, SMALLER, -1.0, IMAGES_INT8 // 3),
+    "20 classes each": images(40, 20, WHOLE, 0.0),
+    "20 classes each, half": images(40, 20, HALF, -3.0, 50_000_000),
 }
 
 
@@ -110,9 +130,9 @@ def settings_of(name: str, seed: int, given: argparse.Namespace) -> Settings:
             "training": {"epochs": 4, "batch_size": batch, "learning_rate": rate},
         },
         "backbone": {
-            "widths": [case.width],
             "depths": [layers],
             "distillation": {"training": distillation},
+            **case.backbone,
         },
         "header": {"blocks": 2, "cells": 1, "channels": 32},
         "search": {"steps": 20, "rivals": False},
@@ -121,7 +141,8 @@ def settings_of(name: str, seed: int, given: argparse.Namespace) -> Settings:
             {
                 "name": "hub",
                 "devices": [
-                    {"name": f"device-{n}", "storage": "150 MB"} for n in range(case.devices)
+                    {"name": f"device-{n}", "storage": case.storage, "precisions": RUNTIME}
+                    for n in range(case.devices)
                 ],
             }
         ],

@@ -82,6 +82,7 @@ def judged(
     scores = None if first.scores is None else np.full(len(grid), np.nan)
     assert first.each is not None
     todo = neighbourhood(first.each, costs)
+    nearest = np.full(len(grid), -1)
     while todo.any():
         part = judge(Grid(tuple(grid.variants[i] for i in np.flatnonzero(todo))), validation)
         losses[todo], measured = part.losses, measured | todo

@@ -122,10 +122,14 @@ def test_grid_is_every_width_at_every_depth_once(
 ) -> None:
     grid = candidate_grid(Backbone(widths=[1.0, 0.5, 1.0], depths=[2, 1]), make_classifier())
     pairs = [(variant.width, variant.depth) for variant in grid.variants]
-    assert pairs == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
+    assert pairs == [(0.5, 1), (0.5, 2), (1, 1), (1, 2), (1, 3)]
     thin = candidate_grid(Backbone(widths=[0.5], hidden=[1, 0.5], depths=[1, 2]), make_classifier())
     assert [variant.brief for variant in thin.variants] == [
-        *("0.5, 1, h 0.5", "0.5, 2, h 0.5", "0.5, 1", "0.5, 2")
+        *("0.5, 1, h 0.5", "0.5, 2, h 0.5", "0.5, 1", "0.5, 2", "1, 3")
+    ]
+    both = Backbone(widths=[0.5], depths=[1], precisions=("float32", "int8", "int8"))
+    assert [variant.brief for variant in candidate_grid(both, make_classifier()).variants] == [
+        *("0.5, 1, int8", "0.5, 1", "1, 3, int8", "1, 3")
     ]
     with pytest.raises(FleetError, match=r"backbone.hidden: 0.4: .* size of 10 .* 6 attention"):
         candidate_grid(Backbone(hidden=[0.4], depths=[1]), make_classifier("llama"))

@@ -397,7 +397,7 @@ _LIES: dict[str, dict[str, Any]] = {
     "absurd loss": {"contenders": [_SEARCHED | {"loss": 1e30}, _LINEAR]},
     "larger searched header": {"contenders": [_SEARCHED | {"params": 7}, _LINEAR]},
     "larger than the device stores": _first(size_bytes=60_001),
-    "more parameters than bytes": _first(params=50_001),
+    "more parameters than bytes": _first(params=100_001),
     "more neurons than received": _first(neurons=PLAN.neurons + 1),
     "another header received": _first(neurons_coarse=PLAN.neurons + 1),
     "latency of ages": _first(latency_s=1e30),

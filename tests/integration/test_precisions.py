@@ -184,7 +184,9 @@ def test_the_plan_tells_what_fits_whom(tmp_path: Path) -> None:
         {"name": "tiny", "storage": "2 kB", "precisions": ["int8"]}
     ]
     fleet = Fleet.parse(settings)
-    with pytest.raises(FleetError, match=r"the smallest candidate, w 0.5, d 1, int8, is .* bytes"):
+    with pytest.raises(
+        FleetError, match=r"the smallest candidate is w 0.5, d 1, int8 with .* bytes"
+    ):
         check_feasible(fleet, plan)
 
 

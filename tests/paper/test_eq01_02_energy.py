@@ -49,7 +49,7 @@ def test_precision_changes_the_latency_of_the_layers_alone() -> None:
     mixed = ["int8", "float32", "int8", "float16"]
     found = energy_j(rounded, WIDTHS[:4], DEPTHS[:4], 64, mixed)
     for at, precision in enumerate(mixed):
-        alone = energy_j(rounded, WIDTHS[at], DEPTHS[at], 64, precision)
+        alone = energy_j(rounded, float(WIDTHS[at]), int(DEPTHS[at]), 64, precision)
         assert found[at] == pytest.approx(float(alone))
 
 

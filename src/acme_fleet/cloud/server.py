@@ -56,13 +56,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_class
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
-from acme_fleet.models.storage import (
-    clone_state,
-    config_document,
-    read_tensors,
-    stored_weights,
-    write_tensors,
-)
+from acme_fleet.models.storage import clone_state, read_tensors, sent_backbone, write_tensors
 from acme_fleet.runs.journal import Journal, Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
@@ -213,20 +207,20 @@ class CloudServer:
 
     def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
         """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
-        layers = [dimensions(model.backbone.config).layers]
-        lesson, settings = self._lesson(), self._settings.backbone
-        widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
-        step = step_of(self._distillation, 0, widths, layers, lesson, hidden)
-        draw, training = self._draw("distillation", 0), self._distillation.training
-        return self._distill(model, _STEPS[0], step, training, draw, progress)
+        return self._taught(model, 0, [dimensions(model.backbone.config).layers], progress)
 
     def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
         """Second step of Eq. 9: teacher of the same width at full depth."""
+        return self._taught(model, 1, sorted({*self._settings.backbone.depths}), progress)
+
+    def _taught(
+        self, model: Classifier, number: int, depths: list[int], progress: Progress
+    ) -> Classifier:
         lesson, settings = self._lesson(), self._settings.backbone
         widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
-        step = step_of(self._distillation, 1, widths, sorted({*settings.depths}), lesson, hidden)
-        draw, training = self._draw("distillation", 1), self._distillation.training
-        return self._distill(model, _STEPS[1], step, training, draw, progress)
+        step = step_of(self._distillation, number, widths, depths, lesson, hidden)
+        draw, training = self._draw("distillation", number), self._distillation.training
+        return self._distill(model, _STEPS[number], step, training, draw, progress)
 
     def _lesson(self) -> Lesson:
         return lesson_of(self._distillation, self._reference_origin)
@@ -397,8 +391,7 @@ class CloudServer:
         return BackboneAssignment(
             parts=choice.parts,
             **vars(variant),
-            config=config_document(backbone),
-            backbone=stored_weights(backbone),
+            **sent_backbone(backbone),
             classifier=clone_state(self.head_of(elastic, variant)),
             class_names=self._class_names,
             preprocessing=self._preprocessing,

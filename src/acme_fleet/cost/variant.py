@@ -34,7 +34,7 @@ class Variant:
 
     @property
     def trained(self) -> Variant:
-        """What it is rounded from: training is in float32."""
+        """The variant that it is rounded from: training is in float32."""
         return self.at("float32")
 
     @property

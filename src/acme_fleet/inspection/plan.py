@@ -171,8 +171,8 @@ def check_feasible(fleet: Fleet, plan: Plan) -> None:
             least = int(sizes.argmin())
             if device.storage < sizes[least]:
                 raise FleetError(
-                    f"cluster {cluster.name}: the smallest candidate, "
-                    f"{plan.grid.variants[least]}, is {plan.sizes[least]:,} bytes, device "
+                    f"cluster {cluster.name}: the smallest candidate is "
+                    f"{plan.grid.variants[least]} with {plan.sizes[least]:,} bytes, device "
                     f"{device.name} stores {device.storage:,}; raise its storage, or offer smaller "
                     f"candidates in backbone.widths, backbone.depths, backbone.hidden and "
                     f"backbone.precisions"

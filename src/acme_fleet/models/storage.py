@@ -156,6 +156,11 @@ def stored_weights(backbone: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in packed.items()}
 
 
+def sent_backbone(backbone: PreTrainedModel) -> dict[str, Any]:
+    """The fields of a message that carries a backbone, for :func:`backbone_from`."""
+    return {"config": config_document(backbone), "backbone": stored_weights(backbone)}
+
+
 def _check_stored(tensors: Mapping[str, Tensor], expected: Stored) -> None:
     """Whole numbers where they should be; a floating-point type is as good as another."""
     check_shapes(tensors, {name: shape for name, (_, shape) in expected.items()}, "the backbone")

@@ -77,7 +77,7 @@ CASES = {
     "a domain each": text(WHOLE, 0.0),
     "a domain each, half": text(HALF, -1.0, 75_000_000),
     "a domain each, its bytes": text(INT | {"vocabulary": 12_000}, -0.2, TEXT_INT8),
-    "a domain each, a third": text(INT | {"vocabulary": 6_000}, -1.0, TEXT_INT8 // 3),
+    "a domain each, a third": text(INT | {"vocabulary": 4_500}, -1.0, TEXT_INT8 // 3),
     "a sample of each class": Case(
         "minilm-l6",
         WHOLE,

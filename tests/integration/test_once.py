@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -336,6 +337,21 @@ def test_a_host_refuses_its_own_data_before_anything_runs(fleet: Fleet, tmp_path
     content["data"]["classes"] = ["3", "4"]
     np.savez(tmp_path / "few.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 2)
     with pytest.raises(FleetError, match="device cam-1: data: class 0, 1 is not known"):
+        HostData.read(Fleet.model_validate(content), "cam-1")
+
+
+def test_a_host_finds_a_broken_image_of_its_own_at_its_start(
+    fleet: Fleet, photos: Path, tmp_path: Path
+) -> None:
+    """And not when a model comes, hours later."""
+    own = tmp_path / "photos"
+    shutil.copytree(photos, own)
+    content = fleet.model_dump()
+    content["clusters"][0]["devices"][0]["data"] = own
+    HostData.read(Fleet.model_validate(content), "cam-1")
+    broken = sorted(own.rglob("*.png"))[7]
+    broken.write_bytes(broken.read_bytes()[:-40])
+    with pytest.raises(FleetError, match=f"device cam-1: data: .*{broken.name}"):
         HostData.read(Fleet.model_validate(content), "cam-1")
 
 

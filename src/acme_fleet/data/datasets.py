@@ -324,6 +324,18 @@ def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
     )
 
 
+def check_images(raw: RawSamples) -> None:
+    """Decode each encoded image once, and keep none: how to read them may be known later.
+
+    Raises:
+        FleetError: naming the owner, and the image that cannot be decoded.
+    """
+    with _said_of(raw.where):
+        for image, name in _named(raw):
+            if isinstance(image, bytes | Path):
+                open_image(image, name)
+
+
 @contextmanager
 def _said_of(where: str) -> Iterator[None]:
     """Begin an error that comes from within by the setting that it is about."""

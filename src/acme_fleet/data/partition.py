@@ -20,6 +20,7 @@ from acme_fleet.data.datasets import (
     Preprocessing,
     Source,
     Undecoded,
+    check_images,
     decoded,
     list_source,
     load_own,
@@ -184,9 +185,8 @@ class HostData:
     """Data of one edge server or device on a host of its own.
 
     What lies at a path of its own is all that is read. Without one, it has a share of the fleet's
-    data set: labels and owners of all samples are read, which decide whose each sample is. Either
-    way nothing is decoded before classes and preprocessing have come with the model, and then
-    nothing of anybody else's.
+    data set: labels and owners of all samples are read, which decide whose each sample is. Samples
+    are made when classes and preprocessing have come with the model, and none of anybody else's.
     """
 
     fleet: Fleet
@@ -198,7 +198,8 @@ class HostData:
         """Read what the host of an edge server or device needs.
 
         Raises:
-            FleetError: naming the path, file or column that is wrong, or whose data are too few.
+            FleetError: naming the path, file, image or column that is wrong, or whose data are too
+                few.
         """
         holder = next(each for each in (*fleet.clusters, *fleet.devices) if each.name == name)
         if holder.data is None:
@@ -206,6 +207,7 @@ class HostData:
             _check_shares(share_out(fleet, Labels.of(listed)), [name])
             return HostData(fleet, name, listed)
         own = read_own(holder.data, fleet.data, _whose(holder))
+        check_images(own)
         if isinstance(holder, Device):
             _check_device(name, own_parts(fleet, name, own.labels))
         else:

@@ -157,7 +157,7 @@ class DeviceFolder:
                 ).inputs.items()
             }
             write_tensors(path, tensors, {}, private=True)
-            stored = read_tensors(path)
+            stored = tensors, {}
 
         def samples(split: str) -> Samples:
             own: Samples = getattr(private, split)

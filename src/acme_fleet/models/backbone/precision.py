@@ -30,7 +30,8 @@ class Int8Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """The product of rounded inputs and rounded weights."""
         scale = input.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 127
-        return F.linear((input / scale).round() * scale, self.weight, self.bias)
+        # In place: a copy for each step would cost more than the product of small backbones.
+        return F.linear((input / scale).round_().mul_(scale), self.weight, self.bias)
 
 
 def use_precision(model: nn.Module, precision: Precision) -> None:

@@ -13,7 +13,7 @@ from acme_fleet.config.devices import Energy, Precision
 
 PerCandidate = Real[np.ndarray, "*#candidates"] | float
 """A number for each candidate, or one for all; any shapes that broadcast."""
-Precisions = Precision | Sequence[str]
+PerCandidatePrecision = Precision | Sequence[str]
 """One for all candidates, or one for each."""
 _CONSTANTS: tuple[Precision, ...] = ("float16", "int8", "int4")
 
@@ -37,7 +37,7 @@ def latency_s(
     constants: Energy,
     width: PerCandidate,
     depth: PerCandidate,
-    precision: Precisions = "float32",
+    precision: PerCandidatePrecision = "float32",
 ) -> Float[np.ndarray, "*candidates"]:
     """Seconds of an epoch of a candidate on a device: T = L + (ΔL·w·d + ΔD·d)·r.
 
@@ -57,7 +57,7 @@ def energy_j(
     width: PerCandidate,
     depth: PerCandidate,
     patches: int,
-    precision: Precisions = "float32",
+    precision: PerCandidatePrecision = "float32",
 ) -> Float[np.ndarray, "*candidates"]:
     """Joules of k epochs of a candidate on a device: E = k·P·T (Eq. 1).
 
@@ -72,7 +72,7 @@ def worst_energy_j(
     width: PerCandidate,
     depth: PerCandidate,
     patches: int,
-    precision: Precisions = "float32",
+    precision: PerCandidatePrecision = "float32",
 ) -> Float[np.ndarray, "*candidates"]:
     """Joules on the cluster's worst device: E_s = max E_n over n in N_s (Eq. 10).
 

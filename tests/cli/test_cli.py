@@ -16,6 +16,7 @@ import acme_fleet
 from acme_fleet import pipeline
 from acme_fleet.cli import EXAMPLE, app
 from acme_fleet.config.backbone import Selection
+from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.inspection.plan import examine
 from acme_fleet.report.terminal.run import LiveStages, print_summary
@@ -131,19 +132,28 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
     lines = result.output.replace("│", " ").splitlines()
     candidates = lines[: next(n for n, line in enumerate(lines) if "expected bytes" in line)]
     for variant, size in zip(plan.grid.variants, plan.sizes, strict=True):
-        fitting = ["fits" if size <= limit else "–" for limit in plan.limits.values()]
+        runtimes = {c.name: common(d.precisions for d in c.devices) for c in fleet.clusters}
+        fitting = [
+            "fits" if size <= limit and variant.precision in runtimes[name] else "–"
+            for name, limit in plan.limits.items()
+        ]
         (row,) = [line.split() for line in candidates if f" {size:,} " in line]
-        assert row == [f"{variant.width:g}", str(variant.depth), f"{size:,}", *fitting]
-    assert len(plan.sizes) == 20
+        shares = [f"{variant.width:g}", str(variant.depth), variant.precision]
+        assert row == [*shares, f"{size:,}", *fitting]
+    assert len(plan.sizes) == 40
     assert max(plan.sizes) == 1_226_728  # to the byte
     for cluster in fleet.clusters:
         assert cluster.name in result.output
     assert "expected bytes on each link" in result.output
-    admitted = [line.split() for line in lines if "one backbone" in line or " badge-2, " in line]
+    admitted = [
+        line.split()
+        for line in lines
+        if " of " in line and ("one backbone" in line or " badge-2 " in line)
+    ]
     assert [row[-5:] for row in admitted] == [
-        ["kB", "15", "of", "20", "631,480"],
-        ["kB", "5", "of", "20", "281,072"],
-        ["kB", "8", "of", "20", "333,832"],
+        ["kB", "15", "of", "40", "631,480"],
+        ["kB", "23", "of", "40", "281,072"],
+        ["kB", "27", "of", "40", "333,832"],
     ]
     assert sorted(fleet_file.parent.rglob("*")) == before  # it leaves nothing behind
 

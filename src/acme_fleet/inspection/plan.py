@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.base import chosen
-from acme_fleet.config.devices import common
+from acme_fleet.config.devices import Precision, common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
@@ -92,6 +92,11 @@ class Plan:
     round_bytes: int
     loss: PrivacyLoss | None
     holdings: dict[str, Holding]
+
+    def fitting(self, limit: int, executed: Collection[Precision]) -> np.ndarray:
+        """Bytes of the candidates that devices can store and execute, ascending."""
+        known = np.isin(self.grid.precisions, list(executed))
+        return np.sort(self.sizes[known & (self.sizes <= limit)])
 
 
 def examine(fleet: Fleet) -> Plan:

@@ -24,7 +24,7 @@ def what_leaves(personalization: Personalization) -> list[Leaving]:
     privacy, rule = personalization.privacy, rule_of(personalization)
     protection = "; ".join(rule.protections()) or NOT_PROTECTED
     reported = "sizes, three accuracies, latency, counts of neurons, test samples and raw bytes"
-    profile = "name, storage, constants of its energy"
+    profile = "name, storage, precisions, constants of its energy"
     features = (
         f"features of {rows} training samples, a row each, {privacy.sketch_bits} bits a number"
         if (rows := personalization.rows_sent)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from acme_fleet.config.devices import common
 from acme_fleet.outside import listed, one_line
 from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import Summary
@@ -30,14 +31,15 @@ Cases = Iterable[tuple[float, str]]
 
 def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
     """Signs that are there before any training."""
+    runtimes = {c.name: common(d.precisions for d in c.devices) for c in fleet.clusters}
     storages = {c.name: max(d.storage for d in c.devices) for c in fleet.clusters}
     largest = {
-        name: int(plan.sizes[plan.sizes <= storage].max(initial=0))
+        name: int(plan.fitting(storage, runtimes[name]).max(initial=0))
         for name, storage in storages.items()
     }
     reference = plan.reference_bytes
     larger = {name: size for name, size in largest.items() if size > reference}
-    fitting = {name: int((plan.sizes <= limit).sum()) for name, limit in plan.limits.items()}
+    fitting = {n: len(plan.fitting(limit, runtimes[n])) for n, limit in plan.limits.items()}
     return [
         *_of_holdings(plan.holdings),
         *_sentence(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from acme_fleet.config.devices import Precision, common
 from acme_fleet.outside import listed
 from acme_fleet.report.terminal.run import ROWS, print_left_out, table_console
 from acme_fleet.report.words import accuracy_text, bytes_text, energy_text, features_text
@@ -32,24 +33,24 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
     table.add_column("devices")
     for column in ("storage", "candidates", "largest"):
         table.add_column(column, justify="right")
-    sizes = np.sort(plan.sizes)
     together = fleet.selection.matching == "cluster"
     for cluster in fleet.clusters[:ROWS]:
         limit = plan.limits[cluster.name]
-        members: dict[int, list[Device]] = {}
+        members: dict[tuple[str, str], list[Device]] = {}
         for device in sorted(cluster.devices, key=lambda device: device.storage):
-            members.setdefault(_fitting(sizes, device.storage), []).append(device)
+            admitted = _admitted(plan, device.storage, device.precisions)
+            members.setdefault(admitted, []).append(device)
         count = len(cluster.devices)
-        admitted = _admitted(sizes, limit)
+        admitted = _admitted(plan, limit, common(d.precisions for d in cluster.devices))
         words = f"all {count}, one backbone" if together else f"all {count}"
         table.add_row(cluster.name, words, bytes_text(limit), *admitted)
-        for group in members.values() if count > 1 else ():
+        for own, group in members.items() if count > 1 else ():
             ends = dict.fromkeys(bytes_text(group[end].storage) for end in (0, -1))
             table.add_row(
                 "",
                 listed([device.name for device in group]),
                 " – ".join(ends),
-                *_admitted(sizes, group[0].storage),
+                *own,
             )
     console = table_console()
     console.print(table)
@@ -58,14 +59,10 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
         console.print("matching: device. Each device gets a backbone by its own limits.")
 
 
-def _fitting(sizes: np.ndarray, limit: int) -> int:
-    return int(np.searchsorted(sizes, limit, side="right"))
-
-
-def _admitted(sizes: np.ndarray, limit: int) -> tuple[str, str]:
-    count = _fitting(sizes, limit)
-    largest = f"{sizes[count - 1]:,}" if count else "nothing fits"
-    return f"{count} of {len(sizes)}", largest
+def _admitted(plan: Plan, limit: int, executed: Collection[Precision]) -> tuple[str, str]:
+    sizes = plan.fitting(limit, executed)
+    largest = f"{sizes[-1]:,}" if len(sizes) else "nothing fits"
+    return f"{len(sizes)} of {len(plan.sizes)}", largest
 
 
 # --- one device -------------------------------------------------------------------------------

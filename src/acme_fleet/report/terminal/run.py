@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from acme_fleet.config.devices import Precision, common
+from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
@@ -148,12 +148,6 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
     return f"{told}, without labels: backbones are compared by their features"
 
 
-def _fitting(plan: Plan, limit: int, executed: Collection[Precision]) -> list[int]:
-    """Bytes of the candidates that devices can store and execute."""
-    known = zip(plan.sizes.tolist(), plan.grid.precisions, strict=True)
-    return [size for size, precision in known if size <= limit and precision in executed]
-
-
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
     from acme_fleet.edge.parts import kinds  # loads torch
 
@@ -162,24 +156,24 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
         table.add_column(column, justify="right")
     for cluster in fleet.clusters[:ROWS]:
         count, limit = len(cluster.devices), plan.limits[cluster.name]
-        feasible = _fitting(plan, limit, common(d.precisions for d in cluster.devices))
-        if not feasible:
+        feasible = plan.fitting(limit, common(d.precisions for d in cluster.devices))
+        if not len(feasible):
             table.add_row(cluster.name, str(count), "nothing fits", "–", "–")
             continue
         rounds = fleet.personalization.rounds * plan.round_bytes
         up = count * plan.feature_bytes
         own = [limit] * count
-        backbones = max(feasible)
+        backbones = feasible[-1]
         if fleet.selection.matching == "device":  # at most a backbone for each kind of device
             own = [device.storage for device in cluster.devices]
             parts = kinds({d.name: (d.storage, d.energy, d.precisions) for d in cluster.devices})
-            backbones = sum(max(_fitting(plan, p.storage_bytes, p.precisions)) for p, _ in parts)
+            backbones = sum(plan.fitting(p.storage_bytes, p.precisions)[-1] for p, _ in parts)
         down = sum(own) + count * rounds
         table.add_row(
             cluster.name,
             str(count),
-            f"{bytes_text(min(feasible))} – {bytes_text(backbones)}",
-            f"{bytes_text(count * min(feasible))} – {bytes_text(down)}",
+            f"{bytes_text(feasible[0])} – {bytes_text(backbones)}",
+            f"{bytes_text(count * feasible[0])} – {bytes_text(down)}",
             f"{bytes_text(up)} – {bytes_text(up + count * rounds)}",
         )
     console.print(table)

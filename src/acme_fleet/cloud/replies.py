@@ -52,9 +52,7 @@ def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> No
         fits += [
             device
             for device in cluster.devices
-            if device.storage > part.storage_bytes
-            and device.energy in part.energies
-            and {*part.precisions} <= {*device.precisions}
+            if device.storage > part.storage_bytes and _is_of_kind(device, part)
         ]
     storages = [device.storage for device in fits]
     if part.storage_bytes not in storages:
@@ -77,13 +75,11 @@ def _check_part(part: Part, cluster: Cluster, per_device: bool, what: str) -> No
 
 def _of_part(part: Part, devices: Iterable[Device]) -> list[Device]:
     """Devices with the part's storage, some of its constants and all of its precisions."""
-    return [
-        device
-        for device in devices
-        if device.storage == part.storage_bytes
-        and device.energy in part.energies
-        and {*part.precisions} <= {*device.precisions}
-    ]
+    return [d for d in devices if d.storage == part.storage_bytes and _is_of_kind(d, part)]
+
+
+def _is_of_kind(device: Device, part: Part) -> bool:
+    return device.energy in part.energies and {*part.precisions} <= {*device.precisions}
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,11 @@ class Cluster(Settings):
     data: Path | None = None
     """File or folder of the edge server's samples; none: it gets some by ``data.edge_share``."""
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that all its devices execute, the smallest first."""
+        return common(device.precisions for device in self.devices)
+
 
 def group_name(cluster: str, parts: int, chosen: Sequence[int]) -> str:
     """A group of devices: the cluster's name, and a number where the group is not the whole of it.

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from acme_fleet.config.devices import common
 from acme_fleet.outside import listed, one_line
 from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import Summary
@@ -31,7 +30,7 @@ Cases = Iterable[tuple[float, str]]
 
 def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
     """Signs that are there before any training."""
-    runtimes = {c.name: common(d.precisions for d in c.devices) for c in fleet.clusters}
+    runtimes = {c.name: c.precisions for c in fleet.clusters}
     storages = {c.name: max(d.storage for d in c.devices) for c in fleet.clusters}
     largest = {
         name: int(plan.fitting(storage, runtimes[name]).max(initial=0))

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from acme_fleet.config.devices import Precision, common
+from acme_fleet.config.devices import Precision
 from acme_fleet.outside import listed
 from acme_fleet.report.terminal.run import ROWS, print_left_out, table_console
 from acme_fleet.report.words import accuracy_text, bytes_text, energy_text, features_text
@@ -41,7 +41,7 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
             admitted = _admitted(plan, device.storage, device.precisions)
             members.setdefault(admitted, []).append(device)
         count = len(cluster.devices)
-        admitted = _admitted(plan, limit, common(d.precisions for d in cluster.devices))
+        admitted = _admitted(plan, limit, cluster.precisions)
         words = f"all {count}, one backbone" if together else f"all {count}"
         table.add_row(cluster.name, words, bytes_text(limit), *admitted)
         for own, group in members.items() if count > 1 else ():

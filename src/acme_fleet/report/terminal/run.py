@@ -19,7 +19,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
@@ -113,7 +112,7 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
     columns[1:1] = ["hidden"] if hidden else []
     rounds = set(plan.grid.precisions) != {"float32"}
     columns[-1 - len(limits) : -1 - len(limits)] = ["precision"] if rounds else []
-    executed = {c.name: common(d.precisions for d in c.devices) for c in fleet.clusters}
+    executed = {c.name: c.precisions for c in fleet.clusters}
     for column in columns:
         table.add_column(column, justify="right")
     for variant, size in zip(plan.grid.variants, plan.sizes, strict=True):
@@ -156,7 +155,7 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
         table.add_column(column, justify="right")
     for cluster in fleet.clusters[:ROWS]:
         count, limit = len(cluster.devices), plan.limits[cluster.name]
-        feasible = plan.fitting(limit, common(d.precisions for d in cluster.devices))
+        feasible = plan.fitting(limit, cluster.precisions)
         if not len(feasible):
             table.add_row(cluster.name, str(count), "nothing fits", "–", "–")
             continue

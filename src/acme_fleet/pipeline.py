@@ -295,12 +295,18 @@ def summarize(
 
 def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> ClusterSummary:
     selection = choice.selection
+
+    def known(values: np.ndarray | None, i: int) -> float | None:
+        return None if values is None or not np.isfinite(values[i]) else float(values[i])
+
     candidates = [
         Candidate(
             **vars(grid.variants[i]),
             loss=float(choice.objectives[i, 0]),
-            accuracy=None if choice.scores is None else float(choice.scores[i]),
+            accuracy=known(choice.scores, i),
             estimated=choice.estimated is not None and bool(choice.estimated[i]),
+            recovered_loss=known(choice.recovered and choice.recovered.losses, i),
+            recovered_accuracy=known(choice.recovered and choice.recovered.scores, i),
             energy_j=float(choice.objectives[i, 1]),
             size_bytes=int(choice.objectives[i, 2]),
             feasible=bool(i in selection.feasible),

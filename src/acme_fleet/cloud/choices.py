@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,8 +13,10 @@ from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Part
 from acme_fleet.cost.energy import worst_energy_j
+from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.choice import Match, executed_sizes, match
+from acme_fleet.selection.finalists import choose_recovered, finalists
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,15 @@ class Candidates:
         quality: loss and score of each.
         sizes: bytes as shipped with the smallest header.
         tokens: p of Eq. 2.
+        recovered: loss and score after a share of the recovery, NaN of candidates that were not
+            tried; none if none was.
     """
 
     grid: Grid
     quality: Quality
     sizes: Int[np.ndarray, " candidates"]
     tokens: int
+    recovered: Quality | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,7 @@ class ClusterChoice:
         scores: on the data of the losses; None without labels.
         estimated: true for candidates whose loss and score are estimates; None has none.
         selection: the front and the choice (Eq. 11-13).
+        recovered: see :class:`Candidates`.
     """
 
     edge: str
@@ -54,6 +61,7 @@ class ClusterChoice:
     scores: Float[np.ndarray, " candidates"] | None
     estimated: Bool[np.ndarray, " candidates"] | None
     selection: Match
+    recovered: Quality | None = None
 
 
 def choose_for(
@@ -74,6 +82,29 @@ def choose_for(
             alike.setdefault(found.selection.chosen, found).parts.append(number)
         choices += alike.values()
     return choices
+
+
+def shapes_to_try(
+    candidates: Candidates, clusters: Mapping[str, Sequence[Part]], settings: Selection
+) -> dict[Variant, list[int]]:
+    """Shapes of all parts' finalists, the whole reference among them where it fits (METHOD 13).
+
+    Returns:
+        The rows of each shape in the grid, one for each precision.
+    """
+    variants, whole = candidates.grid.variants, Variant.whole(int(candidates.grid.depths.max()))
+    before, shapes = replace(candidates, recovered=None), set[Variant]()
+    for edge, parts in clusters.items():
+        for part in parts:
+            found = _choice(before, edge, part, settings)
+            match, count = found.selection, settings.finalists
+            shapes |= {*finalists(found.objectives, variants, match, count, settings.rule)}
+            shapes |= {whole} & {variants[row].trained for row in match.feasible}
+    rows: defaultdict[Variant, list[int]] = defaultdict(list)
+    for row, variant in enumerate(variants):
+        if variant.trained in shapes:
+            rows[variant.trained].append(row)
+    return rows
 
 
 def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) -> ClusterChoice:
@@ -100,6 +131,9 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
         front=usable[found.front],
         chosen=int(usable[found.chosen]),
     )
+    if (tried := candidates.recovered) is not None:
+        window, rule = settings.performance_window, settings.rule
+        selection = choose_recovered(objectives, selection, tried.losses, window, rule)
     return ClusterChoice(
         edge,
         [],
@@ -108,4 +142,5 @@ def _choice(candidates: Candidates, edge: str, part: Part, settings: Selection) 
         quality.scores,
         quality.estimated,
         selection,
+        candidates.recovered,
     )

@@ -154,3 +154,6 @@ class Selection(Settings):
     """γ_p, the loss that may be given up for less energy and size."""
     rule: Rule = "nearest"
     """Distance to the ideal point: in the objectives (``nearest``), or in grid coordinates."""
+    finalists: PositiveInt = 3
+    """Shapes, beside the whole one, that get a share of ``backbone.distillation.recovery`` before
+    one of them is chosen; the best gets the rest. 1 chooses before recovery."""

@@ -21,6 +21,7 @@ from acme_fleet.outside import listed
 from acme_fleet.runs.directory import FLEET, RunDirectory
 from acme_fleet.runs.summary import Candidate, ClusterSummary, DeviceSummary, ProbeSummary, Summary
 from acme_fleet.selection.choice import Match, distances, executed_sizes, match, match_many
+from acme_fleet.selection.finalists import choose_recovered
 from acme_fleet.selection.front import interval_end
 
 # --- one device -------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ class Explanation:
         window_end: the largest loss of the best performer's interval.
         distances: to the ideal point, by row, of the front's candidates in that interval.
         larger: the choice when the next larger candidate just fits, and the first choice that is
-            another one; at most two, and none if all candidates fit.
+            another one; at most two, and none if all candidates fit. Both before recovery.
         alone: the choice by the device's own limit and energy constants.
         own_energy_j: on this device, of each candidate, shape ``(candidates,)``.
         measured: on the device's test data; none if it was lost.
@@ -75,8 +76,13 @@ class Explanation:
             return f"not executed in {candidates[row].precision}"
         if excess > 0:
             return f"infeasible by {excess:,} B"
+        recovered = candidates[row].recovered_loss
+        if row == self.match.chosen and recovered is not None:
+            return f"chosen of the recovered, loss {recovered:.4f}"
         if row == self.match.chosen:
             return f"chosen, distance {self.distances[row]:.3f}"
+        if recovered is not None:
+            return f"tried, loss {recovered:.4f}"
         if row in self.distances:
             return f"front, distance {self.distances[row]:.3f}"
         if row in self.match.front:
@@ -114,7 +120,10 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
     table = _Table(_objectives(candidates), _fits(candidates, members, cluster.name))
     own = _Table(_with_energy(table.objectives, own_energy_j), _fits(candidates, [device], name))
     found = _match(table, limit, summary.selection, cluster.name)
+    larger = _larger(table, limit, found.chosen, summary.selection)
+    found = _recovered(found, table, candidates, summary.selection)
     alone = _match(own, device.storage, summary.selection, name)
+    alone = _recovered(alone, own, candidates, summary.selection)
     window = summary.selection.performance_window
     return Explanation(
         device=device,
@@ -124,7 +133,7 @@ def explain_device(run_dir: Path, name: str) -> Explanation:
         match=found,
         window_end=interval_end(table.objectives[found.feasible, 0], window),
         distances=_near(table.objectives, found, summary.selection),
-        larger=_larger(table, limit, found.chosen, summary.selection),
+        larger=larger,
         alone=Option(device.storage, alone.chosen),
         own_energy_j=own_energy_j,
         measured=next((own for own in summary.devices if own.name == name), None),
@@ -297,3 +306,12 @@ def _fits(candidates: list[Candidate], devices: Iterable[Device], name: str) -> 
 def _match(table: _Table, limit: float, selection: Selection, name: str) -> Match:
     window, rule = selection.performance_window, selection.rule
     return match(table.objectives, table.sizes, limit, window, cluster=name, rule=rule)
+
+
+def _recovered(
+    found: Match, table: _Table, candidates: list[Candidate], selection: Selection
+) -> Match:
+    """The choice after recovery, where candidates were tried."""
+    losses = [np.nan if c.recovered_loss is None else c.recovered_loss for c in candidates]
+    window, rule = selection.performance_window, selection.rule
+    return choose_recovered(table.objectives, found, np.array(losses), window, rule)

@@ -62,12 +62,16 @@ class Candidate(_OfVariant):
     worst device, ``size_bytes`` of the whole model as shipped with the smallest header. Where these
     data have no labels, ``accuracy`` is none, and ``loss`` is the squared error of the pooled
     features over the reference's variance. ``estimated`` are both where the grid is large and the
-    candidate was judged on a few samples alone.
+    candidate was judged on a few samples alone. ``recovered_loss`` and ``recovered_accuracy`` are
+    those after a share of the recovery, by which one of several finalists was chosen; none of the
+    other candidates, and where nothing was tried.
     """
 
     loss: float
     accuracy: Share | None
     estimated: bool = False
+    recovered_loss: float | None = None
+    recovered_accuracy: Share | None = None
     energy_j: Amount
     size_bytes: Size
     feasible: bool

@@ -1,10 +1,11 @@
-"""The gain of distilling a chosen backbone alone: the demo's fleet with and without.
+"""The gain of distilling a chosen backbone alone, and of choosing after a share of it.
 
     python -m acme_research.ablations.recovery --seeds 5 --out runs/recovery
 
-Both runs of a seed share the reference, the elastic backbone and what was chosen; header search
-and personalisation follow on each. Beside them stands the first rival of every run. One seed's
-mean over its devices is one observation.
+All runs of a seed are of the demo's fleet and share the reference and the elastic backbone. The
+first two share what was chosen too; the third tries several finalists. Header search and
+personalisation follow on each. Beside them stands the first rival of every run. One seed's mean
+over its devices is one observation.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from acme_research.frame.runs import finished_run, parser_of, same_cloud
 
 # As many epochs as each of the two steps of Eq. 9 takes there.
 _RECOVERY = Fleet.from_yaml(EXAMPLE).backbone.distillation.model_dump(mode="json")["recovery"]
-_WHAT = ("accuracy_coarse", "accuracy_linear", "accuracy")
+_FINALISTS = 3
+_WHAT = ("accuracy_coarse", "accuracy_linear", "accuracy", "size_bytes")
 
 
-def demo(seed: int, recovery: dict[str, Any] | None) -> Fleet:
+def demo(seed: int, recovery: dict[str, Any] | None, finalists: int = 1) -> Fleet:
     """The demo's fleet; the headers that no device gets are left out."""
     content = Fleet.from_yaml(EXAMPLE).model_dump(mode="json")
     content["search"]["rivals"] = False
     content["backbone"]["distillation"]["recovery"] = recovery
+    content["selection"]["finalists"] = finalists
     return Fleet.parse(content | {"seed": seed})
 
 
@@ -38,9 +41,11 @@ def row(seed: int, out: Path) -> dict[str, Any]:
     plain = out / f"plain-{seed}"
     without = finished_run(demo(seed, None), plain)
     recovered = finished_run(demo(seed, _RECOVERY), out / f"rec-{seed}", same_cloud(plain))
+    fleet = demo(seed, _RECOVERY, _FINALISTS)
+    tried = finished_run(fleet, out / f"tried-{seed}", same_cloud(plain))
     means = {
         name: {what: statistics.fmean(getattr(d, what) for d in s.devices) for what in _WHAT}
-        for name, s in (("without", without), ("recovered", recovered))
+        for name, s in (("without", without), ("recovered", recovered), ("tried", tried))
     }
     return means | {"probe": all_devices(without)}
 
@@ -51,15 +56,20 @@ def main() -> None:
     for seed in range(options.seeds):
         rows.append(row(seed, options.out))
         print(seed, rows[-1], flush=True)
-    columns = {
-        what: ([r["recovered"][what] for r in rows], [r["without"][what] for r in rows])
-        for what in _WHAT
-    }
+
+    def values(arm: str, what: str) -> list[float]:
+        return [seen[arm][what] for seen in rows]
+
+    def against(arm: str, rival: str) -> dict[str, Any]:
+        return {what: paired(values(arm, what), values(rival, what)) for what in _WHAT}
+
+    arms = ("recovered", "tried", "without")
     result = {
         "recovery": _RECOVERY,
-        "recovered": {what: mean_interval(ours) for what, (ours, _) in columns.items()},
-        "without": {what: mean_interval(theirs) for what, (_, theirs) in columns.items()},
-        "difference": {what: paired(*pair) for what, pair in columns.items()},
+        "finalists": _FINALISTS,
+        **{arm: {what: mean_interval(values(arm, what)) for what in _WHAT} for arm in arms},
+        "difference": against("recovered", "without"),
+        "difference_tried": against("tried", "recovered"),
         "probe": probe_over_seeds([r["probe"] for r in rows]),
         "seeds": rows,
     }

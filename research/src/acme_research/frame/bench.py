@@ -341,9 +341,9 @@ class Bench:
         What the cloud chose was recovered in the run already, and is read from its files.
         """
         with threads(self.options.threads):
-            alone = self._cloud.recovered(self.elastic, variant)
+            alone = self._cloud.backbones.recovered(self.elastic, variant)
         shape = alone.shape(variant)
-        backbone, head = alone.extract(shape), self._cloud.head_of(alone, variant)
+        backbone, head = alone.extract(shape), self._cloud.backbones.head_of(alone, variant)
         return Classifier(backbone, head).requires_grad_(False).eval()
 
     def classifier(self) -> dict[str, Tensor]:

@@ -116,13 +116,21 @@ def _print_choice(console: Console, found: Explanation) -> None:
     candidates, settings = found.cluster.candidates, found.selection
     best = min((candidates[row] for row in found.match.feasible), key=lambda c: c.loss)
     kind = "grid coordinates" if settings.rule == "literal" else "the objectives themselves"
+    chosen = candidates[found.match.chosen]
+    tried = {c.variant.trained for c in candidates if c.recovered_loss is not None}
+    reason = (
+        f"Of these w, d = {_name(chosen)} is nearest to the ideal point (rule {settings.rule}: in "
+        f"{kind})."
+        if not tried
+        else f"{len(tried)} shapes spread over the front were tried: after a share of the recovery "
+        f"w, d = {_name(chosen)} was the choice by the same rule ({settings.rule}: in {kind})."
+    )
     console.print(
         f"The best performer that fits is w, d = {_name(best)} with loss {best.loss:.4f}. "
         f"The performance window γ_p = {settings.performance_window:g} gives intervals of "
         f"{found.window_end - best.loss:.4f}: losses up to {found.window_end:.4f} compete. "
         f"Candidates of the front that do: {len(found.distances)} of {len(found.match.front)}. "
-        f"Of these w, d = {_name(candidates[found.match.chosen])} is nearest to the ideal point "
-        f"(rule {settings.rule}: in {kind}).",
+        f"{reason}",
         highlight=False,
     )
 
@@ -163,6 +171,8 @@ def _print_limits(console: Console, found: Explanation) -> None:
     else:
         console.print("Every candidate fits: a larger limit buys nothing.")
     console.print(_measured_on(found.cluster.candidates))
+    if any(candidate.recovered_loss is not None for candidate in candidates):
+        console.print("Losses and choices by other limits are those before recovery.")
 
 
 def _print_measured(console: Console, found: Explanation) -> None:
@@ -234,6 +244,8 @@ def print_matching(choices: Sequence[DeviceChoice]) -> None:
     means.add_row("for each device", *_means(alone))
     console.print(means)
     console.print(_measured_on([choice.alone for choice in choices]))
+    if any(choice.cluster.recovered_loss is not None for choice in choices):
+        console.print("As run: chosen after recovery of some; alone: by the losses before it.")
 
 
 def _means(choices: Iterable[tuple[Candidate, float]]) -> tuple[str, ...]:

@@ -1,0 +1,341 @@
+"""Algorithm 1, lines 2-4: θ0, the elastic backbone, and sub-networks that are recovered alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from acme_fleet.cloud.first_pass import Costs, Judge, judged
+from acme_fleet.cloud.importance import objective_of, taylor_importance
+from acme_fleet.cloud.objectives import Grid, Quality, sent_quality
+from acme_fleet.cloud.reference import (
+    ReferenceResult,
+    described,
+    known_pooling,
+    origin_of,
+    public_probe,
+    train_reference,
+)
+from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
+from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.distillation.elastic import (
+    DistillationStep,
+    Lesson,
+    Origin,
+    distill,
+    lesson_of,
+    recovery_of,
+    step_of,
+)
+from acme_fleet.distillation.maps import mapped_heads
+from acme_fleet.errors import FleetError
+from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
+from acme_fleet.models.backbone.uneven_widths import Importance
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
+from acme_fleet.runs.sealed import if_sound
+from acme_fleet.seeding import generator
+from acme_fleet.tasks.registry import task_of
+from acme_fleet.training.augmentation import augmentation
+from acme_fleet.training.loop import diverging
+from acme_fleet.training.precision import training_device
+from acme_fleet.training.resume import EpochState
+
+_MAPPED = 1024  # public training samples that maps between features are fitted on
+_STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
+_REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
+
+Progress = Callable[[int, int], None]
+"""Told how much is done, and of how much."""
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Surrounds the work of a stage of this name."""
+
+
+class Backbones:
+    """The reference and what is made of it; each stage's result is a file, and is made once."""
+
+    def __init__(
+        self,
+        settings: Fleet,
+        public: Splits,
+        folder: Path,
+        stage: Stage,
+        reference: Classifier,
+    ) -> None:
+        """``reference`` is θ0 before any training, see ``untrained_reference``; it is trained."""
+        self._settings = settings
+        self._task = task_of(settings.task)
+        self._distillation = settings.backbone.distillation
+        self._public = public
+        self._folder = folder
+        self._stage = stage
+        self._accelerator = training_device(settings.accelerator, "accelerator")
+        self._initial = reference
+        self._origin: Origin = "trained"  # until it is prepared
+        self._teacher: ElasticClassifier | None = None  # where features are learned
+        padding, flip = settings.reference.crop_padding, settings.reference.flip
+        self._augment = augmentation(padding, flip=flip)
+        recovery, finalists = self._distillation.recovery, settings.selection.finalists
+        self.trial_epochs = max(1, recovery.epochs // finalists) if recovery else 0
+        """Epochs of recovery that each finalist gets; 0 where there is nothing to try."""
+        if finalists == 1:
+            self.trial_epochs = 0
+
+    def prepare(self) -> tuple[ReferenceResult, ElasticClassifier]:
+        """Train θ0, order it by importance, make it elastic by distillation."""
+        start = self._untouched()
+        before = clone_state(start)  # stages train what they get
+        with diverging("training the reference", "reference.training.learning_rate"):
+            reference = self._staged("reference", start, self._train_reference)
+        self._origin = origin_of(self._settings.reference, before, reference)
+        result = described(self._task, reference, self._public.test, self._origin)
+        known = if_sound(self._folder / _IMPORTANCE, read_importance)
+        ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
+        if self._lesson().match == "features":
+            self._teacher = self._elastic(ordered).frozen_copy()
+        with diverging("distillation", "backbone.distillation.training.learning_rate"):
+            wide = self._staged(_STEPS[0], ordered, self._distill_width)
+            elastic = self._staged(_STEPS[1], wide, self._distill_depth)
+        return result, self._elastic(elastic)
+
+    def _untouched(self) -> Classifier:
+        """θ0 before any training; a checkpoint is pooled as it should be, and has a classifier."""
+        model, settings = self._initial, self._settings.reference
+        if settings.checkpoint is None or not self._public.labelled:
+            return model
+        path = self._folder / "probe.safetensors"
+        stored = if_sound(path, read_tensors)
+        if stored is None:
+            with self._stage("probe"):
+                known = known_pooling(settings, model.backbone.config.hidden_size)
+                pooling, head = public_probe(self._task, model, self._public, known)
+            stored = head, {"pooling": pooling}
+            write_tensors(path, *stored)
+        head, about = stored
+        model.backbone.config.pooling = about["pooling"]
+        model.head.load_state_dict(head)
+        return model
+
+    def _elastic(self, model: Classifier) -> ElasticClassifier:
+        """A reordered model as what any of its sub-networks can be cut from."""
+        if self._settings.backbone.allocation == "uniform":
+            return ElasticClassifier(model)
+        return ElasticClassifier(model, read_importance(self._folder / _IMPORTANCE))
+
+    def _staged(
+        self,
+        name: str,
+        before: Classifier,
+        work: Callable[[Classifier, Progress], Classifier],
+        *,
+        again: bool = False,
+    ) -> Classifier:
+        """Do a stage's work on a model, or read what an earlier start left on disk.
+
+        It is done ``again`` where something else that it had made is missing or damaged.
+        """
+        path = self._folder / f"{name}.safetensors"
+        stored = None if again else if_sound(path, read_tensors)
+        if stored is None:
+            with self._stage(name) as progress:
+                after = work(before.to(self._accelerator), progress).cpu()
+            before.cpu()
+            write_tensors(path, after.state_dict(), {})
+            stored = read_tensors(path)
+        self._epochs(name).remove()
+        model = ElasticClassifier(before).frozen_copy().classifier
+        model.load_state_dict(stored[0])
+        return model.requires_grad_(True)
+
+    def _epochs(self, name: str) -> EpochState:
+        """The saved state of an unfinished stage."""
+        return EpochState(self._folder / f"{name}-epochs.safetensors")
+
+    def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
+        settings, draw = self._settings.reference, self._draw("reference training")
+        public, augment = self._public, self._augment
+        return train_reference(self._task, model, settings, public, draw, augment, progress)
+
+    def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
+        settings = self._settings.backbone
+        samples = self._public.train[: settings.importance_samples]
+        draw, labelled = self._draw("importance"), samples.labelled
+        objective = objective_of(self._task, settings.importance, draw, labelled=labelled)
+        found = taylor_importance(model, samples, objective)
+        if not all(bool(values.isfinite().all()) for values in found):
+            raise FleetError(
+                "the importance of heads, neurons and channels is no finite number: the "
+                "reference's loss is too large; set a lower reference.training.learning_rate and "
+                "start anew"
+            )
+        model.cpu()
+        importance = Importance.sorted(found.heads, found.neurons)
+        named = {"heads": importance.heads, "neurons": importance.neurons}
+        write_tensors(self._folder / _IMPORTANCE, named, {})
+        # Where no candidate is cut there, the channels stay, and with them every sum's order.
+        channels = found.channels if min(settings.hidden) < 1 else None
+        return reorder_classifier(model, found.heads, found.neurons, channels)
+
+    def _distill_width(self, model: Classifier, progress: Progress) -> Classifier:
+        """First step of Eq. 9: teacher θ0, students of all widths at full depth."""
+        return self._taught(model, 0, [dimensions(model.backbone.config).layers], progress)
+
+    def _distill_depth(self, model: Classifier, progress: Progress) -> Classifier:
+        """Second step of Eq. 9: teacher of the same width at full depth."""
+        return self._taught(model, 1, sorted({*self._settings.backbone.depths}), progress)
+
+    def _taught(
+        self, model: Classifier, number: int, depths: list[int], progress: Progress
+    ) -> Classifier:
+        lesson, settings = self._lesson(), self._settings.backbone
+        widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
+        step = step_of(self._distillation, number, widths, depths, lesson, hidden)
+        draw, training = self._draw("distillation", number), self._distillation.training
+        return self._distill(model, _STEPS[number], step, training, draw, progress)
+
+    def _lesson(self) -> Lesson:
+        return lesson_of(self._distillation, self._origin)
+
+    def _sizes(self, shares: list[float]) -> list[float]:
+        """All that students are trained at; the whole too, unless it stays the reference."""
+        own = self._lesson().match == "states"
+        return sorted({*shares, *([1.0] if own else [])})
+
+    def _mapped(self) -> Samples | None:
+        """Samples that maps to the reference's features are fitted on, if those judge candidates.
+
+        Features alone are learned up to a map where hidden sizes differ: the reference's classifier
+        reads them through it.
+        """
+        if min(self._settings.backbone.hidden) == 1 or self._lesson().logits:
+            return None
+        return self._public.train[:_MAPPED]
+
+    # --- a sub-network alone; beyond the paper ---
+
+    def recovered(self, elastic: ElasticClassifier, variant: Variant) -> ElasticClassifier:
+        """A chosen sub-network distilled alone, from the whole model.
+
+        If it was tried, it goes on from there.
+        """
+        training, shape = self._distillation.recovery, variant.trained
+        if training is None or shape == elastic.whole:  # the whole has nobody to learn from
+            return self._whole(elastic) if shape == elastic.whole else elastic
+        start = self.tried(elastic, shape) if self.trial_epochs else elastic
+        if rest := training.epochs - self.trial_epochs:
+            return self._alone(start, elastic, shape, "recovered", rest)
+        return start
+
+    def tried(self, elastic: ElasticClassifier, shape: Variant) -> ElasticClassifier:
+        """A finalist after its share of the recovery."""
+        return self._alone(elastic, elastic, shape, "tried", self.trial_epochs)
+
+    def _alone(
+        self,
+        start: ElasticClassifier,
+        teacher: ElasticClassifier,
+        shape: Variant,
+        stage: str,
+        epochs: int,
+    ) -> ElasticClassifier:
+        name, recovery = f"{stage}-{shape.name}", self._distillation.recovery
+        assert recovery is not None
+
+        def work(model: Classifier, progress: Progress) -> Classifier:
+            step = recovery_of(self._distillation, shape, self._lesson())
+            training = recovery.model_copy(update={"epochs": epochs})
+            draw, whole = self._draw("recovery", name), teacher.frozen_copy()
+            return self._distill(model, name, step, training, draw, progress, whole)
+
+        alone = start.frozen_copy().classifier.requires_grad_(True)
+        with diverging(name, "backbone.distillation.recovery.learning_rate"):
+            return self._elastic(self._staged(name, alone, work))
+
+    # --- judged and sent ---
+
+    def head_of(self, elastic: ElasticClassifier, variant: Variant) -> nn.Linear:
+        """The classifier that goes with a sub-network."""
+        known = self._mapped()
+        if known is None or variant.trained == elastic.whole:
+            return elastic.extract_head(elastic.shape(variant))
+        return mapped_heads(elastic, self._whole(elastic), [variant], known)[0]
+
+    def _whole(self, elastic: ElasticClassifier) -> ElasticClassifier:
+        """The whole model; of a checkpoint the reference, whose weights were never shared."""
+        return self._teacher or elastic
+
+    def _draw(self, *purpose: str | int) -> torch.Generator:
+        return generator(self._settings.seed, *purpose)
+
+    def _distill(
+        self,
+        model: Classifier,
+        name: str,
+        step: DistillationStep,
+        training: Training,
+        draw: torch.Generator,
+        progress: Progress,
+        whole: ElasticClassifier | None = None,
+    ) -> Classifier:
+        """Teach in place; where states are learned, by ``whole`` or the model as it begins."""
+        student = self._elastic(model)
+        teacher = self._teacher  # the reference itself, whatever the student's width
+        if teacher is None:
+            teacher = whole or student.frozen_copy()
+        elif min(*step.widths, *step.hidden) == 1.0 and len(step.depths) == 1:
+            return model  # the whole model would learn from itself
+        teacher.classifier.to(self._accelerator)
+        distill(
+            self._task,
+            teacher,
+            student,
+            step,
+            self._public.train,
+            training,
+            draw,
+            augment=self._augment,
+            on_epoch=progress,
+            state=self._epochs(name),
+        )
+        return model
+
+    def quality(self, elastic: ElasticClassifier, grid: Grid, costs: Costs) -> Quality:
+        """Loss and score of each candidate on the public validation data (Eq. 10)."""
+        few, draw = self._settings.backbone.first_pass, self._draw("first pass")
+        validation = self._public.validation
+        path, stage = self._folder / "candidates.json", "candidate losses"
+        return self._judged(
+            path, stage, elastic, lambda judge: judged(judge, grid, validation, costs, few, draw)
+        )
+
+    def quality_tried(self, elastic: ElasticClassifier, variants: Sequence[Variant]) -> Quality:
+        """The same of a finalist at some precisions, after its share of the recovery."""
+        shape, grid = variants[0].trained, Grid(tuple(variants))
+        path, stage = self._folder / f"tried-{shape.name}.json", f"loss of {shape.name}"
+        tried = self.tried(elastic, shape)
+        return self._judged(path, stage, tried, lambda judge: judge(grid, self._public.validation))
+
+    def _judged(
+        self,
+        path: Path,
+        stage: str,
+        elastic: ElasticClassifier,
+        work: Callable[[Judge], Quality],
+    ) -> Quality:
+        if if_sound(path, read_quality) is None:
+            with self._stage(stage) as progress:
+                elastic.classifier.to(self._accelerator)
+                models, known = (self._task, elastic, self._whole(elastic)), self._mapped()
+                found = work(partial(sent_quality, *models, progress=progress, known=known))
+                elastic.classifier.cpu()
+            write_quality(path, found)
+        return read_quality(path)

@@ -10,6 +10,7 @@ from acme_fleet.config.fleet import Fleet
 _TINY: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
+    "compute": "float32",
     "edge_quorum": 1.0,
     "data": {"partition": {"scheme": "pathological", "classes_per_device": 5}},
     "reference": {
@@ -19,6 +20,7 @@ _TINY: dict[str, Any] = {
     "backbone": {
         "widths": [0.5, 1.0],
         "depths": [1, 2],
+        "precisions": ["float32"],
         "importance_samples": 64,
         "distillation": {"training": {"epochs": 2, "learning_rate": 0.003}},
     },

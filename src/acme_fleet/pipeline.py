@@ -161,6 +161,7 @@ def _run(
     told = {
         "many_hosts": connect is not None,
         "left_out": cloud.left_out,
+        "compute": cloud.backbones.numbers,
         "damaged_events": len(damaged),
         "warnings": run_warnings(summary, plan.holdings, commonest),
     }

@@ -47,12 +47,17 @@ from acme_fleet.seeding import generator
 from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.loop import diverging
-from acme_fleet.training.precision import training_device
+from acme_fleet.training.precision import (
+    Numbers,
+    known_numbers,
+    training_device,
+    training_numbers,
+)
 from acme_fleet.training.resume import EpochState
 
 _MAPPED = 1024  # public training samples that maps between features are fitted on
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
-_REORDERED, _IMPORTANCE = "reordered", "importance.safetensors"
+_REORDERED, _IMPORTANCE, _COMPUTE = "reordered", "importance.safetensors", "compute.json"
 
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""
@@ -163,7 +168,8 @@ class Backbones:
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
         settings, draw = self._settings.reference, self._draw("reference training")
         public, augment = self._public, self._augment
-        return train_reference(self._task, model, settings, public, draw, augment, progress)
+        rest = draw, augment, progress, self._numbers(model)
+        return train_reference(self._task, model, settings, public, *rest)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone
@@ -276,6 +282,20 @@ class Backbones:
     def _draw(self, *purpose: str | int) -> torch.Generator:
         return generator(self._settings.seed, *purpose)
 
+    @property
+    def numbers(self) -> Numbers:
+        """Those that stages are trained with; float32 before the first one is."""
+        return known_numbers(self._settings.compute, self._folder / _COMPUTE)
+
+    def _numbers(self, model: Classifier) -> Numbers:
+        """The same, decided once in a run, with the reference."""
+        batch = self._public.train[: self._settings.reference.training.batch_size]
+
+        def loss() -> torch.Tensor:
+            return model(**batch.inputs).square().mean()
+
+        return training_numbers(self._settings.compute, model, loss, self._folder / _COMPUTE)
+
     def _distill(
         self,
         model: Classifier,
@@ -305,6 +325,7 @@ class Backbones:
             augment=self._augment,
             on_epoch=progress,
             state=self._epochs(name),
+            numbers=self._numbers(model),
         )
         return model
 
@@ -312,26 +333,32 @@ class Backbones:
         """Loss and score of each candidate on the public validation data (Eq. 10)."""
         few, draw = self._settings.backbone.first_pass, self._draw("first pass")
         validation = self._public.validation
-        path, stage = self._folder / "candidates.json", "candidate losses"
-        return self._judged(
-            path, stage, elastic, lambda judge: judged(judge, grid, validation, costs, few, draw)
-        )
+        name, stage, count = "candidates", "candidate losses", len(grid)
+
+        def work(judge: Judge) -> Quality:
+            return judged(judge, grid, validation, costs, few, draw)
+
+        return self._judged(name, stage, elastic, work, count)
 
     def quality_tried(self, elastic: ElasticClassifier, variants: Sequence[Variant]) -> Quality:
         """The same of a finalist at some precisions, after its share of the recovery."""
         shape, grid = variants[0].trained, Grid(tuple(variants))
-        path, stage = self._folder / f"tried-{shape.name}.json", f"loss of {shape.name}"
-        tried = self.tried(elastic, shape)
-        return self._judged(path, stage, tried, lambda judge: judge(grid, self._public.validation))
+        name, stage, count = f"tried-{shape.name}", f"loss of {shape.name}", len(grid)
+        tried, validation = self.tried(elastic, shape), self._public.validation
+        return self._judged(name, stage, tried, lambda judge: judge(grid, validation), count)
 
     def _judged(
         self,
-        path: Path,
+        name: str,
         stage: str,
         elastic: ElasticClassifier,
         work: Callable[[Judge], Quality],
+        count: int,
     ) -> Quality:
-        if if_sound(path, read_quality) is None:
+        """Judge ``count`` candidates, or read what an earlier start left; all as it is read."""
+        path = self._folder / f"{name}.json"
+        known = if_sound(path, read_quality)
+        if known is None or len(known.losses) != count:  # an older version's defaults were others
             with self._stage(stage) as progress:
                 elastic.classifier.to(self._accelerator)
                 models, known = (self._task, elastic, self._whole(elastic)), self._mapped()

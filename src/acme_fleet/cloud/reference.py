@@ -31,6 +31,7 @@ from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
+from acme_fleet.training.precision import Numbers
 
 _PATIENCE = 2  # epochs of fine-tuning without a better one
 
@@ -262,6 +263,7 @@ def train_reference(
     generator: torch.Generator,
     augment: Augment | None,
     progress: Callable[[int, int], None],
+    numbers: Numbers | None = None,
 ) -> Classifier:
     """Train in place: from nothing, or a checkpoint, whose start competes with the best epoch.
 
@@ -281,6 +283,7 @@ def train_reference(
         on_epoch=lambda epoch: progress(epoch, settings.training.epochs),
         scales=layer_scales(model, settings.layer_decay) if pretrained else None,
         patience=_PATIENCE if pretrained else None,
+        numbers=numbers,
     )
     return model
 

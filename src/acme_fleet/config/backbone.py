@@ -126,7 +126,7 @@ class Backbone(Settings):
     """Candidate depths d: numbers of layers, at most the reference's."""
     vocabulary: PositiveInt | None = None
     """Tokens that text models keep: those of the public texts first; none keeps all."""
-    precisions: Precisions = ("float32",)
+    precisions: Precisions = ("int8", "float32")
     """Candidate precisions of the weights; a device gets none that its runtime lacks."""
     allocation: Literal["uniform", "global"] = "uniform"
     """``uniform``: all layers have one width; ``global``: one ranking of importance sets each."""

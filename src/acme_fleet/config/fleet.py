@@ -42,7 +42,10 @@ class Fleet(Settings):
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of each operation; like the seed they decide a run's numbers, by rounding."""
     accelerator: Literal["cpu", "cuda"] = "cpu"
-    """Processor of the cloud server (``cuda``: in bfloat16); all others compute on the CPU."""
+    """Processor of the cloud server; all others compute on the CPU."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers of matrix products when the cloud server trains. ``auto``: bfloat16 where its
+    processor has it and a measured step is faster; with the seed they decide the run."""
     devices_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Devices of a cluster that one machine trains together: faster, equal up to rounding."""
     edge_quorum: Annotated[float, Field(gt=0, le=1)] = 0.5

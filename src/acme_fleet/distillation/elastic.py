@@ -22,7 +22,7 @@ from acme_fleet.models.padding import clear_padding, shuffled
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.loop import Optimization, check_converging, steps_of
-from acme_fleet.training.precision import mixed_precision
+from acme_fleet.training.precision import Numbers, mixed_precision
 from acme_fleet.training.resume import EpochState
 
 Match = Literal["states", "features"]
@@ -246,6 +246,7 @@ def distill(
     augment: Augment | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
     state: EpochState | None = None,
+    numbers: Numbers | None = None,
 ) -> None:
     """Train the student's shared weights in place, on their device; the teacher does not change.
 
@@ -262,6 +263,7 @@ def distill(
         augment: changes each batch before teacher and students see it.
         on_epoch: called with the number of finished epochs, and of all.
         state: written after each epoch; if it holds something, training goes on from there.
+        numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
 
     Raises:
         Diverged: after the first epoch whose loss is no number.
@@ -277,7 +279,7 @@ def distill(
         for batch in shuffled(samples, training.batch_size, generator):
             inputs = (augment(batch, generator) if augment else batch).inputs
             students = sandwich(step, generator)
-            total += teach(task, teacher, student, step, inputs, students, maps)
+            total += teach(task, teacher, student, step, inputs, students, maps, numbers)
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)
         if state:
@@ -310,6 +312,7 @@ def teach(
     inputs: dict[str, Shaped[Tensor, "batch ..."]],
     students: Sequence[Variant],
     maps: StateMaps | None = None,
+    numbers: Numbers | None = None,
 ) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
 
@@ -323,10 +326,10 @@ def teach(
         full_depth = replace(variant, depth=teacher.sizes.layers)
         lesson = teacher.shape(full_depth if _is_narrow(step) else teacher.whole)
         if lesson not in lessons:
-            with torch.no_grad(), mixed_precision(device):
+            with torch.no_grad(), mixed_precision(device, numbers):
                 lessons[lesson] = teacher.run(lesson, inputs)
         arch = student.shape(variant)
-        with mixed_precision(device):
+        with mixed_precision(device, numbers):
             run, taught = student.run(arch, inputs), lessons[lesson]
             if maps is not None and arch.hidden is not None:
                 run = maps.lifted(run)

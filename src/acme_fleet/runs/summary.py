@@ -181,6 +181,8 @@ class Summary(_Record):
     personalization: Personalization = Personalization()
     sent: dict[str, dict[str, list[Count]]] = {}
     """For each device, by kind, the bytes of every message that it sent, oldest first."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of the matrix products with which the cloud server trained."""
     privacy_loss: dict[str, PrivacyLoss] = {}
     """For each device that put noise into its messages."""
     probe: ProbeSummary | None = None

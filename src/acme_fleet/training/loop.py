@@ -6,7 +6,8 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,7 +20,7 @@ from acme_fleet.models.padding import shuffled
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
-from acme_fleet.training.precision import mixed_precision
+from acme_fleet.training.precision import Numbers, mixed_precision
 
 
 class Diverged(FleetError):
@@ -189,6 +190,7 @@ def fit(
     tolerant: bool = False,
     scales: Mapping[Tensor, float] | None = None,
     patience: int | None = None,
+    numbers: Numbers | None = None,
 ) -> None:
     """Train with the task's loss, in place, where the module's parameters are.
 
@@ -210,6 +212,7 @@ def fit(
             ``validation`` with those before the first epoch, in place of an error.
         scales: of the learning rates of some parameters.
         patience: with ``validation``, epochs without a better one after which training ends.
+        numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
 
     Raises:
         Diverged: after the first epoch whose loss is no number.
@@ -230,7 +233,8 @@ def fit(
         with seeded(derive_seed(generator.initial_seed(), "dropout", epoch), device):
             batches = shuffled(samples, training.batch_size, generator)
             augmented = (augment(each, generator) if augment else each for each in batches)
-            loss = _epoch(task, module, augmented, optimization, device, after_backward)
+            mixed = partial(mixed_precision, device, numbers)
+            loss = _epoch(task, module, augmented, optimization, mixed, after_backward)
         module.eval()
         if tolerant and diverged(loss, optimization.parameters):
             goes_back = True
@@ -256,13 +260,14 @@ def _epoch(
     module: nn.Module,
     batches: Iterable[Samples],
     optimization: Optimization,
-    device: torch.device,
+    mixed: Callable[[], AbstractContextManager[object]],
     after_backward: Callable[[], None] | None,
 ) -> Tensor:
     """A step for each batch; the sum of their losses."""
+    device = optimization.parameters[0].device
     total = torch.zeros((), device=device)
     for batch in batches:
-        with mixed_precision(device):
+        with mixed():
             loss = task.loss(module(**batch.inputs), batch.labels.to(device))
         loss.backward()
         if after_backward:

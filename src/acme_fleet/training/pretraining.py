@@ -37,7 +37,7 @@ from acme_fleet.models.storage import (
     write_json,
 )
 from acme_fleet.models.vit import new_vit, vit_config
-from acme_fleet.runs.atomic import remove_partial
+from acme_fleet.runs.atomic import remove, remove_partial
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.sealed import read_marked_json, write_marked_json
 from acme_fleet.seeding import derive_seed, generator
@@ -45,7 +45,7 @@ from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit, steps_of
-from acme_fleet.training.precision import training_device
+from acme_fleet.training.precision import Numbers, training_device, training_numbers
 from acme_fleet.training.resume import EpochState
 
 SHAPES = {
@@ -56,7 +56,7 @@ SHAPES = {
 }
 """Shapes by name; all but the first are DeiT's."""
 
-RECORD, _STATE = PRETRAINING, "epochs.safetensors"
+RECORD, _STATE, _COMPUTE = PRETRAINING, "epochs.safetensors", "compute.json"
 _VALIDATION = 0.05
 _AVERAGED_SHARE = 0.02  # of all steps, over which the weights are averaged
 
@@ -173,11 +173,17 @@ def _pretrain(
     if place.type == "cuda":
         classifier.compile()
 
+    def loss() -> Tensor:
+        return classifier(**known[: recipe.training.batch_size].inputs).square().mean()
+
+    decided = folder / _COMPUTE
+    numbers = training_numbers("auto", classifier, loss, decided)
+
     def tell(epoch: int, model: nn.Module) -> None:
         told = CLASSIFICATION.written(evaluate(CLASSIFICATION, model, held_out))
         progress(epoch, recipe.training.epochs, f"validation {told}")
 
-    model = train_averaged(classifier, known, recipe, state, tell)
+    model = train_averaged(classifier, known, recipe, state, tell, numbers)
     save_checkpoint(model, config, source, folder)
     record = {
         "recipe": recipe.describe(),
@@ -188,6 +194,7 @@ def _pretrain(
     }
     write_marked_json(folder / RECORD, record)
     state.remove()
+    remove(decided)
     return record
 
 
@@ -227,6 +234,7 @@ def train_averaged(
     recipe: Recipe,
     state: EpochState,
     on_epoch: Callable[[int, nn.Module], None] = lambda epoch, model: None,
+    numbers: Numbers | None = None,
 ) -> Trained:
     """Train any classifier by the recipe; returns it with the averaged weights, in eval mode.
 
@@ -236,6 +244,7 @@ def train_averaged(
         recipe: its ``model`` does not matter here.
         state: where an unfinished training stands.
         on_epoch: called with the number of finished epochs and the average so far.
+        numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
     """
     steps = steps_of(samples, recipe.training)
     model = Averaged(module, max(2, round(_AVERAGED_SHARE * steps)))
@@ -249,6 +258,7 @@ def train_averaged(
         after_backward=model.update,
         on_epoch=lambda epoch: on_epoch(epoch, model),
         state=state,
+        numbers=numbers,
     )
     return cast("Trained", model.average.module).eval()
 

@@ -69,13 +69,24 @@ def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dic
     CPU time of one thread, so that what else the machine does does not count.
     """
     torch.set_num_threads(1)
+    return _times(actions, repetitions, time.process_time)
+
+
+def wall_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
+    """The same by the clock, for work on several threads or a GPU."""
+    return _times(actions, repetitions, time.perf_counter)
+
+
+def _times(
+    actions: dict[str, Callable[[], object]], repetitions: int, clock: Callable[[], float]
+) -> dict[str, np.ndarray]:
     seconds = {name: np.zeros(repetitions) for name in actions}
     for repetition in range(-2, repetitions):
         for name, action in actions.items():
-            start = time.process_time()
+            start = clock()
             action()
             if repetition >= 0:
-                seconds[name][repetition] = time.process_time() - start
+                seconds[name][repetition] = clock() - start
     return seconds
 
 

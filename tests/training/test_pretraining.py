@@ -27,8 +27,9 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError, RunError, WriteError
 from acme_fleet.runs.locks import held
 from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.training.averaging import Averaged
 from acme_fleet.training.evaluation import evaluate
-from acme_fleet.training.pretraining import RECORD, Averaged, Recipe, cutmix, pretrain, recipe_for
+from acme_fleet.training.pretraining import RECORD, Recipe, cutmix, pretrain, recipe_for
 
 _SHAPE = ViT(hidden_size=24, layers=2, heads=2, neurons=48, patch_size=2)
 

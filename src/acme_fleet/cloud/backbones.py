@@ -16,6 +16,7 @@ from acme_fleet.cloud.objectives import Grid, Quality, sent_quality
 from acme_fleet.cloud.reference import (
     ReferenceResult,
     described,
+    fitted_origin,
     known_pooling,
     origin_of,
     public_probe,
@@ -72,6 +73,7 @@ class Backbones:
         self,
         settings: Fleet,
         public: Splits,
+        class_names: list[str],
         folder: Path,
         stage: Stage,
         reference: Classifier,
@@ -81,6 +83,7 @@ class Backbones:
         self._task = task_of(settings.task)
         self._distillation = settings.backbone.distillation
         self._public = public
+        self._class_names = class_names
         self._folder = folder
         self._stage = stage
         self._accelerator = training_device(settings.accelerator, "accelerator")
@@ -95,14 +98,21 @@ class Backbones:
         if finalists == 1:
             self.trial_epochs = 0
 
+    def reference(self) -> tuple[ReferenceResult, Classifier]:
+        """θ0, trained, or a checkpoint that is fine-tuned unless ``acme reference`` did that."""
+        start, settings = self._untouched(), self._settings.reference
+        before = clone_state(start)  # stages train what they get
+        if (fitted := fitted_origin(settings, self._class_names, start)) is not None:
+            reference, self._origin = start, fitted
+        else:
+            with diverging("training the reference", "reference.training.learning_rate"):
+                reference = self._staged("reference", start, self._train_reference)
+            self._origin = origin_of(settings, before, reference)
+        return described(self._task, reference, self._public.test, self._origin), reference
+
     def prepare(self) -> tuple[ReferenceResult, ElasticClassifier]:
         """Train θ0, order it by importance, make it elastic by distillation."""
-        start = self._untouched()
-        before = clone_state(start)  # stages train what they get
-        with diverging("training the reference", "reference.training.learning_rate"):
-            reference = self._staged("reference", start, self._train_reference)
-        self._origin = origin_of(self._settings.reference, before, reference)
-        result = described(self._task, reference, self._public.test, self._origin)
+        result, reference = self.reference()
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
         if self._lesson().match == "features":
@@ -115,7 +125,8 @@ class Backbones:
     def _untouched(self) -> Classifier:
         """θ0 before any training; a checkpoint is pooled as it should be, and has a classifier."""
         model, settings = self._initial, self._settings.reference
-        if settings.checkpoint is None or not self._public.labelled:
+        fitted = fitted_origin(settings, self._class_names, model)
+        if settings.checkpoint is None or fitted or not self._public.labelled:
             return model
         path = self._folder / "probe.safetensors"
         stored = if_sound(path, read_tensors)

@@ -21,6 +21,7 @@ from acme_fleet.models.backbone.checkpoints import load_backbone, load_head
 from acme_fleet.models.backbone.elastic import is_full_width, with_vocabulary
 from acme_fleet.models.families import family_of
 from acme_fleet.models.features import Classifier, patches
+from acme_fleet.models.fitted import read_fitted
 from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
 from acme_fleet.models.storage import clone_state
@@ -30,10 +31,9 @@ from acme_fleet.tasks.base import Task
 from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.fine_tuning import contrast, fine_tune
 from acme_fleet.training.loop import fit
 from acme_fleet.training.precision import Numbers
-
-_PATIENCE = 2  # epochs of fine-tuning without a better one
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,19 @@ def _check_unlabelled(settings: Fleet, public: Splits) -> None:
         )
 
 
+def fitted_origin(settings: Reference, class_names: list[str], model: Classifier) -> Origin | None:
+    """The origin of a checkpoint that was made for these classes; none of any other.
+
+    Raises:
+        FleetError: if its classifier cannot be used.
+    """
+    if settings.checkpoint is None:
+        return None
+    hidden = model.backbone.config.hidden_size
+    fitted = read_fitted(settings.checkpoint, class_names, hidden)
+    return None if fitted is None else fitted[1].origin
+
+
 def known_pooling(settings: Reference, hidden: int) -> Pooling | None:
     """A checkpoint's pooling by the fleet file or its own; none where neither says.
 
@@ -176,6 +189,12 @@ def _from_checkpoint(
         takes, are = ("images", "texts") if images else ("texts", "images")
         raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
+    if (fitted := read_fitted(checkpoint, class_names, config.hidden_size)) is not None:
+        tensors, about = fitted
+        config.pooling = about.pooling
+        head = task.head(pooled_size(about.pooling, config.hidden_size), class_names)
+        head.load_state_dict(tensors)
+        return _finite(checkpoint, Classifier(backbone, head)), True
     head = load_head(checkpoint, class_names, revision) if images else None
     if head is not None:  # it was trained on vectors of one kind
         double = head.in_features == pooled_size("first_mean", config.hidden_size)
@@ -183,11 +202,10 @@ def _from_checkpoint(
         config.pooling, head = (own, head) if known in (None, own) else (known, None)
     width = pooled_size(config.pooling, config.hidden_size)
     loaded = Classifier(backbone, head or task.head(width, class_names))
-    _check_finite(checkpoint, loaded)
-    return loaded, head is not None
+    return _finite(checkpoint, loaded), head is not None
 
 
-def _check_finite(checkpoint: str | Path, model: nn.Module) -> None:
+def _finite(checkpoint: str | Path, model: Classifier) -> Classifier:
     for name, tensor in model.state_dict().items():
         bad = tensor.numel() - int(tensor.isfinite().sum())
         if bad:
@@ -195,6 +213,7 @@ def _check_finite(checkpoint: str | Path, model: nn.Module) -> None:
                 f"reference.checkpoint: {bad} of {tensor.numel()} numbers of the tensor {name} of "
                 f"{checkpoint} are not finite; save the checkpoint again from a sound model"
             )
+    return model
 
 
 def _check_images(
@@ -271,20 +290,22 @@ def train_reference(
     """
     if not public.labelled:
         return model
-    pretrained = settings.checkpoint is not None
-    fit(
-        task,
-        model,
-        public.train,
-        settings.training,
-        generator,
-        validation=public.validation,
-        augment=augment,
-        on_epoch=lambda epoch: progress(epoch, settings.training.epochs),
-        scales=layer_scales(model, settings.layer_decay) if pretrained else None,
-        patience=_PATIENCE if pretrained else None,
-        numbers=numbers,
-    )
+    if settings.checkpoint is None:
+        fit(
+            task,
+            model,
+            public.train,
+            settings.training,
+            generator,
+            validation=public.validation,
+            augment=augment,
+            on_epoch=lambda epoch: progress(epoch, settings.training.epochs),
+            numbers=numbers,
+        )
+    elif settings.recipe == "labels":
+        fine_tune(task, model, settings, public, generator, augment, progress, numbers)
+    elif task.probe is not None:
+        contrast(task.probe, model, settings, public, generator, progress, numbers)
     return model
 
 
@@ -308,14 +329,3 @@ def described(task: Task, model: Classifier, test: Samples, origin: Origin) -> R
         pooling=model.backbone.config.pooling,
         origin=origin,
     )
-
-
-def layer_scales(model: Classifier, decay: float) -> dict[Tensor, float]:
-    """Learning-rate scales by depth: the head 1, each earlier layer ``decay`` times the next."""
-    family = family_of(model.backbone.config)
-    layers = list(model.backbone.get_submodule(family.layers).children())
-    first = decay ** (len(layers) + 1)
-    scales: dict[Tensor, float] = dict.fromkeys(model.backbone.parameters(), first)
-    for number, layer in enumerate(layers):
-        scales |= dict.fromkeys(layer.parameters(), decay ** (len(layers) - number))
-    return scales

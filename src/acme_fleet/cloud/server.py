@@ -55,7 +55,7 @@ class CloudServer:
         self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, quorum, folder, tell)
         self._initial = reference
         stage = partial(journal.stage, "cloud", tier="cloud")
-        self.backbones = Backbones(settings, public, folder, stage, reference)
+        self.backbones = Backbones(settings, public, class_names, folder, stage, reference)
         """What is made of the reference, lines 2-4."""
         self.grid = candidate_grid(settings.backbone, self._initial)
         self.left_out: list[str] = []

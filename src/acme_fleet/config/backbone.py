@@ -66,6 +66,11 @@ class Reference(Settings):
     training: Training = Training(epochs=30)
     """Training on the public data; a checkpoint stays untouched unless this wins on validation. It
     is never trained without labels."""
+    recipe: Literal["labels", "contrastive"] = "labels"
+    """Fine-tuning of a checkpoint: on its classifier's loss, or, where a class has few samples, on
+    pairs of samples of one class or two (SetFit)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of a label that is spread over all classes when a checkpoint is fine-tuned."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Pixels by which random crops of training images move at most; 0 crops nothing."""
     flip: bool = False
@@ -75,6 +80,12 @@ class Reference(Settings):
     @classmethod
     def _as_path(cls, value: Any) -> Any:
         return Path(value) if str(value)[:1] in (".", "/") else value
+
+    @model_validator(mode="after")
+    def _contrast_needs_a_checkpoint(self) -> Reference:
+        if self.recipe == "contrastive" and self.checkpoint is None:
+            raise ValueError("recipe: contrastive fine-tunes a `checkpoint`, and there is none")
+        return self
 
     @model_validator(mode="after")
     def _revision_is_of_the_hub(self) -> Reference:

@@ -14,12 +14,20 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import family_of
 from acme_fleet.outside import reading
+from acme_fleet.runs.atomic import replacing
 
+_FILE = Path("1_Pooling", "config.json")
 # The names in a sentence encoder's 1_Pooling/config.json.
 _MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
+}
+
+
+_PARTS: dict[Pooling, tuple[str, ...]] = {
+    "first_mean": ("pooling_mode_cls_token", "pooling_mode_mean_tokens"),
+    **{pooling: (mode,) for mode, pooling in _MODES.items()},
 }
 
 
@@ -66,6 +74,18 @@ def poolings_of(config: PreTrainedConfig, known: Pooling | None) -> list[Pooling
     return [known] if known else [family_of(config).pooled, "mean"]
 
 
+def write_pooling(folder: Path, pooling: Pooling, hidden: int) -> None:
+    """Write the file that :func:`pooling_of_checkpoint` reads.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    file = folder / _FILE
+    named = {mode: mode in _PARTS[pooling] for mode in _MODES}
+    with replacing(file) as path:
+        path.write_text(json.dumps({"word_embedding_dimension": hidden, **named}, indent=2))
+
+
 def pooling_of_checkpoint(checkpoint: str | Path, hidden: int) -> Pooling | None:
     """The pooling that ``1_Pooling/config.json`` of a sentence encoder names; none without it.
 
@@ -73,7 +93,7 @@ def pooling_of_checkpoint(checkpoint: str | Path, hidden: int) -> Pooling | None
         FleetError: if the file cannot be read, disagrees with the hidden size, or names a pooling
             that is not one of ours.
     """
-    file = Path(checkpoint) / "1_Pooling" / "config.json"
+    file = Path(checkpoint) / _FILE
     if not file.is_file():
         return None
     with reading(file):

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.models.features import activations, moved, pooled_by
+from acme_fleet.models.features import Classifier, activations, moved, pooled_by
 from acme_fleet.models.padding import by_length
 from acme_fleet.tasks.base import Fit
 from acme_fleet.tasks.probe import Features, Probe
@@ -61,6 +61,18 @@ def pooled_features(
         together = torch.cat(rows)
         features[pooling] = (together if back is None else together[back]).numpy()
     return features
+
+
+def probe_of(fit: Fit, model: Classifier, public: Splits) -> tuple[dict[str, Tensor], float]:
+    """A head fitted to a model's pooled vectors, and its accuracy on public validation data."""
+    backbone, classes = model.backbone, model.head.out_features
+    way = backbone.config.pooling
+    read = [
+        (pooled_features(backbone, part, [way])[way], part.labels.numpy())
+        for part in (public.train, public.validation)
+    ]
+    probe = fit(read[0], read[1], classes)
+    return probe.tensors(), probe.accuracy(*read[1])
 
 
 def choose_pooling(

@@ -112,6 +112,10 @@ class Task(ABC):
         The sum must be one over samples, each a function of its own outputs and label alone.
         """
 
+    def smoothed(self, share: float) -> Task:
+        """The task with a ``share`` of each label spread over all; one without labels is itself."""
+        return self
+
     @abstractmethod
     def hits(
         self,

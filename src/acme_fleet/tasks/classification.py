@@ -20,6 +20,14 @@ class Classification(Task):
     whole_hits = True
     probe = staticmethod(fit_probe)
 
+    def __init__(self, smoothing: float = 0.0) -> None:
+        """``smoothing`` is the share of each label that is spread over all classes."""
+        self._smoothing = smoothing
+
+    def smoothed(self, share: float) -> Classification:
+        """See :class:`~acme_fleet.tasks.base.Task`."""
+        return Classification(share)
+
     def loss(
         self,
         outputs: Float[Tensor, "batch classes *positions"],
@@ -27,7 +35,13 @@ class Classification(Task):
         reduction: Reduction = "mean",
     ) -> Float[Tensor, ...]:
         """Cross-entropy."""
-        return F.cross_entropy(outputs, labels, reduction=reduction, ignore_index=ABSENT)
+        return F.cross_entropy(
+            outputs,
+            labels,
+            reduction=reduction,
+            ignore_index=ABSENT,
+            label_smoothing=self._smoothing,
+        )
 
     def hits(
         self,

@@ -211,7 +211,8 @@ def fit(
         tolerant: a training that diverges ends early with the best epoch's weights, or without
             ``validation`` with those before the first epoch, in place of an error.
         scales: of the learning rates of some parameters.
-        patience: with ``validation``, epochs without a better one after which training ends.
+        patience: with ``validation``, epochs after which training ends if none of them was better
+            than an epoch before. The start does not count: training often falls below it first.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
 
     Raises:
@@ -222,7 +223,7 @@ def fit(
     steps = steps_of(samples, training)
     optimization = Optimization(module.parameters(), training, steps, scales)
     device = optimization.parameters[0].device
-    waited = 0
+    waited, latest = 0, None
     module.eval()
     best = None if validation is None else evaluate(task, module, validation)
     goes_back = validation is not None
@@ -243,8 +244,10 @@ def fit(
         if validation is not None:
             result = evaluate(task, module, validation)
             waited += 1
+            if latest is None or result.better_than(latest):
+                latest, waited = result, 0
             if best is not None and result.better_than(best):
-                best, kept, waited = result, copy.deepcopy(module.state_dict()), 0
+                best, kept = result, copy.deepcopy(module.state_dict())
         if state:
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:

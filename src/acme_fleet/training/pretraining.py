@@ -17,7 +17,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import ViTConfig, ViTForImageClassification
 
 from acme_fleet.config.backbone import Reference, ViT
@@ -26,13 +25,10 @@ from acme_fleet.data.checkpoint_files import PRETRAINING
 from acme_fleet.data.datasets import Source
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.errors import FleetError, RunError, WriteError
-from acme_fleet.models.backbone.checkpoints import quiet
+from acme_fleet.models.backbone.checkpoints import save_plain
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.storage import (
-    CONFIG,
     PREPROCESSING,
-    WEIGHTS,
-    saving,
     with_prefix,
     write_json,
 )
@@ -43,6 +39,7 @@ from acme_fleet.runs.sealed import read_marked_json, write_marked_json
 from acme_fleet.seeding import derive_seed, generator
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.augmentation import augmentation
+from acme_fleet.training.averaging import Averaged
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit, steps_of
 from acme_fleet.training.precision import Numbers, training_device, training_numbers
@@ -58,7 +55,6 @@ SHAPES = {
 
 RECORD, _STATE, _COMPUTE = PRETRAINING, "epochs.safetensors", "compute.json"
 _VALIDATION = 0.05
-_AVERAGED_SHARE = 0.02  # of all steps, over which the weights are averaged
 
 
 @dataclass(frozen=True)
@@ -246,8 +242,7 @@ def train_averaged(
         on_epoch: called with the number of finished epochs and the average so far.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
     """
-    steps = steps_of(samples, recipe.training)
-    model = Averaged(module, max(2, round(_AVERAGED_SHARE * steps)))
+    model = Averaged.over(module, steps_of(samples, recipe.training))
     fit(
         CLASSIFICATION,
         model,
@@ -261,29 +256,6 @@ def train_averaged(
         numbers=numbers,
     )
     return cast("Trained", model.average.module).eval()
-
-
-class Averaged(nn.Module):
-    """A classifier in training mode, the moving average of its weights in evaluation mode.
-
-    Statistics of normalisation layers are averaged like weights.
-    """
-
-    def __init__(self, module: nn.Module, horizon: int) -> None:
-        """``horizon`` is the number of steps that the average remembers."""
-        super().__init__()
-        self.module = module
-        average = get_ema_multi_avg_fn(1 - 1 / horizon)
-        self.average = AveragedModel(module, multi_avg_fn=average, use_buffers=True)
-        self.average.requires_grad_(False)
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of shape ``(batch, classes)``."""
-        return (self.module if self.training else self.average)(**inputs)
-
-    def update(self) -> None:
-        """Take the weights as they are into the average."""
-        self.average.update_parameters(self.module)
 
 
 def cutmix(batch: Samples, share: float, generator: torch.Generator) -> Samples:
@@ -332,8 +304,5 @@ def save_checkpoint(
     tensors |= with_prefix("classifier", classifier.head.state_dict())
     cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     model.load_state_dict(cpu, assign=True)
-    with quiet(), saving(folder / WEIGHTS):
-        model.save_pretrained(folder)
-    for path in folder.glob("model*.safetensors"):  # the owner's alone, unlike their neighbours
-        path.chmod((folder / CONFIG).stat().st_mode & 0o777)
+    save_plain(model, folder)
     write_json(folder / PREPROCESSING, source.preprocessing.model_dump(mode="json"))

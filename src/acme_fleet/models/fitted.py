@@ -37,7 +37,7 @@ Origin = Literal["fine-tuned", "untouched"]
 
 @dataclass(frozen=True)
 class About:
-    """What a fitted classifier is for.
+    """Use of a fitted classifier.
 
     Attributes:
         classes: names, in the order of its rows.
@@ -64,7 +64,7 @@ def write_fitted(
     backbone, found = model.backbone, read_checkpoint(checkpoint, revision)
     plain, config = backbone, found.config
     if not is_elastic(config):
-        if hasattr(config, "image_size"):
+        if family_of(config).grid == "image":
             config.image_size = backbone.config.image_size
         config.id2label = dict(enumerate(about.classes))
         config.label2id = {name: number for number, name in enumerate(about.classes)}

@@ -83,7 +83,7 @@ def training_numbers(
 
 
 def known_numbers(compute: Compute, path: Path) -> Numbers:
-    """What :func:`training_numbers` decided; float32 where it was not asked yet."""
+    """The decision of :func:`training_numbers`; float32 where it was not asked yet."""
     if compute != "auto":
         return compute
     known = if_sound(path, _read)

@@ -10,9 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from acme_fleet.cloud.choices import at_depth, limits_of, odds
 from acme_fleet.cloud.first_pass import Costs, Judge, judged
 from acme_fleet.cloud.importance import objective_of, taylor_importance
-from acme_fleet.cloud.objectives import Grid, Quality, sent_quality
+from acme_fleet.cloud.objectives import (
+    Grid,
+    Quality,
+    candidate_grid,
+    candidate_sizes,
+    sent_quality,
+)
 from acme_fleet.cloud.reference import (
     ReferenceResult,
     described,
@@ -215,9 +222,17 @@ class Backbones:
     ) -> Classifier:
         lesson, settings = self._lesson(), self._settings.backbone
         widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
-        step = step_of(self._distillation, number, widths, depths, lesson, hidden)
+        odds = self._odds(model, at_full_depth=number == 0)
+        step = step_of(self._distillation, number, widths, depths, lesson, hidden, odds)
         draw, training = self._draw("distillation", number), self._distillation.training
         return self._distill(model, _STEPS[number], step, training, draw, progress)
+
+    def _odds(self, model: Classifier, *, at_full_depth: bool) -> dict[Variant, float] | None:
+        """How often the fleet's limits can choose a student, or a cut of it in depth."""
+        grid = candidate_grid(self._settings.backbone, model)
+        sizes = candidate_sizes(self._elastic(model), grid, self._settings.header)
+        known = odds(grid, sizes, limits_of(self._settings))
+        return at_depth(known, dimensions(model.backbone.config).layers) if at_full_depth else known
 
     def _lesson(self) -> Lesson:
         return lesson_of(self._distillation, self._origin)

@@ -27,9 +27,13 @@ from transformers import (  # noqa: E402
     DeiTConfig,
     Dinov2Config,
     DistilBertConfig,
+    Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
     ViTConfig,
 )
 
@@ -51,6 +55,10 @@ _DISTIL: dict[str, Any] = {"dim": 16, "n_heads": 4, "hidden_dim": 12}
 # Layers that differ in kind: the first attends to everything, the others to three tokens.
 _WINDOW: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
 
+_KINDS = ("sliding_attention", "full_attention", "sliding_attention")
+# Heads that are not a share of the hidden size, as in their released models.
+_WIDE: dict[str, Any] = {**_GROUPED, "head_dim": 6, "intermediate_size": 10}
+
 _CONFIGS: dict[str, Callable[[int], Any]] = {
     "vit": lambda n: ViTConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
     "deit": lambda n: DeiTConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
@@ -62,6 +70,29 @@ _CONFIGS: dict[str, Callable[[int], Any]] = {
     "llama": lambda n: LlamaConfig(num_hidden_layers=n, intermediate_size=10, **_TEXT, **_GROUPED),
     "qwen2": lambda n: Qwen2Config(
         num_hidden_layers=n, intermediate_size=10, **_WINDOW, **_TEXT, **_GROUPED
+    ),
+    "mistral": lambda n: MistralConfig(num_hidden_layers=n, sliding_window=3, **_TEXT, **_WIDE),
+    "smollm3": lambda n: SmolLM3Config(
+        num_hidden_layers=n,
+        intermediate_size=10,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        no_rope_layers=[1, 0, 1][:n],
+        layer_types=list(_KINDS)[:n],
+        use_sliding_window=True,
+        sliding_window=3,
+        **_TEXT,
+        **_GROUPED,
+    ),
+    "qwen3": lambda n: Qwen3Config(num_hidden_layers=n, **_WINDOW, **_TEXT, **_WIDE),
+    "gemma3_text": lambda n: Gemma3TextConfig(
+        num_hidden_layers=n,
+        sliding_window=3,
+        layer_types=list(_KINDS)[:n],
+        query_pre_attn_scalar=5,
+        **_TEXT,
+        **_WIDE,
     ),
 }
 

@@ -43,6 +43,7 @@ BERT = {
     "max_position_embeddings": 12,
 }
 DECODER = BERT | {"num_key_value_heads": 2, "tie_word_embeddings": False}
+WIDE = DECODER | {"head_dim": 6}
 DISTILBERT = {
     "vocab_size": 40,
     "dim": 16,
@@ -63,6 +64,10 @@ MODELS = {
     "distilbert": (hf.DistilBertConfig, hf.DistilBertForMaskedLM, DISTILBERT),
     "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, DECODER),
     "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, DECODER),
+    "mistral": (hf.MistralConfig, hf.MistralForCausalLM, WIDE),
+    "smollm3": (hf.SmolLM3Config, hf.SmolLM3ForCausalLM, DECODER | {"pad_token_id": 0}),
+    "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, WIDE),
+    "gemma3_text": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, WIDE),
 }
 
 IMAGE_NAMES_4 = (
@@ -134,7 +139,9 @@ def test_the_backbone_is_the_checkpoint(tmp_path, kind):
         expected = model.base_model(**inputs).last_hidden_state
         actual = backbone(**inputs).last_hidden_state
     torch.testing.assert_close(actual, expected)
-    assert backbone.config.heads_per_layer == ([2, 2] if kind in ("llama", "qwen2") else [4, 4])
+    assert backbone.config.heads_per_layer == (
+        [2, 2] if "num_key_value_heads" in MODELS[kind][2] else [4, 4]
+    )
 
 
 def test_the_backbone_without_a_task_is_found_too(tmp_path, kind):

@@ -34,6 +34,8 @@ from acme_fleet.outside import one_line
 class Family:
     """Names of the parts of a model, as in memory (names on disk may differ).
 
+    Names that are equal are one Linear, whose outputs are these parts one behind the other.
+
     Attributes:
         layers: the list of Transformer layers.
         query, key, value, output: the attention's Linears, relative to a layer.
@@ -41,16 +43,19 @@ class Family:
         neurons_out: the Linear that the neurons enter.
         neurons_key: the configuration's name for the number of MLP neurons, or for its ratio to
             the hidden size.
-        pooled: which token stands for the whole input, where nothing says how to pool.
+        pooled: how the whole input becomes one vector, where nothing says how to pool.
         prefix_tokens: tokens before the patches or words that are no part of the grid.
         grid: whether the tokens form an image grid or a sequence.
         options: what the model's constructor takes beside the configuration.
         patches: the convolution that makes a vector of each patch, of images only.
-        divided: whether attention takes a head's size from the hidden size, which must be a
-            multiple of the heads, and reads no ``head_dim``.
-        hidden_by_heads: whether the configuration wants such a multiple in any case.
+        head_size, head_scale: the attention's attributes for the channels of a head and for the
+            factor on its scores, where it takes them from the hidden size, which must be a multiple
+            of the heads, and reads no ``head_dim``.
+        by_head: modules of a layer that work on the channels of one head, the same for all heads.
+        head_tables: embeddings of a layer with one column for each query head.
         resampled: whether the position table is made for the image size of the data, as the
             family's own models do with every image.
+        scaled_words: the table of words, if its vectors are multiplied by √hidden size.
     """
 
     layers: str
@@ -66,9 +71,12 @@ class Family:
     grid: Literal["image", "sequence"]
     options: dict[str, Any]
     patches: str | None = None
-    divided: bool = False
-    hidden_by_heads: bool = False
+    head_size: str | None = None
+    head_scale: str | None = None
+    by_head: tuple[str, ...] = ()
+    head_tables: tuple[str, ...] = ()
     resampled: bool = False
+    scaled_words: str | None = None
 
     def stream_axis(self, name: str) -> int | None:
         """The axis of a tensor along the channels of the residual stream; none if it has none.
@@ -82,16 +90,33 @@ class Family:
         module, _, leaf = name.rpartition(".")
         if name.startswith(f"{self.layers}."):
             module = module.removeprefix(f"{self.layers}.").partition(".")[2]
+            if module in (*self.by_head, *self.head_tables):
+                return None
             if module in (self.query, self.key, self.value, *self.neurons_in):
                 return 1 if leaf == "weight" else None
             return 0  # of what writes to the stream, and of norms and scales
-        if leaf in _NOT_OF_THE_STREAM:
+        if leaf in _NOT_OF_THE_STREAM or leaf.endswith("inv_freq"):
             return None
         return 0 if module == self.patches else -1
 
+    def outputs(self, sizes: Dimensions, heads: int, neurons: int) -> dict[str, list[int]]:
+        """Outputs of a layer's Linears that read the stream, part by part, by name."""
+        keys = heads * sizes.head_dim
+        parts = [(self.query, keys * sizes.queries_per_head), (self.key, keys), (self.value, keys)]
+        found: dict[str, list[int]] = {}
+        for name, size in (*parts, *((name, neurons) for name in self.neurons_in)):
+            found.setdefault(name, []).append(size)
+        return found
 
-_NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "inv_freq", "original_inv_freq")
-"""Buffers that are no vectors of the hidden size."""
+    def inputs(self, sizes: Dimensions, heads: int, neurons: int) -> dict[str, int]:
+        """Columns of a layer's matrices that heads or neurons enter, by name."""
+        queries = heads * sizes.queries_per_head
+        tables = dict.fromkeys(self.head_tables, queries)
+        return {self.output: queries * sizes.head_dim, self.neurons_out: neurons, **tables}
+
+
+_NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "embed_scale")
+"""Buffers that are no vectors of the hidden size, beside the frequencies of rotary positions."""
 
 
 def _image(prefix_tokens: int) -> Family:
@@ -112,6 +137,22 @@ def _image(prefix_tokens: int) -> Family:
     )
 
 
+_BERT = Family(
+    layers="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    neurons_in=("intermediate.dense",),
+    neurons_out="output.dense",
+    neurons_key="intermediate_size",
+    pooled="first",
+    prefix_tokens=1,
+    grid="sequence",
+    options={"add_pooling_layer": False},
+    head_size="attention_head_size",
+    head_scale="scaling",
+)
 _DECODER = Family(
     layers="layers",
     query="self_attn.q_proj",
@@ -126,6 +167,7 @@ _DECODER = Family(
     grid="sequence",
     options={},
 )
+_NORMED_DECODER = replace(_DECODER, by_head=("self_attn.q_norm", "self_attn.k_norm"))
 
 FAMILIES: dict[str, Family] = {
     "vit": _image(prefix_tokens=1),
@@ -137,22 +179,9 @@ FAMILIES: dict[str, Family] = {
         options={},
         resampled=True,
     ),
-    "bert": Family(
-        layers="encoder.layer",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
-        output="attention.output.dense",
-        neurons_in=("intermediate.dense",),
-        neurons_out="output.dense",
-        neurons_key="intermediate_size",
-        pooled="first",
-        prefix_tokens=1,
-        grid="sequence",
-        options={"add_pooling_layer": False},
-        divided=True,
-    ),
-    "distilbert": Family(
+    "bert": _BERT,
+    "distilbert": replace(
+        _BERT,
         layers="transformer.layer",
         query="attention.q_lin",
         key="attention.k_lin",
@@ -161,14 +190,14 @@ FAMILIES: dict[str, Family] = {
         neurons_in=("ffn.lin1",),
         neurons_out="ffn.lin2",
         neurons_key="hidden_dim",
-        pooled="first",
-        prefix_tokens=1,
-        grid="sequence",
         options={},
-        divided=True,
     ),
-    "llama": replace(_DECODER, hidden_by_heads=True),
+    "llama": _DECODER,
     "qwen2": _DECODER,
+    "mistral": _DECODER,
+    "smollm3": _DECODER,
+    "qwen3": _NORMED_DECODER,
+    "gemma3_text": replace(_NORMED_DECODER, scaled_words="embed_tokens"),
 }
 
 
@@ -226,11 +255,6 @@ def check_known(model_type: str, place: str = "") -> str:
     return name
 
 
-def _has_cut(config: PreTrainedConfig) -> bool:
-    """True if the size of a head is no longer that of an uncut hidden size."""
-    return getattr(config, "head_dim", None) is not None
-
-
 def is_elastic(config: PreTrainedConfig) -> bool:
     """True for a configuration of ours, whose layers may differ in heads and neurons."""
     return config.model_type.startswith(_PREFIX)
@@ -261,21 +285,24 @@ def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
 _PREFIX = "acme_"
 
 
-def _resize(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(
-        inputs,
-        outputs,
-        bias=linear.bias is not None,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-    )
+def _resized(module: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    """A Linear of these sizes; of an embedding the rows stay, and ``inputs`` are its columns."""
+    assert isinstance(module, nn.Linear | nn.Embedding)
+    place = {"device": module.weight.device, "dtype": module.weight.dtype}
+    if isinstance(module, nn.Embedding):
+        return nn.Embedding(module.num_embeddings, inputs, **place)
+    return nn.Linear(inputs, outputs, bias=module.bias is not None, **place)
 
 
 @contextmanager
 def _one_head(config: PreTrainedConfig) -> Iterator[None]:
-    """A configuration whose hidden size is a multiple of its heads; see ``Family.divided``."""
+    """A configuration whose hidden size is a multiple of its heads, as transformers wants it.
+
+    Where the hidden size is cut, ``head_dim`` says how large a head is.
+    """
     heads = config.num_attention_heads
-    config.num_attention_heads = 1
+    if getattr(config, "head_dim", None) is not None:
+        config.num_attention_heads = 1
     try:
         yield
     finally:
@@ -283,31 +310,26 @@ def _one_head(config: PreTrainedConfig) -> Iterator[None]:
 
 
 def _narrow(model: PreTrainedModel) -> None:
-    """Replace each layer's Linears by ones of the sizes that the configuration lists."""
+    """Replace what heads or neurons enter or leave by modules of the sizes that each layer has."""
     config, family = model.config, family_of(model.config)
     sizes = dimensions(config)
     layers = model.get_submodule(family.layers)
     for layer, heads, neurons in zip(
         layers.children(), config.heads_per_layer, config.neurons_per_layer, strict=True
     ):
-        width = heads * sizes.head_dim
-        queries = width * sizes.queries_per_head
-        new_sizes = {
-            family.query: (sizes.hidden, queries),
-            family.key: (sizes.hidden, width),
-            family.value: (sizes.hidden, width),
-            family.output: (queries, sizes.hidden),
-            **dict.fromkeys(family.neurons_in, (sizes.hidden, neurons)),
-            family.neurons_out: (neurons, sizes.hidden),
-        }
-        for name, (inputs, outputs) in new_sizes.items():
-            old = layer.get_submodule(name)
-            assert isinstance(old, nn.Linear)
-            layer.set_submodule(name, _resize(old, inputs, outputs))
-        if family.divided:
-            attention = cast("Any", layer.get_submodule(family.query.rpartition(".")[0]))
-            attention.attention_head_size = sizes.head_dim
-            attention.scaling = sizes.head_dim**-0.5
+        for name, parts in family.outputs(sizes, heads, neurons).items():
+            layer.set_submodule(name, _resized(layer.get_submodule(name), sizes.hidden, sum(parts)))
+        for name, inputs in family.inputs(sizes, heads, neurons).items():
+            layer.set_submodule(name, _resized(layer.get_submodule(name), inputs, sizes.hidden))
+        attention = cast("Any", layer.get_submodule(family.query.rpartition(".")[0]))
+        if family.head_size is not None:
+            setattr(attention, family.head_size, sizes.head_dim)
+        if family.head_scale is not None:
+            setattr(attention, family.head_scale, sizes.head_dim**-0.5)
+    if family.scaled_words is not None:
+        words = cast("Any", model.get_submodule(family.scaled_words))
+        words.scalar_embed_scale = config.embed_scale
+        words.embed_scale.fill_(config.embed_scale)
 
 
 def _elastic_classes(
@@ -327,13 +349,25 @@ def _elastic_classes(
             neurons_per_layer: Sequence[int] = (),
             pooling: Pooling | None = None,
             precision: Precision = "float32",
+            embed_scale: float | None = None,
             **others: Any,
         ) -> None:
+            family = FAMILIES[config_class.model_type]
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
             self.precision = precision
-            self.pooling = pooling or FAMILIES[config_class.model_type].pooled
-            super().__init__(**others)
+            self.pooling = pooling or family.pooled
+            name = config_class.attribute_map.get("num_attention_heads", "num_attention_heads")
+            told, heads = others.get("head_dim") is not None, others.get(name)
+            super().__init__(**{**others, name: 1} if told and heads else others)
+            if told and heads:  # transformers has checked the sizes as those of one head
+                setattr(self, name, heads)
+            if family.scaled_words is not None:
+                self.embed_scale = embed_scale or self.hidden_size**0.5
+
+        def validate(self) -> None:
+            with _one_head(self):
+                super().validate()
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **others: Any) -> Any:
@@ -346,7 +380,7 @@ def _elastic_classes(
 
         def __init__(self, config: PreTrainedConfig) -> None:
             family = family_of(config)
-            with _one_head(config) if family.divided and _has_cut(config) else nullcontext():
+            with nullcontext() if family.head_size is None else _one_head(config):
                 super().__init__(config, **family.options)
             _narrow(self)
             use_precision(self, config.precision)

@@ -148,7 +148,7 @@ def read_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Chec
     if str(content["model_type"]) != family:
         config_class, _ = ELASTIC[family]
     sizes = accepted(family, content, place)
-    if config_class is CONFIG_MAPPING[family] and FAMILIES[family].divided:
+    if config_class is CONFIG_MAPPING[family] and FAMILIES[family].head_size is not None:
         sizes.pop("head_dim", None)  # read by elastic models alone
     with reading(place):
         config = config_class.from_dict(sizes)

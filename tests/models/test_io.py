@@ -26,6 +26,7 @@ from acme_fleet.models.backbone.configuration import WITHOUT_EFFECT, accepted
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
+from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import (
     backbone_from,
     clone_state,
@@ -259,7 +260,9 @@ def test_a_width_that_no_layer_keeps_is_not_allocated(
     family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
 ) -> None:
     """Tensors that fit, and a configuration whose reference had thousands of neurons or more."""
-    small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
+    whole = as_elastic(plain_backbone(family))
+    pool_by(whole, "mean")  # without a module that pools, which keeps all of its neurons
+    small, inputs = extract(whole, UNEVEN), make_inputs(family)
     key = FAMILIES[family].neurons_key
     document = config_document(small) | {key: 2**9 if key == "mlp_ratio" else 2**20}
     rebuilt = backbone_from(document, clone_state(small))

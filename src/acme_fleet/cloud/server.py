@@ -56,6 +56,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_class
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, patches
+from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import clone_state, read_tensors, sent_backbone, write_tensors
 from acme_fleet.runs.journal import Journal, Progress
 from acme_fleet.runs.sealed import if_sound
@@ -141,7 +142,8 @@ class CloudServer:
             stored = head, {"pooling": pooling}
             write_tensors(path, *stored)
         head, about = stored
-        model.backbone.config.pooling = about["pooling"]
+        way: Any = about["pooling"]
+        pool_by(model.backbone, way)
         model.head.load_state_dict(head)
         return model
 

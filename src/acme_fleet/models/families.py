@@ -7,10 +7,12 @@ it registers with ``AutoConfig`` and ``AutoModel``, so ``from_pretrained`` loads
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from torch import nn
 from transformers import (
@@ -26,97 +28,10 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.parts import ATTENTION_POOLING, BIASED_ATTENTION
 from acme_fleet.models.backbone.precision import use_precision
+from acme_fleet.models.family import Dimensions, Family
 from acme_fleet.outside import one_line
-
-
-@dataclass(frozen=True)
-class Family:
-    """Names of the parts of a model, as in memory (names on disk may differ).
-
-    Names that are equal are one Linear, whose outputs are these parts one behind the other.
-
-    Attributes:
-        layers: the list of Transformer layers.
-        query, key, value, output: the attention's Linears, relative to a layer.
-        neurons_in: Linears whose outputs are the MLP's neurons (two where the MLP is gated).
-        neurons_out: the Linear that the neurons enter.
-        neurons_key: the configuration's name for the number of MLP neurons, or for its ratio to
-            the hidden size.
-        pooled: how the whole input becomes one vector, where nothing says how to pool.
-        prefix_tokens: tokens before the patches or words that are no part of the grid.
-        grid: whether the tokens form an image grid or a sequence.
-        options: what the model's constructor takes beside the configuration.
-        patches: the convolution that makes a vector of each patch, of images only.
-        head_size, head_scale: the attention's attributes for the channels of a head and for the
-            factor on its scores, where it takes them from the hidden size, which must be a multiple
-            of the heads, and reads no ``head_dim``.
-        by_head: modules of a layer that work on the channels of one head, the same for all heads.
-        head_tables: embeddings of a layer with one column for each query head.
-        resampled: whether the position table is made for the image size of the data, as the
-            family's own models do with every image.
-        scaled_words: the table of words, if its vectors are multiplied by √hidden size.
-    """
-
-    layers: str
-    query: str
-    key: str
-    value: str
-    output: str
-    neurons_in: tuple[str, ...]
-    neurons_out: str
-    neurons_key: str
-    pooled: Literal["first", "last"]
-    prefix_tokens: int
-    grid: Literal["image", "sequence"]
-    options: dict[str, Any]
-    patches: str | None = None
-    head_size: str | None = None
-    head_scale: str | None = None
-    by_head: tuple[str, ...] = ()
-    head_tables: tuple[str, ...] = ()
-    resampled: bool = False
-    scaled_words: str | None = None
-
-    def stream_axis(self, name: str) -> int | None:
-        """The axis of a tensor along the channels of the residual stream; none if it has none.
-
-        All layers share these channels: embeddings and norms have one number for each of them, a
-        matrix of a layer has them on the side where it reads or writes the stream.
-
-        Args:
-            name: of a parameter or buffer of a model of this family.
-        """
-        module, _, leaf = name.rpartition(".")
-        if name.startswith(f"{self.layers}."):
-            module = module.removeprefix(f"{self.layers}.").partition(".")[2]
-            if module in (*self.by_head, *self.head_tables):
-                return None
-            if module in (self.query, self.key, self.value, *self.neurons_in):
-                return 1 if leaf == "weight" else None
-            return 0  # of what writes to the stream, and of norms and scales
-        if leaf in _NOT_OF_THE_STREAM or leaf.endswith("inv_freq"):
-            return None
-        return 0 if module == self.patches else -1
-
-    def outputs(self, sizes: Dimensions, heads: int, neurons: int) -> dict[str, list[int]]:
-        """Outputs of a layer's Linears that read the stream, part by part, by name."""
-        keys = heads * sizes.head_dim
-        parts = [(self.query, keys * sizes.queries_per_head), (self.key, keys), (self.value, keys)]
-        found: dict[str, list[int]] = {}
-        for name, size in (*parts, *((name, neurons) for name in self.neurons_in)):
-            found.setdefault(name, []).append(size)
-        return found
-
-    def inputs(self, sizes: Dimensions, heads: int, neurons: int) -> dict[str, int]:
-        """Columns of a layer's matrices that heads or neurons enter, by name."""
-        queries = heads * sizes.queries_per_head
-        tables = dict.fromkeys(self.head_tables, queries)
-        return {self.output: queries * sizes.head_dim, self.neurons_out: neurons, **tables}
-
-
-_NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "embed_scale")
-"""Buffers that are no vectors of the hidden size, beside the frequencies of rotary positions."""
 
 
 def _image(prefix_tokens: int) -> Family:
@@ -153,6 +68,19 @@ _BERT = Family(
     head_size="attention_head_size",
     head_scale="scaling",
 )
+_ROBERTA = replace(_BERT, positions="embeddings.position_embeddings")
+_CLIP = replace(
+    _image(prefix_tokens=1),
+    layers="encoder.layers",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.out_proj",
+    options={},
+    patches="embeddings.patch_embedding",
+    head_size="head_dim",
+    head_scale="scale",
+)
 _DECODER = Family(
     layers="layers",
     query="self_attn.q_proj",
@@ -179,7 +107,37 @@ FAMILIES: dict[str, Family] = {
         options={},
         resampled=True,
     ),
+    "clip_vision_model": replace(_CLIP, prefix_tokens=1, final_norm="post_layernorm"),
+    "siglip_vision_model": replace(
+        _CLIP, prefix_tokens=0, pooled="attention", pooler="head", own=ATTENTION_POOLING
+    ),
     "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "mpnet": replace(
+        _ROBERTA,
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        output="attention.attn.o",
+        head_scale=None,
+        head_tables=("attention.attn.relative_attention_bias",),
+        own=BIASED_ATTENTION,
+    ),
+    "modernbert": replace(
+        _BERT,
+        layers="layers",
+        query="attn.Wqkv",
+        key="attn.Wqkv",
+        value="attn.Wqkv",
+        output="attn.Wo",
+        neurons_in=("mlp.Wi", "mlp.Wi"),
+        neurons_out="mlp.Wo",
+        options={},
+        head_size="head_dim",
+        head_scale=None,
+        first_norm=("attn_norm", "final_norm"),
+    ),
     "distilbert": replace(
         _BERT,
         layers="transformer.layer",
@@ -199,23 +157,6 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _NORMED_DECODER,
     "gemma3_text": replace(_NORMED_DECODER, scaled_words="embed_tokens"),
 }
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """Sizes of a reference model, read from its configuration.
-
-    A *head* here is the unit that is kept or dropped: for grouped-query attention one key/value
-    head with all query heads that share it (``queries_per_head``). The channels of the residual
-    stream are ``hidden``; a cut model has fewer of them than its heads have together.
-    """
-
-    layers: int
-    heads: int
-    queries_per_head: int
-    head_dim: int
-    neurons: int
-    hidden: int
 
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -240,6 +181,18 @@ def family_of(config: PreTrainedConfig) -> Family:
         FleetError: if the model type is not in :data:`FAMILIES`; the message lists those known.
     """
     return FAMILIES[check_known(config.model_type)]
+
+
+def own_pooling(config: PreTrainedConfig) -> Pooling:
+    """The family's way to pool, or the mean where a model lacks the module for it."""
+    family = family_of(config)
+    return family.pooled if family.pooler is None or config.vision_use_head else "mean"
+
+
+def most_tokens(config: PreTrainedConfig) -> int:
+    """The tokens of the longest text that a model takes."""
+    before = 0 if family_of(config).positions is None else config.pad_token_id + 1
+    return config.max_position_embeddings - before
 
 
 def check_known(model_type: str, place: str = "") -> str:
@@ -283,6 +236,7 @@ def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
 # --- elastic classes --------------------------------------------------------------------------
 
 _PREFIX = "acme_"
+_UNREAD_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
 def _resized(module: nn.Module, inputs: int, outputs: int) -> nn.Module:
@@ -326,10 +280,22 @@ def _narrow(model: PreTrainedModel) -> None:
             setattr(attention, family.head_size, sizes.head_dim)
         if family.head_scale is not None:
             setattr(attention, family.head_scale, sizes.head_dim**-0.5)
+
+
+def _complete(model: PreTrainedModel) -> None:
+    """Set a cut model's numbers that its family's own takes from the hidden size, or fixes."""
+    config, family = model.config, family_of(model.config)
     if family.scaled_words is not None:
         words = cast("Any", model.get_submodule(family.scaled_words))
         words.scalar_embed_scale = config.embed_scale
         words.embed_scale.fill_(config.embed_scale)
+    if family.positions is not None:
+        embeddings = cast("Any", model.get_submodule(family.positions.rpartition(".")[0]))
+        embeddings.padding_idx = config.pad_token_id
+    if family.first_norm is not None and config.first_layer_norm:
+        name, like = family.first_norm
+        for layer in list(model.get_submodule(family.layers).children())[:1]:
+            layer.set_submodule(name, copy.deepcopy(model.get_submodule(like)))
 
 
 def _elastic_classes(
@@ -350,13 +316,16 @@ def _elastic_classes(
             pooling: Pooling | None = None,
             precision: Precision = "float32",
             embed_scale: float | None = None,
+            first_layer_norm: bool = False,
             **others: Any,
         ) -> None:
             family = FAMILIES[config_class.model_type]
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
             self.precision = precision
-            self.pooling = pooling or family.pooled
+            # No backbone reads the numbers of these tokens; defaults are of another vocabulary.
+            unread = (f.name for f in dataclasses.fields(config_class) if f.name in _UNREAD_TOKENS)
+            others = {**dict.fromkeys(unread), **others}
             name = config_class.attribute_map.get("num_attention_heads", "num_attention_heads")
             told, heads = others.get("head_dim") is not None, others.get(name)
             super().__init__(**{**others, name: 1} if told and heads else others)
@@ -364,10 +333,13 @@ def _elastic_classes(
                 setattr(self, name, heads)
             if family.scaled_words is not None:
                 self.embed_scale = embed_scale or self.hidden_size**0.5
+            if family.first_norm is not None:
+                self.first_layer_norm = first_layer_norm
+            self.pooling = pooling or own_pooling(self)
 
         def validate(self) -> None:
             with _one_head(self):
-                super().validate()
+                cast("Any", super()).validate()
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **others: Any) -> Any:
@@ -382,7 +354,10 @@ def _elastic_classes(
             family = family_of(config)
             with nullcontext() if family.head_size is None else _one_head(config):
                 super().__init__(config, **family.options)
+            if family.own is not None:
+                family.own.put(self, dimensions(config).head_dim)
             _narrow(self)
+            _complete(self)
             use_precision(self, config.precision)
 
         @classmethod

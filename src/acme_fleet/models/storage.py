@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from acme_fleet.cost.size import Stored, shapes_of, stored_tensors
 from acme_fleet.errors import DamagedError, ProtocolError
@@ -21,7 +23,7 @@ from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.elastic import BY_LAYER, build, described, layers_key
 from acme_fleet.models.backbone.precision import pack, unpack
-from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
+from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions, own_pooling
 from acme_fleet.outside import one_line, reading
 from acme_fleet.runs.atomic import replacing, writing
 from acme_fleet.runs.sealed import canonical, check, checksum
@@ -185,6 +187,8 @@ def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:
         wrong = "a layer has more heads or neurons than the reference"
     elif attention > _WIDEST_ATTENTION * sizes.hidden:
         wrong = f"attention is {attention} wide, hidden states are {sizes.hidden}"
+    elif config.pooling == "attention" != own_pooling(config):
+        wrong = "pooling: attention is for a family that has it"
     elif not _lists_fit(config):
         wrong = f"{' or '.join(BY_LAYER)} names another number of layers, or windows of no size"
     if wrong:
@@ -210,13 +214,13 @@ def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> P
     }
     skeleton.load_state_dict(copies, assign=True)
     config = skeleton.config
-    known = described(config)
-    lists = ("heads_per_layer", "neurons_per_layer", *BY_LAYER)
-    none = {layers_key(config): 0, **{name: [] for name in lists if name in known}}
-    without = type(config)(**{**known, **none})
-    if "layer_types" in known:  # each kind of layer may have buffers of its own
-        without.layer_types = sorted(set(known["layer_types"]))
-    frame = build(without, "cpu")
+    without = copy.deepcopy(config)
+    setattr(without, layers_key(config), 0)
+    without.heads_per_layer = without.neurons_per_layer = []
+    if getattr(config, "layer_types", None):  # each kind of layer may have buffers of its own
+        without.layer_types = sorted(set(config.layer_types))
+    with no_init_weights():  # some families divide by the number of layers
+        frame = build(without, "cpu")
     for name, buffer in frame.named_buffers():
         module, _, leaf = name.rpartition(".")
         if skeleton.get_buffer(name).is_meta:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoModel,
     AutoModelForImageClassification,
     PreTrainedConfig,
@@ -39,6 +40,7 @@ from acme_fleet.models.families import (
 from acme_fleet.outside import reading
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_TEXT_ENCODER = "text_model."  # beside an image encoder
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.pkl")
 
 
@@ -85,7 +87,11 @@ def load_backbone(
     _check_files(found)
     options = {} if is_elastic(found.config) else family.options
     model, info = _load(AutoModel, found, options)
-    inside = [name for name in info["unexpected_keys"] if f"{family.layers}." in name]
+    inside = [
+        name
+        for name in info["unexpected_keys"]
+        if f"{family.layers}." in name and not name.startswith(_TEXT_ENCODER)
+    ]
     check_complete(found.name, {**info, "unexpected_keys": inside})
     if image_size is not None and family.resampled:
         _resample(model, image_size)
@@ -123,6 +129,8 @@ def load_head(
     """
     found = read_checkpoint(checkpoint, revision)
     if found.class_names != class_names or is_elastic(found.config):
+        return None
+    if type(found.config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return None
     found.config.id2label = dict(enumerate(class_names))
     found.config.architectures = found.architectures

@@ -22,7 +22,14 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.precision import rounded
-from acme_fleet.models.families import ELASTIC, Dimensions, Family, dimensions, family_of
+from acme_fleet.models.families import (
+    ELASTIC,
+    Dimensions,
+    Family,
+    dimensions,
+    family_of,
+    is_elastic,
+)
 
 BY_LAYER = ("layer_types", "no_rope_layers")
 """Keys of a configuration with one entry for each layer, beside those of elastic models."""
@@ -85,9 +92,20 @@ def architecture(sizes: Dimensions, width: float, depth: int, hidden: float = 1.
 
 
 def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedConfig:
-    """The configuration of the small model; ``config`` is the reference's."""
+    """The configuration of the small model; ``config`` is the reference's.
+
+    Raises:
+        FleetError: if the reference's lacks a number that its family needs.
+    """
     config_class, _ = ELASTIC[config.model_type.removeprefix("acme_")]
-    content = described(config)
+    content, family = described(config), family_of(config)
+    if family.positions is not None and config.pad_token_id is None:
+        kind = config.model_type.removeprefix("acme_")
+        raise FleetError(
+            f"pad_token_id is null: a {kind} counts positions from that token's number"
+        )
+    if family.first_norm is not None:
+        content["first_layer_norm"] = arch.layers[0] > 0 or content.get("first_layer_norm", False)
     content[layers_key(config)] = len(arch.layers)
     for name in BY_LAYER:
         if content.get(name):
@@ -98,7 +116,7 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
     if arch.hidden is not None:
         content[config.attribute_map.get("hidden_size", "hidden_size")] = arch.hidden
         content["head_dim"] = dimensions(config).head_dim
-        if family_of(config).scaled_words is not None:
+        if family.scaled_words is not None:
             content.setdefault("embed_scale", config.hidden_size**0.5)
     return config_class.from_dict(content)
 
@@ -138,9 +156,12 @@ def as_elastic(model: PreTrainedModel) -> PreTrainedModel:
     """The same function as an elastic model of full width and depth (weights are copied)."""
     sizes = dimensions(model.config)
     config = elastic_config(model.config, architecture(sizes, 1.0, sizes.layers))
-    elastic = build(config, "cpu")
+    elastic, state = build(config, "cpu"), model.state_dict()
+    own = family_of(config).own
+    if own is not None and not is_elastic(model.config):
+        state = own.tensors(state)
     wanted = elastic.state_dict().keys()
-    elastic.load_state_dict({k: v for k, v in model.state_dict().items() if k in wanted})
+    elastic.load_state_dict({k: v for k, v in state.items() if k in wanted})
     return elastic
 
 
@@ -148,7 +169,8 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     """A copy of a text model that knows these tokens alone, numbered anew in their order.
 
     Raises:
-        FleetError: if the model has no table of words, or one that lacks a token.
+        FleetError: if the model has no table of words, one that lacks a token, or positions that
+            are counted from a padding token that is not kept.
     """
     words = model.get_input_embeddings()
     if not isinstance(words, nn.Embedding) or max(kept) >= words.num_embeddings:
@@ -160,7 +182,14 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     content, pad = described(model.config), model.config.pad_token_id
     content["vocab_size"] = len(kept)
     content["pad_token_id"] = kept.index(pad) if pad in kept else None
-    small, state = build(type(model.config).from_dict(content), "cpu"), model.state_dict()
+    state, positions = model.state_dict(), family_of(model.config).positions
+    if positions is not None:  # they are counted from the padding token's number
+        if pad not in kept:
+            raise FleetError(f"backbone.vocabulary: the padding token {pad} is not kept")
+        moved = pad - kept.index(pad)
+        state[f"{positions}.weight"] = state[f"{positions}.weight"][moved:]
+        content["max_position_embeddings"] -= moved
+    small = build(type(model.config).from_dict(content), "cpu")
     name = next(name for name, module in model.named_modules() if module is words)
     state[f"{name}.weight"] = words.weight.detach()[torch.tensor(kept)]
     small.load_state_dict(state)
@@ -203,7 +232,8 @@ def subnetwork(
     for new, (old, heads, neurons) in enumerate(
         zip(arch.layers, arch.heads, arch.neurons, strict=True)
     ):
-        kept, entering = (of(sizes, heads, neurons) for of in (family.outputs, family.inputs))
+        kept = family.outputs(sizes, heads, neurons)
+        entering = family.inputs(sizes, heads, neurons)
         inside = f"{prefix}{old}."
         for name, value in state.items():
             if not name.startswith(inside):

@@ -190,13 +190,15 @@ def test_reordering_leaves_the_function_unchanged(
 def test_axes_of_the_residual_stream_are_those_that_grow_with_the_hidden_size(
     family: str, plain_backbone: MakeBackbone
 ) -> None:
-    """Against a model of twice the hidden size."""
-    names, narrow = FAMILIES[family], as_elastic(plain_backbone(family))
-    config = copy.deepcopy(plain_backbone(family).config)
+    """Against Hugging Face's own model of twice the hidden size."""
+    names, narrow = FAMILIES[family], plain_backbone(family)
+    config = copy.deepcopy(narrow.config)
     if names.head_size is None:
         config.head_dim = dimensions(config).head_dim
     config.hidden_size *= 2
-    wide = as_elastic(AutoModel.from_config(config, **names.options))
+    wide = AutoModel.from_config(config, **names.options)
+    if names.own is not None:  # names are those of an elastic model
+        narrow, wide = as_elastic(narrow), as_elastic(wide)
     stream, grown = set(), set()
     for name, value in [*narrow.named_parameters(), *narrow.named_buffers()]:
         other = wide.get_parameter_or_buffer(name)

@@ -221,7 +221,6 @@ def subnetwork(
     """
     family, sizes = family_of(config), dimensions(config)
     prefix = family.layers + "."
-    parts = family.outputs(sizes, sizes.heads, sizes.neurons)
     if arch.hidden is not None:
         state = {
             name: value if axis is None else value.narrow(axis, 0, arch.hidden)
@@ -232,7 +231,8 @@ def subnetwork(
     for new, (old, heads, neurons) in enumerate(
         zip(arch.layers, arch.heads, arch.neurons, strict=True)
     ):
-        kept = family.outputs(sizes, heads, neurons)
+        had = config.heads_per_layer[old], config.neurons_per_layer[old]
+        parts, kept = family.outputs(sizes, *had), family.outputs(sizes, heads, neurons)
         entering = family.inputs(sizes, heads, neurons)
         inside = f"{prefix}{old}."
         for name, value in state.items():

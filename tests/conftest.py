@@ -24,13 +24,23 @@ from torch import Tensor, nn  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModel,
     BertConfig,
+    CLIPVisionConfig,
     DeiTConfig,
     Dinov2Config,
     DistilBertConfig,
+    Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
+    ModernBertConfig,
+    MPNetConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+    SiglipVisionConfig,
+    SmolLM3Config,
     ViTConfig,
+    XLMRobertaConfig,
 )
 
 from acme_fleet.data.samples import Samples  # noqa: E402
@@ -49,10 +59,19 @@ _IMAGE: dict[str, Any] = {"image_size": 8, "patch_size": 2, "num_channels": 1}
 _PLAIN: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 12}
 _GROUPED: dict[str, Any] = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3}
 _TEXT: dict[str, Any] = {"vocab_size": 30, "max_position_embeddings": 16}
+# Positions begin behind the padding token's number.
+_SHIFTED: dict[str, Any] = {"vocab_size": 30, "max_position_embeddings": 18, "pad_token_id": 1}
+_SPECIAL: dict[str, Any] = dict.fromkeys(
+    ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0
+)
 _DINO: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 4}
 _DISTIL: dict[str, Any] = {"dim": 16, "n_heads": 4, "hidden_dim": 12}
 # Layers that differ in kind: the first attends to everything, the others to three tokens.
 _WINDOW: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+
+_KINDS = ("sliding_attention", "full_attention", "sliding_attention")
+# Heads that are not a share of the hidden size, as in their released models.
+_WIDE: dict[str, Any] = {**_GROUPED, "head_dim": 6, "intermediate_size": 10}
 
 _CONFIGS: dict[str, Callable[[int], Any]] = {
     "vit": lambda n: ViTConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
@@ -60,11 +79,50 @@ _CONFIGS: dict[str, Callable[[int], Any]] = {
     "dinov2": lambda n: Dinov2Config(
         num_hidden_layers=n, mlp_ratio=1, use_mask_token=False, **_IMAGE, **_DINO
     ),
+    "clip_vision_model": lambda n: CLIPVisionConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
+    "siglip_vision_model": lambda n: SiglipVisionConfig(num_hidden_layers=n, **_IMAGE, **_PLAIN),
+    "roberta": lambda n: RobertaConfig(num_hidden_layers=n, **_SHIFTED, **_PLAIN),
+    "xlm-roberta": lambda n: XLMRobertaConfig(num_hidden_layers=n, **_SHIFTED, **_PLAIN),
+    "mpnet": lambda n: MPNetConfig(num_hidden_layers=n, **_SHIFTED, **_PLAIN),
+    "modernbert": lambda n: ModernBertConfig(
+        num_hidden_layers=n,
+        layer_types=list(_KINDS)[:n],
+        local_attention=4,
+        norm_bias=True,
+        attention_bias=True,
+        mlp_bias=True,
+        **_SPECIAL,
+        **_TEXT,
+        **_PLAIN,
+    ),
     "bert": lambda n: BertConfig(num_hidden_layers=n, **_TEXT, **_PLAIN),
     "distilbert": lambda n: DistilBertConfig(n_layers=n, **_TEXT, **_DISTIL),
     "llama": lambda n: LlamaConfig(num_hidden_layers=n, intermediate_size=10, **_TEXT, **_GROUPED),
     "qwen2": lambda n: Qwen2Config(
         num_hidden_layers=n, intermediate_size=10, **_WINDOW, **_TEXT, **_GROUPED
+    ),
+    "mistral": lambda n: MistralConfig(num_hidden_layers=n, sliding_window=3, **_TEXT, **_WIDE),
+    "smollm3": lambda n: SmolLM3Config(
+        num_hidden_layers=n,
+        intermediate_size=10,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        no_rope_layers=[1, 0, 1][:n],
+        layer_types=list(_KINDS)[:n],
+        use_sliding_window=True,
+        sliding_window=3,
+        **_TEXT,
+        **_GROUPED,
+    ),
+    "qwen3": lambda n: Qwen3Config(num_hidden_layers=n, **_WINDOW, **_TEXT, **_WIDE),
+    "gemma3_text": lambda n: Gemma3TextConfig(
+        num_hidden_layers=n,
+        sliding_window=3,
+        layer_types=list(_KINDS)[:n],
+        query_pre_attn_scalar=5,
+        **_TEXT,
+        **_WIDE,
     ),
 }
 

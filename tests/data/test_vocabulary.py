@@ -38,6 +38,13 @@ def _trained(kind: str) -> dict[str, Any]:
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=special)
+    elif kind == "Unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=90, special_tokens=special, unk_token="[UNK]", initial_alphabet=[*LETTERS]
+        )
     else:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -55,7 +62,7 @@ def _trained(kind: str) -> dict[str, Any]:
     return json.loads(tokenizer.to_str())
 
 
-KINDS = ("WordPiece", "BPE")
+KINDS = ("WordPiece", "BPE", "Unigram")
 WHOLE = {kind: _trained(kind) for kind in KINDS}
 
 
@@ -109,9 +116,19 @@ def test_the_most_used_tokens_come_first(kind: str) -> None:
 
 
 def test_other_tokenizers_are_refused() -> None:
-    unigram = json.loads(Tokenizer(models.Unigram([("a", 0.0), ("b", -1.0)])).to_str())
-    with pytest.raises(FleetError, match=r"backbone.vocabulary: .* WordPiece and BPE .* Unigram"):
-        kept_tokens(unigram, {}, 10)
+    words = json.loads(Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).to_str())
+    with pytest.raises(
+        FleetError, match=r"vocabulary: .* BPE and Unigram can be cut, .* WordLevel"
+    ):
+        kept_tokens(words, {}, 10)
+
+
+def test_scores_of_unigram_pieces_stay_and_the_unknown_one_is_found() -> None:
+    whole, small, kept = _cut("Unigram", 3)
+    before, after = (json.loads(of.to_str())["model"] for of in (whole, small))
+    assert after["vocab"] == [before["vocab"][number] for number in kept]
+    assert after["vocab"][after["unk_id"]] == before["vocab"][before["unk_id"]]
+    assert after["unk_id"] in small.encode("a ü b").ids
 
 
 def test_model_answers_as_before_on_the_tokens_that_stay(text_checkpoint: Path) -> None:

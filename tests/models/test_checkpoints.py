@@ -23,6 +23,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import load_backbone, load_head, read_checkpoint
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
+from acme_fleet.models.features import activations
 from acme_fleet.models.shape import ModelShape
 
 IMAGE = {
@@ -42,7 +43,11 @@ BERT = {
     "intermediate_size": 24,
     "max_position_embeddings": 12,
 }
+PADDED = {"pad_token_id": 1}
+SPECIAL = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+SPECIAL |= dict.fromkeys(("cls_token_id", "sep_token_id"), 0)
 DECODER = BERT | {"num_key_value_heads": 2, "tie_word_embeddings": False}
+WIDE = DECODER | {"head_dim": 6}
 DISTILBERT = {
     "vocab_size": 40,
     "dim": 16,
@@ -59,10 +64,20 @@ MODELS = {
     "vit": (hf.ViTConfig, hf.ViTForImageClassification, IMAGE | {"id2label": PETS}),
     "deit": (hf.DeiTConfig, hf.DeiTForImageClassificationWithTeacher, IMAGE | {"id2label": PETS}),
     "dinov2": (hf.Dinov2Config, hf.Dinov2ForImageClassification, DINOV2),
+    "clip_vision_model": (hf.CLIPVisionConfig, hf.CLIPVisionModel, IMAGE),
+    "siglip_vision_model": (hf.SiglipVisionConfig, hf.SiglipVisionModel, IMAGE),
     "bert": (hf.BertConfig, hf.BertForMaskedLM, BERT),
+    "roberta": (hf.RobertaConfig, hf.RobertaForMaskedLM, BERT | PADDED),
+    "xlm-roberta": (hf.XLMRobertaConfig, hf.XLMRobertaForMaskedLM, BERT | PADDED),
+    "mpnet": (hf.MPNetConfig, hf.MPNetForMaskedLM, BERT | PADDED),
+    "modernbert": (hf.ModernBertConfig, hf.ModernBertForMaskedLM, BERT | SPECIAL),
     "distilbert": (hf.DistilBertConfig, hf.DistilBertForMaskedLM, DISTILBERT),
     "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, DECODER),
     "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, DECODER),
+    "mistral": (hf.MistralConfig, hf.MistralForCausalLM, WIDE),
+    "smollm3": (hf.SmolLM3Config, hf.SmolLM3ForCausalLM, DECODER | {"pad_token_id": 0}),
+    "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, WIDE),
+    "gemma3_text": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, WIDE),
 }
 
 IMAGE_NAMES_4 = (
@@ -111,7 +126,7 @@ def write_checkpoint(folder, model, kind):
 
 def inputs_of(kind):
     generator = torch.Generator().manual_seed(1)
-    if kind in ("vit", "deit", "dinov2"):
+    if FAMILIES[kind].grid == "image":
         return {"pixel_values": torch.rand(3, 3, 8, 8, generator=generator)}
     words = torch.randint(1, 40, (3, 7), generator=generator)
     return {"input_ids": words, "attention_mask": torch.ones_like(words)}
@@ -134,7 +149,9 @@ def test_the_backbone_is_the_checkpoint(tmp_path, kind):
         expected = model.base_model(**inputs).last_hidden_state
         actual = backbone(**inputs).last_hidden_state
     torch.testing.assert_close(actual, expected)
-    assert backbone.config.heads_per_layer == ([2, 2] if kind in ("llama", "qwen2") else [4, 4])
+    assert backbone.config.heads_per_layer == (
+        [2, 2] if "num_key_value_heads" in MODELS[kind][2] else [4, 4]
+    )
 
 
 def test_the_backbone_without_a_task_is_found_too(tmp_path, kind):
@@ -144,6 +161,29 @@ def test_the_backbone_without_a_task_is_found_too(tmp_path, kind):
     with torch.no_grad():
         expected = model(**inputs).last_hidden_state
         torch.testing.assert_close(load_backbone(path)(**inputs).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_of_a_model_of_images_and_texts_the_image_encoder_is_taken(tmp_path, kind):
+    config_class, model_class, text = {
+        "clip": (hf.CLIPConfig, hf.CLIPModel, hf.CLIPTextConfig),
+        "siglip": (hf.SiglipConfig, hf.SiglipModel, hf.SiglipTextConfig),
+    }[kind]
+    words = text(**{**BERT, "bos_token_id": 1, "eos_token_id": 2})
+    config = config_class(text_config=words.to_dict(), vision_config=IMAGE)
+    model = model_class(config).eval()
+    model.save_pretrained(tmp_path)
+    assert "text_model.encoder.layers.1.mlp.fc1.weight" in load_file(tmp_path / "model.safetensors")
+    backbone, inputs = load_backbone(tmp_path), inputs_of(f"{kind}_vision_model")
+    assert backbone.config.model_type == f"acme_{kind}_vision_model"
+    with torch.no_grad():
+        expected = model.vision_model(**inputs)
+        torch.testing.assert_close(backbone(**inputs)[0], expected.last_hidden_state)
+        pooled = activations(backbone, inputs).pooled
+    torch.testing.assert_close(pooled, expected.pooler_output)
+    rule = read_normalization(tmp_path)
+    assert rule.size == ImageSize(height=8, width=8)
+    assert rule.mean[0] == pytest.approx(0.481 if kind == "clip" else 0.5, abs=1e-3)
 
 
 def test_half_precision_checkpoints_become_float32(tmp_path):
@@ -257,7 +297,9 @@ def test_a_reference_must_fit_the_data(tmp_path):
 
 def test_an_unknown_model_type_lists_those_known(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "swin"}))
-    with pytest.raises(FleetError, match="'swin' is not supported; known: vit, deit, dinov2, bert"):
+    with pytest.raises(
+        FleetError, match="'swin' is not supported; known: vit, deit, dinov2, clip_vis"
+    ):
         load_backbone(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FleetError, match="known: vit"):

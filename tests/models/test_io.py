@@ -26,6 +26,7 @@ from acme_fleet.models.backbone.configuration import WITHOUT_EFFECT, accepted
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
+from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import (
     backbone_from,
     clone_state,
@@ -259,7 +260,9 @@ def test_a_width_that_no_layer_keeps_is_not_allocated(
     family: str, plain_backbone: MakeBackbone, make_inputs: MakeInputs
 ) -> None:
     """Tensors that fit, and a configuration whose reference had thousands of neurons or more."""
-    small, inputs = extract(as_elastic(plain_backbone(family)), UNEVEN), make_inputs(family)
+    whole = as_elastic(plain_backbone(family))
+    pool_by(whole, "mean")  # without a module that pools, which keeps all of its neurons
+    small, inputs = extract(whole, UNEVEN), make_inputs(family)
     key = FAMILIES[family].neurons_key
     document = config_document(small) | {key: 2**9 if key == "mlp_ratio" else 2**20}
     rebuilt = backbone_from(document, clone_state(small))
@@ -303,6 +306,21 @@ ORDINARY: list[tuple[str, dict[str, Any]]] = [
         "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
         "original_max_position_embeddings": 8192, "rope_type": "llama3"}}),
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2}, "pad_token_id": -1}),
+    ("clip_vision_model", {"hidden_size": 1024, "num_hidden_layers": 24, "image_size": 336,
+        "num_attention_heads": 16, "intermediate_size": 4096, "patch_size": 14}),
+    ("siglip_vision_model", {"hidden_size": 1152, "num_hidden_layers": 27, "image_size": 384,
+        "num_attention_heads": 16, "intermediate_size": 4304, "patch_size": 14}),
+    ("roberta", {"max_position_embeddings": 514, "type_vocab_size": 1, "hidden_size": 1024}),
+    ("xlm-roberta", {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}),
+    ("mpnet", {"max_position_embeddings": 514, "layer_norm_eps": 1e-05}),
+    ("modernbert", {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
+        "global_attn_every_n_layers": 3, "hidden_size": 1024, "num_hidden_layers": 28}),
+    ("mistral", {"head_dim": 128, "hidden_size": 5120, "sliding_window": None}),
+    ("smollm3", {"no_rope_layers": [1, 1, 1, 0] * 9, "rope_theta": 5000000.0}),
+    ("qwen3", {"head_dim": 128, "hidden_size": 1024, "max_window_layers": 28}),
+    ("gemma3_text", {"rope_local_base_freq": 10000, "sliding_window_pattern": 6,
+        "rope_theta": 1000000, "hidden_size": 640, "query_pre_attn_scalar": 256}),
+    ("gemma3_text", {"use_bidirectional_attention": True, "sliding_window": 512}),
     ("qwen2", {"vocab_size": 152064, "sliding_window": 131072, "max_position_embeddings": 10**7}),
 ]  # fmt: skip
 

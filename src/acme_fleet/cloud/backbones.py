@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,6 +50,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_class
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
+from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
@@ -144,7 +146,8 @@ class Backbones:
             stored = head, {"pooling": pooling}
             write_tensors(path, *stored)
         head, about = stored
-        model.backbone.config.pooling = about["pooling"]
+        way: Any = about["pooling"]
+        pool_by(model.backbone, way)
         model.head.load_state_dict(head)
         return model
 

@@ -16,6 +16,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.fitted import About, write_fitted
+from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.probe import probe_of
 from acme_fleet.runs.atomic import make_folder
 from acme_fleet.runs.locks import LOCK, held
@@ -96,7 +97,7 @@ def _made(fleet: Fleet, classes: list[str], out: Path, stage: Stage, public: Any
     start = untrained_reference(fleet, public, classes)
     untouched = copy.deepcopy(start)
     found, model = Backbones(fleet, public, classes, out / WORK, stage, start).reference()
-    untouched.backbone.config.pooling = found.pooling
+    pool_by(untouched.backbone, found.pooling)
     if task.probe is None:
         raise FleetError(f"task: {fleet.task} has no regression to start from")
     head, _ = probe_of(task.probe, untouched, public)

@@ -22,7 +22,6 @@ from acme_fleet.distillation.elastic import relative_errors
 from acme_fleet.distillation.maps import mapped_heads, pooled_map, pooled_vectors
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import smallest_genotype
-from acme_fleet.models.backbone.elastic import check_hidden, kept_units
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
@@ -68,18 +67,14 @@ def candidate_grid(settings: Backbone, reference: Classifier) -> Grid:
     quantisation alone should see it.
 
     Raises:
-        FleetError: if a depth exceeds the reference's layers, or its family cannot have a hidden
-            size.
+        FleetError: if a depth exceeds the reference's layers.
     """
-    config = reference.backbone.config
-    sizes = dimensions(config)
+    sizes = dimensions(reference.backbone.config)
     if max(settings.depths) > sizes.layers:
         raise FleetError(
             f"backbone.depths: {max(settings.depths)} is more than the reference's {sizes.layers} "
             f"layers"
         )
-    for share in settings.hidden:
-        check_hidden(config, kept_units(share, sizes.hidden), f"backbone.hidden: {share:g}: ")
     shares = itertools.product(sorted(set(settings.widths)), sorted(set(settings.hidden)))
     depths = sorted(set(settings.depths))
     cuts = [Variant(w, depth, hidden) for w, hidden in shares for depth in depths]

@@ -19,10 +19,10 @@ from acme_fleet.distillation.elastic import Origin
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import load_backbone, load_head
 from acme_fleet.models.backbone.elastic import is_full_width, with_vocabulary
-from acme_fleet.models.families import family_of
+from acme_fleet.models.families import family_of, most_tokens, own_pooling
 from acme_fleet.models.features import Classifier, patches
 from acme_fleet.models.fitted import read_fitted
-from acme_fleet.models.pooling import pooled_size, pooling_of_checkpoint, poolings_of
+from acme_fleet.models.pooling import pool_by, pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
 from acme_fleet.models.storage import clone_state
 from acme_fleet.models.vit import new_vit, shape_of_vit, vit_config
@@ -181,7 +181,7 @@ def _from_checkpoint(
     assert checkpoint is not None
     backbone, known = checkpoint_backbone(settings, inputs, vocabulary)
     config = backbone.config
-    config.pooling = known or config.pooling
+    pool_by(backbone, known or config.pooling)
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
     images = family_of(config).grid == "image"
@@ -191,14 +191,14 @@ def _from_checkpoint(
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
     if (fitted := read_fitted(checkpoint, class_names, config.hidden_size)) is not None:
         tensors, about = fitted
-        config.pooling = about.pooling
+        pool_by(backbone, about.pooling)
         head = task.head(pooled_size(about.pooling, config.hidden_size), class_names)
         head.load_state_dict(tensors)
         return _finite(checkpoint, Classifier(backbone, head)), True
     head = load_head(checkpoint, class_names, revision) if images else None
     if head is not None:  # it was trained on vectors of one kind
         double = head.in_features == pooled_size("first_mean", config.hidden_size)
-        own = "first_mean" if double else family_of(config).pooled
+        own = "first_mean" if double else own_pooling(config)
         config.pooling, head = (own, head) if known in (None, own) else (known, None)
     width = pooled_size(config.pooling, config.hidden_size)
     loaded = Classifier(backbone, head or task.head(width, class_names))
@@ -232,10 +232,10 @@ def _check_texts(
     checkpoint: str | Path, config: PreTrainedConfig, inputs: dict[str, Tensor]
 ) -> None:
     tokens, known = inputs["input_ids"].shape[1], int(inputs["input_ids"].max())
-    if tokens > config.max_position_embeddings:
+    if tokens > most_tokens(config):
         raise FleetError(
-            f"data.max_tokens: {tokens} is more than the {config.max_position_embeddings} tokens "
-            f"that {checkpoint} takes"
+            f"data.max_tokens: {tokens} is more than the {most_tokens(config)} tokens that "
+            f"{checkpoint} takes"
         )
     if known >= config.vocab_size:
         raise FleetError(

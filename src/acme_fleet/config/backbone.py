@@ -45,8 +45,9 @@ class ViT(Settings):
         return self
 
 
-Pooling = Literal["first", "mean", "last", "first_mean"]
-"""One vector for an input: its first token, its tokens' mean, its last one, or first and mean."""
+Pooling = Literal["first", "mean", "last", "first_mean", "attention"]
+"""One vector for an input: its first token, its tokens' mean, its last one, first and mean, or what
+the family's own attention makes of all tokens."""
 
 
 class Reference(Settings):
@@ -56,9 +57,10 @@ class Reference(Settings):
     """Folder (always, after ``.`` or ``/``), or Hugging Face hub name; none trains ``model``."""
     revision: Annotated[str, Field(pattern=r"^[\w.][\w./-]{0,199}$")] | None = None
     """Commit, branch or tag of a checkpoint on the hub; none is the hub's default."""
-    pooling: Literal["auto", "first", "mean", "last", "first_mean"] = "auto"
+    pooling: Literal["auto", "first", "mean", "last", "first_mean", "attention"] = "auto"
     """One vector from all tokens. ``auto``: a sentence encoder's own file says how, else public
-    validation data choose; if these have no labels, its family's own way is taken."""
+    validation data choose; if these have no labels, its family's own way is taken. ``attention``
+    is for SigLIP."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Learning rate of a checkpoint's layer, as a share of the rate of the layer after it."""
     model: ViT = ViT()

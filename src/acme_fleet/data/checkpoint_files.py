@@ -17,6 +17,8 @@ PRETRAINING = "pretraining.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WANTED = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
 _LARGEST_DOCUMENT = 2**24
+_WITH_A_TOWER = ("clip", "siglip")
+"""Model types of which the image encoder alone is taken."""
 
 
 def located(checkpoint: str | Path, revision: str | None = None) -> Path:
@@ -52,7 +54,7 @@ def located(checkpoint: str | Path, revision: str | None = None) -> Path:
 
 
 def config_content(checkpoint: str | Path, folder: Path) -> dict[str, Any]:
-    """A checkpoint's ``config.json``.
+    """A checkpoint's ``config.json``; of a CLIP or SigLIP with both encoders the image encoder's.
 
     Args:
         checkpoint: its name, for errors.
@@ -77,7 +79,16 @@ def config_content(checkpoint: str | Path, folder: Path) -> dict[str, Any]:
             f"they were made from, in floating point"
         )
     refuse_code(content, f"{place}: config.json")
-    return content
+    return vision_tower(content)
+
+
+def vision_tower(content: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the image encoder in that of a model of images and texts."""
+    family = content.get("model_type")
+    if family not in _WITH_A_TOWER:
+        return content
+    tower = content.get("vision_config")
+    return {**(tower if isinstance(tower, dict) else {}), "model_type": f"{family}_vision_model"}
 
 
 def tokenizer_content(checkpoint: str | Path, folder: Path) -> dict[str, Any]:

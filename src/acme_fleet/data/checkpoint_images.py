@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
 
-from acme_fleet.data.checkpoint_files import located, read_object
+from acme_fleet.data.checkpoint_files import located, read_object, vision_tower
 from acme_fleet.data.image import Filter, ImageSize, Normalization, ShortestEdge, Side
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
@@ -36,7 +36,10 @@ _PROCESSORS = {
     "DeiT": _Defaults(3, _HALF, _HALF, 256, 224),
     "Bit": _CLIP,
     "CLIP": _CLIP,
+    "Siglip": _Defaults(3, _HALF, _HALF, {"height": 224, "width": 224}, None, square=False),
 }
+_OF_FAMILIES = {"deit": "DeiT", "clip_vision_model": "CLIP", "siglip_vision_model": "Siglip"}
+"""Processors by model type; others have that of ViT."""
 _SUFFIXES = ("ImageProcessor", "FeatureExtractor")
 # Keys beside the do_… that change pixels where they are set, and that this project does not follow.
 _UNKNOWN_STEPS = frozenset(("crop_pct", "rescale_offset", "use_square_size"))
@@ -69,8 +72,8 @@ def read_normalization(checkpoint: str | Path, revision: str | None = None) -> N
     values that transformers gives them. A size that it lacks is the model's.
 
     Returns:
-        The rule; without that file, values from -1 to 1 of the model's size and channels; None if
-        there is no configuration of an image model either.
+        The rule; without that file, the family's mean and deviation (of most, values from -1 to 1)
+        and the model's size; None if there is no configuration of an image model either.
 
     Raises:
         FleetError: naming the key if the file cannot be read, or asks for what is not supported.
@@ -78,13 +81,15 @@ def read_normalization(checkpoint: str | Path, revision: str | None = None) -> N
     where = f"cannot read the preprocessing of {checkpoint}"
     folder = located(checkpoint, revision)
     content, config = (_document(folder / name, where) for name in (FILE, "config.json"))
+    config = config and vision_tower(config)
     side = _side(config.get("image_size")) if config else None
     model_size = None if side is None else ImageSize(height=side, width=side)
     if content is None:
         if config is None or model_size is None:
             return None
-        half = (0.5,) * (1 if config.get("num_channels") == 1 else 3)
-        return Normalization(mean=half, std=half, size=model_size)
+        own = _defaults({}, config, where)
+        mean, std = (own.mean, own.std) if config.get("num_channels") != 1 else ((0.5,), (0.5,))
+        return Normalization(mean=mean, std=std, size=model_size)
     defaults = _defaults(content, config or {}, where)
     try:
         # As transformers has it: a step that is null is off.
@@ -111,8 +116,7 @@ def _document(path: Path, where: str) -> dict[str, Any] | None:
 def _defaults(content: dict[str, Any], config: dict[str, Any], where: str) -> _Defaults:
     name = content.get("image_processor_type") or content.get("feature_extractor_type")
     if name is None:
-        model = config.get("model_type")
-        return _PROCESSORS["DeiT" if model == "deit" else "ViT"]
+        return _PROCESSORS[_OF_FAMILIES.get(str(config.get("model_type")), "ViT")]
     kind = str(name).removesuffix("Fast").removesuffix("Pil")
     for suffix in _SUFFIXES:
         kind = kind.removesuffix(suffix)

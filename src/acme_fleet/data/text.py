@@ -106,7 +106,8 @@ class TextPreprocessing(BaseModel):
         return TextPreprocessing(
             tokenizer=cut_tokenizer(self.tokenizer, kept),
             max_tokens=self.max_tokens,
-            pad_id=list(kept).index(self.pad_id),
+            # Where no token is meant for padding it is any, and need not have stayed.
+            pad_id=list(kept).index(self.pad_id) if self.pad_id in kept else 0,
             vocabulary=len(kept),
             special_tokens=self.special_tokens,
         )

@@ -31,14 +31,16 @@ def kept_tokens(tokenizer: Mapping[str, Any], uses: Mapping[int, int], size: int
         size: of the new vocabulary.
 
     Raises:
-        FleetError: if the tokenizer is of another kind than WordPiece and BPE, or the size is
-            smaller than what must stay.
+        FleetError: if the tokenizer is of another kind than WordPiece, BPE and Unigram, or the size
+            is smaller than what must stay.
     """
     vocabulary = _vocabulary(tokenizer)
     names = {number: token for token, number in vocabulary.items()}
     parts = _parts(tokenizer)
     kept = {token["id"] for token in tokenizer.get("added_tokens", [])}
     kept |= {number for token, number in vocabulary.items() if _stays(token, vocabulary, tokenizer)}
+    if tokenizer["model"].get("unk_id") is not None:
+        kept.add(tokenizer["model"]["unk_id"])
     if len(kept) > size:
         raise FleetError(
             f"backbone.vocabulary: {size} is less than the {len(kept)} special tokens and single "
@@ -59,9 +61,12 @@ def cut_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str
     document = copy.deepcopy(dict(tokenizer))
     numbers = {old: new for new, old in enumerate(kept)}
     model = document["model"]
-    model["vocab"] = {
-        token: numbers[number] for token, number in model["vocab"].items() if number in numbers
-    }
+    if model["type"] == "Unigram":  # a list of pieces and their scores, which stay
+        model["vocab"] = [model["vocab"][old] for old in kept if old < len(model["vocab"])]
+        model["unk_id"] = numbers.get(model.get("unk_id"))
+    else:
+        known = model["vocab"].items()
+        model["vocab"] = {token: numbers[number] for token, number in known if number in numbers}
     if "merges" in model:
         model["merges"] = [
             merge
@@ -79,18 +84,23 @@ def cut_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     kind = tokenizer["model"].get("type")
+    if kind == "Unigram":
+        return {piece: number for number, (piece, _) in enumerate(tokenizer["model"]["vocab"])}
     if kind not in ("WordPiece", "BPE"):
         raise FleetError(
-            f"backbone.vocabulary: tokenizers of the kinds WordPiece and BPE can be cut, the "
-            f"checkpoint's is {kind}; leave vocabulary out"
+            f"backbone.vocabulary: tokenizers of the kinds WordPiece, BPE and Unigram can be cut, "
+            f"the checkpoint's is {kind}; leave vocabulary out"
         )
     return tokenizer["model"]["vocab"]
 
 
 def _stays(token: str, vocabulary: Mapping[str, int], tokenizer: Mapping[str, Any]) -> bool:
     """True for a single letter, a byte, and a token with a letter that has no token of its own."""
-    if tokenizer["model"]["type"] == "BPE":
-        return len(token) == 1 or bool(re.fullmatch(r"<0x[0-9A-F]{2}>", token))
+    if tokenizer["model"]["type"] != "WordPiece":
+        byte = re.fullmatch(r"<0x[0-9A-F]{2}>", token)
+        if tokenizer["model"]["type"] == "BPE" or byte:
+            return len(token) == 1 or bool(byte)
+        return len(token) == 1 or any(letter not in vocabulary for letter in token)
     inside = token.startswith(_PIECE) and len(token) > len(_PIECE)
     letters = token.removeprefix(_PIECE) if inside else token
     first = f"{_PIECE}{letters[0]}" if inside else letters[0]

@@ -7,10 +7,12 @@ it registers with ``AutoConfig`` and ``AutoModel``, so ``from_pretrained`` loads
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from torch import nn
 from transformers import (
@@ -26,72 +28,10 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.parts import ATTENTION_POOLING, BIASED_ATTENTION
 from acme_fleet.models.backbone.precision import use_precision
+from acme_fleet.models.family import Dimensions, Family
 from acme_fleet.outside import one_line
-
-
-@dataclass(frozen=True)
-class Family:
-    """Names of the parts of a model, as in memory (names on disk may differ).
-
-    Attributes:
-        layers: the list of Transformer layers.
-        query, key, value, output: the attention's Linears, relative to a layer.
-        neurons_in: Linears whose outputs are the MLP's neurons (two where the MLP is gated).
-        neurons_out: the Linear that the neurons enter.
-        neurons_key: the configuration's name for the number of MLP neurons, or for its ratio to
-            the hidden size.
-        pooled: which token stands for the whole input, where nothing says how to pool.
-        prefix_tokens: tokens before the patches or words that are no part of the grid.
-        grid: whether the tokens form an image grid or a sequence.
-        options: what the model's constructor takes beside the configuration.
-        patches: the convolution that makes a vector of each patch, of images only.
-        divided: whether attention takes a head's size from the hidden size, which must be a
-            multiple of the heads, and reads no ``head_dim``.
-        hidden_by_heads: whether the configuration wants such a multiple in any case.
-        resampled: whether the position table is made for the image size of the data, as the
-            family's own models do with every image.
-    """
-
-    layers: str
-    query: str
-    key: str
-    value: str
-    output: str
-    neurons_in: tuple[str, ...]
-    neurons_out: str
-    neurons_key: str
-    pooled: Literal["first", "last"]
-    prefix_tokens: int
-    grid: Literal["image", "sequence"]
-    options: dict[str, Any]
-    patches: str | None = None
-    divided: bool = False
-    hidden_by_heads: bool = False
-    resampled: bool = False
-
-    def stream_axis(self, name: str) -> int | None:
-        """The axis of a tensor along the channels of the residual stream; none if it has none.
-
-        All layers share these channels: embeddings and norms have one number for each of them, a
-        matrix of a layer has them on the side where it reads or writes the stream.
-
-        Args:
-            name: of a parameter or buffer of a model of this family.
-        """
-        module, _, leaf = name.rpartition(".")
-        if name.startswith(f"{self.layers}."):
-            module = module.removeprefix(f"{self.layers}.").partition(".")[2]
-            if module in (self.query, self.key, self.value, *self.neurons_in):
-                return 1 if leaf == "weight" else None
-            return 0  # of what writes to the stream, and of norms and scales
-        if leaf in _NOT_OF_THE_STREAM:
-            return None
-        return 0 if module == self.patches else -1
-
-
-_NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "inv_freq", "original_inv_freq")
-"""Buffers that are no vectors of the hidden size."""
 
 
 def _image(prefix_tokens: int) -> Family:
@@ -112,6 +52,35 @@ def _image(prefix_tokens: int) -> Family:
     )
 
 
+_BERT = Family(
+    layers="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    neurons_in=("intermediate.dense",),
+    neurons_out="output.dense",
+    neurons_key="intermediate_size",
+    pooled="first",
+    prefix_tokens=1,
+    grid="sequence",
+    options={"add_pooling_layer": False},
+    head_size="attention_head_size",
+    head_scale="scaling",
+)
+_ROBERTA = replace(_BERT, positions="embeddings.position_embeddings")
+_CLIP = replace(
+    _image(prefix_tokens=1),
+    layers="encoder.layers",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.out_proj",
+    options={},
+    patches="embeddings.patch_embedding",
+    head_size="head_dim",
+    head_scale="scale",
+)
 _DECODER = Family(
     layers="layers",
     query="self_attn.q_proj",
@@ -126,6 +95,7 @@ _DECODER = Family(
     grid="sequence",
     options={},
 )
+_NORMED_DECODER = replace(_DECODER, by_head=("self_attn.q_norm", "self_attn.k_norm"))
 
 FAMILIES: dict[str, Family] = {
     "vit": _image(prefix_tokens=1),
@@ -137,22 +107,39 @@ FAMILIES: dict[str, Family] = {
         options={},
         resampled=True,
     ),
-    "bert": Family(
-        layers="encoder.layer",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
-        output="attention.output.dense",
-        neurons_in=("intermediate.dense",),
-        neurons_out="output.dense",
-        neurons_key="intermediate_size",
-        pooled="first",
-        prefix_tokens=1,
-        grid="sequence",
-        options={"add_pooling_layer": False},
-        divided=True,
+    "clip_vision_model": replace(_CLIP, prefix_tokens=1, final_norm="post_layernorm"),
+    "siglip_vision_model": replace(
+        _CLIP, prefix_tokens=0, pooled="attention", pooler="head", own=ATTENTION_POOLING
     ),
-    "distilbert": Family(
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "mpnet": replace(
+        _ROBERTA,
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        output="attention.attn.o",
+        head_scale=None,
+        head_tables=("attention.attn.relative_attention_bias",),
+        own=BIASED_ATTENTION,
+    ),
+    "modernbert": replace(
+        _BERT,
+        layers="layers",
+        query="attn.Wqkv",
+        key="attn.Wqkv",
+        value="attn.Wqkv",
+        output="attn.Wo",
+        neurons_in=("mlp.Wi", "mlp.Wi"),
+        neurons_out="mlp.Wo",
+        options={},
+        head_size="head_dim",
+        head_scale=None,
+        first_norm=("attn_norm", "final_norm"),
+    ),
+    "distilbert": replace(
+        _BERT,
         layers="transformer.layer",
         query="attention.q_lin",
         key="attention.k_lin",
@@ -161,32 +148,15 @@ FAMILIES: dict[str, Family] = {
         neurons_in=("ffn.lin1",),
         neurons_out="ffn.lin2",
         neurons_key="hidden_dim",
-        pooled="first",
-        prefix_tokens=1,
-        grid="sequence",
         options={},
-        divided=True,
     ),
-    "llama": replace(_DECODER, hidden_by_heads=True),
+    "llama": _DECODER,
     "qwen2": _DECODER,
+    "mistral": _DECODER,
+    "smollm3": _DECODER,
+    "qwen3": _NORMED_DECODER,
+    "gemma3_text": replace(_NORMED_DECODER, scaled_words="embed_tokens"),
 }
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """Sizes of a reference model, read from its configuration.
-
-    A *head* here is the unit that is kept or dropped: for grouped-query attention one key/value
-    head with all query heads that share it (``queries_per_head``). The channels of the residual
-    stream are ``hidden``; a cut model has fewer of them than its heads have together.
-    """
-
-    layers: int
-    heads: int
-    queries_per_head: int
-    head_dim: int
-    neurons: int
-    hidden: int
 
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -213,6 +183,18 @@ def family_of(config: PreTrainedConfig) -> Family:
     return FAMILIES[check_known(config.model_type)]
 
 
+def own_pooling(config: PreTrainedConfig) -> Pooling:
+    """The family's way to pool, or the mean where a model lacks the module for it."""
+    family = family_of(config)
+    return family.pooled if family.pooler is None or config.vision_use_head else "mean"
+
+
+def most_tokens(config: PreTrainedConfig) -> int:
+    """The tokens of the longest text that a model takes."""
+    before = 0 if family_of(config).positions is None else config.pad_token_id + 1
+    return config.max_position_embeddings - before
+
+
 def check_known(model_type: str, place: str = "") -> str:
     """The family's name of a model type, elastic or not; ``place`` begins the message.
 
@@ -224,11 +206,6 @@ def check_known(model_type: str, place: str = "") -> str:
         unknown = f"model type {one_line(model_type, 60)!r} is not supported"
         raise FleetError(f"{f'{place}: ' if place else ''}{unknown}; known: {', '.join(FAMILIES)}")
     return name
-
-
-def _has_cut(config: PreTrainedConfig) -> bool:
-    """True if the size of a head is no longer that of an uncut hidden size."""
-    return getattr(config, "head_dim", None) is not None
 
 
 def is_elastic(config: PreTrainedConfig) -> bool:
@@ -259,23 +236,27 @@ def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
 # --- elastic classes --------------------------------------------------------------------------
 
 _PREFIX = "acme_"
+_UNREAD_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
-def _resize(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(
-        inputs,
-        outputs,
-        bias=linear.bias is not None,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-    )
+def _resized(module: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    """A Linear of these sizes; of an embedding the rows stay, and ``inputs`` are its columns."""
+    assert isinstance(module, nn.Linear | nn.Embedding)
+    place = {"device": module.weight.device, "dtype": module.weight.dtype}
+    if isinstance(module, nn.Embedding):
+        return nn.Embedding(module.num_embeddings, inputs, **place)
+    return nn.Linear(inputs, outputs, bias=module.bias is not None, **place)
 
 
 @contextmanager
 def _one_head(config: PreTrainedConfig) -> Iterator[None]:
-    """A configuration whose hidden size is a multiple of its heads; see ``Family.divided``."""
+    """A configuration whose hidden size is a multiple of its heads, as transformers wants it.
+
+    Where the hidden size is cut, ``head_dim`` says how large a head is.
+    """
     heads = config.num_attention_heads
-    config.num_attention_heads = 1
+    if getattr(config, "head_dim", None) is not None:
+        config.num_attention_heads = 1
     try:
         yield
     finally:
@@ -283,31 +264,38 @@ def _one_head(config: PreTrainedConfig) -> Iterator[None]:
 
 
 def _narrow(model: PreTrainedModel) -> None:
-    """Replace each layer's Linears by ones of the sizes that the configuration lists."""
+    """Replace what heads or neurons enter or leave by modules of the sizes that each layer has."""
     config, family = model.config, family_of(model.config)
     sizes = dimensions(config)
     layers = model.get_submodule(family.layers)
     for layer, heads, neurons in zip(
         layers.children(), config.heads_per_layer, config.neurons_per_layer, strict=True
     ):
-        width = heads * sizes.head_dim
-        queries = width * sizes.queries_per_head
-        new_sizes = {
-            family.query: (sizes.hidden, queries),
-            family.key: (sizes.hidden, width),
-            family.value: (sizes.hidden, width),
-            family.output: (queries, sizes.hidden),
-            **dict.fromkeys(family.neurons_in, (sizes.hidden, neurons)),
-            family.neurons_out: (neurons, sizes.hidden),
-        }
-        for name, (inputs, outputs) in new_sizes.items():
-            old = layer.get_submodule(name)
-            assert isinstance(old, nn.Linear)
-            layer.set_submodule(name, _resize(old, inputs, outputs))
-        if family.divided:
-            attention = cast("Any", layer.get_submodule(family.query.rpartition(".")[0]))
-            attention.attention_head_size = sizes.head_dim
-            attention.scaling = sizes.head_dim**-0.5
+        for name, parts in family.outputs(sizes, heads, neurons).items():
+            layer.set_submodule(name, _resized(layer.get_submodule(name), sizes.hidden, sum(parts)))
+        for name, inputs in family.inputs(sizes, heads, neurons).items():
+            layer.set_submodule(name, _resized(layer.get_submodule(name), inputs, sizes.hidden))
+        attention = cast("Any", layer.get_submodule(family.query.rpartition(".")[0]))
+        if family.head_size is not None:
+            setattr(attention, family.head_size, sizes.head_dim)
+        if family.head_scale is not None:
+            setattr(attention, family.head_scale, sizes.head_dim**-0.5)
+
+
+def _complete(model: PreTrainedModel) -> None:
+    """Set a cut model's numbers that its family's own takes from the hidden size, or fixes."""
+    config, family = model.config, family_of(model.config)
+    if family.scaled_words is not None:
+        words = cast("Any", model.get_submodule(family.scaled_words))
+        words.scalar_embed_scale = config.embed_scale
+        words.embed_scale.fill_(config.embed_scale)
+    if family.positions is not None:
+        embeddings = cast("Any", model.get_submodule(family.positions.rpartition(".")[0]))
+        embeddings.padding_idx = config.pad_token_id
+    if family.first_norm is not None and config.first_layer_norm:
+        name, like = family.first_norm
+        for layer in list(model.get_submodule(family.layers).children())[:1]:
+            layer.set_submodule(name, copy.deepcopy(model.get_submodule(like)))
 
 
 def _elastic_classes(
@@ -327,13 +315,31 @@ def _elastic_classes(
             neurons_per_layer: Sequence[int] = (),
             pooling: Pooling | None = None,
             precision: Precision = "float32",
+            embed_scale: float | None = None,
+            first_layer_norm: bool = False,
             **others: Any,
         ) -> None:
+            family = FAMILIES[config_class.model_type]
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
             self.precision = precision
-            self.pooling = pooling or FAMILIES[config_class.model_type].pooled
-            super().__init__(**others)
+            # No backbone reads the numbers of these tokens; defaults are of another vocabulary.
+            unread = (f.name for f in dataclasses.fields(config_class) if f.name in _UNREAD_TOKENS)
+            others = {**dict.fromkeys(unread), **others}
+            name = config_class.attribute_map.get("num_attention_heads", "num_attention_heads")
+            told, heads = others.get("head_dim") is not None, others.get(name)
+            super().__init__(**{**others, name: 1} if told and heads else others)
+            if told and heads:  # transformers has checked the sizes as those of one head
+                setattr(self, name, heads)
+            if family.scaled_words is not None:
+                self.embed_scale = embed_scale or self.hidden_size**0.5
+            if family.first_norm is not None:
+                self.first_layer_norm = first_layer_norm
+            self.pooling = pooling or own_pooling(self)
+
+        def validate(self) -> None:
+            with _one_head(self):
+                cast("Any", super()).validate()
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **others: Any) -> Any:
@@ -346,9 +352,12 @@ def _elastic_classes(
 
         def __init__(self, config: PreTrainedConfig) -> None:
             family = family_of(config)
-            with _one_head(config) if family.divided and _has_cut(config) else nullcontext():
+            with nullcontext() if family.head_size is None else _one_head(config):
                 super().__init__(config, **family.options)
+            if family.own is not None:
+                family.own.put(self, dimensions(config).head_dim)
             _narrow(self)
+            _complete(self)
             use_precision(self, config.precision)
 
         @classmethod

@@ -31,6 +31,7 @@ class Activations:
         pooled: the vector that stands for the whole input, see :mod:`acme_fleet.models.pooling`;
             zero for a text without any token.
         mask: true for real tokens; none if the inputs had no mask.
+        attended: what the family's own attention makes of all tokens; none if it has none.
     """
 
     embeddings: Float[Tensor, "batch tokens hidden"]
@@ -38,6 +39,7 @@ class Activations:
     final: Float[Tensor, "batch tokens hidden"]
     pooled: Float[Tensor, "batch pooled"]
     mask: Bool[Tensor, "batch tokens"] | None = None
+    attended: Float[Tensor, "batch hidden"] | None = None
 
 
 class FeatureSizes(NamedTuple):
@@ -65,14 +67,18 @@ def activations(
             # Attention to no token at all is not defined; a text without tokens sees one.
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             inputs["attention_mask"] = (mask | first).long()
-    outputs = backbone(**inputs, output_hidden_states=True)
+    outputs, family = backbone(**inputs, output_hidden_states=True), family_of(backbone.config)
     final = outputs.last_hidden_state
+    if family.final_norm is not None:
+        final = backbone.get_submodule(family.final_norm)(final)
+    attended = None if family.pooler is None else outputs.pooler_output
     return Activations(
         embeddings=outputs.hidden_states[0],
         hidden=tuple(outputs.hidden_states[1:]),
         final=final,
-        pooled=pooled_by(backbone.config.pooling, final, mask, backbone.config),
+        pooled=pooled_by(backbone.config.pooling, final, mask, backbone.config, attended),
         mask=mask,
+        attended=attended,
     )
 
 
@@ -81,7 +87,8 @@ def _is_causal(config: PreTrainedConfig) -> bool:
 
     No mask is passed then: with a sliding window, padded positions would see no token at all.
     """
-    return family_of(config).pooled == "last"
+    bidirectional = getattr(config, "use_bidirectional_attention", False)
+    return family_of(config).pooled == "last" and not bidirectional
 
 
 def pooled_by(
@@ -89,8 +96,12 @@ def pooled_by(
     final: Float[Tensor, "batch tokens hidden"],
     mask: Bool[Tensor, "batch tokens"] | None,
     config: PreTrainedConfig,
+    attended: Float[Tensor, "batch hidden"] | None = None,
 ) -> Float[Tensor, "batch pooled"]:
     """The vector that stands for the whole input; zero for a text without any token."""
+    if pooling == "attention":
+        assert attended is not None  # by ``pool_by``
+        return attended
     vector = pool(final, mask, pooling, family_of(config).prefix_tokens)
     return vector if mask is None else clear_padding(vector, mask[:, :1])
 

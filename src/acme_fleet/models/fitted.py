@@ -31,6 +31,7 @@ _DOCUMENTS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "preprocessor_config.json"),
 )
+_OF_THE_RUN = {"image_size", "vision_use_head"}  # by the data's size, and by the pooling
 
 Origin = Literal["fine-tuned", "untouched"]
 
@@ -64,8 +65,8 @@ def write_fitted(
     backbone, found = model.backbone, read_checkpoint(checkpoint, revision)
     plain, config = backbone, found.config
     if not is_elastic(config):
-        if family_of(config).grid == "image":
-            config.image_size = backbone.config.image_size
+        for key in _OF_THE_RUN & config.to_dict().keys():
+            setattr(config, key, getattr(backbone.config, key))
         config.id2label = dict(enumerate(about.classes))
         config.label2id = {name: number for number, name in enumerate(about.classes)}
         plain = AutoModel.from_config(config, **family_of(config).options)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.errors import FleetError
-from acme_fleet.models.families import family_of
+from acme_fleet.models.families import family_of, own_pooling
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import replacing
 
@@ -69,17 +70,35 @@ def pool(
     return states.gather(1, chosen[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
 
 
+def pool_by(model: PreTrainedModel, pooling: Pooling) -> None:
+    """Set how a backbone is pooled; a module that pools by attention goes if it is not used.
+
+    Raises:
+        FleetError: if it cannot be pooled so.
+    """
+    family = family_of(model.config)
+    if pooling == "attention" and own_pooling(model.config) != "attention":
+        kind = model.config.model_type.removeprefix("acme_")
+        raise FleetError(f"reference.pooling: this {kind} has no attention to pool by")
+    model.config.pooling = pooling
+    if family.pooler is not None and pooling != "attention" and model.config.vision_use_head:
+        model.config.vision_use_head = cast("Any", model).use_head = False
+        delattr(model, family.pooler)
+
+
 def poolings_of(config: PreTrainedConfig, known: Pooling | None) -> list[Pooling]:
     """The one way to pool that is known, or those that a family is used with, its own first."""
-    return [known] if known else [family_of(config).pooled, "mean"]
+    return [known] if known else list(dict.fromkeys((own_pooling(config), "mean")))
 
 
 def write_pooling(folder: Path, pooling: Pooling, hidden: int) -> None:
-    """Write the file that :func:`pooling_of_checkpoint` reads.
+    """Write the file that :func:`pooling_of_checkpoint` reads; a family's own attention has none.
 
     Raises:
         WriteError: if it cannot be written.
     """
+    if pooling == "attention":
+        return
     file = folder / _FILE
     named = {mode: mode in _PARTS[pooling] for mode in _MODES}
     with replacing(file) as path:

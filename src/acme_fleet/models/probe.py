@@ -55,7 +55,8 @@ def pooled_features(
     for batch in batches:
         run = activations(backbone, moved(batch.inputs, backbone.device))
         for pooling, rows in found.items():
-            rows.append(pooled_by(pooling, run.final, run.mask, backbone.config).cpu())
+            pooled = pooled_by(pooling, run.final, run.mask, backbone.config, run.attended)
+            rows.append(pooled.cpu())
     features: dict[Pooling, Features] = {}
     for pooling, rows in found.items():
         together = torch.cat(rows)

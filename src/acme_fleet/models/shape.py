@@ -13,7 +13,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.backbone.checkpoints import read_checkpoint
 from acme_fleet.models.backbone.elastic import Architecture, architecture, build, elastic_config
-from acme_fleet.models.families import dimensions, family_of
+from acme_fleet.models.families import dimensions, family_of, most_tokens
 from acme_fleet.models.features import CustomizedModel, grid_side
 from acme_fleet.models.header.module import Header
 from acme_fleet.models.shipped import load_device_model
@@ -59,7 +59,7 @@ class ModelShape:
         """p of Eq. 2: patches of an image, or words of the text that is measured."""
         if family_of(self.config).grid == "image":
             return grid_side(self.config) ** 2
-        return min(_MOST_TOKENS, self.config.max_position_embeddings)
+        return min(_MOST_TOKENS, most_tokens(self.config))
 
     def build(self) -> nn.Module:
         """A model of this shape, with weights that mean nothing."""
@@ -84,4 +84,4 @@ class ModelShape:
         if family_of(self.config).grid == "image":
             side = self.config.image_size
             return {"pixel_values": torch.zeros(batch, self.config.num_channels, side, side)}
-        return {"input_ids": torch.ones(batch, self.tokens, dtype=torch.int64)}
+        return {"input_ids": torch.zeros(batch, self.tokens, dtype=torch.int64)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,14 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from acme_fleet.cost.size import Stored, shapes_of, stored_tensors
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.backbone.configuration import accepted
-from acme_fleet.models.backbone.elastic import build, described, layers_key
+from acme_fleet.models.backbone.elastic import BY_LAYER, build, described, layers_key
 from acme_fleet.models.backbone.precision import pack, unpack
-from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions
+from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions, own_pooling
 from acme_fleet.outside import one_line, reading
 from acme_fleet.runs.atomic import replacing, writing
 from acme_fleet.runs.sealed import canonical, check, checksum
@@ -29,7 +31,6 @@ from acme_fleet.runs.sealed import canonical, check, checksum
 WEIGHTS, CONFIG, HEADER = "model.safetensors", "config.json", "header.json"
 CLASS_NAMES, PREPROCESSING = "labels.json", "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"  # of text models only
-_BY_LAYER = ("heads_per_layer", "neurons_per_layer", "layer_types")
 _WIDEST_ATTENTION = 128
 """Times the hidden size; known models have at most 2, and a 64th of it may be what is kept. A
 reference's width is in no tensor."""
@@ -186,16 +187,20 @@ def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:
         wrong = "a layer has more heads or neurons than the reference"
     elif attention > _WIDEST_ATTENTION * sizes.hidden:
         wrong = f"attention is {attention} wide, hidden states are {sizes.hidden}"
-    elif getattr(config, "layer_types", None) and not _windows_fit(config):
-        wrong = "layer_types names another number of layers, or windows of no size"
+    elif config.pooling == "attention" != own_pooling(config):
+        wrong = "pooling: attention is for a family that has it"
+    elif not _lists_fit(config):
+        wrong = f"{' or '.join(BY_LAYER)} names another number of layers, or windows of no size"
     if wrong:
         raise ProtocolError(f"{what} is invalid: {wrong}")
 
 
-def _windows_fit(config: PreTrainedConfig) -> bool:
-    kinds, window = config.layer_types, getattr(config, "sliding_window", None)
-    narrow = "sliding_attention" in kinds
-    return len(kinds) == config.num_hidden_layers and (window is not None or not narrow)
+def _lists_fit(config: PreTrainedConfig) -> bool:
+    lists = [getattr(config, name, None) for name in BY_LAYER]
+    kinds, window = lists[0] or (), getattr(config, "sliding_window", None)
+    return (window is not None or "sliding_attention" not in kinds) and all(
+        not listed or len(listed) == config.num_hidden_layers for listed in lists
+    )
 
 
 def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
@@ -209,8 +214,13 @@ def _with_tensors(skeleton: PreTrainedModel, tensors: Mapping[str, Tensor]) -> P
     }
     skeleton.load_state_dict(copies, assign=True)
     config = skeleton.config
-    none = {layers_key(config): 0, **{name: [] for name in _BY_LAYER if name in config.to_dict()}}
-    frame = build(type(config)(**{**described(config), **none}), "cpu")
+    without = copy.deepcopy(config)
+    setattr(without, layers_key(config), 0)
+    without.heads_per_layer = without.neurons_per_layer = []
+    if getattr(config, "layer_types", None):  # each kind of layer may have buffers of its own
+        without.layer_types = sorted(set(config.layer_types))
+    with no_init_weights():  # some families divide by the number of layers
+        frame = build(without, "cpu")
     for name, buffer in frame.named_buffers():
         module, _, leaf = name.rpartition(".")
         if skeleton.get_buffer(name).is_meta:

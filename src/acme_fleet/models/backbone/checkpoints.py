@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoModel,
     AutoModelForImageClassification,
     PreTrainedConfig,
@@ -40,6 +41,7 @@ from acme_fleet.models.storage import saving
 from acme_fleet.outside import reading
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_TEXT_ENCODER = "text_model."  # beside an image encoder
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.pkl")
 
 
@@ -86,7 +88,11 @@ def load_backbone(
     _check_files(found)
     options = {} if is_elastic(found.config) else family.options
     model, info = _load(AutoModel, found, options)
-    inside = [name for name in info["unexpected_keys"] if f"{family.layers}." in name]
+    inside = [
+        name
+        for name in info["unexpected_keys"]
+        if f"{family.layers}." in name and not name.startswith(_TEXT_ENCODER)
+    ]
     check_complete(found.name, {**info, "unexpected_keys": inside})
     if image_size is not None and family.resampled:
         _resample(model, image_size)
@@ -125,6 +131,8 @@ def load_head(
     found = read_checkpoint(checkpoint, revision)
     if found.class_names != class_names or is_elastic(found.config):
         return None
+    if type(found.config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return None
     found.config.id2label = dict(enumerate(class_names))
     found.config.architectures = found.architectures
     model, info = _load(AutoModelForImageClassification, found, {})
@@ -149,7 +157,7 @@ def read_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Chec
     if str(content["model_type"]) != family:
         config_class, _ = ELASTIC[family]
     sizes = accepted(family, content, place)
-    if config_class is CONFIG_MAPPING[family] and FAMILIES[family].divided:
+    if config_class is CONFIG_MAPPING[family] and FAMILIES[family].head_size is not None:
         sizes.pop("head_dim", None)  # read by elastic models alone
     with reading(place):
         config = config_class.from_dict(sizes)

@@ -62,7 +62,7 @@ _Never = Annotated[Literal[False], BeforeValidator(lambda _: False)]
 """A mask token serves pre-training alone: it is left out whatever the configuration says."""
 _Positive = _number(1e-30, 1e12)
 _Activation = Annotated[str, Field(max_length=100), AfterValidator(_known_activation)]
-_Flag = Annotated[bool, Field(strict=True)]
+_Flag: Any = Annotated[bool, Field(strict=True)]
 
 
 _RopeType = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
@@ -83,6 +83,13 @@ _Rope: Any = create_model(
     __config__=ConfigDict(extra="forbid"),
     **_rope_fields,
 )
+_kinds: Any = dict.fromkeys(("full_attention", "sliding_attention"), (_Rope | None, None))
+_RopeByKind: Any = create_model(
+    "RopeByKind",
+    __doc__="The same for each kind of layer.",
+    __config__=ConfigDict(extra="forbid"),
+    **_kinds,
+)
 
 _RULES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "dim"), _Size),
@@ -98,31 +105,44 @@ _RULES: dict[str, Any] = {
     "max_position_embeddings": _Words,
     "type_vocab_size": _whole(1, 2**10),
     "pad_token_id": _whole(-(2**24), 2**24) | None,
-    **dict.fromkeys(("hidden_act", "activation"), _Activation),
+    **dict.fromkeys(("hidden_act", "activation", "hidden_activation"), _Activation),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"), _Share),
     "attention_dropout": _Share,
     "initializer_range": _number(0.0, 10.0),
-    **dict.fromkeys(("layer_norm_eps", "rms_norm_eps"), _number(1e-30, 1.0)),
-    **dict.fromkeys(("qkv_bias", "attention_bias", "mlp_bias", "is_decoder"), _Flag),
+    **dict.fromkeys(("embedding_dropout", "mlp_dropout"), _Share),
+    **dict.fromkeys(("layer_norm_eps", "rms_norm_eps", "norm_eps"), _number(1e-30, 1.0)),
+    **dict.fromkeys(("qkv_bias", "attention_bias", "mlp_bias", "norm_bias"), _Flag),
+    "is_decoder": _Flag,
+    "vision_use_head": _Flag,
+    "relative_attention_num_buckets": _whole(32, 2**12),
+    "local_attention": _Words,
     "add_cross_attention": Literal[False],
     "mlp_ratio": _whole(1, 2**9),
     "layerscale_value": _number(-1e6, 1e6),
     "drop_path_rate": _Share,
     "use_swiglu_ffn": Literal[False],
     "use_mask_token": _Never,
-    "rope_parameters": _Rope | None,
+    "rope_parameters": _Rope | _RopeByKind | None,
     "use_sliding_window": _Flag,
     "sliding_window": _Words | None,
     "max_window_layers": _whole(0, 2**9),
     "layer_types": _listed(Literal["full_attention", "sliding_attention"], 2**9) | None,
+    "no_rope_layers": _listed(Literal[0, 1], 2**9) | None,
+    **dict.fromkeys(("no_rope_layer_interval", "sliding_window_pattern"), _Layers),
+    "global_attn_every_n_layers": _Layers,
+    "use_bidirectional_attention": _Flag | None,
+    "query_pre_attn_scalar": _whole(1, 2**16),
     # Of elastic models only.
     "heads_per_layer": _listed(_Heads, 2**9),
     "neurons_per_layer": _listed(_Neurons, 2**9),
     "pooling": Pooling,
     "precision": Precision,
+    "embed_scale": _Positive,
+    "first_layer_norm": _Flag,
     # As transformers 4 wrote it.
     "rope_scaling": _Rope | None,
-    "rope_theta": _Positive,
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq"), _Positive),
+    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), _Positive),
 }
 """Type and bounds by key. The largest models of the families are far inside them."""
 
@@ -130,6 +150,14 @@ WITHOUT_EFFECT = {
     *("encoder_stride", "pooler_output_size", "pooler_act", "sinusoidal_pos_embds", "use_cache"),
     *("classifier_dropout", "qa_dropout", "seq_classif_dropout", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "pretraining_tp"),
+    # Of training, of other heads on a ModernBERT, of CLIP's projection into a space with texts.
+    *("initializer_factor", "initializer_cutoff_factor", "projection_dim"),
+    *("classifier_activation", "classifier_bias", "classifier_pooling", "decoder_bias"),
+    *("sparse_prediction", "sparse_pred_ignore_index", "deterministic_flash_attn"),
+    *("cls_token_id", "sep_token_id"),
+    # Gemma's attention does not read the first, the second is of its language model's head.
+    *("attn_logit_softcapping", "final_logit_softcapping"),
+    "_sliding_window_pattern",  # layer_types says what it made
     # Of a DINOv2 that is a detector's backbone.
     *("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names"),
     *(field.name for field in dataclasses.fields(PreTrainedConfig)),
@@ -138,6 +166,14 @@ WITHOUT_EFFECT = {
 
 _ELASTIC = ("heads_per_layer", "neurons_per_layer", "head_dim", "pooling", "precision")
 _ROPE = ("rope_scaling", "rope_theta")
+_FURTHER = {
+    "gemma3_text": ("embed_scale", "rope_local_base_freq", "sliding_window_pattern"),
+    "modernbert": (
+        *("first_layer_norm", "global_rope_theta", "local_rope_theta"),
+        "global_attn_every_n_layers",
+    ),
+}
+"""Keys of a family that are no fields of its configuration's class."""
 _MOST_CLASSES = 100_000
 
 
@@ -146,7 +182,8 @@ def _rules(family: str) -> dict[str, tuple[str, Any]]:
     """By every name that a key of the family has: its own name, and its rule."""
     config_class = CONFIG_MAPPING[family]
     fields = {field.name for field in dataclasses.fields(config_class)}
-    keys = {name: name for name in (*fields, *_ELASTIC) if name in _RULES}
+    known = (*fields, *_ELASTIC, *_FURTHER.get(family, ()))
+    keys = {name: name for name in known if name in _RULES}
     keys |= {name: name for name in _ROPE if "rope_parameters" in fields}
     keys |= {name: own for name, own in config_class.attribute_map.items() if own in keys}
     return {name: (own, TypeAdapter(_RULES[own])) for name, own in sorted(keys.items())}
@@ -185,7 +222,7 @@ def accepted(
             told = error.errors(include_url=False, include_input=False, include_context=False)
             wrong = told[0]["msg"].removeprefix("Value error, ")
             raise kind(f"{what}: {key}: {one_line(wrong)} (got {_shown(value)})") from None
-        if isinstance(checked, _Rope):
+        if isinstance(checked, _Rope | _RopeByKind):
             checked = checked.model_dump(exclude_unset=True)
         if content.setdefault(own, checked) != checked:
             raise kind(f"{what}: {key} and {own} differ ({checked} and {content[own]})")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -22,7 +22,17 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.precision import rounded
-from acme_fleet.models.families import ELASTIC, Dimensions, dimensions, family_of
+from acme_fleet.models.families import (
+    ELASTIC,
+    Dimensions,
+    Family,
+    dimensions,
+    family_of,
+    is_elastic,
+)
+
+BY_LAYER = ("layer_types", "no_rope_layers")
+"""Keys of a configuration with one entry for each layer, beside those of elastic models."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +95,30 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
     """The configuration of the small model; ``config`` is the reference's.
 
     Raises:
-        FleetError: if the family cannot have such a hidden size.
+        FleetError: if the reference's lacks a number that its family needs.
     """
     config_class, _ = ELASTIC[config.model_type.removeprefix("acme_")]
-    content = described(config)
+    content, family = described(config), family_of(config)
+    if family.positions is not None and config.pad_token_id is None:
+        kind = config.model_type.removeprefix("acme_")
+        raise FleetError(
+            f"pad_token_id is null: a {kind} counts positions from that token's number"
+        )
+    if family.first_norm is not None:
+        content["first_layer_norm"] = arch.layers[0] > 0 or content.get("first_layer_norm", False)
     content[layers_key(config)] = len(arch.layers)
-    if content.get("layer_types"):
-        content["layer_types"] = [content["layer_types"][i] for i in arch.layers]
+    for name in BY_LAYER:
+        if content.get(name):
+            content[name] = [content[name][i] for i in arch.layers]
     content["heads_per_layer"] = list(arch.heads)
     content["neurons_per_layer"] = list(arch.neurons)
     content["precision"] = arch.precision
     if arch.hidden is not None:
-        check_hidden(config, arch.hidden)
         content[config.attribute_map.get("hidden_size", "hidden_size")] = arch.hidden
         content["head_dim"] = dimensions(config).head_dim
+        if family.scaled_words is not None:
+            content.setdefault("embed_scale", config.hidden_size**0.5)
     return config_class.from_dict(content)
-
-
-def check_hidden(config: PreTrainedConfig, hidden: int, place: str = "") -> None:
-    """Refuse a hidden size that a family cannot have; ``place`` begins the message.
-
-    Raises:
-        FleetError: naming the size, and of what it should be a multiple.
-    """
-    family, queries = config.model_type.removeprefix("acme_"), config.num_attention_heads
-    if family_of(config).hidden_by_heads and hidden % queries:
-        raise FleetError(
-            f"{place}a hidden size of {hidden} is none for a {family}: it should be a multiple of "
-            f"its {queries} attention heads"
-        )
 
 
 def described(config: PreTrainedConfig) -> dict[str, Any]:
@@ -151,9 +156,12 @@ def as_elastic(model: PreTrainedModel) -> PreTrainedModel:
     """The same function as an elastic model of full width and depth (weights are copied)."""
     sizes = dimensions(model.config)
     config = elastic_config(model.config, architecture(sizes, 1.0, sizes.layers))
-    elastic = build(config, "cpu")
+    elastic, state = build(config, "cpu"), model.state_dict()
+    own = family_of(config).own
+    if own is not None and not is_elastic(model.config):
+        state = own.tensors(state)
     wanted = elastic.state_dict().keys()
-    elastic.load_state_dict({k: v for k, v in model.state_dict().items() if k in wanted})
+    elastic.load_state_dict({k: v for k, v in state.items() if k in wanted})
     return elastic
 
 
@@ -161,7 +169,8 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     """A copy of a text model that knows these tokens alone, numbered anew in their order.
 
     Raises:
-        FleetError: if the model has no table of words, or one that lacks a token.
+        FleetError: if the model has no table of words, one that lacks a token, or positions that
+            are counted from a padding token that is not kept.
     """
     words = model.get_input_embeddings()
     if not isinstance(words, nn.Embedding) or max(kept) >= words.num_embeddings:
@@ -173,32 +182,34 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     content, pad = described(model.config), model.config.pad_token_id
     content["vocab_size"] = len(kept)
     content["pad_token_id"] = kept.index(pad) if pad in kept else None
-    small, state = build(type(model.config).from_dict(content), "cpu"), model.state_dict()
+    state, positions = model.state_dict(), family_of(model.config).positions
+    if positions is not None:  # they are counted from the padding token's number
+        if pad not in kept:
+            raise FleetError(f"backbone.vocabulary: the padding token {pad} is not kept")
+        moved = pad - kept.index(pad)
+        state[f"{positions}.weight"] = state[f"{positions}.weight"][moved:]
+        content["max_position_embeddings"] -= moved
+    small = build(type(model.config).from_dict(content), "cpu")
     name = next(name for name, module in model.named_modules() if module is words)
     state[f"{name}.weight"] = words.weight.detach()[torch.tensor(kept)]
     small.load_state_dict(state)
     return small
 
 
-def _slices(config: PreTrainedConfig, heads: int, neurons: int) -> dict[str, tuple[slice, ...]]:
-    """For each Linear of a layer, what is kept of the side that its heads or neurons are on."""
-    family, sizes = family_of(config), dimensions(config)
-    keys = slice(heads * sizes.head_dim)
-    queries = slice(heads * sizes.head_dim * sizes.queries_per_head)
-    return {
-        family.query: (queries, slice(None)),
-        family.key: (keys, slice(None)),
-        family.value: (keys, slice(None)),
-        family.output: (slice(None), queries),
-        **{name: (slice(neurons), slice(None)) for name in family.neurons_in},
-        family.neurons_out: (slice(None), slice(neurons)),
-    }
+def _first(
+    value: Shaped[Tensor, "rows ..."], parts: Sequence[int], kept: Sequence[int]
+) -> Shaped[Tensor, "kept ..."]:
+    """The first rows of each part of a tensor, one part behind the other; of one part a view."""
+    firsts = [part[:rows] for part, rows in zip(value.split(list(parts)), kept, strict=True)]
+    return firsts[0] if len(firsts) == 1 else torch.cat(firsts)
 
 
 def subnetwork(
     state: Mapping[str, Tensor], config: PreTrainedConfig, arch: Architecture
 ) -> dict[str, Tensor]:
     """Views of the reference's weights that form a sub-network; gradients reach the reference.
+
+    Where one Linear has several parts, what is kept of it is a copy.
 
     Args:
         state: parameters and buffers of the reordered reference by name.
@@ -208,7 +219,7 @@ def subnetwork(
     Returns:
         What :func:`build` of ``elastic_config(config, arch)`` has as parameters and buffers.
     """
-    family = family_of(config)
+    family, sizes = family_of(config), dimensions(config)
     prefix = family.layers + "."
     if arch.hidden is not None:
         state = {
@@ -220,13 +231,20 @@ def subnetwork(
     for new, (old, heads, neurons) in enumerate(
         zip(arch.layers, arch.heads, arch.neurons, strict=True)
     ):
-        slices = _slices(config, heads, neurons)
+        had = config.heads_per_layer[old], config.neurons_per_layer[old]
+        parts, kept = family.outputs(sizes, *had), family.outputs(sizes, heads, neurons)
+        entering = family.inputs(sizes, heads, neurons)
         inside = f"{prefix}{old}."
         for name, value in state.items():
-            if name.startswith(inside):
-                local = name.removeprefix(inside)
-                cut = slices.get(local.rpartition(".")[0], (slice(None),))
-                views[f"{prefix}{new}.{local}"] = value[cut[: value.ndim]]
+            if not name.startswith(inside):
+                continue
+            local = name.removeprefix(inside)
+            module = local.rpartition(".")[0]
+            if module in kept:
+                value = _first(value, parts[module], kept[module])
+            elif module in entering and value.ndim > 1:
+                value = value[:, : entering[module]]
+            views[f"{prefix}{new}.{local}"] = value
     return views
 
 
@@ -266,25 +284,39 @@ def reorder(
     reordered.load_state_dict(model.state_dict())
     family, sizes = family_of(model.config), dimensions(model.config)
     layers = reordered.get_submodule(family.layers)
-    for layer, heads, neurons in zip(
+    for layer, *importance in zip(
         layers.children(), head_importance, neuron_importance, strict=True
     ):
-        order = heads.argsort(descending=True, stable=True)
-        keys = _expand(order, sizes.head_dim)
-        queries = _expand(order, sizes.head_dim * sizes.queries_per_head)
-        for name, rows in ((family.query, queries), (family.key, keys), (family.value, keys)):
-            _permute(layer.get_submodule(name), rows=rows)
-        _permute(layer.get_submodule(family.output), columns=queries)
-        order = neurons.argsort(descending=True, stable=True)
-        for name in family.neurons_in:
-            _permute(layer.get_submodule(name), rows=order)
-        _permute(layer.get_submodule(family.neurons_out), columns=order)
+        _reorder_layer(layer, family, sizes, *importance)
     if channel_importance is not None:
         order = channel_importance.argsort(descending=True, stable=True)
         for name, parameter in reordered.named_parameters():
             if (axis := family.stream_axis(name)) is not None:
                 parameter.copy_(parameter.index_select(axis, order))
     return reordered
+
+
+def _reorder_layer(
+    layer: nn.Module,
+    family: Family,
+    sizes: Dimensions,
+    heads: Float[Tensor, " heads"],
+    neurons: Float[Tensor, " neurons"],
+) -> None:
+    order, units = (of.argsort(descending=True, stable=True) for of in (heads, neurons))
+    keys = _expand(order, sizes.head_dim)
+    each = _expand(order, sizes.queries_per_head)
+    queries = _expand(each, sizes.head_dim)
+    rows: dict[str, list[Tensor]] = {}
+    parts = ((family.query, queries), (family.key, keys), (family.value, keys))
+    for name, part in (*parts, *((name, units) for name in family.neurons_in)):
+        before = rows.setdefault(name, [])
+        before.append(part + sum(map(len, before)))
+    for name, found in rows.items():
+        _permute(layer.get_submodule(name), rows=torch.cat(found))
+    columns = {family.output: queries, family.neurons_out: units}
+    for name, found in (columns | dict.fromkeys(family.head_tables, each)).items():
+        _permute(layer.get_submodule(name), columns=found)
 
 
 @torch.no_grad()
@@ -311,10 +343,9 @@ def _permute(
     rows: Int[Tensor, " rows"] | None = None,
     columns: Int[Tensor, " columns"] | None = None,
 ) -> None:
-    assert isinstance(linear, nn.Linear)
+    assert isinstance(linear, nn.Linear | nn.Embedding)
     if rows is not None:
-        linear.weight.copy_(linear.weight[rows])
-        if linear.bias is not None:
-            linear.bias.copy_(linear.bias[rows])
+        for parameter in linear.parameters():
+            parameter.copy_(parameter[rows])
     if columns is not None:
         linear.weight.copy_(linear.weight[:, columns])

@@ -96,7 +96,8 @@ class ElasticClassifier:
     def tensor_shapes(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
         """Shapes of the sub-network's weights; nothing is built."""
         backbone = self.classifier.backbone
-        views = subnetwork(backbone.state_dict(), backbone.config, arch)
+        shapes = {name: value.to("meta") for name, value in backbone.state_dict().items()}
+        views = subnetwork(shapes, backbone.config, arch)
         return {name: tuple(view.shape) for name, view in views.items()}
 
     def skeleton(self, arch: Architecture) -> PreTrainedModel:
@@ -110,7 +111,11 @@ class ElasticClassifier:
         """Views of the shared weights that form a sub-network; rounded ones are copies."""
         backbone = self.classifier.backbone
         views = subnetwork(tensors_of(backbone), backbone.config, arch)
-        return views if arch.precision == "float32" else rounded(views, arch.precision)
+        if arch.precision == "float32":
+            return views
+        buffers = dict(backbone.named_buffers())  # no file holds them: they are not rounded
+        weights = {name: view for name, view in views.items() if name not in buffers}
+        return views | rounded(weights, arch.precision)
 
     def run(
         self,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from acme_fleet.models.backbone.elastic import Architecture
@@ -64,8 +65,11 @@ class UnitParams:
             )
 
         query = sizes.queries_per_head * (row(family.query) + hidden)
+        tables = [layer.get_submodule(name) for name in family.head_tables]
+        columns = sum(len(cast("nn.Embedding", table).weight) for table in tables)
         return UnitParams(
-            head=sizes.head_dim * (query + row(family.key) + row(family.value)),
+            head=sizes.head_dim * (query + row(family.key) + row(family.value))
+            + sizes.queries_per_head * columns,
             neuron=sum(map(row, family.neurons_in)) + hidden,
         )
 

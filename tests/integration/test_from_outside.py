@@ -1,7 +1,7 @@
 """Additions of a user are one entry each: a whole run of a tiny fleet uses what is written here.
 
 Tasks, personalisation rules and families have tests of their own: ``test_tasks``, ``test_rules``
-and ``test_new_family``.
+and ``test_families``.
 """
 
 from __future__ import annotations

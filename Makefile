@@ -26,8 +26,9 @@ check: $(VENV)/.developer ## lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PATH=$(BIN):$$PATH lint-imports --no-cache
 
-test-slow: $(VENV)/.developer ## minutes-long examples; ACME_DATA=folder with the data sets
+test-slow: $(VENV)/.developer ## minutes-long examples, more draws; ACME_DATA=folder with the data sets
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile thorough
 
 test-network: .venv-network/.done ## many hosts over Flower on this machine; needs nginx
 	.venv-network/bin/python -m pytest -m network tests/network

@@ -52,8 +52,9 @@ from acme_fleet.training import precision  # noqa: E402
 torch.set_num_threads(1)
 # Whatever the processor: which numbers are the faster is not for a test to depend on.
 precision.has_bfloat16 = lambda device: False
-settings.register_profile("no clock", deadline=None)
-settings.load_profile("no clock")
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=300)  # `make test-slow`
+settings.load_profile("quick")
 
 _IMAGE: dict[str, Any] = {"image_size": 8, "patch_size": 2, "num_channels": 1}
 _PLAIN: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 12}

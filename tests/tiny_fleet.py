@@ -56,6 +56,16 @@ _TINY: dict[str, Any] = {
     ],
 }
 
+SHORT: dict[str, Any] = {
+    "reference.training.epochs": 1,
+    "backbone.distillation.training.epochs": 1,
+    "search.rivals": False,
+    "search.steps": 1,
+    "search.final_samples": 2,
+    "personalization.rounds": 1,
+}
+"""Changes for runs that need not learn anything."""
+
 
 def tiny(**changes: Any) -> Fleet:
     """``tiny(**{"personalization.rounds": 2})``: the tiny fleet with entries changed."""

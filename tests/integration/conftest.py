@@ -7,11 +7,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import pytest
+from sklearn import datasets
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
@@ -43,6 +45,9 @@ def models_of(path: Path) -> dict[str, bytes]:
     }
 
 
+_load_digits = cache(datasets.load_digits)  # a file of text, read for every run
+
+
 @pytest.fixture(autouse=True)
 def quick() -> Iterator[pytest.MonkeyPatch]:
     """Empty figures, no shape checks, and as little waiting as possible; ``quick.undo()`` for all.
@@ -52,6 +57,9 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "svg", lambda *_: "<svg></svg>")
         patch.setattr(measurement, "_LEAST_S", 0.0)
+        patch.setattr(measurement, "_WARM_UP", 0)
+        patch.setattr(measurement.measure_latency, "__defaults__", (1,))
+        patch.setattr(datasets, "load_digits", _load_digits)
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         yield patch
@@ -78,21 +86,25 @@ def _is_early(event: dict[str, Any]) -> bool:
     )
 
 
-@pytest.fixture
-def prepared(finished: Run, tmp_path: Path) -> Path:
-    """A run stopped after phases 1 and 2-1: its rival is measured, no device has a model yet."""
-    path = tmp_path / "prepared"
+def without_devices(source: Path, path: Path) -> Path:
+    """A copy of a finished run as it was after phases 1 and 2-1: no device has a model yet."""
     path.mkdir()
-    shutil.copy(finished.path / "fleet.yaml", path)
-    done = [event for event in event_records(finished.path / "events.jsonl") if _is_early(event)]
+    shutil.copy(source / "fleet.yaml", path)
+    done = [event for event in event_records(source / "events.jsonl") if _is_early(event)]
     (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in done))
     for name in ("cloud", "rivals"):
-        shutil.copytree(finished.path / name, path / name)
-    for edge in finished.path.glob("edges/*"):
+        shutil.copytree(source / name, path / name)
+    for edge in source.glob("edges/*"):
         (path / "edges" / edge.name).mkdir(parents=True)
         for name in ("coarse.safetensors", "contenders.json"):
             shutil.copy(edge / name, path / "edges" / edge.name)
     return path
+
+
+@pytest.fixture
+def prepared(finished: Run, tmp_path: Path) -> Path:
+    """A run stopped after phases 1 and 2-1: its rival is measured, no device has a model yet."""
+    return without_devices(finished.path, tmp_path / "prepared")
 
 
 @pytest.fixture
@@ -103,7 +115,7 @@ def north(prepared: Path) -> Callable[..., Fleet]:
         fleet = tiny(**changes)
         fleet = fleet.model_copy(update={"clusters": fleet.clusters[:1]})
         (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-        shutil.rmtree(prepared / "edges" / "south")
+        shutil.rmtree(prepared / "edges" / "south", ignore_errors=True)
         return fleet
 
     return alone

@@ -45,6 +45,7 @@ from acme_fleet.runs.sealed import read_sealed
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
 from event_records import event_records
+from tiny_fleet import SHORT
 
 Handle = Callable[[DeviceClient, Message], Message]
 
@@ -319,7 +320,7 @@ def test_device_that_claims_other_limits_is_left_out_and_the_cluster_goes_on(
     finished, tmp_path: Path, tiny: Callable[..., Any], faulty
 ):
     """Also after a stop: why it is out stands on disk. It gets no model and stops no run."""
-    fleet = tiny(**{"reference.training.epochs": 1, "personalization.rounds": 1})
+    fleet = tiny(**SHORT)
     faulty("badge-1", _sends(lambda m: _forged(m, storage_bytes=1) if _is_profile(m) else m))
     absurd = Energy(power_w=1e9, epochs=10**9)
     faulty("cam-1", _sends(lambda m: _forged(m, energy=absurd) if _is_profile(m) else m))

@@ -1,7 +1,7 @@
 """Additions of a user are one entry each: a whole run of a tiny fleet uses what is written here.
 
 Tasks, personalisation rules and families have tests of their own: ``test_tasks``, ``test_rules``
-and ``test_new_family``.
+and ``test_families``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 import acme_fleet
 from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.partition import load_world
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples
+from acme_fleet.data.sources.files import read_digits
 from acme_fleet.data.sources.registry import SOURCES
 from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError, ProtocolError
@@ -34,10 +35,11 @@ from acme_fleet.models.header.module import Header
 from acme_fleet.models.header.operations import PASS_THROUGH, add_operation
 from acme_fleet.models.padding import clear_padding
 from acme_fleet.tasks.base import Task
+from tiny_fleet import SHORT
 
 
 def test_a_new_similarity_is_one_entry(
-    tiny: Callable[..., Fleet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., Fleet], prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first_alone(samples: Sequence[np.ndarray], temperature: float) -> np.ndarray:
         assert temperature == 0.1
@@ -46,9 +48,9 @@ def test_a_new_similarity_is_one_entry(
         return weights
 
     monkeypatch.setitem(SIMILARITIES, "first", first_alone)
-    summary = acme_fleet.customize(
-        tiny(**{"personalization.similarity": "first"}), tmp_path / "run"
-    )
+    fleet = tiny(**{"personalization.similarity": "first", "personalization.rounds": 1})
+    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    summary = acme_fleet.customize(fleet, prepared, resume=True)
     assert all(cluster.similarity == [[1.0, 0.0], [1.0, 0.0]] for cluster in summary.clusters)
 
 
@@ -65,7 +67,7 @@ def test_a_new_importance_criterion_is_one_entry(
         return of
 
     monkeypatch.setitem(OBJECTIVES, "confidence", confidence)
-    fleet = tiny(**{"backbone.importance": "confidence"})
+    fleet = tiny(**SHORT, **{"backbone.importance": "confidence"})
     acme_fleet.customize(fleet, tmp_path / "run")
     assert sum(seen) == fleet.backbone.importance_samples
 
@@ -84,13 +86,20 @@ def test_a_new_data_source_is_one_entry(
         sizes = np.full(len(rows), rows[0].nbytes, dtype=np.int64)
         return RawSamples(images, labels, None, sizes, None, f"data.{part}")
 
-    images, labels = load_digits(return_X_y=True)
-    np.savetxt(tmp_path / "digits.csv", np.column_stack([labels, images]), "%d", ",")
+    digits = read_digits()
+    flat = digits.items.reshape(len(digits.items), -1)
+    np.savetxt(tmp_path / "digits.csv", np.column_stack([digits.labels, flat]), "%d", ",")
     monkeypatch.setitem(SOURCES, "table", table)
     partition = {"scheme": "pathological", "classes_per_device": 5}
     data = {"source": "table", "train": str(tmp_path / "digits.csv"), "partition": partition}
-    summary = acme_fleet.customize(tiny(data=data), tmp_path / "run")
-    assert all(device.accuracy > 0.4 for device in summary.devices)
+    fleet = tiny(data=data, **SHORT)
+    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    assert [device.name for device in summary.devices] == [one.name for one in fleet.devices]
+    own, known = load_world(fleet).private, load_world(tiny()).private
+    for name, splits in known.items():
+        for read, expected in zip(vars(own[name]).values(), vars(splits).values(), strict=True):
+            assert read.labels.equal(expected.labels)
+            assert read.inputs["pixel_values"].equal(expected.inputs["pixel_values"])
 
 
 def test_a_new_header_operation_is_one_entry(tiny: Callable[..., Fleet], tmp_path: Path) -> None:
@@ -105,7 +114,7 @@ def test_a_new_header_operation_is_one_entry(tiny: Callable[..., Fleet], tmp_pat
     try:
         OPERATIONS[:] = ["identity", "conv5"]  # the smallest and largest, for sizes
         add_operation("negate", negate)
-        acme_fleet.customize(tiny(), tmp_path / "run")
+        acme_fleet.customize(tiny(**{**SHORT, "search.steps": 3}), tmp_path / "run")
         assert calls
         block = Block(inputs=(0, 0), operations=("negate", "negate"))
         genotype = Genotype(blocks=(block,), cells=1, channels=3)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_resume import StopAt
 from typer.testing import CliRunner
 
 import acme_fleet
@@ -20,6 +21,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import WriteError
 from acme_fleet.runs import atomic as files
 from conftest import models_of
+from tiny_fleet import SHORT
 
 
 @contextmanager
@@ -32,19 +34,27 @@ def _largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("size", [100, 6_000, 17_000])
-def test_file_size_limit_ends_the_run_with_the_command_that_goes_on(
-    finished, prepared: Path, size: int
-):
-    """At the journal, at a device's state, at a device's model."""
+def test_file_size_limit_ends_the_run_with_the_command_that_goes_on(finished, prepared: Path):
+    """At the journal, at a device's state, at a device's model; then the run ends as ever."""
     arguments = ["run", str(prepared / "fleet.yaml"), "--out", str(prepared), "--resume"]
-    with _largest_file(size):
-        told = CliRunner().invoke(app, arguments)
-    assert told.exit_code == 2, told.output
-    (line,) = told.stderr.splitlines()
-    assert re.match(rf"error: cannot write {prepared}\S+: the file size limit is reached; ", line)
-    assert line.endswith(f"go on: acme {' '.join(arguments)}")
-    assert not list(prepared.rglob("*.partial"))
+    stopped = []
+    for size in (100, 6_000, 24_500):
+        if size > 6_000:
+            stop = StopAt("cam-2", "round 1")
+            with pytest.raises(KeyboardInterrupt):
+                acme_fleet.customize(finished.fleet, prepared, resume=True, observer=stop)
+        with _largest_file(size):
+            told = CliRunner().invoke(app, arguments)
+        assert told.exit_code == 2, told.output
+        (line,) = told.stderr.splitlines()
+        refused = re.match(
+            rf"error: cannot write {prepared}/(\S+): the file size limit is reached; ", line
+        )
+        assert refused, line
+        stopped.append(refused[1].split("/")[-1])
+        assert line.endswith(f"go on: acme {' '.join(arguments)}")
+        assert not list(prepared.rglob("*.partial"))
+    assert stopped == ["events.jsonl", "assignment.safetensors", "model.safetensors"]
     acme_fleet.customize(finished.fleet, prepared, resume=True)
     assert models_of(prepared) == finished.models
 
@@ -61,10 +71,7 @@ def test_every_writer_names_its_file(
 ):
     """A disk becomes read-only at one file after the other; each time the run goes on."""
     changes = {
-        "reference.training.epochs": 1,
-        "backbone.distillation.training.epochs": 1,
-        "search.rivals": False,
-        "search.steps": 1,
+        **SHORT,
         "personalization.rounds": 2,
         "personalization.privacy": {"importance_noise": 1.0},
         "clusters": [{"name": "north", "devices": [{"name": "cam-1", "storage": "60 kB"}]}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from acme_fleet.inspection.explain import explain_device
 from acme_fleet.inspection.plan import examine
 from acme_fleet.report.terminal.reasons import print_explanation
 from acme_fleet.report.terminal.run import print_plan, print_summary
+from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
+from tiny_fleet import SHORT
 from tiny_texts import said
 
 
@@ -64,11 +67,12 @@ def test_an_own_vit_is_cut_distilled_recovered_and_told(
 ) -> None:
     learning = {"epochs": 2, "learning_rate": 3e-3}
     fleet = tiny(
+        **SHORT,
         **{
             "backbone.hidden": [0.5],
             "backbone.allocation": "global",
             "backbone.distillation": {"training": learning, "recovery": learning},
-        }
+        },
     )
     fleet = _without_the_whole(fleet)
     print_plan(fleet, examine(fleet))
@@ -154,11 +158,15 @@ def test_a_large_grid_is_judged_in_two_passes(
     """The choice is that of one pass; a second start reads what the first one judged."""
     monkeypatch.setattr(first_pass, "LARGE", 4)
     grid = {"widths": [0.5, 1.0], "hidden": [0.5, 1.0], "depths": [1, 2]}
-    fleets = [
-        tiny(**{f"backbone.{name}": value for name, value in {**grid, "first_pass": few}.items()})
-        for few in (40, 0)
-    ]
-    few, full = (acme_fleet.customize(f, tmp_path / str(i)) for i, f in enumerate(fleets))
+    short = SHORT | {f"backbone.{name}": value for name, value in grid.items()}
+    short["reference.training.epochs"] = 8  # for losses that tell candidates apart
+    some, every = (tiny(**short, **{"backbone.first_pass": count}) for count in (40, 0))
+    few = acme_fleet.customize(some, tmp_path / "0")
+    # The other one has the same elastic backbone, and judges all.
+    whole = RunDirectory.create(tmp_path / "1", every, resume=False)
+    shutil.copytree(tmp_path / "0" / "cloud", whole.cloud)
+    (whole.cloud / "candidates.json").unlink()
+    full = acme_fleet.customize(every, whole.path, resume=True)
     candidates = [c for cluster in few.clusters for c in cluster.candidates]
     assert any(c.estimated for c in candidates)
     assert not any(c.estimated and (c.on_front or c.chosen) for c in candidates)

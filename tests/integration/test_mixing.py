@@ -130,11 +130,9 @@ def test_an_upload_that_an_older_version_kept_is_refused_by_name(tmp_path: Path)
 
 
 @pytest.fixture
-def fleet(tiny: Callable[..., Fleet], prepared: Path) -> Fleet:
-    """The tiny fleet, mixing weights too, stopped before any device has got a model."""
-    fleet = tiny(**{"personalization.mix": "both", "personalization.rounds": 2})
-    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    return fleet
+def fleet(north: Callable[..., Fleet]) -> Fleet:
+    """One cluster, mixing weights too, stopped before any device has got a model."""
+    return north(**{"personalization.mix": "both", "personalization.rounds": 2})
 
 
 @pytest.fixture
@@ -186,7 +184,8 @@ def test_a_run_that_mixes_weights_is_the_same_after_a_stop(
     assert _models(stopped) == _models(prepared)
     # The bytes of the weights are counted, and devices end elsewhere than without mixing.
     assert min(_uploads(prepared)) > max(_uploads(finished.path))
-    assert _models(prepared) != _models(finished.path)
+    alone = _models(finished.path)
+    assert all(alone[name] != model for name, model in _models(prepared).items())
 
 
 def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
@@ -202,7 +201,7 @@ def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
     summary = acme_fleet.customize(fleet, prepared, resume=True)
     by_name = {device.name: device for device in summary.devices}
     # Its header is left out of the second round; it had a model already and still reports.
-    assert by_name.keys() == {"cam-1", "cam-2", "badge-1", "badge-2"}
+    assert by_name.keys() == {"cam-1", "cam-2"}
     assert by_name["cam-2"].accuracy > by_name["cam-2"].accuracy_coarse - 0.1
     received = [
         (event["to"], event["type"])
@@ -235,13 +234,12 @@ def test_devices_tell_their_classes_only_where_rows_are_mixed_by_class(
 
 
 def test_without_similarity_no_feature_leaves_a_device_and_all_weigh_alike(
-    tiny: Callable[..., Fleet], prepared: Path
+    north: Callable[..., Fleet], prepared: Path
 ) -> None:
     changes = {"mix": "both", "rounds": 1, "similarity": "none"}
-    fleet = tiny(**{f"personalization.{name}": value for name, value in changes.items()})
-    (prepared / "fleet.yaml").write_text(fleet.to_yaml())
+    fleet = north(**{f"personalization.{name}": value for name, value in changes.items()})
     summary = acme_fleet.customize(fleet, prepared, resume=True)
-    assert len(summary.devices) == 4
+    assert len(summary.devices) == 2
     for cluster in summary.clusters:
         assert cluster.similarity == [[0.5, 0.5], [0.5, 0.5]]
     sizes = [
@@ -249,5 +247,5 @@ def test_without_similarity_no_feature_leaves_a_device_and_all_weigh_alike(
         for event in event_records(prepared / "events.jsonl")
         if event.get("type") == "FeatureSample"
     ]
-    assert len(sizes) == 4
+    assert len(sizes) == 2
     assert max(sizes) < 300  # an empty frame

@@ -23,6 +23,7 @@ from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.summary import Summary, Traffic
 from conftest import models_of
 from event_records import event_records
+from tiny_fleet import SHORT
 
 
 class Whole(NamedTuple):
@@ -44,10 +45,7 @@ def same_latency() -> Iterator[None]:
 def fleet(request: pytest.FixtureRequest, tiny: Callable[..., Fleet]) -> Fleet:
     devices = [{"name": "cam-1", "storage": "60 kB"}, {"name": "cam-2", "storage": "70 kB"}]
     changes = {
-        "reference.training.epochs": 1,
-        "backbone.distillation.training.epochs": 1,
-        "search.rivals": False,
-        "search.steps": 1,
+        **SHORT,
         "personalization.rounds": 2,
         "personalization.privacy": {"masking": request.param == "masked"},
         "clusters": [{"name": "north", "devices": devices}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,19 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModel, ElectraConfig, ElectraModel, PreTrainedModel
 
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.backbone.elastic import (
     Architecture,
+    architecture,
     as_elastic,
     extract,
     reorder,
     with_vocabulary,
 )
-from acme_fleet.models.families import most_tokens
+from acme_fleet.models.families import ELASTIC, FAMILIES, add_family, dimensions, most_tokens
 from acme_fleet.models.features import activations
 from acme_fleet.models.pooling import pool_by, poolings_of
 
@@ -229,3 +231,30 @@ def test_a_hidden_size_that_does_not_divide_is_named(
     (tmp_path / "config.json").write_text(json.dumps(document | {"hidden_size": 13}))
     with pytest.raises(FleetError, match=r"hidden size \(13.*not a multiple of the number of att"):
         load_backbone(tmp_path)
+
+
+# --- a new one ---------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers, about its own loading
+def test_a_new_family_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in (FAMILIES, ELASTIC):
+        monkeypatch.setitem(table, "electra", None)  # is put back after the test
+    add_family("electra", replace(FAMILIES["bert"], options={}))
+    config = ElectraConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    model = ElectraModel(config).eval()
+    tokens = {"input_ids": torch.randint(1, 50, (2, 7))}
+    with torch.no_grad():
+        elastic = as_elastic(model)
+        assert torch.equal(elastic(**tokens)[0], model(**tokens)[0])
+        small = extract(elastic, architecture(dimensions(elastic.config), 0.5, 2))
+        small.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path).eval()
+        assert torch.equal(loaded(**tokens)[0], small(**tokens)[0])
+    assert loaded.config.heads_per_layer == [2, 2]

@@ -236,7 +236,7 @@ def some_of(data: st.DataObject, plan: HeaderPlan) -> dict[str, tuple[int, ...]]
     return kept
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(plans(), st.data())
 def test_pruned_equals_masked_twice(plan: HeaderPlan, data: st.DataObject) -> None:
     full = build_header(plan, weights_for(plan))

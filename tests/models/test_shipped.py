@@ -33,6 +33,7 @@ from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models import shipped
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
+from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
 from acme_fleet.models.shipped import (
@@ -46,6 +47,7 @@ from acme_fleet.models.shipped import (
 from acme_fleet.models.storage import CLASS_NAMES, CONFIG, HEADER, PREPROCESSING, TOKENIZER, WEIGHTS
 
 UNEVEN = Architecture(layers=(0, 1), heads=(1, 2), neurons=(7, 2))
+THIN = Architecture(layers=(0, 2), heads=(1, 3), neurons=(7, 2), hidden=6)
 NAMES = ["ant", "bee", "çat"]
 IMAGE_FILES = {CONFIG, WEIGHTS, HEADER, CLASS_NAMES, PREPROCESSING, SUMS}
 TEXTS = ["turn the light on", "what is the weather", "sing " * 30, "sing"]
@@ -183,17 +185,27 @@ def test_loads_by_name_and_by_position(image_folder: Path, text_folder: Path) ->
         model(images=pixels())
 
 
-def test_loads_in_a_fresh_process_bit_for_bit(image_folder: Path, tmp_path: Path) -> None:
-    """Wherever it was copied to, with what transformers gives to who imports acme_fleet alone."""
+def test_loads_in_a_fresh_process_bit_for_bit(
+    image_folder: Path, plain_backbone: MakeBackbone, make_inputs: MakeInputs, tmp_path: Path
+) -> None:
+    """Wherever it was copied to, with what transformers gives to who imports acme_fleet alone.
+
+    Backbones of all families too.
+    """
     shutil.copytree(image_folder, tmp_path / "copy")
     logits = acme_fleet.load(image_folder)(pixels()).contiguous()
     save_file({"pixels": pixels(), "logits": logits}, tmp_path / "expected")
+    for family in FAMILIES:
+        small = extract(as_elastic(plain_backbone(family)), THIN)
+        small.save_pretrained(tmp_path / family)
+        states = small(**make_inputs(family)).last_hidden_state.detach().contiguous()
+        save_file(make_inputs(family) | {"expected": states}, tmp_path / f"{family}.inputs")
     script = """
 import sys
 import acme_fleet
 assert not {"torch", "transformers"} & sys.modules.keys()
 from transformers import pipeline  # its own import comes upon the Auto classes half-way
-from transformers import AutoModelForImageClassification
+from transformers import AutoModel, AutoModelForImageClassification
 import torch
 from safetensors.torch import load_file
 torch.set_num_threads(1)  # as here: sums in another order differ in the last bit
@@ -202,8 +214,13 @@ auto = AutoModelForImageClassification.from_pretrained(sys.argv[1])
 assert (auto(expected["pixels"]).logits == expected["logits"]).all()
 assert (acme_fleet.load(sys.argv[1])(expected["pixels"]) == expected["logits"]).all()
 assert "acme_fleet.cloud" not in sys.modules
+for family in sys.argv[3:]:
+    inputs = load_file(f"{family}.inputs")
+    wanted = inputs.pop("expected")
+    assert (AutoModel.from_pretrained(family).eval()(**inputs).last_hidden_state == wanted).all()
 """
-    run_alone(script, str(tmp_path / "copy"), str(tmp_path / "expected"))
+    families = [str(tmp_path / family) for family in FAMILIES]
+    run_alone(script, str(tmp_path / "copy"), str(tmp_path / "expected"), *families)
 
 
 def run_alone(script: str, *arguments: str) -> None:
@@ -529,7 +546,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_any_bytes_give_the_same_model_or_a_clear_error(
     data: st.DataObject, image_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

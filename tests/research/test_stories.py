@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from acme_research.ablations import (
 from acme_research.frame.bench import Bench, Options
 from acme_research.frame.page import STORIES
 from acme_research.frame.story import run
-from acme_research.stories import fig11
+from acme_research.stories import fig9, fig11
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,9 @@ _SLOW = {"table1", "fig13"}  # it searches several times; fig7a on other data
 
 
 @pytest.fixture
-def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of fig11, whose trainings no scale's file decides."""
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few epochs in fig11 and repetitions in fig9, which no scale's file decides."""
+    monkeypatch.setattr(fig9, "DRAWS", 3)
     short = {"epochs": 1, "last_epochs": 1, "rounds": 1}
     methods = {name: replace(personalisation.METHODS[name], **short) for name in fig11.METHODS}
     monkeypatch.setattr(personalisation, "METHODS", methods)
@@ -48,7 +50,7 @@ def _fit_once(
     fit(task, module, samples, training.model_copy(update={"epochs": 1}), *others, **options)
 
 
-@pytest.mark.usefixtures("few_epochs")
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in _SLOW else n for n in STORIES]
 )
@@ -61,6 +63,22 @@ def test_smoke(name: str, pieces: Path, tmp_path: Path):
     for goal in result["goals"]:
         assert isinstance(goal["met"], bool)
         assert goal["text"]
+
+
+def test_a_story_writes_its_result_and_picture(pieces: Path, tmp_path: Path):
+    options = Options("smoke", 1, None, pieces, tmp_path)
+    before = {path.name for path in pieces.glob("*.npz")}
+    result = run(fig9.STORY, options)
+    stored = json.loads((tmp_path / "fig9-smoke.json").read_text())
+    assert stored == json.loads(json.dumps(result))
+    means = stored["seeds"][0]["means"]
+    # Greedy-Size is by its definition the largest; the choice by Eq. 13 cannot cost more energy.
+    assert means["Greedy-Size"]["size"] >= max(row["size"] for row in means.values())
+    assert means[fig9.OURS]["energy"] <= means[fig9.RIVAL]["energy"]
+    assert (tmp_path / "fig9-smoke.svg").read_text().startswith("<?xml")
+    assert {path.name for path in pieces.glob("*.npz")} == before, "another story's data"
+    again = run(fig9.STORY, options)
+    assert again["seeds"] == result["seeds"], "finished pieces are not computed again"
 
 
 def test_training_what_is_recovered_leaves_the_elastic_model_alone(pieces: Path):

@@ -86,6 +86,16 @@ OBJECTIVES: dict[str, Callable[[Task, torch.Generator], Objective]] = {
     "features": lambda _, generator: features_objective(generator),
 }
 """F by ``backbone.importance``. A new criterion is an entry here."""
+_AUTO = "auto"
+
+
+def check_objective(name: str) -> None:
+    """Refuse a name of ``backbone.importance`` that stands for nothing.
+
+    Raises:
+        FleetError: naming those there are.
+    """
+    chosen({_AUTO: None, **OBJECTIVES}, name, "backbone.importance")
 
 
 def objective_of(task: Task, name: str, generator: torch.Generator, *, labelled: bool) -> Objective:
@@ -94,7 +104,7 @@ def objective_of(task: Task, name: str, generator: torch.Generator, *, labelled:
     Raises:
         FleetError: if there is none of this name.
     """
-    if name == "auto":
+    if name == _AUTO:
         name = "labels" if labelled else "features"
     return chosen(OBJECTIVES, name, "backbone.importance")(task, generator)
 

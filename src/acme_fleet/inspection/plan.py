@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acme_fleet.cloud.importance import OBJECTIVES
+from acme_fleet.cloud.importance import check_objective
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
 from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.base import chosen
@@ -118,7 +118,7 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
         FleetError: if a depth exceeds the reference's layers, or a setting names what is not there.
     """
     chosen(SIMILARITIES, fleet.personalization.similarity, "personalization.similarity")
-    chosen({"auto": None, **OBJECTIVES}, fleet.backbone.importance, "backbone.importance")
+    check_objective(fleet.backbone.importance)
     public = world.public
     grid = candidate_grid(fleet.backbone, reference)
     header = largest_header(fleet.header, reference)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from acme_fleet.errors import ProtocolError
-from acme_fleet.messages.edge_device import ByClassUpload, RoundStart
+from acme_fleet.messages.edge_device import ByClassUpload
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.models.storage import clone_state
 from acme_fleet.personalization.base import Own
-from acme_fleet.personalization.weights import HeadersRule, kept_by
+from acme_fleet.personalization.weights import HeadersRule
 
 
 class ByClassRule(HeadersRule[ByClassUpload]):
@@ -21,15 +21,9 @@ class ByClassRule(HeadersRule[ByClassUpload]):
         """The classes too."""
         return f"{super().disclosed()}, and the classes in its train set"
 
-    def upload(self, start: RoundStart, own: Own) -> ByClassUpload:
-        """The importance set, the header as it is now, and the classes in the train set."""
-        return ByClassUpload(
-            round=start.round,
-            importance=own.importance.by_layer(),
-            header=clone_state(own.header),
-            kept=kept_by(own.header),
-            held=own.classes(),
-        )
+    def also(self, own: Own) -> dict[str, Any]:
+        """The classes in the train set."""
+        return {"held": own.classes()}
 
     def check(
         self, name: str, upload: ByClassUpload, plan: HeaderPlan, asked: Collection[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from acme_fleet.outside import reason
 from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, OpenRule, Own, sets_of
 from acme_fleet.personalization.importance import aggregate
 
+_LONGEST = 2.0
+
 
 @dataclass(frozen=True)
 class MixedHeaders:
@@ -43,7 +45,7 @@ class MixedHeaders:
 
 
 def update_scales(
-    headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = 2.0
+    headers: Mapping[str, Mapping[str, Tensor]], start: Mapping[str, Tensor], most: float = _LONGEST
 ) -> dict[str, float]:
     """By what each device's update, header less start, is scaled: below 1 if it is too long.
 
@@ -96,7 +98,7 @@ def mix_headers(
     plans: Mapping[str, HeaderPlan],
     weights: Float[np.ndarray, "devices devices"],
     start: Mapping[str, Tensor],
-    most: float = 2.0,
+    most: float,
     held: Mapping[str, Sequence[int]] | None = None,
 ) -> MixedHeaders:
     """v'_n = Σ_i ŵ_{n,i} v_i, entry by entry over the peers that still have the entry.
@@ -181,9 +183,14 @@ HeaderUploadT = TypeVar("HeaderUploadT", bound=HeaderUpload)
 
 
 class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
-    """Headers' weights are mixed by Ŵ; with ``mix: both`` the importance sets too."""
+    """Headers' weights are mixed by Ŵ; with ``mix: both`` the importance sets too.
+
+    Attributes:
+        longest: in median lengths, the longest update that is mixed as it is.
+    """
 
     update_type = WeightsUpdate
+    longest: float = _LONGEST
 
     def disclosed(self) -> str:
         """The header too."""
@@ -196,6 +203,20 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
     def most_numbers(self, neurons: int, weights: int, devices: int) -> int:
         """One for each neuron and each weight."""
         return neurons + weights
+
+    def upload(self, start: RoundStart, own: Own) -> HeaderUploadT:
+        """The importance set, the header as it is now, and the channels that it has."""
+        return self.upload_type(
+            round=start.round,
+            importance=own.importance.by_layer(),
+            header=clone_state(own.header),
+            kept={name: list(channels) for name, channels in own.header.plan.kept.items()},
+            **self.also(own),
+        )
+
+    def also(self, own: Own) -> Mapping[str, Any]:
+        """Further fields of an upload."""
+        return {}
 
     def received_header(self, update: WeightsUpdate, plan: HeaderPlan) -> Header:
         """The mixed header, of the device's own plan."""
@@ -225,7 +246,8 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
             {name: left(plan, upload.kept) for name, upload in uploads.items()},
             weights,
             coarse,
-            held=self.holders(uploads),
+            self.longest,
+            self.holders(uploads),
         )
         shortened = {name: scale for name, scale in mixed.scales.items() if scale < 1}
         parts = {name: MixedPart(own, mixed.headers[name]) for name, own in sets.items()}
@@ -246,20 +268,6 @@ class WeightsRule(HeadersRule[WeightsUpload]):
     """Everybody's weights are mixed."""
 
     upload_type = WeightsUpload
-
-    def upload(self, start: RoundStart, own: Own) -> WeightsUpload:
-        """The importance set, the header as it is now, and the channels that it has."""
-        return WeightsUpload(
-            round=start.round,
-            importance=own.importance.by_layer(),
-            header=clone_state(own.header),
-            kept=kept_by(own.header),
-        )
-
-
-def kept_by(header: Header) -> dict[str, list[int]]:
-    """The channels that pruning has left in a header, as an upload says them."""
-    return {name: list(channels) for name, channels in header.plan.kept.items()}
 
 
 def header_shapes(

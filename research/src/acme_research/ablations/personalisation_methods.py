@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from acme_fleet.config.personalization import Personalization, Privacy
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.device.refinement import HeaderState, LocalTraining, Trained, prune_header
+from acme_fleet.messages.edge_device import OpenUpdate, RoundStart
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header
-from acme_fleet.personalization.importance import aggregate
-from acme_fleet.personalization.weights import mix_headers
+from acme_fleet.personalization.base import Own
+from acme_fleet.personalization.rules import AnyRule, rule_of
+from acme_fleet.privacy.protection import Protection
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
@@ -24,6 +28,7 @@ from acme_research.ablations.personalisation_training import Local, train_all
 
 LOCAL = Training(epochs=10, batch_size=16, learning_rate=2e-3)
 ROUNDS = 3
+UNUSED = Protection("device", Privacy(), 0, Path("unused"))  # open rules have no keys
 
 
 @dataclass(frozen=True)
@@ -186,13 +191,13 @@ def personalise(
     for number in range(method.rounds):
         trained = train([state.current for state in states], world, method, number, first)
         states = advance(states, [header for header, _ in trained], world)
-        if method.mix in ("both", "weights"):
-            states = advance(states, mixtures(method, world, states, weights), world)
-        sets = {str(i): sent(importance) for i, (_, importance) in enumerate(trained)}
-        combined = aggregate(sets, np.eye(len(states)) if method.mix == "weights" else weights)
+        sets = [sent(importance) for _, importance in trained]
+        exchange = Exchange(method, world, number, [state.current for state in states], sets)
+        if exchange.mixes_headers:
+            states = advance(states, mixtures(exchange, weights), world)
         smaller = [
-            prune_header(state.current, combined[str(i)], method.prune_share)
-            for i, state in enumerate(states)
+            prune_header(state.current, importance, method.prune_share)
+            for state, importance in zip(states, exchange.importance(weights), strict=True)
         ]
         states = advance(states, smaller, world)
     before = [state.current for state in states]
@@ -203,30 +208,71 @@ def personalise(
     return measure(advance(states, last, world), world, weights)
 
 
-def mixtures(
-    method: Method, world: World, states: list[HeaderState], weights: np.ndarray
-) -> list[Header]:
-    """The header that each device gets back."""
-    headers = {str(i): state.current for i, state in enumerate(states)}
-    uploads = {name: dict(header.state_dict()) for name, header in headers.items()}
-    uploads["0"] = {name: method.poison * tensor for name, tensor in uploads["0"].items()}
-    held = {str(i): own.train.labels.unique().tolist() for i, own in enumerate(world.private)}
-    mixed = mix_headers(
-        uploads,
-        {name: header.plan for name, header in headers.items()},
-        weights,
-        dict(world.coarse.state_dict()),
-        method.contained,
-        held if method.classifier == "holders" else None,
-    ).headers
+class Exchange:
+    """The messages of a round, by the product's rule; the first device may poison its header."""
+
+    def __init__(
+        self,
+        method: Method,
+        world: World,
+        number: int,
+        headers: list[Header],
+        sets: list[ImportanceSet],
+    ) -> None:
+        settings = Personalization.model_validate(
+            {"mix": method.mix, "classifier": method.classifier}
+        )
+        self.method, self.world, self.headers = method, world, headers
+        self.rule: AnyRule = rule_of(settings)
+        self.mixes_headers = settings.mixes_weights
+        if self.mixes_headers:
+            self.rule.longest = method.contained
+        self.start = RoundStart(round=number)
+        own = zip(headers, sets, world.private, strict=True)
+        self.uploads = {
+            str(i): self.rule.upload(self.start, Own(header, found, classes_of(data), UNUSED))
+            for i, (header, found, data) in enumerate(own)
+        }
+        if method.poison != 1:
+            whole = self.uploads["0"].header
+            poisoned = {name: method.poison * tensor for name, tensor in whole.items()}
+            self.uploads["0"] = self.uploads["0"].model_copy(update={"header": poisoned})
+
+    def updates(self, weights: np.ndarray) -> list[OpenUpdate]:
+        """The update of each device."""
+        coarse = self.world.coarse
+        mixed = self.rule.mix(self.uploads, coarse.plan, coarse.state_dict(), weights)
+        return [self.rule.update(self.start, part) for part in mixed.parts.values()]
+
+    def importance(self, weights: np.ndarray) -> list[ImportanceSet]:
+        """Mixed importance sets, by device."""
+        plan = self.world.coarse.plan
+        return [self.rule.received(update, plan, UNUSED) for update in self.updates(weights)]
+
+    def mixed(self, weights: np.ndarray) -> list[Header]:
+        """Mixed headers, by device."""
+        pairs = zip(self.updates(weights), self.headers, strict=True)
+        return [self.rule.received_header(update, header.plan) for update, header in pairs]
+
+
+def classes_of(data: Splits) -> Callable[[], list[int]]:
+    return lambda: data.train.labels.unique().tolist()
+
+
+def mixtures(exchange: Exchange, weights: np.ndarray) -> list[Header]:
+    """The header that each device goes on with."""
+    method, world, own = exchange.method, exchange.world, exchange.headers
+    found = exchange.mixed(weights)
     if method.body_only:
-        mixed = {name: own | _classifier(uploads[name]) for name, own in mixed.items()}
-    found = [build_header(header.plan, mixed[name]) for name, header in headers.items()]
+        found = [
+            build_header(header.plan, mixed.state_dict() | _classifier(header.state_dict()))
+            for header, mixed in zip(own, found, strict=True)
+        ]
     if method.blend == "own":
-        return blended([state.current for state in states], found, world)
+        return blended(own, found, world)
     if method.blend == "federated":
-        plain = replace(method, weights="federated", blend="")
-        return blended(mixtures(plain, world, states, similarity(plain, world)), found, world)
+        plain = similarity(replace(method, weights="federated"), world)
+        return blended(exchange.mixed(plain), found, world)
     return found
 
 

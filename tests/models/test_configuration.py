@@ -79,7 +79,7 @@ def test_memory_stays_bounded_whatever_a_configuration_asks_for(
 ) -> None:
     """In a process that may not take a gigabyte more than what the library takes to start."""
     cases = []
-    for family in ("vit", "bert", "llama"):
+    for family in ("vit", "llama"):
         small = extract(as_elastic(plain_backbone(family)), UNEVEN)
         shapes = {name: list(value.shape) for name, value in small.state_dict().items()}
         document = config_document(small)
@@ -155,7 +155,7 @@ def small_ones(plain_backbone: MakeBackbone) -> dict[str, PreTrainedModel]:
 
 
 @given(data=st.data(), family=st.sampled_from(sorted(FAMILIES)))
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_a_mutated_configuration_is_refused_or_works(
     data: st.DataObject,
     family: str,

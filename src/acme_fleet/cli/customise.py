@@ -133,9 +133,10 @@ def predict(
     """
     from acme_fleet.errors import FleetError
     from acme_fleet.inspection.predict import open_model, predict_test_data
-    from acme_fleet.inspection.predict_inputs import Skipped, find_inputs
-    from acme_fleet.report.terminal.predictions import print_answers, write_answers
+    from acme_fleet.report.terminal.predictions import print_answers
     from acme_fleet.report.terminal.run import print_test_result
+    from acme_fleet_runtime.answers import write_answers
+    from acme_fleet_runtime.inputs import Skipped, find_inputs
 
     if not files and not text:
         if lines or as_json or top:

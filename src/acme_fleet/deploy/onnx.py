@@ -1,15 +1,16 @@
-"""The ONNX form of a device's model, for ONNX Runtime: one graph from pixels or tokens to answers."""
+"""A device's model as one ONNX graph, from pixels or tokens to answers, for ONNX Runtime."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -100,12 +101,11 @@ _MASK = "attention_mask"
 
 
 def _need_exporter() -> None:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise FleetError(f'{error}: pip install "acme-fleet[export]"') from error
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise FleetError(
+            f'exporting to ONNX needs {", ".join(missing)}: pip install "acme-fleet[export]"'
+        )
 
 
 @contextmanager

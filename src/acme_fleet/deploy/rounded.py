@@ -82,7 +82,7 @@ class _Int8Embedding(nn.Module):
         self.register_buffer("numbers", numbers)
         self.register_buffer("scale", scale[:, None])
 
-    def forward(self, ids: Int64[Tensor, "..."]) -> Float[Tensor, "... hidden"]:
+    def forward(self, ids: Int64[Tensor, ...]) -> Float[Tensor, "... hidden"]:
         """The rows of these numbers."""
         return self.numbers[ids].float() * self.scale[ids]
 
@@ -96,7 +96,7 @@ class _Int4Embedding(nn.Module):
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale.float())
 
-    def forward(self, ids: Int64[Tensor, "..."]) -> Float[Tensor, "... hidden"]:
+    def forward(self, ids: Int64[Tensor, ...]) -> Float[Tensor, "... hidden"]:
         """The rows of these numbers."""
         # By division: exporters know it for every type of whole numbers, unlike shifts of bits.
         row = self.packed[ids].to(torch.int32)

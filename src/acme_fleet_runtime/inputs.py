@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from acme_fleet.data.image import image_form
-from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, reason
+from acme_fleet_runtime.errors import FleetError
+from acme_fleet_runtime.images import image_form
+from acme_fleet_runtime.outside import one_line, reason
 
 STDIN = "-"
 _BEGINNING = 4096  # bytes that show a text

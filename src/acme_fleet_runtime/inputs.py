@@ -56,6 +56,12 @@ class Skipped:
         if len(self.names) < 3:
             self.names.append(one_line(str(path), 200))
 
+    def told(self, *, images: bool) -> str:
+        """A line about them, for a model of ``images`` or of texts."""
+        more = ", …" if self.count > len(self.names) else ""
+        kind = "image" if images else "text"
+        return f"skipped, no {kind}: {self.count} ({', '.join(self.names)}{more})"
+
 
 def find_inputs(
     paths: Iterable[Path], texts: Sequence[str], skipped: Skipped, *, images: bool, lines: bool

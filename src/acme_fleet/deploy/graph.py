@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 23  # with attention as one operation
+INPUTS = {"images": ("pixels",), "texts": ("input_ids", "attention_mask")}
+OUTPUTS = ("logits", "probabilities")
 _IR = 10
-_CONTRIB = "com.microsoft"  # ONNX Runtime's own operations
 _LEAST_HALF = 32  # numbers; a Cast takes about as many bytes as fewer would save
 _BACKBONE = "model.backbone."
 
@@ -81,12 +82,12 @@ def build_graph(
     if isinstance(preprocessing, ImagePreprocessing):
         whole = _OfImages(changed, preprocessing)
         shape = (2, *preprocessing.result, preprocessing.channels)
-        inputs = {"pixels": torch.zeros(shape, dtype=torch.uint8)}
-        free = {"pixels": (0,)}
+        inputs = {name: torch.zeros(shape, dtype=torch.uint8) for name in INPUTS["images"]}
+        free = dict.fromkeys(inputs, (0,))
     else:
         whole = _OfTexts(changed)
         tokens = max(2, min(preprocessing.max_tokens, 7))
-        inputs = {n: torch.ones(2, tokens, dtype=torch.int64) for n in ("input_ids", _MASK)}
+        inputs = {name: torch.ones(2, tokens, dtype=torch.int64) for name in INPUTS["texts"]}
         free = dict.fromkeys(inputs, (0, 1))
     graph = _folded(_exported(whole, inputs, free))
     names = {_BACKBONE + name: numbers for name, numbers in bytewise.items()}
@@ -95,9 +96,6 @@ def build_graph(
         _store_halves(graph)
     _shorten(graph)
     return graph.SerializeToString()
-
-
-_MASK = "attention_mask"
 
 
 def _need_exporter() -> None:
@@ -138,7 +136,7 @@ def _exported(
                 opset_version=OPSET,
                 dynamic_shapes=axes,
                 input_names=list(inputs),
-                output_names=["logits", "probabilities"],
+                output_names=list(OUTPUTS),
             )
         assert program is not None
         return program.model_proto

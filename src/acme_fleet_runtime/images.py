@@ -119,20 +119,26 @@ def pillow() -> ModuleType:
     return Image
 
 
-def open_image(encoded: bytes | Path, name: str, most_pixels: int | None = None) -> Any:
+def open_image(
+    encoded: bytes | Path,
+    name: str,
+    most_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Any:
     """Decode an image file, its first frame, upright as its EXIF orientation says.
 
     Args:
         encoded: the file's content or its path.
         name: what to call it in an error.
         most_pixels: an image with more is not decoded.
+        formats: Pillow's names of those that are read; all that it knows without them.
 
     Raises:
         FleetError: if it cannot be read or decoded.
     """
     with _decoding(name) as library:
         content = read_regular(encoded) if isinstance(encoded, Path) else encoded
-        image = library.open(BytesIO(content))
+        image = library.open(BytesIO(content), formats=formats)
         if most_pixels is not None and image.width * image.height > most_pixels:
             raise FleetError(
                 f"{name} has {image.width} × {image.height} pixels, more than {most_pixels:,}"

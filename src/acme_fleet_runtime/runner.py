@@ -75,6 +75,14 @@ class Runner(Classifier[np.ndarray]):
         """See the base class."""
         return self.manifest.takes_images
 
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample as the model takes it, at most."""
+        rule = self.manifest.preparation
+        if isinstance(rule, ImagePreparation):
+            return rule.height * rule.width * rule.channels
+        return 8 * rule.max_tokens
+
     def prepared(self, one: Input) -> np.ndarray:
         """An image's bytes, or a text's tokens; see the base class."""
         if self.takes_images:

@@ -103,9 +103,7 @@ def report(run_dir: RunDir) -> None:
 def predict(
     place: Annotated[
         Path,
-        typer.Argument(
-            help="A run directory, a device's folder, or an artifact.", show_default=False
-        ),
+        typer.Argument(help="A run, a device's folder, or an artifact.", show_default=False),
     ],
     files: Annotated[
         list[Path] | None,

@@ -70,6 +70,31 @@ def export(
         raise typer.Exit(1)
 
 
+@app.command()
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.", show_default=False)],
+    host: Annotated[
+        str, typer.Option(help="Others than this machine's need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="ACME_TOKEN", help="Requests must send it.", show_default=False),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="0: one for each core.")] = 0,
+) -> None:
+    """Answer HTTP requests with an artifact, without torch: /predict, /health and /metrics.
+
+    \b
+    acme serve runs/mine/artifacts/cam-1
+    curl -H 'Content-Type: image/png' --data-binary @photo.png http://127.0.0.1:8080/predict
+    """
+    from acme_fleet_runtime.runner import Runner
+    from acme_fleet_runtime.server import serve
+
+    serve(Runner.open(artifact, threads), host, port, token, say)
+
+
 def _tell(done: Exported) -> None:
     from acme_fleet.report.words import bytes_text
 

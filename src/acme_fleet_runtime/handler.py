@@ -7,6 +7,7 @@ import binascii
 import hmac
 import ipaddress
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
@@ -63,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """The base class' own errors, as JSON."""
         self.close_connection = True
+        self.request_version = self.protocol_version  # of 0.9, answers have no status
         self._send(code, {"error": message or "the request cannot be read"})
 
     def do_GET(self) -> None:
@@ -95,6 +97,12 @@ class Handler(BaseHTTPRequestHandler):
         except TimeoutError:
             code, self.close_connection = 408, True
             self._send(code, {"error": "the request came too slowly"})
+        except OSError:
+            raise  # the peer has gone
+        except Exception as error:  # noqa: BLE001
+            code, self.close_connection = 500, True
+            sys.stderr.write(f"error: {type(error).__name__}: {reason(error)}\n")
+            self._send(code, {"error": "a bug of acme-fleet; its server's log has more"})
         known = path if path in _PATHS else ""
         server.metrics.request(known, code, time.perf_counter() - start)
 
@@ -213,7 +221,8 @@ class Handler(BaseHTTPRequestHandler):
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             content = "Base64 of an image file" if wanted == "images" else "a text"
             raise _Refused(422, f"{wanted} must be a list, each entry {content}")
-        if not 0 < len(items) <= (most := self.server.limits.samples):
+        most = self.server.limits.samples
+        if not 0 < len(items) <= most:
             raise _Refused(422, f"{wanted} has {len(items)} entries; 1 to {most} are taken")
         return [(item, f"{wanted}.{number}") for number, item in enumerate(items)], top
 

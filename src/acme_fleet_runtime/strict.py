@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import types
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from acme_fleet_runtime.outside import one_line
@@ -89,12 +90,17 @@ def _record(kind: Any, value: Any, place: str) -> Any:
     for name in value.keys() ^ _keys(kind):
         state = "unknown key" if name in value else "is missing"
         raise ValueError(f"{place}.{one_line(str(name), 60)}: {state}".lstrip("."))
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     fields = {name: _parsed(hints[name], value[name], f"{place}.{name}") for name in value}
     try:
         return kind(**fields)
     except ValueError as error:
         raise ValueError(f"{place}: {error}".lstrip(".: ")) from error
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _keys(kind: Any) -> set[str]:

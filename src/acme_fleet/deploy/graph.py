@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,7 @@ OPSET = 23  # with attention as one operation
 INPUTS = {"images": ("pixels",), "texts": ("input_ids", "attention_mask")}
 OUTPUTS = ("logits", "probabilities")
 _IR = 10
+_LARGEST = 2**31 - 2**24  # bytes; protobuf's limit, less the rest of the graph
 _LEAST_HALF = 32  # numbers; a Cast takes about as many bytes as fewer would save
 _BACKBONE = "model.backbone."
 
@@ -75,7 +76,6 @@ def build_graph(
     Raises:
         FleetError: if what builds graphs is not installed, or the model cannot be one.
     """
-    _need_exporter()
     precision: Precision = model.backbone.config.precision
     changed = copy.deepcopy(model).eval()
     bytewise = with_whole_numbers(changed.backbone, precision)
@@ -89,13 +89,41 @@ def build_graph(
         tokens = max(2, min(preprocessing.max_tokens, 7))
         inputs = {name: torch.ones(2, tokens, dtype=torch.int64) for name in INPUTS["texts"]}
         free = dict.fromkeys(inputs, (0, 1))
-    graph = _folded(_exported(whole, inputs, free))
+    graph = export_module(whole, inputs, free, OUTPUTS)
     names = {_BACKBONE + name: numbers for name, numbers in bytewise.items()}
     _store_bytes(graph, names)
     if precision in ("float16", "int4"):  # at int4, scales of groups have two bytes
         _store_halves(graph)
-    _shorten(graph)
+    shorten(graph)
     return graph.SerializeToString()
+
+
+def export_module(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    free: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    """A module as a graph, with constants computed and all names as PyTorch gave them.
+
+    Args:
+        module: its arguments are the ``inputs``, in their order.
+        inputs: an example.
+        free: axes of the inputs that may have any size from two on, or one where it is the batch.
+        outputs: names of what it returns.
+
+    Raises:
+        FleetError: if what builds graphs is not installed, or the module cannot be one.
+    """
+    _need_exporter()
+    tensors = (*module.parameters(), *module.buffers())
+    size = sum(tensor.nbytes for tensor in tensors)
+    if size > _LARGEST:
+        raise FleetError(
+            f"{size:,} bytes of weights are too many for one ONNX file, which holds {_LARGEST:,}; "
+            f"choose a smaller precision, or --format safetensors"
+        )
+    return _folded(_traced(module, inputs, free, outputs))
 
 
 def _need_exporter() -> None:
@@ -120,23 +148,26 @@ def _silent() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _exported(
-    whole: nn.Module, inputs: Mapping[str, Tensor], free: Mapping[str, tuple[int, ...]]
+def _traced(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    free: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """By PyTorch's exporter without its optimiser, which has dropped summands without a word."""
-    axes = tuple(dict.fromkeys(free[name], Dim.DYNAMIC) for name in inputs)
+    axes = tuple(dict.fromkeys(free.get(name, ()), Dim.DYNAMIC) for name in inputs)
     try:
         with _silent(), torch.no_grad():
             program = torch.onnx.export(
-                whole.eval(),
+                module.eval(),
                 tuple(inputs.values()),
                 dynamo=True,
                 optimize=False,
                 verbose=False,
                 opset_version=OPSET,
-                dynamic_shapes=axes,
+                dynamic_shapes=axes if free else None,
                 input_names=list(inputs),
-                output_names=list(OUTPUTS),
+                output_names=list(outputs),
             )
         assert program is not None
         return program.model_proto
@@ -217,7 +248,7 @@ def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     graph.node.extend([*nodes, *rest])
 
 
-def _shorten(model: onnx.ModelProto) -> None:
+def shorten(model: onnx.ModelProto) -> None:
     """Leave out what a runtime does not read; names would take as many bytes as small models."""
     graph = model.graph
     kept = {value.name for value in (*graph.input, *graph.output)}

@@ -55,8 +55,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         """See the base class."""
-        self.timeout = self.server.limits.idle_s
         super().setup()
+        self.connection.settimeout(self.server.limits.idle_s)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: inputs are private, and ``/metrics`` counts."""

@@ -32,12 +32,15 @@ INPUTS = {"images": ("pixels",), "texts": ("input_ids", "attention_mask")}
 OUTPUTS = ("logits", "probabilities")
 _IR = 10
 _LARGEST = 2**31 - 2**24  # bytes; protobuf's limit, less the rest of the graph
-_LEAST_HALF = 32  # numbers; a Cast takes about as many bytes as fewer would save
+_LEAST_HALF = 16  # numbers; a Cast takes about as many bytes as fewer would save
 _BACKBONE = "model.backbone."
 
 
 class _OfImages(nn.Module):
     """From bytes to logits and probabilities, by the arithmetic that the model was trained with."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, model: CustomizedModel, rule: ImagePreprocessing) -> None:
         super().__init__()

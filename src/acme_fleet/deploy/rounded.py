@@ -26,6 +26,11 @@ class _Int8Linear(nn.Module):
     products in 16 bits, which overflow.
     """
 
+    numbers: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    zero: Tensor
+
     def __init__(self, numbers: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         unsigned = (numbers.T.to(torch.int16) + _ZERO).to(torch.uint8).contiguous()
@@ -50,6 +55,10 @@ class _Int8Linear(nn.Module):
 
 class _Int4Linear(nn.Module):
     """ONNX Runtime's MatMulNBits: groups of 32 weights of a row have one scale."""
+
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, packed: Tensor, scale: Tensor, bias: Tensor | None, inputs: int) -> None:
         super().__init__()
@@ -77,6 +86,9 @@ class _Int4Linear(nn.Module):
 class _Int8Embedding(nn.Module):
     """Rows of a table are read as whole numbers, then scaled."""
 
+    numbers: Tensor
+    scale: Tensor
+
     def __init__(self, numbers: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("numbers", numbers)
@@ -89,6 +101,9 @@ class _Int8Embedding(nn.Module):
 
 class _Int4Embedding(nn.Module):
     """Rows of a table are read as packed, then taken apart: two numbers in a byte."""
+
+    packed: Tensor
+    scale: Tensor
 
     def __init__(self, packed: Tensor, scale: Tensor, hidden: int) -> None:
         super().__init__()

@@ -40,6 +40,7 @@ if __name__ == "__main__":
     session = onnxruntime.InferenceSession(HERE / "model.onnx")
     for name in sys.argv[1:]:
         batch = pixels(name, manifest["preparation"])[None]
-        probabilities = session.run(["probabilities"], {"pixels": batch})[0][0]
+        answers = session.run(["probabilities"], {"pixels": batch})[0]
+        probabilities = np.asarray(answers)[0]
         best = int(probabilities.argmax())
         sys.stdout.write(f"{name}  {manifest['labels'][best]}  {probabilities[best]:.3f}\n")

@@ -31,6 +31,7 @@ if __name__ == "__main__":
     tokenizer.enable_truncation(rule["max_tokens"])
     session = onnxruntime.InferenceSession(HERE / "model.onnx")
     for text in sys.argv[1:]:
-        probabilities = session.run(["probabilities"], tokens(text, tokenizer, rule))[0][0]
+        answers = session.run(["probabilities"], tokens(text, tokenizer, rule))[0]
+        probabilities = np.asarray(answers)[0]
         best = int(probabilities.argmax())
         sys.stdout.write(f"{text}  {manifest['labels'][best]}  {probabilities[best]:.3f}\n")

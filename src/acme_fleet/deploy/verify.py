@@ -16,6 +16,7 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.deploy.base import Inputs, Logits
 from acme_fleet.deploy.samples import Evidence, Judged
 from acme_fleet_runtime.manifest import Accuracy, Latency, Verification
+from acme_fleet_runtime.texts import LEAST_TOKENS
 
 TOLERANCES: dict[Precision, float] = {
     "float32": 1e-3,
@@ -27,7 +28,6 @@ TOLERANCES: dict[Precision, float] = {
 """The largest difference of logits, as a share of their spread."""
 _LARGEST_LOSS = 0.005  # of accuracy, or one sample where that is more
 _BATCH, _ALONE = 32, 8
-_PADDING = 3  # tokens behind the longest text
 _LEAST_RUNS, _SECONDS = 10, 0.5
 
 
@@ -68,14 +68,14 @@ def verify(
     spread = _spread(theirs)
     difference = _difference(ours, theirs, spread)
     alone = _difference(_alone(artifact, evidence.first), ours[:_ALONE], spread)
-    padded = _difference(_all(artifact, _padded(evidence.first)), ours, spread)
+    padded = _difference(_tight(artifact, evidence.first), ours, spread)
     tolerance = TOLERANCES[precision]
     refusals = [
         f"{what} by {value:.2g} of their spread, at most {tolerance:g} is accepted"
         for what, value in (
             ("logits differ from PyTorch's", difference),
             ("logits of one input differ from those in a batch", alone),
-            ("logits with padding differ from those without", padded),
+            ("logits with padding differ from those with less", padded),
         )
         if not value <= tolerance  # NaN too
     ]
@@ -123,22 +123,24 @@ def _alone(run: Logits, part: Judged) -> np.ndarray:
     return np.concatenate([run(_cut(one)) for one in _batches(first, 1)])
 
 
-def _cut(one: Inputs) -> Inputs:
-    mask = one.get("attention_mask")
+def _cut(batch: Inputs) -> Inputs:
+    """Texts without the padding that all of them have."""
+    mask = batch.get("attention_mask")
     if mask is None:
-        return one
-    used = max(2, int(mask.sum()))
-    return {name: values[:, :used] for name, values in one.items()}
+        return batch
+    used = max(LEAST_TOKENS, int(mask.sum(axis=1).max()))
+    return {name: values[:, :used] for name, values in batch.items()}
 
 
-def _padded(part: Judged) -> Judged:
-    """Texts with less padding behind them in each batch, and then some more; images stay."""
+def _tight(run: Logits, part: Judged) -> np.ndarray:
+    """Logits of texts in batches of like length, each cut to its longest; of images as they are."""
     mask = part.inputs.get("attention_mask")
     if mask is None:
-        return part
-    used = max(2, int(mask.sum(axis=1).max()))
-    width = min(mask.shape[1], used + _PADDING) if used < mask.shape[1] else max(2, used)
-    return Judged({name: x[:, :width] for name, x in part.inputs.items()}, part.labels)
+        return _all(run, part)
+    order = mask.sum(axis=1).argsort(kind="stable")
+    ordered = {name: values[order] for name, values in part.inputs.items()}
+    rows = np.concatenate([run(_cut(batch)) for batch in _batches(ordered, _BATCH)])
+    return rows[order.argsort()]
 
 
 def _spread(logits: np.ndarray) -> float:

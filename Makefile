@@ -39,21 +39,22 @@ bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-network .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(VENV)/.user: pyproject.toml research/pyproject.toml constraints.txt
+$(VENV)/.user: pyproject.toml runtime/pyproject.toml research/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e . -e research
+	$(PIP) -e runtime -e '.[export]' -e research
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.user
-	$(PIP) -e '.[dev]'
+	$(PIP) -e runtime -e '.[dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.developer
-	$(PIP) -e 'research[bench]'
+	$(PIP) -e runtime -e . -e 'research[bench]'
 	@touch $@
 
 # Flower wants older versions of some packages: an environment of its own.
-.venv-network/.done: pyproject.toml research/pyproject.toml constraints-flower.txt
+.venv-network/.done: pyproject.toml runtime/pyproject.toml research/pyproject.toml constraints-flower.txt
 	$(PYTHON) -m venv .venv-network
-	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt -e '.[dev]' -e 'research[simulation]'
+	.venv-network/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-flower.txt \
+		-e runtime -e '.[dev]' -e 'research[simulation]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 AcmeError
 ├── FleetError      a fleet file, a data set or an argument is wrong; nothing has been trained yet
+├── ArtifactError   an artifact is missing or damaged, or this machine cannot run it
 ├── RunError        a run directory is missing, incomplete or of another fleet
 │   ├── DamagedError    a file in it is not what was written
 │   └── WriteError      a file in it cannot be written; what was finished is on disk
@@ -9,13 +10,18 @@ AcmeError
 └── QuorumError     too few devices or edges answered; what was finished is on disk
 """
 
+from acme_fleet_runtime.errors import AcmeError, ArtifactError, FleetError
 
-class AcmeError(Exception):
-    """Base of all errors that acme-fleet raises on purpose."""
-
-
-class FleetError(AcmeError):
-    """A fleet file, a data set or an argument is wrong."""
+__all__ = [
+    "AcmeError",
+    "ArtifactError",
+    "DamagedError",
+    "FleetError",
+    "ProtocolError",
+    "QuorumError",
+    "RunError",
+    "WriteError",
+]
 
 
 class RunError(AcmeError):

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from acme_fleet.config.data import Data
 from acme_fleet.data.datasets import load_own, load_source
-from acme_fleet.data.image import ImagePreprocessing, open_image
+from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.errors import FleetError
+from acme_fleet_runtime.images import open_image
 
 REAL_DATA = Path(os.environ.get("ACME_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 needs_cifar = pytest.mark.skipif(

@@ -26,13 +26,14 @@ from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.classes import chosen_classes, class_names
 from acme_fleet.data.datasets import Source, load_own, load_source
-from acme_fleet.data.image import ImagePreprocessing, open_image
+from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.sources.files import read_arrays, read_parquet
 from acme_fleet.data.sources.folder import read_folders
 from acme_fleet.data.text import read_json_lines
 from acme_fleet.errors import FleetError
+from acme_fleet_runtime.images import open_image
 
 COLUMNS = Columns("image", "label")
 OWNED = Columns("image", "label", "who")

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app
 from acme_fleet.errors import FleetError
-from acme_fleet.inspection import predict
-from acme_fleet.inspection.predict import Classified, DeviceModel, predict_files
-from acme_fleet.inspection.predict_inputs import Input, Skipped, find_inputs
+from acme_fleet.inspection.predict import DeviceModel, predict_files
+from acme_fleet_runtime import answers
+from acme_fleet_runtime.answers import Classified
+from acme_fleet_runtime.inputs import Input, Skipped, find_inputs
 
 
 def _acme(*arguments: str | Path, given: bytes = b"") -> Any:
@@ -100,7 +101,7 @@ def test_table_has_the_same_answers(device: Path, photos: Path):
 def test_alone_as_in_a_batch_and_never_all_in_memory(
     device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(predict, "_BATCH", 4)
+    monkeypatch.setattr(answers, "_BATCH", 4)
     paths = [_png(tmp_path / f"{number}.png", number) for number in range(11)]
     paths.insert(5, tmp_path / "none.png")
     model, read = DeviceModel.open(device), 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -22,6 +25,7 @@ from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.tasks.probe import fit_probe
 from acme_fleet.training.evaluation import evaluate
+from acme_fleet_runtime.manifest import Reference, read_manifest
 from tiny_texts import said
 
 
@@ -137,3 +141,36 @@ def test_predict(run: tuple[Path, Summary], tmp_path: Path):
     )
     assert told.exit_code == 0, told.output
     assert "music" in told.output
+
+
+@pytest.mark.slow
+def test_an_artifact_answers_as_the_run(
+    run: tuple[Path, Summary], text_checkpoint: Path, tmp_path: Path
+):
+    """From the tokenizer to probabilities, with texts of one word and longer ones than are read."""
+    path, _ = run
+    texts = ["lamp", "turn on the light please", "what is weather " * 6, "play it loud", "?"]
+    given = [argument for text in texts for argument in ("--text", text)]
+    out = tmp_path / "speaker-1"
+    jaxtyping.config.update("jaxtyping_disable", True)  # checks would fix the traced sizes
+    told = _run_cli("export", path, "--device", "speaker-1", "--out", out)
+    assert told.exit_code == 0, told.output
+    ours = _run_cli("predict", out, *given, "--json")
+    theirs = _run_cli("predict", path, "--device", "speaker-1", *given, "--json")
+    assert ours.exit_code == theirs.exit_code
+    for one, other in zip(ours.stdout.splitlines(), theirs.stdout.splitlines(), strict=True):
+        found, expected = json.loads(one), json.loads(other)
+        assert found.keys() == expected.keys()
+        if "class" in expected:
+            assert found["class"] == expected["class"]
+            assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
+    manifest = read_manifest(out)
+    assert manifest.reference == Reference(text_checkpoint.name, None)
+    assert "LICENSE-NOTE.txt" in manifest.files
+    command = [sys.executable, str(out / "run.py"), texts[1]]
+    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert line.split("  ")[1] == json.loads(ours.stdout.splitlines()[1])["class"]
+
+
+def _run_cli(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(each) for each in arguments])

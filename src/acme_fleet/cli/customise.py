@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from acme_fleet.cli.signals import exit_code
 if TYPE_CHECKING:
     from acme_fleet.config.fleet import Fleet
     from acme_fleet.runs.summary import Summary
+    from acme_fleet_runtime.answers import Classifier
 
 Out = Annotated[Path | None, typer.Option(help="Run directory; must be new or empty.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's seed.")]
@@ -102,7 +103,7 @@ def report(run_dir: RunDir) -> None:
 def predict(
     place: Annotated[
         Path,
-        typer.Argument(help="A run directory, or a device's folder alone.", show_default=False),
+        typer.Argument(help="A run, a device's folder, or an artifact.", show_default=False),
     ],
     files: Annotated[
         list[Path] | None,
@@ -126,40 +127,58 @@ def predict(
     acme predict runs/mine --device cam-1              its own test data
     acme predict runs/mine --device cam-1 a.png photos
     acme predict runs/mine/devices/cam-1 photos --json --top 3
+    acme predict runs/mine/artifacts/cam-1 photos    without torch, in ONNX Runtime
     acme predict runs/mine/devices/speaker-2 --text "turn the light on"
     acme predict runs/mine/devices/speaker-2 --lines -   < texts
 
     A file that cannot be read is told on its line; the others are answered, and the exit code is 1.
     """
     from acme_fleet.errors import FleetError
-    from acme_fleet.inspection.predict import open_model, predict_test_data
-    from acme_fleet.inspection.predict_inputs import Skipped, find_inputs
-    from acme_fleet.report.terminal.predictions import print_answers, write_answers
-    from acme_fleet.report.terminal.run import print_test_result
+    from acme_fleet.report.terminal.predictions import print_answers
+    from acme_fleet_runtime.answers import write_answers
+    from acme_fleet_runtime.inputs import Skipped, find_inputs
 
     if not files and not text:
         if lines or as_json or top:
             raise FleetError("--lines, --json and --top need files or --text")
-        if device is None:
-            open_model(place, device)  # a missing folder, or a missing --device, comes first
-            raise FleetError(
-                f"name files for the model of {place}; only a run directory knows test data"
-            )
-        print_test_result(device, *predict_test_data(place, device))
+        _predict_test_data(place, device)
         return
-    own, skipped = open_model(place, device), Skipped()
+    own, skipped = _model_in(place, device), Skipped()
     inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)
     show = write_answers if as_json else print_answers
     total, refused = show(own.classify(inputs), top)
     if skipped.count:
-        more = ", …" if skipped.count > len(skipped.names) else ""
-        kind = "image" if own.takes_images else "text"
-        say(f"skipped, no {kind}: {skipped.count} ({', '.join(skipped.names)}{more})", error=True)
+        say(skipped.told(images=own.takes_images), error=True)
     if not total:
         raise FleetError("there is nothing to classify")
     if refused:
         say(f"error: {refused} of {total} could not be read", error=True)
         raise typer.Exit(1)
+
+
+def _model_in(place: Path, device: str | None) -> Classifier[Any]:
+    """An artifact runs without torch, which is not imported then."""
+    from acme_fleet_runtime.manifest import is_artifact, read_manifest
+    from acme_fleet_runtime.runner import PROGRAM, Runner
+
+    if device is None and is_artifact(place) and read_manifest(place).program.name == PROGRAM:
+        return Runner.open(place)
+    from acme_fleet.inspection.predict import open_model
+
+    return open_model(place, device)
+
+
+def _predict_test_data(place: Path, device: str | None) -> None:
+    from acme_fleet.errors import FleetError
+    from acme_fleet.inspection.predict import predict_test_data
+    from acme_fleet.report.terminal.run import print_test_result
+
+    if device is None:
+        _model_in(place, device)  # a missing folder, or a missing --device, comes first
+        raise FleetError(
+            f"name files for the model of {place}; only a run directory knows test data"
+        )
+    print_test_result(device, *predict_test_data(place, device))
 
 
 @app.command()

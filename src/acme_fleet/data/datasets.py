@@ -17,8 +17,6 @@ from acme_fleet.data.image import (
     ImagePreprocessing,
     ImageSize,
     Normalization,
-    image_form,
-    open_image,
 )
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples, stratified_split
@@ -27,6 +25,7 @@ from acme_fleet.data.sources.folder import read_folders, read_images
 from acme_fleet.data.sources.registry import SOURCES, check_paths
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
+from acme_fleet_runtime.images import image_form, open_image
 
 Preprocessing = ImagePreprocessing | TextPreprocessing
 """From a file to a sample; ``inputs`` and ``read`` are the same for both."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,10 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import read_regular, reading
-
-_GREY_MODES = {"1", "L", "LA"}
-_ORIENTATION = 0x0112  # of EXIF
+from acme_fleet_runtime.images import ImageForm, open_image, plain_array
 
 Side = Annotated[int, Field(ge=1, le=65_500)]
 """Pixels along one side; JPEG has no longer one."""
@@ -173,6 +166,16 @@ class ImagePreprocessing(BaseModel):
             return shape.shortest_edge, shape.shortest_edge
         return shape.height, shape.width
 
+    @property
+    def form(self) -> ImageForm:
+        """What happens to an image before its values are scaled."""
+        size: tuple[int, int] | int | None = None
+        if self.do_resize and isinstance(self.size, ShortestEdge):
+            size = self.size.shortest_edge
+        elif self.do_resize and isinstance(self.size, ImageSize):
+            size = self.size.height, self.size.width
+        return ImageForm(self.channels, size, self.resample, self.result, self.do_center_crop)
+
     def inputs(self, images: Iterable[Any]) -> dict[str, Tensor]:
         """A model's inputs by name: ``pixel_values``, see there."""
         return {"pixel_values": self.pixel_values(images)}
@@ -214,7 +217,7 @@ class ImagePreprocessing(BaseModel):
 
     def _planes(self, image: Any) -> np.ndarray:
         """One image as uint8 or float32 of shape ``(channels, height, width)``."""
-        array = image if isinstance(image, np.ndarray) else _from_pil(image, self.channels)
+        array = image if isinstance(image, np.ndarray) else plain_array(image, self.channels)
         if array.ndim == 2:
             array = array[..., None]
         if array.ndim != 3 or array.shape[2] not in (1, self.channels) or 0 in array.shape:
@@ -222,142 +225,10 @@ class ImagePreprocessing(BaseModel):
                 f"an image of shape {array.shape} is neither (height, width) nor "
                 f"(height, width, {self.channels})"
             )
-        planes = _checked_values(array).transpose(2, 0, 1)
-        shape = self._resized_shape(*planes.shape[1:])
-        if planes.shape[1:] != shape:
-            planes = np.stack([_resized(plane, shape, self.resample) for plane in planes])
-        if self.crop_size is not None:
-            planes = _centre(planes, self.result)
-        if planes.shape[1:] != self.result:
-            height, width = array.shape[:2]
-            raise FleetError(
-                f"an image of {height} × {width} pixels does not become {self.result[0]} × "
-                f"{self.result[1]} by the checkpoint's size; set `data.image_size`"
-            )
-        return np.broadcast_to(planes, (self.channels, *planes.shape[1:]))
-
-    def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        if not self.do_resize:
-            return height, width
-        if isinstance(self.size, ImageSize):
-            return self.size.height, self.size.width
-        short, edge = min(height, width), self.size.shortest_edge
-        longer = int(edge * max(height, width) / short)
-        return (edge, longer) if height <= width else (longer, edge)
-
-
-def _resized(plane: np.ndarray, shape: tuple[int, int], resample: int) -> np.ndarray:
-    image = pillow().fromarray(np.ascontiguousarray(plane))
-    result = np.asarray(image.resize((shape[1], shape[0]), resample))
-    # Filters with negative lobes overshoot; Pillow clips bytes, but not floats.
-    return result if result.dtype == np.uint8 else result.clip(0, 1)
-
-
-def _centre(planes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The centre of planes, with zeros around it where they are smaller than ``shape``."""
-    for axis, wanted in enumerate(shape, 1):
-        surplus = planes.shape[axis] - wanted
-        if surplus >= 0:
-            index = np.arange(surplus // 2, surplus // 2 + wanted)
-            planes = planes.take(index, axis)
-        else:
-            before = -(surplus // 2)
-            widths = [(0, 0)] * planes.ndim
-            widths[axis] = before, -surplus - before
-            planes = np.pad(planes, widths)
-    return planes
-
-
-def pillow() -> ModuleType:
-    """The module ``PIL.Image``, which comes with an extra.
-
-    Raises:
-        FleetError: with the command that installs it.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise FleetError('reading images needs Pillow: pip install "acme-fleet[data]"') from error
-    return Image
-
-
-def open_image(encoded: bytes | Path, name: str) -> Any:
-    """Decode an image file, its first frame, upright as its EXIF orientation says.
-
-    Args:
-        encoded: the file's content or its path.
-        name: what to call it in an error.
-
-    Raises:
-        FleetError: if it cannot be read or decoded.
-    """
-    with _decoding(name) as library:
-        content = read_regular(encoded) if isinstance(encoded, Path) else encoded
-        image = library.open(BytesIO(content))
-        image.load()
-        turn = _turn(image)
-        return image if turn is None else image.transpose(turn)
-
-
-def _turn(image: Any) -> Any:
-    """The turn that makes an image upright, if any; damage in other EXIF tags does not matter."""
-    turns = pillow().Transpose
-    try:
-        with reading("EXIF"):
-            orientation = image.getexif().get(_ORIENTATION)
-    except FleetError:
-        return None
-    by_orientation = {
-        2: turns.FLIP_LEFT_RIGHT,
-        3: turns.ROTATE_180,
-        4: turns.FLIP_TOP_BOTTOM,
-        5: turns.TRANSPOSE,
-        6: turns.ROTATE_270,
-        7: turns.TRANSVERSE,
-        8: turns.ROTATE_90,
-    }
-    return by_orientation.get(orientation) if isinstance(orientation, int) else None
-
-
-def image_form(encoded: bytes | Path, name: str) -> tuple[int, int, int]:
-    """Height, width and channels (1 or 3) of an image file, by its header only.
-
-    Raises:
-        FleetError: if it cannot be read.
-    """
-    with (
-        _decoding(name) as library,
-        library.open(encoded if isinstance(encoded, Path) else BytesIO(encoded)) as image,
-    ):
-        return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
-
-
-@contextmanager
-def _decoding(name: str) -> Iterator[ModuleType]:
-    """Pillow, its errors as one and its warnings of odd files unsaid."""
-    library = pillow()
-    try:
-        with reading(f"cannot read {name} as an image"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield library
-    except FleetError as error:
-        if isinstance(error.__cause__, library.UnidentifiedImageError):
-            raise FleetError(
-                f"cannot read {name} as an image: Pillow knows no such format"
-            ) from error
-        raise
-
-
-def _from_pil(image: Any, channels: int) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        # Pillow clips such values to 0..255 when it converts them.
-        raise FleetError(f"images of more than 8 bits a channel (mode {image.mode}) are not read")
-    with _decoding(f"an image of mode {image.mode}") as library:
-        if "A" in image.getbands() or image.info.get("transparency") is not None:
-            colours = image.convert("RGBA")
-            image = library.alpha_composite(library.new("RGBA", image.size, "white"), colours)
-            image = image.convert("RGB")
-        return np.asarray(image.convert("RGB" if channels == 3 else "L"))
+        try:
+            return self.form.planes(_checked_values(array))
+        except FleetError as error:
+            raise FleetError(f"{error}; set `data.image_size`") from error
 
 
 def _checked_values(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from acme_fleet.data.checkpoint_files import config_content, located, shown, tokenizer_content
@@ -22,6 +22,7 @@ from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.vocabulary import cut_tokenizer, kept_tokens
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, read_regular, reading
+from acme_fleet_runtime.texts import check_tokens, read_text
 
 _JSON_SPACE = " \t\r"
 
@@ -126,24 +127,11 @@ class TextPreprocessing(BaseModel):
         with reading("the texts cannot be tokenized"):
             encoded = self._ready.encode_batch(texts)
         for text, tokens in zip(texts, encoded, strict=True):
-            self._check(tokens, f"the text {one_line(text, 60)!r}")
+            check_tokens(tokens, text, self.max_tokens, self.vocabulary)
         ids = torch.tensor([text.ids for text in encoded], dtype=torch.int64)
         mask = torch.tensor([text.attention_mask for text in encoded], dtype=torch.int64)
         shape = (len(encoded), self.max_tokens)
         return {"input_ids": ids.reshape(shape), "attention_mask": mask.reshape(shape)}
-
-    def _check(self, tokens: Encoding, text: str) -> None:
-        if all(tokens.special_tokens_mask):
-            raise FleetError(
-                f"{text} has no token that stands for a word in the first {self.max_tokens}"
-            )
-        highest = max(tokens.ids)
-        if self.vocabulary is not None and highest >= self.vocabulary:
-            word = tokens.tokens[tokens.ids.index(highest)]
-            raise FleetError(
-                f"{text} has the token {one_line(word, 60)!r}, number {highest}; "
-                f"the model knows {self.vocabulary} tokens, from 0"
-            )
 
     def read(self, paths: Iterable[Path]) -> list[str]:
         """Read text files, each one sample.
@@ -151,11 +139,7 @@ class TextPreprocessing(BaseModel):
         Raises:
             FleetError: naming the file that is missing or no text.
         """
-        texts = []
-        for path in paths:
-            with reading(f"cannot read {path} as a text"):
-                texts.append(read_regular(path).decode("utf-8-sig").strip())
-        return texts
+        return [read_text(path) for path in paths]
 
     def ready(self) -> Tokenizer:
         """The tokenizer, set to cut and pad."""

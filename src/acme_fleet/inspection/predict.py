@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +14,18 @@ from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.partition import HostData
 from acme_fleet.errors import FleetError, RunError
-from acme_fleet.inspection.predict_inputs import Input
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.shipped import load_device_model, read_class_names, read_preprocessing
 from acme_fleet.models.storage import CLASS_NAMES, CONFIG, HEADER, PREPROCESSING, WEIGHTS
-from acme_fleet.outside import listed, one_line, reading
+from acme_fleet.outside import listed, reading
 from acme_fleet.runs.directory import FLEET, RunDirectory
 from acme_fleet.seeding import threads
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.evaluation import evaluate
+from acme_fleet_runtime.answers import Classifier, Refused
+from acme_fleet_runtime.inputs import Input
 
-_BATCH = 32
 _FILES = (WEIGHTS, CONFIG, HEADER, CLASS_NAMES, PREPROCESSING)
 
 
@@ -39,23 +39,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Classified:
-    """The probability of every class for one input, the most probable class first."""
-
-    input: Input
-    probabilities: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An input that cannot be read, and the reason."""
-
-    input: Input
-    reason: str
-
-
-@dataclass(frozen=True)
-class DeviceModel:
+class DeviceModel(Classifier[dict[str, Tensor]]):
     """A shipped model with all that it needs to answer.
 
     Attributes:
@@ -81,35 +65,17 @@ class DeviceModel:
         return DeviceModel(folder, model, names, read_preprocessing(folder))
 
     @property
+    def labels(self) -> list[str]:
+        """See the base class."""
+        return self.class_names
+
+    @property
     def takes_images(self) -> bool:
-        """True for images, False for texts."""
+        """See the base class."""
         return isinstance(self.preprocessing, ImagePreprocessing)
 
-    def classify(self, inputs: Iterable[Input]) -> Iterator[Classified | Refused]:
-        """An answer for each input, in order; only one batch of inputs is in memory at a time.
-
-        Raises:
-            RunError: if the files of the folder do not fit together.
-        """
-        waiting: list[tuple[Input, dict[str, Tensor] | str]] = []
-        for one in inputs:
-            try:
-                waiting.append((one, self._prepared(one)))
-            except FleetError as error:
-                waiting.append((one, one_line(str(error), 500)))
-            if len(waiting) == _BATCH:
-                yield from self._answers(waiting)
-                waiting = []
-        yield from self._answers(waiting)
-
-    def _prepared(self, one: Input) -> dict[str, Tensor]:
-        """The model's inputs for one sample, each of shape ``(1, …)``.
-
-        Raises:
-            FleetError: if it cannot be read as what the model takes.
-        """
-        if one.error:
-            raise FleetError(one.error)
+    def prepared(self, one: Input) -> dict[str, Tensor]:
+        """The model's inputs for one sample, each of shape ``(1, …)``; see the base class."""
         content = None if one.text is None else [one.text]
         tensors = self.preprocessing.inputs(content or self.preprocessing.read([Path(one.file)]))
         if "input_ids" in tensors:
@@ -123,20 +89,12 @@ class DeviceModel:
                 )
         return tensors
 
-    def _answers(
-        self, batch: list[tuple[Input, dict[str, Tensor] | str]]
-    ) -> Iterator[Classified | Refused]:
-        ready = [tensors for _, tensors in batch if not isinstance(tensors, str)]
-        rows = iter(self._probabilities(ready) if ready else [])
-        for one, tensors in batch:
-            if isinstance(tensors, str):
-                yield Refused(one, tensors)
-                continue
-            probabilities = dict(zip(self.class_names, next(rows), strict=True))
-            ordered = sorted(probabilities, key=lambda name: -probabilities[name])
-            yield Classified(one, {name: probabilities[name] for name in ordered})
+    def probabilities(self, samples: Sequence[dict[str, Tensor]]) -> list[list[float]]:
+        """See the base class.
 
-    def _probabilities(self, samples: list[dict[str, Tensor]]) -> list[list[float]]:
+        Raises:
+            RunError: if the files of the folder do not fit together.
+        """
         with reading(f"{self.folder}: the model cannot be used", RunError), torch.no_grad():
             joined = {name: torch.cat([s[name] for s in samples]) for name in samples[0]}
             rows: list[list[float]] = self.model(**joined).softmax(dim=1).tolist()

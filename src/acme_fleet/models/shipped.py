@@ -52,7 +52,7 @@ from acme_fleet.runs.atomic import replacing
 
 SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
 PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
-_FILES = {CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS}
+SHIPPED_FILES = {CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ROUNDED = (torch.int8, torch.uint8)  # where the precision says so
 _LARGEST_DOCUMENT = 2**26
@@ -312,8 +312,8 @@ def check_sums(folder: Path) -> None:
         lines = read_regular(path, _LARGEST_DOCUMENT).decode("ascii").splitlines()
     parts = [line.partition("  ") for line in lines]
     sums = {name: digest for digest, _, name in parts}
-    present = {name for name in _FILES if (folder / name).exists()}
-    if len(sums) != len(lines) or not {WEIGHTS, CONFIG} <= sums.keys() <= _FILES:
+    present = {name for name in SHIPPED_FILES if (folder / name).exists()}
+    if len(sums) != len(lines) or not {WEIGHTS, CONFIG} <= sums.keys() <= SHIPPED_FILES:
         raise RunError(f"{path} is damaged: it is no list of checksums of this folder's files")
     for name in sorted(present | sums.keys()):
         with reading(f"cannot read {folder / name}", RunError):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from acme_fleet.data.image import pillow
 from acme_fleet.data.raw import RawSamples, as_objects, coded
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, reading
+from acme_fleet_runtime.images import pillow
 
 _log = logging.getLogger(__name__)
 

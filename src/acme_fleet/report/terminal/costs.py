@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from acme_fleet.report.terminal.run import table_console
+from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import bytes_text, energy_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from acme_fleet.outside import one_line
-from acme_fleet.report.terminal.run import ROWS, print_left_out, print_warnings, table_console
+from acme_fleet.report.terminal.console import table_console
+from acme_fleet.report.terminal.run import ROWS, print_left_out, print_warnings
 from acme_fleet.report.warnings import notes, plan_warnings
 
 if TYPE_CHECKING:

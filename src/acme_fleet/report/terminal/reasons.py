@@ -12,7 +12,8 @@ from rich.table import Table
 
 from acme_fleet.config.devices import Precision
 from acme_fleet.outside import listed
-from acme_fleet.report.terminal.run import ROWS, print_left_out, table_console
+from acme_fleet.report.terminal.console import table_console
+from acme_fleet.report.terminal.run import ROWS, print_left_out
 from acme_fleet.report.words import accuracy_text, bytes_text, energy_text, features_text
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
 from acme_fleet.personalization.rules import rule_of
+from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import accuracy_text, bytes_text, features_text, share_text
 from acme_fleet.runs.summary import Summary
 
@@ -84,17 +85,6 @@ class LiveStages:
             self._finished.append(key)
         if len(self._finished) > _FINISHED:
             self._progress.remove_task(self._tasks.pop(self._finished.pop(0)))
-
-
-def table_console() -> Console:
-    """A console for tables; in a log file they need not fit a terminal's 80 columns.
-
-    It takes text as it is: brackets in names are no markup.
-    """
-    console = Console(markup=False)
-    if console.is_terminal:
-        return console
-    return Console(markup=False, width=max(console.width, 120))
 
 
 def print_plan(fleet: Fleet, plan: Plan) -> None:

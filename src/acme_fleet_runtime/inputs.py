@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from acme_fleet.data.image import image_form
-from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, reason
+from acme_fleet_runtime.errors import FleetError
+from acme_fleet_runtime.images import image_form
+from acme_fleet_runtime.outside import one_line, reason
 
 STDIN = "-"
 _BEGINNING = 4096  # bytes that show a text
@@ -55,6 +55,12 @@ class Skipped:
         self.count += 1
         if len(self.names) < 3:
             self.names.append(one_line(str(path), 200))
+
+    def told(self, *, images: bool) -> str:
+        """A line about them, for a model of ``images`` or of texts."""
+        more = ", …" if self.count > len(self.names) else ""
+        kind = "image" if images else "text"
+        return f"skipped, no {kind}: {self.count} ({', '.join(self.names)}{more})"
 
 
 def find_inputs(

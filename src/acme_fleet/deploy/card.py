@@ -1,0 +1,129 @@
+"""The model card of an artifact, in Hugging Face's format."""
+
+from __future__ import annotations
+
+from acme_fleet.report.words import bytes_text
+from acme_fleet_runtime.manifest import Accuracy, Manifest
+
+_MOST_LABELS = 20
+
+
+def card(manifest: Manifest, needs: str) -> str:
+    """``README.md``: a header that the hub reads, and the model in words.
+
+    Args:
+        manifest: of the artifact.
+        needs: packages that ``run.py`` needs.
+    """
+    images = manifest.takes_images
+    needs += " pillow" if images else " tokenizers"
+    example = "photo.jpg" if images else '"a text"'
+    flag = "photo.jpg" if images else '--text "a text"'
+    parts = [
+        _header(manifest),
+        f"# {manifest.name}",
+        _about(manifest),
+        "## Use",
+        f"```\npip install {needs}\npython run.py {example}\n```",
+        f"With acme-fleet's runner, which checks the files and can serve them:\n\n"
+        f"```\nacme-runtime predict . {flag}\nacme-runtime serve .\n```"
+        if manifest.program.name == "onnxruntime"
+        else "",
+        "## Accuracy",
+        _accuracy(manifest),
+        "## Data",
+        _data(manifest),
+        "## Limits",
+        _limits(manifest),
+        "## Measured at the export",
+        _measured(manifest),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _header(manifest: Manifest) -> str:
+    task = "image-classification" if manifest.takes_images else "text-classification"
+    reference = manifest.reference
+    lines = ["---", f"pipeline_tag: {task}", f"library_name: {manifest.program.name}"]
+    if reference is not None and reference.license is not None:
+        lines.append(f"license: {reference.license}")
+    lines += ["tags:", "- acme-fleet", f"- {manifest.precision}", "---"]
+    return "\n".join(lines)
+
+
+def _about(manifest: Manifest) -> str:
+    what = "images" if manifest.takes_images else "texts"
+    size = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
+    origin = "a reference model that the fleet trained itself, or that is not recorded"
+    if manifest.reference is not None:
+        known = manifest.reference.license or "unknown here"
+        origin = f"`{manifest.reference.name}` (licence: {known})"
+    limit = ""
+    if manifest.limit is not None:
+        fits = "fits" if manifest.limit.fits else "does **not** fit"
+        limit = f" It {fits} the device's limit of {bytes_text(manifest.limit.storage_bytes)}."
+    return (
+        f"A classifier of {what} for the device `{manifest.name}`, customised by "
+        f"acme-fleet from {origin}. Its weights are in "
+        f"{manifest.precision}; the model's file has {bytes_text(size)}.{limit}"
+    )
+
+
+def _accuracy(manifest: Manifest) -> str:
+    if not manifest.accuracy:
+        return "Not measured: the device's data were not there at the export."
+    rows = [
+        "| data of the device | samples | this artifact | 95 % interval | PyTorch |",
+        "|---|---:|---:|---|---:|",
+        *map(_row, manifest.accuracy),
+    ]
+    told = "The interval is Wilson's, for the samples alone; validation data also chose the model."
+    return "\n".join(rows) + f"\n\n{told}"
+
+
+def _row(one: Accuracy) -> str:
+    low, high = one.interval
+    return (
+        f"| {one.data} | {one.samples} | {one.artifact:.3f} | {low:.3f} to {high:.3f} "
+        f"| {one.pytorch:.3f} |"
+    )
+
+
+def _data(manifest: Manifest) -> str:
+    trained, labels = manifest.trained_labels, manifest.labels
+    shown = ", ".join(f"`{name}`" for name in trained[:_MOST_LABELS])
+    more = f" and {len(trained) - _MOST_LABELS} more" if len(trained) > _MOST_LABELS else ""
+    return (
+        f"The header was trained on the device's private data, which are not in this folder, and "
+        f"the backbone on the fleet's public data. The device had samples of {len(trained)} of "
+        f"{len(labels)} classes: {shown}{more}."
+    )
+
+
+def _limits(manifest: Manifest) -> str:
+    lines = [
+        "- It was made for the data of one device; on others it may be much worse.",
+        "- Probabilities are not calibrated. Every input gets one of the classes, also one that "
+        "is of none of them.",
+    ]
+    if len(manifest.trained_labels) < len(manifest.labels):
+        lines.append(
+            "- Classes that the device had no samples of are known from the reference alone."
+        )
+    if manifest.takes_images:
+        lines.append("- Images have 8 bits a channel; `manifest.json` says how they are resized.")
+    else:
+        lines.append("- Texts are cut as `manifest.json` says; padding stands behind a text.")
+    return "\n".join(lines)
+
+
+def _measured(manifest: Manifest) -> str:
+    check, took = manifest.verification, manifest.latency
+    forced = " It was **refused, and written by force**." if check.forced else ""
+    return (
+        f"Logits differ from PyTorch's by at most {check.largest_difference:.2g} of their spread "
+        f"(at most {check.tolerance:g} is accepted) on {check.samples} {check.data} inputs, "
+        f"{check.same_class:.1%} of which get the same class.{forced} One input takes "
+        f"{took.median_ms:.3g} ms, in PyTorch {took.pytorch_ms:.3g} ms (medians, {took.threads} "
+        f"thread, {took.machine})."
+    )

@@ -1,0 +1,274 @@
+"""From a device's model to an artifact's folder: written, verified, described, put in place."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from acme_fleet.config.base import chosen
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.deploy.base import Written, eager, preparation
+from acme_fleet.deploy.card import card
+from acme_fleet.deploy.formats import FORMATS
+from acme_fleet.deploy.samples import Evidence, at_random, of_files, of_run
+from acme_fleet.deploy.verify import Verified, latency, verify
+from acme_fleet.errors import ArtifactError, FleetError, RunError
+from acme_fleet.inspection.predict import DeviceModel, open_model
+from acme_fleet.models.shipped import read_description
+from acme_fleet.models.storage import WEIGHTS
+from acme_fleet.outside import listed, read_regular, reading
+from acme_fleet.runs.atomic import make_folder, writing
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.seeding import threads as using
+from acme_fleet_runtime.manifest import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    File,
+    Latency,
+    Limit,
+    Manifest,
+    Reference,
+    is_artifact,
+    read_manifest,
+)
+
+CLASSIFIED = "classification"
+"""The task whose models can be exported: others do not end in a softmax over classes."""
+_THREADS = 1  # of what is measured
+_LIBRARIES = ("acme-fleet", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+NOTE, CARD = "LICENSE-NOTE.txt", "README.md"
+_LARGEST_CARD = 2**20  # bytes of a checkpoint's README
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A device's model and what is known of it.
+
+    Attributes:
+        model: of the device.
+        name: of the device.
+        evidence: to verify on.
+        task: what was learned.
+        limit: the device's storage in bytes; none where it is not known.
+        reference: what it was made from; none where that is not known.
+    """
+
+    model: DeviceModel
+    name: str
+    evidence: Evidence
+    task: str
+    limit: int | None = None
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact that was put in place.
+
+    Attributes:
+        folder: of the artifact.
+        manifest: its content.
+        shipped_bytes: of the device's model file, in PyTorch's format.
+        refusals: what the verification did not accept; empty unless it was forced.
+    """
+
+    folder: Path
+    manifest: Manifest
+    shipped_bytes: int
+    refusals: tuple[str, ...]
+
+
+def devices_of(run: RunDirectory, device: str | None, *, every: bool) -> list[str]:
+    """The devices to export: the one that is named, or all that have a model.
+
+    Raises:
+        RunError: if none is named, or none has a model yet.
+    """
+    names = [each.name for each in run.fleet.devices]
+    if device is not None:
+        return [device]
+    if not every:
+        raise RunError(f"name a device with --device, or ask for --all: {listed(names, 10)}")
+    ready = [name for name in names if (run.device(name) / WEIGHTS).exists()]
+    if not ready:
+        run.finished()  # raises, if they may still get their models
+    return ready
+
+
+def origin_in_run(run: RunDirectory, device: str, samples: Sequence[Path]) -> Origin:
+    """A device of a run, with the device's own data to verify on unless ``samples`` are named.
+
+    Raises:
+        RunError: if it has no model.
+        FleetError: if its data cannot be read.
+    """
+    fleet = run.fleet
+    if fleet.task != CLASSIFIED:
+        raise FleetError(f"models of the task {CLASSIFIED} can be exported, not of {fleet.task}")
+    model = open_model(run.path, device)
+    evidence = of_files(model, samples) if samples else of_run(model, fleet, device)
+    limit = next(each.storage for each in fleet.devices if each.name == device)
+    return Origin(model, device, evidence, fleet.task, limit, _reference(fleet))
+
+
+def origin_alone(folder: Path, samples: Sequence[Path]) -> Origin:
+    """A device's folder without its run: verified on ``samples``, or on random inputs.
+
+    Raises:
+        RunError: if it has no model.
+    """
+    model = open_model(folder, None)
+    evidence = of_files(model, samples) if samples else at_random(model)
+    return Origin(model, folder.resolve().name, evidence, CLASSIFIED)
+
+
+def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Exported:
+    """Write an artifact of a device's model.
+
+    The folder appears when everything is verified; until then, and after a refusal, an older
+    artifact there stays as it was.
+
+    Args:
+        origin: the model.
+        format_name: an entry of :data:`FORMATS`.
+        out: folder of the artifact; new, empty or an artifact's, which is replaced.
+        force: put it in place although the verification refuses it.
+
+    Raises:
+        ArtifactError: with the numbers, if the artifact does not compute what PyTorch does.
+        FleetError: if the model cannot be written in this format.
+        RunError: if the folder holds something else, or cannot be written.
+    """
+    form = chosen(FORMATS, format_name, "--format")
+    _check_free(out)
+    with _replacing_folder(out) as folder, using(_THREADS):
+        written = form.write(origin.model, folder)
+        artifact, pytorch = form.start(folder, _THREADS), eager(origin.model)
+        precision = origin.model.model.backbone.config.precision
+        verified = verify(artifact, pytorch, origin.evidence, precision, forced=force)
+        if verified.refusals and not force:
+            raise ArtifactError(
+                f"the {form.name} artifact of {origin.name} was not written: "
+                f"{'; '.join(verified.refusals)}; --force writes it in spite of that"
+            )
+        measured = latency(artifact, pytorch, origin.evidence.first, _THREADS)
+        (folder / "run.py").write_text(written.script, encoding="utf-8")
+        if origin.reference is not None:
+            _note_license(origin.reference, folder)
+        about = _described(origin, written, verified, measured, folder)
+        (folder / CARD).write_text(card(about, form.needs), encoding="utf-8")
+        manifest = _described(origin, written, verified, measured, folder)
+        (folder / MANIFEST).write_text(manifest.written(), encoding="utf-8")
+        read_manifest(folder)  # what cannot be read again is not put in place
+    shipped = (origin.model.folder / WEIGHTS).stat().st_size
+    return Exported(out, manifest, shipped, verified.refusals)
+
+
+def _described(
+    origin: Origin, written: Written, verified: Verified, measured: Latency, folder: Path
+) -> Manifest:
+    """The manifest, with the files that there are now."""
+    description = read_description(origin.model.folder)
+    entries = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+    size = entries[written.model].size_bytes
+    limit = None if origin.limit is None else Limit(origin.limit, size, size <= origin.limit)
+    return Manifest(
+        format=FORMAT,
+        version=VERSION,
+        name=origin.name,
+        task=origin.task,
+        precision=origin.model.model.backbone.config.precision,
+        program=written.program,
+        files=entries,
+        inputs=written.inputs,
+        outputs=written.outputs,
+        preparation=preparation(origin.model),
+        labels=tuple(description.class_names),
+        trained_labels=tuple(description.trained_classes),
+        reference=origin.reference,
+        verification=verified.verification,
+        accuracy=verified.accuracy,
+        latency=measured,
+        limit=limit,
+        versions=dict(_versions()),
+    )
+
+
+def _entry(path: Path) -> File:
+    with path.open("rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
+
+
+def _reference(fleet: Fleet) -> Reference | None:
+    checkpoint = fleet.reference.checkpoint
+    if checkpoint is None:
+        return None
+    folder = Path(checkpoint)
+    name = folder.name if folder.is_dir() else str(checkpoint)
+    return Reference(name[:200], _license(folder / "README.md"))
+
+
+def _license(readme: Path) -> str | None:
+    """The licence that the header of a model card names; none where there is no such card."""
+    try:
+        with reading(readme):
+            header = read_regular(readme, _LARGEST_CARD).decode().partition("\n---")[0]
+    except FleetError:
+        return None
+    if not header.startswith("---"):
+        return None
+    named = re.search(r"^license:\s*[\"']?([\w.-]{1,60})[\"']?\s*$", header, re.MULTILINE)
+    return named[1] if named else None
+
+
+def _note_license(reference: Reference, folder: Path) -> None:
+    known = reference.license or "not known here: look at where it was published"
+    (folder / NOTE).write_text(
+        f"This model was made from {reference.name}, whose licence is {known}.\n"
+        f"A licence of that model may hold for this one.\n",
+        encoding="utf-8",
+    )
+
+
+def _check_free(out: Path) -> None:
+    """Refuse a folder that holds something else than an artifact."""
+    with reading(out, RunError):
+        taken = out.exists() and not is_artifact(out)
+        if taken and (not out.is_dir() or any(out.iterdir())):
+            raise RunError(f"{out} is no artifact's folder and is not empty; choose another --out")
+
+
+@contextmanager
+def _replacing_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``out`` at the end; after an error it is gone.
+
+    Raises:
+        WriteError: if the system does not let it be written.
+    """
+    unique = secrets.token_hex(4)
+    new, old = (out.with_name(f".{out.name}.{unique}.{kind}") for kind in ("partial", "old"))
+    with writing(out):
+        make_folder(out.parent)
+        new.mkdir()
+        try:
+            yield new
+            if out.exists():
+                out.rename(old)
+            new.rename(out)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)

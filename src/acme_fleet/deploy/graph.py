@@ -1,0 +1,283 @@
+"""A device's model as one ONNX graph, from pixels or tokens to answers, for ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from acme_fleet.config.devices import Precision
+from acme_fleet.data.image import ImagePreprocessing
+from acme_fleet.data.text import TextPreprocessing
+from acme_fleet.deploy.rounded import Numbers, with_whole_numbers
+from acme_fleet.errors import FleetError
+from acme_fleet.models.features import CustomizedModel
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 23  # with attention as one operation
+INPUTS = {"images": ("pixels",), "texts": ("input_ids", "attention_mask")}
+OUTPUTS = ("logits", "probabilities")
+_IR = 10
+_LARGEST = 2**31 - 2**24  # bytes; protobuf's limit, less the rest of the graph
+_LEAST_HALF = 16  # numbers; a Cast takes about as many bytes as fewer would save
+_BACKBONE = "model.backbone."
+
+
+class _OfImages(nn.Module):
+    """From bytes to logits and probabilities, by the arithmetic that the model was trained with."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, model: CustomizedModel, rule: ImagePreprocessing) -> None:
+        super().__init__()
+        self.model, self.factor = model, rule.rescale_factor
+        for name, values in (("pixel_mean", rule.image_mean), ("pixel_std", rule.image_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images of shape ``(batch, height, width, channels)``, bytes."""
+        values = pixels.permute(0, 3, 1, 2).float() * self.factor
+        logits = self.model(pixel_values=(values - self.pixel_mean) / self.pixel_std)
+        return logits, logits.softmax(dim=1)
+
+
+class _OfTexts(nn.Module):
+    """From tokens to logits and probabilities."""
+
+    def __init__(self, model: CustomizedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens and their mask, both of shape ``(batch, tokens)``."""
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return logits, logits.softmax(dim=1)
+
+
+def build_graph(
+    model: CustomizedModel, preprocessing: ImagePreprocessing | TextPreprocessing
+) -> bytes:
+    """An ONNX file with everything from pixels or tokens to ``logits`` and ``probabilities``.
+
+    Weights are stored, and computed with, at the precision of the backbone. Batches are of any
+    size, and texts of any length from two tokens on.
+
+    Raises:
+        FleetError: if what builds graphs is not installed, or the model cannot be one.
+    """
+    precision: Precision = model.backbone.config.precision
+    changed = copy.deepcopy(model).eval()
+    bytewise = with_whole_numbers(changed.backbone, precision)
+    if isinstance(preprocessing, ImagePreprocessing):
+        whole = _OfImages(changed, preprocessing)
+        shape = (2, *preprocessing.result, preprocessing.channels)
+        inputs = {name: torch.zeros(shape, dtype=torch.uint8) for name in INPUTS["images"]}
+        free = dict.fromkeys(inputs, (0,))
+    else:
+        whole = _OfTexts(changed)
+        tokens = max(2, min(preprocessing.max_tokens, 7))
+        inputs = {name: torch.ones(2, tokens, dtype=torch.int64) for name in INPUTS["texts"]}
+        free = dict.fromkeys(inputs, (0, 1))
+    graph = export_module(whole, inputs, free, OUTPUTS)
+    names = {_BACKBONE + name: numbers for name, numbers in bytewise.items()}
+    _store_bytes(graph, names)
+    if precision in ("float16", "int4"):  # at int4, scales of groups have two bytes
+        _store_halves(graph)
+    shorten(graph)
+    return graph.SerializeToString()
+
+
+def export_module(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    free: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    """A module as a graph, with constants computed and all names as PyTorch gave them.
+
+    Args:
+        module: its arguments are the ``inputs``, in their order.
+        inputs: an example.
+        free: axes of the inputs that may have any size from two on, or one where it is the batch.
+        outputs: names of what it returns.
+
+    Raises:
+        FleetError: if what builds graphs is not installed, or the module cannot be one.
+    """
+    _need_exporter()
+    tensors = (*module.parameters(), *module.buffers())
+    size = sum(tensor.nbytes for tensor in tensors)
+    if size > _LARGEST:
+        raise FleetError(
+            f"{size:,} bytes of weights are too many for one ONNX file, which holds {_LARGEST:,}; "
+            f"choose a smaller precision, or --format safetensors"
+        )
+    return _folded(_traced(module, inputs, free, outputs))
+
+
+def _need_exporter() -> None:
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise FleetError(
+            f'exporting to ONNX needs {", ".join(missing)}: pip install "acme-fleet[export]"'
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter's words about itself are not shown."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _traced(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    free: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    """By PyTorch's exporter without its optimiser, which has dropped summands without a word."""
+    axes = tuple(dict.fromkeys(free.get(name, ()), Dim.DYNAMIC) for name in inputs)
+    try:
+        with _silent(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                dynamic_shapes=axes if free else None,
+                input_names=list(inputs),
+                output_names=list(outputs),
+            )
+        assert program is not None
+        return program.model_proto
+    except torch.onnx.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        raise FleetError(
+            f"PyTorch cannot export this model to ONNX: {str(cause).splitlines()[0][:300]}"
+        ) from error
+
+
+def _folded(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Constants computed, copies and what nobody reads removed, by ONNX Runtime's basic level.
+
+    That keeps to operations of the standard, for any processor.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=_CPU)
+        return onnx.load(path)
+
+
+_CPU = ["CPUExecutionProvider"]
+
+
+def _store_bytes(model: onnx.ModelProto, weights: Mapping[str, Numbers]) -> None:
+    """Put whole numbers and scales in the place of weights; they are multiplied when it starts."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, decoding = model.graph, []
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for name in weights.keys() & found.keys():
+        numbers, scale = weights[name]
+        if tuple(found[name].dims) != tuple(numbers.shape):
+            continue  # turned around by the exporter: it stays in float32
+        graph.initializer.remove(found[name])
+        rows = scale.reshape(-1, *[1] * (numbers.ndim - 1))
+        for part, tensor in (("bytes", numbers), ("scale", rows)):
+            graph.initializer.append(numpy_helper.from_array(tensor.numpy(), f"{name}.{part}"))
+        decoding += [
+            helper.make_node("Cast", [f"{name}.bytes"], [f"{name}.real"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}.real", f"{name}.scale"], [name]),
+        ]
+    _put_first(graph, decoding)
+
+
+def _store_halves(model: onnx.ModelProto) -> None:
+    """Store numbers in two bytes where that is exact; they are widened when it starts."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, decoding = model.graph, []
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _LEAST_HALF:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            continue
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(half, f"{tensor.name}.half"))
+        node = helper.make_node(
+            "Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT
+        )
+        decoding.append(node)
+    _put_first(graph, decoding)
+
+
+def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def shorten(model: onnx.ModelProto) -> None:
+    """Leave out what a runtime does not read; names would take as many bytes as small models."""
+    graph = model.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    names: dict[str, str] = {}
+
+    def short(name: str) -> str:
+        if not name or name in kept:
+            return name
+        return names.setdefault(name, f"{len(names):x}")
+
+    for tensor in graph.initializer:
+        tensor.name = short(tensor.name)
+        tensor.ClearField("doc_string")
+    for node in graph.node:
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise FleetError(f"the graph has {node.op_type}, whose names cannot be shortened")
+        node.input[:], node.output[:] = map(short, node.input), map(short, node.output)
+        for field in ("name", "doc_string", "metadata_props"):
+            node.ClearField(field)
+    for field in ("value_info", "metadata_props", "doc_string", "quantization_annotation"):
+        graph.ClearField(field)
+    graph.name = "acme"
+    for field in ("metadata_props", "doc_string", "producer_version", "functions"):
+        model.ClearField(field)
+    model.producer_name, model.ir_version = "acme-fleet", _IR
+    used = {node.domain for node in graph.node}
+    domains = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(domains)

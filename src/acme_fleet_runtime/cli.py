@@ -1,0 +1,100 @@
+"""``acme-runtime predict`` and ``acme-runtime serve``: the runner's own command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from acme_fleet_runtime import __version__
+from acme_fleet_runtime.answers import write_answers, write_lines
+from acme_fleet_runtime.errors import AcmeError, FleetError
+from acme_fleet_runtime.inputs import Skipped, find_inputs
+from acme_fleet_runtime.outside import reason
+from acme_fleet_runtime.runner import Runner
+
+HOST, PORT, TOKEN = "127.0.0.1", 8080, "ACME_TOKEN"
+_DONE, _IN_PART, _WRONG_INPUT, _INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that was typed; returns the exit code, as ``acme``'s."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except AcmeError as error:
+        return _wrong(str(error))
+    except KeyboardInterrupt:
+        _say("interrupted", error=True)
+        return _INTERRUPTED
+    except OSError as error:
+        return _wrong(reason(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("acme-runtime", description="Run an artifact of acme-fleet.")
+    parser.add_argument("--version", action="version", version=f"acme-fleet-runtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    predict = commands.add_parser("predict", help="classify files, folders and texts")
+    serve = commands.add_parser("serve", help="answer HTTP requests")
+    for command, run in ((predict, _predict), (serve, _serve)):
+        command.add_argument("artifact", type=Path, help="its folder")
+        command.add_argument("--threads", type=_count, default=0, help="0: one for each core")
+        command.set_defaults(command=run)
+    predict.add_argument("files", type=Path, nargs="*", help="files, folders; - is standard input")
+    predict.add_argument("--text", action="append", default=[], help="a text; may be given again")
+    predict.add_argument("--lines", action="store_true", help="a file holds one text a line")
+    predict.add_argument("--json", action="store_true", help="a JSON object a line")
+    predict.add_argument("--top", type=_count, default=None, help="the n most probable classes")
+    serve.add_argument("--host", default=HOST, help="others than this machine's need a token")
+    serve.add_argument("--port", type=_count, default=PORT)
+    serve.add_argument("--token", default=None, help=f"or the environment's {TOKEN}")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _predict(options: Any) -> int:
+    if not options.files and not options.text:
+        raise FleetError("name files, or give a --text")
+    runner, skipped = Runner.open(options.artifact, options.threads), Skipped()
+    inputs = find_inputs(
+        options.files, options.text, skipped, images=runner.takes_images, lines=options.lines
+    )
+    write = write_answers if options.json else write_lines
+    total, refused = write(runner.classify(inputs), options.top or None)
+    if skipped.count:
+        _say(skipped.told(images=runner.takes_images), error=True)
+    if not total:
+        raise FleetError("there is nothing to classify")
+    if refused:
+        _say(f"error: {refused} of {total} could not be read", error=True)
+    return _IN_PART if refused else _DONE
+
+
+def _serve(options: Any) -> int:
+    from acme_fleet_runtime.server import serve
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    token = options.token or os.environ.get(TOKEN) or None
+    serve(Runner.open(options.artifact, options.threads), options.host, options.port, token, _say)
+    return _DONE
+
+
+def _wrong(told: str) -> int:
+    _say(f"error: {told}", error=True)
+    return _WRONG_INPUT
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    stream = sys.stderr if error else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()

@@ -1,0 +1,277 @@
+"""Requests of one connection: checked, read, answered as JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acme_fleet_runtime.answers import ordered
+from acme_fleet_runtime.bounds import Busy
+from acme_fleet_runtime.errors import AcmeError, FleetError
+from acme_fleet_runtime.images import open_image
+from acme_fleet_runtime.outside import one_line, reason
+from acme_fleet_runtime.strict import parse_json
+
+if TYPE_CHECKING:
+    from acme_fleet_runtime.server import ArtifactServer
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # the rest of Pillow's is not for strangers
+_PATHS = {"/predict": "POST", "/health": "GET", "/metrics": "GET"}
+_DRAINED = 2**26  # bytes of a refused body that are read, so that its sender reads the answer
+_PIECE = 2**16
+
+
+class _Refused(Exception):
+    """A request that gets an error.
+
+    Attributes:
+        code: of HTTP.
+        headers: of the answer.
+    """
+
+    def __init__(self, code: int, told: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(told)
+        self.code, self.headers = code, headers or {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A thread of its own runs it for each connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "acme-fleet", ""
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: ArtifactServer  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def setup(self) -> None:
+        """See the base class."""
+        super().setup()
+        self.connection.settimeout(self.server.limits.idle_s)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: inputs are private, and ``/metrics`` counts."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """The base class' own errors, as JSON."""
+        self.close_connection = True
+        self.request_version = self.protocol_version  # of 0.9, answers have no status
+        self._send(code, {"error": message or "the request cannot be read"})
+
+    def do_GET(self) -> None:
+        """Answer a request of any method."""
+        self._answer()
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do_GET
+
+    def _answer(self) -> None:
+        start = time.perf_counter()
+        path, code = self.path.partition("?")[0], 200
+        server = self.server
+        try:
+            length = self._checked_length()
+            try:
+                self._check_asked(path, length)
+            except _Refused:
+                self._drain(length)
+                raise
+            if path == "/health":
+                self._send(200, {"status": "ok"})
+            elif path == "/metrics":
+                page = server.metrics.text(server.waiting.taken, server.connections.taken)
+                self._send_bytes(200, page.encode(), "text/plain; version=0.0.4")
+            else:
+                self._send(200, self._predicted(length))
+        except _Refused as refused:
+            code = refused.code
+            self._send(code, {"error": str(refused)}, refused.headers)
+        except TimeoutError:
+            code, self.close_connection = 408, True
+            self._send(code, {"error": "the request came too slowly"})
+        except OSError:
+            raise  # the peer has gone
+        except Exception as error:  # noqa: BLE001
+            code, self.close_connection = 500, True
+            sys.stderr.write(f"error: {type(error).__name__}: {reason(error)}\n")
+            self._send(code, {"error": "a bug of acme-fleet; its server's log has more"})
+        known = path if path in _PATHS else ""
+        server.metrics.request(known, code, time.perf_counter() - start)
+
+    # --- checks -------------------------------------------------------------------------------
+
+    def _checked_length(self) -> int:
+        """Bytes of the body."""
+        given = self.headers.get_all("Content-Length") or []
+        if "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            raise _Refused(411, "send the body in one piece, with its Content-Length")
+        if not given:
+            if self.command in ("POST", "PUT", "PATCH"):
+                self.close_connection = True
+                raise _Refused(411, "Content-Length is missing")
+            return 0
+        if len(given) > 1 or not given[0].isascii() or not given[0].isdigit():
+            self.close_connection = True
+            raise _Refused(400, "Content-Length is no number")
+        return int(given[0][:18])
+
+    def _check_asked(self, path: str, length: int) -> None:
+        server = self.server
+        if server.token is None:
+            self._check_host()
+        elif path != "/health":
+            kind, _, token = (self.headers.get("Authorization") or "").partition(" ")
+            right = hmac.compare_digest(token.strip().encode(), server.token.encode())
+            if kind.lower() != "bearer" or not right:
+                raise _Refused(
+                    401,
+                    "send the header Authorization: Bearer TOKEN",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        if path not in _PATHS:
+            raise _Refused(404, f"there is no such path; known: {', '.join(_PATHS)}")
+        if self.command != _PATHS[path]:
+            allowed = _PATHS[path]
+            raise _Refused(405, f"{path} takes {allowed} alone", {"Allow": allowed})
+        if length > server.limits.body_bytes:
+            raise _Refused(
+                413,
+                f"the body has {length:,} bytes, at most {server.limits.body_bytes:,} are taken",
+            )
+        if path != "/predict" and length:
+            raise _Refused(400, f"{path} takes no body")
+
+    def _check_host(self) -> None:
+        """Without a token, a browser's page must not get here by a name of its own."""
+        name = (self.headers.get("Host") or "localhost").strip().lower()
+        name = name.partition("]")[0][1:] if name.startswith("[") else name.partition(":")[0]
+        if not is_loopback(name):
+            raise _Refused(403, "without --token only the names of this machine are answered")
+
+    def _drain(self, length: int) -> None:
+        self.close_connection = self.close_connection or length > _DRAINED
+        left = min(length, _DRAINED)
+        while left > 0 and (piece := self.rfile.read(min(left, _PIECE))):
+            left -= len(piece)
+
+    # --- predictions --------------------------------------------------------------------------
+
+    def _predicted(self, length: int) -> dict[str, Any]:
+        server = self.server
+        try:
+            with server.bodies.having(length):
+                items, top = self._items(self._body(length))
+                # Before they are made ready: a few bytes can become a large image.
+                with server.waiting.having(len(items)):
+                    answers = server.batcher.ask([self._prepared(*item) for item in items])
+        except Busy:
+            told = "too much is waiting; ask again"
+            raise _Refused(503, told, {"Retry-After": "1"}) from None
+        except FleetError as error:
+            raise _Refused(422, one_line(str(error), 500)) from error
+        except AcmeError as error:
+            raise _Refused(500, one_line(str(error), 500)) from error
+        return {"predictions": [self._told(row, top) for row in answers]}
+
+    def _body(self, length: int) -> bytes:
+        pieces, left = [], length
+        end = time.monotonic() + self.server.limits.body_s
+        while left > 0:
+            piece = self.rfile.read1(min(left, _PIECE))
+            if not piece:
+                self.close_connection = True
+                raise _Refused(400, "the body is shorter than its Content-Length")
+            if time.monotonic() > end:
+                raise TimeoutError
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def _told(self, row: Sequence[float], top: int | None) -> dict[str, Any]:
+        best = list(ordered(self.server.runner.labels, row).items())[:top]
+        return {"class": best[0][0], "probability": best[0][1], "probabilities": dict(best)}
+
+    def _items(self, body: bytes) -> tuple[list[tuple[str | bytes, str]], int | None]:
+        """The inputs of a request with their places in it, and the number of classes to tell."""
+        kind = (self.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+        if kind.startswith("image/"):
+            return [(body, "the body")], None
+        if kind != "application/json":
+            raise _Refused(415, "send application/json, or an image as image/png or image/jpeg")
+        try:
+            document = parse_json(body)
+        except (ValueError, RecursionError) as error:
+            raise _Refused(400, f"the body is no JSON: {reason(error)}") from error
+        wanted = "images" if self.server.runner.takes_images else "texts"
+        if not isinstance(document, dict) or not {wanted} <= document.keys() <= {wanted, "top"}:
+            told = f'send {{"{wanted}": […]}}, and nothing beside it but "top", classes to tell'
+            raise _Refused(422, told)
+        top, items = document.get("top"), document[wanted]
+        if top is not None and (type(top) is not int or top < 1):
+            raise _Refused(422, "top must be a whole number from 1")
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            content = "Base64 of an image file" if wanted == "images" else "a text"
+            raise _Refused(422, f"{wanted} must be a list, each entry {content}")
+        most = self.server.limits.samples
+        if not 0 < len(items) <= most:
+            raise _Refused(422, f"{wanted} has {len(items)} entries; 1 to {most} are taken")
+        return [(item, f"{wanted}.{number}") for number, item in enumerate(items)], top
+
+    def _prepared(self, item: str | bytes, place: str) -> np.ndarray:
+        runner, limits = self.server.runner, self.server.limits
+        if isinstance(item, str) and not runner.takes_images:
+            if len(item) > limits.characters:
+                raise FleetError(f"{place} has more than {limits.characters:,} characters")
+            try:
+                item.encode()
+            except UnicodeEncodeError as error:
+                raise FleetError(f"{place} is no Unicode text") from error
+            with self.server.preparing:
+                return runner.tokens(item)
+        try:
+            content = base64.b64decode(item, validate=True) if isinstance(item, str) else item
+        except (binascii.Error, ValueError) as error:
+            raise FleetError(f"{place} is no Base64: {reason(error)}") from error
+        with self.server.preparing:
+            return runner.pixels(open_image(content, place, limits.pixels, _FORMATS))
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _send(self, code: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
+        body = json.dumps(content, allow_nan=False).encode() + b"\n"
+        self._send_bytes(code, body, "application/json", headers)
+
+    def _send_bytes(
+        self, code: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.wfile.flush()
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses of this machine that no other can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

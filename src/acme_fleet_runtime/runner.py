@@ -1,0 +1,171 @@
+"""An artifact in ONNX Runtime: from files and texts to probabilities, without torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acme_fleet_runtime.answers import Classifier
+from acme_fleet_runtime.errors import ArtifactError, FleetError
+from acme_fleet_runtime.images import open_image
+from acme_fleet_runtime.inputs import Input
+from acme_fleet_runtime.manifest import (
+    GRAPH,
+    TOKENIZER,
+    ImagePreparation,
+    Manifest,
+    check_files,
+    read_file,
+    read_manifest,
+)
+from acme_fleet_runtime.outside import reading
+from acme_fleet_runtime.texts import Tokens, read_text
+
+PROGRAM = "onnxruntime"
+
+
+class Runner(Classifier[np.ndarray]):
+    """An artifact that is ready to answer. Threads may share it."""
+
+    def __init__(self, folder: Path, manifest: Manifest, session: Any) -> None:
+        self.folder, self.manifest, self._session = folder, manifest, session
+        self._tokens: Tokens | None = None
+        rule = manifest.preparation
+        if not isinstance(rule, ImagePreparation):
+            document = read_file(folder, manifest, TOKENIZER).decode()
+            self._tokens = Tokens(document, rule.max_tokens, rule.pad_id, rule.vocabulary)
+
+    @staticmethod
+    def open(folder: str | Path, threads: int = 0) -> Runner:
+        """Check an artifact's files, and start it.
+
+        Args:
+            folder: of the artifact.
+            threads: that compute one answer; 0: as many as there are cores.
+
+        Raises:
+            ArtifactError: if it is damaged, or this machine cannot run it.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if manifest.program.name != PROGRAM:
+            raise ArtifactError(
+                f"{folder} runs in {manifest.program.name}, and not in ONNX Runtime; export it "
+                f"with --format onnx"
+            )
+        # From memory: the bytes that were checked are those that run.
+        graph = read_file(folder, manifest, GRAPH)
+        check_files(folder, manifest, manifest.files.keys() - {GRAPH})
+        session = start(graph, manifest.program.minimum, threads)
+        _check_ports(folder, manifest, session)
+        return Runner(folder, manifest, session)
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """See the base class."""
+        return self.manifest.labels
+
+    @property
+    def takes_images(self) -> bool:
+        """See the base class."""
+        return self.manifest.takes_images
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample as the model takes it, at most."""
+        rule = self.manifest.preparation
+        if isinstance(rule, ImagePreparation):
+            return rule.height * rule.width * rule.channels
+        return 8 * rule.max_tokens
+
+    def prepared(self, one: Input) -> np.ndarray:
+        """An image's bytes, or a text's tokens; see the base class."""
+        if self.takes_images:
+            return self.pixels(open_image(Path(one.file), one.file))
+        return self.tokens(read_text(Path(one.file)) if one.text is None else one.text)
+
+    def pixels(self, image: Any) -> np.ndarray:
+        """A PIL image as the model takes it.
+
+        Raises:
+            FleetError: if it cannot be brought to that, or the model takes texts.
+        """
+        rule = self.manifest.preparation
+        if not isinstance(rule, ImagePreparation):
+            raise FleetError("the model takes texts, and this is an image")
+        return rule.form.pixels(image)
+
+    def tokens(self, text: str) -> np.ndarray:
+        """A text's tokens.
+
+        Raises:
+            FleetError: if it cannot be tokenized, or the model takes images.
+        """
+        if self._tokens is None:
+            raise FleetError("the model takes images, and this is a text")
+        return self._tokens.numbers(text)
+
+    def probabilities(self, samples: Sequence[np.ndarray]) -> list[list[float]]:
+        """See the base class.
+
+        Raises:
+            ArtifactError: if the model fails, or gives what is no probability.
+        """
+        with reading(f"{self.folder}: the model cannot be used", ArtifactError):
+            rows = self._session.run(["probabilities"], self._inputs(samples))[0].tolist()
+        if not all(math.isfinite(value) for row in rows for value in row):
+            raise ArtifactError(f"{self.folder / GRAPH}: the answers are no finite numbers")
+        return rows
+
+    def _inputs(self, samples: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        if self._tokens is not None:
+            return self._tokens.padded(samples)
+        return {self.manifest.inputs[0].name: np.stack(samples)}
+
+
+def start(graph: bytes, minimum: str, threads: int) -> Any:
+    """A session of ONNX Runtime on the CPU.
+
+    Raises:
+        ArtifactError: if ONNX Runtime is missing, too old, or refuses the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ArtifactError(
+            "running an artifact needs ONNX Runtime: pip install onnxruntime"
+        ) from error
+    installed = onnxruntime.__version__
+    if _numbers(installed) < _numbers(minimum):
+        raise ArtifactError(
+            f"the artifact needs onnxruntime {minimum} or newer, {installed} is installed: "
+            f"pip install -U onnxruntime"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised, too
+    with reading("ONNX Runtime does not take the graph", ArtifactError):
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _check_ports(folder: Path, manifest: Manifest, session: Any) -> None:
+    """The graph must have the inputs and outputs that the manifest names."""
+    for kind, ports, entries in (
+        ("inputs", manifest.inputs, session.get_inputs()),
+        ("outputs", manifest.outputs, session.get_outputs()),
+    ):
+        named, there = [port.name for port in ports], [entry.name for entry in entries]
+        if named != there:
+            raise ArtifactError(
+                f"{folder / GRAPH} has the {kind} {', '.join(there)}; the manifest names "
+                f"{', '.join(named)}"
+            )

@@ -1,0 +1,158 @@
+"""The features that a cut without labels keeps: a regression on it ÷ on the untouched reference.
+
+``python -m acme_research.benchmarks.features_kept --data DATA --references REFERENCES``
+
+DATA holds ``clinc150`` and ``cifar100``, REFERENCES the checkpoints ``minilm-l6`` and
+``dinov2-small``. Heads and neurons are ranked by features, half of them are kept, and at a quarter
+half of the hidden size too. The cut then learns the reference's hidden states and pooled features
+on public samples whose labels nobody reads. A regression with at most 50 labels of each class is
+fitted to the features of both; test data are held out from everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from acme_fleet.cloud.importance import features_objective, taylor_importance
+from acme_fleet.config.backbone import Distillation
+from acme_fleet.config.training import Training
+from acme_fleet.cost.variant import Variant
+from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.elastic import Lesson, distill, recovery_of
+from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
+from acme_fleet.models.probe import pooled_features
+from acme_fleet.seeding import generator
+from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.probe import Features, fit_probe
+from acme_research.benchmarks.importance_forms import CASES, Whole, whole_model
+from acme_research.frame.intervals import mean_interval, student_interval, text
+from acme_research.frame.record import write_benchmark
+
+CUTS = {"half": ((0.5, 1.0), 0.98), "quarter": ((0.5, 0.5), 0.95)}
+"""Shares of heads and neurons and of the hidden size, and the goal."""
+LABELS, SAMPLES, BATCH = 50, 512, 32
+LESSON = Lesson("features", logits=False)
+
+
+def few_labels(samples: Samples, each: int, seed: int) -> Samples:
+    """At most so many samples of each class."""
+    order = np.random.default_rng(seed).permutation(len(samples))
+    labels, kept = samples.labels.numpy(), []
+    for label in np.unique(labels):
+        kept += order[labels[order] == label][:each].tolist()
+    return samples[torch.tensor(sorted(kept))]
+
+
+def accuracy(
+    known: Features, validation: Features, test: Features, whole: Whole, seed: int
+) -> float:
+    """Of a regression on features of the public samples, in percent."""
+    public = whole.public
+    labels = few_labels(public.train, LABELS, seed).labels.numpy()
+    probe = fit_probe(
+        (known, labels),
+        (validation, public.validation.labels.numpy()),
+        whole.model.head.out_features,
+    )
+    return 100 * probe.accuracy(test, public.test.labels.numpy())
+
+
+def recovered(whole: Whole, variant: Variant, training: Training, seed: int) -> ElasticClassifier:
+    """A cut of the untouched reference after it has learned its features again."""
+    train = whole.public.train
+    samples = train[torch.randperm(len(train), generator=generator(seed, "importance"))[:SAMPLES]]
+    objective = features_objective(generator(seed, "signs"))
+    found = taylor_importance(whole.model, samples, objective)
+    home = whole.model.head.weight.device
+    ordered = reorder_classifier(copy.deepcopy(whole.model).cpu(), *found).to(home)
+    teacher, student = ElasticClassifier(ordered).frozen_copy(), ElasticClassifier(ordered)
+    step, draw = recovery_of(Distillation(), variant, LESSON), generator(seed, "recovery")
+    distill(CLASSIFICATION, teacher, student, step, train, training, draw)
+    return student
+
+
+def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Both cuts of a checkpoint beside the whole of it."""
+    whole = whole_model(name, seed, given)
+    public, way = whole.public, whole.pooling
+    known = few_labels(public.train, LABELS, seed)
+
+    def judged(backbone: Any) -> float:
+        parts = (known, public.validation, public.test)
+        read = [pooled_features(backbone, part, [way])[way] for part in parts]
+        return accuracy(read[0], read[1], read[2], whole, seed)
+
+    row: dict[str, Any] = {"seed": seed, "pooling": way, "whole": judged(whole.model.backbone)}
+    row["samples"] = {part: len(getattr(public, part)) for part in vars(public)}
+    layers = whole.model.backbone.config.num_hidden_layers
+    for cut, ((width, hidden), _) in CUTS.items():
+        variant = Variant(width, layers, hidden)
+        training = Training(epochs=given.epochs, batch_size=BATCH, learning_rate=given.rate)
+        student = recovered(whole, variant, training, seed)
+        small = student.extract(student.shape(variant)).eval().to(given.device)
+        row[cut] = {"accuracy": judged(small)}
+        row[cut]["kept"] = row[cut]["accuracy"] / row["whole"]
+        print(
+            f"{name}, seed {seed}, {cut}: {row[cut]['accuracy']:.1f} of {row['whole']:.1f} %",
+            flush=True,
+        )
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--references", type=Path, required=True)
+    parser.add_argument("--reference", action="append", choices=list(CASES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    given.data, given.references = given.data.resolve(), given.references.resolve()
+    torch.set_num_threads(given.threads)
+    names = given.reference or list(CASES)
+    runs = {name: [one_seed(name, seed, given) for seed in given.seeds] for name in names}
+    summary = {
+        name: {cut: mean_interval([row[cut]["kept"] for row in rows]) for cut in CUTS}
+        for name, rows in runs.items()
+    }
+    for name, cuts in summary.items():
+        told = ", ".join(f"{cut} {text(kept, 3, 1)}" for cut, kept in cuts.items())
+        print(f"{name}: {told}")
+    # By seed, the margin over the goals in the worst case.
+    margins = [
+        min(
+            rows[i][cut]["kept"] - goal for rows in runs.values() for cut, (_, goal) in CUTS.items()
+        )
+        for i in range(len(given.seeds))
+    ]
+    write_benchmark(
+        name="features_kept",
+        value=fmean(margins),
+        unit="share of the untouched reference's accuracy above the goal, worst checkpoint and cut",
+        better="higher",
+        goal=0.0,
+        rival="a regression with the same labels on the untouched reference",
+        seeds=given.seeds,
+        interval=student_interval(margins),
+        details={
+            "goals": {cut: goal for cut, (_, goal) in CUTS.items()},
+            "labels of each class": LABELS,
+            "epochs": given.epochs,
+            "summary": summary,
+            "runs": runs,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

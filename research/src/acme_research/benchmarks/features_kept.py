@@ -30,7 +30,7 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_class
 from acme_fleet.models.probe import pooled_features
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
-from acme_fleet.tasks.probe import Features, fit_probe
+from acme_fleet.tasks.probe import fit_probe
 from acme_research.benchmarks.importance_forms import CASES, Whole, whole_model
 from acme_research.frame.intervals import mean_interval, student_interval, text
 from acme_research.frame.record import write_benchmark
@@ -50,20 +50,6 @@ def few_labels(samples: Samples, each: int, seed: int) -> Samples:
     return samples[torch.tensor(sorted(kept))]
 
 
-def accuracy(
-    known: Features, validation: Features, test: Features, whole: Whole, seed: int
-) -> float:
-    """Of a regression on features of the public samples, in percent."""
-    public = whole.public
-    labels = few_labels(public.train, LABELS, seed).labels.numpy()
-    probe = fit_probe(
-        (known, labels),
-        (validation, public.validation.labels.numpy()),
-        whole.model.head.out_features,
-    )
-    return 100 * probe.accuracy(test, public.test.labels.numpy())
-
-
 def recovered(whole: Whole, variant: Variant, training: Training, seed: int) -> ElasticClassifier:
     """A cut of the untouched reference after it has learned its features again."""
     train = whole.public.train
@@ -81,13 +67,15 @@ def recovered(whole: Whole, variant: Variant, training: Training, seed: int) -> 
 def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Both cuts of a checkpoint beside the whole of it."""
     whole = whole_model(name, seed, given)
-    public, way = whole.public, whole.pooling
-    known = few_labels(public.train, LABELS, seed)
+    public, way, classes = whole.public, whole.pooling, whole.model.head.out_features
+    parts = few_labels(public.train, LABELS, seed), public.validation, public.test
 
     def judged(backbone: Any) -> float:
-        parts = (known, public.validation, public.test)
-        read = [pooled_features(backbone, part, [way])[way] for part in parts]
-        return accuracy(read[0], read[1], read[2], whole, seed)
+        """A regression on its features, tested, in percent."""
+        known, seen, test = (
+            (pooled_features(backbone, part, [way])[way], part.labels.numpy()) for part in parts
+        )
+        return 100 * fit_probe(known, seen, classes).accuracy(*test)
 
     row: dict[str, Any] = {"seed": seed, "pooling": way, "whole": judged(whole.model.backbone)}
     row["samples"] = {part: len(getattr(public, part)) for part in vars(public)}
@@ -99,10 +87,8 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         small = student.extract(student.shape(variant)).eval().to(given.device)
         row[cut] = {"accuracy": judged(small)}
         row[cut]["kept"] = row[cut]["accuracy"] / row["whole"]
-        print(
-            f"{name}, seed {seed}, {cut}: {row[cut]['accuracy']:.1f} of {row['whole']:.1f} %",
-            flush=True,
-        )
+        told = f"{row[cut]['accuracy']:.1f} of {row['whole']:.1f} %"
+        print(f"{name}, seed {seed}, {cut}: {told}", flush=True)
     return row
 
 
@@ -129,11 +115,10 @@ def main() -> None:
         told = ", ".join(f"{cut} {text(kept, 3, 1)}" for cut, kept in cuts.items())
         print(f"{name}: {told}")
     # By seed, the margin over the goals in the worst case.
+    goals = {cut: goal for cut, (_, goal) in CUTS.items()}
     margins = [
-        min(
-            rows[i][cut]["kept"] - goal for rows in runs.values() for cut, (_, goal) in CUTS.items()
-        )
-        for i in range(len(given.seeds))
+        min(row[cut]["kept"] - goal for row in rows for cut, goal in goals.items())
+        for rows in zip(*runs.values(), strict=True)
     ]
     write_benchmark(
         name="features_kept",
@@ -145,7 +130,7 @@ def main() -> None:
         seeds=given.seeds,
         interval=student_interval(margins),
         details={
-            "goals": {cut: goal for cut, (_, goal) in CUTS.items()},
+            "goals": goals,
             "labels of each class": LABELS,
             "epochs": given.epochs,
             "summary": summary,

@@ -231,7 +231,7 @@ class Backbones:
         return self._distill(model, _STEPS[number], step, training, draw, progress)
 
     def _odds(self, model: Classifier, *, at_full_depth: bool) -> dict[Variant, float] | None:
-        """How often the fleet's limits can choose a student, or a cut of it in depth."""
+        """The share of the fleet's limits that can choose a student, or a cut of it in depth."""
         grid = candidate_grid(self._settings.backbone, model)
         sizes = candidate_sizes(self._elastic(model), grid, self._settings.header)
         known = odds(grid, sizes, limits_of(self._settings))

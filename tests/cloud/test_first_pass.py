@@ -171,7 +171,9 @@ def test_a_models_front_is_that_of_a_full_pass(
     known = make_samples(256)
     fit(CLASSIFICATION, classifier, known, training, draw())
     elastic = ElasticClassifier(classifier)
-    settings = Backbone(widths=[0.25, 0.5, 1.0], hidden=[0.5, 0.75, 1.0], depths=[1, 2, 3])
+    settings = Backbone(
+        widths=[0.25, 0.5, 1.0], hidden=[0.5, 0.75, 1.0], depths=[1, 2, 3], precisions=("float32",)
+    )
     grid, validation = candidate_grid(settings, classifier), make_samples(400, seed=1)
     if not labelled:
         validation = Samples(validation.inputs, None, validation.stored_bytes)

@@ -38,7 +38,9 @@ def test_quality_is_that_of_each_extracted_candidate(
 ) -> None:
     classifier, samples = make_classifier(), make_samples(50)
     elastic = ElasticClassifier(classifier)
-    grid = candidate_grid(Backbone(widths=[0.5, 1.0], depths=[3, 1]), classifier)
+    grid = candidate_grid(
+        Backbone(widths=[0.5, 1.0], depths=[3, 1], precisions=("float32",)), classifier
+    )
     steps: list[tuple[int, int]] = []
     found = candidate_quality(
         CLASSIFICATION,
@@ -69,7 +71,9 @@ def test_without_labels_a_candidate_is_as_good_as_its_features(
     classifier, samples = make_classifier(), make_samples(50)
     elastic = ElasticClassifier(classifier)
     teacher = elastic.frozen_copy()
-    grid = candidate_grid(Backbone(widths=[0.5, 1.0], depths=[3, 1]), classifier)
+    grid = candidate_grid(
+        Backbone(widths=[0.5, 1.0], depths=[3, 1], precisions=("float32",)), classifier
+    )
     unlabelled = Samples(samples.inputs, None, samples.stored_bytes)
     steps: list[tuple[int, int]] = []
     found = feature_quality(
@@ -96,7 +100,10 @@ def test_learning_without_labels_lowers_the_loss_of_every_candidate(
 ) -> None:
     student = ElasticClassifier(make_classifier(layers=2))
     teacher = student.frozen_copy()
-    grid = candidate_grid(Backbone(widths=[0.25, 0.5, 1.0], depths=[1, 2]), student.classifier)
+    grid = candidate_grid(
+        Backbone(widths=[0.25, 0.5, 1.0], depths=[1, 2], precisions=("float32",)),
+        student.classifier,
+    )
     known, unseen = (
         Samples(each.inputs, None, each.stored_bytes)
         for each in (make_samples(192), make_samples(64, seed=1))
@@ -120,10 +127,15 @@ def test_learning_without_labels_lowers_the_loss_of_every_candidate(
 def test_grid_is_every_width_at_every_depth_once(
     make_classifier: Callable[..., Classifier],
 ) -> None:
-    grid = candidate_grid(Backbone(widths=[1.0, 0.5, 1.0], depths=[2, 1]), make_classifier())
+    grid = candidate_grid(
+        Backbone(widths=[1.0, 0.5, 1.0], depths=[2, 1], precisions=("float32",)), make_classifier()
+    )
     pairs = [(variant.width, variant.depth) for variant in grid.variants]
     assert pairs == [(0.5, 1), (0.5, 2), (1, 1), (1, 2), (1, 3)]
-    thin = candidate_grid(Backbone(widths=[0.5], hidden=[1, 0.5], depths=[1, 2]), make_classifier())
+    thin = candidate_grid(
+        Backbone(widths=[0.5], hidden=[1, 0.5], depths=[1, 2], precisions=("float32",)),
+        make_classifier(),
+    )
     assert [variant.brief for variant in thin.variants] == [
         *("0.5, 1, h 0.5", "0.5, 2, h 0.5", "0.5, 1", "0.5, 2", "1, 3")
     ]

@@ -121,7 +121,7 @@ def fleet(path: Path, checkpoint: Path | None, **settings: object) -> Fleet:
         {
             "data": {"source": "text", "train": str(path), "label_column": "intent", **settings},
             "reference": {"checkpoint": None if checkpoint is None else str(checkpoint)},
-            "backbone": {"depths": [1, 2]},
+            "backbone": {"depths": [1, 2], "precisions": ["float32"]},
             "clusters": [{"name": "home", "devices": [{"name": "a", "storage": "1 MB"}]}],
         }
     )

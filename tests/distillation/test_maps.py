@@ -145,7 +145,7 @@ def test_learning_without_labels_moves_every_hidden_size_towards_the_teacher(
     teacher = student.frozen_copy()
     assert evaluate(CLASSIFICATION, teacher.classifier, unseen).score > 0.6
     known, new = (Samples(s.inputs, None, s.stored_bytes) for s in (labelled, unseen))
-    settings = Backbone(widths=[1.0], hidden=[0.5, 0.75, 1.0], depths=[2])
+    settings = Backbone(widths=[1.0], hidden=[0.5, 0.75, 1.0], depths=[2], precisions=("float32",))
     grid = candidate_grid(settings, student.classifier)
 
     def losses() -> Tensor:

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoImageProcessor, DeiTConfig, ViTConfig
+from transformers import AutoImageProcessor, CLIPConfig, DeiTConfig, SiglipConfig, ViTConfig
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from acme_fleet.config.data import Data
@@ -48,6 +49,7 @@ def by_class(rule: dict[str, Any], image: Image.Image) -> torch.Tensor:
         DeiTImageProcessorPil,
         BitImageProcessorPil,
         CLIPImageProcessorPil,
+        SiglipImageProcessorPil,
     )
     kinds = {kind.__name__.removesuffix("Pil"): kind for kind in classes}
     processor = kinds[rule["image_processor_type"]](**rule)
@@ -73,7 +75,7 @@ statistics = st.lists(st.floats(0.05, 200), min_size=3, max_size=3) | st.floats(
 rules = st.fixed_dictionaries(
     {
         "image_processor_type": st.sampled_from(
-            ["ViTImageProcessor", "DeiTImageProcessor", "BitImageProcessor", "CLIPImageProcessor"]
+            [f"{kind}ImageProcessor" for kind in ("ViT", "DeiT", "Bit", "CLIP", "Siglip")]
         ),
         "size": sizes,
         "do_convert_rgb": st.just(True),
@@ -103,7 +105,8 @@ def test_every_rule_gives_the_pixels_of_transformers(
     mode: str,
 ):
     folder = write(tmp_path_factory.getbasetemp() / "rule", rule)
-    if rule.get("do_center_crop") and "crop_size" not in rule and "ViT" in str(rule):
+    without_crop = rule["image_processor_type"] in ("ViTImageProcessor", "SiglipImageProcessor")
+    if rule.get("do_center_crop") and "crop_size" not in rule and without_crop:
         with pytest.raises(FleetError, match="crop_size"):
             read_normalization(folder)
         return
@@ -143,7 +146,15 @@ def test_every_colour_mode_is_converted_as_transformers_does(tmp_path: Path, mod
     torch.testing.assert_close(pixels, theirs(tmp_path, [image]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("config", [ViTConfig(image_size=224), DeiTConfig(image_size=224)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ViTConfig(image_size=224),
+        DeiTConfig(image_size=224),
+        CLIPConfig(vision_config={"image_size": 224}),
+        SiglipConfig(vision_config={"image_size": 224}),
+    ],
+)
 def test_what_the_file_lacks_is_as_transformers_has_it(tmp_path: Path, config: Any):
     write(tmp_path, {"do_convert_rgb": True}, config)
     known = read_normalization(tmp_path)

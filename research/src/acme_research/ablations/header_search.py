@@ -181,9 +181,10 @@ def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
         contest.fine_tune(header, known, choice, seed.draw(name, "alone"))
         seconds.append(time.process_time() - start)
         alone.append(evaluate(CLASSIFICATION, header, test).score)
+    ranked: Any = stats.kendalltau(rewards, alone)
     return {
         # Constant rewards rank nothing.
-        "tau": float(np.nan_to_num(stats.kendalltau(rewards, alone).statistic)),
+        "tau": float(np.nan_to_num(ranked.statistic)),
         "rewards": rewards,
         "alone": [round(a, 5) for a in alone],
         "seconds alone": round(statistics.fmean(seconds), 4),

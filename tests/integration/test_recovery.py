@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 import acme_fleet
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.storage import read_tensors

@@ -14,21 +14,12 @@ from torch import nn
 
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for
 from acme_fleet.cloud.first_pass import Costs, costs_of, judged
-from acme_fleet.cloud.importance import objective_of, taylor_importance
 from acme_fleet.cloud.objectives import (
     Quality,
     candidate_grid,
     candidate_sizes,
     sent_quality,
     without_loss,
-)
-from acme_fleet.cloud.reference import (
-    ReferenceResult,
-    described,
-    known_pooling,
-    origin_of,
-    public_probe,
-    train_reference,
 )
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
@@ -46,7 +37,16 @@ from acme_fleet.distillation.elastic import (
     recovery_of,
     step_of,
 )
+from acme_fleet.distillation.importance import objective_of, taylor_importance
 from acme_fleet.distillation.maps import mapped_heads
+from acme_fleet.distillation.reference import (
+    ReferenceResult,
+    described,
+    known_pooling,
+    origin_of,
+    public_probe,
+    train_reference,
+)
 from acme_fleet.errors import FleetError
 from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall

@@ -20,11 +20,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from acme_fleet.cloud.importance import ablation_importance, labels_objective, taylor_importance
 from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import DistillationStep, distill, sandwich
+from acme_fleet.distillation.importance import (
+    ablation_importance,
+    labels_objective,
+    taylor_importance,
+)
 from acme_fleet.models.backbone.elastic import reorder
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from acme_fleet import Fleet
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.backbone import Reference, ViT
 from acme_fleet.config.data import Data
 from acme_fleet.config.training import Training
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.samples import Samples, Splits, join, stratified_split
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.features import activations, feature_samples
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION

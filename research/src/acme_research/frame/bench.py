@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
@@ -27,6 +26,7 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier

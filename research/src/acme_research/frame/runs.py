@@ -16,11 +16,11 @@ import yaml
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.objectives import Grid, candidate_quality, candidate_sizes
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
 from acme_fleet.runs.directory import RunDirectory

@@ -1,4 +1,7 @@
-"""Other ways to a model of the same size, and the bounds: centralised and local training."""
+"""Other ways to a model of the same size, and the bounds: centralised and local training.
+
+Sizes are of float32 files: the candidates beside them have no other precision.
+"""
 
 from __future__ import annotations
 

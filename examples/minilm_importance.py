@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from acme_fleet.cloud.importance import labels_objective, taylor_importance
 from acme_fleet.config.training import Training
 from acme_fleet.cost.size import file_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import DistillationStep, distill
+from acme_fleet.distillation.importance import labels_objective, taylor_importance
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.backbone.uneven_widths import Importance

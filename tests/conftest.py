@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 # Shapes and types of the mathematics are checked in every test; before acme_fleet is imported.
 _MATHEMATICS = (
-    *("cloud.importance", "cloud.objectives", "cloud.choices", "distillation", "selection"),
+    *("cloud.objectives", "cloud.choices", "distillation", "selection"),
     *("edge.controller", "edge.search", "edge.search_space", "edge.shared_weights"),
     *("edge.strategies", "edge.comparison", "edge.similarity", "edge.peers", "personalization"),
     *("device.importance", "device.refinement", "models", "simulation", "baselines"),

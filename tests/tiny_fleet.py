@@ -67,13 +67,18 @@ SHORT: dict[str, Any] = {
 """Changes for runs that need not learn anything."""
 
 
-def tiny(**changes: Any) -> Fleet:
-    """``tiny(**{"personalization.rounds": 2})``: the tiny fleet with entries changed."""
-    content = copy.deepcopy(_TINY)
+def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of settings with entries changed, which are named by dots: ``search.steps``."""
+    content = copy.deepcopy(content)
     for path, value in changes.items():
         *parents, last = path.split(".")
         place: Any = content
         for part in parents:
             place = place[part]
         place[last] = value
-    return Fleet.parse(content)
+    return content
+
+
+def tiny(**changes: Any) -> Fleet:
+    """``tiny(**{"personalization.rounds": 2})``: the tiny fleet with entries changed."""
+    return Fleet.parse(changed(_TINY, changes))

@@ -15,18 +15,18 @@ from transformers import PreTrainedModel
 
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.objectives import Grid
-from acme_fleet.cloud.reference import (
-    ReferenceResult,
-    checkpoint_backbone,
-    known_pooling,
-    untrained_reference,
-)
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.state import FeatureMemory, changed_files
+from acme_fleet.distillation.reference import (
+    ReferenceResult,
+    checkpoint_backbone,
+    known_pooling,
+    untrained_reference,
+)
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
 from acme_fleet.links.base import Link

@@ -13,10 +13,10 @@ from acme_fleet.cloud import backbones
 from acme_fleet.cloud.backbones import Backbones, Progress
 from acme_fleet.cloud.choices import at_depth, limits_of, odds
 from acme_fleet.cloud.objectives import candidate_grid, candidate_sizes
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.distillation.elastic import DistillationStep
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from tiny_fleet import tiny
 

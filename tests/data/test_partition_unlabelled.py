@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from acme_fleet.cloud.importance import features_objective, labels_objective, objective_of
-from acme_fleet.cloud.reference import checkpoint_backbone, untrained_reference
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import Source, load_own, load_source
 from acme_fleet.data.partition import World, distribute, load_world
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.data.sources.folder import read_images
+from acme_fleet.distillation.importance import features_objective, labels_objective, objective_of
+from acme_fleet.distillation.reference import checkpoint_backbone, untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.inspection.plan import examine
 from acme_fleet.models.features import Classifier

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import DistillationStep, distill, distillation_loss
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.links.base import Failure, Link
 from acme_fleet.messages.base import Message
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run

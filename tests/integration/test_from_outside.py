@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import acme_fleet
-from acme_fleet.cloud.importance import OBJECTIVES
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
@@ -24,6 +23,7 @@ from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples
 from acme_fleet.data.sources.files import read_digits
 from acme_fleet.data.sources.registry import SOURCES
+from acme_fleet.distillation.importance import OBJECTIVES
 from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.links.wire import decode, encode

@@ -25,7 +25,7 @@ from acme_fleet.report.terminal.run import print_plan, print_summary
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from tiny_fleet import SHORT
-from tiny_texts import said
+from tiny_texts import said, text_settings, write_rows
 
 
 def _check_devices(path: Path, summary: Summary) -> None:
@@ -107,35 +107,21 @@ def test_a_checkpoints_features_are_learned_by_cut_backbones(
     rows = said(320)
     named = [{key: row[key] for key in ("text", "intent")} for row in rows]
     public = named[:160] if labelled else [{"text": row["text"]} for row in named[:160]]
-    for name, part in (("said", named[160:]), ("public", public)):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    data = write_rows(tmp_path / "said.jsonl", named[160:])
     learning = {"epochs": 2, "batch_size": 16, "learning_rate": 0.005}
-    settings = {
-        "data": {
-            "source": "text",
-            "train": str(tmp_path / "said.jsonl"),
-            "public": str(tmp_path / "public.jsonl"),
-            "label_column": "intent",
-            "max_tokens": 8,
-        },
+    changes = {
+        "data.public": str(write_rows(tmp_path / "public.jsonl", public)),
         # One step this small is no better on validation data: the checkpoint stays untouched.
-        "reference": {
-            "checkpoint": str(text_checkpoint),
-            "pooling": "first_mean",
-            "training": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-12},
-        },
-        "backbone": {
-            "widths": [1.0],
-            "hidden": [0.5],
-            "depths": [1, 2],
-            "importance_samples": 64,
-            "distillation": {"training": learning, "recovery": learning},
-        },
-        "header": {"blocks": 1, "channels": 6},
-        "search": {"steps": 1, "children_per_step": 2, "final_samples": 2, "rivals": False},
-        "personalization": {"rounds": 1, "local": {"epochs": 2, "batch_size": 16}},
-        "clusters": [{"name": "home", "devices": [{"name": "ear", "storage": "60 kB"}]}],
+        "reference.training": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-12},
+        "reference.pooling": "first_mean",
+        "backbone.widths": [1.0],
+        "backbone.hidden": [0.5],
+        "backbone.distillation": {"training": learning, "recovery": learning},
+        "search.steps": 1,
+        "search.final_samples": 2,
     }
+    devices = [{"name": "ear", "storage": "60 kB"}]
+    settings = text_settings(data, text_checkpoint, devices, **changes)
     path = tmp_path / "run"
     summary = acme_fleet.customize(_without_the_whole(Fleet.parse(settings)), path)
     assert summary.reference.origin == "untouched"

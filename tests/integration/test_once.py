@@ -16,7 +16,6 @@ from PIL import Image
 
 import acme_fleet
 from acme_fleet import pipeline
-from acme_fleet.cloud import reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data import datasets
 from acme_fleet.data.datasets import load_source
@@ -26,6 +25,7 @@ from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.data.sources.files import read_digits
 from acme_fleet.device import client, state
 from acme_fleet.device.state import FeatureMemory, Frozen
+from acme_fleet.distillation import reference
 from acme_fleet.edge import assigned
 from acme_fleet.edge import server as edge_server
 from acme_fleet.errors import FleetError, ProtocolError

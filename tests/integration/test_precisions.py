@@ -23,7 +23,7 @@ from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.frame.generated import tiny_bert
-from tiny_texts import SAID, said
+from tiny_texts import SAID, said, text_settings, write_rows
 
 RUNTIMES = {"new": ["int4", "int8", "float32"], "old": ["float32"], "plain": ["float16"]}
 
@@ -36,41 +36,21 @@ def _settings(folder: Path) -> dict[str, Any]:
         folder / "bert", [*words, *unsaid, *letters, *(f"##{letter}" for letter in letters)]
     )
     rows = [row | {"room": str(n % 3)} for n, row in enumerate(said(300))]
-    (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return {
-        "data": {
-            "source": "text",
-            "train": str(folder / "said.jsonl"),
-            "label_column": "intent",
-            "max_tokens": 8,
-            "partition": {"scheme": "natural", "column": "room"},
-        },
-        "reference": {
-            "checkpoint": str(checkpoint),
-            "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
-        },
-        "backbone": {
-            "widths": [0.5],
-            "depths": [1, 2],
-            "precisions": ["float32", "int4", "int8", "float16"],
-            "vocabulary": 90,
-            "importance_samples": 64,
-            "distillation": {"training": {"epochs": 1, "batch_size": 16, "learning_rate": 0.005}},
-        },
+    devices = [
+        {"name": name, "storage": "90 kB", "precisions": runtime}
+        for name, runtime in RUNTIMES.items()
+    ]
+    changes = {
+        "data.partition": {"scheme": "natural", "column": "room"},
+        "reference.training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
+        "backbone.widths": [0.5],
+        "backbone.precisions": ["float32", "int4", "int8", "float16"],
+        "backbone.vocabulary": 90,
         "selection": {"matching": "device", "performance_window": 9},
-        "header": {"blocks": 1, "channels": 6},
-        "search": {"steps": 2, "children_per_step": 2, "final_samples": 3, "rivals": False},
-        "personalization": {"rounds": 1, "local": {"epochs": 1, "batch_size": 16}},
-        "clusters": [
-            {
-                "name": "home",
-                "devices": [
-                    {"name": name, "storage": "90 kB", "precisions": runtime}
-                    for name, runtime in RUNTIMES.items()
-                ],
-            }
-        ],
+        "personalization.local.epochs": 1,
     }
+    data = write_rows(folder / "said.jsonl", rows)
+    return text_settings(data, checkpoint, devices, **changes)
 
 
 @pytest.fixture(scope="module")

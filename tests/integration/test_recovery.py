@@ -17,10 +17,10 @@ import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.cloud.backbones import Backbones
 from acme_fleet.cloud.objectives import Grid, candidate_quality
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.partition import World, load_world
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError, QuorumError
 from acme_fleet.inspection.explain import explain_device
 from acme_fleet.models.backbone.supernet import ElasticClassifier

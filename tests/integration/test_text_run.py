@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jaxtyping
 import pytest
@@ -26,46 +25,24 @@ from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.tasks.probe import fit_probe
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet_runtime.manifest import Reference, read_manifest
-from tiny_texts import said
+from tiny_texts import said, text_settings, write_rows
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tuple[Path, Summary]:
     folder = tmp_path_factory.mktemp("texts")
     rows = [row | {"room": ("kitchen", "cellar")[n % 2]} for n, row in enumerate(said(420))]
-    (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    fleet = Fleet.parse(_settings(folder / "said.jsonl", text_checkpoint))
-    return folder / "run", acme_fleet.customize(fleet, folder / "run")
-
-
-def _settings(data: Path, checkpoint: Path) -> dict[str, Any]:
-    devices = [
-        {"name": "speaker-1", "storage": "60 kB"},
-        {"name": "speaker-2", "storage": "60 kB"},
-    ]
-    return {
-        "data": {
-            "source": "text",
-            "train": str(data),
-            "label_column": "intent",
-            "max_tokens": 8,
-            "partition": {"scheme": "natural", "column": "room"},
-        },
-        "reference": {
-            "checkpoint": str(checkpoint),
-            "training": {"epochs": 6, "batch_size": 16, "learning_rate": 0.01},
-        },
-        "backbone": {
-            "widths": [0.5, 1.0],
-            "depths": [1, 2],
-            "importance_samples": 64,
-            "distillation": {"training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.005}},
-        },
-        "header": {"blocks": 1, "channels": 6},
-        "search": {"steps": 2, "children_per_step": 2, "final_samples": 3},
-        "personalization": {"rounds": 2, "local": {"epochs": 2, "batch_size": 16}},
-        "clusters": [{"name": "home", "devices": devices}],
+    data = write_rows(folder / "said.jsonl", rows)
+    devices = [{"name": f"speaker-{number}", "storage": "60 kB"} for number in (1, 2)]
+    changes = {
+        "data.partition": {"scheme": "natural", "column": "room"},
+        "reference.training": {"epochs": 6, "batch_size": 16, "learning_rate": 0.01},
+        "backbone.distillation.training.epochs": 3,
+        "search.rivals": True,
+        "personalization.rounds": 2,
     }
+    fleet = Fleet.parse(text_settings(data, text_checkpoint, devices, **changes))
+    return folder / "run", acme_fleet.customize(fleet, folder / "run")
 
 
 def test_models_are_small_and_know_more_than_chance(run: tuple[Path, Summary]):

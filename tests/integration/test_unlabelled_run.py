@@ -16,15 +16,14 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.storage import read_tensors, without_prefix
 from acme_fleet.runs.summary import Summary
-from tiny_texts import said
+from tiny_texts import said, text_settings, write_rows
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tuple[Path, Summary]:
     folder, rows = tmp_path_factory.mktemp("unlabelled"), said(400)
-    (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows[160:])))
-    public = [json.dumps({"text": row["text"]}) for row in rows[:160]]
-    (folder / "public.jsonl").write_text("\n".join(public))
+    write_rows(folder / "said.jsonl", rows[160:])
+    write_rows(folder / "public.jsonl", [{"text": row["text"]} for row in rows[:160]])
     path = folder / "fleet.yaml"
     path.write_text(json.dumps(_settings(text_checkpoint)))
     return folder, acme_fleet.customize(Fleet.from_yaml(path), folder / "run")
@@ -35,27 +34,13 @@ def _settings(checkpoint: Path) -> dict[str, Any]:
     devices = [
         {"name": f"speaker-{n}", "storage": size} for n, size in ((1, "21 kB"), (2, "60 kB"))
     ]
-    return {
-        "data": {
-            "source": "text",
-            "train": "said.jsonl",
-            "public": "public.jsonl",
-            "label_column": "intent",
-            "max_tokens": 8,
-        },
-        "reference": {"checkpoint": str(checkpoint), "pooling": "first_mean"},
-        "backbone": {
-            "widths": [0.5, 1.0],
-            "depths": [1, 2],
-            "importance_samples": 64,
-            "distillation": {"training": {"epochs": 4, "batch_size": 16, "learning_rate": 0.005}},
-        },
+    changes = {
+        "data.public": "public.jsonl",
+        "reference.pooling": "first_mean",
+        "backbone.distillation.training.epochs": 4,
         "selection": {"matching": "device"},
-        "header": {"blocks": 1, "channels": 6},
-        "search": {"steps": 2, "children_per_step": 2, "final_samples": 3, "rivals": False},
-        "personalization": {"rounds": 1, "local": {"epochs": 2, "batch_size": 16}},
-        "clusters": [{"name": "home", "devices": devices}],
     }
+    return text_settings("said.jsonl", checkpoint, devices, **changes)
 
 
 def test_devices_learn_from_their_own_labels(run: tuple[Path, Summary]):

@@ -10,7 +10,6 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.checkpoint_images import read_normalization
@@ -19,6 +18,7 @@ from acme_fleet.data.image import ImageSize, Normalization
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.data.text import TextPreprocessing
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import load_backbone, load_head, read_checkpoint
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract

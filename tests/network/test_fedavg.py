@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.data.samples import Splits
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.features import Classifier
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION

@@ -14,15 +14,15 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from acme_fleet.cloud.importance import (
+from acme_fleet.config.training import Training
+from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.importance import (
     ablation_importance,
     channel_ablation,
     features_objective,
     labels_objective,
     taylor_importance,
 )
-from acme_fleet.config.training import Training
-from acme_fleet.data.samples import Samples
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.backbone.supernet import reorder_classifier
 from acme_fleet.models.families import FAMILIES, dimensions

@@ -21,12 +21,12 @@ from transformers import BertConfig, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.devices import Cluster
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import dimensions
 from acme_fleet.simulation.probe_rival import measure_probe
@@ -117,6 +117,7 @@ def test_every_scale_is_a_fleet(path: Path, tmp_path: Path):
     if bench.extra.pop("checkpoint", None):
         bench.settings()["fleet"]["reference"]["checkpoint"] = "somewhere"
     assert len(bench.fleet.clusters) >= 2
+    assert bench.fleet.backbone.precisions == ("float32",), "rivals' sizes are of float32 files"
 
 
 def test_a_scale_like_another_differs_in_what_it_says(tmp_path: Path):

@@ -16,7 +16,6 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.backbone import ViT
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
@@ -24,6 +23,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError, RunError, WriteError
 from acme_fleet.runs.locks import held
 from acme_fleet.tasks.classification import CLASSIFICATION

@@ -13,22 +13,12 @@ from torch import nn
 
 from acme_fleet.cloud.choices import at_depth, limits_of, odds
 from acme_fleet.cloud.first_pass import Costs, Judge, judged
-from acme_fleet.cloud.importance import objective_of, taylor_importance
 from acme_fleet.cloud.objectives import (
     Grid,
     Quality,
     candidate_grid,
     candidate_sizes,
     sent_quality,
-)
-from acme_fleet.cloud.reference import (
-    ReferenceResult,
-    described,
-    fitted_origin,
-    known_pooling,
-    origin_of,
-    public_probe,
-    train_reference,
 )
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
 from acme_fleet.config.fleet import Fleet
@@ -44,7 +34,17 @@ from acme_fleet.distillation.elastic import (
     recovery_of,
     step_of,
 )
+from acme_fleet.distillation.importance import objective_of, taylor_importance
 from acme_fleet.distillation.maps import mapped_heads
+from acme_fleet.distillation.reference import (
+    ReferenceResult,
+    described,
+    fitted_origin,
+    known_pooling,
+    origin_of,
+    public_probe,
+    train_reference,
+)
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.backbone.uneven_widths import Importance

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from acme_fleet.cloud.backbones import Backbones, Stage
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.fitted import About, write_fitted
 from acme_fleet.models.pooling import pool_by

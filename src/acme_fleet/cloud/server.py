@@ -15,11 +15,11 @@ from acme_fleet.cloud.backbones import Backbones
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for, shapes_to_try
 from acme_fleet.cloud.first_pass import costs_of
 from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_sizes, without_loss
-from acme_fleet.cloud.reference import ReferenceResult
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.samples import Splits
+from acme_fleet.distillation.reference import ReferenceResult
 from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall
 from acme_fleet.messages.cloud_edge import BackboneAssignment, ClusterProfile, ClusterReport

@@ -1,1 +1,1 @@
-"""Distillation that makes one backbone elastic, and recovery of a chosen one (Eq. 9)."""
+"""The reference θ0, importance of its units (Eq. 6-8), and distillation from it (Eq. 9)."""

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acme_fleet.cloud.importance import check_objective
 from acme_fleet.cloud.objectives import Grid, candidate_grid, candidate_sizes
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.base import chosen
 from acme_fleet.config.devices import Precision, common
 from acme_fleet.config.fleet import Fleet
@@ -17,6 +15,8 @@ from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
+from acme_fleet.distillation.importance import check_objective
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan

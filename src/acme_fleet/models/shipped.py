@@ -44,6 +44,7 @@ from acme_fleet.models.storage import (
     WEIGHTS,
     backbone_from,
     config_document,
+    saving,
     with_prefix,
     without_prefix,
 )
@@ -146,7 +147,8 @@ def write_folder(
         }
         for name, content in documents.items():
             written[name].write_text(json.dumps(content, indent=1), encoding="utf-8")
-        save_file(plain, written[WEIGHTS], metadata={"format": "pt"})
+        with saving(folder / WEIGHTS):
+            save_file(plain, written[WEIGHTS], metadata={"format": "pt"})
         # safetensors' files are the owner's alone, unlike their neighbours.
         written[WEIGHTS].chmod(written[CONFIG].stat().st_mode & 0o777)
         names = sorted((*documents, WEIGHTS))

@@ -18,13 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch.nn import functional as F
 
-from acme_fleet.cloud.importance import ablation_importance, labels_objective, taylor_importance
+from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
-from acme_fleet.distillation.elastic import DistillationStep, LogitsLoss, distill, sandwich
+from acme_fleet.distillation.elastic import DistillationStep, distill, sandwich
+from acme_fleet.distillation.importance import (
+    ablation_importance,
+    labels_objective,
+    taylor_importance,
+)
 from acme_fleet.models.backbone.elastic import reorder
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance
@@ -33,7 +37,7 @@ from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, steps_of
-from acme_research.frame.intervals import mean_interval
+from acme_research.frame.intervals import mean_interval, rank_correlation
 from acme_research.frame.record import write_result
 from acme_research.frame.runs import parser_of, trained_demo
 
@@ -115,9 +119,9 @@ class Seed:
             run: Callable[..., torch.Tensor] = lambda shape=shape, **x: elastic.run(shape, x).logits  # noqa: E731
             results = {name: evaluate(CLASSIFICATION, run, getattr(self, name)) for name in SPLITS}
             table[f"{width:g},{depth}"] = {
-                f"{name} {key}": round(getattr(result, key), 4)
+                f"{name} {key}": round(value, 4)
                 for name, result in results.items()
-                for key in ("accuracy", "loss")
+                for key, value in (("accuracy", result.score), ("loss", result.loss))
             }
         return table
 
@@ -150,14 +154,12 @@ class Seed:
                     for layer in range(len(taylor))
                 ]
             )
-            found[f"{name}, all layers"] = spearman(taylor.flatten(), exact.flatten())
-            by_layer = [spearman(*pair) for pair in zip(taylor, exact, strict=True)]
+            pairs = [(one.numpy(), other.numpy()) for one, other in zip(taylor, exact, strict=True)]
+            everything = rank_correlation(taylor.flatten().numpy(), exact.flatten().numpy())
+            found[f"{name}, all layers"] = everything
+            by_layer = [rank_correlation(*pair) for pair in pairs]
             found[f"{name}, within a layer"] = statistics.fmean(by_layer)
         return found
-
-
-def spearman(x: torch.Tensor, y: torch.Tensor) -> float:
-    return float(stats.spearmanr(x.numpy(), y.numpy()).statistic)
 
 
 def run_seed(number: int, folder: Path) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.data.partition import load_world
 from acme_fleet.pipeline import assemble
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
-from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_research.frame.places import CANDIDATES
+from acme_research.frame.runs import candidate_columns
 
 
 def measure(path: Path) -> dict[str, Any]:
@@ -34,19 +33,11 @@ def measure(path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cloud = assemble(fleet, world, run, Journal(Path(folder) / "events.jsonl", None))
         reference, elastic = cloud.prepare()
-    seen = candidate_quality(
-        CLASSIFICATION, elastic, cloud.grid, world.public.validation, lambda done, of: None
+    columns = candidate_columns(
+        fleet, cloud.grid, elastic, world.public.validation, world.public.test
     )
-    unseen = candidate_quality(
-        CLASSIFICATION, elastic, cloud.grid, world.public.test, lambda done, of: None
-    )
-    columns = {
-        **cloud.grid.columns,
-        "loss": np.round(seen.losses, 6),
-        "accuracy": np.round(seen.scores, 6),
-        "test_accuracy": np.round(unseen.scores, 6),
-        "size_bytes": candidate_sizes(elastic, cloud.grid, fleet.header),
-    }
+    for name in ("loss", "accuracy", "test_accuracy"):
+        columns[name] = np.round(columns[name], 6)
     return {
         "fleet": fleet.name,
         "seed": fleet.seed,

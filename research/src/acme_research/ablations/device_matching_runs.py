@@ -22,7 +22,9 @@ import yaml
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
+from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
+from acme_fleet.cost.variant import Variant
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.probe import all_devices, probe_over_seeds
 from acme_research.frame.record import write_result
@@ -34,7 +36,7 @@ MEASURES = ("accuracy_coarse", "accuracy", "size_bytes")
 
 def main() -> None:
     arguments = parser_of(__doc__, "device_matching").parse_args()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"seed": seed} | {way: observe(arguments.out, seed, way) for way in ("cluster", "device")}
         for seed in range(arguments.seeds)
     ]
@@ -64,15 +66,9 @@ def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
     summary = finished_run(fleet, path, begin)
     print(path, summary.seconds, flush=True)
     means = {name: statistics.fmean(getattr(d, name) for d in summary.devices) for name in MEASURES}
-    backbones = {group.name: (group.variant.work, group.depth) for group in summary.clusters}
+    chosen = {group.name: group.variant for group in summary.clusters}
     energies = [
-        float(
-            energy_j(
-                device.energy,
-                *np.array([backbones[told.cluster]]).T,
-                summary.reference.patches,
-            )[0]
-        )
+        energy_of(device.energy, chosen[told.cluster], summary.reference.patches)
         for told in summary.devices
         for device in fleet.devices
         if device.name == told.name
@@ -81,9 +77,14 @@ def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
         "energy_j": statistics.fmean(energies),
         "searches": len(summary.clusters),
         "upload_bytes": summary.traffic.device_up_bytes,
-        "backbones": sorted(set(backbones.values())),
+        "backbones": sorted({(variant.work, variant.depth) for variant in chosen.values()}),
         "probe": all_devices(summary),
     }
+
+
+def energy_of(constants: Energy, variant: Variant, patches: int) -> float:
+    width, depth = np.array([variant.work]), np.array([variant.depth])
+    return float(energy_j(constants, width, depth, patches, variant.precision)[0])
 
 
 def mixed_devices() -> list[dict[str, Any]]:

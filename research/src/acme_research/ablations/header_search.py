@@ -24,7 +24,6 @@ from scipy import stats
 from torch import nn
 from transformers import PreTrainedModel
 
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
@@ -33,6 +32,7 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import join
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.edge.comparison import STRATEGIES, Contest
 from acme_fleet.edge.search import split_shared_data
 from acme_fleet.edge.shared_weights import SharedWeights
@@ -181,9 +181,10 @@ def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
         contest.fine_tune(header, known, choice, seed.draw(name, "alone"))
         seconds.append(time.process_time() - start)
         alone.append(evaluate(CLASSIFICATION, header, test).score)
+    ranked: Any = stats.kendalltau(rewards, alone)
     return {
         # Constant rewards rank nothing.
-        "tau": float(np.nan_to_num(stats.kendalltau(rewards, alone).statistic)),
+        "tau": float(np.nan_to_num(ranked.statistic)),
         "rewards": rewards,
         "alone": [round(a, 5) for a in alone],
         "seconds alone": round(statistics.fmean(seconds), 4),

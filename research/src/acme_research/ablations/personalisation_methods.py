@@ -17,6 +17,7 @@ from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import AnyRule, rule_of
+from acme_fleet.personalization.weights import HeadersRule
 from acme_fleet.privacy.protection import Protection
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -224,8 +225,8 @@ class Exchange:
         )
         self.method, self.world, self.headers = method, world, headers
         self.rule: AnyRule = rule_of(settings)
-        self.mixes_headers = settings.mixes_weights
-        if self.mixes_headers:
+        self.mixes_headers = isinstance(self.rule, HeadersRule)
+        if isinstance(self.rule, HeadersRule):
             self.rule.longest = method.contained
         self.start = RoundStart(round=number)
         own = zip(headers, sets, world.private, strict=True)
@@ -247,12 +248,14 @@ class Exchange:
     def importance(self, weights: np.ndarray) -> list[ImportanceSet]:
         """Mixed importance sets, by device."""
         plan = self.world.coarse.plan
-        return [self.rule.received(update, plan, UNUSED) for update in self.updates(weights)]
+        found = [self.rule.received(update, plan, UNUSED) for update in self.updates(weights)]
+        return [importance for importance in found if importance is not None]  # open sets are read
 
     def mixed(self, weights: np.ndarray) -> list[Header]:
         """Mixed headers, by device."""
         pairs = zip(self.updates(weights), self.headers, strict=True)
-        return [self.rule.received_header(update, header.plan) for update, header in pairs]
+        found = [self.rule.received_header(update, header.plan) for update, header in pairs]
+        return [header for header in found if header is not None]
 
 
 def classes_of(data: Splits) -> Callable[[], list[int]]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from acme_fleet.config.personalization import Privacy
 from acme_fleet.messages.importance_set import ImportanceSet
@@ -34,7 +33,7 @@ from acme_research.ablations.personalisation_methods import (
     personalise,
     similarity,
 )
-from acme_research.frame.intervals import mean_interval
+from acme_research.frame.intervals import mean_interval, rank_correlation
 from acme_research.frame.probe import on_features
 from acme_research.frame.record import write_result
 from acme_research.frame.runs import add_line, parser_of, read_lines
@@ -107,9 +106,7 @@ def run_features(what: str, world: World, first: First, done: set[str]) -> Itera
         weights = similarity(OURS, changed)
         equal = np.ptp(weights[pairs]) == 0  # everybody listens to all alike
         found = {
-            "rank correlation": 0.0
-            if equal
-            else float(stats.spearmanr(exact[pairs], weights[pairs]).statistic),
+            "rank correlation": 0.0 if equal else rank_correlation(exact[pairs], weights[pairs]),
             "largest difference": float(np.abs(exact - weights).max()),
         }
         yield {"change": name, **found, **personalise(OURS, changed, first)}

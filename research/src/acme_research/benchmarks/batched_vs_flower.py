@@ -6,6 +6,7 @@ simulation starts Ray; one message to every virtual node that changes nothing co
 neither the start nor an import is counted. A node has one core, as many work as there are cores.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os

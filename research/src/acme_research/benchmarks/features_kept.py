@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from acme_fleet.cloud.importance import features_objective, taylor_importance
 from acme_fleet.config.backbone import Distillation
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import Lesson, distill, recovery_of
+from acme_fleet.distillation.importance import features_objective, taylor_importance
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.probe import pooled_features
 from acme_fleet.seeding import generator

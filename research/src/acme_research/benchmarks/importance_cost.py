@@ -11,8 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
-from acme_fleet.cloud.importance import ablation_importance, labels_objective, taylor_importance
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.importance import (
+    ablation_importance,
+    labels_objective,
+    taylor_importance,
+)
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier

@@ -28,12 +28,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import acme_fleet
-from acme_fleet.cloud.importance import _record_outputs, _zeros, objective_of, taylor_importance
-from acme_fleet.cloud.reference import checkpoint_backbone
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import relative_error
+from acme_fleet.distillation.importance import (
+    _record_outputs,
+    _zeros,
+    objective_of,
+    taylor_importance,
+)
+from acme_fleet.distillation.reference import checkpoint_backbone
 from acme_fleet.models.backbone.elastic import architecture, extract, reorder
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations, moved

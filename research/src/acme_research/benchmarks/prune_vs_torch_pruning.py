@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from acme_fleet.cloud.importance import labels_objective, taylor_importance
 from acme_fleet.config.backbone import Backbone
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.importance import labels_objective, taylor_importance
 from acme_fleet.models.backbone.elastic import reorder
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance

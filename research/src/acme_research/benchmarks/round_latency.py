@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.sources.files import read_digits
 from acme_fleet.runs.events import Event, messages_of, stages_of
 from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
@@ -38,9 +38,9 @@ _COLD = {
 
 def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
     """Handwritten digits as a file of one's own data: hosts do not load the library they are in."""
-    digits = load_digits()
+    digits = read_digits()
     path = folder / "digits.npz"
-    np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
+    np.savez(path, images=digits.items, labels=digits.labels)
     names = [{"name": f"d{i}", "storage": "60 kB"} for i in range(devices)]
     return Fleet.parse(
         {
@@ -99,7 +99,7 @@ def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:
             up = time.monotonic() - begun
             idle = _idle(hosts)
             before = {name: _cpu(hosts, name) for name in ("north", "d0")}
-            run = hosts.run()
+            run, memory = hosts.run(), {}
             while run.poll() is None:
                 time.sleep(1)
                 memory = {name: _memory(hosts, name) for name in ("cloud", "north", "d0")}

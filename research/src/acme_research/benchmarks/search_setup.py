@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.edge.comparison import Contest
 from acme_fleet.edge.search import HeaderSearch, split_shared_data
 from acme_fleet.models.backbone.supernet import ElasticClassifier

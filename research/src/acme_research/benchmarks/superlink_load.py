@@ -7,6 +7,7 @@ are counted for the server's processes alone, so that one machine may hold them 
     python -m acme_research.benchmarks.superlink_load 10 50 100
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import signal

@@ -57,7 +57,7 @@ def share(first: Path, own: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/cifar100"))
     parser.add_argument("--runs", type=Path, default=Path("runs/upload_ratio"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
-from acme_fleet.cloud.reference import untrained_reference
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
@@ -28,6 +26,7 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
@@ -37,10 +36,9 @@ from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
-from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.pretraining import Recipe, finished, pretrain
 from acme_research.frame.generated import WORDS, rooms, tiny_bert, turned_digits
-from acme_research.frame.runs import finished_run, same_cloud
+from acme_research.frame.runs import candidate_columns, finished_run, same_cloud
 from acme_research.frame.settings import (
     changed,
     config_of,
@@ -316,18 +314,8 @@ class Bench:
         return self.piece("candidates", self._measure_candidates)
 
     def _measure_candidates(self) -> dict[str, Any]:
-        elastic, grid = self.elastic, self._cloud.grid
-        seen = candidate_quality(
-            CLASSIFICATION, elastic, grid, self.world.public.validation, lambda *_: None
-        )
-        unseen = candidate_quality(CLASSIFICATION, elastic, grid, self.test, lambda *_: None)
-        columns = {
-            **grid.columns,
-            "size_bytes": candidate_sizes(elastic, grid, self.fleet.header),
-            "loss": seen.losses,
-            "accuracy": seen.scores,
-            "test_accuracy": unseen.scores,
-        }
+        grid, validation = self._cloud.grid, self.world.public.validation
+        columns = candidate_columns(self.fleet, grid, self.elastic, validation, self.test)
         return {name: column.tolist() for name, column in columns.items()}
 
     def backbone(self, variant: Variant) -> PreTrainedModel:

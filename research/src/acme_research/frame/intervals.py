@@ -40,6 +40,12 @@ def paired(ours: Numbers, theirs: Numbers) -> dict[str, Any]:
     return told
 
 
+def rank_correlation(x: Numbers, y: Numbers) -> float:
+    """Spearman's ρ."""
+    found: Any = stats.spearmanr(x, y)
+    return float(found.statistic)
+
+
 def text(told: dict[str, Any], digits: int = 1, factor: float = 100.0) -> str:
     """A mean with its interval, for a line."""
     mean = f"{factor * told['mean']:.{digits}f}"

@@ -38,7 +38,9 @@ def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
         benches: the seeds that are not measured yet, at least one.
     """
     workers = Parallel(  # parts take from none to many minutes: they are not handed out in batches
-        n_jobs=benches[0].options.jobs, batch_size=1, return_as="generator_unordered"
+        n_jobs=benches[0].options.jobs,
+        batch_size=1,  # type: ignore[arg-type]
+        return_as="generator_unordered",
     )
     for number, stage in enumerate(stages, 1):
         work = [

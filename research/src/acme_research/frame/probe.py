@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from acme_fleet.cloud.reference import checkpoint_backbone
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.distillation.reference import checkpoint_backbone
 from acme_fleet.runs.summary import DeviceSummary, Summary
-from acme_fleet.simulation.probe_rival import Encoder, Read, measure_regressions
-from acme_fleet.tasks.probe import Scaling, fit_probe
+from acme_fleet.simulation.probe_rival import Encoder, measure_regressions
+from acme_fleet.tasks.probe import Read, Scaling, fit_probe
 from acme_research.frame.bench import Bench
 from acme_research.frame.intervals import mean_interval, text
 

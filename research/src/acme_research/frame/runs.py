@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 import acme_fleet
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.cloud.reference import untrained_reference
+from acme_fleet.cloud.objectives import Grid, candidate_quality, candidate_sizes
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import load_source
 from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.reference import untrained_reference
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
@@ -95,6 +98,25 @@ def finished_run(
 def same_cloud(other: Path) -> Callable[[RunDirectory], object]:
     """To begin a run with the cloud's stages of another."""
     return lambda run: shutil.copytree(RunDirectory(other).cloud, run.cloud, dirs_exist_ok=True)
+
+
+def candidate_columns(
+    fleet: Fleet, grid: Grid, elastic: ElasticClassifier, validation: Samples, test: Samples
+) -> dict[str, np.ndarray]:
+    """Each candidate, its size, and its loss and accuracy on validation data and on ``test``."""
+    seen, unseen = (
+        candidate_quality(CLASSIFICATION, elastic, grid, samples, lambda *_: None)
+        for samples in (validation, test)
+    )
+    assert seen.scores is not None
+    assert unseen.scores is not None
+    return {
+        **grid.columns,
+        "size_bytes": candidate_sizes(elastic, grid, fleet.header),
+        "loss": seen.losses,
+        "accuracy": seen.scores,
+        "test_accuracy": unseen.scores,
+    }
 
 
 def add_line(path: Path, row: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Other ways to a model of the same size, and the bounds: centralised and local training."""
+"""Other ways to a model of the same size, and the bounds: centralised and local training.
+
+Sizes are of float32 files: the candidates beside them have no other precision.
+"""
 
 from __future__ import annotations
 
@@ -74,9 +77,8 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
         return None
     from acme_research.rivals.torch_pruning import taylor_pruned
 
-    teacher = Classifier(
-        bench.backbone(1.0, bench.elastic.sizes.layers), bench.elastic.classifier.head
-    )
+    whole = Variant.whole(bench.elastic.sizes.layers)
+    teacher = Classifier(bench.backbone(whole), bench.elastic.classifier.head)
     teacher.eval()
     public = bench.world.public
     grid = dimensions(teacher.backbone.config).neurons // 8

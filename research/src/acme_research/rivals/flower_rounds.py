@@ -4,6 +4,7 @@ A client sends back, trained, those tensors that it was sent, and keeps the othe
 asks for less than the whole model leaves the rest on the devices, and no message holds it.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import logging

@@ -97,8 +97,12 @@ def _levit(k: int, side: int, channels: int, patch: int) -> nn.Module:
     for attention in model.modules():
         if hasattr(attention, "attention_bias_cache"):
             # It would go on with the biases of its first answer when other weights are loaded.
-            attention.register_forward_pre_hook(lambda m, _: m.attention_bias_cache.clear())
+            attention.register_forward_pre_hook(_forget_biases)
     return _Enlarged(model, 2)
+
+
+def _forget_biases(attention: Any, _: Any) -> None:
+    attention.attention_bias_cache.clear()
 
 
 def _mobilevit(k: int, side: int, channels: int, patch: int) -> nn.Module:

@@ -1,8 +1,10 @@
 """Torch-Pruning's Taylor pruning of a ViT, as in its own example."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch_pruning as tp
 from torch.nn import functional as F
@@ -26,7 +28,7 @@ def taylor_pruned(
     """
     all_dimensions = way == "all dimensions"
     model = copy.deepcopy(reference)
-    backbone = model.backbone
+    backbone: Any = model.backbone  # a ViT
     F.cross_entropy(model(**samples.inputs), samples.labels).backward()
     attentions = [layer.attention for layer in backbone.layers]
     heads = dimensions(backbone.config).heads

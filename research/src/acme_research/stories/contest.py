@@ -265,9 +265,8 @@ def _told(table: dict[str, Any], name: str, words: str) -> str:
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     """Accuracy over size for each limit."""
     tables = result["numbers"]
-    for axes, (limit, table) in zip(
-        figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables.items(), strict=True
-    ):
+    (places,) = figure.subplots(1, len(tables), sharey=True, squeeze=False)
+    for axes, (limit, table) in zip(places, tables.items(), strict=True):
         for i, (name, told) in enumerate(table.items()):
             error = 100 * (told["interval"][1] - told["mean"]) if told["interval"] else 0
             mark = "*" if name == OURS else "_" if name in BOUNDS else "o"
@@ -286,4 +285,4 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         axes.set_xlabel("size, MB")
         axes.set_ylabel("mean test accuracy of the devices, %")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    places[-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))

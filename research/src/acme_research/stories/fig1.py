@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.models.features import patches
 from acme_research.frame.bench import Bench
 from acme_research.frame.drawing import level
-from acme_research.frame.intervals import mean_interval, text
+from acme_research.frame.intervals import mean_interval, rank_correlation, text
 from acme_research.frame.probe import ON_PUBLIC, on_public
 from acme_research.frame.story import Findings, Story
 
@@ -36,7 +35,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         "pairs whose larger model is worse": float(
             larger_worse.sum() / (len(size) * (len(size) - 1) / 2)
         ),
-        "rank correlation of size and accuracy": float(stats.spearmanr(size, accuracy).statistic),
+        "rank correlation of size and accuracy": rank_correlation(size, accuracy),
         "test samples": len(bench.test),
     }
 

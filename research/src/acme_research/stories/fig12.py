@@ -44,14 +44,15 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    for axes, axis in zip(figure.subplots(1, 2, sharey=True), ("B", "U"), strict=True):
+    places = figure.subplots(1, 2, sharey=True)
+    for axes, axis in zip(places, ("B", "U"), strict=True):
         for name in ("large", "small"):
             told = result["numbers"][name][axis]
             line(axes, [int(v) for v in told], list(told.values()), f"{name} backbone")
         level(axes, result.get("probe"), ON_PUBLIC)
         axes.set_xlabel({"B": "blocks B", "U": "cells U"}[axis])
         axes.set_ylabel("test accuracy, %")
-    axes.legend()
+    places[-1].legend()
 
 
 STORY = Story(

@@ -33,7 +33,8 @@ def probe(bench: Bench) -> Places | None:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=[2, 1])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[2, 1])
+    left, right = halves
     contest.draw(left, {**result, "numbers": result["numbers"]["models"]})
     fig7b.draw(right, {**result, "numbers": result["numbers"]["headers"]})
 

@@ -49,11 +49,10 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    for axes, (axis, told) in zip(
-        figure.subplots(1, 2, sharey=True), result["numbers"]["accuracy"].items(), strict=True
-    ):
+    places = figure.subplots(1, 2, sharey=True)
+    for axes, (axis, told) in zip(places, result["numbers"]["accuracy"].items(), strict=True):
         draw_kinds(axes, told, result.get("probe"), axis)
-    axes.legend()
+    places[-1].legend()
 
 
 STORY = Story(

@@ -36,7 +36,7 @@ from acme_fleet.training.loop import fit
 from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.record import write_benchmark
 from acme_research.frame.runs import trained_demo
-from acme_research.rivals.torch_pruning import taylor_pruned
+from acme_research.rivals.taylor_pruning import taylor_pruned
 
 SEEDS, WIDTH, GOAL = [0, 1, 2, 3, 4], 0.5, 0.0
 RECOVERY = Training(epochs=20, batch_size=16, learning_rate=0.002)

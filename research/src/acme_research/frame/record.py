@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -72,13 +72,15 @@ def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dic
     return _times(actions, repetitions, time.process_time)
 
 
-def wall_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
+def wall_times(
+    actions: Mapping[str, Callable[[], object]], repetitions: int
+) -> dict[str, np.ndarray]:
     """The same by the clock, for work on several threads or a GPU."""
     return _times(actions, repetitions, time.perf_counter)
 
 
 def _times(
-    actions: dict[str, Callable[[], object]], repetitions: int, clock: Callable[[], float]
+    actions: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float]
 ) -> dict[str, np.ndarray]:
     seconds = {name: np.zeros(repetitions) for name in actions}
     for repetition in range(-2, repetitions):

@@ -75,7 +75,7 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     """
     if importlib.util.find_spec("torch_pruning") is None:
         return None
-    from acme_research.rivals.torch_pruning import taylor_pruned
+    from acme_research.rivals.taylor_pruning import taylor_pruned
 
     whole = Variant.whole(bench.elastic.sizes.layers)
     teacher = Classifier(bench.backbone(whole), bench.elastic.classifier.head)

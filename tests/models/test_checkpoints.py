@@ -286,6 +286,13 @@ def test_a_reference_must_fit_the_data(tmp_path):
     bert = make_fleet(write_checkpoint(tmp_path / "b", tiny("bert"), "bert"))
     with pytest.raises(FleetError, match="takes texts, the data are images"):
         untrained_reference(bert, public(), ["a", "b"])
+    roberta = make_fleet(write_checkpoint(tmp_path / "r", tiny("roberta"), "roberta"))
+    texts = Samples(
+        {name: torch.ones(4, 11, dtype=torch.int64) for name in ("input_ids", "attention_mask")},
+        *(torch.zeros(4, dtype=torch.int64) for _ in range(2)),
+    )
+    with pytest.raises(FleetError, match=r"data.max_tokens: 11 is more than the 10 tokens"):
+        untrained_reference(roberta, Splits(texts, texts, texts), ["a", "b"])
     small = extract(as_elastic(tiny("vit").base_model), Architecture((0, 1), (1, 4), (24, 24)))
     small.save_pretrained(tmp_path / "s")
     with pytest.raises(FleetError, match="narrower already"):

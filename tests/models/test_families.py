@@ -14,7 +14,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import AutoModel, ElectraConfig, ElectraModel, PreTrainedModel
 
-from acme_fleet.errors import FleetError
+from acme_fleet.errors import FleetError, ProtocolError
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.backbone.elastic import (
     Architecture,
@@ -27,6 +27,7 @@ from acme_fleet.models.backbone.elastic import (
 from acme_fleet.models.families import ELASTIC, FAMILIES, add_family, dimensions, most_tokens
 from acme_fleet.models.features import activations
 from acme_fleet.models.pooling import pool_by, poolings_of
+from acme_fleet.models.storage import backbone_from, clone_state, config_document
 
 MakeBackbone = Callable[..., PreTrainedModel]
 MakeInputs = Callable[..., dict[str, Tensor]]
@@ -62,14 +63,19 @@ def test_positions_follow_the_padding_token_into_a_cut_vocabulary(
 
 @pytest.mark.parametrize("family", COUNTED)
 def test_without_the_padding_token_positions_cannot_be_counted(
-    family: str, plain_backbone: MakeBackbone, tmp_path: Path
+    family: str, plain_backbone: MakeBackbone
 ) -> None:
     plain = plain_backbone(family)
     with pytest.raises(FleetError, match=r"backbone.vocabulary: the padding token 1 is not kept"):
         with_vocabulary(as_elastic(plain), [0, 3, 4])
-    plain.config.pad_token_id = None
-    with pytest.raises(FleetError, match=f"pad_token_id is null: a {family} counts positions"):
-        as_elastic(plain)
+    small = extract(as_elastic(plain), LAST)
+    for pad, told in ((None, "null"), (-2, "-2"), (17, "17")):
+        wrong = f"pad_token_id is {told}: a {family} counts its 18 positions"
+        with pytest.raises(ProtocolError, match=wrong):
+            backbone_from(config_document(small) | {"pad_token_id": pad}, clone_state(small))
+        plain.config.pad_token_id = pad
+        with pytest.raises(FleetError, match=wrong):
+            as_elastic(plain)
 
 
 # --- lists by layer, and layers that differ ---------------------------------------------------

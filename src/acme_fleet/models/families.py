@@ -191,8 +191,9 @@ def own_pooling(config: PreTrainedConfig) -> Pooling:
 
 def most_tokens(config: PreTrainedConfig) -> int:
     """The tokens of the longest text that a model takes."""
-    before = 0 if family_of(config).positions is None else config.pad_token_id + 1
-    return config.max_position_embeddings - before
+    if family_of(config).positions is None:
+        return config.max_position_embeddings
+    return config.max_position_embeddings - (config.pad_token_id or 0) - 1
 
 
 def check_known(model_type: str, place: str = "") -> str:

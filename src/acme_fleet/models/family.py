@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from transformers import PreTrainedConfig
+
 from acme_fleet.models.backbone.parts import OwnParts
 
 
@@ -105,6 +107,20 @@ class Family:
         if leaf in _NOT_OF_THE_STREAM or leaf.endswith("inv_freq"):
             return None
         return 0 if module == self.patches else -1
+
+    def wrong_positions(self, config: PreTrainedConfig) -> str | None:
+        """The reason why no position can be counted from the padding token; none if it can."""
+        if self.positions is None:
+            return None
+        pad, count = config.pad_token_id, config.max_position_embeddings
+        if pad is not None and 0 <= pad < count - 1:
+            return None
+        number = "null" if pad is None else pad
+        kind = config.model_type.removeprefix("acme_")
+        return (
+            f"pad_token_id is {number}: a {kind} counts its {count} positions from that token's "
+            f"number on"
+        )
 
     def outputs(self, sizes: Dimensions, heads: int, neurons: int) -> dict[str, list[int]]:
         """Outputs of a layer's Linears that read the stream, part by part, by name."""

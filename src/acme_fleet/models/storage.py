@@ -23,7 +23,7 @@ from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.elastic import BY_LAYER, build, described, layers_key
 from acme_fleet.models.backbone.precision import pack, unpack
-from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions, own_pooling
+from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions, family_of, own_pooling
 from acme_fleet.outside import one_line, reading
 from acme_fleet.runs.atomic import replacing, writing
 from acme_fleet.runs.sealed import canonical, check, checksum
@@ -187,6 +187,8 @@ def _check_sizes(config: PreTrainedConfig, tensors: int, what: str) -> None:
         wrong = "a layer has more heads or neurons than the reference"
     elif attention > _WIDEST_ATTENTION * sizes.hidden:
         wrong = f"attention is {attention} wide, hidden states are {sizes.hidden}"
+    elif unclear := family_of(config).wrong_positions(config):
+        wrong = unclear
     elif config.pooling == "attention" != own_pooling(config):
         wrong = "pooling: attention is for a family that has it"
     elif not _lists_fit(config):

@@ -99,11 +99,8 @@ def elastic_config(config: PreTrainedConfig, arch: Architecture) -> PreTrainedCo
     """
     config_class, _ = ELASTIC[config.model_type.removeprefix("acme_")]
     content, family = described(config), family_of(config)
-    if family.positions is not None and config.pad_token_id is None:
-        kind = config.model_type.removeprefix("acme_")
-        raise FleetError(
-            f"pad_token_id is null: a {kind} counts positions from that token's number"
-        )
+    if wrong := family.wrong_positions(config):
+        raise FleetError(wrong)
     if family.first_norm is not None:
         content["first_layer_norm"] = arch.layers[0] > 0 or content.get("first_layer_norm", False)
     content[layers_key(config)] = len(arch.layers)

@@ -62,7 +62,7 @@ class AttentionPooling(nn.Module):
         def by_head(name: str, of: Tensor) -> Tensor:
             return self.self_attn[name](of).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        query = by_head("q_proj", self.probe.expand(len(states), 1, -1))
+        query = by_head("q_proj", self.probe.expand(states.shape[0], 1, -1))
         keys, values = by_head("k_proj", states), by_head("v_proj", states)
         attended = F.scaled_dot_product_attention(query, keys, values)
         pooled = self.self_attn["out_proj"](attended.flatten(1))

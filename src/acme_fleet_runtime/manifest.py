@@ -89,7 +89,7 @@ class ImagePreparation:
 
     @property
     def form(self) -> ImageForm:
-        """What happens to an image before its values are scaled."""
+        """The steps before an image's values are scaled."""
         result = self.height, self.width
         return ImageForm(self.channels, self.size, self.resample, result, self.crop)
 

@@ -7,6 +7,7 @@ An export takes seconds, and one with axes of any length more, so most of them a
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -155,6 +156,25 @@ def check_headers(
 @pytest.mark.parametrize("axes", [1, 2])
 def test_every_operation_beside_one_that_is_pruned(axes: Axes) -> None:
     check_headers([half_pruned(operation, axes) for operation in OPERATIONS], axes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [1, 2])
+def test_exported_by_others_with_pytorchs_optimiser(axes: Axes) -> None:
+    """It has dropped summands of headers: no header may have what it does not understand."""
+    module = Several([half_pruned(operation, axes) for operation in OPERATIONS])
+    seen, other = features(2, axes, size=7), features(2, axes, size=7, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        jaxtyping.config.update("jaxtyping_disable", True)
+        program = torch.onnx.export(module, tuple(seen.values()), dynamo=True, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [entry.name for entry in session.get_inputs()]
+    given = dict(zip(names, (x.numpy() for x in other.values()), strict=True))
+    with torch.no_grad():
+        expected = module(*other.values()).numpy()
+    np.testing.assert_allclose(session.run(None, given)[0], expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ class ImagePreprocessing(BaseModel):
 
     @property
     def form(self) -> ImageForm:
-        """What happens to an image before its values are scaled."""
+        """The steps before an image's values are scaled."""
         size: tuple[int, int] | int | None = None
         if self.do_resize and isinstance(self.size, ShortestEdge):
             size = self.size.shortest_edge

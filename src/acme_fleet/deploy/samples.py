@@ -39,7 +39,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an artifact is verified on.
+    """Inputs that an artifact is verified on.
 
     Attributes:
         data: what the first part is.

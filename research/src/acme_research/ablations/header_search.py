@@ -162,7 +162,7 @@ def shared_against_alone(seed: Seed, name: str) -> dict[str, Any]:
     try:
         *_, contender = contest.search("random", backbone, seed.draw(name, "τ"), lambda *_: None)
     finally:
-        SharedWeights.__init__ = original  # type: ignore[method-assign]
+        SharedWeights.__init__ = original
     search_seconds = (time.process_time() - start) / contender.evaluated
     draw = seed.draw(name, "sampled")
     fitting = Fitting(contest.space, contest.fits)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.sources.files import read_digits
 from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.shipped import load_device_model
@@ -126,7 +128,9 @@ def _checkpoint(family: str, folder: Path, texts: list[str]) -> None:
 def _settings(family: str, folder: Path) -> dict[str, Any]:
     rows = [row | {"room": str(n % 2)} for n, row in enumerate(said(240))]
     _checkpoint(family, folder / "checkpoint", [row["text"] for row in rows])
-    data: dict[str, Any] = {"partition": {"scheme": "pathological", "classes_per_device": 5}}
+    raw = read_digits()
+    np.savez(folder / "digits.npz", images=raw.items[:300], labels=raw.labels[:300])
+    data: dict[str, Any] = {"source": "arrays", "train": str(folder / "digits.npz")}
     if family in _TEXTS:
         (folder / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
         data = {"source": "text", "train": str(folder / "said.jsonl"), "label_column": "intent"}

@@ -81,6 +81,9 @@ def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
     patch.setattr(Journal, "message", counted)
 
 
+@pytest.mark.parametrize(
+    "fleet", ["plain", pytest.param("masked", marks=pytest.mark.slow)], indirect=True
+)
 def test_run_that_was_interrupted_at_every_message(fleet: Fleet, whole: Whole, tmp_path: Path):
     """One run, stopped at its first message, then at the next that is new, and so on."""
     assert whole.summary.traffic.resent_bytes == 0

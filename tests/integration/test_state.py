@@ -135,12 +135,12 @@ def _kind(name: str) -> str:
 def test_one_flipped_bit_never_gives_another_model(
     fleet: Fleet, interrupted: Callable[[str], Interrupted], tmp_path: Path
 ):
-    """Of each kind of file one, in a round and, unless it is still the same file, at the end."""
+    """Of each kind of file one: in a round, and those that are there at the end alone."""
     early, late = (interrupted(point) for point in ("in a round", "at the end"))
     before = {_kind(name): name for name in early.files}
-    after = {_kind(name): name for name in late.files if not _is_same(early, late, name)}
+    after = {_kind(name): name for name in late.files if _kind(name) not in before}
     assert len(before) > 15
-    assert len(after) > 8
+    assert len(after) > 2
     places = [(early, name) for name in before.values()] + [(late, name) for name in after.values()]
     well = {
         name
@@ -149,12 +149,6 @@ def test_one_flipped_bit_never_gives_another_model(
     }
     anew = {"cloud/elastic.safetensors", "cloud/candidates.json", "events.jsonl", "fleet.yaml"}
     assert anew <= well, "it could have been computed anew"
-
-
-def _is_same(early: Interrupted, late: Interrupted, name: str) -> bool:
-    if name not in early.files:
-        return False
-    return (early.path / name).read_bytes() == (late.path / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_each_stage_finds_what_the_one_before_left_on_disk(jobs: int, tmp_path: 
 
 
 def test_parts_can_be_sent_to_other_processes(tmp_path: Path):
-    """What a process needs to know of a part: the rest it finds on disk."""
+    """With the options of the bench; the rest is found on disk."""
     benches = _benches(tmp_path, 2)
     for bench in benches:
         bench.extra["rivals"] = [name for name in bench.extra["rivals"] if name != "dynabert"]

@@ -37,8 +37,8 @@ def render(results: list[dict[str, Any]]) -> str:
         "95 % interval, full test sets, choices on validation data; every seed is in the file.\n"
         "Beside every accuracy stands the probe, the rival that needs ten lines: the reference\n"
         "untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.\n"
-        "Sizes are of float32 files, as the scales' candidates and all rivals ship; the probe's\n"
-        "is of int8.\n"
+        "A rival's bytes are of the file that it would ship, its accuracy is of float32 weights;\n"
+        "the probe's bytes are of int8.\n"
         "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
         "and of checkpoints that were fine-tuned always and pooled by their first token.",
         "## Goals that are missed",

@@ -1,6 +1,8 @@
 """Other ways to a model of the same size, and the bounds: centralised and local training.
 
-Sizes are of float32 files: the candidates beside them have no other precision.
+Bytes are of the file that would ship, with the backbone at the smallest precision that candidates
+have and the cluster's devices execute. Accuracies are of float32 weights, which favours the rivals
+where that is int8 or int4. Rivals of other shapes (:mod:`.shapes`) count float32.
 """
 
 from __future__ import annotations
@@ -9,13 +11,12 @@ import copy
 import importlib.util
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from acme_fleet.config.devices import Cluster
-from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.config.devices import Cluster, Precision, common
+from acme_fleet.cost.size import parameter_count, shapes_of, stored_model, stored_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.inspection.plan import largest_header
@@ -48,6 +49,17 @@ def limit_of(cluster: Cluster) -> int:
     return min(device.storage for device in cluster.devices)
 
 
+def executed(cluster: Cluster, bench: Bench) -> tuple[Precision, ...]:
+    """The candidates' precisions that all devices of a cluster execute, the smallest first."""
+    return common([bench.fleet.backbone.precisions, cluster.precisions])
+
+
+def shipped_bytes(backbone: nn.Module, header: nn.Module, cluster: Cluster, bench: Bench) -> int:
+    """Bytes of the file as it would ship to a cluster's devices."""
+    shapes = shapes_of(backbone), shapes_of(header)
+    return stored_size(stored_model(*shapes, executed(cluster, bench)[0]))
+
+
 # --- the same ViT, made smaller in other ways -------------------------------------------------
 
 
@@ -57,13 +69,16 @@ def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     It is recovered as a chosen backbone is.
     """
     table = bench.candidates()
-    fitting = [i for i, size in enumerate(table["size_bytes"]) if size <= limit_of(cluster)]
+    able, limit = executed(cluster, bench), limit_of(cluster)
+    columns = zip(table["size_bytes"], table["precision"], strict=True)
+    fitting = [i for i, (size, kind) in enumerate(columns) if size <= limit and kind in able]
     best = min(fitting, key=lambda i: table["loss"][i])
-    variant = Variant(*(table[part][best] for part in ("width", "depth", "hidden")))
-    model = Plain(bench.recovered(variant)).eval()
+    variant = Variant(*(table[part][best] for part in ("width", "depth", "hidden", "precision")))
+    small = bench.recovered(variant)
+    shapes = shapes_of(small.backbone), shapes_of(small.head)
     return {
-        "accuracy": personal_accuracies(model, cluster, bench, "dynabert"),
-        "size_bytes": file_size(shapes_of(model.classifier)),
+        "accuracy": personal_accuracies(Plain(small).eval(), cluster, bench, "dynabert"),
+        "size_bytes": stored_size(stored_model(*shapes, variant.precision)),
     }
 
 
@@ -88,10 +103,13 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
         trainable = Classifier(teacher.backbone, teacher.head).requires_grad_(True)
         return taylor_pruned(trainable, samples, 1 - kept / grid, "all dimensions")
 
+    def bytes_of(model: Classifier) -> int:
+        return shipped_bytes(model.backbone, model.head, cluster, bench)
+
     low, high = 0, grid
     while high - low > 1:
         middle = (low + high) // 2
-        if middle and file_size(shapes_of(pruned(middle))) <= limit_of(cluster):
+        if middle and bytes_of(pruned(middle)) <= limit_of(cluster):
             low = middle
         else:
             high = middle
@@ -102,7 +120,7 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
         _recover(student, teacher.requires_grad_(False), bench, cluster.name)
     return {
         "accuracy": personal_accuracies(Plain(student), cluster, bench, "torch pruning"),
-        "size_bytes": file_size(shapes_of(student)),
+        "size_bytes": bytes_of(student),
     }
 
 
@@ -140,7 +158,8 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
         whole = architecture(sizes, 1.0, sizes.layers)
         first = Architecture(tuple(range(depth)), whole.heads[:depth], whole.neurons[:depth])
         backbone = extract(reference.backbone, first).requires_grad_(False)
-        spare = (limit_of(cluster) - file_size(shapes_of(backbone, "backbone."))) // 4
+        kept = shipped_bytes(backbone, nn.Identity(), cluster, bench)
+        spare = (limit_of(cluster) - kept) // 4
         if spare > 2 * reference.head.in_features * len(bench.world.classes):
             break
     else:
@@ -167,12 +186,11 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
             )
             found.append((evaluate(CLASSIFICATION, header, validation), kind, header))
     _, kind, header = max(found, key=lambda entry: (entry[0].score, -entry[0].loss))
-    shapes = shapes_of(backbone, "backbone.") | shapes_of(header, "header.")
     return {
         "accuracy": adapted_accuracies(
             lambda samples: feature_samples(backbone, samples), header, cluster, bench, "early exit"
         ),
-        "size_bytes": file_size(shapes),
+        "size_bytes": shipped_bytes(backbone, header, cluster, bench),
         "layers": depth,
         "header": kind,
     }
@@ -233,7 +251,11 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
         header = copy.deepcopy(model.header).requires_grad_(True)
         draw = bench.draw("centralised", device.name)
         adapted.append(personal_accuracy(header, parts, bench, draw))
-    return {"pooled": plain, "pooled, then adapted": adapted, "size_bytes": _size(model)}
+    return {
+        "pooled": plain,
+        "pooled, then adapted": adapted,
+        "size_bytes": _size(model, cluster, bench),
+    }
 
 
 def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
@@ -244,7 +266,7 @@ def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     model = bench.reference
     return {
         "accuracy": personal_accuracies(Plain(model), cluster, bench, "reference"),
-        "size_bytes": file_size(shapes_of(model)),
+        "size_bytes": shipped_bytes(model.backbone, model.head, cluster, bench),
     }
 
 
@@ -262,9 +284,9 @@ def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[
         with bench.accelerated(model):
             fit(CLASSIFICATION, model, own.train, training, draw, validation=own.validation)
         accuracies.append(evaluate(CLASSIFICATION, model, own.test).score)
-        size = _size(model)
+        size = _size(model, cluster, bench)
     return {"accuracy": accuracies, "size_bytes": size}
 
 
-def _size(model: nn.Module) -> int:
-    return int(np.int64(file_size(shapes_of(model))))
+def _size(model: CustomizedModel, cluster: Cluster, bench: Bench) -> int:
+    return shipped_bytes(model.backbone, model.header, cluster, bench)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from acme_fleet.config.devices import Cluster
-from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.seeding import generator
 from acme_fleet.training.augmentation import augmentation
 from acme_research.frame.bench import Bench
+from acme_research.rivals.bounds import shipped_bytes
 from acme_research.rivals.shapes import Plain, personal_accuracies
 
 OWN = "head."  # what FedPer leaves on the device
@@ -62,7 +62,7 @@ def federated(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[s
         "FedAvg": best["FedAvg"].test,
         "FedAvg, then adapted": personal_accuracies(model, cluster, bench, "FedAvg"),
         "FedPer": best["FedPer"].test,
-        "size_bytes": file_size(shapes_of(start)),
+        "size_bytes": shipped_bytes(start.backbone, start.head, cluster, bench),
     }
 
 

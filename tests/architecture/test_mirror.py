@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import acme_fleet
+import acme_fleet_runtime
 
 _TESTS = Path(__file__).parents[1]
 _SOURCE = Path(acme_fleet.__file__).parent
@@ -13,6 +14,7 @@ _SOURCE = Path(acme_fleet.__file__).parent
 _ACROSS = {"architecture", "integration", "network", "paper", "research", "slow"}
 _ALONE = {
     "models/test_export.py",  # whatever ships, in another runtime
+    "runtime/test_distribution.py",  # the wheel
 }
 
 
@@ -24,6 +26,8 @@ def _names(package: Path) -> set[str]:
 
 def _packages(folder: Path) -> Iterator[Path]:
     """Packages of a test's folder's name, wherever they are."""
+    if folder.name == "runtime":
+        yield Path(acme_fleet_runtime.__file__).parent
     yield from (path for path in _SOURCE.rglob(folder.name) if (path / "__init__.py").exists())
 
 

@@ -41,7 +41,9 @@ def paired(ours: Numbers, theirs: Numbers) -> dict[str, Any]:
 
 
 def rank_correlation(x: Numbers, y: Numbers) -> float:
-    """Spearman's ρ."""
+    """Spearman's ρ; 0 where one of them is constant, and has no order."""
+    if len({*x}) < 2 or len({*y}) < 2:
+        return 0.0
     found: Any = stats.spearmanr(x, y)
     return float(found.statistic)
 

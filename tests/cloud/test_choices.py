@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acme_fleet.cloud.choices import Candidates, at_depth, choose_for, limits_of, odds
+from acme_fleet.cloud.choices import Candidates, choose_for
 from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Energy, Part, Precision
@@ -18,7 +18,6 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.edge.parts import Limits, kinds, whole
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.choice import executed_sizes, match
-from tiny_fleet import tiny
 
 # The last three differ in the hidden size or the precision alone.
 _VARIANTS = (
@@ -127,37 +126,3 @@ def test_devices_that_execute_no_candidate_are_told_before_any_choice():
     words = "'north': no candidate has a precision that its devices execute: .*float32, int8.*int4"
     with pytest.raises(FleetError, match=words):
         choose_for(_CANDIDATES, {"north": [part]}, Selection())
-
-
-# --- the students that distillation draws -----------------------------------------------------
-
-
-@given(st.lists(_LIMITS, min_size=1, max_size=6))
-def test_odds_are_the_share_of_limits_that_admit_a_shape(limits: list[Limits]) -> None:
-    told = [(storage, precisions) for storage, _, precisions in limits]
-    found = odds(_CANDIDATES.grid, _CANDIDATES.sizes, told)
-    by_hand = {
-        variant.trained: sum(
-            any(
-                size <= storage and other.precision in precisions
-                for other, size in zip(_VARIANTS, _CANDIDATES.sizes, strict=True)
-                if other.trained == variant.trained
-            )
-            for storage, precisions in told
-        )
-        / len(told)
-        for variant in _VARIANTS
-    }
-    assert found == (None if set(by_hand.values()) == {1.0} else by_hand)
-
-
-def test_a_student_of_full_depth_counts_by_the_best_of_its_cuts() -> None:
-    known = {Variant(0.5, 1): 1.0, Variant(0.5, 2): 0.25, Variant(1.0, 2, 0.5): 0.5}
-    assert at_depth(known, 2) == {Variant(0.5, 2): 1.0, Variant(1.0, 2, 0.5): 0.5}
-    assert at_depth(None, 2) is None
-
-
-def test_limits_are_those_that_choices_are_made_by() -> None:
-    assert limits_of(tiny()) == [(60_000, ("int8", "float32")), (20_000, ("int8", "float32"))]
-    each = limits_of(tiny(selection={"matching": "device"}))
-    assert [storage for storage, _ in each] == [60_000, 70_000, 20_000, 30_000]

@@ -259,23 +259,6 @@ def test_sandwich_always_has_the_largest_and_the_smallest(
     assert all(s.width in widths and s.depth in depths and s.hidden in hidden for s in students)
 
 
-def test_sandwich_draws_by_the_odds() -> None:
-    """A student that no limit admits is never drawn, one with twice the odds twice as often."""
-    odds = {Variant(0.5, 2): 1.0, Variant(1.0, 1): 0.5}
-    step = replace(STEP, widths=[0.5, 1.0], depths=[1, 2], random_subnetworks=3, odds=odds)
-    generator, seen = torch.Generator().manual_seed(0), Counter[Variant]()
-    for _ in range(600):
-        students = sandwich(step, generator)
-        assert students[:2] == [Variant(1.0, 2), Variant(0.5, 1)]
-        seen.update(students[2:])
-    assert seen.keys() == odds.keys()
-    once = {variant: 1 - (1 - share / 1.5) ** 3 for variant, share in odds.items()}
-    for variant, share in once.items():
-        assert seen[variant] / 600 == pytest.approx(share, abs=0.05)
-    none = replace(step, odds=dict.fromkeys(odds, 0.0))
-    assert sandwich(none, generator) == students[:2]
-
-
 def test_sandwich_draws_every_student_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = 900

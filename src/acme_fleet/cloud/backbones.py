@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from acme_fleet.cloud.choices import at_depth, limits_of, odds
 from acme_fleet.cloud.first_pass import Costs, Judge, judged
-from acme_fleet.cloud.objectives import (
-    Grid,
-    Quality,
-    candidate_grid,
-    candidate_sizes,
-    sent_quality,
-)
+from acme_fleet.cloud.objectives import Grid, Quality, sent_quality
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
@@ -225,17 +218,9 @@ class Backbones:
     ) -> Classifier:
         lesson, settings = self._lesson(), self._settings.backbone
         widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
-        odds = self._odds(model, at_full_depth=number == 0)
-        step = step_of(self._distillation, number, widths, depths, lesson, hidden, odds)
+        step = step_of(self._distillation, number, widths, depths, lesson, hidden)
         draw, training = self._draw("distillation", number), self._distillation.training
         return self._distill(model, _STEPS[number], step, training, draw, progress)
-
-    def _odds(self, model: Classifier, *, at_full_depth: bool) -> dict[Variant, float] | None:
-        """The share of the fleet's limits that can choose a student, or a cut of it in depth."""
-        grid = candidate_grid(self._settings.backbone, model)
-        sizes = candidate_sizes(self._elastic(model), grid, self._settings.header)
-        known = odds(grid, sizes, limits_of(self._settings))
-        return at_depth(known, dimensions(model.backbone.config).layers) if at_full_depth else known
 
     def _lesson(self) -> Lesson:
         return lesson_of(self._distillation, self._origin)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from acme_fleet.cloud.objectives import Grid, Quality
 from acme_fleet.config.backbone import Selection
-from acme_fleet.config.devices import Part, Precision
-from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.devices import Part
 from acme_fleet.cost.energy import worst_energy_j
 from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import FleetError
@@ -83,51 +82,6 @@ def choose_for(
             alike.setdefault(found.selection.chosen, found).parts.append(number)
         choices += alike.values()
     return choices
-
-
-Limit = tuple[int, Collection[Precision]]
-"""Storage in bytes, and the precisions that a runtime executes."""
-
-
-def limits_of(fleet: Fleet) -> list[Limit]:
-    """Limits of each cluster, or of each device where each is matched alone."""
-    if fleet.selection.matching == "device":
-        return [(device.storage, device.precisions) for device in fleet.devices]
-    return [(min(d.storage for d in c.devices), c.precisions) for c in fleet.clusters]
-
-
-def odds(
-    grid: Grid, sizes: Int[np.ndarray, " candidates"], limits: Sequence[Limit]
-) -> dict[Variant, float] | None:
-    """Share of the limits under which each shape can be chosen, at some precision (METHOD 13).
-
-    Args:
-        grid: the candidates.
-        sizes: their bytes.
-        limits: see :func:`limits_of`.
-
-    Returns:
-        None where every limit admits every shape.
-    """
-    counts: Counter[Variant] = Counter()
-    for storage, executed in limits:
-        fits = (sizes <= storage) & np.isin(grid.precisions, list(executed))
-        counts.update({grid.variants[row].trained for row in np.flatnonzero(fits)})
-    shapes = {variant.trained for variant in grid.variants}
-    if all(counts[shape] == len(limits) for shape in shapes):
-        return None
-    return {shape: counts[shape] / len(limits) for shape in shapes}
-
-
-def at_depth(known: Mapping[Variant, float] | None, depth: int) -> dict[Variant, float] | None:
-    """The odds of students of one depth, of which all are cut: each the best of its cuts."""
-    if known is None:
-        return None
-    deep: defaultdict[Variant, float] = defaultdict(float)
-    for variant, share in known.items():
-        whole = replace(variant, depth=depth)
-        deep[whole] = max(deep[whole], share)
-    return deep
 
 
 def shapes_to_try(

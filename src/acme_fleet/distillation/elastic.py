@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -69,7 +68,6 @@ class DistillationStep:
         random_subnetworks: how many students of each step are drawn besides the largest and the
             smallest (sandwich rule, Yu & Huang 2019).
         logits_loss: l of the logits, see :func:`distillation_loss`.
-        odds: how often each student is drawn, up to a factor; none draws all alike.
     """
 
     widths: Sequence[float]
@@ -82,7 +80,6 @@ class DistillationStep:
     hidden_weight: float = 1.0
     match: Match = "states"
     hidden: Sequence[float] = (1.0,)
-    odds: Mapping[Variant, float] | None = None
 
 
 def step_of(
@@ -92,7 +89,6 @@ def step_of(
     depths: Sequence[int],
     lesson: Lesson,
     hidden: Sequence[float] = (1.0,),
-    odds: Mapping[Variant, float] | None = None,
 ) -> DistillationStep:
     """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file."""
     return DistillationStep(
@@ -105,7 +101,6 @@ def step_of(
         random_subnetworks=settings.random_subnetworks,
         logits_loss=settings.logits_loss,
         match=lesson.match,
-        odds=odds,
     )
 
 
@@ -231,27 +226,12 @@ def sandwich(step: DistillationStep, generator: torch.Generator) -> list[Variant
         Variant(max(step.widths), max(step.depths), max(step.hidden)),
         Variant(min(step.widths), min(step.depths), min(step.hidden)),
     ]
-    if step.odds is not None:
-        return list(dict.fromkeys([*students, *_drawn(step, step.odds, generator)]))
     for _ in range(step.random_subnetworks):
         width, depth = step.widths[draw(step.widths)], step.depths[draw(step.depths)]
         # One hidden size takes no draw: the students are those of a grid without this part.
         hidden = step.hidden[draw(step.hidden) if len(step.hidden) > 1 else 0]
         students.append(Variant(width, depth, hidden))
     return list(dict.fromkeys(students))
-
-
-def _drawn(
-    step: DistillationStep, odds: Mapping[Variant, float], generator: torch.Generator
-) -> list[Variant]:
-    """Random students by their odds; none where all odds are zero."""
-    grid = itertools.product(step.widths, step.depths, step.hidden)
-    options = [Variant(*shares) for shares in grid]
-    weights = torch.tensor([odds.get(option, 0.0) for option in options], dtype=torch.float64)
-    if not step.random_subnetworks or not weights.any():
-        return []
-    draws = weights.multinomial(step.random_subnetworks, replacement=True, generator=generator)
-    return [options[number] for number in draws.tolist()]
 
 
 def distill(

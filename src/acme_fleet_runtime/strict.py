@@ -21,7 +21,7 @@ def parse_json(content: bytes) -> Any:
     Raises:
         ValueError: if it is none.
     """
-    return json.loads(content, object_pairs_hook=_once, parse_constant=_refuse)
+    return json.loads(content, object_pairs_hook=unique_keys, parse_constant=_refuse)
 
 
 def parse_record(kind: type[Record], value: Any, place: str = "") -> Record:
@@ -133,7 +133,12 @@ def _wrong(place: str, value: Any, expected: str) -> ValueError:
     return ValueError(f"{place}: expected {expected}, found {shown}".lstrip(".: "))
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for ``json.loads(object_pairs_hook=...)``.
+
+    Raises:
+        ValueError: naming a key that stands twice.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]

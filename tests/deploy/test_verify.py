@@ -8,7 +8,8 @@ from scipy.stats import binomtest
 
 from acme_fleet.deploy.base import Inputs, Logits
 from acme_fleet.deploy.samples import Evidence, Judged
-from acme_fleet.deploy.verify import latency, verify, wilson
+from acme_fleet.deploy.verify import latency, verify
+from acme_fleet.report.intervals import wilson
 
 DRAW = np.random.default_rng(0)
 PIXELS = DRAW.integers(0, 256, (40, 2, 2, 1), np.uint8)
@@ -95,7 +96,7 @@ def test_test_data_decide_nothing():
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (3, 7), (7, 7), (1, 400), (399, 400)])
 def test_interval_is_wilsons(right: int, count: int):
     theirs = binomtest(right, count).proportion_ci(method="wilson")
-    assert wilson(right, count) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+    assert wilson(right / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
 
 
 def test_latency_is_of_one_input():

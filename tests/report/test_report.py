@@ -14,11 +14,11 @@ from scipy.stats import binomtest
 
 from acme_fleet.config.backbone import Selection
 from acme_fleet.messages.results import HeaderContender
+from acme_fleet.report.intervals import wilson
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.page.canvas import short
 from acme_fleet.report.page.events import link_flows, time_line
 from acme_fleet.report.page.html import cluster_colors, effective_peers, header_graph, write_report
-from acme_fleet.report.page.plots import wilson
 from acme_fleet.report.words import bytes_text, duration_text, energy_text
 from acme_fleet.runs.events import Event, FaultEvent, MessageEvent, StageEvent, messages_of
 from acme_fleet.runs.summary import (

@@ -95,18 +95,20 @@ class Backbones:
         padding, flip = settings.reference.crop_padding, settings.reference.flip
         self._augment = augmentation(padding, flip=flip)
         recovery, finalists = self._distillation.recovery, settings.selection.finalists
-        self.trial_epochs = max(1, recovery.epochs // finalists) if recovery else 0
+        self.trial_epochs = 0
         """Epochs of recovery that each finalist gets; 0 where there is nothing to try."""
-        if finalists == 1:
-            self.trial_epochs = 0
+        if recovery is not None and finalists > 1:
+            self.trial_epochs = max(1, recovery.epochs // finalists)
 
     def reference(self) -> tuple[ReferenceResult, Classifier]:
         """θ0, trained, or a checkpoint that is fine-tuned unless ``acme reference`` did that."""
-        start, settings = self._untouched(), self._settings.reference
-        before = clone_state(start)  # stages train what they get
-        if (fitted := fitted_origin(settings, self._class_names, start)) is not None:
-            reference, self._origin = start, fitted
+        settings = self._settings.reference
+        fitted = fitted_origin(settings, self._class_names, self._initial)
+        if fitted is not None:
+            reference, self._origin = self._initial, fitted
         else:
+            start = self._untouched()
+            before = clone_state(start)  # stages train what they get
             with diverging("training the reference", "reference.training.learning_rate"):
                 reference = self._staged("reference", start, self._train_reference)
             self._origin = origin_of(settings, before, reference)
@@ -127,8 +129,7 @@ class Backbones:
     def _untouched(self) -> Classifier:
         """θ0 before any training; a checkpoint is pooled as it should be, and has a classifier."""
         model, settings = self._initial, self._settings.reference
-        fitted = fitted_origin(settings, self._class_names, model)
-        if settings.checkpoint is None or fitted or not self._public.labelled:
+        if settings.checkpoint is None or not self._public.labelled:
             return model
         path = self._folder / "probe.safetensors"
         stored = if_sound(path, read_tensors)
@@ -248,8 +249,10 @@ class Backbones:
         If it was tried, it goes on from there.
         """
         training, shape = self._distillation.recovery, variant.trained
-        if training is None or shape == elastic.whole:  # the whole has nobody to learn from
-            return self._whole(elastic) if shape == elastic.whole else elastic
+        if shape == elastic.whole:
+            return self._whole(elastic)  # it has nobody to learn from
+        if training is None:
+            return elastic
         start = self.tried(elastic, shape) if self.trial_epochs else elastic
         if rest := training.epochs - self.trial_epochs:
             return self._alone(start, elastic, shape, "recovered", rest)
@@ -273,8 +276,8 @@ class Backbones:
         def work(model: Classifier, progress: Progress) -> Classifier:
             step = recovery_of(self._distillation, shape, self._lesson())
             training = recovery.model_copy(update={"epochs": epochs})
-            draw, whole = self._draw("recovery", name), teacher.frozen_copy()
-            return self._distill(model, name, step, training, draw, progress, whole)
+            draw = self._draw("recovery", name)
+            return self._distill(model, name, step, training, draw, progress, teacher)
 
         alone = start.frozen_copy().classifier.requires_grad_(True)
         with diverging(name, "backbone.distillation.recovery.learning_rate"):
@@ -324,7 +327,7 @@ class Backbones:
         student = self._elastic(model)
         teacher = self._teacher  # the reference itself, whatever the student's width
         if teacher is None:
-            teacher = whole or student.frozen_copy()
+            teacher = (whole or student).frozen_copy()
         elif min(*step.widths, *step.hidden) == 1.0 and len(step.depths) == 1:
             return model  # the whole model would learn from itself
         teacher.classifier.to(self._accelerator)

@@ -13,6 +13,7 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
+from acme_fleet.data.samples import Splits
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.fitted import About, write_fitted
@@ -91,15 +92,15 @@ def make_reference(fleet: Fleet, out: Path, stage: Stage) -> FineTuned:
     return result
 
 
-def _made(fleet: Fleet, classes: list[str], out: Path, stage: Stage, public: Any) -> FineTuned:
+def _made(fleet: Fleet, classes: list[str], out: Path, stage: Stage, public: Splits) -> FineTuned:
     settings, task = fleet.reference, task_of(fleet.task)
     assert settings.checkpoint is not None
+    if task.probe is None:
+        raise FleetError(f"task: {fleet.task} has no regression to start from")
     start = untrained_reference(fleet, public, classes)
     untouched = copy.deepcopy(start)
     found, model = Backbones(fleet, public, classes, out / WORK, stage, start).reference()
     pool_by(untouched.backbone, found.pooling)
-    if task.probe is None:
-        raise FleetError(f"task: {fleet.task} has no regression to start from")
     head, _ = probe_of(task.probe, untouched, public)
     untouched.head.load_state_dict(head)
     origin = "untouched" if found.origin == "untouched" else "fine-tuned"

@@ -21,7 +21,8 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.vocabulary import cut_tokenizer, kept_tokens
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, read_regular, reading
+from acme_fleet.outside import read_regular, reading
+from acme_fleet_runtime.strict import unique_keys
 from acme_fleet_runtime.texts import check_tokens, read_text
 
 _JSON_SPACE = " \t\r"
@@ -193,7 +194,7 @@ def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
 
 def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
     with reading(f"{where} is no JSON"):
-        row = json.loads(line, object_pairs_hook=_once)
+        row = json.loads(line, object_pairs_hook=unique_keys)
     if not isinstance(row, dict):
         raise FleetError(f"{where} is no JSON object")
     require_columns(columns.within(row), list(row), where)
@@ -207,12 +208,3 @@ def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
     if columns.label in row and not isinstance(row[columns.label], str | int):
         raise FleetError(f"{where}: {columns.label!r} must be text or an integer")
     return row
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {one_line(repeated, 60)!r} stands twice")
-    return content

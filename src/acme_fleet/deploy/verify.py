@@ -15,6 +15,7 @@ import numpy as np
 from acme_fleet.config.devices import Precision
 from acme_fleet.deploy.base import Inputs, Logits
 from acme_fleet.deploy.samples import Evidence, Judged
+from acme_fleet.report.intervals import wilson
 from acme_fleet_runtime.manifest import Accuracy, Latency, Verification
 from acme_fleet_runtime.texts import LEAST_TOKENS
 
@@ -85,7 +86,7 @@ def verify(
             continue
         right = [logits.argmax(axis=1) == part.labels for logits in found[name]]
         shares = [float(x.mean()) for x in right]
-        interval = wilson(int(right[0].sum()), len(part))
+        interval = wilson(shares[0], len(part))
         accuracy.append(Accuracy(name, len(part), shares[0], shares[1], interval))
         if name == "validation" and shares[1] - shares[0] > max(_LARGEST_LOSS, 1 / len(part)):
             refusals.append(
@@ -150,17 +151,6 @@ def _spread(logits: np.ndarray) -> float:
 
 def _difference(ours: np.ndarray, theirs: np.ndarray, spread: float) -> float:
     return float(np.abs(ours - theirs).max()) / spread
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % for a share."""
-    if not count:
-        return 0.0, 1.0
-    z, share = 1.96, right / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    half /= 1 + z * z / count
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def latency(artifact: Logits, pytorch: Logits, part: Judged, threads: int) -> Latency:

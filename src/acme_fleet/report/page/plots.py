@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from acme_fleet.report.intervals import wilson
 from acme_fleet.report.page.canvas import (
     BEHIND,
     HALF,
@@ -68,17 +69,6 @@ def figures(
     if line and len(line.actors) <= MOST_DEVICES:
         found["timeline"] = svg("timeline", timeline, line, colors)
     return found
-
-
-def wilson(share: float, samples: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a binomial share, e.g. of an accuracy."""
-    if not samples:
-        return 0.0, 1.0
-    z2 = 1.959964**2
-    center = (share + z2 / (2 * samples)) / (1 + z2 / samples)
-    spread = math.sqrt(z2 * (share * (1 - share) / samples + z2 / (4 * samples**2)))
-    half = spread / (1 + z2 / samples)
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 # --- the fleet --------------------------------------------------------------------------------

@@ -75,36 +75,42 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         start = time.perf_counter()
-        path, code = self.path.partition("?")[0], 200
-        server = self.server
+        path = self.path.partition("?")[0]
+        code, headers = 200, None
         try:
-            length = self._checked_length()
-            try:
-                self._check_asked(path, length)
-            except _Refused:
-                self._drain(length)
-                raise
-            if path == "/health":
-                self._send(200, {"status": "ok"})
-            elif path == "/metrics":
-                page = server.metrics.text(server.waiting.taken, server.connections.taken)
-                self._send_bytes(200, page.encode(), "text/plain; version=0.0.4")
-            else:
-                self._send(200, self._predicted(length))
+            content = self._content(path)
         except _Refused as refused:
-            code = refused.code
-            self._send(code, {"error": str(refused)}, refused.headers)
+            code, headers, content = refused.code, refused.headers, {"error": str(refused)}
         except TimeoutError:
             code, self.close_connection = 408, True
-            self._send(code, {"error": "the request came too slowly"})
+            content = {"error": "the request came too slowly"}
         except OSError:
             raise  # the peer has gone
         except Exception as error:  # noqa: BLE001
             code, self.close_connection = 500, True
             sys.stderr.write(f"error: {type(error).__name__}: {reason(error)}\n")
-            self._send(code, {"error": "a bug of acme-fleet; its server's log has more"})
+            content = {"error": "a bug of acme-fleet; its server's log has more"}
+        # Before it is sent: who has an answer finds it in the counts.
         known = path if path in _PATHS else ""
-        server.metrics.request(known, code, time.perf_counter() - start)
+        self.server.metrics.request(known, code, time.perf_counter() - start)
+        if isinstance(content, bytes):
+            self._send_bytes(code, content, "text/plain; version=0.0.4")
+        else:
+            self._send(code, content, headers)
+
+    def _content(self, path: str) -> bytes | dict[str, Any]:
+        length = self._checked_length()
+        try:
+            self._check_asked(path, length)
+        except _Refused:
+            self._drain(length)
+            raise
+        server = self.server
+        if path == "/health":
+            return {"status": "ok"}
+        if path == "/metrics":
+            return server.metrics.text(server.waiting.taken, server.connections.taken).encode()
+        return self._predicted(length)
 
     # --- checks -------------------------------------------------------------------------------
 

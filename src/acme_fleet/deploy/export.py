@@ -151,15 +151,22 @@ def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Expor
     _check_free(out)
     with _replacing_folder(out) as folder, using(_THREADS):
         written = form.write(origin.model, folder)
-        artifact, pytorch = form.start(folder, _THREADS), eager(origin.model)
-        precision = origin.model.model.backbone.config.precision
-        verified = verify(artifact, pytorch, origin.evidence, precision, forced=force)
+        artifact, shipped = form.start(folder, _THREADS), eager(origin.model)
+        same = None if form.pytorch is eager else form.pytorch(origin.model)
+        verified = verify(
+            artifact,
+            same or shipped,
+            origin.evidence,
+            origin.model.model.backbone.config.precision,
+            forced=force,
+            shipped=same and shipped,
+        )
         if verified.refusals and not force:
             raise ArtifactError(
                 f"the {form.name} artifact of {origin.name} was not written: "
                 f"{'; '.join(verified.refusals)}; --force writes it in spite of that"
             )
-        measured = latency(artifact, pytorch, origin.evidence.first, _THREADS)
+        measured = latency(artifact, shipped, origin.evidence.first, _THREADS)
         (folder / "run.py").write_text(written.script, encoding="utf-8")
         if origin.reference is not None:
             _note_license(origin.reference, folder)

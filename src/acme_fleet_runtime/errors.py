@@ -11,3 +11,7 @@ class FleetError(AcmeError):
 
 class ArtifactError(AcmeError):
     """An artifact is missing or damaged, or this machine cannot run it."""
+
+
+class DeliveryError(AcmeError):
+    """What a publisher offers, or a device's folder of releases, cannot be used."""

@@ -14,4 +14,4 @@ class ArtifactError(AcmeError):
 
 
 class DeliveryError(AcmeError):
-    """What a publisher offers, or a device's folder of releases, cannot be used."""
+    """A release cannot be published, or cannot be trusted or used."""

@@ -116,7 +116,7 @@ class Runner(Classifier[np.ndarray]):
         Raises:
             ArtifactError: if the model fails, or gives what is no probability.
         """
-        return self._answers("probabilities", samples)
+        return self._run("probabilities", samples)
 
     def logits(self, samples: Sequence[np.ndarray]) -> list[list[float]]:
         """For each sample the model's numbers before the softmax.
@@ -124,9 +124,9 @@ class Runner(Classifier[np.ndarray]):
         Raises:
             ArtifactError: if the model fails, or gives what is no number.
         """
-        return self._answers("logits", samples)
+        return self._run("logits", samples)
 
-    def _answers(self, output: str, samples: Sequence[np.ndarray]) -> list[list[float]]:
+    def _run(self, output: str, samples: Sequence[np.ndarray]) -> list[list[float]]:
         with reading(f"{self.folder}: the model cannot be used", ArtifactError):
             rows = self._session.run([output], self._inputs(samples))[0].tolist()
         if not all(math.isfinite(value) for row in rows for value in row):

@@ -77,10 +77,11 @@ def publish(
         if fresh and publisher.exists:
             say(_advice(publisher))
     _tell(done)
-    for one in done if bundles is not None else []:
-        path = bundles / f"{one.device}.zip"
-        bundle(to, one.device, path)
-        say(f"wrote {path}")
+    if bundles is not None:
+        for one in done:
+            path = bundles / f"{one.device}.zip"
+            bundle(to, one.device, path)
+            say(f"wrote {path}")
     say(f"wrote {to}: {_valid(publisher)}")
     say(
         f"on a device: acme-runtime pull --from URL --device {done[0].device} --to FOLDER "

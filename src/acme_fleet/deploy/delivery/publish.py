@@ -252,6 +252,7 @@ def _on_site(site: Path, publisher: Publisher, change: Callable[[Publisher], Non
     with held(publisher.folder, private=True), _held_site(site):
         _check_site(site, publisher)
         adopt(publisher, site)
+        _check_complete(site, publisher.signed("targets"))
         change(publisher)
         put(publisher, site)
 

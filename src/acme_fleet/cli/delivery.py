@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from acme_fleet.cli.app import app, say
+from acme_fleet.cli.fleet import RegistryOption, open_registry
 from acme_fleet.cli.hosts import keys
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def publish(
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="Devices refuse what was not refreshed for longer.")
     ] = 30,
+    registry: RegistryOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="A new release also where the artifact is the same.")
     ] = False,
@@ -70,9 +72,10 @@ def publish(
         refresh_site(to, publisher)
         say(f"{to}: {_valid(publisher)}")
         return
-    fresh, done = not publisher.exists, []
+    fresh, done, record = not publisher.exists, [], open_registry(registry)
+    artifacts = artifacts_of(place, device or [])
     try:
-        done = publish(artifacts_of(place, device or []), to, publisher, force=force)
+        done = publish(artifacts, to, publisher, force=force)
     finally:
         if fresh and publisher.exists:
             say(_advice(publisher))
@@ -83,6 +86,9 @@ def publish(
             bundle(to, one.device, path)
             say(f"wrote {path}")
     say(f"wrote {to}: {_valid(publisher)}")
+    if record is not None:
+        for folder, one in zip(artifacts, done, strict=True):
+            record.record(folder, (to, one.number))
     say(
         f"on a device: acme-runtime pull --from URL --device {done[0].device} --to FOLDER "
         f"--trust {publisher.fingerprint}"

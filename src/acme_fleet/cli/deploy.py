@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acme_fleet.cli.app import app, say
+from acme_fleet.cli.fleet import RegistryOption, open_registry
 
 if TYPE_CHECKING:
     from acme_fleet.deploy.export import Exported
+    from acme_fleet.deploy.registry.store import Registry
 
 ARTIFACTS = "artifacts"
 
@@ -32,6 +34,7 @@ def export(
         list[Path] | None,
         typer.Option(help="Files or folders to verify on, in place of the device's own data."),
     ] = None,
+    registry: RegistryOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write what the verification refuses.")
     ] = False,
@@ -47,11 +50,11 @@ def export(
     from acme_fleet.errors import AcmeError, FleetError
     from acme_fleet.runs.directory import FLEET, RunDirectory
 
-    named = samples or []
+    named, record = samples or [], open_registry(registry)
     if not every and device is None and not (place / FLEET).exists():
         if out is None:
             raise FleetError("name a folder with --out: a device's folder alone has no place")
-        _tell(export(origin_alone(place, named), format_name, out, force=force))
+        _tell(export(origin_alone(place, named), format_name, out, force=force), record, None)
         return
     run, failed = RunDirectory.open(place), 0
     names = devices_of(run, device, every=every)
@@ -59,7 +62,8 @@ def export(
     for name in names:
         target = parent if out is not None and not every else parent / name
         try:
-            _tell(export(origin_in_run(run, name, named), format_name, target, force=force))
+            done = export(origin_in_run(run, name, named), format_name, target, force=force)
+            _tell(done, record, place)
         except AcmeError as error:
             if not every:
                 raise
@@ -95,7 +99,8 @@ def serve(
     serve(Runner.open(artifact, threads), host, port, token, say)
 
 
-def _tell(done: Exported) -> None:
+def _tell(done: Exported, registry: Registry | None, run: Path | None) -> None:
+    """Tell what was written, and record it."""
     from acme_fleet.report.words import bytes_text
 
     manifest = done.manifest
@@ -122,3 +127,5 @@ def _tell(done: Exported) -> None:
             error=True,
         )
     say(f"wrote {done.folder}")
+    if registry is not None:
+        registry.record(done.folder, run=run)

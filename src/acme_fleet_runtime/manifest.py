@@ -37,6 +37,12 @@ class File:
             raise ValueError("sha256 should be 64 hexadecimal digits")
 
 
+def describe_file(path: Path) -> File:
+    """The entry of a file as it is now."""
+    with path.open("rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
 @dataclass(frozen=True)
 class Port:
     """An input or output of the model; sizes with a name in place of a number are free."""

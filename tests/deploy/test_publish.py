@@ -129,6 +129,8 @@ def test_sites_of_others_and_folders_that_are_none(site: Site, tmp_path: Path):
         refresh(tmp_path / "empty", site.publisher)
     with pytest.raises(DeliveryError, match="lacks releases that were published before"):
         publish([site.artifact(device="cam-2")], tmp_path / "second", site.publisher)
+    with pytest.raises(FleetError, match="publish to a folder, and copy that to the server"):
+        publish([site.artifact()], Path("https://example.org/site"), site.publisher)
     with pytest.raises(RunError, match="keys already"):
         site.publisher.create()
 

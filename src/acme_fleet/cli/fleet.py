@@ -41,10 +41,9 @@ def open_registry(where: str | None) -> Registry | None:
 @fleet.command("list")
 def fleet_list(registry: RegistryOption = None, name: FleetOption = None) -> None:
     """List every device with its newest artifact."""
-    rows = [("fleet", "device", "artifact", "precision", "size", "accuracy", "release", "recorded")]
-    for each in _opened(registry).newest(name):
-        rows.append((each.fleet, each.device, *_row(each)))
-    _table(rows)
+    head = ("fleet", "device", "artifact", "precision", "size", "accuracy", "release", "recorded")
+    newest = _opened(registry).newest(name)
+    _table([head, *((each.fleet, each.device, *_row(each)) for each in newest)])
 
 
 @fleet.command("show")

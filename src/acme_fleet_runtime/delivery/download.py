@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from acme_fleet_runtime.delivery.release import file_place
 from acme_fleet_runtime.delivery.sources import Interrupted, Missing, Source
 from acme_fleet_runtime.errors import DeliveryError
-from acme_fleet_runtime.manifest import File
+from acme_fleet_runtime.manifest import File, describe_file
 
 _TRIES = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,7 +56,7 @@ class Downloads:
         local = self._local.get(entry.sha256)
         if local is not None and not partial.exists() and local.is_file():
             shutil.copyfile(local, partial)
-            if not _matches(partial, entry):
+            if describe_file(partial) != entry:
                 partial.unlink()  # this machine's copy is damaged
         try:
             self._complete(entry, partial)
@@ -65,7 +64,7 @@ class Downloads:
             if error.errno in _FULL:
                 partial.unlink(missing_ok=True)  # others on this machine need the room
             raise
-        if not _matches(partial, entry):
+        if describe_file(partial) != entry:
             partial.unlink()
             raise DeliveryError(
                 f"{self._source.where}: {file_place(entry)} is damaged: its SHA-256 is not the "
@@ -132,11 +131,6 @@ def write_file(path: Path, content: bytes) -> None:
     new.write_bytes(content)
     _sync_file(new)
     new.replace(path)
-
-
-def _matches(path: Path, entry: File) -> bool:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
 
 
 def _sync_file(path: Path) -> None:

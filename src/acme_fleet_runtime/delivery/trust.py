@@ -8,7 +8,6 @@ does not name; a new root must be signed by the one before it (rotation).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from acme_fleet_runtime.delivery.release import (
 )
 from acme_fleet_runtime.delivery.sources import Missing, Source
 from acme_fleet_runtime.errors import DeliveryError
-from acme_fleet_runtime.outside import one_line, read_regular, reading, reason
+from acme_fleet_runtime.outside import one_line, optional, read_regular, reading, reason
 
 ROOT = "root.json"
 _LARGEST_ROOT, _LARGEST_TARGETS = 512_000, 2**25  # bytes
@@ -39,12 +38,8 @@ def library(module: str) -> ModuleType:
     Raises:
         DeliveryError: if it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DeliveryError(
-            "signed releases need python-tuf: pip install 'acme-fleet-runtime[pull]'"
-        ) from error
+    advice = "signed releases need python-tuf: pip install 'acme-fleet-runtime[pull]'"
+    return optional(module, advice, DeliveryError)
 
 
 def fingerprint(root: bytes) -> str:

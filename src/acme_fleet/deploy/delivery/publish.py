@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from acme_fleet_runtime.manifest import (
     MANIFEST,
     File,
     Manifest,
+    describe_file,
     is_artifact,
     read_manifest,
 )
@@ -192,7 +192,7 @@ def _published(
             f"'.', '_' or '-'; name the artifact's folder so at `acme export`"
         )
     expected = answers(folder)  # checks all files, and that it runs
-    files = {**manifest.files, MANIFEST: _entry(folder / MANIFEST)}
+    files = {**manifest.files, MANIFEST: describe_file(folder / MANIFEST)}
     size = sum(entry.size_bytes for entry in files.values())
     name = target_of(manifest.name)
     before = targets.targets.get(name)
@@ -228,18 +228,13 @@ def _place(device: str, entry: Any) -> str:
     return target_place(device, entry.hashes["sha256"])
 
 
-def _entry(path: Path) -> File:
-    with path.open("rb") as file:
-        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def _copy(source: Path, path: Path, entry: File) -> None:
     """Copy a file into a site, unless it is there; the copy is what the manifest says."""
-    if path.exists() and _entry(path) == entry:
+    if path.exists() and describe_file(path) == entry:
         return
     with replacing(path) as partial:
         shutil.copyfile(source, partial)
-        if _entry(partial) != entry:
+        if describe_file(partial) != entry:
             raise DeliveryError(f"{source} has changed meanwhile; publish again")
 
 
@@ -268,6 +263,10 @@ def _held_site(site: Path) -> Iterator[None]:
 
 
 def _check_apart(site: Path, keys: Path) -> None:
+    if site.parts and site.parts[0].endswith(":") and site.parts[0] != site.anchor:
+        raise FleetError(
+            f"--to {site}: publish to a folder, and copy that to the server, timestamp.json last"
+        )
     if keys.resolve().is_relative_to(site.resolve()):
         raise FleetError(
             f"the keys in {keys} would be published with {site}; name another folder with --keys"

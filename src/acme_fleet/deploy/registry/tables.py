@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from types import ModuleType
 from typing import Any
 
-from acme_fleet.errors import FleetError
+from acme_fleet.outside import optional
 
 
 def library(module: str) -> ModuleType:
@@ -16,12 +15,9 @@ def library(module: str) -> ModuleType:
     Raises:
         FleetError: if it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise FleetError(
-            "a registry needs SQLAlchemy and Alembic: pip install 'acme-fleet[registry]'"
-        ) from error
+    return optional(
+        module, "a registry needs SQLAlchemy and Alembic: pip install 'acme-fleet[registry]'"
+    )
 
 
 @cache

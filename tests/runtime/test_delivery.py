@@ -111,6 +111,8 @@ def test_first_pull_must_name_the_publisher(site: Site):
         pull(where, DEVICE, site.root / "b", again=False)
     with pytest.raises(DeliveryError, match="is not of the publisher"):
         pull(where, DEVICE, site.root / "b", trust="0" * 64, again=False)
+    with pytest.raises(DeliveryError, match="is no published site: there is no"):
+        pull(str(site.root), DEVICE, site.root / "b", trust="0" * 64, again=False)
     with pytest.raises(DeliveryError, match="neither 64 hexadecimal digits nor a file"):
         pull(where, DEVICE, site.root / "b", trust="nonsense", again=False)
     root = site.folder / "metadata" / "1.root.json"

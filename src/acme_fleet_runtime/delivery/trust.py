@@ -107,10 +107,15 @@ def _first_root(folder: Path, source: Source, trust: str | None) -> bytes | None
             place = f"{METADATA}/{version}.{ROOT}"
             root = _fetcher(source).download_bytes(place, _LARGEST_ROOT)
         except library("tuf.api.exceptions").DownloadHTTPError:
+            if version == 1:
+                raise  # it is no site at all
             break
         if fingerprint(root) == wanted:
             return root
-    raise DeliveryError(f"{source.where} is not of the publisher {wanted}: do not trust it")
+    raise DeliveryError(
+        f"{source.where} is not of the publisher {wanted}, or is older than the newest of its "
+        f"keys: do not trust it"
+    )
 
 
 def _named(trust: str) -> str:

@@ -225,3 +225,19 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert told("diff", "cam-1").splitlines()[1].split() == ["precision", '"float32"', '"int8"']
     assert len(told("diff", "cam-1", "2", "2").splitlines()) == 1
     assert "has artifacts 1 to 2, and not 3" in told("diff", "cam-1", "1", "3", code=2)
+
+
+def test_publishing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also what was published when the registry could not be reached: by the same command again."""
+    pytest.importorskip("tuf", reason="pip install 'acme-fleet[delivery]'")
+    monkeypatch.chdir(tmp_path)
+    _artifact(tmp_path, "cam-1")
+    publish = ["publish", "alone", "--to", "site"]
+    assert CliRunner().invoke(app, publish).exit_code == 0
+    refused = CliRunner().invoke(app, [*publish, "--registry", "nowhere/fleet.db"])
+    assert (refused.exit_code, "nowhere/fleet.db" in refused.output) == (2, True)
+    assert CliRunner().invoke(app, [*publish, "--registry", "fleet.db"]).exit_code == 0
+    registry = Registry.open("fleet.db")
+    (only,) = registry.newest()
+    assert only.releases == ((str(tmp_path / "site"), 1),)
+    registry.close()

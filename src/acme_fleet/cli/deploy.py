@@ -54,21 +54,25 @@ def export(
     if not every and device is None and not (place / FLEET).exists():
         if out is None:
             raise FleetError("name a folder with --out: a device's folder alone has no place")
-        _tell(export(origin_alone(place, named), format_name, out, force=force), record, None)
+        done = export(origin_alone(place, named), format_name, out, force=force)
+        _tell(done)
+        _record(record, [done], None)
         return
-    run, failed = RunDirectory.open(place), 0
+    run, failed, written = RunDirectory.open(place), 0, []
     names = devices_of(run, device, every=every)
     parent = out or place / ARTIFACTS
     for name in names:
         target = parent if out is not None and not every else parent / name
         try:
             done = export(origin_in_run(run, name, named), format_name, target, force=force)
-            _tell(done, record, place)
+            _tell(done)
+            written.append(done)
         except AcmeError as error:
             if not every:
                 raise
             failed += 1
             say(f"error: {error}", error=True)
+    _record(record, written, place)
     if failed:
         say(f"error: {failed} of {len(names)} were not written", error=True)
         raise typer.Exit(1)
@@ -99,8 +103,13 @@ def serve(
     serve(Runner.open(artifact, threads), host, port, token, say)
 
 
-def _tell(done: Exported, registry: Registry | None, run: Path | None) -> None:
-    """Tell what was written, and record it."""
+def _record(registry: Registry | None, written: list[Exported], run: Path | None) -> None:
+    if registry is not None:
+        for one in written:
+            registry.record(one.folder, run=run)
+
+
+def _tell(done: Exported) -> None:
     from acme_fleet.report.words import bytes_text
 
     manifest = done.manifest
@@ -127,5 +136,3 @@ def _tell(done: Exported, registry: Registry | None, run: Path | None) -> None:
             error=True,
         )
     say(f"wrote {done.folder}")
-    if registry is not None:
-        registry.record(done.folder, run=run)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +16,8 @@ pytest.importorskip("tuf", reason="releases need python-tuf: pip install 'acme-f
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app
+from acme_fleet.deploy.delivery import publish as publishing
+from acme_fleet.deploy.delivery import signing
 from acme_fleet.deploy.delivery.publish import artifacts_of, publish, refresh, rotate
 from acme_fleet.deploy.delivery.signing import Publisher
 from acme_fleet.errors import AcmeError, DeliveryError, FleetError, RunError
@@ -191,6 +195,56 @@ def test_artifacts_that_are_damaged_or_missing_are_not_published(site: Site, tmp
 def test_two_publishers_at_once(site: Site):
     with held(site.folder), pytest.raises(RunError, match="in use by process"):
         site.publish("float16")
+
+
+class _Stopped(BaseException):
+    """As if the process were killed."""
+
+
+_ROTATIONS = [pytest.param(each, marks=pytest.mark.slow) for each in ("root", "timestamp")]
+
+
+@pytest.mark.parametrize("what", ["publish", "publish key", *_ROTATIONS])
+def test_a_stop_at_any_moment_is_made_up_for(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Devices see the old release or the new one; the next command gets to the end."""
+    key = what.removesuffix(" key")
+    stops = 0
+    for at in range(1, 50):
+        site = Site(tmp_path / str(at))
+        site.publish()
+        site.pull()
+        count, write = 0, signing.replacing
+
+        def stopping(path: Path, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == at:  # noqa: B023
+                raise _Stopped
+            return write(path, **named)  # noqa: B023
+
+        with monkeypatch.context() as patched:
+            patched.setattr(signing, "replacing", stopping)
+            patched.setattr(publishing, "replacing", stopping)
+            with suppress(_Stopped):
+                if what == "publish":
+                    site.publish("float16")
+                else:
+                    rotate(site.folder, site.publisher, cast(Any, key))
+        if count < at:
+            break
+        stops += 1
+        if at % 2:
+            site.publish("float16")
+        else:
+            refresh(site.folder, site.publisher)
+            site.pull()
+            site.publish("float16")
+        site.pull()
+        assert site.running() == "float16"
+    assert count < at
+    assert stops >= 3
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

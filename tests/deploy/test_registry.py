@@ -211,6 +211,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     assert "name a registry with --registry" in told("list", code=2)
     monkeypatch.setenv("ACME_REGISTRY", "fleet.db")
+    assert "fleet.db: no such file; `acme export` and" in told("list", code=2)
     registry = Registry.open("fleet.db")
     registry.record(_artifact(tmp_path, "cam-1"), (tmp_path / "site", 7))
     registry.record(_artifact(tmp_path, "cam-1", "int8"))

@@ -29,13 +29,13 @@ FleetOption = Annotated[str | None, typer.Option("--fleet", help="Its name.")]
 Device = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
 
 
-def open_registry(where: str | None) -> Registry | None:
-    """The registry that is named, if one is."""
+def open_registry(where: str | None, *, make: bool = True) -> Registry | None:
+    """The registry that is named, if one is; ``make`` makes its file."""
     if where is None:
         return None
     from acme_fleet.deploy.registry.store import Registry
 
-    return Registry.open(where)
+    return Registry.open(where, make=make)
 
 
 @fleet.command("list")
@@ -101,7 +101,7 @@ def fleet_diff(
 def _opened(where: str | None) -> Registry:
     from acme_fleet.errors import FleetError
 
-    found = open_registry(where)
+    found = open_registry(where, make=False)
     if found is None:
         raise FleetError(f"name a registry with --registry, or in the environment's {ENVIRONMENT}")
     return found

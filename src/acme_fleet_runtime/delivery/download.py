@@ -54,11 +54,11 @@ class Downloads:
         """
         partial = self._folder / entry.sha256
         local = self._local.get(entry.sha256)
-        if local is not None and not partial.exists() and local.is_file():
-            shutil.copyfile(local, partial)
-            if describe_file(partial) != entry:
-                partial.unlink()  # this machine's copy is damaged
         try:
+            if local is not None and not partial.exists() and local.is_file():
+                shutil.copyfile(local, partial)
+                if describe_file(partial) != entry:
+                    partial.unlink()  # this machine's copy is damaged
             self._complete(entry, partial)
         except OSError as error:
             if error.errno in _FULL:

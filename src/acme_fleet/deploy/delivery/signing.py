@@ -104,9 +104,7 @@ class Publisher:
     def sign_targets(self, targets: Any) -> None:
         """Sign releases, and with them the snapshot and the timestamp."""
         self.sign(targets)
-        snapshot = self.signed("snapshot")
-        snapshot.meta["targets.json"].version = targets.version
-        self.sign(snapshot)
+        self._sign_snapshot()
         self.sign_timestamp()
 
     def rotate(self, key: Key) -> None:
@@ -127,16 +125,35 @@ class Publisher:
             self.sign_timestamp()
 
     def renew(self) -> None:
-        """Sign the timestamp again, and whatever else is past the half of its time, if possible."""
-        for role in ("root", "targets", "snapshot"):
-            signed = self.signed(role)
-            half = timedelta(days=DAYS[role]) / 2
-            if signed.expires - self.now < half and self.has_key(ROLES[role]):
-                if role == "targets":
-                    self.sign_targets(signed)
-                else:
-                    self.sign(signed)
+        """Sign the timestamp again, and what else needs it, as far as the keys are here.
+
+        That is what is past the half of its time, and what an interrupted command left unsigned.
+        """
+        if self.has_key("root") and self._is_stale("root"):
+            self.sign(self.signed("root"))
+        if self.has_key("publish"):
+            if self._is_stale("targets"):
+                self.sign(self.signed("targets"))
+            listed = self.signed("snapshot").meta["targets.json"].version
+            if self._is_stale("snapshot") or listed != self.signed("targets").version:
+                self._sign_snapshot()
         self.sign_timestamp()
+
+    def _sign_snapshot(self) -> None:
+        snapshot = self.signed("snapshot")
+        snapshot.meta["targets.json"].version = self.signed("targets").version
+        self.sign(snapshot)
+
+    def _is_stale(self, role: Role) -> bool:
+        """True for metadata in the second half of their time, or of a key that is not valid."""
+        metadata, root = self._metadata(role), self._metadata("root").signed
+        if metadata.signed.expires - self.now < timedelta(days=DAYS[role]) / 2:
+            return True
+        try:
+            root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        except library("tuf.api.exceptions").UnsignedMetadataError:
+            return True
+        return False
 
     def has_key(self, key: Key) -> bool:
         """True if the private key is in the folder."""

@@ -57,11 +57,12 @@ class Registry:
         self._engine = engine
 
     @staticmethod
-    def open(where: str) -> Registry:
-        """Open a registry, which is made or brought to the newest version if need be.
+    def open(where: str, *, make: bool = True) -> Registry:
+        """Open a registry, which is brought to the newest version if need be.
 
         Args:
             where: ``postgresql://…``, ``sqlite:///…``, or the path of a file of SQLite.
+            make: make a file that does not exist.
 
         Raises:
             FleetError: if it cannot be reached, is of a newer version, or its packages are missing.
@@ -77,6 +78,9 @@ class Registry:
                     f"the registry {one_line(parsed.render_as_string())}: sqlite or postgresql "
                     f"is needed"
                 )
+            missing = parsed.get_backend_name() == "sqlite" and not Path(parsed.database).exists()
+            if missing and not make:
+                raise ValueError("no such file; `acme export` and `acme publish` make it")
             engine = sa.create_engine(parsed, **_options(parsed))
             if engine.dialect.name == "sqlite":
                 _make_serial(engine)

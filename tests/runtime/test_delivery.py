@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import resource
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -483,6 +485,35 @@ def test_damaged_previous_is_not_gone_back_to(site: Site):
     assert site.running() == "float16"
     with pytest.raises(DeliveryError, match="nothing was pulled into it"):
         rollback(site.root / "artifacts")
+
+
+def test_damaged_trust_is_named(site: Site):
+    metadata = site.root / "device" / ".acme" / "metadata"
+    root = (metadata / "root.json").read_bytes()
+    for damaged in (b"", root[:-20], root.replace(b"ed25519", b"ed25518")):
+        (metadata / "root_history" / "1.root.json").write_bytes(damaged)
+        _refused(
+            site, r"this device trusts is damaged .*: remove .*metadata and give --trust again"
+        )
+    (metadata / "root_history" / "1.root.json").write_bytes(root)
+    (metadata / "timestamp.json").write_bytes(b"?")
+    assert site.pull().state == "same"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_bit_of_a_site_may_change(seed: int, site: Site, tmp_path: Path):
+    """The device runs what it ran, or the true new release; never a traceback."""
+    _publish_other_graph(site)
+    draw = random.Random(seed)
+    files = sorted(path for path in site.folder.rglob("*") if path.is_file())
+    path = draw.choice(files)
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.choice([1, 30])):
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+    with suppress(DeliveryError, ArtifactError):
+        site.pull()
+    assert site.running() in ("float32", "float16")
 
 
 def test_text_artifacts_are_tried_too(tmp_path: Path):

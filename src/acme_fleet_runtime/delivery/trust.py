@@ -64,9 +64,15 @@ def newest_release(folder: Path, source: Source, device: str, trust: str | None)
     with _explained(source):
         folder.mkdir(parents=True, exist_ok=True)
         root = _first_root(folder, source, trust)
-        updater = client.Updater(
-            str(folder), METADATA, fetcher=_fetcher(source), config=settings, bootstrap=root
-        )
+        try:
+            updater = client.Updater(
+                str(folder), METADATA, fetcher=_fetcher(source), config=settings, bootstrap=root
+            )
+        except library("tuf.api.exceptions").RepositoryError as error:
+            raise DeliveryError(
+                f"the root metadata that this device trusts is damaged ({reason(error)}): remove "
+                f"{folder} and give --trust again"
+            ) from error
         updater.refresh()
         entry = updater.get_targetinfo(target_of(device))
         if entry is None:

@@ -52,6 +52,8 @@ class Runner(Classifier[np.ndarray]):
             ArtifactError: if it is damaged, or this machine cannot run it.
         """
         folder = Path(folder)
+        if folder.is_symlink():
+            folder = folder.resolve()  # one release, also if the link is switched meanwhile
         manifest = read_manifest(folder)
         if manifest.program.name != PROGRAM:
             raise ArtifactError(

@@ -487,6 +487,13 @@ def test_damaged_previous_is_not_gone_back_to(site: Site):
         rollback(site.root / "artifacts")
 
 
+def test_a_runner_stays_with_one_release(site: Site):
+    """Files are read one after the other; the link may be switched in between."""
+    current = site.root / "device" / "current"
+    opened = runner.Runner.open(current, threads=1)
+    assert opened.folder == current.resolve() != current
+
+
 def test_damaged_trust_is_named(site: Site):
     metadata = site.root / "device" / ".acme" / "metadata"
     root = (metadata / "root.json").read_bytes()

@@ -61,7 +61,7 @@ def publish(
     acme publish runs/mine --to site --device cam-1 --bundle bundles    also bundles/cam-1.zip
     acme publish --to site --refresh                        at least every 30 days
     """
-    from acme_fleet.deploy.delivery.publish import artifacts_of, bundle, publish
+    from acme_fleet.deploy.delivery.publish import artifacts_of
     from acme_fleet.deploy.delivery.publish import refresh as refresh_site
     from acme_fleet.errors import FleetError
 
@@ -72,8 +72,24 @@ def publish(
         refresh_site(to, publisher)
         say(f"{to}: {_valid(publisher)}")
         return
-    fresh, done, record = not publisher.exists, [], open_registry(registry)
-    artifacts = artifacts_of(place, device or [])
+    record, artifacts = open_registry(registry), artifacts_of(place, device or [])
+    done = _publish(artifacts, to, publisher, bundles, force=force)
+    if record is not None:
+        for folder, one in zip(artifacts, done, strict=True):
+            record.record(folder, (to, one.number))
+    say(
+        f"on a device: acme-runtime pull --from URL --device {done[0].device} --to FOLDER "
+        f"--trust {publisher.fingerprint}"
+    )
+
+
+def _publish(
+    artifacts: list[Path], to: Path, publisher: Publisher, bundles: Path | None, *, force: bool
+) -> list[Published]:
+    """Publish artifacts, write their bundles, and tell it."""
+    from acme_fleet.deploy.delivery.publish import bundle, publish
+
+    fresh = not publisher.exists
     try:
         done = publish(artifacts, to, publisher, force=force)
     finally:
@@ -86,13 +102,7 @@ def publish(
             bundle(to, one.device, path)
             say(f"wrote {path}")
     say(f"wrote {to}: {_valid(publisher)}")
-    if record is not None:
-        for folder, one in zip(artifacts, done, strict=True):
-            record.record(folder, (to, one.number))
-    say(
-        f"on a device: acme-runtime pull --from URL --device {done[0].device} --to FOLDER "
-        f"--trust {publisher.fingerprint}"
-    )
+    return done
 
 
 @app.command()

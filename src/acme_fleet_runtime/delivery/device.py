@@ -109,10 +109,10 @@ def pull(where: str, device: str, to: Path, *, trust: str | None = None, again: 
         current = _linked(to, CURRENT)
         if current is not None:
             _check_device(current, device)
+        if current is not None and _name(current) == name and _sound(current, offered):
+            return Pulled(offered, "same", to / CURRENT)
         if not again and name == _refused(to):
             return Pulled(offered, "refused", to / CURRENT)
-        if current is not None and _name(current) == name and _sound(current):
-            return Pulled(offered, "same", to / CURRENT)
         downloads = Downloads(source, to / _OWN / _PARTIAL)
         target = _install(downloads, offered, content, to, name)
         if current is not None and _sound(current):
@@ -150,7 +150,7 @@ def rollback(to: Path) -> RolledBack:
 def _install(downloads: Downloads, offered: Release, content: bytes, to: Path, name: str) -> Path:
     """A release's folder, complete and tried; no other folder is touched."""
     target = to / _RELEASES / name
-    if _sound(target):
+    if _sound(target, offered):
         _try(target, offered)
         return target
     if target.exists():  # damaged, and perhaps in use: the new one lies beside it
@@ -170,7 +170,7 @@ def _install(downloads: Downloads, offered: Release, content: bytes, to: Path, n
 
 @contextmanager
 def _held(to: Path, *, begin: bool) -> Iterator[None]:
-    """Hold a device's folder; refusals of the system are told as the device's state allows."""
+    """Hold a device's folder; ``begin`` makes it. Refusals of the system become one error."""
     own = to / _OWN
     try:
         if not own.is_dir():
@@ -217,14 +217,15 @@ def _installed(folder: Path) -> Release:
     return parse_release(content)
 
 
-def _sound(folder: Path) -> bool:
-    """True if a release is there, and all its files are as they were signed."""
+def _sound(folder: Path, offered: Release | None = None) -> bool:
+    """True if a release, the one that is ``offered``, is there with all its files unchanged."""
     try:
-        manifest = _checked_manifest(folder, _installed(folder))
+        there = _installed(folder)
+        manifest = _checked_manifest(folder, there)
         check_files(folder, manifest, manifest.files.keys())
     except (ArtifactError, DeliveryError):
         return False
-    return True
+    return offered is None or there == offered
 
 
 def _refused(to: Path) -> str:

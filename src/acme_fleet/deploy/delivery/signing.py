@@ -79,7 +79,9 @@ class Publisher:
             DeliveryError: if there are no keys yet, or a file is damaged.
         """
         if not self.exists:
-            raise DeliveryError(f"{self.folder} has no keys of a publisher")
+            raise DeliveryError(
+                f"{self.folder} has no keys of a publisher: `acme keys new` makes them"
+            )
         return deepcopy(self._metadata(role).signed)
 
     def sign(self, signed: Any) -> None:

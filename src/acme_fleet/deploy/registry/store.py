@@ -199,7 +199,7 @@ class Registry:
 
 
 def changes(old: Artifact, new: Artifact) -> list[tuple[str, str, str]]:
-    """What differs between two artifacts' manifests: name, old and new value."""
+    """Differences of two artifacts' manifests: name, old and new value."""
     before, after = (_flat(json.loads(each.manifest.written())) for each in (old, new))
     names = [*before, *(name for name in after if name not in before)]
     pairs = ((name, before.get(name, "–"), after.get(name, "–")) for name in names)

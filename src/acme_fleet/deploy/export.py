@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import shutil
@@ -31,11 +30,11 @@ from acme_fleet_runtime.manifest import (
     FORMAT,
     MANIFEST,
     VERSION,
-    File,
     Latency,
     Limit,
     Manifest,
     Reference,
+    describe_file,
     is_artifact,
     read_manifest,
 )
@@ -184,7 +183,7 @@ def _described(
 ) -> Manifest:
     """The manifest, with the files that there are now."""
     description = read_description(origin.model.folder)
-    entries = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+    entries = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
     size = entries[written.model].size_bytes
     limit = None if origin.limit is None else Limit(origin.limit, size, size <= origin.limit)
     return Manifest(
@@ -207,11 +206,6 @@ def _described(
         limit=limit,
         versions=dict(_versions()),
     )
-
-
-def _entry(path: Path) -> File:
-    with path.open("rb") as file:
-        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _versions() -> Iterator[tuple[str, str]]:

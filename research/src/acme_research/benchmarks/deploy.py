@@ -85,9 +85,8 @@ def save_reference(folder: Path) -> ViTModel:
     """The reference, whole, as Hugging Face saves it; its backbone is returned."""
     from transformers import ViTForImageClassification, ViTImageProcessor
 
-    config = ViTConfig(
-        hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=CLASSES
-    )
+    config = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+    config.num_labels = CLASSES
     model = ViTForImageClassification(config)
     model.save_pretrained(folder)
     ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)

@@ -1,0 +1,44 @@
+"""Stratos: a language model for rented servers, under a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acme_fleet.cli.app import app, say
+
+distill = typer.Typer(
+    no_args_is_help=True,
+    help="Plan a distilled language model for rented servers, under a budget.",
+)
+app.add_typer(distill, name="distill")
+
+TaskFile = Annotated[Path, typer.Argument(help="A task file (YAML).", show_default=False)]
+
+
+@distill.command()
+def init(path: TaskFile) -> None:
+    """Write a commented example task file, and beside it the files that it names."""
+    from acme_fleet.stratos.example_files import write_example
+
+    written = write_example(path)
+    say(f"wrote {', '.join(str(each) for each in written)}")
+    say(f"look at its plan with: acme distill plan {path}")
+
+
+@distill.command()
+def plan(path: TaskFile) -> None:
+    """Servers, pairs, predicted cost and time, and reasons; nothing is trained."""
+    from acme_fleet.report.terminal.distill import print_plan
+    from acme_fleet.stratos.plan import make_plan
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.relaxation import check_feasible
+    from acme_fleet.stratos.request import Request
+
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    found = make_plan(request)
+    print_plan(request, questions, found)
+    check_feasible(found)

@@ -42,3 +42,30 @@ def plan(path: TaskFile) -> None:
     found = make_plan(request)
     print_plan(request, questions, found)
     check_feasible(found)
+
+
+@distill.command()
+def probe(
+    out: Annotated[Path, typer.Option(help="File of the calibration; must be new.")],
+    accelerator: Annotated[
+        str | None,
+        typer.Option(help="Measure the first NVIDIA GPU; its name as in price lists, such as L4."),
+    ] = None,
+) -> None:
+    """Measure this machine: what predictions of time and memory need to be calibrated."""
+    from acme_fleet.errors import FleetError
+    from acme_fleet.report.terminal.distill import print_calibration
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.calibration import write_calibration
+    from acme_fleet.stratos.probe import probe as measure
+
+    if out.exists():
+        raise FleetError(f"{out} exists already; it was not changed")
+    with LiveStages() as stages:
+        found = measure(
+            accelerator,
+            progress=lambda stage, done, total: stages.stage("probe", stage, done, total),
+        )
+    print_calibration(found)
+    write_calibration(found, out)
+    say(f"wrote {out}; name it as `calibration` of this machine, or in `calibrations` of a task")

@@ -24,22 +24,16 @@ Kind = Literal["training", "prefill", "decoding"]
 
 
 class Rate(Settings):
-    """Seconds of some work: work ÷ ``per_second`` + layers × ``layer_s`` (ours)."""
+    """Seconds of a pass: work ÷ ``per_second`` + L × ``layer_s`` + N × ``parameter_s`` (ours)."""
 
     per_second: Positive
     """Operations, or bytes for decoding, in a second."""
     layer_s: NotNegative
     """Seconds that each layer adds to a pass, whatever its work."""
+    parameter_s: NotNegative = 0.0
+    """Seconds that each parameter adds to a pass: the optimiser's work in a training step."""
     error: NotNegative
     """Largest error on configurations left out of the fit, as a share of what was measured."""
-
-    def seconds(self, work: float, layers: int) -> float:
-        """Seconds of one pass.
-
-        Args:
-            work: operations, or bytes for decoding. layers: Transformer layers of the model.
-        """
-        return work / self.per_second + layers * self.layer_s
 
 
 class Timing(Settings):
@@ -53,6 +47,8 @@ class Timing(Settings):
     """Operations, or bytes for decoding, of one pass."""
     layers: Annotated[int, Field(ge=1)]
     """Transformer layers."""
+    parameters: Annotated[int, Field(ge=1)]
+    """Parameters."""
     seconds: Positive
     """Median of the measured passes."""
     left_out_s: Positive
@@ -110,34 +106,40 @@ class Calibration(Settings):
     """All memory that was measured."""
 
 
-def fit_rate(
-    work: Sequence[float], layers: Sequence[int], seconds: Sequence[float]
-) -> tuple[Rate, Float[np.ndarray, " measurements"]]:
+def fit_rate(timings: Sequence[Timing], *, by_parameters: bool) -> tuple[Rate, list[Timing]]:
     """Least squares of relative errors over constants that are not negative.
 
     Args:
-        work, layers, seconds: of each measurement, at least three.
+        timings: of one kind, at least four.
+        by_parameters: fit ``parameter_s`` too.
 
     Returns:
-        The rate, and for each measurement the prediction by a fit to the others.
+        The rate, and the timings with the prediction of each by a fit to the others.
 
     Raises:
-        ValueError: if there are fewer than three measurements.
+        ValueError: if there are fewer than four measurements.
     """
-    if len(seconds) < 3:
-        raise ValueError(f"{len(seconds)} measurements do not determine two constants and an error")
-    table = np.array([work, layers], dtype=np.float64).T
-    measured = np.asarray(seconds, dtype=np.float64)
-    left_out = np.array(
-        [
-            table[row] @ _solve(np.delete(table, row, axis=0), np.delete(measured, row))
-            for row in range(len(measured))
-        ]
+    if len(timings) < 4:
+        raise ValueError(f"{len(timings)} measurements do not determine constants and an error")
+    columns = [[t.work for t in timings], [t.layers for t in timings]]
+    if by_parameters:
+        columns.append([t.parameters for t in timings])
+    table = np.array(columns, dtype=np.float64).T
+    measured = np.array([t.seconds for t in timings])
+    told, errors = [], []
+    for row, timing in enumerate(timings):
+        others = _solve(np.delete(table, row, axis=0), np.delete(measured, row))
+        predicted = max(float(table[row] @ others), 1e-12)
+        errors.append(abs(predicted / timing.seconds - 1))
+        told.append(timing.model_copy(update={"left_out_s": predicted}))
+    constants = [*_solve(table, measured).tolist(), 0.0][:3]
+    rate = Rate(
+        per_second=1 / max(constants[0], 1e-30),
+        layer_s=constants[1],
+        parameter_s=constants[2],
+        error=max(errors),
     )
-    per_work, per_layer = _solve(table, measured)
-    error = float(np.abs(left_out / measured - 1).max())
-    rate = Rate(per_second=1 / max(per_work, 1e-30), layer_s=float(per_layer), error=error)
-    return rate, left_out
+    return rate, told
 
 
 def _solve(

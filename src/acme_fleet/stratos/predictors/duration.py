@@ -7,17 +7,11 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from acme_fleet.stratos.calibration import Kind
 from acme_fleet.stratos.predictors.estimate import Estimate
 from acme_fleet.stratos.predictors.memory import cache_bytes
 from acme_fleet.stratos.predictors.size import ModelSize
-from acme_fleet.stratos.predictors.speeds import PerServer, Speeds
+from acme_fleet.stratos.predictors.speeds import Speeds
 from acme_fleet.stratos.request import Workload
-
-
-def _seconds(speeds: Speeds, kind: Kind, work: float, layers: int) -> PerServer:
-    """Seconds of one pass: work ÷ speed + layers × the layer's own time."""
-    return work / speeds.per_second[kind] + layers * speeds.layer_s[kind]
 
 
 def answer_seconds(
@@ -33,9 +27,9 @@ def answer_seconds(
         size: of the model. weights: bytes that are read for each token.
         prompt, answer: tokens of a question and of an answer. sequences: b.
     """
-    first = _seconds(speeds, "prefill", 2.0 * size.products * sequences * prompt, size.layers)
+    first = speeds.seconds("prefill", 2.0 * size.products * sequences * prompt, size)
     bytes_read = weights + cache_bytes(size, sequences, prompt + answer // 2)
-    by_reading = _seconds(speeds, "decoding", bytes_read, size.layers)
+    by_reading = speeds.seconds("decoding", bytes_read, size)
     by_computing = 2.0 * size.products * sequences / speeds.per_second["prefill"]
     return first + (answer - 1) * np.maximum(by_reading, by_computing)
 
@@ -63,9 +57,9 @@ def training_seconds(
     """
     steps = workload.epochs * math.ceil(workload.training_questions / workload.batch_size)
     tokens = workload.batch_size * (workload.prompt_tokens + workload.answer_tokens)
-    step = _seconds(speeds, "training", 6.0 * student.products * tokens, student.layers)
+    step = speeds.seconds("training", 6.0 * student.products * tokens, student)
     if teacher is not None:
-        step = step + _seconds(speeds, "prefill", 2.0 * teacher.products * tokens, teacher.layers)
+        step = step + speeds.seconds("prefill", 2.0 * teacher.products * tokens, teacher)
     return steps * step
 
 

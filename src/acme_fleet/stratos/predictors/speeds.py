@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from acme_fleet.errors import FleetError
 from acme_fleet.stratos.calibration import Calibration, Kind, read_calibration
+from acme_fleet.stratos.predictors.size import ModelSize
 from acme_fleet.stratos.servers.hardware import Accelerator
 from acme_fleet.stratos.servers.offer import Offer
 
@@ -21,6 +22,7 @@ ASSUMED_LAYER_S: dict[Kind, float] = {"training": 1e-3, "prefill": 2e-4, "decodi
 """Seconds that a layer adds to a pass, where nothing was measured: a guess of ours."""
 ASSUMED_ERROR = 1.0
 """Error bar of what was not calibrated: from half to twice the value."""
+_OPTIMIZER_BYTES = 28.0  # a parameter: AdamW reads four numbers and writes three
 _ASSUMED_MEMORY_ERROR = 0.25
 _ASSUMED_START_BYTES = 1e9
 _GIB = 2**30
@@ -34,7 +36,7 @@ class Speeds:
 
     Attributes:
         per_second: operations, or bytes for decoding, by the kind of work.
-        layer_s: seconds that each layer adds to a pass, likewise.
+        layer_s, parameter_s: seconds that each layer and parameter add to a pass, likewise.
         error: relative, likewise.
         memory_bytes: of one accelerator, or of the machine.
         memory_factor: measured ÷ predicted bytes of training.
@@ -45,12 +47,22 @@ class Speeds:
 
     per_second: dict[Kind, PerServer]
     layer_s: dict[Kind, PerServer]
+    parameter_s: dict[Kind, PerServer]
     error: dict[Kind, PerServer]
     memory_bytes: PerServer
     memory_factor: PerServer
     memory_error: PerServer
     start_bytes: PerServer
     calibrated: Bool[np.ndarray, " servers"]
+
+    def seconds(self, kind: Kind, work: float, size: ModelSize) -> PerServer:
+        """Seconds of one pass: work ÷ speed, and what layers and parameters add.
+
+        Args:
+            kind: of the work. work: operations, or bytes for decoding. size: of the model.
+        """
+        added = size.layers * self.layer_s[kind] + size.parameters * self.parameter_s[kind]
+        return work / self.per_second[kind] + added
 
 
 def read_calibrations(
@@ -110,9 +122,9 @@ def speeds_of(
         constants = _measured(calibration) if calibration else _assumed(hardware[name])
         rows.append([_memory_gib(offer, sheet) * _GIB, *constants])
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), -1).T
-    parts = columns[1:10].reshape(3, len(KINDS), -1)
-    per_second, layer_s, error = (dict(zip(KINDS, part, strict=True)) for part in parts)
-    return Speeds(per_second, layer_s, error, columns[0], *columns[10:13], columns[13] > 0)
+    rates = columns[1:13].reshape(4, len(KINDS), -1)
+    by_kind = [dict(zip(KINDS, part, strict=True)) for part in rates]
+    return Speeds(*by_kind, columns[0], *columns[13:16], columns[16] > 0)
 
 
 def _measured(calibration: Calibration) -> list[float]:
@@ -121,6 +133,7 @@ def _measured(calibration: Calibration) -> list[float]:
     return [
         *(rate.per_second for rate in rates),
         *(rate.layer_s for rate in rates),
+        *(rate.parameter_s for rate in rates),
         *(rate.error for rate in rates),
         *(memory.factor, memory.error, memory.start_bytes, 1.0),
     ]
@@ -132,6 +145,7 @@ def _assumed(sheet: Accelerator) -> list[float]:
     return [
         *(ASSUMED[kind] * full[kind] for kind in KINDS),
         *(ASSUMED_LAYER_S[kind] for kind in KINDS),
+        *(_OPTIMIZER_BYTES / (ASSUMED["decoding"] * full["decoding"]), 0.0, 0.0),
         *(ASSUMED_ERROR for _ in KINDS),
         *(1.0, _ASSUMED_MEMORY_ERROR, _ASSUMED_START_BYTES, 0.0),
     ]

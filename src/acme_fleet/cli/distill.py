@@ -32,6 +32,7 @@ def init(path: TaskFile) -> None:
 def plan(path: TaskFile) -> None:
     """Servers, pairs, predicted cost and time, and reasons; nothing is trained."""
     from acme_fleet.report.terminal.distill import print_plan
+    from acme_fleet.stratos.checkers import try_checker
     from acme_fleet.stratos.plan import make_plan
     from acme_fleet.stratos.questions import read_questions
     from acme_fleet.stratos.relaxation import check_feasible
@@ -39,6 +40,7 @@ def plan(path: TaskFile) -> None:
 
     request = Request.from_yaml(path)
     questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
     found = make_plan(request)
     print_plan(request, questions, found)
     check_feasible(found)
@@ -69,3 +71,27 @@ def probe(
     print_calibration(found)
     write_calibration(found, out)
     say(f"wrote {out}; name it as `calibration` of this machine, or in `calibrations` of a task")
+
+
+@distill.command()
+def strategy(
+    path: TaskFile,
+    replies: Annotated[
+        Path,
+        typer.Argument(
+            help="A teacher's replies to questions of data.train (JSON Lines: question, reply).",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Mark a teacher's replies with the task's checker: alignment, injection, or mixed."""
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.strategy import measure_coverage
+
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    found = measure_coverage(request, questions.train, replies)
+    say(f"{found.strategy}: {found.reason}")

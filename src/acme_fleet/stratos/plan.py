@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -117,7 +117,7 @@ class Plan:
     @property
     def keeps(self) -> Bool[np.ndarray, "limits pairs servers"]:
         """True where a limit is kept."""
-        flat = self.values.reshape(len(self.limits), -1)
+        flat = self.values.reshape(len(self.limits), self.predictions.memory.size)
         return kept(flat, self.limits).reshape(self.values.shape)
 
     @property
@@ -156,11 +156,18 @@ def make_plan(request: Request) -> Plan:
     possible = [pair for pair in pairs if pair.excluded is None]
     prices = np.array([offer.price.amount for offer in offers])
     predictions = predict(possible, speeds, prices, workload)
-    limits, values = limit_values(request.limits, predictions, prices)
-    _, upper = limit_values(request.limits, predictions, prices, upper=True)
-    plan = Plan(catalogue, offers, pairs, possible, speeds, predictions, limits, values, upper, [])
-    plan.groups.extend(choose(request, predictions, plan.feasible))
-    return plan
+    none = np.empty((0, *predictions.memory.shape))
+    plan = Plan(catalogue, offers, pairs, possible, speeds, predictions, [], none, none, [])
+    return decided(request, plan)
+
+
+def decided(request: Request, plan: Plan) -> Plan:
+    """The same predictions with the choices by a request's limits and weights."""
+    prices = np.array([offer.price.amount for offer in plan.offers])
+    limits, values = limit_values(request.limits, plan.predictions, prices)
+    _, upper = limit_values(request.limits, plan.predictions, prices, upper=True)
+    limited = replace(plan, limits=limits, values=values, upper=upper)
+    return replace(limited, groups=choose(request, plan.predictions, limited.feasible))
 
 
 def predict(

@@ -36,7 +36,6 @@ def pairs(of: PairTable, **changes: Any) -> list[Pair]:
 def test_the_whole_models_size_is_that_of_transformers_file(tmp_path: Path, tied: bool):
     shape = Shape.model_validate(_SHAPE | {"tied": tied})
     config = shape.config()
-    config.tie_word_embeddings = tied
     assert isinstance(config, LlamaConfig)
     model = LlamaForCausalLM(config)
     model.save_pretrained(tmp_path)

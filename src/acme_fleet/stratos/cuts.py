@@ -56,16 +56,18 @@ class Shape(Settings):
 
     def config(self) -> PreTrainedConfig:
         """The configuration that transformers knows."""
-        return CONFIG_MAPPING[self.family](
-            num_hidden_layers=self.layers,
-            hidden_size=self.hidden,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_heads,
-            head_dim=self.head_dim or self.hidden // self.heads,
-            intermediate_size=self.neurons,
-            vocab_size=self.vocabulary,
-            max_position_embeddings=self.context,
-        )
+        content = {
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.hidden,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_heads,
+            "head_dim": self.head_dim or self.hidden // self.heads,
+            "intermediate_size": self.neurons,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": self.context,
+            "tie_word_embeddings": self.tied,
+        }
+        return CONFIG_MAPPING[self.family].from_dict(content)
 
 
 def model_size(shape: Shape, name: str) -> ModelSize:

@@ -41,7 +41,7 @@ class Model(Settings):
     name: Name
     """Name of the model, unique in the table."""
     weights: str
-    """Where the weights are: a folder, or a name on the Hugging Face hub."""
+    """Place of the weights: a folder, or a name on the Hugging Face hub."""
     licence: str
     """SPDX name of the licence, such as ``apache-2.0``."""
     tokenizer: Name

@@ -74,7 +74,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Group:
-    """What can be compared: all feasible candidates, or those of one pair.
+    """Comparable candidates: all feasible candidates, or those of one pair.
 
     Attributes:
         pairs: numbers of the pairs. objectives: their names, in the order of the columns.

@@ -161,7 +161,7 @@ def _measure(
         for kind, found in zip(KINDS, (step, prompt, token), strict=True):
             seconds.setdefault((number, kind), []).append(found)
     progress("models", len(steps), len(steps))
-    timings = {
+    timings: Measured = {
         kind: [
             work.timing(kind, statistics.median(seconds[number, kind]))
             for number, work in enumerate(works)
@@ -201,7 +201,6 @@ class _Work:
             tied=True,
         )
         config = described.config()
-        config.tie_word_embeddings = True
         assert isinstance(config, LlamaConfig)
         return _Work(model_size(described, "probe"), config, sequences, place, settings)
 
@@ -252,7 +251,7 @@ class _Work:
         return _timed(work, self.place, self.settings)
 
     def timing(self, kind: Kind, seconds: float) -> Timing:
-        """What was measured, with the work by the predictors' formulas."""
+        """The measured seconds, with the work by the predictors' formulas."""
         products, tokens = self.size.products, self.sequences * self.settings.tokens
         read = 4.0 * products + 2 * cache_bytes(self.size, 1, self.settings.tokens)
         work = {"training": 6.0 * products * tokens, "prefill": 2.0 * products * tokens}

@@ -11,12 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from acme_fleet.config.base import Settings
 from acme_fleet.config.devices import Name, Precision
 from acme_fleet.outside import one_line, reading
-from acme_fleet.stratos.servers.offer import Billing
 from acme_fleet.stratos.settings_file import read_as
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Contract = Literal["on demand", "spot", "reserved"]
 
 
 class Questions(Settings):
@@ -223,7 +223,7 @@ class Request(Settings):
     """US dollars for one unit of other currencies, such as ``{EUR: 1.1}``."""
     regions: list[str] = []
     """Patterns of regions, such as ``eu-*``; none allows all."""
-    billing: Annotated[list[Billing], Field(min_length=1)] = ["on demand"]
+    billing: Annotated[list[Contract], Field(min_length=1)] = ["on demand"]
     """Kinds of contract: ``on demand``, ``spot``, ``reserved``; own machines always count."""
     pairs: Path
     """YAML table of teachers and students."""

@@ -122,9 +122,21 @@ def speeds_of(
         constants = _measured(calibration) if calibration else _assumed(hardware[name])
         rows.append([_memory_gib(offer, sheet) * _GIB, *constants])
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), -1).T
-    rates = columns[1:13].reshape(4, len(KINDS), -1)
-    by_kind = [dict(zip(KINDS, part, strict=True)) for part in rates]
-    return Speeds(*by_kind, columns[0], *columns[13:16], columns[16] > 0)
+    per_second, layer_s, parameter_s, error = (
+        dict(zip(KINDS, part, strict=True)) for part in columns[1:13].reshape(4, len(KINDS), -1)
+    )
+    memory_factor, memory_error, start_bytes, calibrated = columns[13:17]
+    return Speeds(
+        per_second=per_second,
+        layer_s=layer_s,
+        parameter_s=parameter_s,
+        error=error,
+        memory_bytes=columns[0],
+        memory_factor=memory_factor,
+        memory_error=memory_error,
+        start_bytes=start_bytes,
+        calibrated=calibrated > 0,
+    )
 
 
 def _measured(calibration: Calibration) -> list[float]:

@@ -11,7 +11,7 @@ from acme_fleet.stratos.request import PriceList
 from acme_fleet.stratos.servers.aws_list import read_aws_list
 from acme_fleet.stratos.servers.hardware import Accelerator
 from acme_fleet.stratos.servers.machines import read_machines
-from acme_fleet.stratos.servers.offer import Billing, Catalogue, Offer
+from acme_fleet.stratos.servers.offer import Catalogue, Offer
 from acme_fleet.stratos.servers.skypilot import read_skypilot
 
 
@@ -47,7 +47,7 @@ def in_dollars(catalogue: Catalogue, usd_per: Mapping[str, float]) -> None:
     catalogue.offers[:] = kept
 
 
-def keep_wanted(catalogue: Catalogue, regions: Sequence[str], billing: Iterable[Billing]) -> None:
+def keep_wanted(catalogue: Catalogue, regions: Sequence[str], billing: Iterable[str]) -> None:
     """Drop the offers outside the regions and kinds of contract that a task allows.
 
     Args:

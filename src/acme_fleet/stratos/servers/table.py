@@ -32,7 +32,7 @@ class Unusable(Exception):
 def read_offers(
     path: Path, columns: Sequence[str], kind: str, offers: Callable[[Row, str], list[Offer]]
 ) -> Iterator[list[Offer] | Dropped]:
-    """What each row of a CSV file offers, or the reason why it offers nothing.
+    """The offers of each row of a CSV file, or the reason why it offers nothing.
 
     Args:
         path: the file. columns: those that must be there; others may be.
@@ -102,7 +102,9 @@ def whole_accelerators(row: Row, column: str) -> int:
 def prices(row: Row, columns: Mapping[str, Billing]) -> list[tuple[float, Billing]]:
     """The prices of a row, by the columns that may hold one."""
     read = [(number(row, column), billing) for column, billing in columns.items()]
-    found = [(amount, billing) for amount, billing in read if amount is not None]
+    found: list[tuple[float, Billing]] = [
+        (amount, billing) for amount, billing in read if amount is not None
+    ]
     if not found:
         raise Unusable(f"no price in {' or '.join(columns)}")
     return found

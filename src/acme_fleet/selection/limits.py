@@ -26,7 +26,7 @@ class Limit:
     at_least: bool = False
 
     def excess(self, values: Real[np.ndarray, "*candidates"]) -> Float[np.ndarray, "*candidates"]:
-        """Distances by which values miss the limit, as a share of its bound; 0 where they keep it."""
+        """Distance beyond the limit, as a share of its bound; 0 for values that keep it."""
         beyond = self.bound - values if self.at_least else values - self.bound
         return np.maximum(beyond, 0.0) / (abs(self.bound) or 1.0)
 

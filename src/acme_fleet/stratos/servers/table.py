@@ -101,10 +101,10 @@ def whole_accelerators(row: Row, column: str) -> int:
 
 def prices(row: Row, columns: Mapping[str, Billing]) -> list[tuple[float, Billing]]:
     """The prices of a row, by the columns that may hold one."""
-    read = [(number(row, column), billing) for column, billing in columns.items()]
-    found: list[tuple[float, Billing]] = [
-        (amount, billing) for amount, billing in read if amount is not None
-    ]
+    found: list[tuple[float, Billing]] = []
+    for column, billing in columns.items():
+        if (amount := number(row, column)) is not None:
+            found.append((amount, billing))
     if not found:
         raise Unusable(f"no price in {' or '.join(columns)}")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +16,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from acme_fleet.data.checkpoint_files import config_content, located, shown, tokenizer_content
-from acme_fleet.data.json_lines import json_objects, text_of
 from acme_fleet.data.raw import Columns, RawSamples, as_objects, coded, joined, owners
 from acme_fleet.data.samples import Samples
 from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.vocabulary import cut_tokenizer, kept_tokens
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import reading
+from acme_fleet.outside import read_regular, reading
+from acme_fleet_runtime.strict import unique_keys
 from acme_fleet_runtime.texts import check_tokens, read_text
+
+_JSON_SPACE = " \t\r"
 
 
 class TextPreprocessing(BaseModel):
@@ -164,28 +166,72 @@ def read_json_lines(paths: Sequence[Path], columns: Columns, where: str) -> RawS
     return joined([_read_lines(path, columns, where) for path in paths], where)
 
 
+def json_lines(path: Path, where: str) -> list[tuple[str, str]]:
+    """Lines of a file that are not empty, each after what to call it in an error.
+
+    Raises:
+        FleetError: if the file cannot be read.
+    """
+    with reading(f"{where}: cannot read {path}"):
+        # Only these end a line; U+2028 and U+0085 may stand in a text.
+        lines = read_regular(path).decode("utf-8-sig").split("\n")
+    return [
+        (f"{where}: {path}, line {number}", line)
+        for number, line in enumerate(lines, 1)
+        if line.strip(_JSON_SPACE)
+    ]
+
+
 def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
-    places, objects = [], []
-    for place_of_line, row in json_objects(path, where):
-        places.append(place_of_line)
-        objects.append(_checked(row, columns, place_of_line))
+    places = json_lines(path, where)
+    rows = [_row(line, columns, place) for place, line in places]
 
     def place(number: int) -> str:
-        return places[number]
+        return places[number][0]
 
-    texts = [row[columns.item] for row in objects]
+    texts = [row[columns.item] for row in rows]
     stored = np.array([len(text.encode()) for text in texts], dtype=np.int64)
     label = f"{where}: {path}"
-    if columns.label_optional and not any(columns.label in row for row in objects):
+    if columns.label_optional and not any(columns.label in row for row in rows):
         return RawSamples(as_objects(texts), None, None, stored, None, label)
-    for number, row in enumerate(objects):
+    for number, row in enumerate(rows):
         require_columns(columns.wanted, list(row), place(number))
-    codes, names, text_labels = coded([row[columns.label] for row in objects], None, place)
-    groups = owners([row[columns.group] for row in objects], place) if columns.group else None
+    codes, names, text_labels = coded([row[columns.label] for row in rows], None, place)
+    groups = owners([row[columns.group] for row in rows], place) if columns.group else None
     return RawSamples(as_objects(texts), codes, names, stored, groups, label, text_labels)
 
 
-def _checked(row: dict[str, Any], columns: Columns, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        FleetError: if it is none.
+    """
+    with reading(f"{where} is no JSON"):
+        row = json.loads(line, object_pairs_hook=unique_keys)
+    if not isinstance(row, dict):
+        raise FleetError(f"{where} is no JSON object")
+    return row
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """The text at a key.
+
+    Raises:
+        FleetError: if it is no text, or empty.
+    """
+    text = row[key]
+    if not isinstance(text, str):
+        raise FleetError(f"{where}: {key!r} is {type(text).__name__}, no text")
+    with reading(f"{where}: {key!r} is no Unicode text"):
+        text.encode()
+    if not text.strip():
+        raise FleetError(f"{where}: {key!r} is empty")
+    return text
+
+
+def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
+    row = json_object(line, where)
     require_columns(columns.within(row), list(row), where)
     text_of(row, columns.item, where)
     if columns.label in row and not isinstance(row[columns.label], str | int):

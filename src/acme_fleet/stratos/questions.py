@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from acme_fleet.data.json_lines import json_objects, text_of
 from acme_fleet.data.sources.files import require_columns
+from acme_fleet.data.text import json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
 from acme_fleet.stratos.request import Questions
@@ -80,7 +80,8 @@ def check_leakage(train: Sequence[Question], test: Sequence[Question]) -> None:
 
 def _read(path: Path, data: Questions, where: str) -> list[Question]:
     questions = []
-    for place, row in json_objects(path, where):
+    for place, line in json_lines(path, where):
+        row = json_object(line, place)
         require_columns([data.question, data.answer], list(row), place)
         answer = row[data.answer]
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):

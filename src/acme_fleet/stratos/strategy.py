@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from acme_fleet.data.json_lines import json_objects, text_of
 from acme_fleet.data.sources.files import require_columns
+from acme_fleet.data.text import json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
 from acme_fleet.report.intervals import wilson
@@ -84,7 +84,8 @@ def measure_coverage(request: Request, train: list[Question], replies: Path) -> 
     known = {normalised(question.text): question for question in train}
     found: dict[str, Reply] = {}
     key = request.data.question
-    for place, row in json_objects(replies, "replies"):
+    for place, line in json_lines(replies, "replies"):
+        row = json_object(line, place)
         require_columns([key, _REPLY], list(row), place)
         text = text_of(row, key, place)
         same = normalised(text)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from acme_fleet.cli.app import app, say
+from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +72,49 @@ def probe(
     print_calibration(found)
     write_calibration(found, out)
     say(f"wrote {out}; name it as `calibration` of this machine, or in `calibrations` of a task")
+
+
+@distill.command()
+def ask(
+    path: TaskFile,
+    out: Annotated[Path, typer.Option(help="File of the replies; one that is there goes on.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Name in the table of pairs; the only one by default.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+) -> None:
+    """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.pairs import read_pairs, teacher_named
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.teacher import LanguageTeacher, coverage_questions
+    from acme_fleet.stratos.teacher import ask as ask_all
+    from acme_fleet.training.precision import training_device
+
+    request = Request.from_yaml(path)
+    questions = coverage_questions(request, read_questions(request.data).train)
+    named = teacher_named(read_pairs(request.pairs), teacher)
+    place = training_device("cuda" if gpu else "cpu", "--gpu")
+    again = f"what is answered is in {out}; the same command goes on"
+    with stop_explained(again), LiveStages() as stages:
+        found = ask_all(
+            request,
+            LanguageTeacher(named, place),
+            questions,
+            out,
+            lambda done, total: stages.stage("teacher", "questions", done, total),
+        )
+    say(f"{found.replies} replies, {found.before} were there: {out}")
+    if found.replies:
+        workload = request.workload
+        say(
+            f"{found.written / found.seconds:.3g} tokens a second in batches of "
+            f"{workload.label_batch}; of 95 of 100 questions prompts have {found.prompt_tokens} "
+            f"tokens at most (workload.prompt_tokens: {workload.prompt_tokens}), answers "
+            f"{found.answer_tokens} ({workload.answer_tokens}); {found.cut} answers were cut off"
+        )
+    say(f"mark them with: acme distill strategy {path} {out}")
 
 
 @distill.command()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from acme_fleet.config.backbone import Width
-from acme_fleet.config.base import Settings
+from acme_fleet.config.base import Settings, chosen
 from acme_fleet.config.devices import Name, Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.stratos.cuts import Shape, cut_sizes, model_size
@@ -18,6 +18,7 @@ from acme_fleet.stratos.predictors.size import ModelSize, weights_bytes
 from acme_fleet.stratos.settings_file import read_as
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
+Kind = TypeVar("Kind", bound="Model")
 
 
 class Pilot(Settings):
@@ -41,7 +42,7 @@ class Model(Settings):
     name: Name
     """Name of the model, unique in the table."""
     weights: str
-    """Place of the weights: a folder, or a name on the Hugging Face hub."""
+    """Place of the weights: a folder, relative to the table, or a name on the Hugging Face hub."""
     licence: str
     """SPDX name of the licence, such as ``apache-2.0``."""
     tokenizer: Name
@@ -162,7 +163,30 @@ def read_pairs(path: Path) -> PairTable:
     Raises:
         FleetError: naming the key that is wrong.
     """
-    return read_as(PairTable, path, "table of pairs", "`acme distill init` writes an example")
+    table = read_as(PairTable, path, "table of pairs", "`acme distill init` writes an example")
+
+    def placed(model: Kind) -> Kind:
+        folder = path.parent / model.weights
+        return model.model_copy(update={"weights": str(folder)}) if folder.is_dir() else model
+
+    return table.model_copy(
+        update={
+            "teachers": [placed(model) for model in table.teachers],
+            "students": [placed(model) for model in table.students],
+        }
+    )
+
+
+def teacher_named(table: PairTable, name: str | None) -> Teacher:
+    """A teacher of a table; without a name the only one.
+
+    Raises:
+        FleetError: if there is none of this name, or several without a name.
+    """
+    names = {teacher.name: teacher for teacher in table.teachers}
+    if name is None and len(names) > 1:
+        raise FleetError(f"--teacher: name one of {', '.join(names)}")
+    return table.teachers[0] if name is None else chosen(names, name, "--teacher")
 
 
 def make_pairs(

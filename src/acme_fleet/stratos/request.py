@@ -17,6 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Contract = Literal["on demand", "spot", "reserved"]
+_PLACE = "{question}"
 
 
 class Questions(Settings):
@@ -30,6 +31,19 @@ class Questions(Settings):
     """Key of the question, a text."""
     answer: str = "answer"
     """Key of the right answer, a text or a number."""
+    prompt: str = "{question}"
+    """Text that a model reads, with its instructions; ``{question}`` stands for the question."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, value: str) -> str:
+        if value.count(_PLACE) != 1:
+            raise ValueError(f"must contain {_PLACE} once")
+        return value
+
+    def prompt_of(self, question: str) -> str:
+        """The prompt with a question in it."""
+        return self.prompt.replace(_PLACE, question)
 
 
 class ExactChecker(Settings):

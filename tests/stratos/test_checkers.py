@@ -86,7 +86,7 @@ def test_a_users_function_decides_in_a_process_of_its_own(tmp_path: Path):
         ("return False", "it rejects 2 of 2 right answers .* the first is '1' of a.jsonl, line 1"),
         ("return True", "it accepts an empty reply to 2 of 2 questions"),
         ("raise KeyError('tile')", "it failed at a.jsonl, line 1: KeyError: 'tile'"),
-        ("return 1", "it failed at a.jsonl, line 1: it returned a int, no bool"),
+        ("return 1", "it returned 1 at a.jsonl, line 1, no bool"),
         ("print('no tiles', file=sys.stderr); os._exit(3)", "ended with code 3 at .*: no tiles"),
         ("os.kill(os.getpid(), 9)", "ended with code -9 at a.jsonl, line 1"),
         ("return nonsense", "NameError"),

@@ -139,3 +139,36 @@ def strategy(
     try_checker(request.checker, questions.train)
     found = measure_coverage(request, questions.train, replies)
     say(f"{found.strategy}: {found.reason}")
+
+
+@distill.command()
+def inject(
+    path: TaskFile,
+    out: Annotated[Path, typer.Option(help="File of the data (JSON Lines); must be new.")],
+    count: Annotated[int, typer.Option(min=1, help="Questions to make.")] = 1000,
+) -> None:
+    """Make questions from known answers with the task's program; each is checked."""
+    from acme_fleet.errors import FleetError
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.injection import make_data, write_data
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.request import Request
+
+    if out.exists():
+        raise FleetError(f"{out} exists already; it was not changed")
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    with LiveStages() as stages:
+        made = make_data(
+            request,
+            count,
+            questions.test,
+            lambda done, total: stages.stage("program", "questions", done, total),
+        )
+    write_data(made, out)
+    say(
+        f"wrote {out}: {len(made.rows)} questions, whose replies the checker accepts; left out: "
+        f"{made.repeated} that came again, {made.held_out} that are held out"
+    )

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
-from acme_fleet.stratos.checker_process import CheckerProcess
 from acme_fleet.stratos.questions import Question
 from acme_fleet.stratos.request import (
     Checker,
@@ -20,6 +19,7 @@ from acme_fleet.stratos.request import (
     PatternChecker,
     PythonChecker,
 )
+from acme_fleet.stratos.user_process import UserProcess
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 _TRIED = 20
@@ -56,7 +56,8 @@ def judge_of(checker: Checker) -> Iterator[Judge]:
         case PatternChecker():
             yield _Pattern(checker.pattern, checker.ignore_case)
         case PythonChecker():
-            with CheckerProcess.started(checker.file, checker.function, checker.seconds) as process:
+            of = checker.file, checker.function, checker.seconds
+            with UserProcess.started("checker", *of) as process:
                 yield _Python(process)
 
 
@@ -148,9 +149,14 @@ class _Pattern:
 
 @dataclass(frozen=True)
 class _Python:
-    process: CheckerProcess
+    process: UserProcess
 
     def accepts(self, reply: Reply) -> bool:
         question = reply.question
-        texts = question.text, question.answer, reply.text
-        return self.process.ask(texts, question.place)
+        where = f"at {question.place}"
+        right = self.process.call((question.text, question.answer, reply.text), where)
+        if not isinstance(right, bool):
+            raise FleetError(
+                f"{self.process.name}: it returned {one_line(repr(right), 60)} {where}, no bool"
+            )
+        return right

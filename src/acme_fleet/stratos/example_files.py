@@ -8,7 +8,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.runs.atomic import replacing
 
 EXAMPLE = Path(__file__).with_name("example")
-_BESIDE = ("machines.yaml", "pairs.yaml", "servers.csv", "test.jsonl", "train.jsonl")
+_BESIDE = ("machines.yaml", "pairs.yaml", "servers.csv", "sums.py", "test.jsonl", "train.jsonl")
 
 
 def write_example(path: Path) -> list[Path]:

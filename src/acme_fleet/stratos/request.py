@@ -34,6 +34,12 @@ class Questions(Settings):
     prompt: str = "{question}"
     """Text that a model reads, with its instructions; ``{question}`` stands for the question."""
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Questions:
+        if len({self.question, self.answer, "reply"}) < 3:
+            raise ValueError("question and answer must be two keys, and none of them reply")
+        return self
+
     @field_validator("prompt")
     @classmethod
     def _asks(cls, value: str) -> str:
@@ -210,6 +216,17 @@ class Coverage(Settings):
         return self
 
 
+class Program(Settings):
+    """A function of the user that makes questions with known answers, in a process of its own."""
+
+    file: Path
+    """Python file; relative to the task file."""
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "make"
+    """Function of a seed; it returns ``question``, ``answer``, and the ``reply`` to learn."""
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Time limit of one question."""
+
+
 class Request(Settings):
     """A task file."""
 
@@ -247,6 +264,8 @@ class Request(Settings):
     """Learn from logits, which needs one vocabulary, or from answers; auto takes what fits."""
     coverage: Coverage = Coverage()
     """Thresholds of the strategy."""
+    program: Program | None = None
+    """Makes data from known answers, for injection."""
 
     @staticmethod
     def from_yaml(path: str | Path) -> Request:

@@ -1,7 +1,8 @@
-"""Runs a user's checker: a program of its own, which imports nothing of this package.
+"""Runs a user's function: a program of its own, which imports nothing of this package.
 
-``python -I checker_child.py FILE FUNCTION`` reads a JSON list of texts a line and answers with a
-JSON object: ``{"ready": true}`` first, then ``{"right": bool}`` or ``{"error": text}`` for each.
+``python -P user_child.py FILE FUNCTION`` reads a JSON list of arguments a line and answers with a
+JSON object: ``{"value": null}`` when it is loaded, then ``{"value": …}`` or ``{"error": text}`` for
+each line.
 """
 
 import importlib.util
@@ -20,26 +21,22 @@ def main(file: str, function: str) -> None:
         answers.flush()
 
     try:
-        spec = importlib.util.spec_from_file_location("checker", file)
+        sys.path.insert(0, os.path.dirname(file))  # its own modules beside it  # noqa: PTH120
+        spec = importlib.util.spec_from_file_location("user_function", file)
         if spec is None or spec.loader is None:
             raise ImportError(f"{file} is no Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        check = getattr(module, function)
+        call = getattr(module, function)
     except BaseException as error:  # noqa: BLE001
         answer(error=f"{type(error).__name__}: {error}")
         return
-    answer(ready=True)
+    answer(value=None)
     for line in sys.stdin:
         try:
-            right = check(*json.loads(line))
+            answer(value=call(*json.loads(line)))
         except BaseException as error:  # noqa: BLE001
             answer(error=f"{type(error).__name__}: {error}")
-            continue
-        if isinstance(right, bool):
-            answer(right=right)
-        else:
-            answer(error=f"it returned a {type(right).__name__}, no bool")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A user's checker in a process of its own, with a time limit.
+"""A user's function in a process of its own, with a time limit.
 
-The process protects a run from crashes and endless loops of the checker. It is no protection from
+The process protects a run from crashes and endless loops of the function. It is no protection from
 malice: the user's code runs with the user's rights.
 """
 
@@ -23,20 +23,22 @@ from typing import IO, Any
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line
 
-_CHILD = Path(__file__).with_name("checker_child.py")
+_CHILD = Path(__file__).with_name("user_child.py")
 _START_S = 60.0
-_LONGEST = 100_000  # bytes of an answer
+_LONGEST = 1_000_000  # bytes of an answer
 
 
 @dataclass
-class CheckerProcess:
-    """A running checker.
+class UserProcess:
+    """A running function.
 
     Attributes:
-        name: file and function, for errors. process: answers a line with a line.
-        seconds: time limit of an answer. told: what the process wrote to standard error.
+        setting: the key of the task file that names it. name: with file and function, for errors.
+        process: answers a line with a line. seconds: time limit of an answer.
+        told: what the process wrote to standard error.
     """
 
+    setting: str
     name: str
     process: subprocess.Popen[bytes]
     seconds: float
@@ -44,27 +46,27 @@ class CheckerProcess:
 
     @staticmethod
     @contextmanager
-    def started(file: Path, function: str, seconds: float) -> Iterator[CheckerProcess]:
+    def started(setting: str, file: Path, function: str, seconds: float) -> Iterator[UserProcess]:
         """A process that has loaded the function; it is ended with all that it started.
 
         Raises:
             FleetError: if the file cannot be loaded, or has no such function.
         """
-        name = f"checker: {function} of {file}"
+        name = f"{setting}: {function} of {file}"
         if not file.is_file():
             raise FleetError(f"{name}: there is no such file")
         with tempfile.TemporaryFile() as told:
             process = subprocess.Popen(
-                [sys.executable, "-I", str(_CHILD), str(file), function],
+                [sys.executable, "-P", str(_CHILD), str(file), function],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=told,
                 start_new_session=True,
             )
             try:
-                checker = CheckerProcess(name, process, seconds, told)
-                checker._read("while it was loaded", _START_S, "ready")
-                yield checker
+                started = UserProcess(setting, name, process, seconds, told)
+                started._read("while it was loaded", _START_S)
+                yield started
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -74,29 +76,31 @@ class CheckerProcess:
                         with suppress(OSError):
                             stream.close()
 
-    def ask(self, texts: Sequence[str], place: str) -> bool:
-        """The function's answer to question, answer and reply.
+    def call(self, arguments: Sequence[Any], where: str) -> Any:
+        """The function's value, of JSON's types.
+
+        Args:
+            arguments: of JSON's types. where: for errors, such as ``at FILE, line 3``.
 
         Raises:
-            FleetError: naming the place, if it crashes, ends, hangs or returns no bool.
+            FleetError: if it crashes, ends or hangs.
         """
         assert self.process.stdin is not None
-        where = f"at {place}"
         try:
-            self.process.stdin.write(json.dumps(list(texts)).encode() + b"\n")
+            self.process.stdin.write(json.dumps(list(arguments)).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
             raise self._ended(where) from None
-        return self._read(where, self.seconds, "right")
+        return self._read(where, self.seconds)
 
-    def _read(self, where: str, seconds: float, key: str) -> bool:
+    def _read(self, where: str, seconds: float) -> Any:
         line = self._line(where, seconds)
         try:
             answer: Any = json.loads(line)
         except ValueError:
             answer = None
-        if isinstance(answer, dict) and isinstance(answer.get(key), bool):
-            return answer[key]
+        if isinstance(answer, dict) and "value" in answer:
+            return answer["value"]
         told = answer.get("error") if isinstance(answer, dict) else line[:200]
         raise FleetError(f"{self.name}: it failed {where}: {one_line(str(told))}")
 
@@ -109,7 +113,7 @@ class CheckerProcess:
                 if not selector.select(max(0.0, end - time.monotonic())):
                     raise FleetError(
                         f"{self.name}: no answer after {seconds:g} s {where}; raise "
-                        f"checker.seconds, or correct the function"
+                        f"{self.setting}.seconds, or correct the function"
                     )
                 part = os.read(number, 65536)
                 if not part or len(line) > _LONGEST:

@@ -35,6 +35,11 @@ class Rate(Settings):
     error: NotNegative
     """Largest error on configurations left out of the fit, as a share of what was measured."""
 
+    def seconds(self, timing: Timing) -> float:
+        """Seconds of a configuration by this rate."""
+        added = timing.layers * self.layer_s + timing.parameters * self.parameter_s
+        return timing.work / self.per_second + added
+
 
 class Timing(Settings):
     """One configuration that was measured."""

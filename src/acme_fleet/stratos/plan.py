@@ -213,13 +213,13 @@ def _predict_one(
         labels = serving_bytes(teacher, teacher_weights, workload.label_batch, tokens)
     served = serving_bytes(student, pair.student.served_bytes, workload.concurrency, tokens)
 
-    def peak(total: float, factor: Float[np.ndarray, " servers"] | float) -> Estimate:
-        value = total * factor + speeds.start_bytes
+    def peak(total: Float[np.ndarray, " servers"] | float) -> Estimate:
+        value = total + speeds.start_bytes
         return Estimate(value, speeds.memory_error, speeds.calibrated, "bytes")
 
     return (
-        peak(max(trains, labels), speeds.memory_factor),
-        peak(served, 1.0),
+        peak(np.maximum(trains * speeds.memory_factor, labels)),
+        peak(served),
         distillation_time(speeds, student, teacher, teacher_weights, workload, logits=logits),
         answer_latency(speeds, student, pair.student.served_bytes, workload),
     )

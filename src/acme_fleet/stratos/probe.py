@@ -117,7 +117,7 @@ def probe(
     settings = settings or (ON_ACCELERATOR if on_gpu else ON_PROCESSOR)
     start_bytes = _used_bytes(place)
     with seeded(0, place):
-        timings, footprints = _measure(place, settings, progress)
+        timings, footprints = measure_models(place, settings, progress)
         rates = {}
         for kind, of in timings.items():
             rates[kind], timings[kind] = fit_rate(of, by_parameters=kind == "training")
@@ -138,10 +138,16 @@ def probe(
 Measured = dict[Kind, list[Timing]]
 
 
-def _measure(
+def measure_models(
     place: torch.device, settings: ProbeSettings, progress: Progress
 ) -> tuple[Measured, list[Footprint]]:
-    """Every configuration in turn, so that a machine that is slow for a while is so for all."""
+    """Timings and peaks of every model with every number of sequences.
+
+    They take turns, so that a machine that is slow for a while is so for all.
+
+    Raises:
+        FleetError: if the system does not tell peaks of memory.
+    """
     works = [
         _Work.of(shape, sequences, place, settings)
         for shape in settings.shapes

@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from acme_fleet.errors import FleetError
-from acme_fleet.stratos.checkers import Reply, count_right, judge_of, last_number, try_checker
+from acme_fleet.stratos.checkers import Reply, judge_of, last_number, right_replies, try_checker
 from acme_fleet.stratos.questions import Question
 from acme_fleet.stratos.request import Checker, PythonChecker
 
@@ -77,7 +77,7 @@ def test_a_users_function_decides_in_a_process_of_its_own(tmp_path: Path):
     assert accepted(of, "ü2", "it is ü2", "3") == [True, False]
     try_checker(of, questions("1", "2"))
     replies = [Reply(q, r) for q, r in zip(questions("1", "2"), ("1", "1"), strict=True)]
-    assert count_right(of, replies) == 1
+    assert [reply.text for reply in right_replies(of, replies)] == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_wrong_program_is_explained(task: Path, body: str, words: str):
 
 def test_files_are_not_overwritten(task: Path):
     with pytest.raises(FleetError, match="exists already"):
-        write_data(Made([], 0, 0), task)
+        write_data([], task)
 
 
 def test_without_a_program_nothing_is_made(task: Path):

@@ -17,7 +17,8 @@ from acme_fleet.stratos.cuts import Shape
 from acme_fleet.stratos.pairs import Teacher, read_pairs, teacher_named
 from acme_fleet.stratos.questions import read_questions
 from acme_fleet.stratos.request import Request
-from acme_fleet.stratos.teacher import LanguageTeacher, ask, coverage_questions
+from acme_fleet.stratos.strategy import measure_coverage
+from acme_fleet.stratos.teacher import LanguageTeacher, ask, drawn_questions
 
 _WORDS = ["<end>", "<unk>", *"abcdefgh", *map(str, range(10)), "?", "plus", "Say"]
 _SHAPE = Shape(
@@ -76,7 +77,7 @@ def teacher(task: Path) -> Teacher:
 
 def test_questions_are_asked_once_and_the_rest_later(task: Path):
     request = Request.from_yaml(task)
-    questions = coverage_questions(request, read_questions(request.data).train)
+    questions = drawn_questions(request, read_questions(request.data).train)
     model, out = LanguageTeacher(teacher(task), _CPU), task.parent / "out" / "replies.jsonl"
     told = []
     found = ask(request, model, questions, out, lambda *stage: told.append(stage))
@@ -125,7 +126,7 @@ def test_too_few_questions_and_wrong_files_are_refused(task: Path):
     request = Request.from_yaml(task)
     train = read_questions(request.data).train
     with pytest.raises(FleetError, match=r"coverage\.questions is 7, data\.train has 6"):
-        coverage_questions(request, train[:6])
+        drawn_questions(request, train[:6])
     out = task.parent / "notes.jsonl"
     out.write_text('{"note": 1}\n')
     with pytest.raises(FleetError, match="line 1 is no reply"):
@@ -138,3 +139,31 @@ def test_a_prompt_has_a_place_for_the_question(task: Path):
     task.write_text(task.read_text().replace("Say {question}", "Say it"))
     with pytest.raises(FleetError, match=r"data\.prompt: must contain \{question\} once"):
         Request.from_yaml(task)
+
+
+def test_a_teacher_that_is_shown_the_answer_explains_it(task: Path):
+    request = Request.from_yaml(task)
+    train = read_questions(request.data).train
+    assert request.data.explanation_of("a {answer}?", "7").startswith(
+        "a {answer}?\nThe answer is 7"
+    )
+    model, out = LanguageTeacher(teacher(task), _CPU), task.parent / "explained.jsonl"
+    ask(request, model, train[:2], out, explain=True)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["explained"] for row in rows] == [True, True]
+    with pytest.raises(FleetError, match="with and without the answer shown belong in files of"):
+        ask(request, model, train, out)
+    with pytest.raises(FleetError, match="the teacher was shown the answers"):
+        measure_coverage(request, train, out)
+
+
+def test_a_part_of_the_questions_is_drawn_by_the_seed(task: Path):
+    request = Request.from_yaml(task)
+    train = read_questions(request.data).train
+    drawn = drawn_questions(request, train, 3)
+    assert drawn == drawn_questions(request, train, 3)
+    assert len(set(drawn)) == 3
+    other = request.model_copy(update={"seed": 1})
+    assert drawn != drawn_questions(other, train, 3)
+    with pytest.raises(FleetError, match=r"--count is 9, data\.train has 8 questions"):
+        drawn_questions(request, train, 9)

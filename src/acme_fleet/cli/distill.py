@@ -81,6 +81,12 @@ def ask(
     teacher: Annotated[
         str | None, typer.Option(help="Name in the table of pairs; the only one by default.")
     ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Questions to ask; coverage.questions by default.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the answer, and ask for the steps to it.")
+    ] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
 ) -> None:
     """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
@@ -88,12 +94,12 @@ def ask(
     from acme_fleet.stratos.pairs import read_pairs, teacher_named
     from acme_fleet.stratos.questions import read_questions
     from acme_fleet.stratos.request import Request
-    from acme_fleet.stratos.teacher import LanguageTeacher, coverage_questions
+    from acme_fleet.stratos.teacher import LanguageTeacher, drawn_questions
     from acme_fleet.stratos.teacher import ask as ask_all
     from acme_fleet.training.precision import training_device
 
     request = Request.from_yaml(path)
-    questions = coverage_questions(request, read_questions(request.data).train)
+    questions = drawn_questions(request, read_questions(request.data).train, count)
     named = teacher_named(read_pairs(request.pairs), teacher)
     place = training_device("cuda" if gpu else "cpu", "--gpu")
     again = f"what is answered is in {out}; the same command goes on"
@@ -104,6 +110,7 @@ def ask(
             questions,
             out,
             lambda done, total: stages.stage("teacher", "questions", done, total),
+            explain=explain,
         )
     say(f"{found.replies} replies, {found.before} were there: {out}")
     if found.replies:
@@ -114,7 +121,9 @@ def ask(
             f"tokens at most (workload.prompt_tokens: {workload.prompt_tokens}), answers "
             f"{found.answer_tokens} ({workload.answer_tokens}); {found.cut} answers were cut off"
         )
-    say(f"mark them with: acme distill strategy {path} {out}")
+    if not explain:
+        say(f"mark them with: acme distill strategy {path} {out}")
+    say(f"data of the right ones: acme distill keep {path} {out} --out DATA.jsonl")
 
 
 @distill.command()
@@ -139,6 +148,31 @@ def strategy(
     try_checker(request.checker, questions.train)
     found = measure_coverage(request, questions.train, replies)
     say(f"{found.strategy}: {found.reason}")
+
+
+@distill.command()
+def keep(
+    path: TaskFile,
+    replies: Annotated[
+        Path, typer.Argument(help="A teacher's replies (JSON Lines).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="File of the data (JSON Lines); must be new.")],
+) -> None:
+    """Make data of the replies that the checker accepts."""
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.injection import write_data
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.replies import learnable, read_replies
+    from acme_fleet.stratos.request import Request
+
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    found, explained = read_replies(request, questions.train, replies)
+    rows = learnable(request, found)
+    write_data(rows, out)
+    shown = ", which was shown the answers" if explained else ""
+    say(f"wrote {out}: {len(rows)} of {len(found)} replies of the teacher{shown}, the right ones")
 
 
 @distill.command()
@@ -167,7 +201,7 @@ def inject(
             questions.test,
             lambda done, total: stages.stage("program", "questions", done, total),
         )
-    write_data(made, out)
+    write_data(made.rows, out)
     say(
         f"wrote {out}: {len(made.rows)} questions, whose replies the checker accepts; left out: "
         f"{made.repeated} that came again, {made.held_out} that are held out"

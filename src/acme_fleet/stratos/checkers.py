@@ -90,14 +90,14 @@ def try_checker(checker: Checker, questions: Sequence[Question]) -> None:
             )
 
 
-def count_right(checker: Checker, replies: Sequence[Reply]) -> int:
-    """Number of right replies.
+def right_replies(checker: Checker, replies: Sequence[Reply]) -> list[Reply]:
+    """The replies that are right.
 
     Raises:
         FleetError: naming the question at which a user's function crashes or hangs.
     """
     with judge_of(checker) as judge:
-        return sum(judge.accepts(reply) for reply in replies)
+        return [reply for reply in replies if judge.accepts(reply)]
 
 
 @dataclass(frozen=True)

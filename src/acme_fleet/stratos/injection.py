@@ -114,7 +114,7 @@ def _made(value: Any, name: str, seed: int) -> tuple[Question, str]:
     return Question(value["question"], str(value["answer"]), place), value["reply"]
 
 
-def write_data(made: Made, path: Path) -> None:
+def write_data(rows: Sequence[dict[str, str]], path: Path) -> None:
     """Write JSON Lines.
 
     Raises:
@@ -124,5 +124,5 @@ def write_data(made: Made, path: Path) -> None:
     if path.exists():
         raise FleetError(f"{path} exists already; it was not changed")
     with replacing(path) as file:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         file.write_text("".join(lines), encoding="utf-8")

@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from acme_fleet.config.base import Settings
 from acme_fleet.config.devices import Name, Precision
@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Contract = Literal["on demand", "spot", "reserved"]
-_PLACE = "{question}"
+_QUESTION, _ANSWER = "{question}", "{answer}"
 
 
 class Questions(Settings):
@@ -33,6 +33,11 @@ class Questions(Settings):
     """Key of the right answer, a text or a number."""
     prompt: str = "{question}"
     """Text that a model reads, with its instructions; ``{question}`` stands for the question."""
+    explain: str = (
+        "{question}\nThe answer is {answer}. Write the steps from the question to this answer, and "
+        "end with the answer."
+    )
+    """Text for a teacher that is shown the answer and writes the steps; ``{answer}`` likewise."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Questions:
@@ -40,16 +45,22 @@ class Questions(Settings):
             raise ValueError("question and answer must be two keys, and none of them reply")
         return self
 
-    @field_validator("prompt")
+    @field_validator("prompt", "explain")
     @classmethod
-    def _asks(cls, value: str) -> str:
-        if value.count(_PLACE) != 1:
-            raise ValueError(f"must contain {_PLACE} once")
+    def _asks(cls, value: str, info: ValidationInfo) -> str:
+        places = [_QUESTION] + [_ANSWER] * (info.field_name == "explain")
+        if wrong := [place for place in places if value.count(place) != 1]:
+            raise ValueError(f"must contain {wrong[0]} once")
         return value
 
     def prompt_of(self, question: str) -> str:
         """The prompt with a question in it."""
-        return self.prompt.replace(_PLACE, question)
+        return self.prompt.replace(_QUESTION, question)
+
+    def explanation_of(self, question: str, answer: str) -> str:
+        """The prompt that shows the answer."""
+        before, after = self.explain.split(_ANSWER)
+        return answer.join(part.replace(_QUESTION, question) for part in (before, after))
 
 
 class ExactChecker(Settings):

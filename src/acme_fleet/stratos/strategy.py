@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from acme_fleet.data.sources.files import require_columns
-from acme_fleet.data.text import json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line
 from acme_fleet.report.intervals import wilson
-from acme_fleet.stratos.checkers import Reply, count_right
-from acme_fleet.stratos.questions import Question, normalised
+from acme_fleet.stratos.checkers import right_replies
+from acme_fleet.stratos.questions import Question
+from acme_fleet.stratos.replies import read_replies
 from acme_fleet.stratos.request import Coverage, Request
 
 Strategy = Literal["alignment", "injection", "mixed"]
-_REPLY = "reply"
 
 
 @dataclass(frozen=True)
@@ -70,37 +67,27 @@ def choose_strategy(right: int, asked: int, thresholds: Coverage) -> Covered:
     )
 
 
-def measure_coverage(request: Request, train: list[Question], replies: Path) -> Covered:
+def measure_coverage(request: Request, train: list[Question], path: Path) -> Covered:
     """Mark a teacher's replies to labelled questions with the task's checker, and choose.
 
     Args:
         request: the task. train: labelled questions to learn from.
-        replies: JSON Lines with the question's key and ``reply``, each question once.
+        path: of the replies, see :func:`~acme_fleet.stratos.replies.read_replies`.
 
     Raises:
-        FleetError: if a reply is to no question of the task or to one twice, there are too few, or
-            the checker fails.
+        FleetError: if the file is wrong, the teacher was shown the answers, there are too few
+            replies, or the checker fails.
     """
-    known = {normalised(question.text): question for question in train}
-    found: dict[str, Reply] = {}
-    key = request.data.question
-    for place, line in json_lines(replies, "replies"):
-        row = json_object(line, place)
-        require_columns([key, _REPLY], list(row), place)
-        text = text_of(row, key, place)
-        same = normalised(text)
-        if same not in known:
-            raise FleetError(f"{place}: {one_line(text, 60)!r} is no question of data.train")
-        if same in found:
-            raise FleetError(f"{place}: {one_line(text, 60)!r} is answered twice")
-        if not isinstance(row[_REPLY], str):
-            raise FleetError(f"{place}: {_REPLY!r} must be a text")
-        found[same] = Reply(known[same], row[_REPLY])
-    wanted = request.coverage.questions
-    if len(found) < wanted:
+    replies, explained = read_replies(request, train, path)
+    if explained:
         raise FleetError(
-            f"{replies} has replies to {len(found)} questions, coverage.questions is {wanted}: ask "
+            f"{path}: the teacher was shown the answers: such replies say nothing of what it knows"
+        )
+    wanted = request.coverage.questions
+    if len(replies) < wanted:
+        raise FleetError(
+            f"{path} has replies to {len(replies)} questions, coverage.questions is {wanted}: ask "
             f"more, or lower it"
         )
-    right = count_right(request.checker, list(found.values()))
-    return choose_strategy(right, len(found), request.coverage)
+    right = len(right_replies(request.checker, replies))
+    return choose_strategy(right, len(replies), request.coverage)

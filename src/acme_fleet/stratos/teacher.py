@@ -21,6 +21,7 @@ from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import make_folder, writing
 from acme_fleet.stratos.pairs import Teacher
 from acme_fleet.stratos.questions import Question, normalised
+from acme_fleet.stratos.replies import EXPLAINED
 from acme_fleet.stratos.request import Request
 
 Progress = Callable[[int, int], None]
@@ -130,16 +131,22 @@ def _check_shape(teacher: Teacher, config: Any, place: str) -> None:
             )
 
 
-def coverage_questions(request: Request, train: Sequence[Question]) -> list[Question]:
-    """The labelled questions that a teacher is asked: drawn from all by the seed.
+def drawn_questions(
+    request: Request, train: Sequence[Question], count: int | None = None
+) -> list[Question]:
+    """Labelled questions that a teacher is asked: drawn from all by the seed.
+
+    Args:
+        request: the task. train: all. count: ``coverage.questions`` by default.
 
     Raises:
-        FleetError: if there are fewer than ``coverage.questions``.
+        FleetError: if there are fewer.
     """
-    wanted = request.coverage.questions
+    wanted, setting = (count, "--count") if count else (request.coverage.questions, "")
     if len(train) < wanted:
         raise FleetError(
-            f"coverage.questions is {wanted}, data.train has {len(train)} questions; lower it"
+            f"{setting or 'coverage.questions'} is {wanted}, data.train has {len(train)} "
+            f"questions; lower it"
         )
     order = np.random.default_rng(request.seed).permutation(len(train))
     return [train[number] for number in sorted(order[:wanted].tolist())]
@@ -151,31 +158,40 @@ def ask(
     questions: Sequence[Question],
     out: Path,
     progress: Progress = lambda done, total: None,
+    *,
+    explain: bool = False,
 ) -> Asked:
     """Ask the questions that the file has no reply to, and append each batch to it.
 
     Args:
         request: the task. teacher: answers. questions: what is asked.
         out: JSON Lines of question and reply; a line that was cut off is removed.
+        explain: show the answer, and ask for the steps to it.
         progress: called with answered and all questions.
 
     Raises:
         FleetError: if the file is none of replies.
         WriteError: if it cannot be written; what was answered is in it.
     """
-    known = _kept(out, request.data.question)
+    data = request.data
+    known = _kept(out, data.question, explain=explain)
     left = [question for question in questions if normalised(question.text) not in known]
     most, size = request.workload.answer_tokens, request.workload.label_batch
     prompts, lengths, seconds, cut = list[int](), list[int](), 0.0, 0
     for start in range(0, len(left), size):
         batch = left[start : start + size]
         progress(len(known) + start, len(known) + len(left))
-        tokens = [teacher.tokens(request.data.prompt_of(each.text)) for each in batch]
+        shown = [
+            data.explanation_of(each.text, each.answer) if explain else data.prompt_of(each.text)
+            for each in batch
+        ]
+        tokens = [teacher.tokens(prompt) for prompt in shown]
         began = time.perf_counter()
         answers = teacher.write(tokens, most)
         seconds += time.perf_counter() - began
         lines = [
-            {request.data.question: question.text, "reply": teacher.text(answer)}
+            {data.question: question.text, "reply": teacher.text(answer)}
+            | ({EXPLAINED: True} if explain else {})
             for question, answer in zip(batch, answers, strict=True)
         ]
         with writing(out):
@@ -202,7 +218,7 @@ def _percentile(values: Sequence[int]) -> int:
     return int(np.percentile(values, 95, method="inverted_cdf")) if values else 0
 
 
-def _kept(path: Path, key: str) -> set[str]:
+def _kept(path: Path, key: str, *, explain: bool) -> set[str]:
     """Questions that the file has replies to; a last line without an end is cut off."""
     if not path.exists():
         return set()
@@ -214,8 +230,10 @@ def _kept(path: Path, key: str) -> set[str]:
     for place, line in json_lines(path, "--out"):
         row = json_object(line, place)
         if not isinstance(row.get(key), str) or not isinstance(row.get("reply"), str):
+            raise FleetError(f"{place} is no reply: it needs {key!r} and 'reply'; take a new file")
+        if bool(row.get(EXPLAINED)) != explain:
             raise FleetError(
-                f"{place} is no reply: it needs {key!r} and 'reply'; choose a new file"
+                f"{place}: replies with and without the answer shown belong in files of their own"
             )
         found.add(normalised(row[key]))
     return found

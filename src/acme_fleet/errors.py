@@ -3,6 +3,7 @@
 AcmeError
 ├── FleetError      a fleet file, a data set or an argument is wrong; nothing has been trained yet
 ├── ArtifactError   an artifact is missing or damaged, or this machine cannot run it
+├── DeliveryError   a release cannot be published, or what is published cannot be trusted or used
 ├── RunError        a run directory is missing, incomplete or of another fleet
 │   ├── DamagedError    a file in it is not what was written
 │   └── WriteError      a file in it cannot be written; what was finished is on disk
@@ -10,12 +11,13 @@ AcmeError
 └── QuorumError     too few devices or edges answered; what was finished is on disk
 """
 
-from acme_fleet_runtime.errors import AcmeError, ArtifactError, FleetError
+from acme_fleet_runtime.errors import AcmeError, ArtifactError, DeliveryError, FleetError
 
 __all__ = [
     "AcmeError",
     "ArtifactError",
     "DamagedError",
+    "DeliveryError",
     "FleetError",
     "ProtocolError",
     "QuorumError",

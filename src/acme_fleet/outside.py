@@ -1,5 +1,13 @@
 """The border to data from outside, which the runner of artifacts has too."""
 
-from acme_fleet_runtime.outside import listed, one_line, read_regular, reading, reason, regular
+from acme_fleet_runtime.outside import (
+    listed,
+    one_line,
+    optional,
+    read_regular,
+    reading,
+    reason,
+    regular,
+)
 
-__all__ = ["listed", "one_line", "read_regular", "reading", "reason", "regular"]
+__all__ = ["listed", "one_line", "optional", "read_regular", "reading", "reason", "regular"]

@@ -1,4 +1,4 @@
-"""``acme-runtime predict`` and ``acme-runtime serve``: the runner's own command line."""
+"""``acme-runtime``: the runner's own command line: predict, serve, pull, rollback."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("artifact", type=Path, help="its folder")
         command.add_argument("--threads", type=_count, default=0, help="0: one for each core")
         command.set_defaults(command=run)
+    pull = commands.add_parser("pull", help="install the newest release that a publisher has")
+    pull.add_argument("--from", dest="source", required=True, help="URL, folder or bundle")
+    pull.add_argument("--device", required=True, help="its name")
+    pull.add_argument("--to", type=Path, required=True, help="the device's folder of releases")
+    pull.add_argument("--trust", help="the publisher's fingerprint or root.json; needed once")
+    pull.add_argument("--again", action="store_true", help="also what was rolled back here")
+    pull.set_defaults(command=_pull)
+    rollback = commands.add_parser("rollback", help="go back to the release before")
+    rollback.add_argument("to", type=Path, help="the device's folder of releases")
+    rollback.set_defaults(command=_rollback)
     predict.add_argument("files", type=Path, nargs="*", help="files, folders; - is standard input")
     predict.add_argument("--text", action="append", default=[], help="a text; may be given again")
     predict.add_argument("--lines", action="store_true", help="a file holds one text a line")
@@ -86,6 +96,21 @@ def _serve(options: Any) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     token = options.token or os.environ.get(TOKEN) or None
     serve(Runner.open(options.artifact, options.threads), options.host, options.port, token, _say)
+    return _DONE
+
+
+def _pull(options: Any) -> int:
+    from acme_fleet_runtime.delivery.device import pull
+
+    where, device, to = options.source, options.device, options.to
+    _say(pull(where, device, to, trust=options.trust, again=options.again).told)
+    return _DONE
+
+
+def _rollback(options: Any) -> int:
+    from acme_fleet_runtime.delivery.device import rollback
+
+    _say(rollback(options.to).told)
     return _DONE
 
 

@@ -11,3 +11,7 @@ class FleetError(AcmeError):
 
 class ArtifactError(AcmeError):
     """An artifact is missing or damaged, or this machine cannot run it."""
+
+
+class DeliveryError(AcmeError):
+    """A release cannot be published, or cannot be trusted or used."""

@@ -17,7 +17,9 @@ from acme_fleet_runtime.strict import parse_json, parse_record, plain
 
 MANIFEST, GRAPH, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
 FORMAT, VERSION = "acme-artifact", 1
-_LARGEST = 2**26  # bytes of a manifest
+LARGEST_MANIFEST = 2**26  # bytes
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+"""A device's name, which is part of file names, as it is."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MOST_PIXELS, _MOST_TOKENS = 4096, 2**16  # a side, a text
@@ -33,6 +35,12 @@ class File:
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.sha256):
             raise ValueError("sha256 should be 64 hexadecimal digits")
+
+
+def describe_file(path: Path) -> File:
+    """The entry of a file as it is now."""
+    with path.open("rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,18 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     with reading(f"cannot read {path}", ArtifactError):
-        document = parse_json(read_regular(path, _LARGEST))
+        content = read_regular(path, LARGEST_MANIFEST)
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: Path) -> Manifest:
+    """The manifest in a file's content; ``path`` is for messages.
+
+    Raises:
+        ArtifactError: if it is of another version, or damaged.
+    """
+    with reading(f"cannot read {path}", ArtifactError):
+        document = parse_json(content)
     known = isinstance(document, dict) and document.get("format") == FORMAT
     if not known:
         raise ArtifactError(f"{path} is no manifest of an artifact of acme-fleet")

@@ -7,11 +7,13 @@ reader of outside data calls its library inside :func:`reading` and lists none o
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from acme_fleet_runtime.errors import AcmeError, FleetError
 
@@ -50,6 +52,18 @@ def reading(place: object, kind: type[AcmeError] = FleetError) -> Iterator[None]
         raise
     except Exception as error:
         raise kind(f"{place}: {reason(error)}") from error
+
+
+def optional(module: str, advice: str, kind: type[AcmeError] = FleetError) -> ModuleType:
+    """A module that comes with an extra, imported when it is needed.
+
+    Raises:
+        AcmeError: of this ``kind``, with the ``advice``, if it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise kind(advice) from error
 
 
 def regular(path: Path) -> Path:

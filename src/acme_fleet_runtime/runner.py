@@ -52,6 +52,8 @@ class Runner(Classifier[np.ndarray]):
             ArtifactError: if it is damaged, or this machine cannot run it.
         """
         folder = Path(folder)
+        if folder.is_symlink():
+            folder = folder.resolve()  # one release, also if the link is switched meanwhile
         manifest = read_manifest(folder)
         if manifest.program.name != PROGRAM:
             raise ArtifactError(
@@ -116,8 +118,19 @@ class Runner(Classifier[np.ndarray]):
         Raises:
             ArtifactError: if the model fails, or gives what is no probability.
         """
+        return self._run("probabilities", samples)
+
+    def logits(self, samples: Sequence[np.ndarray]) -> list[list[float]]:
+        """For each sample the model's numbers before the softmax.
+
+        Raises:
+            ArtifactError: if the model fails, or gives what is no number.
+        """
+        return self._run("logits", samples)
+
+    def _run(self, output: str, samples: Sequence[np.ndarray]) -> list[list[float]]:
         with reading(f"{self.folder}: the model cannot be used", ArtifactError):
-            rows = self._session.run(["probabilities"], self._inputs(samples))[0].tolist()
+            rows = self._session.run([output], self._inputs(samples))[0].tolist()
         if not all(math.isfinite(value) for row in rows for value in row):
             raise ArtifactError(f"{self.folder / GRAPH}: the answers are no finite numbers")
         return rows
@@ -134,6 +147,20 @@ def start(graph: bytes, minimum: str, threads: int) -> Any:
     Raises:
         ArtifactError: if ONNX Runtime is missing, too old, or refuses the graph.
     """
+    onnxruntime = runtime(minimum)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised, too
+    with reading("ONNX Runtime does not take the graph", ArtifactError):
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def runtime(minimum: str) -> Any:
+    """The module of ONNX Runtime.
+
+    Raises:
+        ArtifactError: if it is missing, or older than ``minimum``.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -146,11 +173,7 @@ def start(graph: bytes, minimum: str, threads: int) -> Any:
             f"the artifact needs onnxruntime {minimum} or newer, {installed} is installed: "
             f"pip install -U onnxruntime"
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # errors are raised, too
-    with reading("ONNX Runtime does not take the graph", ArtifactError):
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime
 
 
 def _numbers(version: str) -> tuple[int, ...]:

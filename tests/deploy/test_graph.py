@@ -25,15 +25,10 @@ from acme_fleet.deploy import graph as graphs
 from acme_fleet.deploy.graph import build_graph
 from acme_fleet.deploy.verify import TOLERANCES
 from acme_fleet.errors import FleetError
-from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
-from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
-from acme_fleet.models.backbone.precision import pack
-from acme_fleet.models.families import FAMILIES, dimensions
-from acme_fleet.models.features import CustomizedModel, feature_sizes
-from acme_fleet.models.header.module import build_header, initial_tensors, prune
-from acme_fleet.models.storage import backbone_from, config_document
+from acme_fleet.models.families import FAMILIES
+from acme_fleet.models.features import CustomizedModel
+from tiny_device import device_model
 
-CLASSES, CHANNELS = 3, 4
 _OVERHEAD = 4_000  # bytes of constants that no file of weights has
 RULE = ImagePreprocessing.centred(8, 8, 1)
 
@@ -44,31 +39,6 @@ def _any_size() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
-
-
-def device_model(plain: PreTrainedModel, precision: Precision, pooling: Pooling) -> CustomizedModel:
-    """Layers of uneven widths, rounded, and a header half of which is pruned."""
-    elastic = as_elastic(plain)
-    sizes = dimensions(elastic.config)
-    heads = tuple(1 + layer % sizes.heads for layer in range(sizes.layers))
-    neurons = tuple(3 + 2 * layer for layer in range(sizes.layers))
-    small = extract(elastic, Architecture(tuple(range(sizes.layers)), heads, neurons))
-    config = {**config_document(small), "precision": precision, "pooling": pooling}
-    backbone = backbone_from(config, pack(small.state_dict(), precision))
-    features = feature_sizes(backbone.config)
-    block = Block(inputs=(0, 1), operations=("conv3", "avg_pool"))
-    genotype = Genotype(blocks=(block,), cells=1, channels=CHANNELS)
-    plan = HeaderPlan(
-        genotype=genotype,
-        hidden=features.hidden,
-        classes=CLASSES,
-        axes=features.axes,
-        pooled=features.pooled,
-    )
-    tensors = initial_tensors(plan.shapes(), torch.Generator().manual_seed(1))
-    header = build_header(plan, {name: tensor + 0.1 for name, tensor in tensors.items()})
-    layer = next(iter(plan.layers))
-    return CustomizedModel(backbone, prune(header, {layer: (0, 2)})).eval()
 
 
 def check(model: CustomizedModel, family: str) -> onnx.ModelProto:

@@ -161,6 +161,22 @@ def test_a_format_from_outside(finished, quick_format: Any, tmp_path: Path):
     assert (told.exit_code, "neither a run directory" in told.stderr) == (2, True)
 
 
+def test_a_registry_has_what_was_exported(finished, quick_format: Any, tmp_path: Path):
+    pytest.importorskip("alembic", reason="pip install 'acme-fleet[registry]'")
+    from acme_fleet.deploy.registry.store import Registry
+
+    where = tmp_path / "fleet.db"
+    arguments = ("--all", "--format", "npz", "--out", tmp_path / "out", "--registry", where)
+    assert _acme("export", finished.path, *arguments).exit_code == 0
+    registry = Registry.open(str(where))
+    newest = registry.newest()
+    assert [each.device for each in newest] == ["badge-1", "badge-2", "cam-1", "cam-2"]
+    assert {each.fleet for each in newest} == {finished.fleet.name}
+    assert {each.run for each in newest} == {str(finished.path)}
+    assert newest[0].manifest == read_manifest(tmp_path / "out" / "badge-1")
+    registry.close()
+
+
 def test_the_default_place_and_an_older_artifact(finished, quick_format: Any, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished.path, run)

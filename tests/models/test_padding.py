@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import distillation_loss
 from acme_fleet.edge.search_space import SearchSpace
@@ -424,3 +425,18 @@ def test_students_learn_nothing_of_padding(family: str, plain_backbone: MakeBack
         return distillation_loss(CLASSIFICATION, *runs, small.layers, 1.0, 1.0)
 
     torch.testing.assert_close(loss(6), loss(0), **CLOSE)
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+@pytest.mark.parametrize("pooling", ["first", "mean", "last", "first_mean"])
+def test_without_a_mask_all_tokens_are_real(
+    family: str, pooling: Pooling, plain_backbone: MakeBackbone
+) -> None:
+    backbone = as_elastic(plain_backbone(family, layers=1))
+    backbone.config.pooling = pooling
+    ids = torch.randint(2, 29, (3, 5), generator=seeded())
+    with torch.no_grad():
+        alone = feature_maps(backbone, {"input_ids": ids})
+        masked = feature_maps(backbone, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    for name, values in alone.items():
+        assert torch.allclose(values, masked[name], **CLOSE), name

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from acme_fleet.errors import RunError, WriteError
-from acme_fleet.runs import locks
 from acme_fleet.runs.locks import LOCK, held
+from acme_fleet_runtime import locks
 
 _HOLDER = """
 import sys, time

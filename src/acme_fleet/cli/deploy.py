@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acme_fleet.cli.app import app, say
+from acme_fleet.cli.fleet import RegistryOption, open_registry
 
 if TYPE_CHECKING:
     from acme_fleet.deploy.export import Exported
+    from acme_fleet.deploy.registry.store import Registry
 
 ARTIFACTS = "artifacts"
 
@@ -23,7 +25,9 @@ def export(
     ],
     device: Annotated[str | None, typer.Option(help="Name of the device of a run.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All devices of the run.")] = False,
-    format_name: Annotated[str, typer.Option("--format", help="onnx or safetensors.")] = "onnx",
+    format_name: Annotated[
+        str, typer.Option("--format", help="onnx, executorch or safetensors.")
+    ] = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the artifacts; in the run's artifacts without it."),
@@ -32,6 +36,7 @@ def export(
         list[Path] | None,
         typer.Option(help="Files or folders to verify on, in place of the device's own data."),
     ] = None,
+    registry: RegistryOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write what the verification refuses.")
     ] = False,
@@ -47,24 +52,29 @@ def export(
     from acme_fleet.errors import AcmeError, FleetError
     from acme_fleet.runs.directory import FLEET, RunDirectory
 
-    named = samples or []
+    named, record = samples or [], open_registry(registry)
     if not every and device is None and not (place / FLEET).exists():
         if out is None:
             raise FleetError("name a folder with --out: a device's folder alone has no place")
-        _tell(export(origin_alone(place, named), format_name, out, force=force))
+        done = export(origin_alone(place, named), format_name, out, force=force)
+        _tell(done)
+        _record(record, [done], None)
         return
-    run, failed = RunDirectory.open(place), 0
+    run, failed, written = RunDirectory.open(place), 0, []
     names = devices_of(run, device, every=every)
     parent = out or place / ARTIFACTS
     for name in names:
         target = parent if out is not None and not every else parent / name
         try:
-            _tell(export(origin_in_run(run, name, named), format_name, target, force=force))
+            done = export(origin_in_run(run, name, named), format_name, target, force=force)
+            _tell(done)
+            written.append(done)
         except AcmeError as error:
             if not every:
                 raise
             failed += 1
             say(f"error: {error}", error=True)
+    _record(record, written, place)
     if failed:
         say(f"error: {failed} of {len(names)} were not written", error=True)
         raise typer.Exit(1)
@@ -93,6 +103,12 @@ def serve(
     from acme_fleet_runtime.server import serve
 
     serve(Runner.open(artifact, threads), host, port, token, say)
+
+
+def _record(registry: Registry | None, written: list[Exported], run: Path | None) -> None:
+    if registry is not None:
+        for one in written:
+            registry.record(one.folder, run=run)
 
 
 def _tell(done: Exported) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from acme_fleet.config.base import Settings
+from acme_fleet_runtime.manifest import DEVICE_NAME
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -34,7 +35,7 @@ def check_name(value: str) -> str:
     Raises:
         ValueError: if it is none.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+    if not DEVICE_NAME.fullmatch(value):
         raise ValueError(
             "a name has 1 to 64 letters, digits, '.', '_' or '-', and a letter or digit first"
         )

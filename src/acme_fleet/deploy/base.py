@@ -13,6 +13,7 @@ from torch import Tensor
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.inspection.predict import DeviceModel
+from acme_fleet.models.features import CustomizedModel
 from acme_fleet_runtime.manifest import ImagePreparation, Port, Program, TextPreparation
 
 Inputs = Mapping[str, np.ndarray]
@@ -37,24 +38,6 @@ class Written:
     script: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format of artifacts.
-
-    Attributes:
-        name: as ``--format`` has it.
-        needs: what ``run.py`` needs of an environment, for ``pip install``.
-        write: writes a device's model into a folder.
-        start: from that folder, logits of a batch as the format's own program computes them, on a
-            number of threads.
-    """
-
-    name: str
-    needs: str
-    write: Callable[[DeviceModel, Path], Written]
-    start: Callable[[Path, int], Logits]
 
 
 def preparation(model: DeviceModel) -> ImagePreparation | TextPreparation:
@@ -90,12 +73,38 @@ def tensors(model: DeviceModel, inputs: Inputs) -> dict[str, Tensor]:
 
 def eager(model: DeviceModel) -> Logits:
     """The logits of the PyTorch model."""
+    return logits_of(model.model, model)
+
+
+def logits_of(module: CustomizedModel, model: DeviceModel) -> Logits:
+    """The logits of a variant of a device's model."""
 
     def run(inputs: Inputs) -> np.ndarray:
         with torch.no_grad():
-            return model.model(**tensors(model, inputs)).numpy()
+            return module(**tensors(model, inputs)).numpy()
 
     return run
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of artifacts.
+
+    Attributes:
+        name: as ``--format`` has it.
+        needs: what ``run.py`` needs of an environment, for ``pip install``.
+        write: writes a device's model into a folder.
+        start: from that folder, logits of a batch as the format's own program computes them, on a
+            number of threads.
+        pytorch: logits that PyTorch gives by the format's arithmetic. That is the device's model
+            itself, unless a runtime rounds in another way.
+    """
+
+    name: str
+    needs: str
+    write: Callable[[DeviceModel, Path], Written]
+    start: Callable[[Path, int], Logits]
+    pytorch: Callable[[DeviceModel], Logits] = eager
 
 
 def script(name: str) -> str:

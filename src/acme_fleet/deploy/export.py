@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import shutil
@@ -31,11 +30,11 @@ from acme_fleet_runtime.manifest import (
     FORMAT,
     MANIFEST,
     VERSION,
-    File,
     Latency,
     Limit,
     Manifest,
     Reference,
+    describe_file,
     is_artifact,
     read_manifest,
 )
@@ -151,15 +150,22 @@ def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Expor
     _check_free(out)
     with _replacing_folder(out) as folder, using(_THREADS):
         written = form.write(origin.model, folder)
-        artifact, pytorch = form.start(folder, _THREADS), eager(origin.model)
-        precision = origin.model.model.backbone.config.precision
-        verified = verify(artifact, pytorch, origin.evidence, precision, forced=force)
+        artifact, shipped = form.start(folder, _THREADS), eager(origin.model)
+        same = None if form.pytorch is eager else form.pytorch(origin.model)
+        verified = verify(
+            artifact,
+            same or shipped,
+            origin.evidence,
+            origin.model.model.backbone.config.precision,
+            forced=force,
+            shipped=same and shipped,
+        )
         if verified.refusals and not force:
             raise ArtifactError(
                 f"the {form.name} artifact of {origin.name} was not written: "
                 f"{'; '.join(verified.refusals)}; --force writes it in spite of that"
             )
-        measured = latency(artifact, pytorch, origin.evidence.first, _THREADS)
+        measured = latency(artifact, shipped, origin.evidence.first, _THREADS)
         (folder / "run.py").write_text(written.script, encoding="utf-8")
         if origin.reference is not None:
             _note_license(origin.reference, folder)
@@ -177,7 +183,7 @@ def _described(
 ) -> Manifest:
     """The manifest, with the files that there are now."""
     description = read_description(origin.model.folder)
-    entries = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+    entries = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
     size = entries[written.model].size_bytes
     limit = None if origin.limit is None else Limit(origin.limit, size, size <= origin.limit)
     return Manifest(
@@ -200,11 +206,6 @@ def _described(
         limit=limit,
         versions=dict(_versions()),
     )
-
-
-def _entry(path: Path) -> File:
-    with path.open("rb") as file:
-        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.deploy.rounded import Numbers, with_whole_numbers
+from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts
 from acme_fleet.errors import FleetError
 from acme_fleet.models.features import CustomizedModel
 
@@ -28,44 +29,10 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 23  # with attention as one operation
-INPUTS = {"images": ("pixels",), "texts": ("input_ids", "attention_mask")}
-OUTPUTS = ("logits", "probabilities")
 _IR = 10
 _LARGEST = 2**31 - 2**24  # bytes; protobuf's limit, less the rest of the graph
 _LEAST_HALF = 16  # numbers; a Cast takes about as many bytes as fewer would save
 _BACKBONE = "model.backbone."
-
-
-class _OfImages(nn.Module):
-    """From bytes to logits and probabilities, by the arithmetic that the model was trained with."""
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(self, model: CustomizedModel, rule: ImagePreprocessing) -> None:
-        super().__init__()
-        self.model, self.factor = model, rule.rescale_factor
-        for name, values in (("pixel_mean", rule.image_mean), ("pixel_std", rule.image_std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images of shape ``(batch, height, width, channels)``, bytes."""
-        values = pixels.permute(0, 3, 1, 2).float() * self.factor
-        logits = self.model(pixel_values=(values - self.pixel_mean) / self.pixel_std)
-        return logits, logits.softmax(dim=1)
-
-
-class _OfTexts(nn.Module):
-    """From tokens to logits and probabilities."""
-
-    def __init__(self, model: CustomizedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Of tokens and their mask, both of shape ``(batch, tokens)``."""
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        return logits, logits.softmax(dim=1)
 
 
 def build_graph(
@@ -83,12 +50,12 @@ def build_graph(
     changed = copy.deepcopy(model).eval()
     bytewise = with_whole_numbers(changed.backbone, precision)
     if isinstance(preprocessing, ImagePreprocessing):
-        whole = _OfImages(changed, preprocessing)
+        whole = OfImages(changed, preprocessing)
         shape = (2, *preprocessing.result, preprocessing.channels)
         inputs = {name: torch.zeros(shape, dtype=torch.uint8) for name in INPUTS["images"]}
         free = dict.fromkeys(inputs, (0,))
     else:
-        whole = _OfTexts(changed)
+        whole = OfTexts(changed)
         tokens = max(2, min(preprocessing.max_tokens, 7))
         inputs = {name: torch.ones(2, tokens, dtype=torch.int64) for name in INPUTS["texts"]}
         free = dict.fromkeys(inputs, (0, 1))

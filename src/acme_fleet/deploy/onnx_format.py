@@ -8,7 +8,8 @@ import numpy as np
 
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.deploy.base import Format, Inputs, Logits, Written, script
-from acme_fleet.deploy.graph import INPUTS, OPSET, OUTPUTS, build_graph
+from acme_fleet.deploy.graph import OPSET, build_graph
+from acme_fleet.deploy.whole import INPUTS, OUTPUTS
 from acme_fleet.inspection.predict import DeviceModel
 from acme_fleet_runtime.manifest import GRAPH, TOKENIZER, Port, Program
 from acme_fleet_runtime.runner import PROGRAM, start

@@ -83,7 +83,7 @@ class _Int4Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-class _Int8Embedding(nn.Module):
+class Int8Embedding(nn.Module):
     """Rows of a table are read as whole numbers, then scaled."""
 
     numbers: Tensor
@@ -127,10 +127,10 @@ def _replacement(module: nn.Module, precision: Precision) -> nn.Module | None:
     if kind not in (nn.Linear, Int8Linear, nn.Embedding):
         return None
     weight = module.get_parameter("weight").detach()
-    numbers, scale = _packed(weight, precision)
+    numbers, scale = packed(weight, precision)
     if kind is nn.Embedding:
         if precision == "int8":
-            return _Int8Embedding(numbers, scale)
+            return Int8Embedding(numbers, scale)
         return _Int4Embedding(numbers, scale, weight.shape[1])
     bias = module.state_dict().get("bias")
     if precision == "int8":
@@ -151,12 +151,13 @@ def with_whole_numbers(backbone: nn.Module, precision: Precision) -> dict[str, N
             backbone.set_submodule(name, replacement)
     bytewise = 2 if precision == "int8" else 3  # axes from which a weight has one byte a number
     return {
-        name: _packed(weight.detach(), "int8")
+        name: packed(weight.detach(), "int8")
         for name, weight in backbone.named_parameters()
         if name.endswith(".weight") and weight.ndim >= bytewise
     }
 
 
-def _packed(weight: Tensor, precision: Precision) -> Numbers:
+def packed(weight: Tensor, precision: Precision) -> Numbers:
+    """A weight as the device's file holds it, and its scales."""
     tensors = pack({"of.weight": weight}, precision)
     return tensors["of.weight"], tensors["of.weight" + SCALE]

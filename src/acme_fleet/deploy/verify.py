@@ -48,24 +48,33 @@ class Verified:
 
 
 def verify(
-    artifact: Logits, pytorch: Logits, evidence: Evidence, precision: Precision, *, forced: bool
+    artifact: Logits,
+    pytorch: Logits,
+    evidence: Evidence,
+    precision: Precision,
+    *,
+    forced: bool,
+    shipped: Logits | None = None,
 ) -> Verified:
     """Compare an artifact with PyTorch.
 
     Its logits must be PyTorch's, in a batch as alone, with padding as without. On validation data
-    its accuracy must be PyTorch's too. Test data decide nothing.
+    its accuracy must be the device's model's too. Test data decide nothing.
 
     Args:
-        artifact, pytorch: logits of a batch.
+        artifact, pytorch: logits of a batch, by the same arithmetic.
         evidence: the inputs.
         precision: of the weights, which decides the tolerance.
         forced: goes into the record.
+        shipped: logits of the device's model, where ``pytorch`` rounds in another way.
     """
     parts = {evidence.data: evidence.first}
     if evidence.test is not None:
         parts["test"] = evidence.test
-    found = {name: (_all(artifact, part), _all(pytorch, part)) for name, part in parts.items()}
-    ours, theirs = found[evidence.data]
+    judge = pytorch if shipped is None else shipped
+    found = {name: (_all(artifact, part), _all(judge, part)) for name, part in parts.items()}
+    ours, expected = found[evidence.data]
+    theirs = expected if shipped is None else _all(pytorch, evidence.first)
     spread = _spread(theirs)
     difference = _difference(ours, theirs, spread)
     alone = _difference(_alone(artifact, evidence.first), ours[:_ALONE], spread)
@@ -98,7 +107,7 @@ def verify(
         samples=len(evidence.first),
         largest_difference=_told(max(difference, alone, padded)),
         tolerance=tolerance,
-        same_class=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        same_class=float((ours.argmax(axis=1) == expected.argmax(axis=1)).mean()),
         forced=forced and bool(refusals),
     )
     return Verified(record, tuple(accuracy), tuple(refusals))

@@ -102,7 +102,9 @@ def pooled_by(
     if pooling == "attention":
         assert attended is not None  # by ``pool_by``
         return attended
-    vector = pool(final, mask, pooling, family_of(config).prefix_tokens)
+    family = family_of(config)
+    # A text's mean has its special tokens, also where no mask says that all of them are real.
+    vector = pool(final, mask, pooling, family.prefix_tokens if family.grid == "image" else 0)
     return vector if mask is None else clear_padding(vector, mask[:, :1])
 
 

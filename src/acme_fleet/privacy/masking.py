@@ -11,7 +11,6 @@ All arithmetic is on whole numbers modulo 2³², so that masks cancel exactly.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,8 @@ import torch
 from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
-from acme_fleet.errors import FleetError, ProtocolError
+from acme_fleet.errors import ProtocolError
+from acme_fleet.outside import optional
 from acme_fleet.privacy.noise import stream
 
 _ONE = 2**30
@@ -32,10 +32,8 @@ _ROUNDED = 1e-3
 
 
 def _x25519() -> Any:
-    try:
-        return importlib.import_module("cryptography.hazmat.primitives.asymmetric.x25519")
-    except ImportError as error:
-        raise FleetError("masking needs `pip install 'acme-fleet[privacy]'`") from error
+    module = "cryptography.hazmat.primitives.asymmetric.x25519"
+    return optional(module, "masking needs `pip install 'acme-fleet[privacy]'`")
 
 
 def public_key(secret: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 
 from acme_fleet.data.raw import Columns, RawSamples, as_objects, class_list, coded, joined, owners
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, optional, reading
 
 
 def read_digits() -> RawSamples:
@@ -221,12 +220,8 @@ def optional_module(name: str) -> ModuleType:
     Raises:
         FleetError: with the command that installs it.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise FleetError(
-            f'this data set needs {name.split(".")[0]}: pip install "acme-fleet[data]"'
-        ) from error
+    advice = f'this data set needs {name.split(".")[0]}: pip install "acme-fleet[data]"'
+    return optional(name, advice)
 
 
 def require_columns(wanted: list[str], present: list[str], where: str) -> None:

@@ -1,0 +1,1 @@
+"""Releases on a device: pulled, verified, tried, switched to, and rolled back."""

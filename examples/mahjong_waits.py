@@ -1,4 +1,4 @@
-"""Which tiles complete a Mahjong hand? A task for ``acme distill``, with solver and checker.
+"""The tiles that complete a Mahjong hand: a task for ``acme distill``, with solver and checker.
 
 ``python examples/mahjong_waits.py FOLDER`` writes a task file with questions, and what it names;
 needs ``pip install mahjong``. ``make`` and ``check`` are what the task's program and checker run.

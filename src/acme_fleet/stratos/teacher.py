@@ -116,7 +116,7 @@ class LanguageTeacher:
 
 
 def _check_shape(teacher: Teacher, config: Any, place: str) -> None:
-    """What is loaded is of the size that the plan was made for."""
+    """Refuse a checkpoint of another size than the plan was made for."""
     wanted = teacher.shape.config()
     if config.model_type != teacher.shape.family:
         raise FleetError(

@@ -66,6 +66,13 @@ def test_measured_accuracies_give_one_choice(task: Path):
     assert "accuracy first" in words
 
 
+def test_an_accuracy_that_is_not_known_keeps_its_limit_and_is_said_to(task: Path):
+    _change(task, "  # min_accuracy: 0.5 ", "  min_accuracy: 0.99 ")
+    told = _acme("plan", task)
+    assert told.exit_code == 0
+    assert "min_accuracy is not decided for 6 of 6 pairs" in _words(told)
+
+
 def test_init_changes_nothing_that_is_there(task: Path):
     told = _acme("init", task.parent / "other.yaml")
     assert told.exit_code == 2

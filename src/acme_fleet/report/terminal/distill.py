@@ -196,6 +196,13 @@ def _print_notes(console: Console, plan: Plan) -> None:
             "(`pilot` in the table of pairs) lets them be compared; none is guessed from a size.",
             highlight=False,
         )
+    undecided = sum(pair.student.pilot is None for pair in plan.possible)
+    if undecided and any(limit.name == "min_accuracy" for limit in plan.limits):
+        console.print(
+            f"min_accuracy is not decided for {undecided} of {len(plan.possible)} pairs: it excludes "
+            f"none whose accuracy is not known.",
+            highlight=False,
+        )
     console.print(
         "In brackets: error bars. A source `not calibrated` means speeds of a data sheet times "
         "guessed shares, from half to twice the value; `acme distill probe` on such a machine "

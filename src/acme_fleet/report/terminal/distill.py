@@ -199,8 +199,8 @@ def _print_notes(console: Console, plan: Plan) -> None:
     undecided = sum(pair.student.pilot is None for pair in plan.possible)
     if undecided and any(limit.name == "min_accuracy" for limit in plan.limits):
         console.print(
-            f"min_accuracy is not decided for {undecided} of {len(plan.possible)} pairs: it excludes "
-            f"none whose accuracy is not known.",
+            f"min_accuracy is not decided for {undecided} of {len(plan.possible)} pairs: it "
+            f"excludes none whose accuracy is not known.",
             highlight=False,
         )
     console.print(

@@ -7,7 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from acme_fleet.config.base import Settings
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.stratos.pairs import PairTable
+from acme_fleet.stratos.request import Request
+from acme_fleet.stratos.servers.hardware import Hardware
+from acme_fleet.stratos.servers.machines import Machines
 
 PAGE = Path(__file__).with_name("settings.md")
 _BOUNDS = {
@@ -21,15 +26,30 @@ _BOUNDS = {
 
 def page() -> str:
     """The whole page."""
-    schema = Fleet.model_json_schema()
     lines = [
         "# Every setting of a fleet file",
         "",
         "Written by `python docs/settings.py`. A fleet file may leave out whatever has a default;",
         "unknown keys are refused. `acme init FILE` writes a commented example. Files that give",
         "`devices` and `device_types` in place of `clusters` are described in [costs](costs.md).",
+        "Task files, machines and pairs of `acme distill` follow [below](#a-task-file).",
+        *_sections("the file itself", Fleet),
+        "",
+        "# Every setting of `acme distill`",
+        "",
+        "`acme distill init FILE` writes commented examples; see [Stratos](stratos.md).",
+        *_sections("a task file", Request),
+        *_sections("a file of machines", Machines),
+        *_sections("a table of pairs", PairTable),
+        *_sections("a table of hardware", Hardware),
     ]
-    lines += _section("the file itself", schema, schema["$defs"])
+    return "\n".join(lines) + "\n"
+
+
+def _sections(title: str, kind: type[Settings]) -> list[str]:
+    """A file's settings, and those of every class that they mention."""
+    schema = kind.model_json_schema()
+    lines = _section(title, schema, schema.get("$defs", {}))
     waiting, seen = _references(schema), set()
     while waiting:
         name = waiting.pop(0)
@@ -37,7 +57,7 @@ def page() -> str:
             seen.add(name)
             lines += _section(name, schema["$defs"][name], schema["$defs"])
             waiting += _references(schema["$defs"][name])
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _section(name: str, schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:

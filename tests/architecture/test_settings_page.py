@@ -6,7 +6,14 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
+from acme_fleet.config.base import Settings
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.stratos.pairs import PairTable
+from acme_fleet.stratos.request import Request
+from acme_fleet.stratos.servers.hardware import Hardware
+from acme_fleet.stratos.servers.machines import Machines
 
 _DOCS = Path(__file__).parents[2] / "docs"
 
@@ -17,9 +24,10 @@ def test_page_is_up_to_date():
     assert (_DOCS / "settings.md").read_text() == page()
 
 
-def test_page_says_of_every_setting_what_it_does():
+@pytest.mark.parametrize("kind", [Fleet, Request, Machines, PairTable, Hardware])
+def test_page_says_of_every_setting_what_it_does(kind: type[Settings]):
     text = (_DOCS / "settings.md").read_text()
-    schema = Fleet.model_json_schema()
+    schema = kind.model_json_schema()
     for definition in [schema, *schema["$defs"].values()]:
         for key, told in definition.get("properties", {}).items():
             line = told.get("description", "")

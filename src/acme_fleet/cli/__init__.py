@@ -1,6 +1,6 @@
 """The command line. Heavy libraries are imported by the command that needs them."""
 
-from acme_fleet.cli import customise, delivery, deploy, fleet, hosts, pretrain, reference
+from acme_fleet.cli import customise, delivery, deploy, distill, fleet, hosts, pretrain, reference
 from acme_fleet.cli.app import app
 from acme_fleet.cli.customise import EXAMPLE
 
@@ -10,6 +10,7 @@ __all__ = [
     "customise",
     "delivery",
     "deploy",
+    "distill",
     "fleet",
     "hosts",
     "pretrain",

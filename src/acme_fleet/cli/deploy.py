@@ -25,7 +25,9 @@ def export(
     ],
     device: Annotated[str | None, typer.Option(help="Name of the device of a run.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All devices of the run.")] = False,
-    format_name: Annotated[str, typer.Option("--format", help="onnx, executorch or safetensors.")] = "onnx",
+    format_name: Annotated[
+        str, typer.Option("--format", help="onnx, executorch or safetensors.")
+    ] = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the artifacts; in the run's artifacts without it."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -166,15 +166,24 @@ def read_json_lines(paths: Sequence[Path], columns: Columns, where: str) -> RawS
     return joined([_read_lines(path, columns, where) for path in paths], where)
 
 
-def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
+def json_lines(path: Path, where: str) -> list[tuple[str, str]]:
+    """Lines of a file that are not empty, each after what to call it in an error.
+
+    Raises:
+        FleetError: if the file cannot be read.
+    """
     with reading(f"{where}: cannot read {path}"):
         # Only these end a line; U+2028 and U+0085 may stand in a text.
         lines = read_regular(path).decode("utf-8-sig").split("\n")
-    places = [
+    return [
         (f"{where}: {path}, line {number}", line)
         for number, line in enumerate(lines, 1)
         if line.strip(_JSON_SPACE)
     ]
+
+
+def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
+    places = json_lines(path, where)
     rows = [_row(line, columns, place) for place, line in places]
 
     def place(number: int) -> str:
@@ -192,19 +201,39 @@ def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
     return RawSamples(as_objects(texts), codes, names, stored, groups, label, text_labels)
 
 
-def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        FleetError: if it is none.
+    """
     with reading(f"{where} is no JSON"):
         row = json.loads(line, object_pairs_hook=unique_keys)
     if not isinstance(row, dict):
         raise FleetError(f"{where} is no JSON object")
-    require_columns(columns.within(row), list(row), where)
-    text = row[columns.item]
+    return row
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """The text at a key.
+
+    Raises:
+        FleetError: if it is no text, or empty.
+    """
+    text = row[key]
     if not isinstance(text, str):
-        raise FleetError(f"{where}: {columns.item!r} is {type(text).__name__}, no text")
-    with reading(f"{where}: {columns.item!r} is no Unicode text"):
+        raise FleetError(f"{where}: {key!r} is {type(text).__name__}, no text")
+    with reading(f"{where}: {key!r} is no Unicode text"):
         text.encode()
     if not text.strip():
-        raise FleetError(f"{where}: {columns.item!r} is empty")
+        raise FleetError(f"{where}: {key!r} is empty")
+    return text
+
+
+def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
+    row = json_object(line, where)
+    require_columns(columns.within(row), list(row), where)
+    text_of(row, columns.item, where)
     if columns.label in row and not isinstance(row[columns.label], str | int):
         raise FleetError(f"{where}: {columns.label!r} must be text or an integer")
     return row

@@ -87,7 +87,7 @@ def profile_model(
     spread = measure_spread(shape, bench)
     return Profile(
         model=str(folder),
-        machine=_machine(on_gpu),
+        machine=machine_text(on_gpu),
         memory="GPU memory allocated by torch" if on_gpu else "resident memory of the process",
         tokens=shape.tokens,
         params=sum(parameter.numel() for parameter in shape.build().parameters()),
@@ -110,7 +110,8 @@ def fit_constants(spread: Spread) -> Fits:
     )
 
 
-def _machine(on_gpu: bool) -> str:
+def machine_text(on_gpu: bool) -> str:
+    """The processor or GPU, cores, threads and the version of torch, in one line."""
     version = f"torch {torch.__version__}"
     if on_gpu:
         return f"{torch.cuda.get_device_name()}, {version}"

@@ -12,6 +12,7 @@ from acme_fleet.config.backbone import Rule
 from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.selection.front import checked, exact_front, front, grid_coordinates, worst
+from acme_fleet.selection.ideal import shares_to_ideal
 
 
 def distances(
@@ -36,7 +37,7 @@ def distances(
     """
     if rule == "literal":
         return (coordinates - 1.0).sum(axis=1)
-    return ((objectives - objectives.min(axis=0)) / np.where(scale > 0, scale, 1.0)).sum(axis=1)
+    return shares_to_ideal(objectives, objectives.min(axis=0), scale).sum(axis=1)
 
 
 def choose(

@@ -1,0 +1,208 @@
+"""Stratos: a language model for rented servers, under a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acme_fleet.cli.app import app, say
+from acme_fleet.cli.signals import stop_explained
+
+distill = typer.Typer(
+    no_args_is_help=True,
+    help="Plan a distilled language model for rented servers, under a budget.",
+)
+app.add_typer(distill, name="distill")
+
+TaskFile = Annotated[Path, typer.Argument(help="A task file (YAML).", show_default=False)]
+
+
+@distill.command()
+def init(path: TaskFile) -> None:
+    """Write a commented example task file, and beside it the files that it names."""
+    from acme_fleet.stratos.example_files import write_example
+
+    written = write_example(path)
+    say(f"wrote {', '.join(str(each) for each in written)}")
+    say(f"look at its plan with: acme distill plan {path}")
+
+
+@distill.command()
+def plan(path: TaskFile) -> None:
+    """Servers, pairs, predicted cost and time, and reasons; nothing is trained."""
+    from acme_fleet.report.terminal.distill import print_plan
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.plan import make_plan
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.relaxation import check_feasible
+    from acme_fleet.stratos.request import Request
+
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    found = make_plan(request)
+    print_plan(request, questions, found)
+    check_feasible(found)
+
+
+@distill.command()
+def probe(
+    out: Annotated[Path, typer.Option(help="File of the calibration; must be new.")],
+    accelerator: Annotated[
+        str | None,
+        typer.Option(help="Measure the first NVIDIA GPU; its name as in price lists, such as L4."),
+    ] = None,
+) -> None:
+    """Measure this machine: what predictions of time and memory need to be calibrated."""
+    from acme_fleet.errors import FleetError
+    from acme_fleet.report.terminal.distill import print_calibration
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.calibration import write_calibration
+    from acme_fleet.stratos.probe import probe as measure
+
+    if out.exists():
+        raise FleetError(f"{out} exists already; it was not changed")
+    with LiveStages() as stages:
+        found = measure(
+            accelerator,
+            progress=lambda stage, done, total: stages.stage("probe", stage, done, total),
+        )
+    print_calibration(found)
+    write_calibration(found, out)
+    say(f"wrote {out}; name it as `calibration` of this machine, or in `calibrations` of a task")
+
+
+@distill.command()
+def ask(
+    path: TaskFile,
+    out: Annotated[Path, typer.Option(help="File of the replies; one that is there goes on.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Name in the table of pairs; the only one by default.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Questions to ask; coverage.questions by default.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the answer, and ask for the steps to it.")
+    ] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+) -> None:
+    """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.pairs import read_pairs, teacher_named
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.teacher import LanguageTeacher, drawn_questions
+    from acme_fleet.stratos.teacher import ask as ask_all
+    from acme_fleet.training.precision import training_device
+
+    request = Request.from_yaml(path)
+    questions = drawn_questions(request, read_questions(request.data).train, count)
+    named = teacher_named(read_pairs(request.pairs), teacher)
+    place = training_device("cuda" if gpu else "cpu", "--gpu")
+    again = f"what is answered is in {out}; the same command goes on"
+    with stop_explained(again), LiveStages() as stages:
+        found = ask_all(
+            request,
+            LanguageTeacher(named, place),
+            questions,
+            out,
+            lambda done, total: stages.stage("teacher", "questions", done, total),
+            explain=explain,
+        )
+    say(f"{found.replies} replies, {found.before} were there: {out}")
+    if found.replies:
+        workload = request.workload
+        say(
+            f"{found.written / found.seconds:.3g} tokens a second in batches of "
+            f"{workload.label_batch}; of 95 of 100 questions prompts have {found.prompt_tokens} "
+            f"tokens at most (workload.prompt_tokens: {workload.prompt_tokens}), answers "
+            f"{found.answer_tokens} ({workload.answer_tokens}); {found.cut} answers were cut off"
+        )
+    if not explain:
+        say(f"mark them with: acme distill strategy {path} {out}")
+    say(f"data of the right ones: acme distill keep {path} {out} --out DATA.jsonl")
+
+
+@distill.command()
+def strategy(
+    path: TaskFile,
+    replies: Annotated[
+        Path,
+        typer.Argument(
+            help="A teacher's replies to questions of data.train (JSON Lines: question, reply).",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Mark a teacher's replies with the task's checker: alignment, injection, or mixed."""
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.strategy import measure_coverage
+
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    found = measure_coverage(request, questions.train, replies)
+    say(f"{found.strategy}: {found.reason}")
+
+
+@distill.command()
+def keep(
+    path: TaskFile,
+    replies: Annotated[
+        Path, typer.Argument(help="A teacher's replies (JSON Lines).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="File of the data (JSON Lines); must be new.")],
+) -> None:
+    """Make data of the replies that the checker accepts."""
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.injection import write_data
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.replies import learnable, read_replies
+    from acme_fleet.stratos.request import Request
+
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    found, explained = read_replies(request, questions.train, replies)
+    rows = learnable(request, found)
+    write_data(rows, out)
+    shown = ", which was shown the answers" if explained else ""
+    say(f"wrote {out}: {len(rows)} of {len(found)} replies of the teacher{shown}, the right ones")
+
+
+@distill.command()
+def inject(
+    path: TaskFile,
+    out: Annotated[Path, typer.Option(help="File of the data (JSON Lines); must be new.")],
+    count: Annotated[int, typer.Option(min=1, help="Questions to make.")] = 1000,
+) -> None:
+    """Make questions from known answers with the task's program; each is checked."""
+    from acme_fleet.errors import FleetError
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.checkers import try_checker
+    from acme_fleet.stratos.injection import make_data, write_data
+    from acme_fleet.stratos.questions import read_questions
+    from acme_fleet.stratos.request import Request
+
+    if out.exists():
+        raise FleetError(f"{out} exists already; it was not changed")
+    request = Request.from_yaml(path)
+    questions = read_questions(request.data)
+    try_checker(request.checker, questions.train)
+    with LiveStages() as stages:
+        made = make_data(
+            request,
+            count,
+            questions.test,
+            lambda done, total: stages.stage("program", "questions", done, total),
+        )
+    write_data(made.rows, out)
+    say(
+        f"wrote {out}: {len(made.rows)} questions, whose replies the checker accepts; left out: "
+        f"{made.repeated} that came again, {made.held_out} that are held out"
+    )

@@ -215,6 +215,9 @@ def profile(
         typer.Option(min=0.1, help="The processor's TDP in watts, to estimate energy by load."),
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+    runtime: Annotated[
+        str, typer.Option(help="pytorch, or onnxruntime, which has all precisions.")
+    ] = "pytorch",
     largest_batch: Annotated[int, typer.Option(min=1, help="Batches are 1, 2, 4, … this.")] = 16,
     runs: Annotated[int, typer.Option(min=5, help="Forward passes at least, of each.")] = 20,
 ) -> None:
@@ -222,18 +225,24 @@ def profile(
     from acme_fleet.cost.power import find_source
     from acme_fleet.errors import FleetError
     from acme_fleet.profiling.file import power_label, write_profile
-    from acme_fleet.profiling.fit import check_fit, profile_model
+    from acme_fleet.profiling.fit import TORCH, check_fit, profile_model
     from acme_fleet.report.terminal.costs import print_profile
     from acme_fleet.report.terminal.run import LiveStages
 
     if device_file is not None and device_file.exists():
         raise FleetError(f"{device_file} exists already; it was not changed")
+    from acme_fleet.config.base import chosen
+    from acme_fleet.deploy.runtime_cost import ONNX_RUNTIME
+
+    runtimes = {each.name: each for each in (TORCH, ONNX_RUNTIME)}
+    taken = chosen(runtimes, runtime, "--runtime")
     source = find_source(on_gpu=gpu, meter=meter, tdp_w=tdp)
     with LiveStages() as stages:
         found = profile_model(
             model,
             source,
             on_gpu=gpu,
+            runtime=taken,
             largest_batch=largest_batch,
             runs=runs,
             progress=lambda stage, done, total: stages.stage("profile", stage, done, total),

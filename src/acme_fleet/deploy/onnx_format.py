@@ -14,12 +14,12 @@ from acme_fleet.inspection.predict import DeviceModel
 from acme_fleet_runtime.manifest import GRAPH, TOKENIZER, Port, Program
 from acme_fleet_runtime.runner import PROGRAM, start
 
-_MINIMUM = "1.23"  # the first with all operations of the opset that the graphs use
+MINIMUM = "1.23"  # the first with all operations of the opset that the graphs use
 
 
 def _write(model: DeviceModel, folder: Path) -> Written:
     (folder / GRAPH).write_bytes(build_graph(model.model, model.preprocessing))
-    program = Program(PROGRAM, _MINIMUM, OPSET)
+    program = Program(PROGRAM, MINIMUM, OPSET)
     outputs = tuple(Port(name, "float32", ("batch", len(model.class_names))) for name in OUTPUTS)
     if isinstance(model.preprocessing, TextPreprocessing):
         tokenizer = model.preprocessing.ready().to_str()
@@ -32,7 +32,7 @@ def _write(model: DeviceModel, folder: Path) -> Written:
 
 
 def _start(folder: Path, threads: int) -> Logits:
-    session = start((folder / GRAPH).read_bytes(), _MINIMUM, threads)
+    session = start((folder / GRAPH).read_bytes(), MINIMUM, threads)
 
     def run(inputs: Inputs) -> np.ndarray:
         return session.run(["logits"], dict(inputs))[0]

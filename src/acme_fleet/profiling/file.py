@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from acme_fleet.cost.energy import Fit
 from acme_fleet.cost.power import PowerSource, Unavailable
 from acme_fleet.errors import FleetError
 from acme_fleet.profiling.fit import Profile
@@ -43,6 +44,7 @@ def profile_document(profile: Profile) -> str:
     if fits.power is not None:  # at one number of patches G and p·G^β are one number
         power = {"power_w": fits.power.base, "power_per_layer_w": fits.power.per_layer}
         energy |= power | {"batch_power_w": 0.0}
+    energy |= fits.shares
     columns = {
         "width": spread.widths,
         "depth": spread.depths.astype(int),
@@ -62,12 +64,13 @@ def profile_document(profile: Profile) -> str:
             "power": power_label(profile.power),
         },
         "model": profile.model,
+        "runtime": profile.runtime,
         "machine": profile.machine,
         "tokens": profile.tokens,
         "params": profile.params,
         "start_bytes": profile.start_bytes,
         "batches": [vars(cost) for cost in profile.batches],
-        "fits": {name: vars(fit) for name, fit in vars(fits).items() if fit is not None},
+        "fits": {name: vars(fit) for name, fit in vars(fits).items() if isinstance(fit, Fit)},
         "spread": [dict(zip(columns, row, strict=True)) for row in rows],
     }
     return yaml.safe_dump(_rounded(content), sort_keys=False, allow_unicode=True)

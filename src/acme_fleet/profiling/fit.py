@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from acme_fleet.config.devices import Precision
 from acme_fleet.cost.energy import Fit, fit_latency, fit_latency_with_depth, fit_power
 from acme_fleet.cost.power import PowerSource, Unavailable
 from acme_fleet.errors import FleetError
@@ -17,9 +18,12 @@ from acme_fleet.models.shape import ModelShape
 from acme_fleet.profiling.measure import (
     BatchCost,
     Bench,
+    Load,
     Progress,
     Spread,
+    in_torch,
     measure_batches,
+    measure_precisions,
     measure_spread,
     peak_memory_bytes,
 )
@@ -28,12 +32,38 @@ _LEAST_R_SQUARED = 0.5
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """A runtime that models are measured in.
+
+    Attributes:
+        name: of the program.
+        load: makes a model ready.
+        precisions: that it executes, beside float32.
+    """
+
+    name: str
+    load: Load
+    precisions: tuple[Precision, ...]
+
+
+TORCH = Runtime("pytorch", in_torch(torch.device("cpu")), ())
+
+
+@dataclass(frozen=True)
 class Fits:
-    """Constants of Eq. 2; ``with_depth`` is T with a term in d, where the depths determine it."""
+    """Constants of Eq. 2.
+
+    Attributes:
+        latency: T.
+        with_depth: T with a term in d, where the depths determine it.
+        power: none without a source.
+        shares: of the layers' latency in float32, by precision.
+    """
 
     latency: Fit
     with_depth: Fit | None
     power: Fit | None
+    shares: dict[Precision, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,7 @@ class Profile:
     """
 
     model: str
+    runtime: str
     machine: str
     memory: str
     tokens: int
@@ -60,6 +91,7 @@ def profile_model(
     power: PowerSource | Unavailable,
     *,
     on_gpu: bool = False,
+    runtime: Runtime = TORCH,
     largest_batch: int = 16,
     runs: int = 20,
     progress: Progress = lambda stage, done, total: None,
@@ -70,6 +102,7 @@ def profile_model(
         folder: a device folder of a run, or a Hugging Face checkpoint.
         power: where joules come from.
         on_gpu: run on the first NVIDIA GPU and not on the processor.
+        runtime: what runs the models on the processor.
         largest_batch: batches are 1, 2, 4, … up to this.
         runs: forward passes, at least, of which the median is taken.
         progress: called with a stage, and finished and total parts of it.
@@ -80,13 +113,21 @@ def profile_model(
     """
     if on_gpu and not torch.cuda.is_available():
         raise FleetError("torch finds no NVIDIA GPU on this machine; measure without --gpu")
-    bench = Bench(torch.device("cuda:0" if on_gpu else "cpu"), power, runs, progress)
+    if on_gpu and runtime is not TORCH:
+        raise FleetError(f"{runtime.name} is measured on the processor; leave --gpu out")
+    place = torch.device("cuda:0" if on_gpu else "cpu")
+    load = in_torch(place) if runtime is TORCH else runtime.load
+    bench = Bench(place, load, runtime.precisions, power, runs, progress)
     shape = ModelShape.read(folder)
     start_bytes = peak_memory_bytes(bench.place)
     batches = measure_batches(shape, largest_batch, bench)
     spread = measure_spread(shape, bench)
+    fits = fit_constants(spread)
+    if runtime.precisions:
+        fits = replace(fits, shares=_shares(fits, measure_precisions(shape, bench)))
     return Profile(
         model=str(folder),
+        runtime=runtime.name,
         machine=machine_text(on_gpu),
         memory="GPU memory allocated by torch" if on_gpu else "resident memory of the process",
         tokens=shape.tokens,
@@ -95,8 +136,17 @@ def profile_model(
         power=power,
         batches=batches,
         spread=spread,
-        fits=fit_constants(spread),
+        fits=fits,
     )
+
+
+def _shares(fits: Fits, latency_s: dict[Precision, float]) -> dict[Precision, float]:
+    """Latencies less L, of what remains of the one in float32."""
+    base = (fits.with_depth or fits.latency).base
+    whole = latency_s["float32"] - base
+    if whole <= 0:
+        return {}
+    return {each: max(s - base, 0.0) / whole for each, s in latency_s.items() if each != "float32"}
 
 
 def fit_constants(spread: Spread) -> Fits:

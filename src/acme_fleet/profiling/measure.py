@@ -7,7 +7,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from acme_fleet.config.devices import Precision
 from acme_fleet.cost.power import PowerSource, Unavailable
 from acme_fleet.models.features import moved
 from acme_fleet.models.shape import ModelShape
@@ -27,20 +28,28 @@ _LEAST_S = 0.1
 
 Item = TypeVar("Item")
 Progress = Callable[[str, int, int], None]
+Pass = Callable[[], object]
+"""One forward pass of a model on inputs that are ready."""
+Load = Callable[[nn.Module, Mapping[str, Tensor], Precision], Pass]
+"""Makes a model ready in a runtime, with its weights at a precision."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Tools of a measurement: a torch device, a source of joules, and time limits.
+    """Tools of a measurement: a runtime, a source of joules, and time limits.
 
     Attributes:
         place: the processor or a GPU.
+        load: into the runtime.
+        precisions: to measure beside float32, of those that the runtime executes.
         power: where joules come from.
         runs: forward passes, at least, of which the median is taken.
         progress: called with a stage, and finished and total parts of it.
     """
 
     place: torch.device
+    load: Load
+    precisions: tuple[Precision, ...]
     power: PowerSource | Unavailable
     runs: int
     progress: Progress
@@ -69,18 +78,28 @@ class Spread:
     power_w: np.ndarray | None
 
 
+def in_torch(place: torch.device) -> Load:
+    """PyTorch on a device, in float32."""
+
+    def load(model: nn.Module, inputs: Mapping[str, Tensor], precision: Precision) -> Pass:
+        assert precision == "float32"
+        return _torch_pass(model.to(place), moved(dict(inputs), place))
+
+    return load
+
+
 def measure_batches(shape: ModelShape, largest: int, bench: Bench) -> list[BatchCost]:
     """Costs of a model of its own shape on 1, 2, 4, … up to ``largest`` samples."""
-    model = shape.build().to(bench.place)
+    model = shape.build()
     batches = _counted(powers_of_two(largest), "batch sizes", bench.progress)
     return [_batch_cost(model, shape, batch, bench) for batch in batches]
 
 
 def _batch_cost(model: nn.Module, shape: ModelShape, batch: int, bench: Bench) -> BatchCost:
-    inputs = moved(shape.inputs(batch), bench.place)
-    latency_s, energy_j = measure_latency(model, inputs, bench.runs), None
+    one = bench.load(model, shape.inputs(batch), "float32")
+    latency_s, energy_j = statistics.median(_pass_seconds(one, bench.runs)), None
     if not isinstance(bench.power, Unavailable):
-        energy_j = latency_s * measure_power(model, inputs, bench.power, latency_s)
+        energy_j = latency_s * measure_power(one, bench.power, latency_s)
     return BatchCost(batch, latency_s, peak_memory_bytes(bench.place), energy_j)
 
 
@@ -90,15 +109,18 @@ def measure_spread(shape: ModelShape, bench: Bench) -> Spread:
     They take turns, so that a machine that is slower for a while is slower for all of them.
     """
     pairs = [(w, d) for w in WIDTHS for d in spread_depths(shape.layers)]
-    one = moved(shape.inputs(1), bench.place)
+    inputs = shape.inputs(1)
+    ready = {
+        pair: bench.load(shape.resized(*pair), inputs, "float32")
+        for pair in _counted(pairs, "models", bench.progress)
+    }
     seconds: dict[tuple[float, int], list[float]] = {pair: [] for pair in pairs}
     watts: dict[tuple[float, int], list[float]] = {pair: [] for pair in pairs}
     for pair in _counted(pairs * _TURNS, "widths and depths", bench.progress):
-        model = shape.resized(*pair).to(bench.place)
-        seconds[pair] += _pass_seconds(model, one, math.ceil(bench.runs / _TURNS))
+        seconds[pair] += _pass_seconds(ready[pair], math.ceil(bench.runs / _TURNS))
         if not isinstance(bench.power, Unavailable):
             latency_s = statistics.median(seconds[pair])
-            watts[pair].append(measure_power(model, one, bench.power, latency_s))
+            watts[pair].append(measure_power(ready[pair], bench.power, latency_s))
     widths, depths = np.array(pairs, dtype=float).T
     return Spread(
         widths=widths,
@@ -108,31 +130,51 @@ def measure_spread(shape: ModelShape, bench: Bench) -> Spread:
     )
 
 
+def measure_precisions(shape: ModelShape, bench: Bench) -> dict[Precision, float]:
+    """Seconds of one sample at each precision, of a model of its own shape, measured in turns."""
+    inputs, model = shape.inputs(1), shape.build()
+    known: list[Precision] = ["float32", *bench.precisions]
+    ready = {each: bench.load(model, inputs, each) for each in known}
+    seconds: dict[Precision, list[float]] = {each: [] for each in known}
+    for each in _counted(known * _TURNS, "precisions", bench.progress):
+        seconds[each] += _pass_seconds(ready[each], math.ceil(bench.runs / _TURNS))
+    return {each: statistics.median(values) for each, values in seconds.items()}
+
+
 def _medians(found: dict[tuple[float, int], list[float]]) -> np.ndarray:
     return np.array([statistics.median(values) for values in found.values()])
 
 
 def measure_latency(model: nn.Module, inputs: dict[str, Tensor], runs: int = 20) -> float:
-    """Median seconds of one forward pass on ``inputs``, after a warm-up."""
-    return statistics.median(_pass_seconds(model, inputs, runs))
+    """Median seconds of one forward pass on ``inputs`` in PyTorch, after a warm-up."""
+    return statistics.median(_pass_seconds(_torch_pass(model, inputs), runs))
+
+
+def _torch_pass(model: nn.Module, inputs: dict[str, Tensor]) -> Pass:
+    on_gpu = next(iter(inputs.values())).is_cuda
+
+    def run() -> None:
+        model(**inputs)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return run
 
 
 @torch.no_grad()
-def _pass_seconds(model: nn.Module, inputs: dict[str, Tensor], runs: int) -> list[float]:
+def _pass_seconds(run: Pass, runs: int) -> list[float]:
     """Seconds of each forward pass, at least ``runs`` of them, for at least ``_LEAST_S``."""
     for _ in range(_WARM_UP):
-        _run(model, inputs)
+        run()
     moments = [time.perf_counter()]
     while len(moments) <= runs or moments[-1] - moments[0] < _LEAST_S:
-        _run(model, inputs)
+        run()
         moments.append(time.perf_counter())
     return [stop - start for start, stop in itertools.pairwise(moments)]
 
 
 @torch.no_grad()
-def measure_power(
-    model: nn.Module, inputs: dict[str, Tensor], source: PowerSource, latency_s: float
-) -> float:
+def measure_power(run: Pass, source: PowerSource, latency_s: float) -> float:
     """Mean watts over as many forward passes as the source needs."""
     passes = math.ceil(source.least_s / latency_s)
     seconds = 0.0
@@ -141,16 +183,10 @@ def measure_power(
         nonlocal seconds
         start = time.perf_counter()
         for _ in range(passes):
-            _run(model, inputs)
+            run()
         seconds = time.perf_counter() - start
 
     return source.energy_j(work) / seconds
-
-
-def _run(model: nn.Module, inputs: dict[str, Tensor]) -> None:
-    model(**inputs)
-    if next(iter(inputs.values())).is_cuda:
-        torch.cuda.synchronize()
 
 
 def peak_memory_bytes(place: torch.device) -> int:

@@ -48,9 +48,12 @@ def print_profile(profile: Profile, power: str) -> None:
     console.print(table)
     before = bytes_text(profile.start_bytes)
     console.print(f"memory: {profile.memory}; it was {before} before there was a model")
-    console.print(f"energy {power}; on {profile.machine}", highlight=False)
+    console.print(f"energy {power}; {profile.runtime} on {profile.machine}", highlight=False)
     _print_spread(console, profile, label)
     _print_fits(console, profile, label)
+    if profile.fits.shares:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in profile.fits.shares.items())
+        console.print(f"latency of the layers, as a share of that in float32: {shares}")
 
 
 def _print_spread(console: Console, profile: Profile, label: str) -> None:

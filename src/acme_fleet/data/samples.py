@@ -30,7 +30,7 @@ class _Labels:
 if TYPE_CHECKING:
     _LabelsField = _Labels
 else:  # a check at run time would compare what is given with the descriptor's own type
-    _LabelsField = Int64[Tensor, " samples"] | None
+    _LabelsField = Int64[Tensor, "samples *positions"] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,8 +40,9 @@ class Samples:
     Attributes:
         inputs: arguments of a Hugging Face model by name, e.g. ``pixel_values`` with the axes
             ``(samples, channels, height, width)``.
-        labels: class indices. Given as None where there are none; reading them is then a
-            ValueError.
+        labels: class indices or, of texts that are generated, the token that follows each, of
+            shape ``(samples, tokens)``. Given as None where there are none; reading them is then
+            a ValueError.
         stored_bytes: size of each raw sample as stored on disk.
     """
 
@@ -60,6 +61,13 @@ class Samples:
     def labelled(self) -> bool:
         """True where the samples have labels."""
         return self.__dict__["labels"] is not None
+
+    @property
+    def strata(self) -> Int[np.ndarray, " samples"]:
+        """The class of each sample, to split in proportion; one for all where there is none."""
+        if self.labelled and self.labels.ndim == 1:
+            return self.labels.numpy()
+        return np.zeros(len(self), np.int64)
 
     def __len__(self) -> int:
         return len(self.stored_bytes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -85,7 +85,13 @@ class TextPreprocessing(BaseModel):
             pad_id=pad_id,
             vocabulary=size if isinstance(size, int) and size > 0 else None,
             special_tokens=special,
+            **cls._further(tokenizer, place),
         )
+
+    @classmethod
+    def _further(cls, tokenizer: Any, place: str) -> dict[str, Any]:
+        """Fields of a subclass, from the checkpoint's tokenizer; ``place`` begins an error."""
+        return {}
 
     def kept_tokens(self, samples: Sequence[Samples], size: int) -> list[int]:
         """Numbers of the tokens of a smaller vocabulary, see :func:`vocabulary.kept_tokens`.
@@ -103,16 +109,15 @@ class TextPreprocessing(BaseModel):
             uses.update(real.tolist())
         return kept_tokens(self.tokenizer, uses, size)
 
-    def cut(self, kept: Sequence[int]) -> TextPreprocessing:
+    def cut(self, kept: Sequence[int]) -> Self:
         """The same, for a model that knows these tokens alone, numbered anew."""
-        return TextPreprocessing(
-            tokenizer=cut_tokenizer(self.tokenizer, kept),
-            max_tokens=self.max_tokens,
+        cut = {
+            "tokenizer": cut_tokenizer(self.tokenizer, kept),
             # Where no token is meant for padding it is any, and need not have stayed.
-            pad_id=list(kept).index(self.pad_id) if self.pad_id in kept else 0,
-            vocabulary=len(kept),
-            special_tokens=self.special_tokens,
-        )
+            "pad_id": list(kept).index(self.pad_id) if self.pad_id in kept else 0,
+            "vocabulary": len(kept),
+        }
+        return type(self).model_validate({**self.model_dump(), **cut})
 
     def inputs(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """Tokenize texts.
@@ -146,9 +151,13 @@ class TextPreprocessing(BaseModel):
         """The tokenizer, set to cut and pad."""
         return self._ready
 
+    def document(self) -> str:
+        """The content of ``tokenizer.json``."""
+        return json.dumps(self.tokenizer)
+
     @cached_property
     def _ready(self) -> Tokenizer:
-        tokenizer = Tokenizer.from_str(json.dumps(self.tokenizer))
+        tokenizer = Tokenizer.from_str(self.document())
         tokenizer.enable_truncation(self.max_tokens)
         pad_token = tokenizer.id_to_token(self.pad_id) or "[PAD]"
         tokenizer.enable_padding(length=self.max_tokens, pad_id=self.pad_id, pad_token=pad_token)
@@ -166,15 +175,24 @@ def read_json_lines(paths: Sequence[Path], columns: Columns, where: str) -> RawS
     return joined([_read_lines(path, columns, where) for path in paths], where)
 
 
-def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
+def json_lines(path: Path, where: str) -> list[tuple[str, str]]:
+    """Lines of a file that are not empty, each after what to call it in an error.
+
+    Raises:
+        FleetError: if the file cannot be read.
+    """
     with reading(f"{where}: cannot read {path}"):
         # Only these end a line; U+2028 and U+0085 may stand in a text.
         lines = read_regular(path).decode("utf-8-sig").split("\n")
-    places = [
+    return [
         (f"{where}: {path}, line {number}", line)
         for number, line in enumerate(lines, 1)
         if line.strip(_JSON_SPACE)
     ]
+
+
+def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
+    places = json_lines(path, where)
     rows = [_row(line, columns, place) for place, line in places]
 
     def place(number: int) -> str:
@@ -192,19 +210,39 @@ def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
     return RawSamples(as_objects(texts), codes, names, stored, groups, label, text_labels)
 
 
-def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        FleetError: if it is none.
+    """
     with reading(f"{where} is no JSON"):
         row = json.loads(line, object_pairs_hook=unique_keys)
     if not isinstance(row, dict):
         raise FleetError(f"{where} is no JSON object")
-    require_columns(columns.within(row), list(row), where)
-    text = row[columns.item]
+    return row
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """The text at a key.
+
+    Raises:
+        FleetError: if it is no text, or empty.
+    """
+    text = row[key]
     if not isinstance(text, str):
-        raise FleetError(f"{where}: {columns.item!r} is {type(text).__name__}, no text")
-    with reading(f"{where}: {columns.item!r} is no Unicode text"):
+        raise FleetError(f"{where}: {key!r} is {type(text).__name__}, no text")
+    with reading(f"{where}: {key!r} is no Unicode text"):
         text.encode()
     if not text.strip():
-        raise FleetError(f"{where}: {columns.item!r} is empty")
+        raise FleetError(f"{where}: {key!r} is empty")
+    return text
+
+
+def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
+    row = json_object(line, where)
+    require_columns(columns.within(row), list(row), where)
+    text_of(row, columns.item, where)
     if columns.label in row and not isinstance(row[columns.label], str | int):
         raise FleetError(f"{where}: {columns.label!r} must be text or an integer")
     return row

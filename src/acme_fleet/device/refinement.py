@@ -15,7 +15,14 @@ from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
 from acme_fleet.errors import DamagedError
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.models.header.module import Header, LinearHeader, answering_as, build_header, prune
+from acme_fleet.models.header.module import (
+    Header,
+    LinearHeader,
+    answering_as,
+    build_header,
+    linear_header,
+    prune,
+)
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.outside import listed
@@ -160,9 +167,11 @@ def linear_rival(
     features: Splits,
     training: Training,
     generator: torch.Generator,
+    *,
+    causal: bool = False,
 ) -> LinearHeader:
     """A linear header from its coarse weights, trained on the same data as the header."""
-    rival = LinearHeader(tensors)
+    rival = linear_header(tensors, causal=causal)
     validation = features.validation
     fit(task, rival, features.train, training, generator, validation=validation, tolerant=True)
     return rival

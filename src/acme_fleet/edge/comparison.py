@@ -23,7 +23,12 @@ from acme_fleet.edge.strategies import Fits
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.header.by_hand import HAND_MADE, HandMade, hand_made
-from acme_fleet.models.header.module import Header, LinearHeader, build_header
+from acme_fleet.models.header.module import (
+    Header,
+    LinearHeader,
+    build_header,
+    linear_header,
+)
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
 from acme_fleet.tasks.base import Evaluation, Task
@@ -182,7 +187,7 @@ class Contest:
         self, backbone: PreTrainedModel, generator: torch.Generator
     ) -> tuple[LinearHeader, Contender]:
         """The plain linear header, fine-tuned."""
-        header = LinearHeader(self.classifier)
+        header = linear_header(self.classifier, causal=self.space.causal)
         choice = self.fine_tune(header, *self.features(backbone), generator)
         return header, Contender("linear", parameter_count(shapes_of(header)), choice)
 
@@ -253,7 +258,7 @@ class Contest:
 
             with suppress(Diverged):
                 found.append(self.search(name, fresh(), draw(name), tell)[-1])
-        for kind in HAND_MADE:
+        for kind in () if self.space.causal else HAND_MADE:  # these read the pooled vector
             with suppress(Diverged):
                 made = self.by_hand(kind, coarse, params, draw(kind))
                 found += [made[1]] if made else []

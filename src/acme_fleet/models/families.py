@@ -27,7 +27,7 @@ from transformers import (
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
-from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.configuration import LanguageHead, accepted
 from acme_fleet.models.backbone.parts import ATTENTION_POOLING, BIASED_ATTENTION
 from acme_fleet.models.backbone.precision import use_precision
 from acme_fleet.models.family import Dimensions, Family
@@ -94,6 +94,7 @@ _DECODER = Family(
     prefix_tokens=0,
     grid="sequence",
     options={},
+    words="embed_tokens",
 )
 _NORMED_DECODER = replace(_DECODER, by_head=("self_attn.q_norm", "self_attn.k_norm"))
 
@@ -189,6 +190,26 @@ def own_pooling(config: PreTrainedConfig) -> Pooling:
     return family.pooled if family.pooler is None or config.vision_use_head else "mean"
 
 
+def language_head_of(config: PreTrainedConfig) -> LanguageHead | None:
+    """The kind of an elastic model's language head; none where it has none."""
+    return getattr(config, "language_head", None)
+
+
+def language_weight(config: PreTrainedConfig) -> str:
+    """The name of the tensor that is a language model's head, of shape ``(words, hidden)``.
+
+    Raises:
+        ValueError: if the model has no language head.
+    """
+    words = family_of(config).words
+    match language_head_of(config):
+        case "own":
+            return f"{LM_HEAD}.weight"
+        case "tied" if words is not None:
+            return f"{words}.weight"
+    raise ValueError(f"a {config.model_type} without a language head was asked for it")
+
+
 def most_tokens(config: PreTrainedConfig) -> int:
     """The tokens of the longest text that a model takes."""
     if family_of(config).positions is None:
@@ -237,6 +258,8 @@ def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
 # --- elastic classes --------------------------------------------------------------------------
 
 _PREFIX = "acme_"
+LM_HEAD = "lm_head"
+"""The language head's module, where it is not the table of words."""
 _UNREAD_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
@@ -318,12 +341,15 @@ def _elastic_classes(
             precision: Precision = "float32",
             embed_scale: float | None = None,
             first_layer_norm: bool = False,
+            language_head: LanguageHead | None = None,
             **others: Any,
         ) -> None:
             family = FAMILIES[config_class.model_type]
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
             self.precision = precision
+            if language_head is not None:  # no key of other models' configurations
+                self.language_head = language_head
             # No backbone reads the numbers of these tokens; defaults are of another vocabulary.
             unread = (f.name for f in dataclasses.fields(config_class) if f.name in _UNREAD_TOKENS)
             others = {**dict.fromkeys(unread), **others}
@@ -357,6 +383,10 @@ def _elastic_classes(
                 super().__init__(config, **family.options)
             if family.own is not None:
                 family.own.put(self, dimensions(config).head_dim)
+            if language_head_of(config) == "own":
+                self.lm_head: nn.Module = nn.Linear(
+                    config.hidden_size, config.vocab_size, bias=False
+                )
             _narrow(self)
             _complete(self)
             use_precision(self, config.precision)

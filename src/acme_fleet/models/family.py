@@ -58,6 +58,7 @@ class Family:
         final_norm: a norm that the family's model applies to the pooled token alone.
         pooler: the module that makes one vector of all tokens; its parts have a layer's names.
         own: modules that an elastic model has in place of the family's.
+        words: of decoders, the table of words, which may be the language head's matrix too.
     """
 
     layers: str
@@ -84,6 +85,7 @@ class Family:
     final_norm: str | None = None
     pooler: str | None = None
     own: OwnParts | None = None
+    words: str | None = None
 
     def stream_axis(self, name: str) -> int | None:
         """The axis of a tensor along the channels of the residual stream; none if it has none.

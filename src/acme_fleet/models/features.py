@@ -15,9 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
-from acme_fleet.models.families import family_of
+from acme_fleet.models.families import family_of, language_head_of, language_weight
 from acme_fleet.models.padding import by_length, clear_padding, real_first
 from acme_fleet.models.pooling import pool, pooled_size
+from acme_fleet.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class Activations:
     pooled: Float[Tensor, "batch pooled"]
     mask: Bool[Tensor, "batch tokens"] | None = None
     attended: Float[Tensor, "batch hidden"] | None = None
+
+
+def language_logits(
+    backbone: PreTrainedModel, states: Float[Tensor, "batch hidden tokens"]
+) -> Float[Tensor, "batch words tokens"]:
+    """Logits of a language model's head for each token's last hidden state."""
+    weight = backbone.get_parameter(language_weight(backbone.config))
+    return F.linear(states.transpose(1, 2), weight).transpose(1, 2)
+
+
+def judging(task: Task, backbone: PreTrainedModel) -> Task:
+    """The task as it judges what headers of a backbone give."""
+    if language_head_of(backbone.config) is None:
+        return task
+    return task.through(backbone.get_parameter(language_weight(backbone.config)))
 
 
 class FeatureSizes(NamedTuple):
@@ -106,6 +122,17 @@ def pooled_by(
     return vector if mask is None else clear_padding(vector, mask[:, :1])
 
 
+def penultimate_state(
+    states: tuple[Float[Tensor, "batch tokens hidden"], ...],
+) -> Float[Tensor, "batch tokens hidden"]:
+    """The state before the last layer, in the scale of one that has passed the final norm.
+
+    Args:
+        states: the input of the first layer, and what leaves each layer.
+    """
+    return F.layer_norm(states[-2], states[-2].shape[-1:])
+
+
 def feature_maps(
     backbone: PreTrainedModel, inputs: dict[str, Shaped[Tensor, "batch ..."]]
 ) -> dict[str, Shaped[Tensor, "batch ..."]]:
@@ -122,8 +149,7 @@ def feature_maps(
         for real tokens; special tokens behind the prefix, as [SEP], are real.
     """
     run = activations(backbone, inputs)
-    before = run.hidden[-2] if len(run.hidden) > 1 else run.embeddings
-    before = F.layer_norm(before, before.shape[-1:])
+    before = penultimate_state((run.embeddings, *run.hidden))
     family = family_of(backbone.config)
     maps = {
         name: tokens[:, family.prefix_tokens :].transpose(1, 2)
@@ -154,8 +180,13 @@ def map_axes(config: PreTrainedConfig) -> Literal[1, 2]:
 
 
 def feature_sizes(config: PreTrainedConfig, hidden: int | None = None) -> FeatureSizes:
-    """Sizes of the features that a backbone of this configuration gives, cut to a hidden size."""
+    """Sizes of the features that a backbone of this configuration gives, cut to a hidden size.
+
+    A language model's headers are causal: they read no pooled vector.
+    """
     size: int = config.hidden_size if hidden is None else hidden
+    if language_head_of(config) is not None:
+        return FeatureSizes(size, 1, 0)
     return FeatureSizes(size, map_axes(config), pooled_size(config.pooling, size))
 
 
@@ -207,8 +238,39 @@ class Classifier(nn.Module):
 
     def header_plan(self, genotype: Genotype, hidden: int | None = None) -> HeaderPlan:
         """The unpruned header of a genotype in the head's place, after a cut to a hidden size."""
-        sizes = feature_sizes(self.backbone.config, hidden)._asdict()
-        return HeaderPlan(genotype=genotype, classes=self.head.out_features, **sizes)
+        sizes = feature_sizes(self.backbone.config, hidden)
+        classes = self._header_outputs(sizes.hidden)
+        return HeaderPlan(genotype=genotype, classes=classes, **sizes._asdict())
+
+    def with_backbone(self, backbone: PreTrainedModel, head: nn.Linear) -> Classifier:
+        """The same kind of model of other parts."""
+        return Classifier(backbone, head)
+
+    def _header_outputs(self, hidden: int) -> int:
+        return self.head.out_features
+
+
+class LanguageModel(Classifier):
+    """A decoder with its language head, which is a part of the backbone: ``head`` has no row."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        with torch.device("meta"):  # a matrix without rows is not initialised
+            head = nn.Linear(backbone.config.hidden_size, 1, bias=False)
+        head.weight = nn.Parameter(torch.empty(0, backbone.config.hidden_size))
+        head.out_features = 0
+        super().__init__(backbone, head)
+
+    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch words tokens"]:
+        """Logits for the token after each; inputs are moved to where the weights are."""
+        run = activations(self.backbone, moved(inputs, self.backbone.device))
+        return language_logits(self.backbone, run.final.transpose(1, 2))
+
+    def with_backbone(self, backbone: PreTrainedModel, head: nn.Linear) -> LanguageModel:
+        """See the base class."""
+        return LanguageModel(backbone)
+
+    def _header_outputs(self, hidden: int) -> int:
+        return hidden
 
 
 class CustomizedModel(nn.Module):
@@ -219,9 +281,14 @@ class CustomizedModel(nn.Module):
         self.backbone = backbone
         self.header = header
 
-    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, **inputs: Shaped[Tensor, "batch ..."]
+    ) -> Float[Tensor, "batch scores *tokens"]:
         """Logits; inputs are moved to where the weights are."""
-        return self.header(**feature_maps(self.backbone, moved(inputs, self.backbone.device)))
+        answers = self.header(**feature_maps(self.backbone, moved(inputs, self.backbone.device)))
+        if language_head_of(self.backbone.config) is None:
+            return answers
+        return language_logits(self.backbone, answers)
 
 
 def moved(

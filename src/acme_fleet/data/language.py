@@ -192,8 +192,8 @@ class LanguagePreprocessing(TextPreprocessing):
         if self.vocabulary is not None and highest >= self.vocabulary:
             word = self._ready.id_to_token(highest)
             raise FleetError(
-                f"{one_line(text, 80)} has the token {one_line(str(word), 60)!r}, number {highest}; "
-                f"the model knows {self.vocabulary} tokens, from 0"
+                f"{one_line(text, 80)} has the token {one_line(str(word), 60)!r}, number "
+                f"{highest}; the model knows {self.vocabulary} tokens, from 0"
             )
 
     @cached_property

@@ -13,6 +13,7 @@ from acme_fleet.cost.size import stored_size
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
+from acme_fleet.device.language import language_result
 from acme_fleet.device.refinement import (
     HeaderState,
     LocalTraining,
@@ -219,19 +220,25 @@ class DeviceClient:
             )
             coarse, test = self._received(assignment), features.test
             linear = self._linear_rival(assignment, features)
-            one = self._private.test[:1].inputs
+            headers = {"coarse": coarse, "best": state.best, "linear": linear}
+            found = {name: evaluate(task, header, test) for name, header in headers.items()}
+            one, language = self._private.test[:1].inputs, None
+            if task.per_token:
+                pair, own = (coarse, state.best), self._private.test
+                language = language_result(backbone, pair, found, own)
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
-                accuracy_coarse=evaluate(task, coarse, test).score,
-                accuracy=evaluate(task, state.best, test).score,
-                accuracy_linear=evaluate(task, linear, test).score,
+                accuracy_coarse=found["coarse"].score,
+                accuracy=found["best"].score,
+                accuracy_linear=found["linear"].score,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
                 neurons_coarse=coarse.plan.neurons,
                 neurons=state.best.plan.neurons,
                 raw_data_bytes=raw_bytes(self._private),
+                language=language,
             )
 
     # --- parts ---

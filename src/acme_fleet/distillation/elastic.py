@@ -154,20 +154,20 @@ def distillation_loss(
         for mine, layer in zip(student.activations.hidden, layers, strict=True)
     ]
     return (
-        logits_weight * task.imitation(*_answers(student, teacher), logits_loss)
+        logits_weight * _imitation(task, student, teacher, logits_loss)
         + embeddings_weight
         * _square_error(student.activations.embeddings, teacher.activations.embeddings, mask)
         + hidden_weight * torch.stack(hidden).mean()
     )
 
 
-def _answers(*runs: Run) -> list[Float[Tensor, "answers scores"]]:
-    """Logits of each sample or, of a language model, of each real token, of runs on one input."""
-    mask = runs[0].activations.mask
-    if runs[0].logits.ndim == 2:
-        return [run.logits for run in runs]
-    by_token = [run.logits.movedim(1, -1) for run in runs]
-    return [each.flatten(0, 1) if mask is None else each[mask] for each in by_token]
+def _imitation(task: Task, student: Run, teacher: Run, kind: LogitsLoss) -> Float[Tensor, ""]:
+    """l(ŷ, y) over samples or, of language models, over real tokens."""
+    logits, mask = [student.logits, teacher.logits], student.activations.mask
+    if student.logits.ndim == 3:
+        by_token = [each.movedim(1, -1) for each in logits]
+        logits = [each.flatten(0, 1) if mask is None else each[mask] for each in by_token]
+    return task.imitation(logits[0], logits[1], kind)
 
 
 def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Float[Tensor, ""]:
@@ -353,7 +353,7 @@ def teach(
                 case "features":
                     loss = features_loss(run, taught, arch.layers)
                     if step.logits_weight:
-                        logits = task.imitation(*_answers(run, taught), step.logits_loss)
+                        logits = _imitation(task, run, taught, step.logits_loss)
                         loss = loss + step.logits_weight * logits
         loss.backward()
         total += loss.detach()

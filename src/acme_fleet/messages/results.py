@@ -18,11 +18,27 @@ class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class LanguageResult(_Result):
+    """A language model on the device's own test texts: loss per token, answers generated right.
+
+    ``loss_coarse`` and ``exact_coarse`` are those of the model as received, ``loss_linear`` that of
+    a linear change of the hidden states. Without prompts in the data there are no ``answers``.
+    """
+
+    tokens: PositiveCount
+    loss_coarse: Amount
+    loss: Amount
+    loss_linear: Amount
+    answers: Count = 0
+    exact_coarse: Share | None = None
+    exact: Share | None = None
+
+
 class DeviceResult(_Result):
     """A device's model at the end, and how well it works on the device's own full test set.
 
     ``accuracy_coarse`` is that of the model as received, ``accuracy_linear`` that of a linear
-    header trained on the same data.
+    header trained on the same data. Of a language model these are shares of tokens.
     """
 
     name: Name
@@ -36,6 +52,7 @@ class DeviceResult(_Result):
     neurons_coarse: Count
     neurons: Count
     raw_data_bytes: Count
+    language: LanguageResult | None = None
 
 
 class HeaderContender(_Result):

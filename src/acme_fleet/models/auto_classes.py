@@ -290,6 +290,8 @@ class AcmeTokenizer(PreTrainedTokenizerFast):
 
 
 def refusing(config_class: type[PreTrainedConfig], right: str) -> type[PreTrainedModel]:
+    """A class that says which one is ``right`` in place of loading a folder."""
+
     class Refusing(PreTrainedModel):
         @classmethod
         def from_pretrained(cls, folder: Any, *others: Any, **options: Any) -> Any:

@@ -52,8 +52,9 @@ class AcmeLanguageConfig(ShippedConfig):
         return parse_description({**parts, "model_type": self.model_type}, "the config")
 
     @property
-    def own(self):
+    def own(self) -> Any:
         """The backbone's configuration."""
+        assert self.backbone is not None
         family = self.backbone["model_type"].removeprefix("acme_")
         return ELASTIC[family][0].from_dict(self.backbone)
 
@@ -110,7 +111,7 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
         return model.eval()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
         """See :meth:`Shipped.from_pretrained`; what ends a text is read too."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded

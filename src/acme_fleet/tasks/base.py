@@ -116,7 +116,7 @@ class Task(ABC):
     probe: ClassVar[Fit | None] = None
     per_token: ClassVar[bool] = False
 
-    def check(self, settings: Fleet) -> None:
+    def check(self, settings: Fleet) -> None:  # noqa: B027
         """Refuse settings that this task cannot follow; by default there are none.
 
         Raises:

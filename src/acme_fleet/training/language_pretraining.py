@@ -133,7 +133,7 @@ def _pretrained(
     preprocessing = LanguagePreprocessing(
         tokenizer=_document(tokenizer),
         max_tokens=recipe.max_tokens,
-        pad_id=tokenizer.convert_tokens_to_ids(PADDING),
+        pad_id=_number(tokenizer, PADDING),
         special_tokens={k: str(v) for k, v in tokenizer.special_tokens_map.items()},
     )
     inputs, labels = preprocessing.learned(items)
@@ -198,6 +198,10 @@ def _tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast
     )
 
 
+def _number(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    return tokenizer.get_vocab()[token]
+
+
 def _document(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return json.loads(tokenizer.backend_tokenizer.to_str())
 
@@ -222,9 +226,9 @@ def _config(shape: Decoder, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         max_position_embeddings=_CONTEXT,
         tie_word_embeddings=True,
         initializer_range=shape.hidden_size**-0.5 / 2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=_number(tokenizer, BEGIN),
+        eos_token_id=_number(tokenizer, END),
+        pad_token_id=_number(tokenizer, PADDING),
     )
 
 

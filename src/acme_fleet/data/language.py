@@ -46,13 +46,7 @@ class LanguagePreprocessing(TextPreprocessing):
     chat_template: str | None = None
 
     @classmethod
-    def _further(cls, tokenizer: Any, place: str) -> dict[str, Any]:
-        for part, token in tokenizer.special_tokens_map.items():
-            if tokenizer.backend_tokenizer.token_to_id(str(token)) is None:
-                raise FleetError(
-                    f"{place}: its special token {part} is {one_line(repr(str(token)), 60)}, which "
-                    f"its vocabulary lacks"
-                )
+    def _further(cls, tokenizer: Any) -> dict[str, Any]:
         template = tokenizer.chat_template
         return {"chat_template": template if isinstance(template, str) else None}
 

@@ -85,12 +85,12 @@ class TextPreprocessing(BaseModel):
             pad_id=pad_id,
             vocabulary=size if isinstance(size, int) and size > 0 else None,
             special_tokens=special,
-            **cls._further(tokenizer, place),
+            **cls._further(tokenizer),
         )
 
     @classmethod
-    def _further(cls, tokenizer: Any, place: str) -> dict[str, Any]:
-        """Fields of a subclass, from the checkpoint's tokenizer; ``place`` begins an error."""
+    def _further(cls, tokenizer: Any) -> dict[str, Any]:
+        """Fields of a subclass, from the checkpoint's tokenizer."""
         return {}
 
     def kept_tokens(self, samples: Sequence[Samples], size: int) -> list[int]:

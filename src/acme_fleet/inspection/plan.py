@@ -37,7 +37,8 @@ class Holding:
 
     Attributes:
         train, validation, test: numbers of samples.
-        classes: names of the classes with a train sample, in the order of the labels.
+        classes: names of the classes with a train sample, in the order of the labels; none where
+            tokens have labels.
         untested: those of them without a test sample.
     """
 

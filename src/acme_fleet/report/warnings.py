@@ -144,7 +144,7 @@ def notes(own: Holding) -> str:
         for kind, count in (("test", own.test), ("validation", own.validation))
         if count < FEW
     ]
-    if len(own.classes) < 2:
+    if len(own.classes) == 1:
         told.append("one class")
     if own.untested:
         told.append(
@@ -184,9 +184,9 @@ def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
         *_sentence(
             "there is nothing to tell apart on a device with one class",
             (
-                (0, f"{name} ({one_line(', '.join(h.classes), 20) or 'none'})")
+                (0, f"{name} ({one_line(', '.join(h.classes), 20)})")
                 for name, h in holdings.items()
-                if len(h.classes) < 2
+                if len(h.classes) == 1
             ),
         ),
     ]

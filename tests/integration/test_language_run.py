@@ -1,0 +1,136 @@
+"""A fleet whose devices write: from a LLaMA to `acme predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+import acme_fleet
+from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.partition import load_world
+from acme_fleet.errors import FleetError
+from acme_fleet.models.shipped import load_device_model
+from acme_fleet.pipeline import customize
+from acme_fleet.runs.journal import Observer
+from acme_fleet.runs.summary import Summary
+from acme_fleet.tasks.generation import GENERATION
+from acme_fleet.training.evaluation import evaluate
+from tiny_language import language_settings, tiny_llama, written_rows
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Path, Summary]:
+    folder = tmp_path_factory.mktemp("answers")
+    data = written_rows(folder / "rows.jsonl", 300, answers=True)
+    changes: dict[str, Any] = {
+        "backbone.hidden": [0.75, 1.0],
+        "backbone.distillation.recovery": {"epochs": 1, "batch_size": 16},
+        "search.rivals": True,
+    }
+    fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
+    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+
+
+def test_every_device_reports_the_loss_of_what_it_ships(run: tuple[Path, Summary]):
+    path, summary = run
+    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
+    for device in summary.devices:
+        test = world.private[device.name].test
+        model = load_device_model(path / "devices" / device.name)
+        found = evaluate(GENERATION, model, test)
+        assert device.language is not None
+        assert device.language.loss == pytest.approx(found.loss, rel=1e-4)
+        assert device.language.tokens == found.count == int((test.labels >= 0).sum())
+        assert device.accuracy == pytest.approx(found.score, abs=1e-6)
+        assert device.language.loss < device.language.loss_coarse
+        assert device.size_bytes <= 40_000
+        assert device.neurons < device.neurons_coarse
+
+
+def test_exact_answers_are_those_that_generate_gives(run: tuple[Path, Summary]):
+    path, summary = run
+    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
+    device = summary.devices[0]
+    assert device.language is not None
+    folder = path / "devices" / device.name
+    model, tokenizer = (of.from_pretrained(folder) for of in (AutoModelForCausalLM, AutoTokenizer))
+    right, rows = 0, world.private[device.name].test.inputs
+    for ids, mask in zip(rows["input_ids"], rows["attention_mask"], strict=True):
+        prompt, answer = tokenizer.decode(ids[mask != 0]).split("=>")
+        tokens = tokenizer(f"{prompt.removeprefix('<s> ')}=>", return_tensors="pt")["input_ids"]
+        written = model.generate(tokens, max_new_tokens=2, do_sample=False)[0, tokens.shape[1] :]
+        right += tokenizer.decode(written) == answer.strip()
+    assert device.language.answers == len(rows["input_ids"])
+    assert device.language.exact == pytest.approx(right / device.language.answers)
+    assert device.language.exact > 0.5  # a third by chance
+
+
+def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
+    path, summary = run
+    name = summary.devices[0].name
+    folder = str(path / "devices" / name)
+    told = CliRunner().invoke(app, ["predict", folder, "turn light on =>", "--json"])
+    assert told.exit_code == 0, told.output
+    answer = json.loads(told.output)
+    assert answer["prompt"] == "turn light on =>"
+    assert answer["text"]
+    own = CliRunner().invoke(app, ["predict", str(path), "--device", name])
+    assert f"{name}: token accuracy" in own.output
+    assert "perplexity" in own.output
+    explained = CliRunner().invoke(app, ["explain", str(path), "--device", name])
+    assert "Perplexities: " in explained.output
+    assert "What each device writes" in (path / "report.html").read_text()
+    long = CliRunner().invoke(app, ["predict", folder, "on", "--tokens", "90"])
+    assert "with 90 new ones that is more than the 64 that the model takes" in str(long.exception)
+    chat = CliRunner().invoke(app, ["predict", folder, "on", "--chat"])
+    assert "messages need a chat template" in str(chat.exception)
+    exported = CliRunner().invoke(app, ["export", str(path), "--all"])
+    assert "models of the task classification can be exported" in str(exported.exception)
+
+
+def test_contenders_are_causal_headers_alone(run: tuple[Path, Summary]):
+    (cluster,) = run[1].clusters
+    names = {contender.name for contender in cluster.contenders}
+    assert names == {"random", "linear", "evolution", "controller"}
+
+
+class _Stop(Observer):
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+        if name == "round 1":
+            raise KeyboardInterrupt
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, checkpoint: Path):
+    data = written_rows(tmp_path / "rows.jsonl", 160, answers=False)
+    changes = {"reference.training.epochs": 1, "backbone.depths": [2]}
+    fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
+    customize(fleet, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        customize(fleet, tmp_path / "stopped", observer=_Stop())
+    customize(fleet, tmp_path / "stopped", resume=True)
+    for name in ("helper-1", "helper-2"):
+        models = [
+            (tmp_path / run / "devices" / name / "model.safetensors").read_bytes()
+            for run in ("whole", "stopped")
+        ]
+        assert models[0] == models[1]
+    summary = Summary.read(tmp_path / "whole" / "summary.json")
+    assert all(device.language and not device.language.answers for device in summary.devices)
+
+
+def test_check_refuses_a_text_beyond_the_context(tmp_path: Path, checkpoint: Path):
+    data = written_rows(tmp_path / "rows.jsonl", 60, answers=False)
+    settings = language_settings(data, checkpoint, **{"data.max_tokens": 65})
+    with pytest.raises(FleetError, match=r"data\.max_tokens: 65 is more than the 64 tokens"):
+        acme_fleet.customize(Fleet.parse(settings), tmp_path / "run")

@@ -210,7 +210,8 @@ def decoded(raw: RawSamples, classes: list[str], preprocessing: Preprocessing) -
     Raises:
         FleetError: naming the owner, and the class or sample that is wrong.
     """
-    if raw.codes is not None:
+    # Classes of texts that are generated only say who gets them.
+    if raw.codes is not None and not isinstance(preprocessing, LanguagePreprocessing):
         check_known(raw, classes)
         raw = relabelled(raw, classes, classes)
     return _samples(raw, preprocessing)

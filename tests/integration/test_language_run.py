@@ -16,6 +16,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.errors import FleetError
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.models.storage import write_tensors
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
@@ -32,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Path, Summary]:
     folder = tmp_path_factory.mktemp("answers")
-    data = written_rows(folder / "rows.jsonl", 300, answers=True)
+    data = written_rows(folder / "rows.jsonl", 220, answers=True)
     changes: dict[str, Any] = {
         "backbone.hidden": [0.75, 1.0],
         "backbone.distillation.recovery": {"epochs": 1, "batch_size": 16},
@@ -113,7 +114,7 @@ class _Stop(Observer):
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path, checkpoint: Path):
-    data = written_rows(tmp_path / "rows.jsonl", 160, answers=False)
+    data = written_rows(tmp_path / "rows.jsonl", 100, answers=False)
     changes = {"reference.training.epochs": 1, "backbone.depths": [2]}
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
     customize(fleet, tmp_path / "whole")
@@ -135,3 +136,33 @@ def test_check_refuses_a_text_beyond_the_context(tmp_path: Path, checkpoint: Pat
     settings = language_settings(data, checkpoint, **{"data.max_tokens": 65})
     with pytest.raises(FleetError, match=r"data\.max_tokens: 65 is more than the 64 tokens"):
         acme_fleet.customize(Fleet.parse(settings), tmp_path / "run")
+
+
+def test_features_beyond_the_budget_are_computed_anew(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = written_rows(tmp_path / "rows.jsonl", 100, answers=False)
+    changes = {"reference.training.epochs": 1, "backbone.depths": [2], "search.steps": 1}
+    kept: list[str] = []
+    monkeypatch.setattr(
+        "acme_fleet.device.state.write_tensors",
+        lambda path, *rest, **others: (
+            kept.append(path.name),
+            write_tensors(path, *rest, **others),
+        ),
+    )
+    budget = {"personalization.feature_budget": "1 kB"}
+    small, large = (
+        customize(
+            Fleet.parse(language_settings(data, checkpoint, **changes, **more)), tmp_path / name
+        )
+        for name, more in (("small", budget), ("large", {}))
+    )
+    assert kept.count("features.safetensors") == 2  # of the second run's devices
+    for one, other in zip(small.devices, large.devices, strict=True):
+        assert one.language
+        assert other.language
+        assert one.language.tokens == other.language.tokens
+        # Batches are others: texts of like length, without padding.
+        assert one.language.loss_coarse == pytest.approx(other.language.loss_coarse, rel=0.1)
+        assert one.language.loss < one.language.loss_coarse

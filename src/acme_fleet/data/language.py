@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -165,7 +165,7 @@ class LanguagePreprocessing(TextPreprocessing):
                 "answer, or text, or name a checkpoint with a chat_template"
             )
         with reading("the checkpoint's chat template cannot write the messages"):
-            written, _ = render_jinja_template(
+            written, _ = cast("Any", render_jinja_template)(
                 [list(messages)],
                 chat_template=self.chat_template,
                 add_generation_prompt=answered,

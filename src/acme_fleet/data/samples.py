@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,11 +44,14 @@ class Samples:
             shape ``(samples, tokens)``. Given as None where there are none; reading them is then
             a ValueError.
         stored_bytes: size of each raw sample as stored on disk.
+        computed: makes a header's inputs of a batch's inputs, where all of them together would be
+            too large to keep; see :meth:`ready`.
     """
 
     inputs: dict[str, Shaped[Tensor, "samples ..."]]
     labels: _LabelsField = _Labels()  # a descriptor, and no default: they must be given
     stored_bytes: Int64[Tensor, " samples"]  # pyright: ignore[reportGeneralTypeIssues]
+    computed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.stored_bytes), *map(len, self.inputs.values())}
@@ -78,7 +81,12 @@ class Samples:
             {name: values[index] for name, values in self.inputs.items()},
             self.labels[index] if self.labelled else None,
             self.stored_bytes[index],
+            self.computed,
         )
+
+    def ready(self) -> Samples:
+        """A batch with the inputs of what learns from it."""
+        return self if self.computed is None else self.with_inputs(self.computed(self.inputs))
 
     def with_inputs(self, inputs: dict[str, Tensor]) -> Samples:
         """The same samples in another form."""
@@ -103,6 +111,7 @@ def join(parts: Sequence[Samples]) -> Samples:
         {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs},
         torch.cat([part.labels for part in parts]),
         torch.cat([part.stored_bytes for part in parts]),
+        parts[0].computed,
     )
 
 

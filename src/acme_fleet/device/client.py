@@ -150,7 +150,8 @@ class DeviceClient:
         self._folder.begin(HeaderState.start(self._judging, coarse, features))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.rows_sent]
-        sent = self._protection.features(features.train.inputs["pooled"][chosen])
+        rows = features.train[chosen].ready().inputs["pooled"]
+        sent = self._protection.features(rows)
         key = self._protection.public_key()
         return FeatureSample(features=sent.values, scale=sent.scale, public_key=key)
 
@@ -342,7 +343,9 @@ class DeviceClient:
         return self._coarse
 
     def _features(self) -> Splits:
-        return self._folder.features(self._private)
+        if not self._task.per_token:
+            return self._folder.features(self._private)
+        return self._folder.features(self._private, self._personalization.feature_budget)
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)

@@ -113,6 +113,7 @@ class Assigned:
             self._settings.search,
             split_shared_data(self.data, self._draw("split")),
             self._limit_bytes,
+            self._settings.personalization.feature_budget,
         )
 
 

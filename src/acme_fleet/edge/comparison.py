@@ -89,6 +89,7 @@ class Contest:
         settings: Search,
         data: SearchData,
         limit_bytes: int,
+        most_bytes: int | None = None,
     ) -> Contest:
         """The contest of a cluster: backbone and header together must fit its smallest device."""
         space = SearchSpace(
@@ -105,7 +106,9 @@ class Contest:
 
         if not settings.backbone_learning_rate:  # then its features serve everything that follows
             parts = (data.weights, data.reward, data.choice)
-            data = SearchData(*(feature_samples(backbone, part) for part in parts))
+            data = SearchData(
+                *(feature_samples(backbone, part, most_bytes=most_bytes) for part in parts)
+            )
         contest = Contest(task, classifier, space, fits, data, settings)
         return replace(contest, classifier=contest.start(backbone))
 

@@ -192,7 +192,7 @@ class HeaderSearch:
             self.order = torch.randperm(len(self.training), generator=self.generator)
         size = self.settings.batch_size
         index, self.order = self.order[:size], self.order[size:]
-        return self.training[index]
+        return self.training[index].ready()
 
     @torch.no_grad()
     def choose(self) -> SearchResult:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.errors import FleetError
@@ -50,7 +49,6 @@ class Writer:
         assert isinstance(preprocessing, LanguagePreprocessing)  # by the description
         return Writer(AcmeForCausalLM.from_pretrained(folder), preprocessing)
 
-    @torch.no_grad()
     def complete(
         self, prompts: Iterable[str], most: int, *, chat: bool = False
     ) -> Iterator[Completion]:
@@ -72,13 +70,6 @@ class Writer:
                     f"the prompt has {len(tokens)} tokens; with {most} new ones that is more than "
                     f"the {room} that the model takes"
                 )
-            ids = torch.tensor([tokens])
-            written = self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=most,
-                do_sample=False,
-                pad_token_id=self.preprocessing.pad_id,
-            )
-            assert isinstance(written, Tensor)
-            yield Completion(prompt, self.preprocessing.text(written[0, len(tokens) :].tolist()))
+            pad = self.preprocessing.pad_id
+            written = self.model.most_probable([torch.tensor(tokens)], most, pad)[0]
+            yield Completion(prompt, self.preprocessing.text(written.tolist()))

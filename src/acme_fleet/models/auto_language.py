@@ -5,10 +5,12 @@ Importing this module registers it, see :mod:`acme_fleet.models.auto_classes`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any, cast, no_type_check
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -165,6 +167,31 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
         loss = None if labels is None else _loss(logits, labels)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
         return output.to_tuple() if return_dict is False else output
+
+    @torch.no_grad()
+    def most_probable(
+        self,
+        prompts: Sequence[Int[Tensor, " prompt"]],
+        most: int,
+        pad: int = 0,
+    ) -> Int[Tensor, "prompts written"]:
+        """Continuations by the most probable token each, at most ``most`` of them.
+
+        Args:
+            prompts: tokens of texts.
+            most: new tokens; fewer if all texts have ended.
+            pad: stands before shorter prompts, where it is masked, and behind texts that have ended.
+        """
+        longest = max(map(len, prompts))
+        ids = torch.full((len(prompts), longest), pad)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):  # padding stands before: texts go on behind
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        generate = cast("Any", self).generate
+        options = {"max_new_tokens": most, "do_sample": False, "pad_token_id": pad}
+        written: Tensor = generate(input_ids=ids, attention_mask=mask, **options)
+        return written[:, longest:]
 
     def _words(self) -> Tensor:
         return self.backbone.get_parameter(language_weight(self.backbone.config))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -196,14 +196,27 @@ def patches(config: PreTrainedConfig, inputs: Mapping[str, Shaped[Tensor, "batch
 
 
 @torch.no_grad()
-def feature_samples(backbone: PreTrainedModel, samples: Samples, batch_size: int = 256) -> Samples:
+def feature_samples(
+    backbone: PreTrainedModel,
+    samples: Samples,
+    batch_size: int = 256,
+    most_bytes: int | None = None,
+) -> Samples:
     """Features of a frozen backbone, computed once: samples whose inputs are a header's inputs.
 
-    Samples that are features already stay as they are.
+    Samples that are features already stay as they are. Features of a language model that are more
+    than ``most_bytes`` in all are not kept: they are computed whenever a batch is asked for.
     """
-    if "pooled" in samples.inputs:
+    if "pooled" in samples.inputs or samples.computed is not None:
         return samples
     backbone.eval()
+    if most_bytes is not None and language_bytes(backbone, samples) > most_bytes:
+
+        @torch.no_grad()
+        def computed(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            return feature_maps(backbone, moved(inputs, backbone.device))
+
+        return replace(samples, computed=computed)
     batches, back = by_length(samples, batch_size)
     maps = [feature_maps(backbone, batch.inputs) for batch in batches]
     if back is not None:
@@ -214,6 +227,13 @@ def feature_samples(backbone: PreTrainedModel, samples: Samples, batch_size: int
     if back is not None:
         inputs = {name: rows[back] for name, rows in inputs.items()}
     return samples.with_inputs(inputs)
+
+
+def language_bytes(backbone: PreTrainedModel, samples: Samples) -> int:
+    """Bytes of a language model's features of texts: two states of each token; 0 of others."""
+    if language_head_of(backbone.config) is None:
+        return 0
+    return 4 * 2 * backbone.config.hidden_size * samples.inputs["input_ids"].numel()
 
 
 def _as_long(maps: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:

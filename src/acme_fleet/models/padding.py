@@ -111,7 +111,7 @@ def without_padding(batch: Samples) -> Samples:
     if not batch.labelled or batch.labels.ndim == 1 or "attention_mask" not in batch.inputs:
         return batch.with_inputs(cut_padding(batch.inputs))
     cut = cut_padding({**batch.inputs, _LABELS: batch.labels})
-    return Samples(cut, cut.pop(_LABELS), batch.stored_bytes)
+    return Samples(cut, cut.pop(_LABELS), batch.stored_bytes, batch.computed).ready()
 
 
 def at_stride(

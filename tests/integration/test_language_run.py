@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.data.partition import load_world
+from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
+from acme_fleet.models.backbone.checkpoints import load_language_model
+from acme_fleet.models.features import feature_samples, judging
+from acme_fleet.models.header.module import LinearChange
 from acme_fleet.models.shipped import load_device_model
 from acme_fleet.models.storage import write_tensors
 from acme_fleet.pipeline import customize
@@ -141,28 +147,36 @@ def test_check_refuses_a_text_beyond_the_context(tmp_path: Path, checkpoint: Pat
 def test_features_beyond_the_budget_are_computed_anew(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    data = written_rows(tmp_path / "rows.jsonl", 100, answers=False)
+    data = written_rows(tmp_path / "rows.jsonl", 80, answers=False)
     changes = {"reference.training.epochs": 1, "backbone.depths": [2], "search.steps": 1}
     kept: list[str] = []
-    monkeypatch.setattr(
-        "acme_fleet.device.state.write_tensors",
-        lambda path, *rest, **others: (
-            kept.append(path.name),
-            write_tensors(path, *rest, **others),
-        ),
-    )
-    budget = {"personalization.feature_budget": "1 kB"}
-    small, large = (
-        customize(
-            Fleet.parse(language_settings(data, checkpoint, **changes, **more)), tmp_path / name
-        )
-        for name, more in (("small", budget), ("large", {}))
-    )
-    assert kept.count("features.safetensors") == 2  # of the second run's devices
-    for one, other in zip(small.devices, large.devices, strict=True):
-        assert one.language
-        assert other.language
-        assert one.language.tokens == other.language.tokens
-        # Batches are others: texts of like length, without padding.
-        assert one.language.loss_coarse == pytest.approx(other.language.loss_coarse, rel=0.1)
-        assert one.language.loss < one.language.loss_coarse
+
+    def write(path: Path, *content: Any, private: bool = False) -> None:
+        kept.append(path.name)
+        write_tensors(path, *content, private=private)
+
+    monkeypatch.setattr("acme_fleet.device.state.write_tensors", write)
+    changes |= {"personalization.feature_budget": "1 kB"}
+    settings = language_settings(data, checkpoint, **changes)
+    summary = customize(Fleet.parse(settings), tmp_path / "run")
+    assert "importance-0.safetensors" in kept
+    assert "features.safetensors" not in kept
+    for device in summary.devices:
+        assert device.language
+        assert device.language.loss < device.language.loss_coarse
+
+
+@torch.no_grad()
+def test_features_computed_anew_are_those_that_are_kept(checkpoint: Path, tmp_path: Path):
+    rule = LanguagePreprocessing.of_checkpoint(checkpoint, 12)
+    items = [{"text": "turn light on"}, {"text": "sing"}, {"text": "what is weather sun wind"}]
+    samples = Samples(*rule.learned(items), torch.ones(3, dtype=torch.int64))
+    backbone = load_language_model(checkpoint)
+    kept = feature_samples(backbone, samples, most_bytes=10**6)
+    anew = feature_samples(backbone, samples, most_bytes=100)
+    assert set(anew.inputs) == {"input_ids", "attention_mask"}
+    task, none = judging(GENERATION, backbone), torch.zeros(24)
+    header = LinearChange({"weight": torch.zeros(24, 24), "bias": none})
+    both = [evaluate(task, header, each) for each in (kept, anew)]
+    assert both[0].loss == pytest.approx(both[1].loss, rel=1e-5)
+    torch.testing.assert_close(anew[1:2].ready().inputs["pooled"], kept.inputs["pooled"][1:2])

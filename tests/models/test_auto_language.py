@@ -28,13 +28,13 @@ from acme_fleet.models.auto_language import AcmeForCausalLM
 from acme_fleet.models.backbone.checkpoints import load_language_model
 from acme_fleet.models.backbone.elastic import as_elastic, with_vocabulary
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
-from acme_fleet.models.families import language_weight
 from acme_fleet.models.features import (
     CustomizedModel,
     LanguageModel,
     feature_maps,
     judging,
     language_logits,
+    language_weight,
 )
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.shipped import load_device_model, save_device_model

@@ -28,8 +28,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from acme_fleet.models.auto_classes import Shipped, ShippedConfig, register
 from acme_fleet.models.backbone.elastic import described
 from acme_fleet.models.description import LANGUAGE_TYPE, Description, parse_description
-from acme_fleet.models.families import ELASTIC, dimensions, language_weight
-from acme_fleet.models.features import penultimate_state
+from acme_fleet.models.families import ELASTIC, dimensions
+from acme_fleet.models.features import language_weight, penultimate_state
 from acme_fleet.models.header.module import Header
 from acme_fleet.models.padding import real_first
 from acme_fleet.models.shipped import GENERATION
@@ -171,7 +171,7 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
     @torch.no_grad()
     def most_probable(
         self,
-        prompts: Sequence[Int[Tensor, " prompt"]],
+        prompts: Sequence[Int[Tensor, " _"]],
         most: int,
         pad: int = 0,
     ) -> Int[Tensor, "prompts written"]:
@@ -180,7 +180,7 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
         Args:
             prompts: tokens of texts.
             most: new tokens; fewer if all texts have ended.
-            pad: stands before shorter prompts, where it is masked, and behind texts that have ended.
+            pad: stands before shorter prompts, masked, and behind texts that have ended.
         """
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), pad)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -28,9 +28,10 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import LanguageHead, accepted
+from acme_fleet.models.backbone.loaded import check_complete
 from acme_fleet.models.backbone.parts import ATTENTION_POOLING, BIASED_ATTENTION
 from acme_fleet.models.backbone.precision import use_precision
-from acme_fleet.models.family import Dimensions, Family
+from acme_fleet.models.family import Dimensions, Family, language_head_of
 from acme_fleet.outside import one_line
 
 
@@ -190,26 +191,6 @@ def own_pooling(config: PreTrainedConfig) -> Pooling:
     return family.pooled if family.pooler is None or config.vision_use_head else "mean"
 
 
-def language_head_of(config: PreTrainedConfig) -> LanguageHead | None:
-    """The kind of an elastic model's language head; none where it has none."""
-    return getattr(config, "language_head", None)
-
-
-def language_weight(config: PreTrainedConfig) -> str:
-    """The name of the tensor that is a language model's head, of shape ``(words, hidden)``.
-
-    Raises:
-        ValueError: if the model has no language head.
-    """
-    words = family_of(config).words
-    match language_head_of(config):
-        case "own":
-            return f"{LM_HEAD}.weight"
-        case "tied" if words is not None:
-            return f"{words}.weight"
-    raise ValueError(f"a {config.model_type} without a language head was asked for it")
-
-
 def most_tokens(config: PreTrainedConfig) -> int:
     """The tokens of the longest text that a model takes."""
     if family_of(config).positions is None:
@@ -235,31 +216,9 @@ def is_elastic(config: PreTrainedConfig) -> bool:
     return config.model_type.startswith(_PREFIX)
 
 
-def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a model that transformers filled up with random numbers, or loaded in part.
-
-    Args:
-        folder: where it was loaded from.
-        info: what transformers tells of the loading.
-
-    Raises:
-        FleetError: naming the first tensors that do not fit the configuration.
-    """
-    kinds = ("missing", "lacks"), ("unexpected", "also has"), ("mismatched", "has another shape of")
-    for kind, what in kinds:
-        if keys := info[f"{kind}_keys"]:
-            names = sorted(key if isinstance(key, str) else key[0] for key in keys)
-            raise FleetError(
-                f"cannot use {folder}: its file disagrees with its configuration, it {what} "
-                f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
-            )
-
-
 # --- elastic classes --------------------------------------------------------------------------
 
 _PREFIX = "acme_"
-LM_HEAD = "lm_head"
-"""The language head's module, where it is not the table of words."""
 _UNREAD_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 

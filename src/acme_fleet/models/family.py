@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
+from acme_fleet.models.backbone.configuration import LanguageHead
 from acme_fleet.models.backbone.parts import OwnParts
+
+LM_HEAD = "lm_head"
+"""The module of a decoder's language head, where that is not the table of words."""
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,8 @@ class Family:
 
 _NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "embed_scale")
 """Buffers that are no vectors of the hidden size, beside the frequencies of rotary positions."""
+
+
+def language_head_of(config: PreTrainedConfig) -> LanguageHead | None:
+    """The kind of an elastic model's language head; none where it has none."""
+    return getattr(config, "language_head", None)

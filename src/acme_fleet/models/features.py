@@ -15,7 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
-from acme_fleet.models.families import family_of, language_head_of, language_weight
+from acme_fleet.models.families import family_of
+from acme_fleet.models.family import LM_HEAD, language_head_of
 from acme_fleet.models.padding import by_length, clear_padding, real_first
 from acme_fleet.models.pooling import pool, pooled_size
 from acme_fleet.tasks.base import Task
@@ -41,6 +42,21 @@ class Activations:
     pooled: Float[Tensor, "batch pooled"]
     mask: Bool[Tensor, "batch tokens"] | None = None
     attended: Float[Tensor, "batch hidden"] | None = None
+
+
+def language_weight(config: PreTrainedConfig) -> str:
+    """The name of the tensor that is a language model's head, of shape ``(words, hidden)``.
+
+    Raises:
+        ValueError: if the model has no language head.
+    """
+    words = family_of(config).words
+    match language_head_of(config):
+        case "own":
+            return f"{LM_HEAD}.weight"
+        case "tied" if words is not None:
+            return f"{words}.weight"
+    raise ValueError(f"a {config.model_type} without a language head was asked for it")
 
 
 def language_logits(

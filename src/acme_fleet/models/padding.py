@@ -212,7 +212,7 @@ def past_max(
 
 
 def _shifted(x: Shaped[Tensor, "*axes tokens"], back: int) -> Shaped[Tensor, "*axes tokens"]:
-    """What stood ``back`` positions before each; zero or false where there was none."""
+    """The value ``back`` positions before each; zero or false where there was none."""
     return F.pad(x, (back, 0))[..., : x.shape[-1]]
 
 

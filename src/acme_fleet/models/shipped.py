@@ -171,9 +171,8 @@ def preprocessing_documents(preprocessing: Preprocessing) -> dict[str, Any]:
     document = preprocessing.model_dump(mode="json")
     if isinstance(preprocessing, ImagePreprocessing):
         return {PREPROCESSING: {**document, "image_processor_type": PROCESSOR_CLASS}}
-    tokenizer = preprocessing.ready()
+    tokenizer, special = preprocessing.ready(), document.get("special_tokens", {})
     del document["tokenizer"]
-    special = document.get("special_tokens", {})
     if isinstance(preprocessing, LanguagePreprocessing):
         return _language_documents(preprocessing, document)
     return {
@@ -195,20 +194,20 @@ def _language_documents(
     preprocessing: LanguagePreprocessing, document: dict[str, Any]
 ) -> dict[str, Any]:
     """A language model's, whose tokenizer neither cuts nor pads unless it is asked to."""
-    special, template = preprocessing.special_tokens, preprocessing.chat_template
-    pad = preprocessing.ready().id_to_token(preprocessing.pad_id)
+    ready, special = preprocessing.ready(), preprocessing.special_tokens
+    template = preprocessing.chat_template
     numbers = {"eos_token_id": preprocessing.end, "pad_token_id": preprocessing.pad_id}
-    if (begin := special.get("bos_token")) is not None:
-        numbers["bos_token_id"] = preprocessing.ready().token_to_id(begin)
+    if "bos_token" in special:
+        numbers["bos_token_id"] = ready.token_to_id(special["bos_token"])
     return {
         PREPROCESSING: document,
-        TOKENIZER: json.loads(preprocessing.ready().to_str()),
+        TOKENIZER: json.loads(ready.to_str()),
         TOKENIZER_CONFIG: {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
             "padding_side": "left",
             **special,
-            "pad_token": pad,
+            "pad_token": ready.id_to_token(preprocessing.pad_id),
             **({} if template is None else {"chat_template": template}),
         },
         GENERATION: {name: number for name, number in numbers.items() if number is not None},
@@ -223,13 +222,12 @@ def parse_preprocessing(
     Raises:
         AcmeError: of this ``kind``, if it describes none.
     """
-    kind_of_text = (
-        LanguagePreprocessing if document.get("kind") == "language" else TextPreprocessing
-    )
-    text = "tokenizer" in document
+    rule = TextPreprocessing if "tokenizer" in document else ImagePreprocessing
+    if document.get("kind") == "language":
+        rule = LanguagePreprocessing
     own = {key: document[key] for key in document if key != "image_processor_type"}
     try:
-        return (kind_of_text if text else ImagePreprocessing).model_validate(own)
+        return rule.model_validate(own)
     except ValidationError as error:
         raise kind(f"{what}: {first_mistake(error)}") from None
 

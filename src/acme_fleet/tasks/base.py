@@ -55,7 +55,7 @@ class Evaluation:
 
     @property
     def reward(self) -> float:
-        """What a search maximises, in [0, 1]: the score or, by the loss, its exponential e⁻ˡ."""
+        """The number in [0, 1] that a search maximises: the score or, by the loss l, e⁻ˡ."""
         return math.exp(-self.loss) if self.by_loss else self.score
 
     @property

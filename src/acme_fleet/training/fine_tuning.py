@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from acme_fleet.config.backbone import Reference
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.models.families import LM_HEAD, family_of
+from acme_fleet.models.families import family_of
+from acme_fleet.models.family import LM_HEAD
 from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.padding import without_padding
 from acme_fleet.models.probe import probe_of

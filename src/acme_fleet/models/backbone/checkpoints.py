@@ -30,16 +30,15 @@ from acme_fleet.data.checkpoint_files import config_content, located, shown
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted, checked_names
 from acme_fleet.models.backbone.elastic import as_elastic, build
+from acme_fleet.models.backbone.loaded import check_complete
 from acme_fleet.models.families import (
     ELASTIC,
     FAMILIES,
-    LM_HEAD,
-    check_complete,
     check_known,
     family_of,
     is_elastic,
-    language_head_of,
 )
+from acme_fleet.models.family import LM_HEAD, language_head_of
 from acme_fleet.models.storage import saving
 from acme_fleet.outside import reading
 

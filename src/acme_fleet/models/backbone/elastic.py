@@ -24,13 +24,13 @@ from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.precision import rounded
 from acme_fleet.models.families import (
     ELASTIC,
-    LM_HEAD,
     Dimensions,
     Family,
     dimensions,
     family_of,
     is_elastic,
 )
+from acme_fleet.models.family import LM_HEAD
 
 BY_LAYER = ("layer_types", "no_rope_layers")
 """Keys of a configuration with one entry for each layer, beside those of elastic models."""

@@ -26,12 +26,13 @@ from acme_fleet.models.backbone.elastic import (
 )
 from acme_fleet.models.backbone.precision import rounded
 from acme_fleet.models.backbone.uneven_widths import Importance, UnitParams, global_architecture
-from acme_fleet.models.families import dimensions, language_weight
+from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import (
     Activations,
     Classifier,
     LanguageModel,
     activations,
+    language_weight,
     moved,
 )
 from acme_fleet.models.storage import with_prefix

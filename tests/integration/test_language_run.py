@@ -22,7 +22,6 @@ from acme_fleet.models.backbone.checkpoints import load_language_model
 from acme_fleet.models.features import feature_samples, judging
 from acme_fleet.models.header.module import LinearChange
 from acme_fleet.models.shipped import load_device_model
-from acme_fleet.models.storage import write_tensors
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
@@ -43,7 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Pat
     changes: dict[str, Any] = {
         "backbone.hidden": [0.75, 1.0],
         "backbone.distillation.recovery": {"epochs": 1, "batch_size": 16},
-        "search.rivals": True,
         "personalization.prune_share": 0.34,
     }
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
@@ -107,10 +105,14 @@ def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
     assert "models of the task classification can be exported" in exported.output
 
 
-def test_contenders_are_causal_headers_alone(run: tuple[Path, Summary]):
-    (cluster,) = run[1].clusters
+@pytest.mark.slow
+def test_contenders_are_causal_headers_alone(tmp_path: Path, checkpoint: Path):
+    data = written_rows(tmp_path / "rows.jsonl", 100, answers=False)
+    changes = {"search.rivals": True, "backbone.depths": [2]}
+    fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
+    (cluster,) = customize(fleet, tmp_path / "run").clusters
     names = {contender.name for contender in cluster.contenders}
-    assert names == {"random", "linear", "evolution", "controller"}
+    assert names == {"random", "linear", "evolution", "controller"}  # none that reads a whole text
 
 
 class _Stop(Observer):
@@ -119,13 +121,19 @@ class _Stop(Observer):
             raise KeyboardInterrupt
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path: Path, checkpoint: Path):
+@pytest.mark.parametrize(
+    "budget", ["1 kB", pytest.param("1 MB", marks=pytest.mark.slow)], ids=["anew", "kept"]
+)
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, checkpoint: Path, budget: str):
     data = written_rows(tmp_path / "rows.jsonl", 100, answers=False)
     changes = {"reference.training.epochs": 1, "backbone.depths": [2]}
+    changes |= {"personalization.feature_budget": budget}
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
     customize(fleet, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         customize(fleet, tmp_path / "stopped", observer=_Stop())
+    kept = list((tmp_path / "stopped/devices").glob("*/state/features.safetensors"))
+    assert bool(kept) == (budget == "1 MB")
     customize(fleet, tmp_path / "stopped", resume=True)
     for name in ("helper-1", "helper-2"):
         models = [
@@ -142,28 +150,6 @@ def test_check_refuses_a_text_beyond_the_context(tmp_path: Path, checkpoint: Pat
     settings = language_settings(data, checkpoint, **{"data.max_tokens": 65})
     with pytest.raises(FleetError, match=r"data\.max_tokens: 65 is more than the 64 tokens"):
         acme_fleet.customize(Fleet.parse(settings), tmp_path / "run")
-
-
-def test_features_beyond_the_budget_are_computed_anew(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-):
-    data = written_rows(tmp_path / "rows.jsonl", 80, answers=False)
-    changes = {"reference.training.epochs": 1, "backbone.depths": [2], "search.steps": 1}
-    kept: list[str] = []
-
-    def write(path: Path, *content: Any, private: bool = False) -> None:
-        kept.append(path.name)
-        write_tensors(path, *content, private=private)
-
-    monkeypatch.setattr("acme_fleet.device.state.write_tensors", write)
-    changes |= {"personalization.feature_budget": "1 kB"}
-    settings = language_settings(data, checkpoint, **changes)
-    summary = customize(Fleet.parse(settings), tmp_path / "run")
-    assert "importance-0.safetensors" in kept
-    assert "features.safetensors" not in kept
-    for device in summary.devices:
-        assert device.language
-        assert device.language.loss < device.language.loss_coarse
 
 
 @torch.no_grad()

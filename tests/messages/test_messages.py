@@ -53,7 +53,7 @@ from acme_fleet.messages.edge_device import (
     WeightsUpload,
     check_features,
 )
-from acme_fleet.messages.results import HeaderContender
+from acme_fleet.messages.results import HeaderContender, LanguageResult
 
 
 def _tensors(*shape: int, seed: int = 0) -> dict[str, Tensor]:
@@ -306,6 +306,7 @@ _LIST_FIELDS = {
     ("ByClassUpload", "held"),
     ("MaskedRoundStart", "public_keys"),
     ("MaskedRoundStart", "weights"),
+    ("DeviceReport", "language"),  # numbers alone, see below
 }
 _RAW_NAMES = ("pixel", "image", "input_id", "token", "label", "text", "sample_data", "raw_sample")
 _SCALARS = {int, float, bool, str}
@@ -345,6 +346,11 @@ def test_every_other_field_is_a_number_a_name_or_a_listed_document():
         # Energy is ten numbers of a device's data sheet, a precision one of four words.
         listed = {Energy, Literal, *get_args(Precision)}
         assert parts <= _SCALARS | listed, f"{kind}.{name} may carry {parts}"
+
+
+def test_figures_of_a_language_model_are_numbers():
+    for field in LanguageResult.model_fields.values():
+        assert _parts(field.annotation) <= {int, float, type(None)}
 
 
 def test_listed_fields_exist():

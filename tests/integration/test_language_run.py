@@ -15,19 +15,23 @@ import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.language import LanguagePreprocessing
-from acme_fleet.data.partition import load_world
+from acme_fleet.data.partition import HostData, load_world
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
+from acme_fleet.links.wire import read_message
+from acme_fleet.messages.edge_device import HeaderAssignment
+from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.backbone.checkpoints import load_language_model
-from acme_fleet.models.features import feature_samples, judging
-from acme_fleet.models.header.module import LinearChange
+from acme_fleet.models.features import CustomizedModel, feature_samples, judging
+from acme_fleet.models.header.module import LinearChange, build_header
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.models.storage import backbone_from
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.generation import GENERATION
 from acme_fleet.training.evaluation import evaluate
-from tiny_language import language_settings, tiny_llama, written_rows
+from tiny_language import language_settings, tiny_llama, written, written_rows
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,7 @@ def test_every_device_reports_the_loss_of_what_it_ships(run: tuple[Path, Summary
         assert device.accuracy == pytest.approx(found.score, abs=1e-6)
         assert device.language.loss < device.language.loss_coarse
         assert device.size_bytes <= 40_000
+        assert device.language.tokens_per_s > 0
         assert device.neurons < device.neurons_coarse
 
 
@@ -166,3 +171,68 @@ def test_features_computed_anew_are_those_that_are_kept(checkpoint: Path, tmp_pa
     both = [evaluate(task, header, each) for each in (kept, anew)]
     assert both[0].loss == pytest.approx(both[1].loss, rel=1e-5)
     torch.testing.assert_close(anew[1:2].ready().inputs["pooled"], kept.inputs["pooled"][1:2])
+
+
+@pytest.mark.slow
+def test_a_sentence_of_one_device_is_not_known_to_another(tmp_path: Path, checkpoint: Path):
+    """A canary: what one device alone has trained on, no other device writes more readily."""
+    rows = [json.loads(line) for line in _lines(written_rows(tmp_path / "r", 120, answers=False))]
+    for number, row in enumerate(rows):
+        row["person"] = str(number % 2)
+    canary = "please wind lamp sun loud sing"
+    rows += [{"text": canary, "intent": "music", "person": "0"}] * 40
+    data = written(rows, tmp_path / "rows.jsonl")
+    changes = {
+        "data.partition": {"scheme": "natural", "column": "person"},
+        "data.public": str(written_rows(tmp_path / "public.jsonl", 120, answers=False)),
+        "reference.training.epochs": 2,
+        "backbone.depths": [2],
+        "personalization.rounds": 2,
+        "personalization.local": {"epochs": 8, "batch_size": 16, "learning_rate": 0.02},
+        "clusters": [
+            {
+                "name": name,
+                "data": str(written_rows(tmp_path / f"{name}.jsonl", 40, answers=False)),
+                "devices": [{"name": device, "storage": "40 kB"} for device in devices],
+            }
+            for name, devices in (("home", ["holder", "other"]),)
+        ],
+    }
+    run = tmp_path / "run"
+    customize(Fleet.parse(language_settings(data, checkpoint, **changes)), run)
+    world = load_world(Fleet.from_yaml(run / "fleet.yaml"))
+    assert isinstance(world.preprocessing, LanguagePreprocessing)
+    inputs, labels = world.preprocessing.learned([{"text": canary}])
+    one = Samples(inputs, labels, torch.ones(1, dtype=torch.int64))
+    loss = {
+        name: evaluate(GENERATION, load_device_model(run / "devices" / name), one).loss
+        for name in ("holder", "other")
+    }
+    assert loss["holder"] < loss["other"] - 0.5
+    received = _coarse_loss(run / "devices/other", one)
+    assert loss["other"] > received - 0.1  # no more known than before any device had trained
+    for path in run.rglob("*"):
+        if path.is_file() and path.suffix in (".jsonl", ".json", ".html"):
+            assert canary not in path.read_text(errors="replace"), path
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def _coarse_loss(device: Path, samples: Samples) -> float:
+    message = read_message(device / "state/assignment.safetensors", HeaderAssignment)
+    backbone = backbone_from(message.config, message.backbone)
+    header = build_header(HeaderPlan.model_validate(message.plan), message.header)
+    return evaluate(GENERATION, CustomizedModel(backbone, header), samples).loss
+
+
+def test_a_host_of_its_own_reads_the_same_texts(run: tuple[Path, Summary]):
+    fleet = Fleet.from_yaml(run[0] / "fleet.yaml")
+    world = load_world(fleet)
+    host = HostData.read(fleet, "helper-1")
+    own = host.splits("helper-1", world.classes, world.preprocessing)
+    for part in ("train", "validation", "test"):
+        here, there = (getattr(splits, part) for splits in (own, world.private["helper-1"]))
+        assert torch.equal(here.inputs["input_ids"], there.inputs["input_ids"])
+        assert torch.equal(here.labels, there.labels)

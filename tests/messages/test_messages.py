@@ -367,7 +367,8 @@ def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
     """Of the tensor fields, only these go upwards; the last two where they were asked for.
 
     The lists are of precisions, of a header's channels and, where the fleet asks for them, of the
-    numbers of the classes that a device trains on: the edge checks that they ascend and exist.
+    numbers of the classes that a device trains on: the edge checks that they ascend and exist. What
+    a language model's device reports are numbers alone.
     """
     uploads = {ImportanceUpload, WeightsUpload, ByClassUpload, MaskedUpload}
     up = {DeviceProfile, FeatureSample, RoundReport, DeviceReport, *uploads}
@@ -386,6 +387,7 @@ def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
         ("WeightsUpload", "kept"),
         ("ByClassUpload", "kept"),
         ("ByClassUpload", "held"),
+        ("DeviceReport", "language"),
     }
     for kind, name in (_DOCUMENT_FIELDS | _LIST_FIELDS) - checked:
         assert Message.registry[kind] not in up, f"{kind}.{name} could carry anything"

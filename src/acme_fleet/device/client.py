@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from acme_fleet.config.devices import Device
 from acme_fleet.config.personalization import Personalization
@@ -38,8 +37,6 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.messages.results import LanguageResult
-from acme_fleet.models.auto_language import AcmeForCausalLM
 from acme_fleet.models.backbone.precision import stored_as
 from acme_fleet.models.features import CustomizedModel, judging
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
@@ -52,11 +49,10 @@ from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
-from acme_fleet.tasks.base import Evaluation, Task
-from acme_fleet.training.answers import exact_share, prompted
+from acme_fleet.tasks.base import Task
+from acme_fleet.training.answers import language_result
 from acme_fleet.training.evaluation import evaluate
 
-_LARGEST_LOSS = 1e30  # that a message carries
 Private = Callable[[Sequence[str], Preprocessing], Splits]
 """Reads a device's data, given the class names and the preprocessing that come with a model."""
 
@@ -229,7 +225,8 @@ class DeviceClient:
             found = {name: evaluate(task, header, test) for name, header in headers.items()}
             one, language = self._private.test[:1].inputs, None
             if task.per_token:
-                language = self._written(backbone, coarse, state.best, found)
+                own = self._private.test
+                language = language_result(backbone, coarse, state.best, found, own)
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
@@ -244,23 +241,6 @@ class DeviceClient:
                 raw_data_bytes=raw_bytes(self._private),
                 language=language,
             )
-
-    def _written(
-        self, backbone: PreTrainedModel, coarse: Header, best: Header, found: dict[str, Evaluation]
-    ) -> LanguageResult:
-        """Losses per token and, where the test texts have prompts, answers that are right."""
-        pairs = prompted(self._private.test)
-        share = [exact_share(AcmeForCausalLM.of(backbone, each), pairs) for each in (coarse, best)]
-        loss = {name: min(each.loss, _LARGEST_LOSS) for name, each in found.items()}
-        return LanguageResult(
-            tokens=found["best"].count,
-            loss_coarse=loss["coarse"],
-            loss=loss["best"],
-            loss_linear=loss["linear"],
-            answers=len(pairs),
-            exact_coarse=share[0],
-            exact=share[1],
-        )
 
     # --- parts ---
 

@@ -23,6 +23,7 @@ class LanguageResult(_Result):
 
     ``loss_coarse`` and ``exact_coarse`` are those of the model as received, ``loss_linear`` that of
     a linear change of the hidden states. Without prompts in the data there are no ``answers``.
+    Seconds and tokens a second are those of ``generate`` with its cache, one text at a time.
     """
 
     tokens: PositiveCount
@@ -32,6 +33,8 @@ class LanguageResult(_Result):
     answers: Count = 0
     exact_coarse: Share | None = None
     exact: Share | None = None
+    first_token_s: Amount
+    tokens_per_s: Amount
 
 
 class DeviceResult(_Result):

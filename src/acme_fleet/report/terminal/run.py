@@ -210,7 +210,7 @@ def _epsilon(value: float | None) -> str:
 def _language_table(summary: Summary) -> Table:
     """Perplexities on the devices' own test texts, and shares of answers that are exactly right."""
     table = Table(title="perplexity, and answers that are exactly right")
-    columns = ["device", "coarse", "linear", "final", "loss per token", "tokens"]
+    columns = ["device", "coarse", "linear", "final", "loss per token", "tokens", "tokens/s"]
     answered = any(d.language.answers for d in summary.devices if d.language)
     for column in columns + ["answers", "coarse", "final"] * answered:
         table.add_column(column, justify="left" if column == "device" else "right")
@@ -224,6 +224,7 @@ def _language_table(summary: Summary) -> Table:
             *map(perplexity_text, losses),
             f"{own.loss:.3f}",
             str(own.tokens),
+            f"{own.tokens_per_s:.0f}",
             *((str(own.answers), *map(accuracy_text, exact)) if answered else ()),
         )
     return table

@@ -47,6 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Pat
         "backbone.hidden": [0.75, 1.0],
         "backbone.distillation.recovery": {"epochs": 1, "batch_size": 16},
         "personalization.prune_share": 0.34,
+        "personalization.lora_rank": 2,
     }
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
     return folder / "run", acme_fleet.customize(fleet, folder / "run")
@@ -66,6 +67,8 @@ def test_every_device_reports_the_loss_of_what_it_ships(run: tuple[Path, Summary
         assert device.language.loss < device.language.loss_coarse
         assert device.size_bytes <= 40_000
         assert device.language.tokens_per_s > 0
+        assert device.language.loss_lora is not None
+        assert device.language.lora_params > 0
         assert device.neurons < device.neurons_coarse
 
 

@@ -87,6 +87,8 @@ class Fleet(Settings):
                 f"task: generation and data.source: language go together "
                 f"(they are {self.task} and {self.data.source})"
             )
+        if self.personalization.lora_rank is not None and self.task != "generation":
+            raise ValueError("personalization.lora_rank is for task: generation; leave it out")
         if self.data.holds_texts and self.reference.checkpoint is None:
             raise ValueError(
                 f"data.source {self.data.source} needs a text model and its tokenizer in "

@@ -18,6 +18,7 @@ from acme_fleet.device.refinement import (
     LocalTraining,
     Trained,
     linear_rival,
+    lora_rival,
     prune_header,
     train_header,
 )
@@ -50,7 +51,7 @@ from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.base import Task
-from acme_fleet.training.answers import language_result
+from acme_fleet.training.answers import language_result, with_rival
 from acme_fleet.training.evaluation import evaluate
 
 Private = Callable[[Sequence[str], Preprocessing], Splits]
@@ -227,6 +228,10 @@ class DeviceClient:
             if task.per_token:
                 own = self._private.test
                 language = language_result(backbone, coarse, state.best, found, own)
+                if (rank := self._personalization.lora_rank) is not None:
+                    training, draw = self._personalization.training_in_all, self._generator("lora")
+                    rival = lora_rival(self._task, backbone, rank, self._private, training, draw)
+                    language = with_rival(language, *rival)
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
@@ -23,6 +24,7 @@ from acme_fleet.models.header.module import (
     linear_header,
     prune,
 )
+from acme_fleet.models.lora import with_lora
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.outside import listed
@@ -40,6 +42,7 @@ class LocalTraining:
     generator: torch.Generator
 
 
+_LORA_LAYERS = 2
 _STATE_ENTRIES = ("current", "best", "evaluation")
 """Beside the tensors of a :class:`HeaderState`'s file."""
 Trained = tuple[Header, ImportanceSet]
@@ -159,6 +162,34 @@ def prune_header(header: Header, importance: ImportanceSet, share: float) -> Hea
     """Physically remove the least important share of the neurons (METHOD 8)."""
     left = {name: layer.outputs for name, layer in header.plan.layers.items()}
     return prune(header, neurons_to_keep(importance, left, share))
+
+
+def lora_rival(
+    task: Task,
+    backbone: PreTrainedModel,
+    rank: int,
+    private: Splits,
+    training: Training,
+    generator: torch.Generator,
+) -> tuple[Evaluation, int]:
+    """A LoRA on the frozen backbone, without a header, trained on the same data as the header.
+
+    Args:
+        task: on logits.
+        backbone: a language model's.
+        rank: of the changes.
+        private: the device's data as tokens.
+        training: with as many epochs in all as the header has had.
+        generator: draws the first weights and the order.
+
+    Returns:
+        Its evaluation on the test data, and its numbers.
+    """
+    model = with_lora(backbone, rank, _LORA_LAYERS, generator)
+    validation = private.validation
+    fit(task, model, private.train, training, generator, validation=validation, tolerant=True)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return evaluate(task, model, private.test), count
 
 
 def linear_rival(

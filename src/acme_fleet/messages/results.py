@@ -23,7 +23,8 @@ class LanguageResult(_Result):
 
     ``loss_coarse`` and ``exact_coarse`` are those of the model as received, ``loss_linear`` that of
     a linear change of the hidden states. Without prompts in the data there are no ``answers``.
-    Seconds and tokens a second are those of ``generate`` with its cache, one text at a time.
+    ``loss_lora`` is that of a LoRA of ``lora_params`` numbers on the backbone as received, where the
+    fleet asks for one. Seconds and tokens a second are those of ``generate`` with its cache, one text at a time.
     """
 
     tokens: PositiveCount
@@ -33,6 +34,8 @@ class LanguageResult(_Result):
     answers: Count = 0
     exact_coarse: Share | None = None
     exact: Share | None = None
+    loss_lora: Amount | None = None
+    lora_params: Count = 0
     first_token_s: Amount
     tokens_per_s: Amount
 

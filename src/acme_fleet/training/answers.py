@@ -98,3 +98,9 @@ def language_result(
         first_token_s=first_token_s,
         tokens_per_s=tokens_per_s,
     )
+
+
+def with_rival(result: LanguageResult, lora: Evaluation, params: int) -> LanguageResult:
+    """The same with a LoRA of so many numbers beside it."""
+    loss = min(lora.loss, _LARGEST)
+    return result.model_copy(update={"loss_lora": loss, "lora_params": params})

@@ -212,12 +212,15 @@ def _language_table(summary: Summary) -> Table:
     table = Table(title="perplexity, and answers that are exactly right")
     columns = ["device", "coarse", "linear", "final", "loss per token", "tokens", "tokens/s"]
     answered = any(d.language.answers for d in summary.devices if d.language)
+    rival = any(d.language.loss_lora is not None for d in summary.devices if d.language)
+    columns[3:3] = ["LoRA"] * rival
     for column in columns + ["answers", "coarse", "final"] * answered:
         table.add_column(column, justify="left" if column == "device" else "right")
     for device in summary.devices[:ROWS]:
         if (own := device.language) is None:
             continue
-        losses = own.loss_coarse, own.loss_linear, own.loss
+        lora = () if own.loss_lora is None else (own.loss_lora,)
+        losses = own.loss_coarse, own.loss_linear, *lora, own.loss
         exact = own.exact_coarse, own.exact
         table.add_row(
             one_line(device.name, 60),

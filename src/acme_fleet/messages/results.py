@@ -23,8 +23,9 @@ class LanguageResult(_Result):
 
     ``loss_coarse`` and ``exact_coarse`` are those of the model as received, ``loss_linear`` that of
     a linear change of the hidden states. Without prompts in the data there are no ``answers``.
-    ``loss_lora`` is that of a LoRA of ``lora_params`` numbers on the backbone as received, where the
-    fleet asks for one. Seconds and tokens a second are those of ``generate`` with its cache, one text at a time.
+    ``loss_lora`` is that of a LoRA of ``lora_params`` numbers on the backbone as received, where
+    the fleet asks for one. Seconds and tokens a second are those of ``generate`` with its cache,
+    one text at a time.
     """
 
     tokens: PositiveCount

@@ -183,7 +183,8 @@ def _completed(
     if writer is None:
         return False
     for answer in writer.complete(prompts, tokens, chat=chat):
-        say(json.dumps(vars(answer)) if as_json else f"{answer.prompt}{answer.text}")
+        shown = answer.text if chat else f"{answer.prompt}{answer.text}"
+        say(json.dumps(vars(answer)) if as_json else shown)
     return True
 
 

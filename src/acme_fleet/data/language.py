@@ -129,7 +129,8 @@ class LanguagePreprocessing(TextPreprocessing):
         if len(numbers) > self.max_tokens:
             raise FleetError(
                 f"{shown} has {len(numbers)} tokens, more than the {self.max_tokens} of "
-                f"data.max_tokens; raise it, or shorten the text"
+                f"data.max_tokens; raise it, or shorten the text (a smaller backbone.vocabulary "
+                f"lengthens all)"
             )
         self._check_known(numbers, shown)
         return numbers, known

@@ -218,7 +218,9 @@ def test_gpu_that_is_not_there(checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 def make_profile(power: TenJoules | Unavailable) -> Profile:
     spread = make_spread([3, 6], power=isinstance(power, TenJoules))
     fits: Fits = fit_constants(spread)
-    return Profile("m", "pytorch", "a machine", "of the process", 16, 1000, 5, power, [], spread, fits)
+    return Profile(
+        "m", "pytorch", "a machine", "of the process", 16, 1000, 5, power, [], spread, fits
+    )
 
 
 def test_check_plans_a_fleet_with_a_profile(tmp_path: Path) -> None:

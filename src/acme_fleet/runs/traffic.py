@@ -36,10 +36,18 @@ def count_traffic(events: Iterable[Event], raw_data_bytes: int) -> Traffic:
 
 
 def sent_by_devices(
-    events: Iterable[Event], devices: Iterable[str]
+    events: Iterable[Event],
+    devices: Iterable[str],
+    before: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
 ) -> dict[str, dict[str, list[int]]]:
-    """For each device, by kind, the bytes of every message that it sent, oldest first."""
-    sent: dict[str, defaultdict[str, list[int]]] = {name: defaultdict(list) for name in devices}
+    """For each device, by kind, the bytes of every message that it sent, oldest first.
+
+    ``before`` is likewise what it had sent in the runs that this one took over from.
+    """
+    sent: dict[str, defaultdict[str, list[int]]] = {
+        name: defaultdict(list, {k: [*v] for k, v in (before or {}).get(name, {}).items()})
+        for name in devices
+    }
     for event in messages_of(events):
         if event.sender in sent:
             sent[event.sender][event.type].append(event.size_bytes)

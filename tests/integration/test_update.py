@@ -114,7 +114,9 @@ def test_only_the_joiner_is_computed(finished, updated: Path):
     assert summary.sent["cam-2"]["FeatureSample"] == finished.summary.sent["cam-2"]["FeatureSample"]
     assert len(summary.sent["cam-9"]["FeatureSample"]) == 1
     assert summary.traffic.device_up_bytes < finished.summary.traffic.device_up_bytes
-    assert (updated / "report.html").exists()
+    assert "cam-9 was computed: it joined" in (updated / "report.html").read_text()
+    explained = CliRunner().invoke(app, ["explain", str(updated), "--device", "badge-2"])
+    assert explained.exit_code == 0, explained.output
     assert acme_fleet.load(updated / "devices" / "cam-9") is not None
 
 
@@ -172,10 +174,11 @@ def test_update_of_an_update(finished, updated: Path, tmp_path: Path):
     assert ("south", "header search") not in _stages(tmp_path / "run")
 
 
-def test_smaller_limit_and_a_new_cluster(finished, tmp_path: Path):
+def test_other_limits_and_a_new_cluster(finished, tmp_path: Path):
     own = write_digits(tmp_path / "own.npz", 0)
 
     def tight(clusters: list[dict[str, Any]]) -> None:
+        clusters[_NORTH]["devices"][0]["storage"] = 16_500
         clusters[_SOUTH]["devices"][0]["storage"] = 18_000
         east = copy.deepcopy(clusters[_NORTH]) | {"name": "east", "data": str(own)}
         east["devices"] = [east["devices"][0] | {"name": "east-1", "data": str(own)}]
@@ -183,27 +186,26 @@ def test_smaller_limit_and_a_new_cluster(finished, tmp_path: Path):
 
     fleet = changed(tight)
     with pytest.raises(FleetError, match=r"badge-2 did not change and would search .*--refresh"):
-        update(finished.path, fleet, tmp_path / "run")
+        update(finished.path, fleet, tmp_path / "run", refresh=["cam-2"])
+    with pytest.raises(FleetError, match=r"cam-2 did not change and would get the backbone w 0\.5"):
+        update(finished.path, fleet, tmp_path / "run", refresh=["badge-2"])
     assert not (tmp_path / "run").exists()
-    summary = update(finished.path, fleet, tmp_path / "run", refresh=["badge-2"])
+    summary = update(finished.path, fleet, tmp_path / "run", refresh=["cam-2", "badge-2"])
     assert summary.update is not None
-    assert summary.update.kept == ["cam-1", "cam-2"]
+    assert summary.update.kept == []
+    assert summary.update.computed["cam-1"] == "its limits lead to another backbone"
     assert summary.update.computed["badge-1"] == "its model does not fit its storage any more"
     assert summary.update.searched == {
+        "north": "its backbone is new to it",
         "south": "its header was too large for badge-1",
         "east": "it is new",
     }
     sizes = {device.name: device.size_bytes for device in summary.devices}
     assert sizes["badge-1"] <= 18_000
+    assert sizes["cam-1"] <= 16_500
+    chosen = {cluster.name: cluster.variant for cluster in summary.clusters}
+    assert chosen["north"] != finished.summary.clusters[0].variant
     assert sizes.keys() == {"cam-1", "cam-2", "badge-1", "badge-2", "east-1"}
-
-
-def test_nobody_gets_another_backbone_unasked(finished):
-    """The decision is made before anything is trained."""
-    small = changed(lambda clusters: clusters[_NORTH]["devices"][0].update(storage=16_500))
-    with pytest.raises(FleetError, match="cam-2 did not change and would get the backbone"):
-        update(finished.path, small, finished.path.parent / "small")
-    assert not (finished.path.parent / "small").exists()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_what_cannot_be_taken_over_is_told(finished, tmp_path: Path):
     def stranger(clusters: list[dict[str, Any]]) -> None:
         clusters[_NORTH]["devices"].append({"name": "cam-9", "storage": "80 kB"})
 
-    with pytest.raises(FleetError, match=r"device cam-9: data\.dealt_to deals the data set to other"):
+    with pytest.raises(FleetError, match=r"device cam-9: data\.dealt_to deals the data"):
         update(finished.path, changed(stranger), tmp_path / "run")
     with pytest.raises(FleetError, match="no device 'nobody'"):
         update(finished.path, tiny(), tmp_path / "run", refresh=["nobody"])

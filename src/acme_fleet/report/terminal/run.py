@@ -262,7 +262,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def _print_update(console: Console, update: UpdateSummary) -> None:
-    """What was taken over, and a line for each device or header that was computed."""
+    """The count of devices as they were, and a line for each change."""
     told = [f"update of {update.previous}: {len(update.kept)} devices as they were, bit for bit"]
     told += [f"computed {name}: {why}" for name, why in update.computed.items()]
     told += [f"header of {name} searched anew: {why}" for name, why in update.searched.items()]

@@ -9,7 +9,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import Upload
+from acme_fleet.messages.edge_device import FeatureSample, Upload
 from acme_fleet.privacy.accounting import PrivacyLoss, privacy_loss
 from acme_fleet.runs.events import Event, messages_of, method_and_resent
 from acme_fleet.runs.summary import Traffic
@@ -81,15 +81,19 @@ def expected_loss(personalization: Personalization) -> PrivacyLoss | None:
 def privacy_losses(
     fleet: Fleet, sent: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> dict[str, PrivacyLoss]:
-    """(ε, δ) by device, for as many importance sets as it sent; nobody where there is no noise.
+    """(ε, δ) by device, for as many feature samples and importance sets as it sent.
 
-    A set that was sent again counts again, though it has the same noise and tells nothing new.
+    Nobody has any where there is no noise. What was sent again counts again, though within a run it
+    has the same noise and tells nothing new.
     """
-    uploads = {
-        name: sum(len(sizes) for kind, sizes in own.items() if _is_upload(kind))
+    counts = {
+        name: (
+            sum(len(sizes) for kind, sizes in own.items() if _is_upload(kind)),
+            max(1, len(own.get(FeatureSample.__name__, ()))),
+        )
         for name, own in sent.items()
     }
-    losses = {n: _loss(fleet.personalization, count) for n, count in uploads.items() if count}
+    losses = {name: _loss(fleet.personalization, *own) for name, own in counts.items() if own[0]}
     return {name: loss for name, loss in losses.items() if loss is not None}
 
 
@@ -97,9 +101,10 @@ def _is_upload(kind: str) -> bool:
     return issubclass(Message.registry.get(kind, Message), Upload)
 
 
-def _loss(personalization: Personalization, uploads: int) -> PrivacyLoss | None:
+def _loss(personalization: Personalization, uploads: int, samples: int = 1) -> PrivacyLoss | None:
     privacy = personalization.privacy
     if privacy.feature_noise is None and privacy.importance_noise is None:
         return None
     weights = personalization.mixes_weights
-    return privacy_loss(privacy, personalization.rows_sent, uploads, weights=weights)
+    rows = personalization.rows_sent
+    return privacy_loss(privacy, rows, uploads, samples=samples, weights=weights)

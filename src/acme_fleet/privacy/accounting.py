@@ -53,8 +53,9 @@ def privacy_loss(
 ) -> PrivacyLoss:
     """The most that ``samples`` of ``rows`` features and ``rounds`` importance sets give away.
 
-    A run sends one sample; a device that an update lets train again sends another one. All rows change with the device's data, which is √rows times as far as one row. Where
-    ``weights`` of headers are sent, they have no noise: nothing is guaranteed for all together.
+    A run sends one sample; a device that an update lets train again sends another one. All rows
+    change with the device's data, which is √rows times as far as one row. Where ``weights`` of
+    headers are sent, they have no noise: nothing is guaranteed for all together.
     """
     features, importance = privacy.feature_noise, privacy.importance_noise
     once = [features] * samples if features else []

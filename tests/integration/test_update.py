@@ -19,6 +19,7 @@ from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError, FleetError, RunError
 from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.locks import held
 from acme_fleet.runs.summary import Summary
 from acme_fleet.updates.drift import measure_drift
 from acme_fleet.updates.update import update
@@ -133,6 +134,11 @@ def test_interrupted_update_goes_on_as_any_run(finished, updated: Path, tmp_path
     with pytest.raises(KeyboardInterrupt):
         update(finished.path, fleet, path, observer=Stop("badge-2", "taken over"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["own.npz"], "nothing half done is left"
+    with held(tmp_path / ".run.update"):  # as by another process that makes it
+        (tmp_path / ".run.update" / "fleet.yaml").touch()
+        with pytest.raises(RunError, match="is in use by process"):
+            update(finished.path, fleet, path)
+        assert (tmp_path / ".run.update" / "fleet.yaml").exists()
     with pytest.raises(KeyboardInterrupt):
         update(finished.path, fleet, path, observer=Stop("cam-9", "round 2"))
     assert not (path / "summary.json").exists()

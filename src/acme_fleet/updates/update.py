@@ -64,15 +64,15 @@ def update(
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     place = new.path.absolute()
     making = place.with_name(f".{place.name}.update")
-    try:
-        with held(making):
+    with held(making):  # refused where another update of the same name is at it
+        try:
             _empty(making)
             _take_over(changes, before, old, making, observer)
-        with writing(new.path):
-            making.replace(new.path)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+    with writing(new.path):
+        making.replace(new.path)
     return customize(changes.fleet, new.path, resume=True, observer=observer)
 
 

@@ -50,6 +50,7 @@ from acme_fleet.runs.summary import (
     ProbeSummary,
     ReferenceSummary,
     Summary,
+    UpdateSummary,
 )
 from acme_fleet.runs.traffic import count_traffic, privacy_losses, sent_by_devices
 from acme_fleet.seeding import threads
@@ -157,7 +158,8 @@ def _run(
     events, damaged = read_journal(run.events)
     for line, reason in damaged.items():
         _LOG.warning("%s, line %d is left out: %s", run.events, line, reason)
-    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, probe)
+    update = read_sealed_json(run.update, UpdateSummary) if run.update.exists() else None
+    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, probe, update)
     commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {
         "many_hosts": connect is not None,
@@ -255,6 +257,7 @@ def summarize(
     lost: dict[str, str],
     events: list[Event],
     probe: ProbeResult | None = None,
+    update: UpdateSummary | None = None,
 ) -> Summary:
     """Everything that was measured, in one record."""
     alone, averaged = (probe.alone, probe.averaged) if probe else ({}, {})
@@ -269,7 +272,8 @@ def summarize(
         for _, report in finished
         for device in report.reports
     ]
-    sent = sent_by_devices(events, [device.name for device in fleet.devices])
+    before = update and update.sent_before
+    sent = sent_by_devices(events, [device.name for device in fleet.devices], before)
     seconds: defaultdict[str, float] = defaultdict(float)
     for event in stages_of(events):
         seconds[event.stage] += event.seconds
@@ -286,6 +290,7 @@ def summarize(
         personalization=fleet.personalization,
         sent=sent,
         privacy_loss=privacy_losses(fleet, sent),
+        update=update,
         probe=probe
         and ProbeSummary(
             pooling=probe.pooling,

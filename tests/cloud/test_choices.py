@@ -86,6 +86,19 @@ def test_each_part_gets_what_it_would_get_alone(limits: dict[str, Limits]):
             assert _CANDIDATES.sizes[choice.selection.chosen] <= part.storage_bytes
 
 
+@given(_DEVICES, st.integers(0, 4))
+def test_a_part_keeps_what_it_has_as_long_as_that_fits(limits: dict[str, Limits], row: int):
+    part, settings, has = whole(limits.values()), Selection(), _VARIANTS[row]
+    (anew,) = choose_for(_CANDIDATES, {"north": [part]}, settings)
+    (found,) = choose_for(_CANDIDATES, {"north": [part]}, settings, {("north", 0): has})
+    fits = row in anew.selection.feasible
+    assert found.selection.chosen == (row if fits else anew.selection.chosen)
+    assert (found.selection.feasible == anew.selection.feasible).all()
+    for other in ({("south", 0): has}, {("north", 1): has}, {("north", 0): Variant(0.1, 9)}):
+        (same,) = choose_for(_CANDIDATES, {"north": [part]}, settings, other)
+        assert same.selection.chosen == anew.selection.chosen
+
+
 def test_a_part_that_nothing_fits_is_named_by_its_cluster():
     parts = [Part(storage_bytes=9, energies=[Energy()], devices=1, precisions=("int8", "float32"))]
     with pytest.raises(FleetError, match=r"'south'.*is 10 bytes and the limit is 9 bytes"):

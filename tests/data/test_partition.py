@@ -435,3 +435,23 @@ def test_a_cloud_without_samples_is_named():
 def test_classes_are_drawn_or_named(more):
     with pytest.raises(ValidationError, match="either"):
         Pathological.model_validate({"scheme": "pathological", **more})
+
+
+@pytest.mark.parametrize("scheme", ["iid", "pathological", "dirichlet"])
+def test_shares_stay_when_a_device_leaves_and_comes_back(scheme: str):
+    """Whoever the data were dealt to once keeps them; a new device gets none."""
+    more = {"pathological": {"classes_per_device": 2}, "dirichlet": {"alpha": 1.0}}.get(scheme, {})
+    partition, source = {"scheme": scheme, **more}, make_source(classes=3, each=60)
+    before = distribute(make_fleet((3,), 1, partition), source)
+    fleet = make_fleet((3,), 1, partition, dealt_to=["d00", "d01", "d02"])
+    one = fleet.clusters[0].model_copy(update={"devices": fleet.clusters[0].devices[1:]})
+    without = distribute(fleet.model_copy(update={"clusters": [one]}), source)
+    assert without.private.keys() == {"d01", "d02"}
+    for world, names in ((without, ("d01", "d02")), (distribute(fleet, source), before.private)):
+        for name in names:
+            for part in ("train", "validation", "test"):
+                own = (getattr(each.private[name], part) for each in (world, before))
+                assert len({tuple(ids(samples)) for samples in own}) == 1
+    assert set(ids(without.shared["edge0"])) < set(ids(before.shared["edge0"]))
+    with pytest.raises(FleetError, match=r"device d03: data\.dealt_to deals"):
+        distribute(make_fleet((4,), 1, partition, dealt_to=["d00", "d01", "d02"]), source)

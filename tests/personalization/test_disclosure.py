@@ -110,6 +110,17 @@ def test_the_loss_counts_every_importance_set_that_was_sent():
         "cam-2": privacy_loss(privacy, rows, 1),
     }
     assert privacy_losses(_fleet(), sent_by_devices(EVENTS, ["cam-1"])) == {}
+    # Before an update it had sent two feature samples and a set.
+    before = {"cam-1": {"FeatureSample": [7, 7], "ImportanceUpload": [9]}, "gone": {"X": [1]}}
+    sent = sent_by_devices([], ["cam-1", "cam-2"], before)
+    assert sent == {"cam-1": before["cam-1"], "cam-2": {}}
+    (loss,) = privacy_losses(fleet, sent).values()
+    assert loss == privacy_loss(privacy, rows, 1, samples=2)
+    once = privacy_loss(privacy, rows, 1)
+    assert loss.features is not None
+    assert once.features is not None
+    assert loss.features > once.features
+    assert loss.importance == once.importance
 
 
 def test_the_plan_knows_the_bytes_of_sketches_and_shares():

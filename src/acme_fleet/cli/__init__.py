@@ -1,6 +1,16 @@
 """The command line. Heavy libraries are imported by the command that needs them."""
 
-from acme_fleet.cli import customise, delivery, deploy, distill, fleet, hosts, pretrain, reference
+from acme_fleet.cli import (
+    customise,
+    delivery,
+    deploy,
+    distill,
+    fleet,
+    hosts,
+    pretrain,
+    reference,
+    update,
+)
 from acme_fleet.cli.app import app
 from acme_fleet.cli.customise import EXAMPLE
 
@@ -15,4 +25,5 @@ __all__ = [
     "hosts",
     "pretrain",
     "reference",
+    "update",
 ]

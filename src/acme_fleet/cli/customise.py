@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
     from acme_fleet.config.fleet import Fleet
+    from acme_fleet.runs.journal import Observer
     from acme_fleet.runs.summary import Summary
     from acme_fleet_runtime.answers import Classifier
 
@@ -290,27 +292,41 @@ def _run(
     fleet: Fleet, out: Path, seed: int | None, *, resume: bool, config: Path | None = None
 ) -> None:
     from acme_fleet.pipeline import customize
-    from acme_fleet.report.terminal.run import LiveStages, print_summary
-    from acme_fleet.runs.directory import REPORT, RunDirectory
+    from acme_fleet.runs.directory import RunDirectory
 
     if seed is not None:
         fleet = fleet.model_copy(update={"seed": seed})
     if resume and not RunDirectory(out).begun():
         say(f"there is nothing in {out} to go on with; the run starts")
+
+    def work(stages: Observer) -> Summary:
+        if config is None:
+            return customize(fleet, out, resume=resume, observer=stages)
+        from acme_fleet.network.hosts.run import customize_over_flower
+
+        return customize_over_flower(fleet, out, config, resume=resume, observer=stages)
+
+    run_and_tell(out, work, many_hosts=config is not None)
+
+
+def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: bool) -> None:
+    """Do the work of a run with a live display, and tell how it ended.
+
+    Raises:
+        Exit: with the code of an interruption, or 1 if clusters were lost.
+    """
+    from acme_fleet.report.terminal.run import LiveStages, print_summary
+    from acme_fleet.runs.directory import REPORT, RunDirectory
+
     try:
         with LiveStages() as stages:
-            if config is None:
-                summary: Summary = customize(fleet, out, resume=resume, observer=stages)
-            else:
-                from acme_fleet.network.hosts.run import customize_over_flower
-
-                summary = customize_over_flower(fleet, out, config, resume=resume, observer=stages)
+            summary = work(stages)
     except KeyboardInterrupt as stop:
         begun = RunDirectory(out).exists()
         say(f"interrupted; {_kept(out) if begun else 'nothing was written yet'}", error=True)
         raise typer.Exit(exit_code(stop)) from None
     print_summary(summary)
-    if config is not None:
+    if many_hosts:
         from acme_fleet.report.overhead import overhead_text
         from acme_fleet.runs.journal import read_events
 

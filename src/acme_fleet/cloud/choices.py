@@ -65,11 +65,16 @@ class ClusterChoice:
 
 
 def choose_for(
-    candidates: Candidates, clusters: Mapping[str, Sequence[Part]], settings: Selection
+    candidates: Candidates,
+    clusters: Mapping[str, Sequence[Part]],
+    settings: Selection,
+    kept: Mapping[tuple[str, int], Variant] | None = None,
 ) -> list[ClusterChoice]:
     """A choice for each part; parts of a cluster that choose the same candidate are together.
 
-    Candidates with a loss, energy or size that is no finite number are left out.
+    A part, by its edge server and number, whose devices have a candidate already keeps what is in
+    ``kept``, as long as it fits. Candidates with a loss, energy or size that is no finite number
+    are left out.
 
     Raises:
         FleetError: if no candidate is left, or none fits a part.
@@ -79,9 +84,18 @@ def choose_for(
         alike: dict[int, ClusterChoice] = {}
         for number in sorted(range(len(parts)), key=lambda number: parts[number].storage_bytes):
             found = _choice(candidates, edge, parts[number], settings)
+            if (variant := (kept or {}).get((edge, number))) in candidates.grid.variants:
+                found = _keeping(found, candidates.grid.variants.index(variant))
             alike.setdefault(found.selection.chosen, found).parts.append(number)
         choices += alike.values()
     return choices
+
+
+def _keeping(found: ClusterChoice, row: int) -> ClusterChoice:
+    """The choice with another candidate, if that fits."""
+    if row not in found.selection.feasible:
+        return found
+    return replace(found, selection=replace(found.selection, chosen=row))
 
 
 def shapes_to_try(

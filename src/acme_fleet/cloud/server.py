@@ -16,6 +16,7 @@ from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for, shap
 from acme_fleet.cloud.first_pass import costs_of
 from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_sizes, without_loss
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
+from acme_fleet.cloud.stored import read_kept
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.samples import Splits
@@ -54,6 +55,7 @@ class CloudServer:
         quorum, tell = settings.edge_quorum, partial(journal.fault, "cloud", "cloud")
         self._edges = RollCall("cloud", "edge servers", edges, _DAY_S, quorum, folder, tell)
         self._initial = reference
+        self._folder = folder
         stage = partial(journal.stage, "cloud", tier="cloud")
         self.backbones = Backbones(settings, public, class_names, folder, stage, reference)
         """What is made of the reference, lines 2-4."""
@@ -96,7 +98,7 @@ class CloudServer:
         settings = self._settings.selection
         if self.backbones.trial_epochs:
             candidates = self._tried(elastic, candidates)
-        return choose_for(candidates, self._parts, settings)
+        return choose_for(candidates, self._parts, settings, read_kept(self._folder))
 
     def _tried(self, elastic: ElasticClassifier, candidates: Candidates) -> Candidates:
         """Recover every part's finalists for a while, and judge them again (METHOD 13)."""

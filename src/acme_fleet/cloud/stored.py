@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict
 
 from acme_fleet.cloud.objectives import Quality
+from acme_fleet.cost.variant import Variant
 from acme_fleet.models.backbone.uneven_widths import Importance
 from acme_fleet.models.storage import read_tensors
 from acme_fleet.runs.sealed import read_sealed_json, write_sealed_json
+
+_KEPT = "kept.json"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,37 @@ def read_quality(path: Path) -> Quality:
     accuracies = None if stored.accuracies is None else np.array(stored.accuracies)
     estimated = None if stored.estimated is None else np.array(stored.estimated)
     return Quality(np.array(stored.losses), accuracies, estimated=estimated)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A candidate that the devices of a part have already, and keep."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    edge: str
+    part: int
+    variant: Variant
+
+
+def write_kept(folder: Path, kept: Sequence[Kept]) -> None:
+    """Write the candidates that devices keep into the cloud server's folder.
+
+    Raises:
+        WriteError: if they cannot be written.
+    """
+    write_sealed_json(folder / _KEPT, [asdict(each) for each in kept])
+
+
+def read_kept(folder: Path) -> dict[tuple[str, int], Variant]:
+    """Read what :func:`write_kept` wrote, by edge server and number of the part; or nothing.
+
+    Raises:
+        DamagedError: if the file is damaged.
+    """
+    path = folder / _KEPT
+    stored = read_sealed_json(path, list[Kept]) if path.exists() else []
+    return {(each.edge, each.part): each.variant for each in stored}
 
 
 def read_importance(path: Path) -> Importance:

@@ -111,6 +111,9 @@ class Data(Settings):
     """Share of the samples that is held out for tests where there is no ``test``."""
     partition: Partition = IID()
     """Scheme by which devices without a ``data`` path of their own get samples."""
+    dealt_to: list[str] | None = None
+    """Devices that the samples are dealt to, in this order; none: all without a ``data`` path.
+    ``acme update`` writes it: nobody's share changes when another device comes or leaves."""
 
     @property
     def holds_texts(self) -> bool:
@@ -132,6 +135,13 @@ class Data(Settings):
         if isinstance(value, int | float) and 0 < value < 1:
             return float(value)
         raise ValueError("give a share between 0 and 1, or the path of the cloud's own data")
+
+    @field_validator("dealt_to")
+    @classmethod
+    def _named_once(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("a device is named twice")
+        return value
 
     @model_validator(mode="after")
     def _has_path(self) -> Data:

@@ -184,8 +184,14 @@ def _deal(
 ) -> tuple[Parts, Parts]:
     """Each drawing device's train and test indices, out of ``rests``, by its name."""
     data = fleet.data
-    names = [device.name for device in fleet.devices if device.data is None]
-    if not names:
+    drawing = [device.name for device in fleet.devices if device.data is None]
+    names = drawing if data.dealt_to is None else data.dealt_to
+    if strangers := [name for name in drawing if name not in names]:
+        raise FleetError(
+            f"device {strangers[0]}: data.dealt_to deals the data set to other devices; name a "
+            f"file or folder of its own in the device's `data`"
+        )
+    if not drawing:
         return {}, {}
     if isinstance(data.partition, Natural):
         groups = labels.train_groups, labels.test_groups
@@ -197,7 +203,8 @@ def _deal(
             [rest[part] for part in allocate(each[rest], shares, generator)]
             for each, rest in zip((labels.train, labels.test), rests, strict=True)
         )
-    train_parts, test_parts = (dict(zip(names, part, strict=True)) for part in parts)
+    dealt = [dict(zip(names, part, strict=True)) for part in parts]
+    train_parts, test_parts = ({name: part[name] for name in drawing} for part in dealt)
     return train_parts, test_parts
 
 

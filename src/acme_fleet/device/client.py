@@ -9,7 +9,6 @@ import torch
 
 from acme_fleet.config.devices import Device
 from acme_fleet.config.personalization import Personalization
-from acme_fleet.cost.size import stored_size
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
@@ -38,11 +37,10 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.models.backbone.precision import stored_as
 from acme_fleet.models.features import CustomizedModel, judging
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import save_device_model, sent_preprocessing
-from acme_fleet.models.storage import WEIGHTS, with_prefix
+from acme_fleet.models.storage import WEIGHTS, sent_size
 from acme_fleet.outside import one_line, reason
 from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
@@ -257,9 +255,7 @@ class DeviceClient:
                 f"a model in {one_line(str(precision), 60)} was sent, {self._settings.name} "
                 f"executes {', '.join(known)}"
             )
-        tensors = with_prefix("backbone", assignment.backbone)
-        tensors |= with_prefix("header", assignment.header)
-        size = stored_size({name: stored_as(tensor) for name, tensor in tensors.items()})
+        size = sent_size(assignment.backbone, assignment.header)
         if size > self._settings.storage:
             raise ProtocolError(
                 f"a model of {size} bytes was sent, {self._settings.name} stores "

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from acme_fleet.links.wire import encode, read_message
-from acme_fleet.messages.edge_device import Upload
+from acme_fleet.messages.base import Message
+from acme_fleet.messages.edge_device import FeatureSample, Upload
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed, write_sealed_json
 
+SAMPLES, UPLOADS = "samples", "uploads"
+"""Folders of a group: feature samples, and last uploads, by device."""
 _ROUNDS = "rounds.json"
-
 
 UploadT = TypeVar("UploadT", bound=Upload)
 
 
-def remember(folder: Path, uploads: Mapping[str, Upload]) -> None:
-    """Keep the uploads of a round on disk, each in place of the device's earlier one."""
+def remember(folder: Path, uploads: Mapping[str, Message]) -> None:
+    """Keep what devices sent on disk, each in place of the device's earlier message."""
     for name, upload in uploads.items():
         write_sealed(_path(folder, name), encode(upload))
 
@@ -30,12 +32,13 @@ def recall(
     names: Iterable[str],
     decay: float,
     kind: type[UploadT],
+    settled: Collection[str] = (),
 ) -> dict[str, tuple[UploadT, float]]:
     """Last uploads of the devices that count in a round, and the freshness of each.
 
     Freshness is 1 for the ``uploads`` of the round, and for the others of ``names`` ``decay`` to
     the power of the rounds missed since. A device that has never sent anything, or whose freshness
-    is zero, is left out.
+    is zero, is left out. What the ``settled`` sent is as fresh as ever: they have finished.
 
     Raises:
         DamagedError: if a file is damaged, or holds no upload of this ``kind``.
@@ -45,10 +48,21 @@ def recall(
         path = _path(folder, name)
         if name in uploads:
             found[name] = uploads[name], 1.0
+        elif name in settled and path.exists():
+            found[name] = read_message(path, kind), 1.0
         elif decay > 0 and path.exists():
             old = read_message(path, kind)
             found[name] = old, decay ** (number - old.round)
     return found
+
+
+def recall_samples(folder: Path, names: Iterable[str]) -> dict[str, FeatureSample]:
+    """The feature samples that devices once sent.
+
+    Raises:
+        DamagedError: if one is missing or damaged.
+    """
+    return {name: read_message(_path(folder, name), FeatureSample) for name in names}
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -63,6 +77,8 @@ class Rounds:
         done: rounds that need not be done any more.
         missed: how many each device missed, or in which what it sent was refused.
         shortened: devices whose update was scaled down, and the least scale.
+        settled: devices that finished in the run that this one took them over from. They take no
+            part in the rounds; the last that they sent counts for their peers.
     """
 
     __pydantic_config__ = STRICT
@@ -70,6 +86,7 @@ class Rounds:
     done: int = 0
     missed: dict[str, int] = field(default_factory=dict)
     shortened: dict[str, float] = field(default_factory=dict)
+    settled: list[str] = field(default_factory=list)
 
     @staticmethod
     def read(folder: Path) -> Rounds:
@@ -91,4 +108,5 @@ class Rounds:
         """One round later; all ``rounds`` are done after the last one."""
         missed = self.missed | {name: self.missed.get(name, 0) + 1 for name in absent}
         least = {n: min(scale, self.shortened.get(n, 1.0)) for n, scale in shortened.items()}
-        return Rounds(rounds if last else self.done + 1, missed, self.shortened | least)
+        done = rounds if last else self.done + 1
+        return Rounds(done, missed, self.shortened | least, self.settled)

@@ -36,6 +36,12 @@ def kinds(limits: Mapping[str, Limits]) -> list[tuple[Part, list[str]]]:
     return [(whole([own] * len(names)), names) for own, names in members.items()]
 
 
+def folder_of(group: str, folder: Path) -> Path:
+    """The folder of a group by its name; ``folder`` is the cluster's."""
+    _, _, number = group.partition(":")
+    return folder / f"group-{number}" if number else folder
+
+
 @dataclass(frozen=True)
 class Group:
     """Devices of the cluster that share a backbone and a coarse header.
@@ -71,7 +77,7 @@ class Group:
             members=[name for _, names in own for name in names],
             strangers=[name for name in everyone if number == 1 and name not in known],
             limit=min(part.storage_bytes for part, _ in own),
-            folder=folder if name == cluster else folder / f"group-{number}",
+            folder=folder_of(name, folder),
         )
 
     def generators(self, seed: int) -> Callable[[str], torch.Generator]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,14 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.size import parameter_count
 from acme_fleet.edge.assigned import Assigned, CoarseModel, Shared
 from acme_fleet.edge.comparison import Contender
-from acme_fleet.edge.memory import Rounds, recall, remember
+from acme_fleet.edge.memory import (
+    SAMPLES,
+    UPLOADS,
+    Rounds,
+    recall,
+    recall_samples,
+    remember,
+)
 from acme_fleet.edge.parts import Group, kinds, whole
 from acme_fleet.edge.peers import Peers
 from acme_fleet.edge.replies import (
@@ -163,8 +170,8 @@ class EdgeServer:
         group.folder.mkdir(exist_ok=True)
         coarse = self._coarse_model(self._assigned(assignment, group), group)
         plan = coarse.plan
-        peers = self._similarity(coarse, group)
         told = Rounds.read(group.folder)
+        peers = self._similarity(coarse, group, told.settled)
         while told.done < self._personalization.rounds:
             told = self._round(told, coarse, peers, group)
             told.write(group.folder)
@@ -254,8 +261,11 @@ class EdgeServer:
             for told in stored
         ]
 
-    def _similarity(self, coarse: CoarseModel, group: Group) -> Peers:
-        """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20)."""
+    def _similarity(self, coarse: CoarseModel, group: Group, settled: Collection[str]) -> Peers:
+        """Send the coarse model, gather feature samples, decide who listens to whom (Eq. 19-20).
+
+        The ``settled`` have the model; the samples that they once sent are on disk.
+        """
         if stored := Peers.read(group.folder):
             return stored
         asked = self._personalization
@@ -265,40 +275,44 @@ class EdgeServer:
         def check(name: str, reply: FeatureSample) -> None:
             check_sample(name, reply, asked, hidden, longest)
 
-        replies = self._devices.ask(coarse.message, FeatureSample, group.members, check)
+        others = [name for name in group.members if name not in settled]
+        replies = self._devices.ask(coarse.message, FeatureSample, others, check)
+        remember(group.folder / SAMPLES, replies)
+        told = recall_samples(group.folder / SAMPLES, settled) | replies
+        told = {name: told[name] for name in group.members if name in told}
         with self._journal.stage(group.name, "similarity", "edge"):
-            samples = [reply.rows().numpy() for reply in replies.values()]
+            samples = [reply.rows().numpy() for reply in told.values()]
             weights = who_listens_to_whom(samples, asked.similarity, asked.temperature)
-        keys = {name: reply.public_key for name, reply in replies.items()}
-        peers = Peers(list(replies), weights.tolist(), keys)
+        keys = {name: reply.public_key for name, reply in told.items()}
+        peers = Peers(list(told), weights.tolist(), keys)
         peers.write(group.folder)
         return peers
 
     def _round(self, told: Rounds, coarse: CoarseModel, peers: Peers, group: Group) -> Rounds:
         """One round of Algorithm 2; the last one if no device's header changes any more."""
-        updates, shortened = self._updates(told.done, coarse, peers, group)
+        updates, shortened = self._updates(told, coarse, peers, group)
 
         def check(name: str, report: RoundReport) -> None:
             check_pruned(name, report, told.done, coarse.plan)
 
         reports = self._devices.call(updates, RoundReport, check)
         return told.after(
-            absent=[name for name in peers.devices if name not in updates],
+            absent=[n for n in peers.devices if n not in updates and n not in told.settled],
             shortened=shortened,
             last=not any(report.changed for report in reports.values()),
             rounds=self._personalization.rounds,
         )
 
     def _updates(
-        self, number: int, coarse: CoarseModel, peers: Peers, group: Group
+        self, told: Rounds, coarse: CoarseModel, peers: Peers, group: Group
     ) -> tuple[dict[str, Update], Mapping[str, float]]:
         """Gather uploads and mix them for each device as the rule says.
 
         Returns:
             By device what it gets back, and by how much its header's update was shortened.
         """
-        plan, rule = coarse.plan, self._rule
-        asked = peers.devices
+        number, plan, rule = told.done, coarse.plan, self._rule
+        asked = [name for name in peers.devices if name not in told.settled]
         while True:
             starts = rule.starts(number, asked, peers.keys, peers.among)
 
@@ -312,11 +326,12 @@ class EdgeServer:
             asked = list(uploads)  # the masks of a device that failed would stay in all sums
         counted: dict[str, tuple[Upload, float]] = {name: (u, 1.0) for name, u in uploads.items()}
         if not rule.hidden:
-            folder, decay = group.folder / "uploads", self._personalization.stale_decay
+            folder, decay = group.folder / UPLOADS, self._personalization.stale_decay
             remember(folder, uploads)
-            counted = recall(folder, number, uploads, peers.devices, decay, rule.upload_type)
+            known = peers.devices, decay, rule.upload_type, told.settled
+            counted = recall(folder, number, uploads, *known)
         among = peers.among(counted, [freshness for _, freshness in counted.values()])
         sent = {name: upload for name, (upload, _) in counted.items()}
         mixture = rule.mix(sent, plan, coarse.message.header, among)
         updates = {name: rule.update(starts[name], mixture.parts[name]) for name in uploads}
-        return updates, mixture.shortened
+        return updates, {n: s for n, s in mixture.shortened.items() if n not in told.settled}

@@ -68,9 +68,17 @@ class Explanation:
     measured: DeviceSummary | None
     probe: ProbeSummary | None
 
+    @property
+    def kept(self) -> int | None:
+        """The row that an update kept where the rule would choose another one today; or none."""
+        got = next(row for row, one in enumerate(self.cluster.candidates) if one.chosen)
+        return None if got == self.match.chosen else got
+
     def verdict(self, row: int) -> str:
         """Why a candidate was chosen, or was not."""
         candidates = self.cluster.candidates
+        if row == self.kept:
+            return "kept by an update"
         excess = candidates[row].size_bytes - self.cluster.storage_limit_bytes
         if row not in self.match.feasible and excess <= 0:
             return f"not executed in {candidates[row].precision}"

@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from acme_fleet.cost.size import Stored, shapes_of, stored_tensors
+from acme_fleet.cost.size import Stored, shapes_of, stored_size, stored_tensors
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.elastic import BY_LAYER, build, described, layers_key
-from acme_fleet.models.backbone.precision import pack, unpack
+from acme_fleet.models.backbone.precision import pack, stored_as, unpack
 from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions, family_of, own_pooling
 from acme_fleet.outside import one_line, reading
 from acme_fleet.runs.atomic import replacing, writing
@@ -160,6 +160,12 @@ def stored_weights(backbone: PreTrainedModel) -> dict[str, Tensor]:
 def sent_backbone(backbone: PreTrainedModel) -> dict[str, Any]:
     """The fields of a message that carries a backbone, for :func:`backbone_from`."""
     return {"config": config_document(backbone), "backbone": stored_weights(backbone)}
+
+
+def sent_size(backbone: Mapping[str, Tensor], header: Mapping[str, Tensor]) -> int:
+    """Exact bytes of the file of a model that is sent in two parts."""
+    tensors = with_prefix("backbone", backbone) | with_prefix("header", header)
+    return stored_size({name: stored_as(tensor) for name, tensor in tensors.items()})
 
 
 def _check_stored(tensors: Mapping[str, Tensor], expected: Stored) -> None:

@@ -48,15 +48,18 @@ class PrivacyLoss:
     device: float | None
 
 
-def privacy_loss(privacy: Privacy, rows: int, rounds: int, *, weights: bool = False) -> PrivacyLoss:
-    """The most that ``rows`` features, sent once, and ``rounds`` importance sets give away.
+def privacy_loss(
+    privacy: Privacy, rows: int, rounds: int, *, samples: int = 1, weights: bool = False
+) -> PrivacyLoss:
+    """The most that ``samples`` of ``rows`` features and ``rounds`` importance sets give away.
 
-    All rows change with the device's data, which is √rows times as far as one row. Where
-    ``weights`` of headers are sent, they have no noise: nothing is guaranteed for all together.
+    A run sends one sample; a device that an update lets train again sends another one. All rows
+    change with the device's data, which is √rows times as far as one row. Where ``weights`` of
+    headers are sent, they have no noise: nothing is guaranteed for all together.
     """
     features, importance = privacy.feature_noise, privacy.importance_noise
-    once = [features] if features else []
-    all_rows = [features / math.sqrt(rows)] if features else []
+    once = [features] * samples if features else []
+    all_rows = [features / math.sqrt(rows)] * samples if features else []
     sets = [importance] * rounds if importance else []
     both = bool(features and sets) and not weights
 

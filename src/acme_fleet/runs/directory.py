@@ -57,10 +57,7 @@ class RunDirectory:
             kept = run.fleet_as_written(fleet).model_dump(mode="json")
             changes = list(differences(kept, fleet.model_dump(mode="json")))
             if not resume and (changes or not run._is_bare()):
-                raise RunError(
-                    f"{run.path} already holds a run; choose another --out, or go on with it: "
-                    f"{run.resume_command}"
-                )
+                raise run._begun_already()
             if changes:
                 raise RunError(
                     f"{run.path} is a run of another fleet or seed; choose another --out, or ask "
@@ -83,6 +80,22 @@ class RunDirectory:
     def begun(self) -> bool:
         """True if a run has done something here that it can go on with."""
         return self.exists() and not self._is_bare()
+
+    def require_new(self) -> None:
+        """Accept a place where nothing is, or an empty directory.
+
+        Raises:
+            RunError: if it is something else; the message says what to do.
+        """
+        if self.exists():
+            raise self._begun_already()
+        self._refuse_others()
+
+    def _begun_already(self) -> RunError:
+        return RunError(
+            f"{self.path} already holds a run; choose another --out, or go on with it: "
+            f"{self.resume_command}"
+        )
 
     def _is_bare(self) -> bool:
         """True if a run has left its fleet and identity here and nothing else."""
@@ -172,6 +185,11 @@ class RunDirectory:
         if not self.summary.exists():
             raise RunError(f"{self.path} is not finished; go on with it: {self.resume_command}")
         return self.summary
+
+    @property
+    def update(self) -> Path:
+        """The file of a run that took over from another one; see ``UpdateSummary``."""
+        return self.path / "update.json"
 
     @property
     def report(self) -> Path:

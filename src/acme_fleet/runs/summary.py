@@ -160,6 +160,23 @@ class Traffic(_Record):
     resent_bytes: Count = 0
 
 
+class UpdateSummary(_Record):
+    """The parts that an update took over from another run, and those that it computed.
+
+    ``previous`` is that run's directory. ``kept`` are devices whose folders are that run's, bit for
+    bit; ``computed`` the others, and why; ``left`` those that are not in the fleet any more.
+    ``searched`` are groups whose header was searched anew, and why. ``sent_before`` is the ``sent``
+    of that run.
+    """
+
+    previous: str
+    kept: list[str]
+    computed: dict[str, str]
+    left: list[str]
+    searched: dict[str, str]
+    sent_before: dict[str, dict[str, list[Count]]] = {}
+
+
 class Summary(_Record):
     """The whole run."""
 
@@ -180,7 +197,8 @@ class Summary(_Record):
     """True if every role had a host of its own, reached over a network."""
     personalization: Personalization = Personalization()
     sent: dict[str, dict[str, list[Count]]] = {}
-    """For each device, by kind, the bytes of every message that it sent, oldest first."""
+    """For each device, by kind, the bytes of every message that it sent, oldest first; with those
+    of the runs that an update took over from."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Numbers of the matrix products with which the cloud server trained."""
     privacy_loss: dict[str, PrivacyLoss] = {}
@@ -189,6 +207,8 @@ class Summary(_Record):
     """None where no machine has all data."""
     damaged_events: Count = 0
     """Lines of ``events.jsonl`` that were damaged: their bytes and seconds are in no sum."""
+    update: UpdateSummary | None = None
+    """None where the run was begun from nothing."""
     warnings: list[str] = []
     """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
 

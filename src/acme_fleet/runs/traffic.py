@@ -9,7 +9,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import Upload
+from acme_fleet.messages.edge_device import FeatureSample, Upload
 from acme_fleet.privacy.accounting import PrivacyLoss, privacy_loss
 from acme_fleet.runs.events import Event, messages_of, method_and_resent
 from acme_fleet.runs.summary import Traffic
@@ -36,10 +36,18 @@ def count_traffic(events: Iterable[Event], raw_data_bytes: int) -> Traffic:
 
 
 def sent_by_devices(
-    events: Iterable[Event], devices: Iterable[str]
+    events: Iterable[Event],
+    devices: Iterable[str],
+    before: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
 ) -> dict[str, dict[str, list[int]]]:
-    """For each device, by kind, the bytes of every message that it sent, oldest first."""
-    sent: dict[str, defaultdict[str, list[int]]] = {name: defaultdict(list) for name in devices}
+    """For each device, by kind, the bytes of every message that it sent, oldest first.
+
+    ``before`` is likewise what it had sent in the runs that this one took over from.
+    """
+    sent: dict[str, defaultdict[str, list[int]]] = {
+        name: defaultdict(list, {k: [*v] for k, v in (before or {}).get(name, {}).items()})
+        for name in devices
+    }
     for event in messages_of(events):
         if event.sender in sent:
             sent[event.sender][event.type].append(event.size_bytes)
@@ -73,15 +81,19 @@ def expected_loss(personalization: Personalization) -> PrivacyLoss | None:
 def privacy_losses(
     fleet: Fleet, sent: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> dict[str, PrivacyLoss]:
-    """(ε, δ) by device, for as many importance sets as it sent; nobody where there is no noise.
+    """(ε, δ) by device, for as many feature samples and importance sets as it sent.
 
-    A set that was sent again counts again, though it has the same noise and tells nothing new.
+    Nobody has any where there is no noise. What was sent again counts again, though within a run it
+    has the same noise and tells nothing new.
     """
-    uploads = {
-        name: sum(len(sizes) for kind, sizes in own.items() if _is_upload(kind))
+    counts = {
+        name: (
+            sum(len(sizes) for kind, sizes in own.items() if _is_upload(kind)),
+            max(1, len(own.get(FeatureSample.__name__, ()))),
+        )
         for name, own in sent.items()
     }
-    losses = {n: _loss(fleet.personalization, count) for n, count in uploads.items() if count}
+    losses = {name: _loss(fleet.personalization, *own) for name, own in counts.items() if own[0]}
     return {name: loss for name, loss in losses.items() if loss is not None}
 
 
@@ -89,9 +101,10 @@ def _is_upload(kind: str) -> bool:
     return issubclass(Message.registry.get(kind, Message), Upload)
 
 
-def _loss(personalization: Personalization, uploads: int) -> PrivacyLoss | None:
+def _loss(personalization: Personalization, uploads: int, samples: int = 1) -> PrivacyLoss | None:
     privacy = personalization.privacy
     if privacy.feature_noise is None and privacy.importance_noise is None:
         return None
     weights = personalization.mixes_weights
-    return privacy_loss(privacy, personalization.rows_sent, uploads, weights=weights)
+    rows = personalization.rows_sent
+    return privacy_loss(privacy, rows, uploads, samples=samples, weights=weights)

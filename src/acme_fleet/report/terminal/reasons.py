@@ -94,6 +94,12 @@ def print_explanation(found: Explanation) -> None:
     )
     _print_candidates(console, found)
     _print_choice(console, found)
+    if found.kept is not None:
+        console.print(
+            f"An update kept w, d = {_name(cluster.candidates[found.kept])}, which the devices had "
+            f"and which still fits; --refresh lets the rule choose.",
+            highlight=False,
+        )
     _print_limits(console, found)
     _print_measured(console, found)
 

@@ -31,7 +31,7 @@ from acme_fleet.report.words import (
     perplexity_text,
     share_text,
 )
-from acme_fleet.runs.summary import Summary
+from acme_fleet.runs.summary import Summary, UpdateSummary
 
 if TYPE_CHECKING:
     from acme_fleet.inspection.plan import Plan
@@ -276,6 +276,8 @@ def print_summary(summary: Summary) -> None:
             f"{bytes_text(probe.size_bytes)}, in int8 {bytes_text(probe.size_bytes_int8)}; "
             f"averaged: the mean of all devices' regressions"
         )
+    if summary.update:
+        _print_update(console, summary.update)
     if traffic.resent_bytes:
         console.print(f"sent again, and not counted above: {bytes_text(traffic.resent_bytes)}")
     if summary.damaged_events:
@@ -291,6 +293,17 @@ def print_summary(summary: Summary) -> None:
         console.print(Text("lost ", "red") + Text(f"{one_line(name, 60)}: {one_line(why, 500)}"))
     print_left_out(console, len(lost), "lost")
     print_warnings(summary.warnings)
+
+
+def _print_update(console: Console, update: UpdateSummary) -> None:
+    """The count of devices as they were, and a line for each change."""
+    told = [f"update of {update.previous}: {len(update.kept)} devices as they were, bit for bit"]
+    told += [f"computed {name}: {why}" for name, why in update.computed.items()]
+    told += [f"header of {name} searched anew: {why}" for name, why in update.searched.items()]
+    told += [f"left: {', '.join(update.left)}"] if update.left else []
+    for line in told[:ROWS]:
+        console.print(Text(one_line(line, 500)), soft_wrap=True)
+    print_left_out(console, len(told), "changes; summary.json has them")
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

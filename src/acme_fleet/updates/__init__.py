@@ -1,0 +1,1 @@
+"""A fleet after its run: devices join, leave and change, and data drift."""

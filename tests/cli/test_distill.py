@@ -77,7 +77,7 @@ def test_init_changes_nothing_that_is_there(task: Path):
     told = _acme("init", task.parent / "other.yaml")
     assert told.exit_code == 2
     assert "machines.yaml" in told.stderr
-    assert "exists already; nothing was written" in told.stderr
+    assert "there already; nothing was written" in told.stderr
     assert not (task.parent / "other.yaml").exists()
 
 

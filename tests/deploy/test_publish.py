@@ -70,7 +70,8 @@ def test_keys_are_private_and_apart(site: Site, tmp_path: Path):
     folder = site.root / "publisher"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert len(files) == 7
+    assert len(files) == 8
+    assert (folder / ".gitignore").read_text() == "*\n"
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert not list(site.folder.rglob("*.pem"))
     with pytest.raises(FleetError, match="would be published with"):
@@ -185,8 +186,14 @@ def test_artifacts_that_are_damaged_or_missing_are_not_published(site: Site, tmp
     with pytest.raises(RunError, match="has no artifact of cam-3, but of cam-1, cam-2"):
         artifacts_of(site.root, ["cam-3"])
     assert [path.name for path in artifacts_of(site.root, [])] == ["cam-1", "cam-2"]
-    with pytest.raises(RunError, match="has no artifacts: `acme export"):
+    with pytest.raises(RunError, match="nothing: no such folder"):
         artifacts_of(tmp_path / "nothing", [])
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError, match="has no artifacts: `acme export"):
+        artifacts_of(tmp_path / "run", [])
+    (tmp_path / "run" / "model.safetensors").touch()
+    with pytest.raises(RunError, match="is a device's folder: `acme export .* --out ARTIFACT`"):
+        artifacts_of(tmp_path / "run", [])
     change_manifest(site.root / "artifacts" / "cam-2", lambda it: {**it, "name": "a/b"})
     with pytest.raises(FleetError, match="'a/b' is no name of a device"):
         publish([site.root / "artifacts" / "cam-2"], site.folder, site.publisher)

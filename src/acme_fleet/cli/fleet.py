@@ -90,6 +90,8 @@ def fleet_diff(
 
     history = _opened(registry).history(device, name)
     last = len(history)
+    if last < 2:
+        raise FleetError(f"{device} has one artifact; there is no other to compare it with")
     first, second = (old or max(1, last - 1)), (new or last)
     for number in (first, second):
         if not 1 <= number <= last:

@@ -132,7 +132,7 @@ def _of_probe(summary: Summary) -> list[str]:
             better = sum(theirs > ours for theirs, ours in pairs)
             told.append(
                 f"{rival} on {place} has {_share(theirs)} on the test sets, what ships has "
-                f"{_share(ours)}; it is better on {better} of {len(pairs)} devices"
+                f"{_share(ours)}, both means; it is better on {better} of {len(pairs)} devices"
             )
     return told
 

@@ -22,7 +22,7 @@ def write_example(path: Path) -> list[Path]:
     if path.name in _BESIDE:
         raise FleetError(f"{path}: the example has a file of this name beside the task file")
     if there := [str(target) for target in targets if target.exists()]:
-        raise FleetError(f"{', '.join(there)} exists already; nothing was written")
+        raise FleetError(f"{', '.join(there)}: there already; nothing was written")
     for target, name in targets.items():
         with replacing(target) as file:
             file.write_text((EXAMPLE / name).read_text(encoding="utf-8"), encoding="utf-8")

@@ -286,7 +286,7 @@ class Request(Settings):
             FleetError: naming the key, its value and what would be right.
         """
         path = Path(path)
-        example = f"`acme distill init {path}` writes an example"
+        example = "`acme distill init NEW.yaml` writes an example"
         return _resolved(read_as(Request, path, "task file", example), path.parent)
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from acme_fleet.deploy.delivery.signing import Key, Publisher, Role
 from acme_fleet.errors import DeliveryError, FleetError, RunError
+from acme_fleet.models.storage import WEIGHTS
 from acme_fleet.outside import listed, one_line, reading
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.locks import LOCK, held
@@ -74,7 +75,14 @@ def artifacts_of(place: Path, devices: Sequence[str]) -> list[Path]:
     else:
         parents = (place, place / "artifacts")
         found = [f for p in parents if p.is_dir() for f in sorted(p.iterdir()) if is_artifact(f)]
+    if not place.exists():
+        raise RunError(f"{place}: no such folder")
     if not found:
+        if (place / WEIGHTS).exists():
+            raise RunError(
+                f"{place} is a device's folder: `acme export {place} --out ARTIFACT` makes an "
+                f"artifact, which can be published"
+            )
         raise RunError(f"{place} has no artifacts: `acme export {place} --all` writes them")
     names = {read_manifest(folder).name: folder for folder in found}
     if missing := [name for name in devices if name not in names]:

@@ -65,6 +65,8 @@ class Publisher:
         if self.exists:
             raise RunError(f"{self.folder} has keys already; `acme keys rotate` replaces them")
         api = library("tuf.api.metadata")
+        with replacing(self.folder / ".gitignore", private=True) as partial:
+            partial.write_text("*\n", encoding="utf-8")  # keys are no files of a repository
         root = api.Root(version=1, consistent_snapshot=True)
         for key in KEYS:
             self._new_key(root, key)

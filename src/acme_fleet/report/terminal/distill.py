@@ -63,6 +63,7 @@ def _print_catalogue(console: Console, plan: Plan) -> None:
 
 def _print_pairs(console: Console, plan: Plan) -> None:
     table = Table(title="pairs of teacher and student")
+    table.add_column("pair", justify="right")
     for column in ("teacher", "student", "learns from"):
         table.add_column(column)
     for column in ("parameters", "as served", "accuracy"):
@@ -76,6 +77,7 @@ def _print_pairs(console: Console, plan: Plan) -> None:
             accuracy = f"{pilot.correct / pilot.asked:.3f} [{low:.3f}, {high:.3f}] {MEASURED}"
         exact = "" if student.cut_from else "≈ "
         table.add_row(
+            str(plan.pairs.index(pair) + 1),
             pair.teacher.name,
             student.name,
             pair.by,
@@ -104,7 +106,7 @@ def _print_exclusions(console: Console, plan: Plan) -> None:
         first = ""
         if not keeps.all():
             pair, server = divmod(int((~keeps).argmax()), keeps.shape[1])
-            first = f"{plan.possible[pair].name} on {_server(plan, server)}"
+            first = f"pair {_number(plan, pair)} on {_server(plan, server)}"
         table.add_row(name, bound, f"{int((~keeps).sum()):,}", first)
     console.print(table)
     console.print(f"feasible: {int(plan.feasible.sum()):,} of {total:,}", highlight=False)
@@ -125,7 +127,7 @@ def _print_choices(console: Console, plan: Plan) -> None:
     for group in plan.groups:
         for limit in plan.at_risk(group.chosen):
             console.print(
-                f"at risk: the error bar of {plan.possible[group.chosen.pair].name} on "
+                f"at risk: the error bar of pair {_number(plan, group.chosen.pair)} on "
                 f"{_server(plan, group.chosen.server)} reaches over {limit.name} {limit.bound:g}",
                 highlight=False,
             )
@@ -160,7 +162,7 @@ def _cells(plan: Plan, choice: Choice) -> list[str]:
     of, offer = plan.predictions, plan.offers[choice.server]
     place = choice.pair, choice.server
     return [
-        plan.possible[choice.pair].name,
+        _number(plan, choice.pair),
         _server(plan, choice.server),
         offer.price.billing,
         f"{offer.price.amount:.4g}",
@@ -170,6 +172,11 @@ def _cells(plan: Plan, choice: Choice) -> list[str]:
         f"{choice.score:.3f}",
         of.time.source(*place),
     ]
+
+
+def _number(plan: Plan, pair: int) -> str:
+    """The number that the table of pairs gives to one that is possible."""
+    return str(plan.pairs.index(plan.possible[pair]) + 1)
 
 
 def _bar(estimate: Estimate, place: tuple[int, int], factor: float, unit: str) -> str:

@@ -88,6 +88,7 @@ def customize(
     fleet = fleet.with_paths_from(Path.cwd())  # the run directory's copy is read from elsewhere
     if resume and (done := _finished(RunDirectory(Path(out)), fleet, connect is None)):
         return done
+    task_of(fleet.task).check(fleet)
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
     world = load_world(fleet, None if connect is None else [])
     reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)

@@ -53,7 +53,7 @@ from acme_fleet.messages.edge_device import (
     WeightsUpload,
     check_features,
 )
-from acme_fleet.messages.results import HeaderContender
+from acme_fleet.messages.results import HeaderContender, LanguageResult
 
 
 def _tensors(*shape: int, seed: int = 0) -> dict[str, Tensor]:
@@ -306,6 +306,7 @@ _LIST_FIELDS = {
     ("ByClassUpload", "held"),
     ("MaskedRoundStart", "public_keys"),
     ("MaskedRoundStart", "weights"),
+    ("DeviceReport", "language"),  # numbers alone, see below
 }
 _RAW_NAMES = ("pixel", "image", "input_id", "token", "label", "text", "sample_data", "raw_sample")
 _SCALARS = {int, float, bool, str}
@@ -347,6 +348,11 @@ def test_every_other_field_is_a_number_a_name_or_a_listed_document():
         assert parts <= _SCALARS | listed, f"{kind}.{name} may carry {parts}"
 
 
+def test_figures_of_a_language_model_are_numbers():
+    for field in LanguageResult.model_fields.values():
+        assert _parts(field.annotation) <= {int, float, type(None)}
+
+
 def test_listed_fields_exist():
     names = {(kind, name) for kind, name, _ in _fields()}
     assert (_DOCUMENT_FIELDS | _LIST_FIELDS | _TENSOR_FIELDS.keys()) <= names
@@ -361,7 +367,8 @@ def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
     """Of the tensor fields, only these go upwards; the last two where they were asked for.
 
     The lists are of precisions, of a header's channels and, where the fleet asks for them, of the
-    numbers of the classes that a device trains on: the edge checks that they ascend and exist.
+    numbers of the classes that a device trains on: the edge checks that they ascend and exist. What
+    a language model's device reports are numbers alone.
     """
     uploads = {ImportanceUpload, WeightsUpload, ByClassUpload, MaskedUpload}
     up = {DeviceProfile, FeatureSample, RoundReport, DeviceReport, *uploads}
@@ -380,6 +387,7 @@ def test_devices_send_nothing_but_numbers_names_and_four_kinds_of_tensors():
         ("WeightsUpload", "kept"),
         ("ByClassUpload", "kept"),
         ("ByClassUpload", "held"),
+        ("DeviceReport", "language"),
     }
     for kind, name in (_DOCUMENT_FIELDS | _LIST_FIELDS) - checked:
         assert Message.registry[kind] not in up, f"{kind}.{name} could carry anything"

@@ -77,3 +77,19 @@ def test_minilm(tmp_path: Path) -> None:
         cells = found[f"{allocation}, cut only"]
         assert cells["w=1, d=6"] == pytest.approx(found["reference"], abs=2e-3)
         assert cells["w=0.75, d=6"] > 0.5  # chance is 1 in 150
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not (DATA / "clinc150").exists(), reason=f"no CLINC150 in {DATA}")
+def test_tiny_assistants(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    example = [sys.executable, "examples/tiny_assistants.py", str(DATA / "clinc150")]
+    subprocess.run([*example, "--out", str(out)], cwd=ROOT, check=True)
+    summary = Summary.read(out / "summary.json")
+    assert len(summary.devices) == 6
+    for device in summary.devices:
+        weights = out / "devices" / device.name / "model.safetensors"
+        assert weights.stat().st_size == device.size_bytes <= device.capacity_bytes
+        assert device.language is not None
+        assert device.language.loss < device.language.loss_coarse - 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -107,7 +108,10 @@ def predict(
     ],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Files, folders (with all below them); - is standard input (texts)."),
+        typer.Argument(
+            help="Files, folders (with all below them); - is standard input (texts). For a "
+            "language model prompts."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Name of the device; a run directory needs it.")
@@ -120,6 +124,12 @@ def predict(
     top: Annotated[
         int | None, typer.Option(min=1, help="The n most probable classes.", show_default=False)
     ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="New tokens of a language model, at most.")
+    ] = 40,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="A prompt is what a user says, by the chat template.")
+    ] = False,
 ) -> None:
     """Use a device's shipped model: on files, or on the device's test data.
 
@@ -130,6 +140,7 @@ def predict(
     acme predict runs/mine/artifacts/cam-1 photos    without torch, in ONNX Runtime
     acme predict runs/mine/devices/speaker-2 --text "turn the light on"
     acme predict runs/mine/devices/speaker-2 --lines -   < texts
+    acme predict runs/mine/devices/helper-1 "how do i"   what a language model writes behind it
 
     A file that cannot be read is told on its line; the others are answered, and the exit code is 1.
     """
@@ -143,6 +154,8 @@ def predict(
             raise FleetError("--lines, --json and --top need files or --text")
         _predict_test_data(place, device)
         return
+    if _completed(place, device, [*map(str, files or []), *(text or [])], tokens, chat, as_json):
+        return
     own, skipped = _model_in(place, device), Skipped()
     inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)
     show = write_answers if as_json else print_answers
@@ -154,6 +167,24 @@ def predict(
     if refused:
         say(f"error: {refused} of {total} could not be read", error=True)
         raise typer.Exit(1)
+
+
+def _completed(
+    place: Path, device: str | None, prompts: list[str], tokens: int, chat: bool, as_json: bool
+) -> bool:
+    """Print what a language model writes behind prompts; false for any other model."""
+    from acme_fleet_runtime.manifest import is_artifact
+
+    if device is None and is_artifact(place):
+        return False
+    from acme_fleet.inspection.complete import Writer
+
+    writer = Writer.open(place, device)
+    if writer is None:
+        return False
+    for answer in writer.complete(prompts, tokens, chat=chat):
+        say(json.dumps(vars(answer)) if as_json else f"{answer.prompt}{answer.text}")
+    return True
 
 
 def _model_in(place: Path, device: str | None) -> Classifier[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +29,17 @@ def _options_named(options: Mapping[str, str]) -> Iterator[None]:
 
 @app.command()
 def pretrain(
-    data: Annotated[Path, typer.Option(help="Images: a folder, .parquet or .npz file.")],
+    data: Annotated[
+        Path, typer.Option(help="Images: a folder, .parquet or .npz file; or texts: JSON Lines.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the model; must be new or empty.")],
-    model: Annotated[str, typer.Option(help="vit-micro, vit-tiny, vit-small or vit-base.")] = (
-        "vit-tiny"
-    ),
+    model: Annotated[
+        str,
+        typer.Option(
+            help="vit-micro, vit-tiny, vit-small or vit-base; of texts llama-nano, llama-micro or "
+            "llama-mini."
+        ),
+    ] = "vit-tiny",
     patch_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels; an eighth of a small image by default.")
     ] = None,
@@ -45,6 +52,8 @@ def pretrain(
         float | None,
         typer.Option(min=0, max=1, help="Share of mixed batches; half from 50 epochs on."),
     ] = None,
+    text_column: Annotated[str, typer.Option(help="Key of the texts.")] = "text",
+    max_tokens: Annotated[int, typer.Option(min=2, max=512, help="Of a text.")] = 128,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and compiled.")] = "cpu",
 ) -> None:
@@ -54,12 +63,28 @@ def pretrain(
         from acme_fleet.data.datasets import load_source
         from acme_fleet.data.sources.archives import data_at
         from acme_fleet.report.terminal.run import LiveStages
+        from acme_fleet.training.language_pretraining import (
+            DECODERS,
+            LanguageRecipe,
+            pretrain_language,
+        )
         from acme_fleet.training.pretraining import pretrain, recipe_for
 
+        again = f"what is finished is in {out}; the same command goes on"
+        if model in DECODERS:
+            training = Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+            of_texts = LanguageRecipe(model, training, max_tokens, seed)
+            with stop_explained(again), LiveStages() as stages:
+                told = partial(stages.stage, "cloud", "pretrain")
+                found = pretrain_language(data, text_column, of_texts, out, told)
+            say(
+                f"test loss {found['test']['loss']:.4f} a token on {found['test']['samples']} texts"
+            )
+            say(f"wrote {out}; in a fleet file: reference: {{checkpoint: {out.resolve()}}}")
+            return
         source = load_source(data_at(data, image_size, classes))
         training = Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         recipe = recipe_for(source, model, training, patch_size, cutmix, seed)
-        again = f"what is finished is in {out}; the same command goes on"
         with stop_explained(again), LiveStages() as stages:
             found = pretrain(
                 source,

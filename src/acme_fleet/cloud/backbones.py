@@ -129,7 +129,7 @@ class Backbones:
     def _untouched(self) -> Classifier:
         """θ0 before any training; a checkpoint is pooled as it should be, and has a classifier."""
         model, settings = self._initial, self._settings.reference
-        if settings.checkpoint is None or not self._public.labelled:
+        if settings.checkpoint is None or not self._public.labelled or self._task.per_token:
             return model
         path = self._folder / "probe.safetensors"
         stored = if_sound(path, read_tensors)
@@ -224,7 +224,7 @@ class Backbones:
         return self._distill(model, _STEPS[number], step, training, draw, progress)
 
     def _lesson(self) -> Lesson:
-        return lesson_of(self._distillation, self._origin)
+        return lesson_of(self._distillation, self._origin, own_head=self._task.per_token)
 
     def _sizes(self, shares: list[float]) -> list[float]:
         """All that students are trained at; the whole too, unless it stays the reference."""

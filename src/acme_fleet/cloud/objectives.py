@@ -188,7 +188,7 @@ def feature_quality(
     teacher itself, and 1 the error of its mean. The whole model is the teacher, at any precision.
     Arguments as for :func:`sent_quality`.
     """
-    place = elastic.classifier.head.weight.device
+    place = elastic.classifier.backbone.device
     teacher.classifier.to(place)
     calls = itertools.count(1)
     parts = [i for i, variant in enumerate(grid.variants) if variant != elastic.whole]
@@ -243,7 +243,7 @@ def candidate_quality(
     calls, total = itertools.count(1), len(grid) * len(batches)
     for candidate, variant in enumerate(grid.variants):
         model = whole if whole and variant.trained == elastic.whole else elastic
-        model.classifier.to(elastic.classifier.head.weight.device)
+        model.classifier.to(elastic.classifier.backbone.device)
         arch, start = model.shape(variant), 0
         tensors = model.tensors(arch)
         for batch in batches:

@@ -18,6 +18,8 @@ from acme_fleet.config.base import Settings
 from acme_fleet.config.training import Fraction
 
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads class 3 as a number
+ABSENT = -100
+"""A label in the place of none: it counts nothing in a loss, in hits or in their number."""
 ClassNames = Annotated[list[ClassName], Field(min_length=1)]
 
 
@@ -78,7 +80,8 @@ class Data(Settings):
 
     source: str = "digits"
     """Format: scikit-learn's ``digits``, ``arrays`` (.npz), ``images`` (folders of class folders),
-    ``parquet`` files, a ``huggingface`` data set, or ``text`` (JSON Lines)."""
+    ``parquet`` files, a ``huggingface`` data set, ``text`` (JSON Lines), or ``language`` (JSON
+    Lines of texts, of prompts with answers or of messages, for the task generation)."""
     train: Path | list[Path] | str | None = None
     """Paths of the training samples; for ``huggingface`` a name, or a folder (. or / first)."""
     test: Path | list[Path] | str | None = None
@@ -86,11 +89,12 @@ class Data(Settings):
     image_column: str = "image"
     """Column of the images in ``parquet`` files and ``huggingface`` data sets."""
     text_column: str = "text"
-    """Key of the texts in the JSON Lines files of ``text``."""
+    """Key of the texts in the JSON Lines files of ``text`` and ``language``."""
     max_tokens: Annotated[int, Field(ge=2, le=4096)] = 64
-    """Tokens to which each text is cut or padded, by the checkpoint's tokenizer."""
+    """Tokens to which each text is cut or padded, by the checkpoint's tokenizer; a longer one is
+    refused by ``language``."""
     label_column: str = "label"
-    """Column or key of the labels."""
+    """Column or key of the labels; texts of ``language`` need none, and are shared out by it."""
     classes: ClassNames | PositiveInt | None = None
     """Names of the classes that are kept, or n for the first n; none keeps all."""
     image_size: PositiveInt | None = None
@@ -107,6 +111,11 @@ class Data(Settings):
     """Share of the samples that is held out for tests where there is no ``test``."""
     partition: Partition = IID()
     """Scheme by which devices without a ``data`` path of their own get samples."""
+
+    @property
+    def holds_texts(self) -> bool:
+        """True of texts, false of images."""
+        return self.source in ("text", "language")
 
     @field_validator("train", "test")
     @classmethod

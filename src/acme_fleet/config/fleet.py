@@ -36,7 +36,7 @@ class Fleet(Settings):
     name: Name = "fleet"
     """Name of the fleet."""
     task: str = "classification"
-    """Task that all models learn: ``classification``."""
+    """Task that all models learn: ``classification``, or ``generation`` of texts."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of all random numbers of a run."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -82,13 +82,21 @@ class Fleet(Settings):
                 f"set it to 0, or backbone.precisions to [float32] "
                 f"(it is {', '.join(self.backbone.precisions)})"
             )
-        if self.data.source == "text" and self.reference.checkpoint is None:
+        if (self.task == "generation") != (self.data.source == "language"):
             raise ValueError(
-                "data.source text needs a text model and its tokenizer in reference.checkpoint"
+                f"task: generation and data.source: language go together "
+                f"(they are {self.task} and {self.data.source})"
             )
-        if self.data.source != "text" and self.backbone.vocabulary is not None:
+        if self.personalization.lora_rank is not None and self.task != "generation":
+            raise ValueError("personalization.lora_rank is for task: generation; leave it out")
+        if self.data.holds_texts and self.reference.checkpoint is None:
+            raise ValueError(
+                f"data.source {self.data.source} needs a text model and its tokenizer in "
+                f"reference.checkpoint"
+            )
+        if not self.data.holds_texts and self.backbone.vocabulary is not None:
             raise ValueError("backbone.vocabulary is for texts, not images")
-        if self.data.source == "text" and (self.reference.crop_padding or self.reference.flip):
+        if self.data.holds_texts and (self.reference.crop_padding or self.reference.flip):
             raise ValueError("reference.crop_padding and reference.flip are for images, not texts")
         return self
 

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from acme_fleet.config.base import Settings
+from acme_fleet.config.devices import ByteSize
 from acme_fleet.config.training import Fraction, Training
 
 
@@ -47,6 +48,12 @@ class Personalization(Settings):
     """Share of a header's neurons that is pruned after each round; 0 prunes none."""
     feature_samples: PositiveInt = 32
     """Samples of which a device sends features, at most."""
+    lora_rank: PositiveInt | None = None
+    """Rank of LoRA on queries and values of the last two layers: a rival of a language model's
+    header, trained as long and reported beside it; none trains none."""
+    feature_budget: ByteSize = 2**30
+    """Bytes of the features of texts that a language model's edge server or device keeps; where
+    they are more, they are computed anew for each batch."""
     mix: str = "importance"
     """Parts that similar devices mix: neurons' importance (the paper), header weights, or both."""
     classifier: Literal["everyone", "holders"] = "everyone"

@@ -22,8 +22,8 @@ def class_names(raw: RawSamples) -> list[str]:
     return raw.names or [str(label) for label in np.unique(raw.labels)]
 
 
-def chosen_classes(chosen: list[str] | int | None, known: list[str]) -> list[str]:
-    """The names of the classes kept, in the order of their new labels.
+def chosen_classes(chosen: list[str] | int | None, known: list[str], least: int = 2) -> list[str]:
+    """The names of the classes kept, in the order of their new labels; at least so many.
 
     Raises:
         FleetError: naming what is unknown, named twice, or too few.
@@ -41,7 +41,7 @@ def chosen_classes(chosen: list[str] | int | None, known: list[str]) -> list[str
         )
     if len(set(names)) != len(names):
         raise FleetError(f"data.classes: a class is named more than once in {_listing(names)}")
-    if len(names) < 2:
+    if len(names) < least:
         raise FleetError(f"data.classes: {len(names)} class; telling apart needs 2 or more")
     _check_names(names)
     return names

@@ -18,6 +18,7 @@ from acme_fleet.data.image import (
     ImageSize,
     Normalization,
 )
+from acme_fleet.data.language import LanguagePreprocessing, read_language
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.data.sources.files import read_arrays, read_parquet
@@ -124,7 +125,8 @@ def list_source(data: Data) -> Listed:
     """
     train, test = _read(data)
     names = class_names(train)
-    classes = chosen_classes(data.classes, names)
+    # Texts that are generated may be all of one class: classes only say who gets them.
+    classes = chosen_classes(data.classes, names, 1 if data.source == "language" else 2)
     if test is not None:
         check_known(test, names)
         test = relabelled(test, names, classes)
@@ -187,8 +189,9 @@ def read_own(path: Path, data: Data, where: str, *, label_optional: bool = False
     """
     check_paths([path], where)
     columns = replace(_columns(data), label_optional=label_optional)
-    if data.source == "text":
-        return read_json_lines([path], columns, where)
+    if data.holds_texts:
+        read = read_language if data.source == "language" else read_json_lines
+        return read([path], columns, where)
     if path.is_dir():
         return read_images(path, where) if label_optional else read_folders([path], where)
     if path.suffix.lower() == ".npz":
@@ -207,7 +210,8 @@ def decoded(raw: RawSamples, classes: list[str], preprocessing: Preprocessing) -
     Raises:
         FleetError: naming the owner, and the class or sample that is wrong.
     """
-    if raw.codes is not None:
+    # Classes of texts that are generated only say who gets them.
+    if raw.codes is not None and not isinstance(preprocessing, LanguagePreprocessing):
         check_known(raw, classes)
         raw = relabelled(raw, classes, classes)
     return _samples(raw, preprocessing)
@@ -250,7 +254,7 @@ def _read(data: Data) -> tuple[RawSamples, RawSamples | None]:
 
 
 def _columns(data: Data, group: str | None = None) -> Columns:
-    item = data.text_column if data.source == "text" else data.image_column
+    item = data.text_column if data.holds_texts else data.image_column
     return Columns(item, data.label_column, group)
 
 
@@ -260,7 +264,7 @@ def _preprocessing(
     known: Normalization | TextPreprocessing | None,
 ) -> Preprocessing:
     """The preprocessing that suits the samples: a tokenizer, or a size and channels of images."""
-    if data.source == "text":
+    if data.holds_texts:
         if not isinstance(known, TextPreprocessing):
             raise FleetError("data.source: texts need a reference.checkpoint with a tokenizer")
         return known
@@ -311,6 +315,10 @@ def _forms(parts: Sequence[RawSamples]) -> dict[tuple[int, int, int], str]:
 
 def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
     """Decode and preprocess."""
+    if isinstance(preprocessing, LanguagePreprocessing):
+        with _said_of(raw.where):
+            inputs, labels = preprocessing.learned(raw.items)
+        return Samples(inputs, labels, torch.from_numpy(raw.stored_bytes))
     encoded = raw.items.dtype == object and isinstance(preprocessing, ImagePreprocessing)
     with _said_of(raw.where):
         inputs = preprocessing.inputs(

@@ -27,6 +27,7 @@ from acme_fleet.data.datasets import (
     open_source,
     read_own,
 )
+from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.data.raw import RawSamples
 from acme_fleet.data.samples import Samples, Splits, stratified_split
 from acme_fleet.data.shares import (
@@ -113,8 +114,9 @@ def load_world(fleet: Fleet, only: Collection[str] | None = None) -> World:
     checkpoint, revision = fleet.reference.checkpoint, fleet.reference.revision
     if checkpoint is None:
         known = None
-    elif fleet.data.source == "text":
-        known = TextPreprocessing.of_checkpoint(checkpoint, fleet.data.max_tokens, revision)
+    elif fleet.data.holds_texts:
+        kind = LanguagePreprocessing if fleet.data.source == "language" else TextPreprocessing
+        known = kind.of_checkpoint(checkpoint, fleet.data.max_tokens, revision)
         if fleet.backbone.vocabulary is not None:
             return _with_vocabulary(fleet, known, fleet.backbone.vocabulary, only)
     else:
@@ -275,7 +277,7 @@ def _public(fleet: Fleet, source: Source | Prepared, shares: Shares) -> Splits:
 
 def _own_splits(fleet: Fleet, device: str, own: Samples) -> Splits:
     """A device's own data, cut in three."""
-    parts = own_parts(fleet, device, own.labels.numpy())
+    parts = own_parts(fleet, device, own.strata)
     _check_device(device, parts)
     return Splits(*(_at(own, part) for part in parts))
 
@@ -332,8 +334,7 @@ def _check_edge(name: str, samples: Sized) -> None:
 def _split(
     samples: Samples, share: float, generator: np.random.Generator
 ) -> tuple[Samples, Samples]:
-    labels = samples.labels.numpy() if samples.labelled else np.zeros(len(samples), np.int64)
-    left, taken = stratified_split(labels, share, generator)
+    left, taken = stratified_split(samples.strata, share, generator)
     return _at(samples, left), _at(samples, taken)
 
 

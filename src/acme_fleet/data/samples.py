@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class _Labels:
 if TYPE_CHECKING:
     _LabelsField = _Labels
 else:  # a check at run time would compare what is given with the descriptor's own type
-    _LabelsField = Int64[Tensor, " samples"] | None
+    _LabelsField = Int64[Tensor, "samples *positions"] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,14 +40,18 @@ class Samples:
     Attributes:
         inputs: arguments of a Hugging Face model by name, e.g. ``pixel_values`` with the axes
             ``(samples, channels, height, width)``.
-        labels: class indices. Given as None where there are none; reading them is then a
-            ValueError.
+        labels: class indices or, of texts that are generated, the token that follows each, of
+            shape ``(samples, tokens)``. Given as None where there are none; reading them is then
+            a ValueError.
         stored_bytes: size of each raw sample as stored on disk.
+        computed: makes a header's inputs of a batch's inputs, where all of them together would be
+            too large to keep; see :meth:`ready`.
     """
 
     inputs: dict[str, Shaped[Tensor, "samples ..."]]
     labels: _LabelsField = _Labels()  # a descriptor, and no default: they must be given
     stored_bytes: Int64[Tensor, " samples"]  # pyright: ignore[reportGeneralTypeIssues]
+    computed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.stored_bytes), *map(len, self.inputs.values())}
@@ -61,6 +65,13 @@ class Samples:
         """True where the samples have labels."""
         return self.__dict__["labels"] is not None
 
+    @property
+    def strata(self) -> Int[np.ndarray, " samples"]:
+        """The class of each sample, to split in proportion; one for all where there is none."""
+        if self.labelled and self.labels.ndim == 1:
+            return self.labels.numpy()
+        return np.zeros(len(self), np.int64)
+
     def __len__(self) -> int:
         return len(self.stored_bytes)
 
@@ -70,7 +81,12 @@ class Samples:
             {name: values[index] for name, values in self.inputs.items()},
             self.labels[index] if self.labelled else None,
             self.stored_bytes[index],
+            self.computed,
         )
+
+    def ready(self) -> Samples:
+        """A batch with the inputs of what learns from it."""
+        return self if self.computed is None else self.with_inputs(self.computed(self.inputs))
 
     def with_inputs(self, inputs: dict[str, Tensor]) -> Samples:
         """The same samples in another form."""
@@ -95,6 +111,7 @@ def join(parts: Sequence[Samples]) -> Samples:
         {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs},
         torch.cat([part.labels for part in parts]),
         torch.cat([part.stored_bytes for part in parts]),
+        parts[0].computed,
     )
 
 

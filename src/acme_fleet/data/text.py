@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -85,7 +85,13 @@ class TextPreprocessing(BaseModel):
             pad_id=pad_id,
             vocabulary=size if isinstance(size, int) and size > 0 else None,
             special_tokens=special,
+            **cls._further(tokenizer),
         )
+
+    @classmethod
+    def _further(cls, tokenizer: Any) -> dict[str, Any]:
+        """Fields of a subclass, from the checkpoint's tokenizer."""
+        return {}
 
     def kept_tokens(self, samples: Sequence[Samples], size: int) -> list[int]:
         """Numbers of the tokens of a smaller vocabulary, see :func:`vocabulary.kept_tokens`.
@@ -103,16 +109,15 @@ class TextPreprocessing(BaseModel):
             uses.update(real.tolist())
         return kept_tokens(self.tokenizer, uses, size)
 
-    def cut(self, kept: Sequence[int]) -> TextPreprocessing:
+    def cut(self, kept: Sequence[int]) -> Self:
         """The same, for a model that knows these tokens alone, numbered anew."""
-        return TextPreprocessing(
-            tokenizer=cut_tokenizer(self.tokenizer, kept),
-            max_tokens=self.max_tokens,
+        cut = {
+            "tokenizer": cut_tokenizer(self.tokenizer, kept),
             # Where no token is meant for padding it is any, and need not have stayed.
-            pad_id=list(kept).index(self.pad_id) if self.pad_id in kept else 0,
-            vocabulary=len(kept),
-            special_tokens=self.special_tokens,
-        )
+            "pad_id": list(kept).index(self.pad_id) if self.pad_id in kept else 0,
+            "vocabulary": len(kept),
+        }
+        return type(self).model_validate({**self.model_dump(), **cut})
 
     def inputs(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """Tokenize texts.
@@ -146,9 +151,13 @@ class TextPreprocessing(BaseModel):
         """The tokenizer, set to cut and pad."""
         return self._ready
 
+    def document(self) -> str:
+        """The content of ``tokenizer.json``."""
+        return json.dumps(self.tokenizer)
+
     @cached_property
     def _ready(self) -> Tokenizer:
-        tokenizer = Tokenizer.from_str(json.dumps(self.tokenizer))
+        tokenizer = Tokenizer.from_str(self.document())
         tokenizer.enable_truncation(self.max_tokens)
         pad_token = tokenizer.id_to_token(self.pad_id) or "[PAD]"
         tokenizer.enable_padding(length=self.max_tokens, pad_id=self.pad_id, pad_token=pad_token)

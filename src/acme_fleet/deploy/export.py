@@ -125,6 +125,8 @@ def origin_alone(folder: Path, samples: Sequence[Path]) -> Origin:
         RunError: if it has no model.
     """
     model = open_model(folder, None)
+    if read_description(folder).writes:
+        raise FleetError(f"models of the task {CLASSIFIED} can be exported; {folder} writes texts")
     evidence = of_files(model, samples) if samples else at_random(model)
     return Origin(model, folder.resolve().name, evidence, CLASSIFIED)
 

@@ -18,6 +18,7 @@ from acme_fleet.device.refinement import (
     LocalTraining,
     Trained,
     linear_rival,
+    lora_rival,
     prune_header,
     train_header,
 )
@@ -38,7 +39,7 @@ from acme_fleet.messages.edge_device import (
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.backbone.precision import stored_as
-from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.features import CustomizedModel, judging
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import save_device_model, sent_preprocessing
 from acme_fleet.models.storage import WEIGHTS, with_prefix
@@ -50,6 +51,7 @@ from acme_fleet.profiling.measure import measure_latency
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.base import Task
+from acme_fleet.training.answers import language_result, with_rival
 from acme_fleet.training.evaluation import evaluate
 
 Private = Callable[[Sequence[str], Preprocessing], Splits]
@@ -83,6 +85,7 @@ class DeviceClient:
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
         self._round: int | None = None  # that was last asked for, since this process began
         self._own: Splits | None = None  # once a model has told how to read them
+        self._judged: Task | None = None  # the task by the backbone that was received
         self._coarse: Header | None = None  # the header that was received, checked and built
 
     def handle(self, message: Message) -> Message:
@@ -131,22 +134,25 @@ class DeviceClient:
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
-        state = self._before(number).with_current(self._task, header, self._features().validation)
+        validation = self._features().validation
+        state = self._before(number).with_current(self._judging, header, validation)
         self._folder.keep_trained(number, state, importance)
 
     # --- the steps, in the order of Algorithm 2 ---
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        self._coarse = coarse = _coarse_header(self._task, assignment)
+        self._coarse, self._judged = _coarse_header(self._task, assignment), None
+        coarse = self._coarse
         self._check_size(assignment)
         self._own = self._read_own(assignment)
         self._folder.accept(assignment)
         features = self._features()
-        self._folder.begin(HeaderState.start(self._task, coarse, features))
+        self._folder.begin(HeaderState.start(self._judging, coarse, features))
         order = torch.randperm(len(features.train), generator=self._generator("sample"))
         chosen = order[: self._personalization.rows_sent]
-        sent = self._protection.features(features.train.inputs["pooled"][chosen])
+        rows = features.train[chosen].ready().inputs["pooled"]
+        sent = self._protection.features(rows)
         key = self._protection.public_key()
         return FeatureSample(features=sent.values, scale=sent.scale, public_key=key)
 
@@ -179,9 +185,9 @@ class DeviceClient:
         validation = self._features().validation
         mixed = self._rule.received_header(update, plan)
         if mixed is not None:
-            state = state.with_current(self._task, mixed, validation)
+            state = state.with_current(self._judging, mixed, validation)
         smaller = prune_header(state.current, importance, self._personalization.prune_share)
-        pruned = state.with_current(self._task, smaller, validation)
+        pruned = state.with_current(self._judging, smaller, validation)
         self._folder.keep_pruned(update.round, pruned)
         return RoundReport(
             round=update.round,
@@ -202,7 +208,7 @@ class DeviceClient:
 
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
-        task, assignment, features = self._task, self._folder.assignment(), self._features()
+        task, assignment, features = self._judging, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model", "device"):
             backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
@@ -216,19 +222,29 @@ class DeviceClient:
             )
             coarse, test = self._received(assignment), features.test
             linear = self._linear_rival(assignment, features)
-            one = self._private.test[:1].inputs
+            headers = {"coarse": coarse, "best": state.best, "linear": linear}
+            found = {name: evaluate(task, header, test) for name, header in headers.items()}
+            one, language = self._private.test[:1].inputs, None
+            if task.per_token:
+                own = self._private.test
+                language = language_result(backbone, coarse, state.best, found, own)
+                if (rank := self._personalization.lora_rank) is not None:
+                    training, draw = self._personalization.training_in_all, self._generator("lora")
+                    rival = lora_rival(self._task, backbone, rank, self._private, training, draw)
+                    language = with_rival(language, *rival)
             return DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
-                accuracy_coarse=evaluate(task, coarse, test).score,
-                accuracy=evaluate(task, state.best, test).score,
-                accuracy_linear=evaluate(task, linear, test).score,
+                accuracy_coarse=found["coarse"].score,
+                accuracy=found["best"].score,
+                accuracy_linear=found["linear"].score,
                 test_samples=len(test),
                 latency_s=measure_latency(model, one),
                 neurons_coarse=coarse.plan.neurons,
                 neurons=state.best.plan.neurons,
                 raw_data_bytes=raw_bytes(self._private),
+                language=language,
             )
 
     # --- parts ---
@@ -270,7 +286,7 @@ class DeviceClient:
             work, asked = self.training(number), self._personalization
             with self._journal.stage(self._settings.name, stage_of(number, asked), "device"):
                 trained = train_header(
-                    self._task,
+                    self._judging,
                     work.header,
                     work.features,
                     asked.training(number),
@@ -286,17 +302,32 @@ class DeviceClient:
 
         def start() -> HeaderState:
             coarse = self._received(self._folder.assignment())
-            return HeaderState.start(self._task, coarse, self._features())
+            return HeaderState.start(self._judging, coarse, self._features())
 
         return self._folder.before(number, start)
 
+    @property
+    def _judging(self) -> Task:
+        """The task as it judges what headers of the received backbone give."""
+        if not self._task.per_token:
+            return self._task
+        if self._judged is None:
+            backbone = self._folder.backbone(self._folder.assignment())
+            self._judged = judging(self._task, backbone)
+        return self._judged
+
     def _train_classes(self) -> list[int]:
-        return self._private.train.labels.unique().tolist()
+        """None where tokens, and no samples, have labels."""
+        labels = self._private.train.labels
+        return labels.unique().tolist() if labels.ndim == 1 else []
 
     def _linear_rival(self, assignment: HeaderAssignment, features: Splits) -> LinearHeader:
         """With as many epochs in all as the header has had."""
         training, draw = self._personalization.training_in_all, self._generator("linear")
-        return linear_rival(self._task, assignment.linear, features, training, draw)
+        causal = self._received(assignment).plan.causal
+        return linear_rival(
+            self._judging, assignment.linear, features, training, draw, causal=causal
+        )
 
     @property
     def _private(self) -> Splits:
@@ -317,7 +348,9 @@ class DeviceClient:
         return self._coarse
 
     def _features(self) -> Splits:
-        return self._folder.features(self._private)
+        if not self._task.per_token:
+            return self._folder.features(self._private)
+        return self._folder.features(self._private, self._personalization.feature_budget)
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)
@@ -339,7 +372,8 @@ def _coarse_header(task: Task, assignment: HeaderAssignment) -> Header:
     except ValueError as error:
         raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
     names = assignment.class_names
-    if len(set(names)) != len(names) or task.outputs(names) != plan.classes:
+    outputs = task.header_outputs(names, plan.hidden)
+    if len(set(names)) != len(names) or outputs != plan.classes or task.per_token != plan.causal:
         raise ProtocolError(
             f"the header tells {plan.classes} classes apart, and {len(set(names))} different "
             f"names came with it"

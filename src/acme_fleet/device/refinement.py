@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
@@ -15,7 +16,15 @@ from acme_fleet.device.importance import ImportanceAccumulator, neurons_to_keep
 from acme_fleet.errors import DamagedError
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.models.header.module import Header, LinearHeader, answering_as, build_header, prune
+from acme_fleet.models.header.module import (
+    Header,
+    LinearHeader,
+    answering_as,
+    build_header,
+    linear_header,
+    prune,
+)
+from acme_fleet.models.lora import with_lora
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.outside import listed
@@ -33,6 +42,7 @@ class LocalTraining:
     generator: torch.Generator
 
 
+_LORA_LAYERS = 2
 _STATE_ENTRIES = ("current", "best", "evaluation")
 """Beside the tensors of a :class:`HeaderState`'s file."""
 Trained = tuple[Header, ImportanceSet]
@@ -154,15 +164,45 @@ def prune_header(header: Header, importance: ImportanceSet, share: float) -> Hea
     return prune(header, neurons_to_keep(importance, left, share))
 
 
+def lora_rival(
+    task: Task,
+    backbone: PreTrainedModel,
+    rank: int,
+    private: Splits,
+    training: Training,
+    generator: torch.Generator,
+) -> tuple[Evaluation, int]:
+    """A LoRA on the frozen backbone, without a header, trained on the same data as the header.
+
+    Args:
+        task: on logits.
+        backbone: a language model's.
+        rank: of the changes.
+        private: the device's data as tokens.
+        training: with as many epochs in all as the header has had.
+        generator: draws the first weights and the order.
+
+    Returns:
+        Its evaluation on the test data, and its numbers.
+    """
+    model = with_lora(backbone, rank, _LORA_LAYERS, generator)
+    validation = private.validation
+    fit(task, model, private.train, training, generator, validation=validation, tolerant=True)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return evaluate(task, model, private.test), count
+
+
 def linear_rival(
     task: Task,
     tensors: Mapping[str, Tensor],
     features: Splits,
     training: Training,
     generator: torch.Generator,
+    *,
+    causal: bool = False,
 ) -> LinearHeader:
     """A linear header from its coarse weights, trained on the same data as the header."""
-    rival = LinearHeader(tensors)
+    rival = linear_header(tensors, causal=causal)
     validation = features.validation
     fit(task, rival, features.train, training, generator, validation=validation, tolerant=True)
     return rival

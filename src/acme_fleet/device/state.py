@@ -17,7 +17,7 @@ from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.links.wire import encode, read_message
 from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
 from acme_fleet.messages.importance_set import ImportanceSet
-from acme_fleet.models.features import feature_samples
+from acme_fleet.models.features import feature_samples, language_bytes
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import remove
@@ -136,15 +136,26 @@ class DeviceFolder:
 
     # --- features of the frozen backbone ---
 
-    def features(self, private: Splits) -> Splits:
+    def features(self, private: Splits, most_bytes: int | None = None) -> Splits:
         """Features of all private data, computed once for an assignment.
 
         They are on disk too, for a process that is started again. While that file is there they
-        are taken from memory.
+        are taken from memory. Those that would be more than ``most_bytes`` are not kept, see
+        :func:`~acme_fleet.models.features.feature_samples`.
         """
         path = self._file("features")
-        if path.exists() and (held := self._memory.get(self.path)):
+        held = self._memory.get(self.path)
+        if held and (path.exists() or held.features.train.computed is not None):
             return held.features
+        if most_bytes is not None and not path.exists():
+            backbone, parts = (
+                self.backbone(self.assignment()),
+                [getattr(private, split) for split in _SPLITS],
+            )
+            if sum(language_bytes(backbone, part) for part in parts) > most_bytes:
+                features = Splits(*(feature_samples(backbone, p, most_bytes=0) for p in parts))
+                self._memory.put(self.path, Frozen(features, backbone))
+                return features
         stored, backbone = if_sound(path, read_tensors), None
         if stored is None:
             assignment = self.assignment()

@@ -44,12 +44,15 @@ class Lesson:
     logits: bool
 
 
-def lesson_of(settings: Distillation, origin: Origin) -> Lesson:
-    """A checkpoint teaches its features; its classifier joins if it was trained."""
+def lesson_of(settings: Distillation, origin: Origin, *, own_head: bool = False) -> Lesson:
+    """A checkpoint teaches its features; its classifier joins if it was trained.
+
+    With an ``own_head`` it came with the checkpoint, as a language model's does.
+    """
     match = settings.match
     if match == "auto":
         match = "states" if origin == "trained" else "features"
-    return Lesson(match, match == "states" or origin != "untouched")
+    return Lesson(match, own_head or match == "states" or origin != "untouched")
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,20 @@ def distillation_loss(
         for mine, layer in zip(student.activations.hidden, layers, strict=True)
     ]
     return (
-        logits_weight * task.imitation(student.logits, teacher.logits, logits_loss)
+        logits_weight * _imitation(task, student, teacher, logits_loss)
         + embeddings_weight
         * _square_error(student.activations.embeddings, teacher.activations.embeddings, mask)
         + hidden_weight * torch.stack(hidden).mean()
     )
+
+
+def _imitation(task: Task, student: Run, teacher: Run, kind: LogitsLoss) -> Float[Tensor, ""]:
+    """l(ŷ, y) over samples or, of language models, over real tokens."""
+    logits, mask = [student.logits, teacher.logits], student.activations.mask
+    if student.logits.ndim == 3:
+        by_token = [each.movedim(1, -1) for each in logits]
+        logits = [each.flatten(0, 1) if mask is None else each[mask] for each in by_token]
+    return task.imitation(logits[0], logits[1], kind)
 
 
 def features_loss(student: Run, teacher: Run, layers: Sequence[int]) -> Float[Tensor, ""]:
@@ -319,7 +331,7 @@ def teach(
     The teacher runs once for each width it is asked at, whatever the number of students. With
     ``maps`` the states of students of a smaller hidden size are compared through them.
     """
-    device = student.classifier.head.weight.device
+    device = student.classifier.backbone.device
     total = torch.zeros((), device=device)
     lessons: dict[Architecture, Run] = {}
     for variant in students:
@@ -341,7 +353,7 @@ def teach(
                 case "features":
                     loss = features_loss(run, taught, arch.layers)
                     if step.logits_weight:
-                        logits = task.imitation(run.logits, taught.logits, step.logits_loss)
+                        logits = _imitation(task, run, taught, step.logits_loss)
                         loss = loss + step.logits_weight * logits
         loss.backward()
         total += loss.detach()

@@ -157,7 +157,7 @@ def mapped_heads(
         variants: the students.
         samples: what the maps are fitted to; labels are not used.
     """
-    place, home = (m.classifier.head.weight.device for m in (student, teacher))
+    place, home = (m.classifier.backbone.device for m in (student, teacher))
     teacher.classifier.to(place)
     theirs = pooled_vectors(teacher, teacher.whole, samples)
     head, heads = copy.deepcopy(teacher.classifier.head), []

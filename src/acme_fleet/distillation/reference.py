@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,10 @@ from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import Origin
 from acme_fleet.errors import FleetError
-from acme_fleet.models.backbone.checkpoints import load_backbone, load_head
+from acme_fleet.models.backbone.checkpoints import load_backbone, load_head, load_language_model
 from acme_fleet.models.backbone.elastic import is_full_width, with_vocabulary
 from acme_fleet.models.families import family_of, most_tokens, own_pooling
-from acme_fleet.models.features import Classifier, patches
+from acme_fleet.models.features import Classifier, LanguageModel, patches
 from acme_fleet.models.fitted import read_fitted
 from acme_fleet.models.pooling import pool_by, pooled_size, pooling_of_checkpoint, poolings_of
 from acme_fleet.models.probe import choose_pooling
@@ -34,6 +35,8 @@ from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.fine_tuning import contrast, fine_tune
 from acme_fleet.training.loop import fit
 from acme_fleet.training.precision import Numbers
+
+Model = TypeVar("Model", bound=Classifier)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def untrained_reference(
         if shape_alone:
             return shape_of_vit(task, config, class_names)
         return new_vit(task, config, class_names, settings.seed)
+    if task.per_token:
+        return _language_model(settings, inputs, vocabulary)
     with seeded(derive_seed(settings.seed, "reference")):
         of = settings.reference, inputs, class_names, vocabulary
         model, own_head = _from_checkpoint(task, *of)
@@ -129,7 +134,7 @@ def fitted_origin(settings: Reference, class_names: list[str], model: Classifier
     Raises:
         FleetError: if its classifier cannot be used.
     """
-    if settings.checkpoint is None:
+    if settings.checkpoint is None or isinstance(model, LanguageModel):
         return None
     hidden = model.backbone.config.hidden_size
     fitted = read_fitted(settings.checkpoint, class_names, hidden)
@@ -205,7 +210,23 @@ def _from_checkpoint(
     return _finite(checkpoint, loaded), head is not None
 
 
-def _finite(checkpoint: str | Path, model: Classifier) -> Classifier:
+def _language_model(
+    settings: Fleet, inputs: Mapping[str, Tensor], vocabulary: Sequence[int] | None
+) -> LanguageModel:
+    """A checkpoint as a language model; texts are compared by the mean of their states."""
+    checkpoint, asked = settings.reference.checkpoint, settings.reference.pooling
+    assert checkpoint is not None
+    backbone = load_language_model(checkpoint, settings.reference.revision)
+    if vocabulary is not None:
+        backbone = with_vocabulary(backbone, vocabulary)
+    pool_by(backbone, "mean" if asked == "auto" else asked)
+    if not is_full_width(backbone.config):
+        raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
+    _check_texts(checkpoint, backbone.config, inputs)
+    return _finite(checkpoint, LanguageModel(backbone))
+
+
+def _finite(checkpoint: str | Path, model: Model) -> Model:
     for name, tensor in model.state_dict().items():
         bad = tensor.numel() - int(tensor.isfinite().sum())
         if bad:
@@ -229,7 +250,7 @@ def _check_images(
 
 
 def _check_texts(
-    checkpoint: str | Path, config: PreTrainedConfig, inputs: dict[str, Tensor]
+    checkpoint: str | Path, config: PreTrainedConfig, inputs: Mapping[str, Tensor]
 ) -> None:
     tokens, known = inputs["input_ids"].shape[1], int(inputs["input_ids"].max())
     if tokens > most_tokens(config):

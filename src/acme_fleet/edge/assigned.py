@@ -20,7 +20,7 @@ from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.cloud_edge import BackboneAssignment
 from acme_fleet.messages.edge_device import HeaderAssignment
 from acme_fleet.messages.header_plan import HeaderPlan
-from acme_fleet.models.features import feature_samples, feature_sizes
+from acme_fleet.models.features import feature_samples, feature_sizes, judging
 from acme_fleet.models.shipped import sent_preprocessing
 from acme_fleet.models.storage import backbone_from
 from acme_fleet.tasks.base import Task
@@ -85,8 +85,9 @@ class Assigned:
         Raises:
             ProtocolError: naming the tensor.
         """
-        pooled = feature_sizes(self._backbone.config).pooled
-        classes = self._task.outputs(self.message.class_names)
+        sizes = feature_sizes(self._backbone.config)
+        classes = self._task.header_outputs(self.message.class_names, sizes.hidden)
+        pooled = sizes.pooled or sizes.hidden
         shapes = {"weight": (classes, pooled), "bias": (classes,)}
         check_shapes(self.message.classifier, shapes, "the classifier")
 
@@ -105,13 +106,14 @@ class Assigned:
     def contest(self) -> Contest:
         """The data, size and training of every contender."""
         return Contest.of(
-            self._task,
+            judging(self._task, self._backbone),
             self._backbone,
             self.message.classifier,
             self._settings.header,
             self._settings.search,
             split_shared_data(self.data, self._draw("split")),
             self._limit_bytes,
+            self._settings.personalization.feature_budget,
         )
 
 

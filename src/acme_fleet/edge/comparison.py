@@ -23,7 +23,12 @@ from acme_fleet.edge.strategies import Fits
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_samples, feature_sizes
 from acme_fleet.models.header.by_hand import HAND_MADE, HandMade, hand_made
-from acme_fleet.models.header.module import Header, LinearHeader, build_header
+from acme_fleet.models.header.module import (
+    Header,
+    LinearHeader,
+    build_header,
+    linear_header,
+)
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
 from acme_fleet.tasks.base import Evaluation, Task
@@ -84,6 +89,7 @@ class Contest:
         settings: Search,
         data: SearchData,
         limit_bytes: int,
+        most_bytes: int | None = None,
     ) -> Contest:
         """The contest of a cluster: backbone and header together must fit its smallest device."""
         space = SearchSpace(
@@ -100,7 +106,9 @@ class Contest:
 
         if not settings.backbone_learning_rate:  # then its features serve everything that follows
             parts = (data.weights, data.reward, data.choice)
-            data = SearchData(*(feature_samples(backbone, part) for part in parts))
+            data = SearchData(
+                *(feature_samples(backbone, part, most_bytes=most_bytes) for part in parts)
+            )
         contest = Contest(task, classifier, space, fits, data, settings)
         return replace(contest, classifier=contest.start(backbone))
 
@@ -182,7 +190,7 @@ class Contest:
         self, backbone: PreTrainedModel, generator: torch.Generator
     ) -> tuple[LinearHeader, Contender]:
         """The plain linear header, fine-tuned."""
-        header = LinearHeader(self.classifier)
+        header = linear_header(self.classifier, causal=self.space.causal)
         choice = self.fine_tune(header, *self.features(backbone), generator)
         return header, Contender("linear", parameter_count(shapes_of(header)), choice)
 
@@ -253,7 +261,7 @@ class Contest:
 
             with suppress(Diverged):
                 found.append(self.search(name, fresh(), draw(name), tell)[-1])
-        for kind in HAND_MADE:
+        for kind in () if self.space.causal else HAND_MADE:  # these read the pooled vector
             with suppress(Diverged):
                 made = self.by_hand(kind, coarse, params, draw(kind))
                 found += [made[1]] if made else []

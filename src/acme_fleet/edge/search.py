@@ -160,7 +160,7 @@ class HeaderSearch:
         """Tell the strategy how children of its choice fare."""
         children = self.strategy.propose(self.settings.children_per_step)
         rewards = [
-            evaluate(self.task, self.shared.child(self.space.plan(child)), self.reward_data).score
+            evaluate(self.task, self.shared.child(self.space.plan(child)), self.reward_data).reward
             for child in children
         ]
         self.strategy.learn(children, rewards)
@@ -192,7 +192,7 @@ class HeaderSearch:
             self.order = torch.randperm(len(self.training), generator=self.generator)
         size = self.settings.batch_size
         index, self.order = self.order[:size], self.order[size:]
-        return self.training[index]
+        return self.training[index].ready()
 
     @torch.no_grad()
     def choose(self) -> SearchResult:

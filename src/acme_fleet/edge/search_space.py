@@ -75,6 +75,11 @@ class SearchSpace:
         self.hidden, self.classes, self.pooled = hidden, classes, pooled
         self.axes: Literal[1, 2] = axes
 
+    @property
+    def causal(self) -> bool:
+        """True if its headers are."""
+        return self.pooled == 0
+
     def plan(self, decisions: Sequence[int]) -> HeaderPlan:
         """The header that 4B decisions describe."""
         return self._plan(genotype_of(decisions, self.cells, self.channels))
@@ -104,6 +109,8 @@ class SearchSpace:
                     layer(f"{place}-{operation}", wide, kernel)
         for block in range(self.blocks):
             shapes[f"classifier.block{block}.weight"] = (self.classes, wide)
+        if self.causal:
+            return shapes
         shapes["classifier.pooled.weight"] = (self.classes, self.pooled or self.hidden)
         shapes["classifier.pooled.bias"] = (self.classes,)
         return shapes

@@ -28,6 +28,7 @@ from acme_fleet.privacy.accounting import PrivacyLoss
 from acme_fleet.privacy.masking import public_key
 from acme_fleet.runs.traffic import expected_loss, row_bytes
 from acme_fleet.selection.choice import executed_sizes
+from acme_fleet.tasks.registry import task_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Holding:
 
     Attributes:
         train, validation, test: numbers of samples.
-        classes: names of the classes with a train sample, in the order of the labels.
+        classes: names of the classes with a train sample, in the order of the labels; none where
+            tokens have labels.
         untested: those of them without a test sample.
     """
 
@@ -50,7 +52,8 @@ class Holding:
     def of(cls, splits: Splits, names: Sequence[str]) -> Holding:
         """Count a device's samples; ``names`` are the classes' in the order of the labels."""
         trained, tested = (
-            {names[label] for label in part.labels.unique().tolist()}
+            # Labels of tokens are no classes.
+            {names[label] for label in part.labels.unique().tolist() if part.labels.ndim == 1}
             for part in (splits.train, splits.test)
         )
         classes = tuple(name for name in names if name in trained)
@@ -101,6 +104,7 @@ class Plan:
 
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`make_plan`."""
+    task_of(fleet.task).check(fleet)
     world = load_world(fleet)
     of = fleet, world.public, world.classes, world.vocabulary
     reference = untrained_reference(*of, shape_alone=True)
@@ -132,7 +136,8 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
     )
     config = reference.backbone.config
     least = kept_units(min(fleet.backbone.hidden), config.hidden_size)
-    row_bytes(personalization, feature_sizes(config, least).pooled)  # a sketch is smaller
+    sizes = feature_sizes(config, least)
+    row_bytes(personalization, sizes.pooled or sizes.hidden)  # a sketch is smaller
     if personalization.privacy.masking:
         public_key(b"")  # its library must be there before any work is done
     return Plan(

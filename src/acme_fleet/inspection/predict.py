@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
-from acme_fleet.data.partition import HostData
+from acme_fleet.data.partition import HostData, load_world
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.shipped import load_device_model, read_class_names, read_preprocessing
@@ -118,11 +118,20 @@ def open_model(place: Path, device: str | None) -> DeviceModel:
     Raises:
         RunError: if there is no finished model, or it is damaged.
     """
+    return DeviceModel.open(device_folder(place, device))
+
+
+def device_folder(place: Path, device: str | None) -> Path:
+    """The folder of a device that has a model; see :func:`open_model`.
+
+    Raises:
+        RunError: if there is no finished model.
+    """
     if device is not None or (place / FLEET).exists():
         run = RunDirectory.open(place)
         if device is None:
             raise RunError(f"name a device with --device: {listed(_names(run), 10)}")
-        return DeviceModel.open(_folder(run, device))
+        return _folder(run, device)
     if not place.is_dir():
         raise RunError(f"{place}: {'it is a file' if place.exists() else 'no such folder'}")
     if not any((place / name).exists() for name in _FILES):
@@ -130,7 +139,7 @@ def open_model(place: Path, device: str | None) -> DeviceModel:
             f"{place} is neither a run directory (it has no {FLEET}) nor a device's folder with a "
             f"finished model (it has no {WEIGHTS})"
         )
-    return DeviceModel.open(place)
+    return place
 
 
 def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Prediction]:
@@ -158,8 +167,11 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Task, Evaluation]:
     """
     run = RunDirectory.open(run_dir)
     own = DeviceModel.open(_folder(run, device))
-    data = HostData.read(run.fleet, device)
-    test = data.splits(device, own.class_names, own.preprocessing).test
+    if task_of(run.fleet.task).per_token:  # its folder names no classes to read the data by
+        test = load_world(run.fleet, [device]).private[device].test
+    else:
+        data = HostData.read(run.fleet, device)
+        test = data.splits(device, own.class_names, own.preprocessing).test
     with threads(run.fleet.threads):
         task = task_of(run.fleet.task)
         return task, evaluate(task, own.model, test)

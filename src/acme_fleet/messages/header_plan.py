@@ -144,7 +144,9 @@ class HeaderPlan(_Plan):
         hidden: channels of the backbone's features.
         classes: number of logits.
         axes: 2 for a patch grid, 1 for a token sequence.
-        pooled: numbers in the pooled vector; ``hidden`` where it is not given.
+        pooled: numbers in the pooled vector; ``hidden`` where it is not given. 0 is that of a
+            causal header, which has no classifier: it adds something to each token's hidden state,
+            by the tokens before it, and ``classes`` is ``hidden``.
         kept: for each pruned layer the output channels that remain, ascending; a layer that is
             not listed keeps all.
     """
@@ -153,8 +155,17 @@ class HeaderPlan(_Plan):
     hidden: Annotated[int, Field(ge=1, le=2**16)]
     classes: Annotated[int, Field(ge=2, le=2**20)]
     axes: Literal[1, 2]
-    pooled: Annotated[int, Field(ge=1, le=2**17)] | None = None
+    pooled: Annotated[int, Field(ge=0, le=2**17)] | None = None
     kept: Annotated[dict[str, Kept], Field(max_length=2**10)] = {}
+
+    @model_validator(mode="after")
+    def _causal_is_of_texts(self) -> HeaderPlan:
+        if self.causal and (self.axes != 1 or self.classes != self.hidden):
+            raise ValueError(
+                f"a causal header is of texts and changes their {self.hidden} channels, not "
+                f"{self.classes} along {self.axes} axes"
+            )
+        return self
 
     @model_validator(mode="after")
     def _kept_is_valid(self) -> HeaderPlan:
@@ -173,8 +184,13 @@ class HeaderPlan(_Plan):
         return HeaderPlan(genotype=genotype, hidden=1, classes=2, axes=1)
 
     @property
+    def causal(self) -> bool:
+        """True if it answers for each token, by this token and those before it alone."""
+        return self.pooled == 0
+
+    @property
     def pooled_size(self) -> int:
-        """Numbers in the pooled vector."""
+        """Numbers in the vector that stands for a whole input, whether the header reads it."""
         return self.pooled or self.hidden
 
     @cached_property
@@ -209,8 +225,9 @@ class HeaderPlan(_Plan):
             shapes[f"layers.{name}.bias"] = (len(layer.outputs),)
         for name, node in self.ends.items():
             shapes[f"classifier.{name}.weight"] = (self.classes, len(node.channels))
-        shapes["classifier.pooled.weight"] = (self.classes, self.pooled_size)
-        shapes["classifier.pooled.bias"] = (self.classes,)
+        if not self.causal:
+            shapes["classifier.pooled.weight"] = (self.classes, self.pooled_size)
+            shapes["classifier.pooled.bias"] = (self.classes,)
         return shapes
 
 

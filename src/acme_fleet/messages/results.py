@@ -18,11 +18,34 @@ class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class LanguageResult(_Result):
+    """A language model on the device's own test texts: loss per token, answers generated right.
+
+    ``loss_coarse`` and ``exact_coarse`` are those of the model as received, ``loss_linear`` that of
+    a linear change of the hidden states. Without prompts in the data there are no ``answers``.
+    ``loss_lora`` is that of a LoRA of ``lora_params`` numbers on the backbone as received, where
+    the fleet asks for one. Seconds and tokens a second are those of ``generate`` with its cache,
+    one text at a time.
+    """
+
+    tokens: PositiveCount
+    loss_coarse: Amount
+    loss: Amount
+    loss_linear: Amount
+    answers: Count = 0
+    exact_coarse: Share | None = None
+    exact: Share | None = None
+    loss_lora: Amount | None = None
+    lora_params: Count = 0
+    first_token_s: Amount
+    tokens_per_s: Amount
+
+
 class DeviceResult(_Result):
     """A device's model at the end, and how well it works on the device's own full test set.
 
     ``accuracy_coarse`` is that of the model as received, ``accuracy_linear`` that of a linear
-    header trained on the same data.
+    header trained on the same data. Of a language model these are shares of tokens.
     """
 
     name: Name
@@ -36,6 +59,7 @@ class DeviceResult(_Result):
     neurons_coarse: Count
     neurons: Count
     raw_data_bytes: Count
+    language: LanguageResult | None = None
 
 
 class HeaderContender(_Result):

@@ -55,8 +55,8 @@ _HARMLESS = {
 
 
 @no_type_check  # by jaxtyping: transformers' dataclasses take more than their fields
-class _Config(PreTrainedConfig):
-    """A device's classifier without its weights; see :class:`Description`."""
+class ShippedConfig(PreTrainedConfig):
+    """A device's model without its weights; see :class:`Description`."""
 
     backbone: dict[str, Any] | None = None
     header: dict[str, Any] | None = None
@@ -80,7 +80,7 @@ class _Config(PreTrainedConfig):
         return parse_description({**self.to_dict(), "model_type": self.model_type}, "the config")
 
 
-class _Classifier(PreTrainedModel):
+class Shipped(PreTrainedModel):
     """A device's backbone and header as one transformers model."""
 
     base_model_prefix = ""
@@ -182,20 +182,20 @@ _NOTHING_AMISS = {
 
 
 @no_type_check
-class AcmeImageConfig(_Config):
+class AcmeImageConfig(ShippedConfig):
     """Of a device's classifier of images."""
 
     model_type = IMAGE_TYPE
 
 
 @no_type_check
-class AcmeTextConfig(_Config):
+class AcmeTextConfig(ShippedConfig):
     """Of a device's classifier of texts."""
 
     model_type = TEXT_TYPE
 
 
-class AcmeForImageClassification(_Classifier):
+class AcmeForImageClassification(Shipped):
     """A device's classifier of images."""
 
     config_class = AcmeImageConfig
@@ -211,7 +211,7 @@ class AcmeForImageClassification(_Classifier):
         return output.to_tuple() if return_dict is False else output
 
 
-class AcmeForSequenceClassification(_Classifier):
+class AcmeForSequenceClassification(Shipped):
     """A device's classifier of texts."""
 
     config_class = AcmeTextConfig
@@ -289,40 +289,40 @@ class AcmeTokenizer(PreTrainedTokenizerFast):
         )
 
 
-def _refusing(config_class: type[PreTrainedConfig], right: str) -> type[PreTrainedModel]:
+def refusing(config_class: type[PreTrainedConfig], right: str) -> type[PreTrainedModel]:
+    """A class that says which one is ``right`` in place of loading a folder."""
+
     class Refusing(PreTrainedModel):
         @classmethod
         def from_pretrained(cls, folder: Any, *others: Any, **options: Any) -> Any:
             raise RunError(
-                f"{folder} holds a device's whole classifier; load it with {right} or "
-                f"acme_fleet.load"
+                f"{folder} holds a device's whole model; load it with {right} or acme_fleet.load"
             )
 
         @classmethod
         def _from_config(cls, *others: Any, **options: Any) -> Any:
-            raise RunError(f"this is the configuration of a device's classifier; use {right}")
+            raise RunError(f"this is the configuration of a device's model; use {right}")
 
     Refusing.config_class = config_class
     return Refusing
 
 
+def register(
+    config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel], right: str
+) -> None:
+    """Make a folder's kind known: to its own Auto class, and to all others to be refused."""
+    AutoConfig.register(config_class.model_type, config_class)
+    refused = refusing(config_class, right)
+    for name, auto in vars(modeling_auto).items():
+        if name.startswith("AutoModel") and isinstance(auto, type):
+            auto.register(config_class, model_class if name == right else refused)
+
+
 def _register() -> None:
-    kinds = (
-        (AcmeImageConfig, AcmeForImageClassification, AutoModelForImageClassification),
-        (AcmeTextConfig, AcmeForSequenceClassification, AutoModelForSequenceClassification),
+    register(AcmeImageConfig, AcmeForImageClassification, AutoModelForImageClassification.__name__)
+    register(
+        AcmeTextConfig, AcmeForSequenceClassification, AutoModelForSequenceClassification.__name__
     )
-    autos = [
-        auto
-        for name, auto in vars(modeling_auto).items()
-        if name.startswith("AutoModel") and isinstance(auto, type)
-    ]
-    for config_class, model_class, right in kinds:
-        AutoConfig.register(config_class.model_type, config_class)
-        refusing = _refusing(config_class, right.__name__)
-        for auto in autos:
-            auto.register(
-                config_class, model_class if auto.__name__ == right.__name__ else refusing
-            )
     processors = {"pil": AcmeImageProcessor, "torchvision": AcmeImageProcessor}
     AutoImageProcessor.register(AcmeImageConfig, image_processor_classes=processors)
     AutoTokenizer.register(AcmeTextConfig, tokenizer_class=AcmeTokenizer)

@@ -13,31 +13,42 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.outside import one_line
 
 IMAGE_TYPE, TEXT_TYPE = "acme_image_classifier", "acme_text_classifier"
-IMAGE_CLASS, TEXT_CLASS = "AcmeForImageClassification", "AcmeForSequenceClassification"
+LANGUAGE_TYPE = "acme_language_model"
+_CLASSES = {
+    IMAGE_TYPE: "AcmeForImageClassification",
+    TEXT_TYPE: "AcmeForSequenceClassification",
+    LANGUAGE_TYPE: "AcmeForCausalLM",
+}
 
 ClassName = Annotated[str, Field(max_length=1000)]
 
 
 class Description(BaseModel):
-    """A device's classifier without its weights, as it stands in ``config.json``.
+    """A device's model without its weights, as it stands in ``config.json``.
 
     Attributes:
         backbone: the elastic backbone's configuration.
         header: the plan of the header on it.
-        id2label: class names by the number of their logit.
+        id2label: class names by the number of their logit; a language model has none.
         trained_classes: names of the classes in the device's train set.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    model_type: Literal["acme_image_classifier", "acme_text_classifier"]
+    model_type: Literal["acme_image_classifier", "acme_text_classifier", "acme_language_model"]
     backbone: dict[str, Any]
     header: HeaderPlan
-    id2label: Annotated[dict[int, ClassName], Field(max_length=2**20)]
-    trained_classes: list[ClassName]
+    id2label: Annotated[dict[int, ClassName], Field(max_length=2**20)] = {}
+    trained_classes: list[ClassName] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Description:
+        if self.writes != self.header.causal:
+            raise ValueError("a header is causal in a language model, and in no other")
+        if self.writes:
+            if self.id2label or self.trained_classes:
+                raise ValueError("a language model has no classes")
+            return self
         if sorted(self.id2label) != list(range(self.header.classes)):
             raise ValueError(
                 f"id2label should name the classes 0 to {self.header.classes - 1}, which the "
@@ -48,6 +59,11 @@ class Description(BaseModel):
         return self
 
     @property
+    def writes(self) -> bool:
+        """True of a language model, false of a classifier."""
+        return self.model_type == LANGUAGE_TYPE
+
+    @property
     def class_names(self) -> list[str]:
         """In the order of the logits."""
         return [self.id2label[number] for number in range(len(self.id2label))]
@@ -55,12 +71,16 @@ class Description(BaseModel):
     def document(self) -> dict[str, Any]:
         """As ``config.json`` holds it, with what transformers wants to know besides."""
         own = self.model_dump(mode="json")
-        image = self.model_type == IMAGE_TYPE
-        return {
-            "architectures": [IMAGE_CLASS if image else TEXT_CLASS],
-            **own,
+        classes = {
             "label2id": {name: number for number, name in self.id2label.items()},
             "problem_type": "single_label_classification",
+        }
+        if self.writes:
+            own, classes = {key: own[key] for key in ("model_type", "backbone", "header")}, {}
+        return {
+            "architectures": [_CLASSES[self.model_type]],
+            **own,
+            **classes,
             "dtype": "float32",
             "acme_fleet_version": version("acme-fleet"),
             "transformers_version": version("transformers"),
@@ -76,7 +96,7 @@ def parse_description(document: Any, what: str) -> Description:
     if not isinstance(document, Mapping):
         raise RunError(f"{what} holds a {type(document).__name__}, no JSON object")
     kind = document.get("model_type")
-    if kind not in (IMAGE_TYPE, TEXT_TYPE):
+    if kind not in _CLASSES:
         older = ", or of an older acme-fleet" if str(kind).startswith("acme_") else ""
         raise RunError(
             f"{what}: model type {one_line(str(kind), 60)!r} is not that of a device's model{older}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -27,10 +27,11 @@ from transformers import (
 from acme_fleet.config.backbone import Pooling
 from acme_fleet.config.devices import Precision
 from acme_fleet.errors import FleetError
-from acme_fleet.models.backbone.configuration import accepted
+from acme_fleet.models.backbone.configuration import LanguageHead, accepted
+from acme_fleet.models.backbone.loaded import check_complete
 from acme_fleet.models.backbone.parts import ATTENTION_POOLING, BIASED_ATTENTION
 from acme_fleet.models.backbone.precision import use_precision
-from acme_fleet.models.family import Dimensions, Family
+from acme_fleet.models.family import Dimensions, Family, language_head_of
 from acme_fleet.outside import one_line
 
 
@@ -94,6 +95,7 @@ _DECODER = Family(
     prefix_tokens=0,
     grid="sequence",
     options={},
+    words="embed_tokens",
 )
 _NORMED_DECODER = replace(_DECODER, by_head=("self_attn.q_norm", "self_attn.k_norm"))
 
@@ -214,26 +216,6 @@ def is_elastic(config: PreTrainedConfig) -> bool:
     return config.model_type.startswith(_PREFIX)
 
 
-def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a model that transformers filled up with random numbers, or loaded in part.
-
-    Args:
-        folder: where it was loaded from.
-        info: what transformers tells of the loading.
-
-    Raises:
-        FleetError: naming the first tensors that do not fit the configuration.
-    """
-    kinds = ("missing", "lacks"), ("unexpected", "also has"), ("mismatched", "has another shape of")
-    for kind, what in kinds:
-        if keys := info[f"{kind}_keys"]:
-            names = sorted(key if isinstance(key, str) else key[0] for key in keys)
-            raise FleetError(
-                f"cannot use {folder}: its file disagrees with its configuration, it {what} "
-                f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
-            )
-
-
 # --- elastic classes --------------------------------------------------------------------------
 
 _PREFIX = "acme_"
@@ -318,12 +300,15 @@ def _elastic_classes(
             precision: Precision = "float32",
             embed_scale: float | None = None,
             first_layer_norm: bool = False,
+            language_head: LanguageHead | None = None,
             **others: Any,
         ) -> None:
             family = FAMILIES[config_class.model_type]
             self.heads_per_layer = list(heads_per_layer)
             self.neurons_per_layer = list(neurons_per_layer)
             self.precision = precision
+            if language_head is not None:  # no key of other models' configurations
+                self.language_head = language_head
             # No backbone reads the numbers of these tokens; defaults are of another vocabulary.
             unread = (f.name for f in dataclasses.fields(config_class) if f.name in _UNREAD_TOKENS)
             others = {**dict.fromkeys(unread), **others}
@@ -357,6 +342,10 @@ def _elastic_classes(
                 super().__init__(config, **family.options)
             if family.own is not None:
                 family.own.put(self, dimensions(config).head_dim)
+            if language_head_of(config) == "own":
+                self.lm_head: nn.Module = nn.Linear(
+                    config.hidden_size, config.vocab_size, bias=False
+                )
             _narrow(self)
             _complete(self)
             use_precision(self, config.precision)

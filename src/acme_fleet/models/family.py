@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
+from acme_fleet.models.backbone.configuration import LanguageHead
 from acme_fleet.models.backbone.parts import OwnParts
+
+LM_HEAD = "lm_head"
+"""The module of a decoder's language head, where that is not the table of words."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Family:
         final_norm: a norm that the family's model applies to the pooled token alone.
         pooler: the module that makes one vector of all tokens; its parts have a layer's names.
         own: modules that an elastic model has in place of the family's.
+        words: of decoders, the table of words, which may be the language head's matrix too.
     """
 
     layers: str
@@ -84,6 +89,7 @@ class Family:
     final_norm: str | None = None
     pooler: str | None = None
     own: OwnParts | None = None
+    words: str | None = None
 
     def stream_axis(self, name: str) -> int | None:
         """The axis of a tensor along the channels of the residual stream; none if it has none.
@@ -140,3 +146,8 @@ class Family:
 
 _NOT_OF_THE_STREAM = ("position_ids", "token_type_ids", "embed_scale")
 """Buffers that are no vectors of the hidden size, beside the frequencies of rotary positions."""
+
+
+def language_head_of(config: PreTrainedConfig) -> LanguageHead | None:
+    """The kind of an elastic model's language head; none where it has none."""
+    return getattr(config, "language_head", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,8 +16,10 @@ from acme_fleet.config.backbone import Pooling
 from acme_fleet.data.samples import Samples
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.families import family_of
+from acme_fleet.models.family import LM_HEAD, language_head_of
 from acme_fleet.models.padding import by_length, clear_padding, real_first
 from acme_fleet.models.pooling import pool, pooled_size
+from acme_fleet.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,36 @@ class Activations:
     pooled: Float[Tensor, "batch pooled"]
     mask: Bool[Tensor, "batch tokens"] | None = None
     attended: Float[Tensor, "batch hidden"] | None = None
+
+
+def language_weight(config: PreTrainedConfig) -> str:
+    """The name of the tensor that is a language model's head, of shape ``(words, hidden)``.
+
+    Raises:
+        ValueError: if the model has no language head.
+    """
+    words = family_of(config).words
+    match language_head_of(config):
+        case "own":
+            return f"{LM_HEAD}.weight"
+        case "tied" if words is not None:
+            return f"{words}.weight"
+    raise ValueError(f"a {config.model_type} without a language head was asked for it")
+
+
+def language_logits(
+    backbone: PreTrainedModel, states: Float[Tensor, "batch hidden tokens"]
+) -> Float[Tensor, "batch words tokens"]:
+    """Logits of a language model's head for each token's last hidden state."""
+    weight = backbone.get_parameter(language_weight(backbone.config))
+    return F.linear(states.transpose(1, 2), weight).transpose(1, 2)
+
+
+def judging(task: Task, backbone: PreTrainedModel) -> Task:
+    """The task as it judges what headers of a backbone give."""
+    if language_head_of(backbone.config) is None:
+        return task
+    return task.through(backbone.get_parameter(language_weight(backbone.config)))
 
 
 class FeatureSizes(NamedTuple):
@@ -108,6 +140,17 @@ def pooled_by(
     return vector if mask is None else clear_padding(vector, mask[:, :1])
 
 
+def penultimate_state(
+    states: tuple[Float[Tensor, "batch tokens hidden"], ...],
+) -> Float[Tensor, "batch tokens hidden"]:
+    """The state before the last layer, in the scale of one that has passed the final norm.
+
+    Args:
+        states: the input of the first layer, and what leaves each layer.
+    """
+    return F.layer_norm(states[-2], states[-2].shape[-1:])
+
+
 def feature_maps(
     backbone: PreTrainedModel, inputs: dict[str, Shaped[Tensor, "batch ..."]]
 ) -> dict[str, Shaped[Tensor, "batch ..."]]:
@@ -124,8 +167,7 @@ def feature_maps(
         for real tokens; special tokens behind the prefix, as [SEP], are real.
     """
     run = activations(backbone, inputs)
-    before = run.hidden[-2] if len(run.hidden) > 1 else run.embeddings
-    before = F.layer_norm(before, before.shape[-1:])
+    before = penultimate_state((run.embeddings, *run.hidden))
     family = family_of(backbone.config)
     maps = {
         name: tokens[:, family.prefix_tokens :].transpose(1, 2)
@@ -156,8 +198,13 @@ def map_axes(config: PreTrainedConfig) -> Literal[1, 2]:
 
 
 def feature_sizes(config: PreTrainedConfig, hidden: int | None = None) -> FeatureSizes:
-    """Sizes of the features that a backbone of this configuration gives, cut to a hidden size."""
+    """Sizes of the features that a backbone of this configuration gives, cut to a hidden size.
+
+    A language model's headers are causal: they read no pooled vector.
+    """
     size: int = config.hidden_size if hidden is None else hidden
+    if language_head_of(config) is not None:
+        return FeatureSizes(size, 1, 0)
     return FeatureSizes(size, map_axes(config), pooled_size(config.pooling, size))
 
 
@@ -167,14 +214,27 @@ def patches(config: PreTrainedConfig, inputs: Mapping[str, Shaped[Tensor, "batch
 
 
 @torch.no_grad()
-def feature_samples(backbone: PreTrainedModel, samples: Samples, batch_size: int = 256) -> Samples:
+def feature_samples(
+    backbone: PreTrainedModel,
+    samples: Samples,
+    batch_size: int = 256,
+    most_bytes: int | None = None,
+) -> Samples:
     """Features of a frozen backbone, computed once: samples whose inputs are a header's inputs.
 
-    Samples that are features already stay as they are.
+    Samples that are features already stay as they are. Features of a language model that are more
+    than ``most_bytes`` in all are not kept: they are computed whenever a batch is asked for.
     """
-    if "pooled" in samples.inputs:
+    if "pooled" in samples.inputs or samples.computed is not None:
         return samples
     backbone.eval()
+    if most_bytes is not None and language_bytes(backbone, samples) > most_bytes:
+
+        @torch.no_grad()
+        def computed(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            return feature_maps(backbone, moved(inputs, backbone.device))
+
+        return replace(samples, computed=computed)
     batches, back = by_length(samples, batch_size)
     maps = [feature_maps(backbone, batch.inputs) for batch in batches]
     if back is not None:
@@ -185,6 +245,13 @@ def feature_samples(backbone: PreTrainedModel, samples: Samples, batch_size: int
     if back is not None:
         inputs = {name: rows[back] for name, rows in inputs.items()}
     return samples.with_inputs(inputs)
+
+
+def language_bytes(backbone: PreTrainedModel, samples: Samples) -> int:
+    """Bytes of a language model's features of texts: two states of each token; 0 of others."""
+    if language_head_of(backbone.config) is None:
+        return 0
+    return 4 * 2 * backbone.config.hidden_size * samples.inputs["input_ids"].numel()
 
 
 def _as_long(maps: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
@@ -209,8 +276,39 @@ class Classifier(nn.Module):
 
     def header_plan(self, genotype: Genotype, hidden: int | None = None) -> HeaderPlan:
         """The unpruned header of a genotype in the head's place, after a cut to a hidden size."""
-        sizes = feature_sizes(self.backbone.config, hidden)._asdict()
-        return HeaderPlan(genotype=genotype, classes=self.head.out_features, **sizes)
+        sizes = feature_sizes(self.backbone.config, hidden)
+        classes = self._header_outputs(sizes.hidden)
+        return HeaderPlan(genotype=genotype, classes=classes, **sizes._asdict())
+
+    def with_backbone(self, backbone: PreTrainedModel, head: nn.Linear) -> Classifier:
+        """The same kind of model of other parts."""
+        return Classifier(backbone, head)
+
+    def _header_outputs(self, hidden: int) -> int:
+        return self.head.out_features
+
+
+class LanguageModel(Classifier):
+    """A decoder with its language head, which is a part of the backbone: ``head`` has no row."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        with torch.device("meta"):  # a matrix without rows is not initialised
+            head = nn.Linear(backbone.config.hidden_size, 1, bias=False)
+        head.weight = nn.Parameter(torch.empty(0, backbone.config.hidden_size))
+        head.out_features = 0
+        super().__init__(backbone, head)
+
+    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch words tokens"]:
+        """Logits for the token after each; inputs are moved to where the weights are."""
+        run = activations(self.backbone, moved(inputs, self.backbone.device))
+        return language_logits(self.backbone, run.final.transpose(1, 2))
+
+    def with_backbone(self, backbone: PreTrainedModel, head: nn.Linear) -> LanguageModel:
+        """See the base class."""
+        return LanguageModel(backbone)
+
+    def _header_outputs(self, hidden: int) -> int:
+        return hidden
 
 
 class CustomizedModel(nn.Module):
@@ -221,9 +319,14 @@ class CustomizedModel(nn.Module):
         self.backbone = backbone
         self.header = header
 
-    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, **inputs: Shaped[Tensor, "batch ..."]
+    ) -> Float[Tensor, "batch scores *tokens"]:
         """Logits; inputs are moved to where the weights are."""
-        return self.header(**feature_maps(self.backbone, moved(inputs, self.backbone.device)))
+        answers = self.header(**feature_maps(self.backbone, moved(inputs, self.backbone.device)))
+        if language_head_of(self.backbone.config) is None:
+            return answers
+        return language_logits(self.backbone, answers)
 
 
 def moved(

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from acme_fleet.data.samples import Samples
 
 _BEFORE = 2**32  # more than the tokens of any text
+_LABELS = "labels"  # among inputs, while both are cut
 _SORTED_TOGETHER = 16  # batches: the more, the less padding, and the less chance mixes texts
 
 
@@ -106,8 +107,11 @@ def shuffled(samples: Samples, batch_size: int, generator: torch.Generator) -> I
 
 
 def without_padding(batch: Samples) -> Samples:
-    """The batch, cut to its longest text."""
-    return batch.with_inputs(cut_padding(batch.inputs))
+    """The batch, cut to its longest text; labels of tokens are cut with them."""
+    if not batch.labelled or batch.labels.ndim == 1 or "attention_mask" not in batch.inputs:
+        return batch.with_inputs(cut_padding(batch.inputs))
+    cut = cut_padding({**batch.inputs, _LABELS: batch.labels})
+    return Samples(cut, cut.pop(_LABELS), batch.stored_bytes, batch.computed).ready()
 
 
 def at_stride(
@@ -171,6 +175,45 @@ def max_pool(
     shown = x if mask is None else torch.where(mask, x, -torch.inf)
     pooled = F.max_pool2d(_as_images(shown, axes), *_window(axes)).reshape(x.shape)
     return clear_padding(pooled, mask)
+
+
+def past_average(
+    x: Float[Tensor, "*axes tokens"],
+    mask: Bool[Tensor, "*#axes tokens"] | None,
+    axes: Literal[1, 2],
+) -> Float[Tensor, "*axes tokens"]:
+    """Mean of the real positions among three, the last of which is the position itself.
+
+    Args:
+        x: zero at padded positions.
+        mask: of this map, padding behind the text.
+        axes: 1, of texts.
+    """
+    real = torch.ones_like(x[..., :1, :], dtype=torch.bool) if mask is None else mask
+    count = sum(_shifted(real, back).to(x.dtype) for back in range(3))
+    total = sum(_shifted(x, back) for back in range(3))
+    return clear_padding(total / torch.as_tensor(count).clamp(min=1), mask)
+
+
+def past_max(
+    x: Float[Tensor, "*axes tokens"],
+    mask: Bool[Tensor, "*#axes tokens"] | None,
+    axes: Literal[1, 2],
+) -> Float[Tensor, "*axes tokens"]:
+    """Largest of the real positions among three, the last of which is the position itself.
+
+    See :func:`past_average` for the arguments.
+    """
+    largest = x
+    for back in (1, 2):
+        shifted = F.pad(x, (back, 0), value=-torch.inf)[..., : x.shape[-1]]
+        largest = torch.maximum(largest, shifted)
+    return clear_padding(largest, mask)
+
+
+def _shifted(x: Shaped[Tensor, "*axes tokens"], back: int) -> Shaped[Tensor, "*axes tokens"]:
+    """The value ``back`` positions before each; zero or false where there was none."""
+    return F.pad(x, (back, 0))[..., : x.shape[-1]]
 
 
 def _average(x: Float[Tensor, "*map"], axes: int) -> Float[Tensor, "*map"]:

@@ -55,6 +55,7 @@ class _Watch(MetaPathFinder):
 
 def _register() -> None:
     importlib.import_module("acme_fleet.models.auto_classes")
+    importlib.import_module("acme_fleet.models.auto_language")
 
 
 def register_with_transformers() -> None:

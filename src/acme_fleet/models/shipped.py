@@ -22,12 +22,14 @@ from torch import Tensor
 from acme_fleet.cost.size import SCALE
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
+from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.errors import AcmeError, ProtocolError, RunError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.description import (
     IMAGE_TYPE,
+    LANGUAGE_TYPE,
     TEXT_TYPE,
     Description,
     first_mistake,
@@ -52,8 +54,12 @@ from acme_fleet.outside import one_line, read_regular, reading, regular
 from acme_fleet.runs.atomic import replacing
 
 SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
+GENERATION = "generation_config.json"  # of language models only
 PROCESSOR_CLASS, TOKENIZER_CLASS = "AcmeImageProcessor", "AcmeTokenizer"
-SHIPPED_FILES = {CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS}
+SHIPPED_FILES = {
+    *(CONFIG, HEADER, CLASS_NAMES, PREPROCESSING, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS),
+    GENERATION,
+}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _ROUNDED = (torch.int8, torch.uint8)  # where the precision says so
 _LARGEST_DOCUMENT = 2**26
@@ -71,7 +77,10 @@ class ImageModel(CustomizedModel):
 
 
 class TextModel(CustomizedModel):
-    """A device's model of texts: a plain PyTorch module from tokens to logits."""
+    """A device's model of texts: a plain PyTorch module from tokens to logits.
+
+    A language model's are of shape ``(batch, words, tokens)``: for the token after each.
+    """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input_ids: Tensor, attention_mask: Tensor | None = None
@@ -104,12 +113,13 @@ def save_device_model(
         trained_classes: names of the classes in the device's train set.
     """
     images = isinstance(preprocessing, ImagePreprocessing)
+    writes = isinstance(preprocessing, LanguagePreprocessing)
     description = Description(
-        model_type=IMAGE_TYPE if images else TEXT_TYPE,
+        model_type=IMAGE_TYPE if images else LANGUAGE_TYPE if writes else TEXT_TYPE,
         backbone=config_document(model.backbone),
         header=header.plan,
-        id2label=dict(enumerate(class_names)),
-        trained_classes=list(trained_classes),
+        id2label={} if writes else dict(enumerate(class_names)),
+        trained_classes=[] if writes else list(trained_classes),
     )
     write_folder(folder, description, model.state_dict(), preprocessing_documents(preprocessing))
 
@@ -131,7 +141,7 @@ def write_folder(
     documents = {
         CONFIG: description.document(),
         HEADER: description.header.model_dump(mode="json"),
-        CLASS_NAMES: description.class_names,
+        **({} if description.writes else {CLASS_NAMES: description.class_names}),
         **others,
     }
     precision = description.backbone.get("precision", "float32")
@@ -161,9 +171,10 @@ def preprocessing_documents(preprocessing: Preprocessing) -> dict[str, Any]:
     document = preprocessing.model_dump(mode="json")
     if isinstance(preprocessing, ImagePreprocessing):
         return {PREPROCESSING: {**document, "image_processor_type": PROCESSOR_CLASS}}
-    tokenizer = preprocessing.ready()
+    tokenizer, special = preprocessing.ready(), document.get("special_tokens", {})
     del document["tokenizer"]
-    special = document.get("special_tokens", {})
+    if isinstance(preprocessing, LanguagePreprocessing):
+        return _language_documents(preprocessing, document)
     return {
         PREPROCESSING: document,
         TOKENIZER: json.loads(tokenizer.to_str()),
@@ -179,6 +190,30 @@ def preprocessing_documents(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
+def _language_documents(
+    preprocessing: LanguagePreprocessing, document: dict[str, Any]
+) -> dict[str, Any]:
+    """A language model's, whose tokenizer neither cuts nor pads unless it is asked to."""
+    ready, special = preprocessing.ready(), preprocessing.special_tokens
+    template = preprocessing.chat_template
+    numbers = {"eos_token_id": preprocessing.end, "pad_token_id": preprocessing.pad_id}
+    if "bos_token" in special:
+        numbers["bos_token_id"] = ready.token_to_id(special["bos_token"])
+    return {
+        PREPROCESSING: document,
+        TOKENIZER: json.loads(ready.to_str()),
+        TOKENIZER_CONFIG: {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
+            "padding_side": "left",
+            **special,
+            "pad_token": ready.id_to_token(preprocessing.pad_id),
+            **({} if template is None else {"chat_template": template}),
+        },
+        GENERATION: {name: number for name, number in numbers.items() if number is not None},
+    }
+
+
 def parse_preprocessing(
     document: Mapping[str, Any], what: str, kind: type[AcmeError] = ProtocolError
 ) -> Preprocessing:
@@ -187,10 +222,12 @@ def parse_preprocessing(
     Raises:
         AcmeError: of this ``kind``, if it describes none.
     """
-    text = "tokenizer" in document
+    rule = TextPreprocessing if "tokenizer" in document else ImagePreprocessing
+    if document.get("kind") == "language":
+        rule = LanguagePreprocessing
     own = {key: document[key] for key in document if key != "image_processor_type"}
     try:
-        return (TextPreprocessing if text else ImagePreprocessing).model_validate(own)
+        return rule.model_validate(own)
     except ValidationError as error:
         raise kind(f"{what}: {first_mistake(error)}") from None
 
@@ -249,8 +286,8 @@ def load_described(folder: Path) -> tuple[CustomizedModel, Description]:
     except ProtocolError as error:
         raise RunError(f"{folder / CONFIG} and {WEIGHTS} do not fit: {error}") from error
     config = backbone.config
-    kind = TextModel if description.model_type == TEXT_TYPE else ImageModel
-    sizes = FeatureSizes(plan.hidden, plan.axes, plan.pooled_size)
+    kind = ImageModel if description.model_type == IMAGE_TYPE else TextModel
+    sizes = FeatureSizes(plan.hidden, plan.axes, 0 if plan.causal else plan.pooled_size)
     if sizes != feature_sizes(config) or (plan.axes == 1) != (kind is TextModel):
         raise RunError(f"{folder / CONFIG}: the header is not one for such a backbone")
     header = build_header(plan, {name: tensor.float() for name, tensor in header_tensors.items()})

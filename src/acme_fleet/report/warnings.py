@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from acme_fleet.config.data import ABSENT
 from acme_fleet.outside import listed, one_line
 from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import Summary
@@ -143,7 +144,7 @@ def notes(own: Holding) -> str:
         for kind, count in (("test", own.test), ("validation", own.validation))
         if count < FEW
     ]
-    if len(own.classes) < 2:
+    if len(own.classes) == 1:
         told.append("one class")
     if own.untested:
         told.append(
@@ -153,8 +154,9 @@ def notes(own: Holding) -> str:
 
 
 def commonest_share(labels: Tensor) -> float:
-    """The accuracy of always answering the most frequent of these labels, shape ``(samples,)``."""
-    return float(labels.bincount().max()) / len(labels) if len(labels) else 0.0
+    """The accuracy of always answering the most frequent of these labels, of samples or tokens."""
+    known = labels[labels != ABSENT]
+    return float(known.bincount().max()) / len(known) if len(known) else 0.0
 
 
 def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
@@ -182,9 +184,9 @@ def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
         *_sentence(
             "there is nothing to tell apart on a device with one class",
             (
-                (0, f"{name} ({one_line(', '.join(h.classes), 20) or 'none'})")
+                (0, f"{name} ({one_line(', '.join(h.classes), 20)})")
                 for name, h in holdings.items()
-                if len(h.classes) < 2
+                if len(h.classes) == 1
             ),
         ),
     ]

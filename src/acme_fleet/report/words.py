@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def bytes_text(size: float) -> str:
     """A size as people write it, e.g. ``412 kB``."""
@@ -33,6 +35,11 @@ def energy_text(joules: float) -> str:
 def share_text(ratio: float) -> str:
     """A ratio as people write it before what it is of, e.g. ``1.4 % of`` or ``49 times``."""
     return f"{100 * ratio:.3g} % of" if ratio < 1.995 else f"{ratio:.3g} times"
+
+
+def perplexity_text(loss: float) -> str:
+    """e to a loss per token, e.g. ``12.3``."""
+    return f"{math.exp(min(loss, 69)):.3g}"
 
 
 def accuracy_text(share: float | None) -> str:

@@ -12,10 +12,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from acme_fleet.config.backbone import LogitsLoss
+from acme_fleet.config.data import ABSENT
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.tasks.probe import Probe, Read, Scaling
-
-ABSENT = -100
-"""A label in the place of none: it counts nothing in a loss, in hits or in their number."""
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -28,15 +27,20 @@ class Evaluation:
         losses: sum of the losses.
         hits: sum of the points, between 0 and 1 for each answer.
         count: answers: one for each sample, or for each token where texts are generated.
+        by_loss: compare by the loss, and not by the score.
     """
 
     losses: float = 0.0
     hits: float = 0.0
     count: int = 0
+    by_loss: bool = False
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(
-            self.losses + other.losses, self.hits + other.hits, self.count + other.count
+            self.losses + other.losses,
+            self.hits + other.hits,
+            self.count + other.count,
+            self.by_loss or other.by_loss,
         )
 
     @property
@@ -50,6 +54,11 @@ class Evaluation:
         return self.hits / self.count
 
     @property
+    def reward(self) -> float:
+        """The number in [0, 1] that a search maximises: the score or, by the loss l, e⁻ˡ."""
+        return math.exp(-self.loss) if self.by_loss else self.score
+
+    @property
     def sound(self) -> bool:
         """True if the loss is a number; otherwise the score means nothing."""
         return math.isfinite(self.losses)
@@ -58,10 +67,14 @@ class Evaluation:
         """A higher score, or an equal one with a smaller loss; sound before all."""
         if not (self.sound and other.sound):
             return self.sound
+        if self.by_loss:
+            return self.loss < other.loss
         return (self.score, -self.loss) > (other.score, -other.loss)
 
     def scores_at_least(self, other: Evaluation) -> bool:
-        """Sound, and a score that is not lower, whatever the loss."""
+        """Sound, and a score that is not lower, whatever the loss; or by the loss alone."""
+        if self.by_loss:
+            return self.sound and self.loss <= other.loss
         return self.sound and self.score >= other.score
 
 
@@ -94,11 +107,28 @@ class Task(ABC):
             number of them over n, and a report of another score is refused.
         probe: fits a linear head to frozen features; a task without one starts from what training
             finds, and its runs have no regression as a rival.
+        per_token: True if each token of a text has an answer, which the model's own language head
+            gives; a header then changes the token's last hidden state.
     """
 
     metric: ClassVar[str]
     whole_hits: ClassVar[bool] = False
     probe: ClassVar[Fit | None] = None
+    per_token: ClassVar[bool] = False
+
+    def check(self, settings: Fleet) -> None:  # noqa: B027
+        """Refuse settings that this task cannot follow; by default there are none.
+
+        Raises:
+            FleetError: naming the first of them.
+        """
+
+    def through(self, head: Float[Tensor, "scores hidden"]) -> Task:
+        """The task on last hidden states, which go through this frozen language head.
+
+        One whose models have no language head is itself.
+        """
+        return self
 
     @abstractmethod
     def loss(
@@ -140,6 +170,10 @@ class Task(ABC):
         Args:
             names: of the labels, in their order.
         """
+
+    def header_outputs(self, names: Sequence[str], hidden: int) -> int:
+        """Numbers that a header gives, for each sample or token, on features of a hidden size."""
+        return self.outputs(names)
 
     def head(self, features: int, names: Sequence[str]) -> nn.Linear:
         """The reference's untrained head on its pooled features, see :meth:`outputs`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from acme_fleet.config.base import chosen
 from acme_fleet.tasks.base import Task
 from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.generation import GENERATION
 
-TASKS: dict[str, Task] = {"classification": CLASSIFICATION}
+TASKS: dict[str, Task] = {"classification": CLASSIFICATION, "generation": GENERATION}
 """By ``task``. A new task is a file and an entry here."""
 
 

@@ -14,6 +14,7 @@ from acme_fleet.config.backbone import Reference
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.models.families import family_of
+from acme_fleet.models.family import LM_HEAD
 from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.padding import without_padding
 from acme_fleet.models.probe import probe_of
@@ -188,4 +189,7 @@ def layer_scales(model: Classifier, decay: float) -> dict[Tensor, float]:
     scales: dict[Tensor, float] = dict.fromkeys(model.backbone.parameters(), first)
     for number, layer in enumerate(layers):
         scales |= dict.fromkeys(layer.parameters(), decay ** (len(layers) - number))
+    for name, parameter in model.backbone.named_parameters():
+        if name.startswith(f"{LM_HEAD}."):
+            scales[parameter] = 1.0
     return scales

@@ -156,7 +156,7 @@ def _pretrain(
     place: torch.device,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    state = _start(folder, recipe.describe(), len(source.train))
+    state = started(folder, recipe.describe(), len(source.train))
     labels = source.train.labels.numpy()
     random = np.random.default_rng(derive_seed(recipe.seed, "pretraining", "split"))
     known, held_out = (
@@ -204,8 +204,12 @@ def finished(folder: Path) -> bool:
     return (folder / RECORD).exists() and "test" in read_marked_json(folder / RECORD)
 
 
-def _start(folder: Path, recipe: dict[str, Any], samples: int) -> EpochState:
-    """An empty folder, or one where the same was begun and not finished."""
+def started(folder: Path, recipe: dict[str, Any], samples: int) -> EpochState:
+    """Take an empty folder, or one where the same was begun and not finished.
+
+    Raises:
+        RunError: if the folder holds something else.
+    """
     begun = {"recipe": json.loads(json.dumps(recipe)), "samples": samples}
     path = folder / RECORD
     if finished(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from acme_fleet.config.data import Data
+from acme_fleet.data.language import read_language
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.sources.archives import cars_annotations, read_cars
 from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
@@ -63,6 +64,7 @@ SOURCES: dict[str, Reader] = {
     "huggingface": _hub,
     "arrays": _files(read_arrays),
     "text": _files(read_json_lines),
+    "language": _files(read_language),
     "parquet": _files(read_parquet),
     "images": _files(_image_folders, folders=True),
 }

@@ -18,6 +18,7 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -29,14 +30,15 @@ from acme_fleet.data.checkpoint_files import config_content, located, shown
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted, checked_names
 from acme_fleet.models.backbone.elastic import as_elastic, build
+from acme_fleet.models.backbone.loaded import check_complete
 from acme_fleet.models.families import (
     ELASTIC,
     FAMILIES,
-    check_complete,
     check_known,
     family_of,
     is_elastic,
 )
+from acme_fleet.models.family import LM_HEAD, language_head_of
 from acme_fleet.models.storage import saving
 from acme_fleet.outside import reading
 
@@ -97,6 +99,39 @@ def load_backbone(
     if image_size is not None and family.resampled:
         _resample(model, image_size)
     return model if is_elastic(found.config) else as_elastic(model)
+
+
+def load_language_model(checkpoint: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """A decoder with its language head, as an elastic model of full width and depth, in float32.
+
+    Raises:
+        FleetError: as :func:`load_backbone`, or if the checkpoint is no decoder or has no language
+            head of the plain kind.
+    """
+    found = read_checkpoint(checkpoint, revision)
+    place = f"cannot use {found.name} for task: generation"
+    if family_of(found.config).words is None:
+        decoders = [name for name, family in FAMILIES.items() if family.words is not None]
+        kind = found.config.model_type
+        raise FleetError(f"{place}: a {kind} writes no text; decoders are {', '.join(decoders)}")
+    content = config_content(checkpoint, found.folder)
+    if content.get("final_logit_softcapping"):
+        raise FleetError(f"{place}: final_logit_softcapping: its logits are capped, ours are not")
+    if is_elastic(found.config):
+        if language_head_of(found.config) is None:
+            raise FleetError(f"{place}: it was saved without its language head")
+        return load_backbone(checkpoint, revision)
+    tied = content.get("tie_word_embeddings", type(found.config)().tie_word_embeddings)
+    found.config.tie_word_embeddings = bool(tied)
+    _check_files(found)
+    model, info = _load(AutoModelForCausalLM, found, {})
+    missing = {name for name in info["missing_keys"] if not (tied and name == f"{LM_HEAD}.weight")}
+    check_complete(found.name, {**info, "missing_keys": missing})
+    backbone, head = model.get_submodule("model"), model.get_submodule(LM_HEAD)
+    assert isinstance(backbone, PreTrainedModel)
+    backbone.config.language_head = "tied" if tied else "own"
+    own = {} if tied else {f"{LM_HEAD}.weight": head.get_parameter("weight").detach()}
+    return as_elastic(backbone, own)
 
 
 @torch.no_grad()

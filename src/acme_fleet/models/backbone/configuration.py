@@ -65,6 +65,8 @@ _Activation = Annotated[str, Field(max_length=100), AfterValidator(_known_activa
 _Flag: Any = Annotated[bool, Field(strict=True)]
 
 
+LanguageHead = Literal["tied", "own"]
+"""The matrix of a decoder's language head: that of its words, or one of its own."""
 _RopeType = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 _ROPE_RULES: dict[str, Any] = {
     **dict.fromkeys(("rope_type", "type"), _RopeType),
@@ -139,6 +141,7 @@ _RULES: dict[str, Any] = {
     "precision": Precision,
     "embed_scale": _Positive,
     "first_layer_norm": _Flag,
+    "language_head": LanguageHead | None,
     # As transformers 4 wrote it.
     "rope_scaling": _Rope | None,
     **dict.fromkeys(("rope_theta", "rope_local_base_freq"), _Positive),
@@ -164,7 +167,10 @@ WITHOUT_EFFECT = {
 }
 """Keys of the families' configurations that change nothing in what a loaded backbone computes."""
 
-_ELASTIC = ("heads_per_layer", "neurons_per_layer", "head_dim", "pooling", "precision")
+_ELASTIC = (
+    *("heads_per_layer", "neurons_per_layer", "head_dim", "pooling", "precision"),
+    "language_head",
+)
 _ROPE = ("rope_scaling", "rope_theta")
 _FURTHER = {
     "gemma3_text": ("embed_scale", "rope_local_base_freq", "sliding_window_pattern"),

@@ -30,6 +30,7 @@ from acme_fleet.models.families import (
     family_of,
     is_elastic,
 )
+from acme_fleet.models.family import LM_HEAD
 
 BY_LAYER = ("layer_types", "no_rope_layers")
 """Keys of a configuration with one entry for each layer, beside those of elastic models."""
@@ -149,11 +150,18 @@ def build(config: PreTrainedConfig, device: str | torch.device = "meta") -> PreT
         return model_class(config).eval()
 
 
-def as_elastic(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function as an elastic model of full width and depth (weights are copied)."""
+def as_elastic(
+    model: PreTrainedModel, language: Mapping[str, Tensor] | None = None
+) -> PreTrainedModel:
+    """The same function as an elastic model of full width and depth (weights are copied).
+
+    Args:
+        model: of a known family.
+        language: further tensors by name, of a decoder whose configuration has a language head.
+    """
     sizes = dimensions(model.config)
     config = elastic_config(model.config, architecture(sizes, 1.0, sizes.layers))
-    elastic, state = build(config, "cpu"), model.state_dict()
+    elastic, state = build(config, "cpu"), {**model.state_dict(), **(language or {})}
     own = family_of(config).own
     if own is not None and not is_elastic(model.config):
         state = own.tensors(state)
@@ -188,7 +196,9 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
         content["max_position_embeddings"] -= moved
     small = build(type(model.config).from_dict(content), "cpu")
     name = next(name for name, module in model.named_modules() if module is words)
-    state[f"{name}.weight"] = words.weight.detach()[torch.tensor(kept)]
+    for table in (name, LM_HEAD):
+        if (rows := state.get(f"{table}.weight")) is not None:
+            state[f"{table}.weight"] = rows[torch.tensor(kept)]
     small.load_state_dict(state)
     return small
 

@@ -27,16 +27,23 @@ from acme_fleet.models.backbone.elastic import (
 from acme_fleet.models.backbone.precision import rounded
 from acme_fleet.models.backbone.uneven_widths import Importance, UnitParams, global_architecture
 from acme_fleet.models.families import dimensions
-from acme_fleet.models.features import Activations, Classifier, activations, moved
+from acme_fleet.models.features import (
+    Activations,
+    Classifier,
+    LanguageModel,
+    activations,
+    language_weight,
+    moved,
+)
 from acme_fleet.models.storage import with_prefix
 
 
 @dataclass(frozen=True)
 class Run:
-    """One forward pass of a sub-network."""
+    """One forward pass of a sub-network; a language model has logits for each token."""
 
     activations: Activations
-    logits: Float[Tensor, "batch classes"]
+    logits: Float[Tensor, "batch scores *tokens"]
 
 
 def reorder_classifier(
@@ -50,7 +57,7 @@ def reorder_classifier(
     head = model.head
     if channel_importance is not None:
         head = reorder_head(head, channel_importance)
-    return Classifier(reorder(model.backbone, *importance), head)
+    return model.with_backbone(reorder(model.backbone, *importance), head)
 
 
 class _Probe(nn.Module):
@@ -136,6 +143,9 @@ class ElasticClassifier:
         observed: Activations = functional_call(
             self._skeletons[arch], with_prefix("backbone", tensors), (moved(inputs, place),)
         )
+        if isinstance(self.classifier, LanguageModel):
+            weight = tensors[language_weight(self.classifier.backbone.config)]
+            return Run(observed, F.linear(observed.final, weight).transpose(1, 2))
         head = self.classifier.head
         weight = head.weight if arch.hidden is None else self._columns(arch.hidden)
         return Run(observed, F.linear(observed.pooled, weight, head.bias))
@@ -151,7 +161,16 @@ class ElasticClassifier:
         return ElasticClassifier(classifier.requires_grad_(False).eval(), self._importance)
 
     def extract_head(self, arch: Architecture) -> nn.Linear:
-        """A copy of the classifier for a sub-network's pooled vectors."""
+        """A copy of the classifier for a sub-network's pooled vectors.
+
+        Of a language model, whose head stays, it is what headers add at first: nothing.
+        """
+        if isinstance(self.classifier, LanguageModel):
+            hidden = arch.hidden or self.sizes.hidden
+            none = nn.Linear(hidden, hidden).requires_grad_(False)
+            for parameter in none.parameters():
+                parameter.zero_()
+            return none
         head = copy.deepcopy(self.classifier.head)
         if arch.hidden is not None:
             weight = self._columns(arch.hidden).detach().clone()

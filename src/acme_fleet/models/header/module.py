@@ -24,7 +24,7 @@ from acme_fleet.messages.header_plan import (
     Node,
     Term,
 )
-from acme_fleet.models.header.operations import PASS_THROUGH
+from acme_fleet.models.header.operations import CAUSAL, PASS_THROUGH
 from acme_fleet.models.padding import (
     at_stride,
     clear_padding,
@@ -38,6 +38,10 @@ Pool = dict[Layer | tuple[str, Channels], nn.Module]
 class Header(nn.Module):
     """Maps two feature maps and a pooled token to logits; see :class:`HeaderPlan`.
 
+    A causal header has no pooled token. It maps the last hidden state of each token to a changed
+    one: convolutions and poolings see the token and those before it, and what a map has at every
+    second position only counts for the position behind it too.
+
     ``pool`` holds modules that skeletons without weights of their own, which are many, may share.
     """
 
@@ -48,11 +52,16 @@ class Header(nn.Module):
         convolution = nn.Conv1d if plan.axes == 1 else nn.Conv2d
         for layer in plan.layers.values():
             if layer not in pool:
-                pool[layer] = _convolution(convolution, layer)
+                pool[layer] = _convolution(convolution, layer, plan.causal)
         self.layers = nn.ModuleDict({name: pool[layer] for name, layer in plan.layers.items()})
         self.sums = nn.ModuleDict({node.name: _Sum(node) for node in plan.nodes})
         read = {name: node.channels for name, node in plan.ends.items()}
-        read["pooled"] = tuple(range(plan.pooled_size))
+        if not plan.causal:
+            read["pooled"] = tuple(range(plan.pooled_size))
+        used = {term.operation for node in plan.nodes for term in node.terms if not term.layer}
+        if plan.causal and (unknown := used - CAUSAL.keys()):
+            raise ValueError(f"the operation {min(unknown)} has no causal form")
+        self._pass_through = CAUSAL if plan.causal else PASS_THROUGH
         for key in read.items():
             if key not in pool:
                 pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
@@ -64,8 +73,8 @@ class Header(nn.Module):
         penultimate: Float[Tensor, "batch hidden *grid"],
         pooled: Float[Tensor, "batch pooled"],
         mask: Bool[Tensor, "batch 1 tokens"] | None = None,
-    ) -> Float[Tensor, "batch classes"]:
-        """Logits.
+    ) -> Float[Tensor, "batch classes *tokens"]:
+        """Logits, or the changed hidden states of all tokens.
 
         Args:
             last, penultimate: rows and columns of patches, or tokens; zero at padded positions.
@@ -81,11 +90,26 @@ class Header(nn.Module):
             ]
             masks[node.name] = at_stride(mask, 2**node.halvings)
             values[node.name] = clear_padding(self.sums[node.name](terms), masks[node.name])
+        if self.plan.causal:
+            return self._changed(last, values, mask)
         logits = self.classifier["pooled"](pooled)
         for name, node in self.plan.ends.items():
             mean = mean_over_positions(values[node.name], masks[node.name], self.plan.axes)
             logits = logits + self.classifier[name](mean)
         return logits
+
+    def _changed(
+        self,
+        last: Float[Tensor, "batch hidden tokens"],
+        values: Mapping[str, Tensor],
+        mask: Bool[Tensor, "batch 1 tokens"] | None,
+    ) -> Float[Tensor, "batch hidden tokens"]:
+        tokens, changed = last.shape[-1], last
+        for name, node in self.plan.ends.items():
+            added = self.classifier[name](values[node.name].transpose(1, 2)).transpose(1, 2)
+            # Position i of a smaller map has seen the tokens up to i · stride.
+            changed = changed + added.repeat_interleave(2**node.halvings, dim=2)[..., :tokens]
+        return clear_padding(changed, mask)
 
     def _term(
         self,
@@ -96,20 +120,22 @@ class Header(nn.Module):
         # Features enter their first layer unrectified: their sign carries information.
         if term.layer:
             x = x if term.source in FEATURES else F.relu(x)
+            if self.plan.causal:
+                x = F.pad(x, (term.layer.kernel - 1, 0))
             x = self.layers[term.layer.name](x)
         else:
-            x = PASS_THROUGH[term.operation](x, mask, self.plan.axes)
+            x = self._pass_through[term.operation](x, mask, self.plan.axes)
         # Of kernel 1: what stands at padded positions stays there, until the sum is cleared.
         return self.layers[term.align.name](x) if term.align else x
 
 
-def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer) -> nn.Module:
+def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer, causal: bool) -> nn.Module:
     return kind(
         len(layer.inputs),
         len(layer.outputs),
         layer.kernel,
         stride=layer.stride,
-        padding=layer.kernel // 2,
+        padding=0 if causal else layer.kernel // 2,  # a causal header pads before the text alone
     )
 
 
@@ -212,7 +238,7 @@ def prune(header: Header, kept: Mapping[str, Channels]) -> Header:
         columns = torch.tensor(positions(node.channels, plan.ends[name].channels))
         weight = f"classifier.{name}.weight"
         tensors[weight] = state[weight][:, columns]
-    for name in ("classifier.pooled.weight", "classifier.pooled.bias"):
+    for name in smaller.shapes().keys() - tensors.keys():  # the pooled token's
         tensors[name] = state[name]
     return build_header(smaller, tensors)
 
@@ -224,12 +250,15 @@ def answering_as(
 
     Args:
         tensors: of the header. Its layers' are kept, and what the classifier reads of them is zero.
-        classifier: ``weight`` and ``bias``, on the pooled vector.
+        classifier: ``weight`` and ``bias``, on the pooled vector. A causal header, which has no
+            pooled vector, changes nothing at first.
     """
     changed = {
         name: torch.zeros_like(tensor) if name.startswith("classifier.") else tensor
         for name, tensor in tensors.items()
     }
+    if "classifier.pooled.weight" not in changed:
+        return changed
     return changed | {f"classifier.pooled.{part}": x.clone() for part, x in classifier.items()}
 
 
@@ -251,3 +280,22 @@ class LinearHeader(nn.Module):
     ) -> Float[Tensor, "batch classes"]:
         """Logits; the feature maps are not used."""
         return self.linear(pooled)
+
+
+class LinearChange(LinearHeader):
+    """A linear map of each token's last hidden state that is added to it, in a header's place."""
+
+    def forward(
+        self,
+        last: Float[Tensor, "batch hidden tokens"],
+        penultimate: Float[Tensor, "batch hidden tokens"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch hidden tokens"]:
+        """The changed hidden states."""
+        return clear_padding(last + self.linear(last.transpose(1, 2)).transpose(1, 2), mask)
+
+
+def linear_header(tensors: Mapping[str, Tensor], *, causal: bool) -> LinearHeader:
+    """The plain linear header in the place of a searched one."""
+    return LinearChange(tensors) if causal else LinearHeader(tensors)

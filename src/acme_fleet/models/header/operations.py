@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acme_fleet.messages.header_plan import KERNELS, OPERATIONS
-from acme_fleet.models.padding import average_pool, max_pool
+from acme_fleet.models.padding import average_pool, max_pool, past_average, past_max
 
 
 @runtime_checkable
@@ -44,9 +44,17 @@ PASS_THROUGH: dict[str, PassThrough] = {
     "max_pool": max_pool,
 }
 """Operations without weights, by name."""
+CAUSAL: dict[str, PassThrough] = {
+    "identity": _identity,
+    "avg_pool": past_average,
+    "max_pool": past_max,
+}
+"""Those of causal headers, where a position sees itself and positions before it alone."""
 
 
-def add_operation(name: str, operation: int | PassThrough) -> None:
+def add_operation(
+    name: str, operation: int | PassThrough, causal: PassThrough | None = None
+) -> None:
     """Let headers have another operation, from here on in this process.
 
     Every host of a fleet needs it, and whoever loads a header that has it.
@@ -54,9 +62,12 @@ def add_operation(name: str, operation: int | PassThrough) -> None:
     Args:
         name: as it stands in a header's plan.
         operation: the kernel of a convolution of stride 1, or a function without weights.
+        causal: the function's form for causal headers, which cannot have it without one.
     """
     if isinstance(operation, int):
         KERNELS[name] = operation
     else:
         PASS_THROUGH[name] = operation
+        if causal is not None:
+            CAUSAL[name] = causal
     OPERATIONS.append(name)

@@ -30,8 +30,9 @@ def places(plan: HeaderPlan) -> Iterator[tuple[str, tuple[Int[Tensor, ...], ...]
     for name, node in plan.ends.items():
         columns = torch.tensor(node.channels)
         yield f"classifier.{name}.weight", (torch.arange(plan.classes)[:, None], columns)
-    yield "classifier.pooled.weight", ()
-    yield "classifier.pooled.bias", ()
+    if not plan.causal:
+        yield "classifier.pooled.weight", ()
+        yield "classifier.pooled.bias", ()
 
 
 def expand(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

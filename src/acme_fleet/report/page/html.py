@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from acme_fleet.outside import one_line
 from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.page.events import link_flows, stage_table, time_line
-from acme_fleet.report.words import bytes_text, duration_text, energy_text, share_text
+from acme_fleet.report.words import (
+    accuracy_text,
+    bytes_text,
+    duration_text,
+    energy_text,
+    perplexity_text,
+    share_text,
+)
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.events import Event, FaultEvent
 from acme_fleet.runs.summary import Summary
@@ -86,6 +93,7 @@ def _environment() -> jinja2.Environment:
     for name, words in (
         *(("bytes", bytes_text), ("seconds", duration_text)),
         *(("energy", energy_text), ("share", share_text)),
+        *(("perplexity", perplexity_text), ("accuracy", accuracy_text)),
     ):
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
     environment.filters["line"] = lambda text: one_line(text, 500)

@@ -62,5 +62,7 @@ def _span(counts: Iterable[int]) -> str:
 
 
 def _named(classes: Sequence[str]) -> str:
+    if not classes:  # tokens, and no samples, have labels
+        return "–"
     names = ", ".join(one_line(name, 20) for name in classes[:_CLASSES])
     return f"{len(classes)}: {names}" + (", …" if len(classes) > _CLASSES else "")

@@ -14,7 +14,13 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.outside import listed
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.terminal.run import ROWS, print_left_out
-from acme_fleet.report.words import accuracy_text, bytes_text, energy_text, features_text
+from acme_fleet.report.words import (
+    accuracy_text,
+    bytes_text,
+    energy_text,
+    features_text,
+    perplexity_text,
+)
 
 if TYPE_CHECKING:
     from acme_fleet.config.devices import Device
@@ -189,6 +195,9 @@ def _print_measured(console: Console, found: Explanation) -> None:
             f"{bytes_text(probe.size_bytes_int8)} in int8, {own.accuracy_probe:.3f}, the mean of "
             f"all devices' regressions {own.accuracy_probe_averaged:.3f}"
         )
+    if (language := own.language) is not None:
+        losses = language.loss_coarse, language.loss_linear, language.loss
+        words += f". Perplexities: {', '.join(map(perplexity_text, losses))}"
     console.print(f"{words}.", highlight=False)
 
 

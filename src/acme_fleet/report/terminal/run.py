@@ -24,7 +24,13 @@ from acme_fleet.outside import one_line
 from acme_fleet.personalization.disclosure import what_leaves
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.report.terminal.console import table_console
-from acme_fleet.report.words import accuracy_text, bytes_text, features_text, share_text
+from acme_fleet.report.words import (
+    accuracy_text,
+    bytes_text,
+    features_text,
+    perplexity_text,
+    share_text,
+)
 from acme_fleet.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -201,6 +207,32 @@ def _epsilon(value: float | None) -> str:
     return "no guarantee" if value is None else f"{value:.3g}"
 
 
+def _language_table(summary: Summary) -> Table:
+    """Perplexities on the devices' own test texts, and shares of answers that are exactly right."""
+    table = Table(title="perplexity, and answers that are exactly right")
+    columns = ["device", "coarse", "linear", "final", "loss per token", "tokens", "tokens/s"]
+    answered = any(d.language.answers for d in summary.devices if d.language)
+    rival = any(d.language.loss_lora is not None for d in summary.devices if d.language)
+    columns[3:3] = ["LoRA"] * rival
+    for column in columns + ["answers", "coarse", "final"] * answered:
+        table.add_column(column, justify="left" if column == "device" else "right")
+    for device in summary.devices[:ROWS]:
+        if (own := device.language) is None:
+            continue
+        lora = () if own.loss_lora is None else (own.loss_lora,)
+        losses = own.loss_coarse, own.loss_linear, *lora, own.loss
+        exact = own.exact_coarse, own.exact
+        table.add_row(
+            one_line(device.name, 60),
+            *map(perplexity_text, losses),
+            f"{own.loss:.3f}",
+            str(own.tokens),
+            f"{own.tokens_per_s:.0f}",
+            *((str(own.answers), *map(accuracy_text, exact)) if answered else ()),
+        )
+    return table
+
+
 def print_summary(summary: Summary) -> None:
     """The devices, the clusters' choices and the traffic."""
     console = table_console()
@@ -228,6 +260,8 @@ def print_summary(summary: Summary) -> None:
         )
     console.print(table)
     print_left_out(console, len(summary.devices), "devices; summary.json has them")
+    if any(device.language for device in summary.devices):
+        console.print(_language_table(summary))
     traffic, reference = summary.traffic, summary.reference
     known = f", accuracy {accuracy_text(reference.accuracy)} on public test data"
     console.print(

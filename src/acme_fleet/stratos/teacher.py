@@ -64,8 +64,7 @@ class Writer:
             FleetError: if the checkpoint is missing or damaged, or has no tokenizer.
         """
         folder = located(weights)
-        self._config = config = read_checkpoint(folder).config
-        self._check(place)
+        config = read_checkpoint(folder).config
         content = config_content(weights, folder)
         config.tie_word_embeddings = bool(content.get("tie_word_embeddings", False))
         tokenizer_content(weights, folder)
@@ -89,9 +88,6 @@ class Writer:
         self._device = device
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.bos_token
-
-    def _check(self, place: str) -> None:
-        """Refuse a configuration before weights are loaded."""
 
     def tokens(self, prompt: str) -> list[int]:
         """Tokens of a prompt, as a user's message where the checkpoint has a chat template."""
@@ -128,16 +124,18 @@ class LanguageTeacher(Writer):
         Raises:
             FleetError: also if it has another shape than the table says.
         """
-        self._teacher = teacher
+        check_shape(teacher)
         super().__init__(teacher.weights, f"teacher {teacher.name}", device)
 
-    def _check(self, place: str) -> None:
-        _check_shape(self._teacher, self._config, place)
 
+def check_shape(teacher: Teacher) -> None:
+    """Refuse a checkpoint of another size than the plan was made for; weights are not loaded.
 
-def _check_shape(teacher: Teacher, config: Any, place: str) -> None:
-    """Refuse a checkpoint of another size than the plan was made for."""
-    wanted = teacher.shape.config()
+    Raises:
+        FleetError: naming the key of the shape.
+    """
+    place = f"teacher {teacher.name}"
+    config, wanted = read_checkpoint(located(teacher.weights)).config, teacher.shape.config()
     if config.model_type != teacher.shape.family:
         raise FleetError(
             f"{place}: shape.family: its checkpoint is a {config.model_type}, the table of pairs "

@@ -132,7 +132,7 @@ def task(folder: Path, taught_by: Path, **changes: Any) -> Path:
         "data": {"train": "train.jsonl", "test": "test.jsonl", "prompt": "{question} =>"},
         "workload": {
             **{"prompt_tokens": 6, "answer_tokens": 2, "training_questions": 180},
-            **{"epochs": 12, "batch_size": 20},
+            **{"epochs": 8, "batch_size": 20},
         },
         "servers": [{"kind": "machines", "path": "machines.yaml"}],
         "pairs": "pairs.yaml",

@@ -23,7 +23,7 @@ class BudgetSpentError(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent on labels and training (ours).
+    """Limits of time and money of a training, its labels made before it not counted (ours).
 
     Attributes:
         usd_per_hour: price of the server. max_usd, max_hours: limits; none does not bind.
@@ -97,7 +97,7 @@ class Meter:
         return self.budget.seconds - self.spent().training
 
     def keep(self) -> None:
-        """Write what was spent.
+        """Write the seconds.
 
         Raises:
             WriteError: if it cannot be written.

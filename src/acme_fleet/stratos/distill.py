@@ -97,7 +97,7 @@ class Distillation:
         return self._summary(trained, meter)
 
     def _started(self) -> str:
-        """Where the student as it begins lies: a cut's own folder, or an independent one's."""
+        """Folder of the student before training; that of a cut is made here."""
         student = self._pair.student
         if student.cut is None:
             return student.weights

@@ -110,7 +110,7 @@ class DistillSummary(_Record):
 
 
 class DistillDirectory(Directory[Request]):
-    """``task.yaml``, ``choice.json``, ``summary.json``, ``student/`` and what a resumed run needs.
+    """``task.yaml``, ``choice.json``, ``summary.json``, ``student/``, and the state of a stopped one.
 
     ``student/`` and ``start/``, the student before training, are Hugging Face folders;
     ``answers/`` has what models answered to held-out questions.
@@ -132,7 +132,7 @@ class DistillDirectory(Directory[Request]):
 
     @property
     def choice(self) -> Path:
-        """What was chosen."""
+        """The pair and the server."""
         return self.path / "choice.json"
 
     @property

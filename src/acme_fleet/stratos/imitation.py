@@ -100,6 +100,8 @@ class BestStudent:
         self._steps = math.ceil(len(lessons.train) / batch)
         stored = if_sound(self.path, self._read)
         self.best = None if stored is None else stored[1]
+        if stored is None:  # lost: which epoch was the best is not known any more
+            self.epochs.remove()
 
     def judge(self, meter: Meter) -> Best:
         """Compare the student as it is now with the best one, and keep the better."""

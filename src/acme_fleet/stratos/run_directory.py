@@ -110,7 +110,7 @@ class DistillSummary(_Record):
 
 
 class DistillDirectory(Directory[Request]):
-    """``task.yaml``, ``choice.json``, ``summary.json``, ``student/``, and the state of a stopped one.
+    """``task.yaml``, ``choice.json``, ``summary.json``, ``student/``, and the state of a run.
 
     ``student/`` and ``start/``, the student before training, are Hugging Face folders;
     ``answers/`` has what models answered to held-out questions.

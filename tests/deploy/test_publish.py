@@ -192,7 +192,7 @@ def test_artifacts_that_are_damaged_or_missing_are_not_published(site: Site, tmp
     with pytest.raises(RunError, match="has no artifacts: `acme export"):
         artifacts_of(tmp_path / "run", [])
     (tmp_path / "run" / "model.safetensors").touch()
-    with pytest.raises(RunError, match="is a device's folder: `acme export .* --out ARTIFACT`"):
+    with pytest.raises(RunError, match=r"is a device's folder: `acme export .* --out ARTIFACT`"):
         artifacts_of(tmp_path / "run", [])
     change_manifest(site.root / "artifacts" / "cam-2", lambda it: {**it, "name": "a/b"})
     with pytest.raises(FleetError, match="'a/b' is no name of a device"):

@@ -12,7 +12,7 @@ from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
     no_args_is_help=True,
-    help="Plan a distilled language model for rented servers, under a budget.",
+    help="Plan and distil a language model for rented servers, under a budget.",
 )
 app.add_typer(distill, name="distill")
 
@@ -206,3 +206,55 @@ def inject(
         f"wrote {out}: {len(made.rows)} questions, whose replies the checker accepts; left out: "
         f"{made.repeated} that came again, {made.held_out} that are held out"
     )
+
+
+@distill.command()
+def run(
+    path: TaskFile,
+    out: Annotated[Path, typer.Option(help="Run directory; must be new or empty.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on, if a run was interrupted there.")
+    ] = False,
+    pair: Annotated[
+        str | None, typer.Option(help="A pair as the plan names it; the plan's pick by default.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="This machine's name in the price lists; likewise.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+) -> None:
+    """Distil a student from the task's data within the budget, and mark its answers."""
+    from acme_fleet.report.terminal.distilled import print_distilled
+    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.stratos.distill import distil
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.run_directory import DistillDirectory
+    from acme_fleet.training.precision import training_device
+
+    request, place = Request.from_yaml(path), training_device("cuda" if gpu else "cpu", "--gpu")
+    directory = DistillDirectory(out)
+    with stop_explained(f"go on with: {directory.resume_command}"), LiveStages() as stages:
+        summary = distil(
+            request,
+            out,
+            pair=pair,
+            server=server,
+            resume=resume,
+            device=place,
+            stage=stages.stage,
+        )
+    print_distilled(summary)
+    say(f"the student: {directory.student}")
+
+
+@distill.command()
+def report(
+    path: Annotated[
+        Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
+    ],
+) -> None:
+    """Print what a run measured, beside what was predicted."""
+    from acme_fleet.report.terminal.distilled import print_distilled
+    from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
+
+    print_distilled(DistillSummary.read(DistillDirectory.open(path).finished()))

@@ -112,7 +112,26 @@ class LanguagePreprocessing(TextPreprocessing):
         """The text of tokens, without special ones."""
         return self._ready.decode(list(numbers), skip_special_tokens=True)
 
+    def length(self, item: Item) -> int:
+        """Tokens of a sample, its end included, whatever ``max_tokens`` is.
+
+        Raises:
+            FleetError: as :meth:`learned`.
+        """
+        return len(self._tokens(item)[0])
+
     def _row(self, item: Item) -> tuple[list[int], list[bool]]:
+        numbers, known, shown = self._tokens(item)
+        if len(numbers) > self.max_tokens:
+            raise FleetError(
+                f"{shown} has {len(numbers)} tokens, more than the {self.max_tokens} of "
+                f"data.max_tokens; raise it, or shorten the text (a smaller backbone.vocabulary "
+                f"lengthens all)"
+            )
+        return numbers, known
+
+    def _tokens(self, item: Item) -> tuple[list[int], list[bool], str]:
+        """Tokens, true where one is learned, and the sample in words for errors."""
         segments, ended = self._segments(item)
         numbers: list[int] = []
         known: list[bool] = []
@@ -126,14 +145,8 @@ class LanguagePreprocessing(TextPreprocessing):
             known.append(segments[-1][1])
         if len(numbers) < 2 or not any(known[1:]):
             raise FleetError(f"{shown} has no token that could be learned")
-        if len(numbers) > self.max_tokens:
-            raise FleetError(
-                f"{shown} has {len(numbers)} tokens, more than the {self.max_tokens} of "
-                f"data.max_tokens; raise it, or shorten the text (a smaller backbone.vocabulary "
-                f"lengthens all)"
-            )
         self._check_known(numbers, shown)
-        return numbers, known
+        return numbers, known, shown
 
     def _segments(self, item: Item) -> tuple[Segments, bool]:
         """Texts of a sample, and whether they have their special tokens already."""

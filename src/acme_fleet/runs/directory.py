@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
@@ -17,6 +19,21 @@ from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
 _CHECKSUM = "# checksum, written by the run: "
 _MOST_CHANGES = 3
+
+
+class Written(Protocol):
+    """Settings that can be written as YAML."""
+
+    def to_yaml(self) -> str:
+        """With every default written out."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """As plain values."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Written)
 
 
 @dataclass(frozen=True)
@@ -34,38 +51,56 @@ class Identity:
     config: str
 
 
-class RunDirectory:
-    """``fleet.yaml``, ``summary.json``, ``report.html``, ``events.jsonl``, ``devices/<name>/``.
+class Directory(ABC, Generic[Kind]):
+    """A directory of one run of settings, which lie in it with a checksum.
 
-    ``cloud/`` and ``edges/<name>/`` hold what these servers need to go on after a stop.
+    Attributes:
+        document: name of the file of settings. holds: what the run is of, for errors.
     """
+
+    document: ClassVar[str]
+    holds: ClassVar[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @staticmethod
-    def create(path: str | Path, fleet: Fleet, *, resume: bool) -> RunDirectory:
-        """Start in an empty directory, or go on in that of the same fleet.
+    @abstractmethod
+    def read(path: Path) -> Kind:
+        """The settings in a file.
+
+        Raises:
+            FleetError: if they are wrong.
+        """
+
+    @property
+    @abstractmethod
+    def resume_command(self) -> str:
+        """The command that goes on with an interrupted run."""
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Kind, *, resume: bool) -> Self:
+        """Start in an empty directory, or go on in that of the same settings.
 
         ``resume`` starts too, where there is nothing to go on with.
 
         Raises:
             RunError: if the directory holds something else; the message says what to do.
         """
-        run = RunDirectory(Path(path))
+        run = cls(Path(path))
         if run.exists():
-            kept = run.fleet_as_written(fleet).model_dump(mode="json")
-            changes = list(differences(kept, fleet.model_dump(mode="json")))
+            kept = run.as_written(settings).model_dump(mode="json")
+            changes = list(differences(kept, settings.model_dump(mode="json")))
             if not resume and (changes or not run._is_bare()):
                 raise run._begun_already()
             if changes:
                 raise RunError(
-                    f"{run.path} is a run of another fleet or seed; choose another --out, or ask "
-                    f"for the same:\n" + _shown(changes)
+                    f"{run.path} is a run of another {cls.holds} or seed; choose another --out, or "
+                    f"ask for the same:\n" + _shown(changes)
                 )
         else:
             run._refuse_others()
-            run._start(fleet)
+            run._start(settings)
         return run
 
     def exists(self) -> bool:
@@ -75,7 +110,7 @@ class RunDirectory:
             RunError: if the system does not let one look.
         """
         with reading(self.path, RunError):
-            return (self.path / FLEET).exists()
+            return (self.path / self.document).exists()
 
     def begun(self) -> bool:
         """True if a run has done something here that it can go on with."""
@@ -98,9 +133,14 @@ class RunDirectory:
         )
 
     def _is_bare(self) -> bool:
-        """True if a run has left its fleet and identity here and nothing else."""
+        """True if a run has left its settings and identity here and nothing else."""
         files = {path for path in self.path.rglob("*") if path.is_file()}
-        return files <= {self.path / FLEET, self.identity, self.path / LOCK}
+        return files <= self._bare
+
+    @property
+    def _bare(self) -> set[Path]:
+        """Files of a run that has done nothing yet."""
+        return {self.path / self.document, self.path / LOCK}
 
     def _refuse_others(self) -> None:
         with reading(self.path, RunError):
@@ -110,66 +150,49 @@ class RunDirectory:
         if taken:
             raise RunError(f"{self.path} is not an empty directory; choose another --out")
 
-    def _start(self, fleet: Fleet) -> None:
-        text = fleet.to_yaml()
-        with replacing(self.path / FLEET) as file:
+    def _start(self, settings: Kind) -> None:
+        text = settings.to_yaml()
+        with replacing(self.path / self.document) as file:
             # First, so that a file which was cut off does not pass for an older version's.
             file.write_text(f"{_CHECKSUM}{checksum(text.encode())}\n{text}", encoding="utf-8")
 
-    def fleet_as_written(self, same: Fleet | None = None) -> Fleet:
-        """The fleet of the run, if its file is as it was written.
+    def as_written(self, same: Kind | None = None) -> Kind:
+        """The settings of the run, if their file is as it was written.
 
-        An older version's file has no checksum. A damaged one is written anew from the fleet that
-        is asked for, if that is the ``same``.
+        An older version's file has no checksum. A damaged one is written anew from the settings
+        that are asked for, if those are the ``same``.
 
         Raises:
-            DamagedError: if the file is damaged, or holds no fleet.
+            DamagedError: if the file is damaged, or holds no such settings.
         """
-        path = self.path / FLEET
+        path = self.path / self.document
         with reading(f"cannot read {path}", DamagedError):
             first, _, text = path.read_text(encoding="utf-8").partition("\n")
         if first.startswith(_CHECKSUM) and first != f"{_CHECKSUM}{checksum(text.encode())}":
             if same is None or first != f"{_CHECKSUM}{checksum(same.to_yaml().encode())}":
                 raise DamagedError(
                     f"{path} was changed or is damaged: its checksum is another; go on with the "
-                    f"fleet file that the run was begun with"
+                    f"{self.holds} file that the run was begun with"
                 )
             self._start(same)
         try:
-            return Fleet.from_yaml(path)
+            return self.read(path)
         except FleetError as error:
-            raise DamagedError(f"{error}; it holds no fleet that this version can read") from error
+            raise DamagedError(
+                f"{error}; it holds no {self.holds} that this version can read"
+            ) from error
 
-    @staticmethod
-    def open(path: str | Path) -> RunDirectory:
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
         """A directory that holds a run.
 
         Raises:
             RunError: if it does not.
         """
-        run = RunDirectory(Path(path))
+        run = cls(Path(path))
         if not run.exists():
-            raise RunError(f"{run.path} holds no run: it has no {FLEET}")
+            raise RunError(f"{run.path} holds no run: it has no {cls.document}")
         return run
-
-    @property
-    def resume_command(self) -> str:
-        """The command that goes on with an interrupted run."""
-        command = ["acme", "run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
-        if self.identity.exists():
-            config = read_sealed_json(self.identity, Identity).config
-            command += ["--engine", "flower", "--config", config]
-        return shlex.join(command)
-
-    @property
-    def identity(self) -> Path:
-        """The file of a run on many hosts that holds its :class:`Identity`."""
-        return self.cloud / "identity.json"
-
-    @property
-    def fleet(self) -> Fleet:
-        """The fleet that the run is of; see :meth:`fleet_as_written`."""
-        return self.fleet_as_written()
 
     @property
     def summary(self) -> Path:
@@ -185,6 +208,44 @@ class RunDirectory:
         if not self.summary.exists():
             raise RunError(f"{self.path} is not finished; go on with it: {self.resume_command}")
         return self.summary
+
+
+class RunDirectory(Directory[Fleet]):
+    """``fleet.yaml``, ``summary.json``, ``report.html``, ``events.jsonl``, ``devices/<name>/``.
+
+    ``cloud/`` and ``edges/<name>/`` hold what these servers need to go on after a stop.
+    """
+
+    document = FLEET
+    holds = "fleet"
+
+    @staticmethod
+    def read(path: Path) -> Fleet:
+        """See the base class."""
+        return Fleet.from_yaml(path)
+
+    @property
+    def _bare(self) -> set[Path]:
+        return {*super()._bare, self.identity}
+
+    @property
+    def resume_command(self) -> str:
+        """See the base class."""
+        command = ["acme", "run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
+        if self.identity.exists():
+            config = read_sealed_json(self.identity, Identity).config
+            command += ["--engine", "flower", "--config", config]
+        return shlex.join(command)
+
+    @property
+    def identity(self) -> Path:
+        """The file of a run on many hosts that holds its :class:`Identity`."""
+        return self.cloud / "identity.json"
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet that the run is of; see :meth:`as_written`."""
+        return self.as_written()
 
     @property
     def update(self) -> Path:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from acme_fleet.config.backbone import Width
 from acme_fleet.config.base import Settings, chosen
 from acme_fleet.config.devices import Name, Precision
+from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import FleetError
 from acme_fleet.stratos.cuts import Shape, cut_sizes, model_size
 from acme_fleet.stratos.predictors.size import ModelSize, weights_bytes
@@ -123,6 +124,8 @@ class Candidate:
         served_bytes: of its weights as served; exact for cuts.
         cut_from: name of the teacher; none for an independent student.
         pilot: its measured accuracy.
+        weights: place of the weights; of a cut the teacher's.
+        cut: shares and depth of a cut.
     """
 
     name: str
@@ -132,6 +135,8 @@ class Candidate:
     served_bytes: float
     cut_from: str | None
     pilot: Pilot | None
+    weights: str
+    cut: Variant | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +261,7 @@ def _candidate(student: Student, precision: Precision) -> Candidate:
         served_bytes=weights_bytes(size, precision),
         cut_from=None,
         pilot=student.pilot,
+        weights=student.weights,
     )
 
 
@@ -267,7 +273,7 @@ def _cut_candidates(cut: Cuts, teacher: Teacher, precision: Precision) -> list[C
         found.append(
             Candidate(
                 *(name, size, teacher.licence, teacher.tokenizer, served, teacher.name),
-                cut.pilots.get(name),
+                *(cut.pilots.get(name), teacher.weights, variant.trained),
             )
         )
     if unknown := sorted(set(cut.pilots) - {candidate.name for candidate in found}):

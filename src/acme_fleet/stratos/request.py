@@ -6,6 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from acme_fleet.config.base import Settings
@@ -238,6 +239,28 @@ class Program(Settings):
     """Time limit of one question."""
 
 
+class Learning(Settings):
+    """Data that the student learns from, and how; epochs and batches are the workload's."""
+
+    replies: Path | None = None
+    """Right replies of the teacher, from ``acme distill keep``; relative to the task file."""
+    made: Path | None = None
+    """Data from known answers, from ``acme distill inject``; likewise."""
+    replay: Path | None = None
+    """Covered texts that are not to be forgotten: JSON Lines of text, prompt and answer, or
+    messages."""
+    replay_share: Annotated[float, Field(gt=0, le=0.9)] = 0.2
+    """Share of what is learned that is drawn from ``replay``."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the data that chooses the best student and is not learned."""
+    learning_rate: Positive = 1e-3
+    """Learning rate of AdamW after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Weight decay of AdamW."""
+    logits_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Weight of the teacher's logits beside the next token, where logits are learned."""
+
+
 class Request(Settings):
     """A task file."""
 
@@ -277,6 +300,8 @@ class Request(Settings):
     """Thresholds of the strategy."""
     program: Program | None = None
     """Makes data from known answers, for injection."""
+    learning: Learning = Learning()
+    """What the student learns from."""
 
     @staticmethod
     def from_yaml(path: str | Path) -> Request:
@@ -288,6 +313,10 @@ class Request(Settings):
         path = Path(path)
         example = "`acme distill init NEW.yaml` writes an example"
         return _resolved(read_as(Request, path, "task file", example), path.parent)
+
+    def to_yaml(self) -> str:
+        """The task with every default written out; reading it back gives an equal task."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def _resolved(value: Any, folder: Path) -> Any:

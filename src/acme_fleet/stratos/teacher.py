@@ -51,23 +51,23 @@ class Asked:
     cut: int
 
 
-class LanguageTeacher:
+class Writer:
     """A checkpoint that writes the most probable continuation of prompts."""
 
-    def __init__(self, teacher: Teacher, device: torch.device) -> None:
+    def __init__(self, weights: str | Path, place: str, device: torch.device) -> None:
         """Load it; none of its own code runs, and no pickle is opened.
 
+        Args:
+            weights: a folder, or a name on the hub. place: begins errors. device: runs on it.
+
         Raises:
-            FleetError: if the checkpoint is missing or damaged, has no tokenizer, or has another
-                shape than the table of pairs says.
+            FleetError: if the checkpoint is missing or damaged, or has no tokenizer.
         """
-        place = f"teacher {teacher.name}"
-        folder = located(teacher.weights)
+        folder = located(weights)
         config = read_checkpoint(folder).config
-        _check_shape(teacher, config, place)
-        content = config_content(teacher.weights, folder)
+        content = config_content(weights, folder)
         config.tie_word_embeddings = bool(content.get("tie_word_embeddings", False))
-        tokenizer_content(teacher.weights, folder)
+        tokenizer_content(weights, folder)
         options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         with reading(f"{place}: cannot use {folder}"), quiet():
             self._tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
@@ -84,8 +84,8 @@ class LanguageTeacher:
         if missing and not (config.tie_word_embeddings and missing == {"lm_head.weight"}):
             raise FleetError(f"{place}: {folder} lacks the tensor {min(missing)}")
         self._model = model.to(device).eval()
-        self._device = device
         self._tokenizer.padding_side = "left"
+        self._device = device
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.bos_token
 
@@ -115,9 +115,27 @@ class LanguageTeacher:
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def _check_shape(teacher: Teacher, config: Any, place: str) -> None:
-    """Refuse a checkpoint of another size than the plan was made for."""
-    wanted = teacher.shape.config()
+class LanguageTeacher(Writer):
+    """A teacher of the table of pairs."""
+
+    def __init__(self, teacher: Teacher, device: torch.device) -> None:
+        """See the base class.
+
+        Raises:
+            FleetError: also if it has another shape than the table says.
+        """
+        check_shape(teacher)
+        super().__init__(teacher.weights, f"teacher {teacher.name}", device)
+
+
+def check_shape(teacher: Teacher) -> None:
+    """Refuse a checkpoint of another size than the plan was made for; weights are not loaded.
+
+    Raises:
+        FleetError: naming the key of the shape.
+    """
+    place = f"teacher {teacher.name}"
+    config, wanted = read_checkpoint(located(teacher.weights)).config, teacher.shape.config()
     if config.model_type != teacher.shape.family:
         raise FleetError(
             f"{place}: shape.family: its checkpoint is a {config.model_type}, the table of pairs "
@@ -154,7 +172,7 @@ def drawn_questions(
 
 def ask(
     request: Request,
-    teacher: LanguageTeacher,
+    teacher: Writer,
     questions: Sequence[Question],
     out: Path,
     progress: Progress = lambda done, total: None,

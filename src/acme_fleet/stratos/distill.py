@@ -1,0 +1,236 @@
+"""A distillation from its data to a student's Hugging Face folder and its marks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from acme_fleet.config.training import Training
+from acme_fleet.models.features import LanguageModel
+from acme_fleet.runs.atomic import remove, remove_partial
+from acme_fleet.runs.locks import held
+from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
+from acme_fleet.seeding import generator
+from acme_fleet.stratos.budget import Budget, Clock, Meter
+from acme_fleet.stratos.checkers import try_checker
+from acme_fleet.stratos.chosen import keep_choice, kept_choice, pair_of
+from acme_fleet.stratos.examination import Marks, examined
+from acme_fleet.stratos.imitation import Trained, train_student
+from acme_fleet.stratos.lessons import TAUGHT, Lessons, lessons_of, read_texts
+from acme_fleet.stratos.pairs import Pair
+from acme_fleet.stratos.questions import QuestionSets, read_questions
+from acme_fleet.stratos.request import Request
+from acme_fleet.stratos.run_directory import (
+    Chosen,
+    DistillDirectory,
+    DistillSummary,
+    Losses,
+    Marked,
+)
+from acme_fleet.stratos.students import (
+    cut_model,
+    load_model,
+    preprocessing_of,
+    save_student,
+)
+from acme_fleet.stratos.teacher import LanguageTeacher, Writer, check_shape
+from acme_fleet.tasks.generation import GENERATION
+from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.loop import steps_of
+
+Stage = Callable[[str, str, int, int], None]
+"""Told the actor, the name of a stage, how much is done, and of how much."""
+
+
+class Distillation:
+    """One run in its directory; what is finished there is not done again."""
+
+    def __init__(
+        self,
+        request: Request,
+        run: DistillDirectory,
+        chosen: Chosen,
+        device: torch.device,
+        stage: Stage,
+    ) -> None:
+        """Read and check all data; no model is loaded.
+
+        Raises:
+            FleetError: if data, tokenizers or the pair cannot be used.
+        """
+        self._request, self._run, self._chosen = request, run, chosen
+        self._device, self._stage = device, stage
+        self._questions: QuestionSets = read_questions(request.data)
+        try_checker(request.checker, self._questions.train)
+        texts = read_texts(request, self._questions.test)
+        self._pair: Pair = pair_of(request, chosen)
+        check_shape(self._pair.teacher)
+        logits = chosen.by == "logits"
+        preprocessing = preprocessing_of(self._pair, logits=logits)
+        context = min(self._pair.teacher_size.context, self._pair.student.size.context)
+        self._lessons: Lessons = lessons_of(request, texts, preprocessing, context, logits=logits)
+        workload, learning = request.workload, request.learning
+        self._training = Training(
+            epochs=workload.epochs,
+            batch_size=workload.batch_size,
+            learning_rate=learning.learning_rate,
+            weight_decay=learning.weight_decay,
+        )
+
+    def finished(self, meter: Meter) -> DistillSummary:
+        """Do all that is left.
+
+        Args:
+            meter: counts its time, and has the budget.
+
+        Raises:
+            FleetError: if the budget ends before anything could be learned, or a model fails.
+            WriteError: if a file cannot be written.
+        """
+        trained = self._trained(meter)
+        meter.spent()
+        meter.work = "evaluation"
+        return self._summary(trained, meter)
+
+    def _started(self) -> str:
+        """Folder of the student before training; that of a cut is made here."""
+        student = self._pair.student
+        if student.cut is None:
+            return student.weights
+        done = self._run.path / "start.json"
+        if if_sound(done, lambda path: read_sealed_json(path, str)) is None:
+            teacher = load_model(self._pair.teacher.weights)
+            draw = generator(self._request.seed, "importance")
+            cut = cut_model(teacher, student.cut, self._lessons.train, draw)
+            save_student(cut.backbone, student.weights, self._run.start)
+            write_sealed_json(done, student.name)
+        return str(self._run.start)
+
+    def _trained(self, meter: Meter) -> Trained:
+        """Train, or read how training ended."""
+        run = self._run
+        known = if_sound(run.trained, lambda path: read_sealed_json(path, Trained))
+        if known is not None:
+            return known
+        student = load_model(self._started()).to(self._device)
+        teacher = None
+        if TAUGHT in self._lessons.train.inputs:
+            teacher = load_model(self._pair.teacher.weights).to(self._device)
+        trained = train_student(
+            student,
+            teacher,
+            self._lessons,
+            self._training,
+            self._request.learning.logits_weight,
+            run.path,
+            meter,
+            generator(self._request.seed, "student"),
+            lambda done, total: self._stage("student", "epochs", done, total),
+        )
+        save_student(student.cpu().backbone, self._pair.student.weights, run.student)
+        write_sealed_json(run.trained, asdict(trained))
+        for name in ("epochs", "best"):
+            remove(run.path / f"{name}.safetensors")
+        return trained
+
+    def _summary(self, trained: Trained, meter: Meter) -> DistillSummary:
+        request, run, start = self._request, self._run, self._started()
+        writers = {
+            "student": lambda: Writer(run.student, "student", self._device),
+            "start": lambda: Writer(start, "student before training", self._device),
+            "teacher": lambda: LanguageTeacher(self._pair.teacher, self._device),
+        }
+        marks = {name: self._examined(name, writer()) for name, writer in writers.items()}
+        replayed = None
+        if self._lessons.replayed is not None:
+            losses = [self._replay_loss(place) for place in (start, self._run.student)]
+            replayed = Losses(start=losses[0], student=losses[1])
+        spent, usd = meter.spent(), meter.budget.usd
+        return DistillSummary(
+            name=request.name,
+            seed=request.seed,
+            chosen=self._chosen,
+            params=self._pair.student.size.parameters,
+            texts=self._lessons.counts,
+            steps=trained.steps,
+            planned_steps=steps_of(self._lessons.train, self._training),
+            best_step=trained.best,
+            ended_by="budget" if trained.spent else "epochs",
+            validation=Losses(start=trained.start, student=trained.loss),
+            replayed=replayed,
+            **{name: _marked(found) for name, found in marks.items()},
+            min_accuracy=request.limits.min_accuracy,
+            training_s=spent.training,
+            training_usd=usd(spent.training),
+            evaluation_s=spent.evaluation,
+            evaluation_usd=usd(spent.evaluation),
+        )
+
+    def _examined(self, name: str, writer: Writer) -> Marks:
+        return examined(
+            self._request,
+            writer,
+            self._questions.test,
+            self._run.answers(name),
+            lambda done, total: self._stage(name, "held-out questions", done, total),
+        )
+
+    def _replay_loss(self, place: str | Path) -> float:
+        assert self._lessons.replayed is not None
+        model: LanguageModel = load_model(place).to(self._device).eval()
+        batch = self._training.batch_size
+        return evaluate(GENERATION, model, self._lessons.replayed, batch).loss
+
+
+def _marked(marks: Marks) -> Marked:
+    low, high = marks.interval
+    return Marked(right=marks.right, asked=marks.asked, low=low, high=high)
+
+
+def distil(
+    request: Request,
+    out: Path,
+    *,
+    pair: str | None = None,
+    server: str | None = None,
+    resume: bool = False,
+    device: torch.device | None = None,
+    stage: Stage = lambda actor, name, done, total: None,
+    clock: Clock = time.monotonic,
+) -> DistillSummary:
+    """Distil a student; interrupted and resumed, it is the same bit for bit.
+
+    Args:
+        request: the task. out: the run directory.
+        pair, server: see :func:`~acme_fleet.stratos.chosen.choose_pair`.
+        resume: go on with a run that was interrupted. device: trains and answers; the processor by
+            default. stage: shows progress. clock: seconds, for the budget.
+
+    Raises:
+        FleetError: if the task, its data, the pair or the budget cannot be used.
+        RunError: if the directory holds something else, or another process works in it.
+    """
+    began = clock()
+    with held(out):
+        run = DistillDirectory(out)
+        if run.exists():
+            DistillDirectory.create(out, request, resume=resume)
+            if run.summary.exists():
+                return DistillSummary.read(run.summary)
+        chosen = kept_choice(run, request, pair, server)
+        lessons = Distillation(request, run, chosen, device or torch.device("cpu"), stage)
+        DistillDirectory.create(out, request, resume=resume)  # after all that can be refused
+        keep_choice(run, chosen)
+        remove_partial(out)
+        meter = Meter(run.spent, Budget.of(request.limits, chosen.usd_per_hour), clock, began)
+        try:
+            summary = lessons.finished(meter)
+        finally:
+            meter.spent()
+            meter.keep()
+        summary.write(run.summary)
+        return summary

@@ -1,0 +1,160 @@
+"""The directory of a distillation: its task, what was chosen, and ``summary.json``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from acme_fleet.runs.directory import Directory
+from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
+from acme_fleet.stratos.request import Request
+
+Count = Annotated[int, Field(ge=0, le=2**63)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Prediction(_Record):
+    """A plan's value with the ends of its error bar."""
+
+    value: Amount
+    low: Amount
+    high: Amount
+    source: str
+
+
+class Chosen(_Record):
+    """A pair on a server, as the plan had it when the run began.
+
+    ``data`` are checksums of the files that are learned from and tested on.
+    """
+
+    pair: str
+    teacher: str
+    student: str
+    by: Literal["logits", "answers"]
+    server: str
+    usd_per_hour: Amount
+    training_s: Prediction
+    training_usd: Prediction
+    latency_s: Prediction
+    pilot: tuple[Count, Count] | None
+    data: dict[str, str]
+
+
+class Marked(_Record):
+    """Right answers of ``asked``, and Wilson's 95 % interval of the share."""
+
+    right: Count
+    asked: Count
+    low: Amount
+    high: Amount
+
+
+class Losses(_Record):
+    """Loss per token of an answer on validation texts, before training and of the student."""
+
+    start: Amount
+    student: Amount
+
+
+class DistillSummary(_Record):
+    """The whole run.
+
+    ``texts`` by kind, validation included; ``steps`` of optimisation, of ``planned_steps``;
+    ``best_step`` is the student's, 0 as it began; ``ended_by`` the epochs or the budget.
+    """
+
+    name: str
+    seed: int
+    chosen: Chosen
+    params: Count
+    texts: dict[str, Count]
+    steps: Count
+    planned_steps: Count
+    best_step: Count
+    ended_by: Literal["epochs", "budget"]
+    validation: Losses
+    replayed: Losses | None
+    student: Marked
+    start: Marked
+    teacher: Marked
+    min_accuracy: float | None
+    training_s: Amount
+    training_usd: Amount
+    evaluation_s: Amount
+    evaluation_usd: Amount
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON with a checksum, atomically.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
+        write_marked_json(path, self.model_dump(mode="json"))
+
+    @staticmethod
+    def read(path: Path) -> DistillSummary:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            DamagedError: if it is missing or damaged.
+        """
+        return typed(path, DistillSummary, read_marked_json(path))
+
+
+class DistillDirectory(Directory[Request]):
+    """``task.yaml``, ``choice.json``, ``summary.json``, ``student/``, and the state of a run.
+
+    ``student/`` and ``start/``, the student before training, are Hugging Face folders;
+    ``answers/`` has what models answered to held-out questions.
+    """
+
+    document = "task.yaml"
+    holds = "task"
+
+    @staticmethod
+    def read(path: Path) -> Request:
+        """See the base class."""
+        return Request.from_yaml(path)
+
+    @property
+    def resume_command(self) -> str:
+        """See the base class."""
+        of = "acme", "distill", "run", str(self.path / self.document), "--out", str(self.path)
+        return shlex.join([*of, "--resume"])
+
+    @property
+    def choice(self) -> Path:
+        """The pair and the server."""
+        return self.path / "choice.json"
+
+    @property
+    def spent(self) -> Path:
+        """Seconds until now."""
+        return self.path / "spent.json"
+
+    @property
+    def trained(self) -> Path:
+        """The end of training."""
+        return self.path / "trained.json"
+
+    @property
+    def start(self) -> Path:
+        """The student before training, of a cut."""
+        return self.path / "start"
+
+    @property
+    def student(self) -> Path:
+        """The student."""
+        return self.path / "student"
+
+    def answers(self, name: str) -> Path:
+        """Answers of a model to held-out questions."""
+        return self.path / "answers" / f"{name}.jsonl"

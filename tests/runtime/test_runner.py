@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -186,6 +187,23 @@ def test_scripts_answer_as_the_runner(images: Path, texts: Path, tmp_path: Path)
     assert answer.probabilities[label] == pytest.approx(float(probability), abs=6e-4)
     (line,) = _script_of(texts, "texts", "light").splitlines()
     assert line.startswith("light  house")
+
+
+def test_onnx_runtime_writes_and_sends_nothing(images: Path, tmp_path: Path):
+    """Its telemetry would leave an identity of this machine in the user's folder."""
+    quadrant(1).save(tmp_path / "a.png")
+    (images / "run.py").write_text(script("images"))
+    home = tmp_path / "home"
+    home.mkdir()
+    unset = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    for command in (["-m", "acme_fleet_runtime", "predict", str(images)], [str(images / "run.py")]):
+        subprocess.run(
+            [sys.executable, *command, str(tmp_path / "a.png")],
+            env={**environment, "HOME": str(home)},
+            check=True,
+        )
+        assert list(home.rglob("*")) == []
 
 
 @pytest.mark.parametrize("command", ["acme_fleet_runtime", "acme_fleet"])

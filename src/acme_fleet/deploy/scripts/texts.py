@@ -4,10 +4,13 @@ It needs: pip install onnxruntime numpy tokenizers
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
 import onnxruntime
 from tokenizers import Tokenizer
 

@@ -153,11 +153,18 @@ def test_command_line(images: Path, texts: Path, tmp_path: Path, capsys: Any):
     assert main(["predict", str(images), str(tmp_path / "a.png"), "--json", "--top", "2"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["class"], len(record["probabilities"])) == ("lower left", 2)
-    (tmp_path / "b.png").write_bytes(b"")
+    for name in ("notes.txt", "._a.png"):
+        (tmp_path / name).write_bytes(b"no image")
     assert main(["predict", str(images), str(tmp_path)]) == 0
     told = capsys.readouterr()
     assert told.out.endswith("  lower left\n")
-    assert told.err.startswith("skipped, no image: 1")
+    assert told.err.startswith("skipped, no image: 2")
+    (tmp_path / "b.png").write_bytes(b"noise")
+    assert main(["predict", str(images), str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "a.png  1.000  lower left\n" in told.out
+    assert "b.png as an image: Pillow knows no such format" in told.out
+    assert "error: 1 of 2 could not be read" in told.err
     assert main(["predict", str(images), str(tmp_path / "b.png")]) == 1
     assert "1 of 1 could not be read" in capsys.readouterr().err
     assert main(["predict", str(texts), "--text", "light"]) == 0

@@ -196,6 +196,34 @@ def test_scripts_answer_as_the_runner(images: Path, texts: Path, tmp_path: Path)
     assert line.startswith("light  house")
 
 
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_scripts_go_on_behind_what_is_bad(kind: str, images: Path, texts: Path, tmp_path: Path):
+    folder = {"images": images, "texts": texts}[kind]
+    quadrant(3).save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_bytes(b"noise")
+    good, bad = {
+        "images": (str(tmp_path / "a.png"), [str(tmp_path / "bad.png"), str(tmp_path / "no.png")]),
+        "texts": ("light", ["", " "]),
+    }[kind]
+    (folder / "run.py").write_text(script(kind))
+    command = [sys.executable, str(folder / "run.py")]
+    told = subprocess.run([*command, *bad, good], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stdout.startswith(f"{good}  ")
+    shown = bad if kind == "images" else map(repr, bad)
+    lines = told.stderr.splitlines()
+    for line, name in zip(lines, shown, strict=True):
+        assert line.startswith(f"{name}: ")
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("usage: python run.py ")
+
+
+def test_scripts_are_short():
+    for kind in ("images", "texts", "executorch", "pytorch"):
+        assert 30 <= len(script(kind).splitlines()) <= 50
+
+
 def test_onnx_runtime_writes_and_sends_nothing(images: Path, tmp_path: Path):
     """Its telemetry would leave an identity of this machine in the user's folder."""
     quadrant(1).save(tmp_path / "a.png")

@@ -180,6 +180,29 @@ def test_command_line(images: Path, texts: Path, tmp_path: Path, capsys: Any):
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("current/manifest.json", "a folder of releases: name {0}/current"),
+        ("artifacts/cam-1/manifest.json", "a run: name an artifact in it, {0}/artifacts/cam-1"),
+        ("fleet.yaml", "a run: `acme export {0} --all` makes artifacts of it"),
+        (
+            "model.safetensors",
+            "a device's folder: `acme export {0} --out ARTIFACT` makes one of it",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "predict"])
+def test_folders_of_another_kind_are_named(
+    file: str, words: str, command: str, tmp_path: Path, capsys: Any
+):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    assert main([command, str(tmp_path), *(["x.png"] if command == "predict" else [])]) == 2
+    told = f"error: {tmp_path} is no artifact, but {words.format(tmp_path)}"
+    assert capsys.readouterr().err.strip() == told
+
+
 def _script_of(folder: Path, name: str, *arguments: str) -> str:
     (folder / "run.py").write_text(script(name))
     command = [sys.executable, str(folder / "run.py"), *arguments]

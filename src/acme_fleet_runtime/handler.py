@@ -18,7 +18,7 @@ import numpy as np
 from acme_fleet_runtime.answers import ordered
 from acme_fleet_runtime.bounds import Busy
 from acme_fleet_runtime.errors import AcmeError, FleetError
-from acme_fleet_runtime.images import open_image
+from acme_fleet_runtime.images import UnknownFormat, open_image
 from acme_fleet_runtime.outside import one_line, reason
 from acme_fleet_runtime.strict import parse_json
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from acme_fleet_runtime.server import ArtifactServer
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # the rest of Pillow's is not for strangers
+_SENT = "PNG, JPEG, WebP, BMP or GIF"
+_TYPES = frozenset(
+    f"image/{name}" for name in ("png", "jpeg", "jpg", "pjpeg", "webp", "bmp", "x-ms-bmp", "gif")
+)
 _PATHS = {"/predict": "POST", "/health": "GET", "/metrics": "GET"}
 _DRAINED = 2**26  # bytes of a refused body that are read, so that its sender reads the answer
 _PIECE = 2**16
@@ -209,10 +213,14 @@ class Handler(BaseHTTPRequestHandler):
     def _items(self, body: bytes) -> tuple[list[tuple[str | bytes, str]], int | None]:
         """The inputs of a request with their places in it, and the number of classes to tell."""
         kind = (self.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-        if kind.startswith("image/"):
+        if kind not in _TYPES and kind != "application/json":
+            images = f"send {_SENT}" if kind.startswith("image/") else ""
+            told = "send application/json, or an image as image/png or image/jpeg"
+            raise _Refused(415, images or told)
+        if not body:
+            raise _Refused(400, "the body is empty")
+        if kind in _TYPES:
             return [(body, "the body")], None
-        if kind != "application/json":
-            raise _Refused(415, "send application/json, or an image as image/png or image/jpeg")
         try:
             document = parse_json(body)
         except (ValueError, RecursionError) as error:
@@ -248,7 +256,11 @@ class Handler(BaseHTTPRequestHandler):
         except (binascii.Error, ValueError) as error:
             raise FleetError(f"{place} is no Base64: {reason(error)}") from error
         with self.server.preparing:
-            return runner.pixels(open_image(content, place, limits.pixels, _FORMATS))
+            try:
+                image = open_image(content, place, limits.pixels, _FORMATS)
+            except UnknownFormat as error:
+                raise FleetError(f"cannot read {place} as an image: send {_SENT}") from error
+            return runner.pixels(image)
 
     # --- answers ------------------------------------------------------------------------------
 

@@ -20,6 +20,10 @@ _GREY_MODES = {"1", "L", "LA"}
 _ORIENTATION = 0x0112  # of EXIF
 
 
+class UnknownFormat(FleetError):
+    """An image of a format that is not read, or no image."""
+
+
 @dataclass(frozen=True)
 class ImageForm:
     """The size and channels that a model takes, and how an image gets there.
@@ -134,6 +138,7 @@ def open_image(
         formats: Pillow's names of those that are read; all that it knows without them.
 
     Raises:
+        UnknownFormat: if it is of none of these.
         FleetError: if it cannot be read or decoded.
     """
     with _decoding(name) as library:
@@ -191,7 +196,7 @@ def _decoding(name: str) -> Iterator[ModuleType]:
             yield library
     except FleetError as error:
         if isinstance(error.__cause__, library.UnidentifiedImageError):
-            raise FleetError(
+            raise UnknownFormat(
                 f"cannot read {name} as an image: Pillow knows no such format"
             ) from error
         raise

@@ -16,6 +16,28 @@ from acme_fleet_runtime.outside import one_line, reason
 
 STDIN = "-"
 _BEGINNING = 4096  # bytes that show a text
+# Such a file is an image: if it cannot be decoded, that is an error, and it is not left out.
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("apng", "avif", "bmp", "dib", "gif", "heic", "heif", "ico", "jfif", "jp2", "jpe", "jpeg"),
+        *(
+            "jpg",
+            "jxl",
+            "pbm",
+            "pgm",
+            "png",
+            "pnm",
+            "ppm",
+            "psd",
+            "svg",
+            "tga",
+            "tif",
+            "tiff",
+            "webp",
+        ),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _in_folder(folder: Path, skipped: Skipped, images: bool) -> Iterator[Input]:
-    """Files of the model's kind, by their content."""
+    """Files of the model's kind."""
     failed: list[OSError] = []
     for place, folders, names in os.walk(folder, onerror=failed.append):
         folders.sort()
@@ -131,7 +153,7 @@ def _unreadable(failed: list[OSError]) -> Iterator[Input]:
 
 
 def _is_kind(path: Path, images: bool) -> bool:
-    """Also true if it cannot be read at all, which is told then."""
+    """By content; also true for what should be an image and cannot be read, which is told then."""
     try:
         with path.open("rb") as file:
             beginning = file.read(_BEGINNING)
@@ -140,7 +162,7 @@ def _is_kind(path: Path, images: bool) -> bool:
     if images:
         with suppress(FleetError):
             return bool(image_form(path, str(path)))
-        return False
+        return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     try:
         beginning.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from acme_fleet_runtime.errors import ArtifactError
 from acme_fleet_runtime.images import ImageForm
-from acme_fleet_runtime.outside import read_regular, reading, regular
+from acme_fleet_runtime.outside import listed, read_regular, reading, regular
 from acme_fleet_runtime.strict import parse_json, parse_record, plain
 
 MANIFEST, GRAPH, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
@@ -255,9 +255,25 @@ def read_manifest(folder: Path) -> Manifest:
         ArtifactError: if it is missing, of another version, or damaged.
     """
     path = folder / MANIFEST
+    if folder.is_dir() and not path.exists() and (advice := _advice(folder)):
+        raise ArtifactError(f"{folder} is no artifact, but {advice}")
     with reading(f"cannot read {path}", ArtifactError):
         content = read_regular(path, LARGEST_MANIFEST)
     return parse_manifest(content, path)
+
+
+def _advice(folder: Path) -> str:
+    """A folder of another kind that acme-fleet writes, and how to get to an artifact from it."""
+    if is_artifact(folder / "current"):
+        return f"a folder of releases: name {folder / 'current'}"
+    made = [str(path.parent) for path in sorted(folder.glob(f"artifacts/*/{MANIFEST}"))]
+    if made:
+        return f"a run: name an artifact in it, {listed(made)}"
+    if (folder / "fleet.yaml").exists() or (folder / "summary.json").exists():
+        return f"a run: `acme export {folder} --all` makes artifacts of it"
+    if (folder / "header.json").exists() or (folder / "model.safetensors").exists():
+        return f"a device's folder: `acme export {folder} --out ARTIFACT` makes one of it"
+    return ""
 
 
 def parse_manifest(content: bytes, path: Path) -> Manifest:

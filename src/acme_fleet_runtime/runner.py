@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from acme_fleet_runtime.answers import Classifier
+from acme_fleet_runtime.engine import onnx_runtime
 from acme_fleet_runtime.errors import ArtifactError, FleetError
 from acme_fleet_runtime.images import open_image
 from acme_fleet_runtime.inputs import Input
@@ -161,12 +162,7 @@ def runtime(minimum: str) -> Any:
     Raises:
         ArtifactError: if it is missing, or older than ``minimum``.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ArtifactError(
-            "running an artifact needs ONNX Runtime: pip install onnxruntime"
-        ) from error
+    onnxruntime = onnx_runtime()
     installed = onnxruntime.__version__
     if _numbers(installed) < _numbers(minimum):
         raise ArtifactError(

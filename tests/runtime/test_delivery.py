@@ -475,6 +475,50 @@ def test_damaged_current_is_replaced(site: Site):
     assert _numbers(site) == [1]
 
 
+@pytest.mark.parametrize("damage", ["graph", "no graph", "manifest"])
+def test_damaged_current_is_replaced_after_a_rollback(damage: str, site: Site):
+    """By itself, and not by the newest, which was rolled back here."""
+    site.publish("float16")
+    site.pull()
+    rollback(site.root / "device")
+    current = site.root / "device" / "current"
+    path = current / ("manifest.json" if damage == "manifest" else "model.onnx")
+    if damage == "no graph":
+        path.unlink()
+    else:
+        path.write_bytes(b"x" * path.stat().st_size)
+    pulled = site.pull()
+    assert pulled.state == "refused"
+    assert "release 1 was damaged and is installed anew: " in pulled.told
+    assert "release 2 of cam-1 is the newest, and was rolled back here" in pulled.told
+    assert (site.running(), _numbers(site)) == ("float32", [1])
+    assert site.pull().healed is None
+
+
+@pytest.mark.parametrize("damage", ["release", "folder", "site"])
+def test_damaged_current_that_cannot_be_replaced(damage: str, site: Site):
+    _publish_other_graph(site)
+    site.pull()
+    rollback(site.root / "device")
+    current = site.root / "device" / "current"
+    if damage == "release":
+        (current / "release.json").write_bytes(b"?")
+    elif damage == "folder":
+        shutil.rmtree(current.resolve())
+    else:
+        (current / "model.onnx").unlink()
+        for path in site.files():
+            path.unlink()
+    told = (
+        r"current \(1-\w+\) is damaged and cannot be installed anew: .*; --again installs release 2"
+    )
+    with pytest.raises(DeliveryError, match=told):
+        site.pull()
+    if damage != "site":
+        assert site.pull(again=True).state == "new"
+        assert site.running() == "float16"
+
+
 def test_damaged_previous_is_not_gone_back_to(site: Site):
     site.publish("float16")
     site.pull()

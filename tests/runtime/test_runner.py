@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -152,11 +153,18 @@ def test_command_line(images: Path, texts: Path, tmp_path: Path, capsys: Any):
     assert main(["predict", str(images), str(tmp_path / "a.png"), "--json", "--top", "2"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["class"], len(record["probabilities"])) == ("lower left", 2)
-    (tmp_path / "b.png").write_bytes(b"")
+    for name in ("notes.txt", "._a.png"):
+        (tmp_path / name).write_bytes(b"no image")
     assert main(["predict", str(images), str(tmp_path)]) == 0
     told = capsys.readouterr()
     assert told.out.endswith("  lower left\n")
-    assert told.err.startswith("skipped, no image: 1")
+    assert told.err.startswith("skipped, no image: 2")
+    (tmp_path / "b.png").write_bytes(b"noise")
+    assert main(["predict", str(images), str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "a.png  1.000  lower left\n" in told.out
+    assert "b.png as an image: Pillow knows no such format" in told.out
+    assert "error: 1 of 2 could not be read" in told.err
     assert main(["predict", str(images), str(tmp_path / "b.png")]) == 1
     assert "1 of 1 could not be read" in capsys.readouterr().err
     assert main(["predict", str(texts), "--text", "light"]) == 0
@@ -170,6 +178,29 @@ def test_command_line(images: Path, texts: Path, tmp_path: Path, capsys: Any):
     ):
         assert main(arguments) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("current/manifest.json", "a folder of releases: name {0}/current"),
+        ("artifacts/cam-1/manifest.json", "a run: name an artifact in it, {0}/artifacts/cam-1"),
+        ("fleet.yaml", "a run: `acme export {0} --all` makes artifacts of it"),
+        (
+            "model.safetensors",
+            "a device's folder: `acme export {0} --out ARTIFACT` makes one of it",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "predict"])
+def test_folders_of_another_kind_are_named(
+    file: str, words: str, command: str, tmp_path: Path, capsys: Any
+):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    assert main([command, str(tmp_path), *(["x.png"] if command == "predict" else [])]) == 2
+    told = f"error: {tmp_path} is no artifact, but {words.format(tmp_path)}"
+    assert capsys.readouterr().err.strip() == told
 
 
 def _script_of(folder: Path, name: str, *arguments: str) -> str:
@@ -186,6 +217,51 @@ def test_scripts_answer_as_the_runner(images: Path, texts: Path, tmp_path: Path)
     assert answer.probabilities[label] == pytest.approx(float(probability), abs=6e-4)
     (line,) = _script_of(texts, "texts", "light").splitlines()
     assert line.startswith("light  house")
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_scripts_go_on_behind_what_is_bad(kind: str, images: Path, texts: Path, tmp_path: Path):
+    folder = {"images": images, "texts": texts}[kind]
+    quadrant(3).save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_bytes(b"noise")
+    good, bad = {
+        "images": (str(tmp_path / "a.png"), [str(tmp_path / "bad.png"), str(tmp_path / "no.png")]),
+        "texts": ("light", ["", " "]),
+    }[kind]
+    (folder / "run.py").write_text(script(kind))
+    command = [sys.executable, str(folder / "run.py")]
+    told = subprocess.run([*command, *bad, good], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stdout.startswith(f"{good}  ")
+    shown = bad if kind == "images" else map(repr, bad)
+    lines = told.stderr.splitlines()
+    for line, name in zip(lines, shown, strict=True):
+        assert line.startswith(f"{name}: ")
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("usage: python run.py ")
+
+
+def test_scripts_are_short():
+    for kind in ("images", "texts", "executorch", "pytorch"):
+        assert 30 <= len(script(kind).splitlines()) <= 50
+
+
+def test_onnx_runtime_writes_and_sends_nothing(images: Path, tmp_path: Path):
+    """Its telemetry would leave an identity of this machine in the user's folder."""
+    quadrant(1).save(tmp_path / "a.png")
+    (images / "run.py").write_text(script("images"))
+    home = tmp_path / "home"
+    home.mkdir()
+    unset = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    for command in (["-m", "acme_fleet_runtime", "predict", str(images)], [str(images / "run.py")]):
+        subprocess.run(
+            [sys.executable, *command, str(tmp_path / "a.png")],
+            env={**environment, "HOME": str(home)},
+            check=True,
+        )
+        assert list(home.rglob("*")) == []
 
 
 @pytest.mark.parametrize("command", ["acme_fleet_runtime", "acme_fleet"])

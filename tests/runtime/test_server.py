@@ -24,6 +24,7 @@ from acme_fleet_runtime.server import ArtifactServer, serve
 from tiny_artifact import QUADRANTS, quadrant, write_artifact
 
 JSON = "application/json"
+FORMATS = "send PNG, JPEG, WebP, BMP or GIF"
 TOKEN = "a-token-of-sixteen"
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -194,7 +195,10 @@ def test_one_connection_for_many_requests(start: Start, images: Runner):
         ("POST", "/predict", b'{"images": ["***"]}', JSON, 422, "images.0 is no Base64"),
         ("POST", "/predict", b'{"images": ["aaaa"]}', JSON, 422, "images.0 as an image"),
         ("POST", "/predict", b"no image", "image/png", 422, "the body as an image"),
-        ("POST", "/predict", b"", "image/png", 422, "the body as an image"),
+        ("POST", "/predict", b"II*\0" + b"\0" * 99, "image/png", 422, f"as an image: {FORMATS}"),
+        ("POST", "/predict", b"II*\0" + b"\0" * 99, "image/tiff", 415, FORMATS),
+        ("POST", "/predict", b"", "image/png", 400, "the body is empty"),
+        ("POST", "/predict", b"", JSON, 400, "the body is empty"),
         ("POST", "/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n", "image/png", 422, "as an image"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tuf", reason="releases need python-tuf: pip install 'acme-fleet[delivery]'")
 
-from acme_fleet.deploy.delivery.publish import bundle
+from acme_fleet.deploy.delivery.publish import bundle, publish
 from acme_fleet_runtime.delivery.download import Downloads
 from acme_fleet_runtime.delivery.sources import Missing, open_source
 from acme_fleet_runtime.errors import DeliveryError
@@ -50,6 +50,15 @@ def test_bundle_is_enough_and_is_checked(site: Site, packed: Path):
         site.pull("c", where=str(packed))
     with pytest.raises(DeliveryError, match="is no bundle: File is not a zip file"):
         site.pull("c", where=str(graph))
+
+
+def test_bundle_of_another_device_and_a_folder_of_bundles(site: Site, tmp_path: Path):
+    publish([site.artifact(device="cam-2")], site.folder, site.publisher)
+    bundle(site.folder, "cam-2", tmp_path / "cam-2.zip")
+    with pytest.raises(DeliveryError, match=r"cam-2.zip is a bundle of cam-2, not of cam-1"):
+        site.pull("d", where=str(tmp_path / "cam-2.zip"))
+    with pytest.raises(DeliveryError, match=r"is a folder of bundles; name the zip: .*cam-2.zip"):
+        site.pull("d", where=str(tmp_path))
 
 
 def test_bundle_of_a_device_without_release(site: Site, tmp_path: Path):

@@ -24,6 +24,7 @@ from acme_fleet.deploy.rounded import Numbers, with_whole_numbers
 from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts
 from acme_fleet.errors import FleetError
 from acme_fleet.models.features import CustomizedModel
+from acme_fleet_runtime.engine import onnx_runtime
 
 if TYPE_CHECKING:
     import onnx
@@ -102,6 +103,7 @@ def _need_exporter() -> None:
         raise FleetError(
             f'exporting to ONNX needs {", ".join(missing)}: pip install "acme-fleet[export]"'
         )
+    onnx_runtime()  # before PyTorch's exporter may import it
 
 
 @contextmanager
@@ -154,8 +156,8 @@ def _folded(graph: onnx.ModelProto) -> onnx.ModelProto:
     That keeps to operations of the standard, for any processor.
     """
     import onnx
-    import onnxruntime
 
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4

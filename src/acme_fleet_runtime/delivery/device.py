@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from acme_fleet_runtime.delivery.download import Downloads, write_file
-from acme_fleet_runtime.delivery.release import RELEASE, Release, parse_release
+from acme_fleet_runtime.delivery.release import LARGEST_RELEASE, RELEASE, Release, parse_release
 from acme_fleet_runtime.delivery.selftest import check_answers
 from acme_fleet_runtime.delivery.sources import open_source
 from acme_fleet_runtime.delivery.trust import newest_release
@@ -51,11 +51,13 @@ class Pulled:
         release: the publisher's newest.
         state: ``new`` was installed now, ``same`` was there, ``refused`` was rolled back here.
         folder: that the device runs.
+        healed: a damaged release that was installed anew, because the newest was rolled back here.
     """
 
     release: Release
     state: Literal["new", "same", "refused"]
     folder: Path
+    healed: Release | None = None
 
     @property
     def told(self) -> str:
@@ -65,7 +67,12 @@ class Pulled:
             return f"{name} is installed: {self.folder}"
         if self.state == "same":
             return f"{name} is installed, and is the newest: {self.folder}"
-        return f"{name} is the newest, and was rolled back here; --again installs it"
+        told = f"{name} is the newest, and was rolled back here; --again installs it"
+        if self.healed is None:
+            return told
+        return (
+            f"release {self.healed.number} was damaged and is installed anew: {self.folder}; {told}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,9 +118,11 @@ def pull(where: str, device: str, to: Path, *, trust: str | None = None, again: 
             _check_device(current, device)
         if current is not None and _name(current) == name and _sound(current, offered):
             return Pulled(offered, "same", to / CURRENT)
-        if not again and name == _refused(to):
-            return Pulled(offered, "refused", to / CURRENT)
         downloads = Downloads(source, to / _OWN / _PARTIAL)
+        if not again and name == _refused(to):
+            sound = current is not None and _sound(current)
+            healed = None if sound else _healed(downloads, to, device, offered)
+            return Pulled(offered, "refused", to / CURRENT, healed)
         target = _install(downloads, offered, content, to, name)
         if current is not None and _sound(current):
             _switch(to / PREVIOUS, current)
@@ -145,6 +154,31 @@ def rollback(to: Path) -> RolledBack:
         _switch(to / CURRENT, previous)
         (to / PREVIOUS).unlink()
     return RolledBack(_name(left), back, to / CURRENT)
+
+
+def _healed(downloads: Downloads, to: Path, device: str, newest: Release) -> Release:
+    """Install the current release anew, as its own signed document says; a newer one is refused.
+
+    Raises:
+        DeliveryError: if that document is damaged, too, or the source no longer has the files.
+    """
+    link = to / CURRENT
+    name = _name(link.readlink()) if link.is_symlink() else "the current release"
+    try:
+        with reading(f"cannot read {link / RELEASE}", DeliveryError):
+            content = read_regular(link / RELEASE, LARGEST_RELEASE)
+        if not name.endswith(hashlib.sha256(content).hexdigest()[:12]):
+            raise DeliveryError(f"{link / RELEASE} is damaged")
+        own = parse_release(content, device)
+        _switch(link, _install(downloads, own, content, to, name))
+    except (ArtifactError, DeliveryError) as error:
+        raise DeliveryError(
+            f"{link} ({name}) is damaged and cannot be installed anew: {error}; --again installs "
+            f"release {newest.number}, which was rolled back here"
+        ) from error
+    downloads.forget()
+    _tidy(to)
+    return own
 
 
 def _install(downloads: Downloads, offered: Release, content: bytes, to: Path, name: str) -> Path:

@@ -7,14 +7,15 @@ import urllib.error
 import urllib.request
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import quote, unquote, urlsplit
 
+from acme_fleet_runtime.delivery.release import METADATA, TARGETS
 from acme_fleet_runtime.errors import DeliveryError
-from acme_fleet_runtime.outside import one_line, reading, reason, regular
+from acme_fleet_runtime.outside import listed, one_line, reading, reason, regular
 
 _CHUNK = 2**16
 _SILENCE_S = 30.0
@@ -47,12 +48,16 @@ class Source(ABC):
             DeliveryError: if it cannot be read.
         """
 
+    def devices(self) -> Sequence[str]:
+        """Devices whose releases are here; none where that cannot be listed."""
+        return ()
+
 
 def open_source(where: str) -> Source:
     """The source at a URL (http, https, file), of a folder, or of a bundle.
 
     Raises:
-        DeliveryError: if there is nothing, or no bundle.
+        DeliveryError: if there is nothing, or no bundle, or a folder of bundles.
     """
     parts = urlsplit(where)
     if parts.scheme in ("http", "https"):
@@ -72,6 +77,10 @@ class _Folder(Source):
     def read(self, place: str, start: int = 0) -> Iterator[bytes]:
         path = self._path / place
         if not path.exists():
+            bundles = sorted(map(str, self._path.glob("*.zip")))
+            if bundles and PurePosixPath(place).parts[0] == METADATA and not path.parent.exists():
+                told = f"{self._path} is a folder of bundles; name the zip: {listed(bundles)}"
+                raise DeliveryError(told)
             raise Missing(place)
         with reading(f"cannot read {path}", DeliveryError), regular(path).open("rb") as file:
             file.seek(start)
@@ -101,6 +110,13 @@ class _Bundle(Source):
                 file = archive.open(place)
             with file, reading(f"{place} in {self._path} is damaged", DeliveryError):
                 yield from _after(file, start)
+
+    def devices(self) -> Sequence[str]:
+        """See the base class."""
+        problem = reading(f"cannot read {self._path}", DeliveryError)
+        with problem, zipfile.ZipFile(self._path) as archive:
+            places = [PurePosixPath(name).parts for name in archive.namelist()]
+        return sorted({parts[1] for parts in places if len(parts) == 3 and parts[0] == TARGETS})
 
 
 def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:

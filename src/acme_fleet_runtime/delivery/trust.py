@@ -24,7 +24,7 @@ from acme_fleet_runtime.delivery.release import (
 )
 from acme_fleet_runtime.delivery.sources import Missing, Source
 from acme_fleet_runtime.errors import DeliveryError
-from acme_fleet_runtime.outside import one_line, optional, read_regular, reading, reason
+from acme_fleet_runtime.outside import listed, one_line, optional, read_regular, reading, reason
 
 ROOT = "root.json"
 _LARGEST_ROOT, _LARGEST_TARGETS = 512_000, 2**25  # bytes
@@ -80,6 +80,11 @@ def newest_release(folder: Path, source: Source, device: str, trust: str | None)
         sha256 = entry.hashes.get("sha256", "")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256) or entry.length > LARGEST_RELEASE:
             raise DeliveryError(f"{source.where}: the entry of {device} is malformed")
+        others = source.devices()
+        if others and device not in others:
+            raise DeliveryError(
+                f"{source.where} is a bundle of {listed(others)}, not of {one_line(device, 64)}"
+            )
         place = target_place(device, sha256)
         content = _fetcher(source).download_bytes(place, entry.length)
         entry.verify_length_and_hashes(content)

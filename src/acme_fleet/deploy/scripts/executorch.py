@@ -27,14 +27,23 @@ def inputs(one, rule):
 
     image = Image.open(one).convert("RGB" if rule["channels"] == 3 else "L")
     if (image.height, image.width) != (rule["height"], rule["width"]):
-        sys.exit(f"{one}: resize it to {rule['width']} × {rule['height']} as manifest.json says")
+        raise ValueError(f"resize it to {rule['width']} × {rule['height']} as manifest.json says")
     return torch.from_numpy(np.array(image)).reshape(1, image.height, image.width, -1)
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.stderr.write("usage: python run.py IMAGE… or python run.py TEXT…\n")
+        sys.exit(2)
     manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
     method = Runtime.get().load_program(HERE / "model.pte").load_method("forward")
+    failed = False
     for one in sys.argv[1:]:
-        probabilities = method.execute([inputs(one, manifest["preparation"])])[1][0]
-        best = int(probabilities.argmax())
-        sys.stdout.write(f"{one}  {manifest['labels'][best]}  {float(probabilities[best]):.3f}\n")
+        try:
+            row = method.execute([inputs(one, manifest["preparation"])])[1][0]
+            best = int(row.argmax())
+            sys.stdout.write(f"{one}  {manifest['labels'][best]}  {float(row[best]):.3f}\n")
+        except Exception as error:  # noqa: BLE001 (the others are answered nevertheless)
+            failed = True
+            sys.stderr.write(f"{one}: {' '.join(str(error).split())}\n")
+    sys.exit(failed)

@@ -4,9 +4,11 @@ It needs: pip install onnxruntime numpy tokenizers
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
@@ -16,7 +18,10 @@ HERE = Path(__file__).parent
 
 def tokens(text, tokenizer, rule):
     """The model's inputs for one text, of two tokens at least."""
-    numbers = tokenizer.encode(text).ids
+    encoding = tokenizer.encode(text)
+    if all(encoding.special_tokens_mask):
+        raise ValueError("no token stands for a word")
+    numbers = encoding.ids
     padding = max(0, 2 - len(numbers))
     ids = numbers + padding * [rule["pad_id"]]
     mask = len(numbers) * [1] + padding * [0]
@@ -24,14 +29,21 @@ def tokens(text, tokenizer, rule):
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.stderr.write("usage: python run.py TEXT…\n")
+        sys.exit(2)
     manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
-    rule = manifest["preparation"]
+    rule, failed = manifest["preparation"], False
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(rule["max_tokens"])
     session = onnxruntime.InferenceSession(HERE / "model.onnx")
     for text in sys.argv[1:]:
-        answers = session.run(["probabilities"], tokens(text, tokenizer, rule))[0]
-        probabilities = np.asarray(answers)[0]
-        best = int(probabilities.argmax())
-        sys.stdout.write(f"{text}  {manifest['labels'][best]}  {probabilities[best]:.3f}\n")
+        try:
+            inputs = tokens(text, tokenizer, rule)
+            (row,) = np.asarray(session.run(["probabilities"], inputs)[0])
+            sys.stdout.write(f"{text}  {manifest['labels'][row.argmax()]}  {row.max():.3f}\n")
+        except Exception as error:  # noqa: BLE001 (the others are answered nevertheless)
+            failed = True
+            sys.stderr.write(f"{text!r}: {' '.join(str(error).split())}\n")
+    sys.exit(failed)

@@ -14,39 +14,10 @@ from acme_fleet.data.raw import RawSamples, as_objects, coded
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, reading
 from acme_fleet_runtime.images import pillow
+from acme_fleet_runtime.inputs import IMAGE_SUFFIXES
 
 _log = logging.getLogger(__name__)
 
-# Such a file is an image: if it cannot be decoded, that is an error.
-_IMAGE_SUFFIXES = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".jxl",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".psd",
-        ".svg",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
 # What file managers and archives leave behind.
 _LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"))
 
@@ -147,7 +118,7 @@ def _listed(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
 
 def _is_image(file: Path) -> bool:
     """By the name or, where that says nothing, by the content."""
-    if file.suffix.lower() in _IMAGE_SUFFIXES:
+    if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
     library = pillow()
     with reading(f"cannot read {file}"), file.open("rb") as content:

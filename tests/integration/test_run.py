@@ -79,7 +79,7 @@ def test_private_state_is_for_its_user_alone_and_the_rest_as_the_umask_says(fini
         path.relative_to(finished.path): path.stat().st_mode & 0o777
         for path in finished.path.rglob("*")
     }
-    private = {name for name in modes if {"state", "uploads"} & set(name.parts)}
+    private = {name for name in modes if {"state", "uploads", "samples"} & set(name.parts)}
     assert len(private) > 40
     for name, mode in modes.items():
         folder = (finished.path / name).is_dir()

@@ -135,6 +135,7 @@ def test_a_checkpoints_features_are_learned_by_cut_backbones(
     assert model(ids, torch.ones_like(ids)).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_large_grid_is_judged_in_two_passes(
     tiny: Callable[..., Fleet],
     tmp_path: Path,

@@ -180,6 +180,7 @@ def test_update_of_an_update(finished, updated: Path, tmp_path: Path):
     assert ("south", "header search") not in _stages(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_other_limits_and_a_new_cluster(finished, tmp_path: Path):
     own = write_digits(tmp_path / "own.npz", 0)
 

@@ -45,3 +45,8 @@ def test_a_file_of_tests_is_named_after_what_it_tests():
         assert any(own == other or own.startswith(f"{other}_") for other in known), (
             f"{name}: there is no module {own} in {path.parent.name}"
         )
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    names = [path.name for path in _TESTS.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +18,7 @@ from torch.nn import functional as F
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.deploy.base import Format, Inputs, Logits, Written, logits_of, script
 from acme_fleet.deploy.rounded import Int8Embedding, packed
-from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts
+from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts, silent
 from acme_fleet.errors import ArtifactError, FleetError
 from acme_fleet.inspection.predict import DeviceModel
 from acme_fleet.models.backbone.precision import Int8Linear
@@ -137,19 +133,6 @@ def _program(module: nn.Module, example: Tensor, tokens: Dim | None) -> bytes:
             program, partitioner=[xnnpack.XnnpackPartitioner()]
         )
         return lowered.to_executorch().buffer
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """ExecuTorch's words about itself are not shown."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _start(folder: Path, threads: int) -> Logits:

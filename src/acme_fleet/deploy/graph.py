@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +18,7 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.deploy.rounded import Numbers, with_whole_numbers
-from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts
+from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts, silent
 from acme_fleet.errors import FleetError
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet_runtime.engine import onnx_runtime
@@ -106,20 +103,6 @@ def _need_exporter() -> None:
     onnx_runtime()  # before PyTorch's exporter may import it
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """The exporter's words about itself are not shown."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _traced(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
@@ -129,7 +112,7 @@ def _traced(
     """By PyTorch's exporter without its optimiser, which has dropped summands without a word."""
     axes = tuple(dict.fromkeys(free.get(name, ()), Dim.DYNAMIC) for name in inputs)
     try:
-        with _silent(), torch.no_grad():
+        with silent(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
                 tuple(inputs.values()),

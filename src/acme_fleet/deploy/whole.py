@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -44,3 +49,16 @@ class OfTexts(nn.Module):
         """Of tokens and their mask, both of shape ``(batch, tokens)``; all are real without one."""
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask)
         return logits, logits.softmax(dim=1)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """An exporter's words about itself are not shown."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

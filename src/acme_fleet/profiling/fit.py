@@ -116,7 +116,7 @@ def profile_model(
     if on_gpu and runtime is not TORCH:
         raise FleetError(f"{runtime.name} is measured on the processor; leave --gpu out")
     place = torch.device("cuda:0" if on_gpu else "cpu")
-    load = in_torch(place) if runtime is TORCH else runtime.load
+    load = in_torch(place) if on_gpu else runtime.load
     bench = Bench(place, load, runtime.precisions, power, runs, progress)
     shape = ModelShape.read(folder)
     start_bytes = peak_memory_bytes(bench.place)

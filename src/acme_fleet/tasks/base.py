@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.config.data import ABSENT
@@ -17,6 +18,17 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.tasks.probe import Probe, Read, Scaling
 
 Reduction = Literal["mean", "sum", "none"]
+
+
+def logits_distance(
+    student: Float[Tensor, "batch scores *positions"],
+    teacher: Float[Tensor, "batch scores *positions"],
+    kind: LogitsLoss,
+) -> Float[Tensor, ""]:
+    """Eq. 9's mean squared error, or the cross-entropy −Σ softmax(y)·log softmax(ŷ)."""
+    if kind == "mse":
+        return F.mse_loss(student, teacher)
+    return F.cross_entropy(student, teacher.softmax(dim=1))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acme_fleet.config.backbone import LogitsLoss
-from acme_fleet.tasks.base import ABSENT, Reduction, Task
+from acme_fleet.tasks.base import ABSENT, Reduction, Task, logits_distance
 from acme_fleet.tasks.probe import fit_probe
 
 
@@ -58,9 +58,7 @@ class Classification(Task):
         kind: LogitsLoss,
     ) -> Float[Tensor, ""]:
         """Eq. 9's mean squared error, or the cross-entropy −Σ softmax(y)·log softmax(ŷ)."""
-        if kind == "mse":
-            return F.mse_loss(student, teacher)
-        return F.cross_entropy(student, teacher.softmax(dim=1))
+        return logits_distance(student, teacher, kind)
 
     def outputs(self, names: Sequence[str]) -> int:
         """A logit for each class."""

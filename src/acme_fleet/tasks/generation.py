@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
-from acme_fleet.tasks.base import ABSENT, Evaluation, Reduction, Task
+from acme_fleet.tasks.base import ABSENT, Evaluation, Reduction, Task, logits_distance
 
 
 class Generation(Task):
@@ -110,9 +110,7 @@ class Generation(Task):
         kind: LogitsLoss,
     ) -> Float[Tensor, ""]:
         """Eq. 9's mean squared error, or cross-entropy with the teacher's probabilities."""
-        if kind == "mse":
-            return F.mse_loss(student, teacher)
-        return F.cross_entropy(student, teacher.softmax(dim=1))
+        return logits_distance(student, teacher, kind)
 
     def outputs(self, names: Sequence[str]) -> int:
         """There is no number of scores without a model.

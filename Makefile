@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BENCHMARKS := $(filter-out __init__ search_setup round_latency network_scale superlink_load batched_vs_flower \
 	versus_probe importance_forms features_kept artifact_vs_quantized,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
 
-.PHONY: help demo test check test-slow test-network bench clean
+.PHONY: help demo test check test-slow test-network bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-network: .venv-network/.done ## many hosts over Flower on this machine; nee
 bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
 	@for name in $(or $(NAME),$(BENCHMARKS)); do $(BIN)/python -m acme_research.benchmarks.$$name || exit 1; done
 
+docs: $(VENV)/.docs ## the documentation as a site, build/site/README.html
+	$(BIN)/mkdocs build
+
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-network .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
@@ -50,6 +53,10 @@ $(VENV)/.developer: $(VENV)/.user
 
 $(VENV)/.bench: $(VENV)/.developer
 	$(PIP) -e runtime -e . -e 'research[bench]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.user
+	$(PIP) -e runtime -e '.[docs]'
 	@touch $@
 
 # Flower wants older versions of some packages: an environment of its own.

@@ -89,7 +89,7 @@ def test_every_command_explains_itself(command: str):
 
 
 def test_without_arguments_there_is_help():
-    assert "Commands" in _acme().output
+    assert "Customise a fleet" in _acme().output
 
 
 # --- init -------------------------------------------------------------------------------------

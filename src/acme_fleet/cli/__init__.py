@@ -7,12 +7,13 @@ from acme_fleet.cli import (
     distill,
     fleet,
     hosts,
+    init,
     pretrain,
     reference,
     update,
 )
 from acme_fleet.cli.app import app
-from acme_fleet.cli.customise import EXAMPLE
+from acme_fleet.cli.init import EXAMPLE
 
 __all__ = [
     "EXAMPLE",
@@ -23,6 +24,7 @@ __all__ = [
     "distill",
     "fleet",
     "hosts",
+    "init",
     "pretrain",
     "reference",
     "update",

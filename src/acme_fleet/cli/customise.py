@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, DEPLOY, app, say
 from acme_fleet.cli.hosts import need_flower
+from acme_fleet.cli.init import EXAMPLE
 from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_def
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Engine = Literal["embedded", "flower"]
 
-EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 
-
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
     from acme_fleet.config.fleet import Fleet
@@ -36,21 +35,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
 
-@app.command()
-def init(path: FleetFile) -> None:
-    """Write a commented example fleet file."""
-    from acme_fleet.errors import FleetError
-
-    if path.exists():
-        raise FleetError(f"{path} exists already; it was not changed")
-    try:
-        path.write_text(EXAMPLE.read_text())
-    except OSError as error:
-        raise FleetError(f"cannot write {path}: {error.strerror}") from error
-    say(f"wrote {path}; look at its plan with: acme check {path}")
-
-
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
     from acme_fleet.config.fleet import Fleet
@@ -68,7 +53,7 @@ def check(path: FleetFile) -> None:
     check_feasible(fleet, plan)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def run(
     path: FleetFile,
     out: Out = None,
@@ -93,7 +78,7 @@ def run(
     _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def report(run_dir: RunDir) -> None:
     """Rebuild the report of a finished run."""
     from acme_fleet.pipeline import rebuild_report
@@ -102,7 +87,7 @@ def report(run_dir: RunDir) -> None:
     say(f"report: {page}")
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def predict(
     place: Annotated[
         Path,
@@ -215,7 +200,7 @@ def _predict_test_data(place: Path, device: str | None) -> None:
     print_test_result(device, *predict_test_data(place, device))
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def explain(
     run_dir: RunDir,
     device: Annotated[
@@ -232,7 +217,7 @@ def explain(
         print_explanation(explain_device(run_dir, device))
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def profile(
     model: Annotated[
         Path,

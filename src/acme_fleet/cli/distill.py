@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DISTIL, app, say
 from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
     no_args_is_help=True,
     help="Plan and distil a language model for rented servers, under a budget.",
 )
-app.add_typer(distill, name="distill")
+app.add_typer(distill, name="distill", rich_help_panel=DISTIL)
 
 TaskFile = Annotated[Path, typer.Argument(help="A task file (YAML).", show_default=False)]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, app, say
 from acme_fleet.cli.signals import stop_explained
 from acme_fleet.errors import AcmeError
 
@@ -27,7 +27,7 @@ def _options_named(options: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(told) from error
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def pretrain(
     data: Annotated[
         Path, typer.Option(help="Images: a folder, .parquet or .npz file; or texts: JSON Lines.")

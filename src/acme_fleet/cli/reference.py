@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, app, say
 from acme_fleet.cli.customise import FleetFile, Seed
 from acme_fleet.cli.signals import stop_explained
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def reference(
     path: FleetFile,
     out: Annotated[Path, typer.Option(help="Folder of the reference; must be new or empty.")],

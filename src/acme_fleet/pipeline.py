@@ -40,7 +40,7 @@ from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.events import Event, stages_of
-from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
+from acme_fleet.runs.journal import Journal, Observer, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (
@@ -340,14 +340,3 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         missed=report.missed,
         shortened=report.shortened,
     )
-
-
-def rebuild_report(run_dir: str | Path) -> Path:
-    """Write the report of a finished run again; returns its path.
-
-    Raises:
-        RunError: if the directory holds no finished run.
-    """
-    run = RunDirectory.open(run_dir)
-    write_report(Summary.read(run.finished()), read_events(run.events), run.report)
-    return run.report

@@ -29,7 +29,7 @@ def added_command(name: str) -> Any:
         if entry.name == name:
             command = typer.main.get_command(entry.load())
             command.name = name  # a help text lists it by this
-            command.rich_help_panel = ADDED
+            command.rich_help_panel = ADDED  # pyright: ignore[reportAttributeAccessIssue]
             return command
     if name in _ELSEWHERE:
         raise FleetError(f"acme {name} is in a package of its own: {_ELSEWHERE[name]}")

@@ -38,13 +38,12 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
 @app.command(rich_help_panel=CUSTOMISE)
 def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
-    from acme_fleet.config.fleet import Fleet
+    fleet = _read(path)
     from acme_fleet.inspection.plan import check_feasible, examine
     from acme_fleet.report.terminal.holdings import print_holdings
     from acme_fleet.report.terminal.reasons import print_limits
     from acme_fleet.report.terminal.run import print_leaving, print_plan
 
-    fleet = Fleet.from_yaml(path)
     plan = examine(fleet)
     print_plan(fleet, plan)
     print_limits(fleet, plan)
@@ -74,17 +73,22 @@ def run(
         need_flower()
     if (engine == "flower") != (config is not None):
         raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
-    fleet = Fleet.from_yaml(path)
+    # Of many hosts each has its own data.
+    fleet = Fleet.from_yaml(path) if engine == "flower" else _read(path)
     _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
 @app.command(rich_help_panel=CUSTOMISE)
 def report(run_dir: RunDir) -> None:
     """Rebuild the report of a finished run."""
-    from acme_fleet.pipeline import rebuild_report
+    from acme_fleet.report.page.html import write_report
+    from acme_fleet.runs.directory import RunDirectory
+    from acme_fleet.runs.journal import read_events
+    from acme_fleet.runs.summary import Summary
 
-    page = rebuild_report(run_dir)
-    say(f"report: {page}")
+    run = RunDirectory.open(run_dir)
+    write_report(Summary.read(run.finished()), read_events(run.events), run.report)
+    say(f"report: {run.report}")
 
 
 @app.command(rich_help_panel=DEPLOY)
@@ -271,6 +275,17 @@ def profile(
         check_fit(found)
         write_profile(found, device_file)
         say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
+
+
+def _read(path: Path) -> Fleet:
+    """A fleet file; unknown keys, names and paths are told before any library is loaded."""
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.inspection.quick import check_names, check_places
+
+    fleet = Fleet.from_yaml(path)
+    check_names(fleet)
+    check_places(fleet)
+    return fleet
 
 
 def _run(

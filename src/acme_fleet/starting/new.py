@@ -42,7 +42,7 @@ _MOST_DEVICES = 12  # where the data say how many owners there are
 
 @dataclass(frozen=True)
 class Have:
-    """What somebody has, as the options of `acme init` say it; at most one of the first three."""
+    """Data, checkpoint and devices by the options of `acme init`; one kind of data at most."""
 
     images: Path | None = None
     text: Path | None = None

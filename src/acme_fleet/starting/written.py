@@ -67,7 +67,7 @@ def written(found: Found, reference: Reference, devices: Sequence[Wanted], name:
         f"name: {name}",
         *(["task: generation"] if found.template == "assistant" else []),
         "seed: 0",
-        "threads: 1                   # of each operation; they decide the numbers too, by rounding",
+        "threads: 1                  # of each operation; by rounding, they decide the numbers too",
         "",
         *_data(found, reference),
         "",

@@ -21,8 +21,6 @@ from rich.text import Text
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
-from acme_fleet.personalization.disclosure import what_leaves
-from acme_fleet.personalization.rules import rule_of
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import (
     accuracy_text,
@@ -177,6 +175,9 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
 
 def print_leaving(fleet: Fleet, plan: Plan) -> None:
     """Print what would leave each device, its most bytes, and the promise of noise."""
+    from acme_fleet.personalization.disclosure import what_leaves  # loads torch
+    from acme_fleet.personalization.rules import rule_of
+
     personalization = fleet.personalization
     table = Table(title="what would leave each device; samples and labels never do")
     for column in ("message", "sent", "holds", "bytes, at most", "protection"):

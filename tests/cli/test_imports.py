@@ -66,7 +66,8 @@ def test_a_mistake_in_a_fleet_file_is_told_before_torch(
 
 def test_a_run_tells_a_mistake_before_torch_too(tmp_path: Path):
     path = tmp_path / "bad.yaml"
-    path.write_text(EXAMPLE.read_text().replace("source: digits", "source: images\n  train: nowhere"))
+    elsewhere = "source: images\n  train: nowhere"
+    path.write_text(EXAMPLE.read_text().replace("source: digits", elsewhere))
     loaded, told = _loaded("run", path, code=2)
     assert loaded == ""
     assert "data.train: " in told

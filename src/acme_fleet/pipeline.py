@@ -29,6 +29,7 @@ from acme_fleet.distillation.reference import (
 )
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
+from acme_fleet.inspection.workload import expected_work
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
@@ -98,6 +99,8 @@ def customize(
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
+        if observer:
+            observer.plan(expected_work(fleet, plan))
         try:
             return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:

@@ -250,7 +250,7 @@ def profile(
     from acme_fleet.profiling.file import power_label, write_profile
     from acme_fleet.profiling.fit import TORCH, check_fit, profile_model
     from acme_fleet.report.terminal.costs import print_profile
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
 
     if device_file is not None and device_file.exists():
         raise FleetError(f"{device_file} exists already; it was not changed")
@@ -315,7 +315,8 @@ def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: 
     Raises:
         Exit: with the code of an interruption, or 1 if clusters were lost.
     """
-    from acme_fleet.report.terminal.run import LiveStages, print_summary
+    from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.report.terminal.run import print_summary
     from acme_fleet.runs.directory import REPORT, RunDirectory
 
     try:

@@ -87,7 +87,7 @@ def init(
 def _asked(path: Path, have: Have) -> tuple[str, list[str], str | None]:
     """The file's content, what cannot be read, and why its plan does not work out yet, if so."""
     from acme_fleet.errors import FleetError
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.starting.new import can_be_checked, check_works, new_fleet
 
     with LiveStages() as stages:

@@ -62,7 +62,7 @@ def pretrain(
         from acme_fleet.config.training import Training
         from acme_fleet.data.datasets import load_source
         from acme_fleet.data.sources.archives import data_at
-        from acme_fleet.report.terminal.run import LiveStages
+        from acme_fleet.report.terminal.progress import LiveStages
         from acme_fleet.training.language_pretraining import (
             DECODERS,
             LanguageRecipe,

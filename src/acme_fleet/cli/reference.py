@@ -22,7 +22,7 @@ def reference(
     """Fine-tune a fleet's checkpoint on its public data, once, for many runs."""
     from acme_fleet.cloud.fine_tuned import WORK, make_reference
     from acme_fleet.config.fleet import Fleet
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.runs.journal import Journal
 
     fleet = Fleet.from_yaml(path)

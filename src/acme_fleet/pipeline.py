@@ -29,6 +29,7 @@ from acme_fleet.distillation.reference import (
 )
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
+from acme_fleet.inspection.workload import expected_work
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
@@ -40,7 +41,7 @@ from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.events import Event, stages_of
-from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
+from acme_fleet.runs.journal import Journal, Observer, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (
@@ -98,6 +99,8 @@ def customize(
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
+        if observer:
+            observer.plan(expected_work(fleet, plan))
         try:
             return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:
@@ -340,14 +343,3 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         missed=report.missed,
         shortened=report.shortened,
     )
-
-
-def rebuild_report(run_dir: str | Path) -> Path:
-    """Write the report of a finished run again; returns its path.
-
-    Raises:
-        RunError: if the directory holds no finished run.
-    """
-    run = RunDirectory.open(run_dir)
-    write_report(Summary.read(run.finished()), read_events(run.events), run.report)
-    return run.report

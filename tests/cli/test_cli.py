@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.inspection.plan import examine
-from acme_fleet.report.terminal.run import LiveStages, print_summary
+from acme_fleet.report.terminal.progress import LiveStages
+from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
 
 _COMMANDS = (
@@ -89,7 +92,7 @@ def test_every_command_explains_itself(command: str):
 
 
 def test_without_arguments_there_is_help():
-    assert "Commands" in _acme().output
+    assert "Customise a fleet" in _acme().output
 
 
 # --- init -------------------------------------------------------------------------------------
@@ -361,7 +364,11 @@ def test_stages_in_a_log_file_are_a_line_each(capsys: pytest.CaptureFixture[str]
             stages.stage("cloud", "reference", done, 3)
         stages.stage("cloud", "reference", 1, 1)
         stages.stage("north", "header search", 0, 1)
-    assert capsys.readouterr().out.splitlines() == ["cloud: reference done"]
+        stages.stage("cloud", "elastic", 1, 1, "loss 0.5")
+    assert capsys.readouterr().out.splitlines() == [
+        "cloud: reference done in 0 s",
+        "cloud: elastic done in 0 s; loss 0.5",
+    ]
 
 
 def test_stage_of_a_peer_is_shown_as_it_is(
@@ -372,7 +379,7 @@ def test_stage_of_a_peer_is_shown_as_it_is(
     with LiveStages() as stages:
         stages.stage("north", evil, 0, 2, evil)
         stages.stage("north", evil, 1, 1)
-    assert capsys.readouterr().out.splitlines() == [f"north: {evil} done"]
+    assert capsys.readouterr().out.splitlines() == [f"north: {evil} done in 0 s"]
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
     with LiveStages() as stages:
@@ -392,6 +399,34 @@ def test_stages_on_a_terminal_are_bars(
     assert "━" in shown
     assert "2/3" in shown
     assert "done" not in shown
+
+
+def test_a_terminal_shows_the_whole_run_and_a_log_file_says_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    expected = {"reference": Expected(1, 50.0), "elastic": Expected(1, 50.0)}
+
+    def run(stages: LiveStages) -> None:
+        stages.plan(expected)
+        stages.stage("cloud", "reference", 0, 4)
+        time.sleep(0.15)
+        stages.stage("cloud", "reference", 2, 4, "loss 0.3")
+        time.sleep(0.15)
+
+    with LiveStages(every_s=0.05) as stages:
+        run(stages)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"cloud: reference 0 of 4 \([\d.]+ s so far\)", lines[0])
+    told = r"cloud: reference 2 of 4; loss 0.3 \([\d.]+ s so far, about [\d.]+ s left\)"
+    assert re.fullmatch(told, lines[-1])
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    with LiveStages() as stages:
+        run(stages)
+    shown = capsys.readouterr().out
+    assert "whole run" in shown
+    assert "25%" in shown
+    assert "left" in shown
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,16 @@ from acme_fleet.cli import (
     delivery,
     deploy,
     distill,
+    doctor,
     fleet,
     hosts,
+    init,
     pretrain,
     reference,
     update,
 )
 from acme_fleet.cli.app import app
-from acme_fleet.cli.customise import EXAMPLE
+from acme_fleet.cli.init import EXAMPLE
 
 __all__ = [
     "EXAMPLE",
@@ -21,8 +23,10 @@ __all__ = [
     "delivery",
     "deploy",
     "distill",
+    "doctor",
     "fleet",
     "hosts",
+    "init",
     "pretrain",
     "reference",
     "update",

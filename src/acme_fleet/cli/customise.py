@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, DEPLOY, app, say
 from acme_fleet.cli.hosts import need_flower
+from acme_fleet.cli.init import EXAMPLE
 from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_def
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Engine = Literal["embedded", "flower"]
 
-EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 
-
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
     from acme_fleet.config.fleet import Fleet
@@ -36,30 +35,15 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
 
-@app.command()
-def init(path: FleetFile) -> None:
-    """Write a commented example fleet file."""
-    from acme_fleet.errors import FleetError
-
-    if path.exists():
-        raise FleetError(f"{path} exists already; it was not changed")
-    try:
-        path.write_text(EXAMPLE.read_text())
-    except OSError as error:
-        raise FleetError(f"cannot write {path}: {error.strerror}") from error
-    say(f"wrote {path}; look at its plan with: acme check {path}")
-
-
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
-    from acme_fleet.config.fleet import Fleet
+    fleet = _read(path)
     from acme_fleet.inspection.plan import check_feasible, examine
     from acme_fleet.report.terminal.holdings import print_holdings
     from acme_fleet.report.terminal.reasons import print_limits
     from acme_fleet.report.terminal.run import print_leaving, print_plan
 
-    fleet = Fleet.from_yaml(path)
     plan = examine(fleet)
     print_plan(fleet, plan)
     print_limits(fleet, plan)
@@ -68,7 +52,7 @@ def check(path: FleetFile) -> None:
     check_feasible(fleet, plan)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def run(
     path: FleetFile,
     out: Out = None,
@@ -89,20 +73,25 @@ def run(
         need_flower()
     if (engine == "flower") != (config is not None):
         raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
-    fleet = Fleet.from_yaml(path)
+    # Of many hosts each has its own data.
+    fleet = Fleet.from_yaml(path) if engine == "flower" else _read(path)
     _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def report(run_dir: RunDir) -> None:
     """Rebuild the report of a finished run."""
-    from acme_fleet.pipeline import rebuild_report
+    from acme_fleet.report.page.html import write_report
+    from acme_fleet.runs.directory import RunDirectory
+    from acme_fleet.runs.journal import read_events
+    from acme_fleet.runs.summary import Summary
 
-    page = rebuild_report(run_dir)
-    say(f"report: {page}")
+    run = RunDirectory.open(run_dir)
+    write_report(Summary.read(run.finished()), read_events(run.events), run.report)
+    say(f"report: {run.report}")
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def predict(
     place: Annotated[
         Path,
@@ -215,7 +204,7 @@ def _predict_test_data(place: Path, device: str | None) -> None:
     print_test_result(device, *predict_test_data(place, device))
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def explain(
     run_dir: RunDir,
     device: Annotated[
@@ -232,7 +221,7 @@ def explain(
         print_explanation(explain_device(run_dir, device))
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def profile(
     model: Annotated[
         Path,
@@ -261,7 +250,7 @@ def profile(
     from acme_fleet.profiling.file import power_label, write_profile
     from acme_fleet.profiling.fit import TORCH, check_fit, profile_model
     from acme_fleet.report.terminal.costs import print_profile
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
 
     if device_file is not None and device_file.exists():
         raise FleetError(f"{device_file} exists already; it was not changed")
@@ -286,6 +275,17 @@ def profile(
         check_fit(found)
         write_profile(found, device_file)
         say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
+
+
+def _read(path: Path) -> Fleet:
+    """A fleet file; unknown keys, names and paths are told before any library is loaded."""
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.inspection.quick import check_names, check_places
+
+    fleet = Fleet.from_yaml(path)
+    check_names(fleet)
+    check_places(fleet)
+    return fleet
 
 
 def _run(
@@ -315,7 +315,8 @@ def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: 
     Raises:
         Exit: with the code of an interruption, or 1 if clusters were lost.
     """
-    from acme_fleet.report.terminal.run import LiveStages, print_summary
+    from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.report.terminal.run import print_summary
     from acme_fleet.runs.directory import REPORT, RunDirectory
 
     try:

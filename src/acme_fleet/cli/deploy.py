@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DEPLOY, app, say
 from acme_fleet.cli.fleet import RegistryOption, open_registry
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ARTIFACTS = "artifacts"
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def export(
     place: Annotated[
         Path,
@@ -80,7 +80,7 @@ def export(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def serve(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.", show_default=False)],
     host: Annotated[

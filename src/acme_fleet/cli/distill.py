@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DISTIL, app, say
 from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
     no_args_is_help=True,
     help="Plan and distil a language model for rented servers, under a budget.",
 )
-app.add_typer(distill, name="distill")
+app.add_typer(distill, name="distill", rich_help_panel=DISTIL)
 
 TaskFile = Annotated[Path, typer.Argument(help="A task file (YAML).", show_default=False)]
 
@@ -58,7 +58,7 @@ def probe(
     """Measure this machine: what predictions of time and memory need to be calibrated."""
     from acme_fleet.errors import FleetError
     from acme_fleet.report.terminal.distill import print_calibration
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.calibration import write_calibration
     from acme_fleet.stratos.probe import probe as measure
 
@@ -90,7 +90,7 @@ def ask(
     gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
 ) -> None:
     """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.pairs import read_pairs, teacher_named
     from acme_fleet.stratos.questions import read_questions
     from acme_fleet.stratos.request import Request
@@ -183,7 +183,7 @@ def inject(
 ) -> None:
     """Make questions from known answers with the task's program; each is checked."""
     from acme_fleet.errors import FleetError
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.checkers import try_checker
     from acme_fleet.stratos.injection import make_data, write_data
     from acme_fleet.stratos.questions import read_questions
@@ -225,7 +225,7 @@ def run(
 ) -> None:
     """Distil a student from the task's data within the budget, and mark its answers."""
     from acme_fleet.report.terminal.distilled import print_distilled
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.distill import distil
     from acme_fleet.stratos.request import Request
     from acme_fleet.stratos.run_directory import DistillDirectory

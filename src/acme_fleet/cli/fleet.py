@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DELIVER, app, say
 
 if TYPE_CHECKING:
     from acme_fleet.deploy.registry.store import Artifact, Registry
 
 fleet = typer.Typer(help="The registry of devices and their artifacts.", no_args_is_help=True)
-app.add_typer(fleet, name="fleet")
+app.add_typer(fleet, name="fleet", rich_help_panel=DELIVER)
 
 ENVIRONMENT = "ACME_REGISTRY"
 RegistryOption = Annotated[

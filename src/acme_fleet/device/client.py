@@ -280,7 +280,8 @@ class DeviceClient:
         found = self._folder.if_trained(number)
         if found is None:
             work, asked = self.training(number), self._personalization
-            with self._journal.stage(self._settings.name, stage_of(number, asked), "device"):
+            stage = self._journal.stage(self._settings.name, stage_of(number, asked), "device")
+            with stage as progress:
                 trained = train_header(
                     self._judging,
                     work.header,
@@ -288,6 +289,7 @@ class DeviceClient:
                     asked.training(number),
                     work.generator,
                     to_mix=asked.mixes_after(number),
+                    progress=progress,
                 )
             self.keep(number, trained)
             found = self._folder.trained(number)

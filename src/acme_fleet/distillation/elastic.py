@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +20,7 @@ from acme_fleet.distillation.maps import StateMaps
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.padding import clear_padding, shuffled
+from acme_fleet.runs.journal import Progress
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.loop import Optimization, check_converging, steps_of
@@ -256,7 +258,7 @@ def distill(
     generator: torch.Generator,
     *,
     augment: Augment | None = None,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: Progress | None = None,
     state: EpochState | None = None,
     numbers: Numbers | None = None,
 ) -> None:
@@ -273,7 +275,7 @@ def distill(
         training: epochs, batch size, learning rate, weight decay.
         generator: decides the order of the samples, the augmentation and the students.
         augment: changes each batch before teacher and students see it.
-        on_epoch: called with the number of finished epochs, and of all.
+        on_epoch: called with the number of finished epochs, of all, and the loss in words.
         state: written after each epoch; if it holds something, training goes on from there.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
 
@@ -297,7 +299,8 @@ def distill(
         if state:
             state.save(epoch + 1, learner, optimization, generator)
         if on_epoch:
-            on_epoch(epoch + 1, training.epochs)
+            mean = float(total) / math.ceil(len(samples) / training.batch_size)
+            on_epoch(epoch + 1, training.epochs, f"loss {mean:.3g}")
 
 
 def _maps(

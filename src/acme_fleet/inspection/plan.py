@@ -74,7 +74,7 @@ class Plan:
         grid: the candidates (w, d).
         sizes: exact bytes of each with the smallest header, shape ``(candidates,)``. For a global
             allocation, which is known only after training, those of the uniform one: its bound.
-        public_samples: of the cloud's, train, validation and test.
+        public_parts: numbers of the cloud's samples: train, validation, test.
         public_labelled: whether they have labels.
         reference_bytes: of the reference as it would be shipped.
         limits: min C_n for each cluster by name.
@@ -83,11 +83,12 @@ class Plan:
             (Eq. 18) or masked shares of it and, where headers are mixed, its header.
         loss: (ε, δ) of what a device sends with noise; none where it adds none.
         holdings: samples and classes of each device by name, of those whose data were read.
+        header_weights: of the largest header.
     """
 
     grid: Grid
     sizes: np.ndarray
-    public_samples: int
+    public_parts: tuple[int, int, int]
     public_labelled: bool
     reference_bytes: int
     limits: dict[str, int]
@@ -95,6 +96,12 @@ class Plan:
     round_bytes: int
     loss: PrivacyLoss | None
     holdings: dict[str, Holding]
+    header_weights: int
+
+    @property
+    def public_samples(self) -> int:
+        """All samples of the cloud."""
+        return sum(self.public_parts)
 
     def fitting(self, limit: int, executed: Collection[Precision]) -> np.ndarray:
         """Bytes of the candidates that devices can store and execute, ascending."""
@@ -143,7 +150,7 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
     return Plan(
         grid=grid,
         sizes=candidate_sizes(ElasticClassifier(reference), grid, fleet.header),
-        public_samples=sum(map(len, (public.train, public.validation, public.test))),
+        public_parts=(len(public.train), len(public.validation), len(public.test)),
         public_labelled=public.labelled,
         reference_bytes=file_size(shapes_of(reference)),
         limits={c.name: min(d.storage for d in c.devices) for c in fleet.clusters},
@@ -153,6 +160,7 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
         holdings={
             name: Holding.of(splits, world.classes) for name, splits in world.private.items()
         },
+        header_weights=parameter_count(header.shapes()),
     )
 
 

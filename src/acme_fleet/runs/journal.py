@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -32,6 +32,7 @@ from acme_fleet.runs.events import (
     StageEvent,
     Tier,
 )
+from acme_fleet.runs.forecast import Expected
 
 _CHECK = "check"
 _LONGEST_FAULT = 300
@@ -40,6 +41,7 @@ _KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
 # --- writing ----------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A stage's callback: it has finished ``done`` of ``total`` parts."""
 
@@ -57,6 +59,9 @@ class Observer(Protocol):
         ``note`` says in words how it stands.
         """
         ...
+
+    def plan(self, expected: Mapping[str, Expected]) -> None:
+        """The stages that a run will have, told before the first one."""
 
 
 class Journal:
@@ -109,9 +114,11 @@ class Journal:
     @contextmanager
     def stage(self, actor: str, name: str, tier: Tier) -> Iterator[Progress]:
         """Record a stage with its duration; yields how to tell its progress."""
-        started, clock = _now(), time.monotonic()
+        started, clock, latest = _now(), time.monotonic(), ""
 
         def progress(done: int, total: int, note: str = "") -> None:
+            nonlocal latest
+            latest = note
             self.stop_if_cancelled()
             if self._observer and done < total:
                 self._observer.stage(actor, name, done, total, note)
@@ -119,7 +126,7 @@ class Journal:
         progress(0, 1)
         yield progress
         if self._observer:
-            self._observer.stage(actor, name, 1, 1)
+            self._observer.stage(actor, name, 1, 1, latest)
         seconds = round(time.monotonic() - clock, 3)
         self._write(StageEvent(time=started, stage=name, actor=actor, tier=tier, seconds=seconds))
 

@@ -42,7 +42,7 @@ from acme_fleet.tasks.generation import GENERATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import steps_of
 
-Stage = Callable[[str, str, int, int], None]
+Stage = Callable[[str, str, int, int, str], None]
 """Told the actor, the name of a stage, how much is done, and of how much."""
 
 
@@ -129,7 +129,7 @@ class Distillation:
             run.path,
             meter,
             generator(self._request.seed, "student"),
-            lambda done, total: self._stage("student", "epochs", done, total),
+            lambda done, total, note="": self._stage("student", "epochs", done, total, note),
         )
         save_student(student.cpu().backbone, self._pair.student.weights, run.student)
         write_sealed_json(run.trained, asdict(trained))
@@ -176,7 +176,7 @@ class Distillation:
             writer,
             self._questions.test,
             self._run.answers(name),
-            lambda done, total: self._stage(name, "held-out questions", done, total),
+            lambda done, total: self._stage(name, "held-out questions", done, total, ""),
         )
 
     def _replay_loss(self, place: str | Path) -> float:
@@ -199,7 +199,7 @@ def distil(
     server: str | None = None,
     resume: bool = False,
     device: torch.device | None = None,
-    stage: Stage = lambda actor, name, done, total: None,
+    stage: Stage = lambda actor, name, done, total, note: None,
     clock: Clock = time.monotonic,
 ) -> DistillSummary:
     """Distil a student; interrupted and resumed, it is the same bit for bit.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.errors import FleetError
 from acme_fleet.models.features import LanguageModel
 from acme_fleet.models.storage import read_tensors, write_tensors
+from acme_fleet.runs.journal import Progress
 from acme_fleet.runs.sealed import STRICT, if_sound, typed
 from acme_fleet.stratos.budget import BudgetSpentError, Meter
 from acme_fleet.stratos.lessons import TAUGHT, Lessons
@@ -193,7 +193,7 @@ def train_student(
     folder: Path,
     meter: Meter,
     draw: torch.Generator,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Trained:
     """Train in place to the best student by validation, until the epochs or the budget end.
 
@@ -222,7 +222,7 @@ def train_student(
                 training,
                 draw,
                 after_backward=kept.step,
-                on_epoch=lambda epoch: progress(epoch, training.epochs),
+                on_epoch=lambda epoch, note: progress(epoch, training.epochs, note),
                 state=kept,
             )
     except BudgetSpentError:

@@ -142,9 +142,9 @@ def _pretrained(
     config = _config(shape, tokenizer)
     model = new_language_model(config, recipe.seed)
 
-    def tell(epoch: int) -> None:
+    def tell(epoch: int, note: str) -> None:
         told = GENERATION.written(evaluate(GENERATION, model, validation))
-        progress(epoch, training.epochs, f"validation {told}")
+        progress(epoch, training.epochs, f"{note}, validation {told}")
 
     draw = generator(recipe.seed, "pretraining")
     fit(GENERATION, model, known, training, draw, on_epoch=tell, state=state)

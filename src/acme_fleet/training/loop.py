@@ -185,7 +185,7 @@ def fit(
     validation: Samples | None = None,
     augment: Callable[[Samples, torch.Generator], Samples] | None = None,
     after_backward: Callable[[], None] | None = None,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Callable[[int, str], None] | None = None,
     state: Resumable | None = None,
     tolerant: bool = False,
     scales: Mapping[Tensor, float] | None = None,
@@ -205,7 +205,7 @@ def fit(
         validation: chooses the epoch; without it the last epoch's weights stay.
         augment: changes each batch before it is used.
         after_backward: called while the gradients of a step are present.
-        on_epoch: called with the number of finished epochs.
+        on_epoch: called with the number of finished epochs, and loss and validation in words.
         state: written after each epoch; if it holds something, training goes on from there. It
             does not hold the best epoch, so it cannot be combined with ``validation``.
         tolerant: a training that diverges ends early with the best epoch's weights, or without
@@ -241,6 +241,7 @@ def fit(
             goes_back = True
             break
         check_converging(loss, optimization.parameters, epoch, training)
+        result = None
         if validation is not None:
             result = evaluate(task, module, validation)
             waited += 1
@@ -251,7 +252,9 @@ def fit(
         if state:
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
-            on_epoch(epoch + 1)
+            mean = float(loss) / math.ceil(len(samples) / training.batch_size)
+            judged = "" if result is None else f", validation {task.written(result)}"
+            on_epoch(epoch + 1, f"loss {mean:.3g}{judged}")
         if patience is not None and waited >= patience:
             break
     if goes_back:

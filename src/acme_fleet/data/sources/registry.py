@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from acme_fleet.config.data import Data
 from acme_fleet.data.language import read_language
+from acme_fleet.data.paths import check_paths
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.sources.archives import cars_annotations, read_cars
 from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
 from acme_fleet.data.sources.folder import read_folders
 from acme_fleet.data.text import read_json_lines
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import reading
 
 Part = Literal["train", "test"]
 Reader = Callable[[Data, Part, Columns], RawSamples | None]
@@ -69,20 +68,3 @@ SOURCES: dict[str, Reader] = {
     "images": _files(_image_folders, folders=True),
 }
 """Readers by ``data.source``. A new source is a reader and an entry here."""
-
-
-def check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = None) -> None:
-    """Each path is there once, and is a folder or a regular file; None takes either."""
-    if not paths:
-        raise FleetError(f"{where}: the list of paths is empty")
-    for number, path in enumerate(paths):
-        with reading(f"{where}: {path}"):
-            mode = path.stat().st_mode
-            again = path.resolve() in [other.resolve() for other in paths[:number]]
-        if again:
-            raise FleetError(f"{where}: {path} is named twice")
-        is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
-        if folders and not is_folder:
-            raise FleetError(f"{where}: {path} is no folder; `source: images` needs one")
-        if not is_file and (folders is False or not is_folder):
-            raise FleetError(f"{where}: {path} is no regular file")

@@ -94,11 +94,24 @@ def run(
 
 
 @app.command()
-def report(run_dir: RunDir) -> None:
+def report(
+    run_dir: RunDir,
+    with_examples: Annotated[
+        bool,
+        typer.Option(
+            "--with-examples", help="Show some test samples of each device: for their owner alone."
+        ),
+    ] = False,
+) -> None:
     """Rebuild the report of a finished run."""
     from acme_fleet.pipeline import rebuild_report
 
-    page = rebuild_report(run_dir)
+    examples = None
+    if with_examples:
+        from acme_fleet.inspection.examples import find_examples
+
+        examples = find_examples(run_dir)
+    page = rebuild_report(run_dir, examples)
     say(f"report: {page}")
 
 

@@ -256,7 +256,9 @@ class Contest:
 
         for number, name in enumerate(others):
 
-            def tell(done: int, total: int, note: str, number: int = number) -> None:
+            def tell(
+                done: int, total: int, note: str, value: float | None = None, number: int = number
+            ) -> None:
                 progress(number, len(others) + 1, f"{others[number]} {done}/{total}: {note}")
 
             with suppress(Diverged):

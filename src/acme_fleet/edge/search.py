@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,14 @@ from acme_fleet.training.loop import Diverged, diverged, optimizer_tensors, rest
 
 _SAVE_EVERY_S = 20.0
 
-Progress = Callable[[int, int, str], None]
+
+@runtime_checkable
+class Progress(Protocol):
+    """Told the finished and all steps, how it stands in words, and the reward of the last step."""
+
+    def __call__(self, done: int, total: int, note: str, value: float | None = None) -> None:
+        """``value`` is the mean reward of the step's children."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def search_header(
         settings: strategy and budget. A backbone learning rate of 0 freezes the backbone, and its
             features are then computed once.
         generator: decides the run.
-        progress: called with finished and total steps, and how it stands in words.
+        progress: called after each step, and at the end without a reward.
         state: a file that keeps an unfinished search, which goes on from there bit for bit; if
             it is damaged, from the beginning.
 
@@ -104,7 +111,8 @@ def search_header(
     saved = time.monotonic()
     while len(search.rewards) < settings.steps and not search.out_of_time():
         search.step()
-        progress(len(search.rewards), settings.steps, search.describe())
+        rewards = search.rewards
+        progress(len(rewards), settings.steps, search.describe(), rewards[-1])
         if state and time.monotonic() - saved >= _SAVE_EVERY_S:
             search.save(state)
             saved = time.monotonic()

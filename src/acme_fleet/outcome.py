@@ -1,4 +1,4 @@
-"""What a run measured, gathered into its :class:`~acme_fleet.runs.summary.Summary`."""
+"""All measurements of a run, gathered into its :class:`~acme_fleet.runs.summary.Summary`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from acme_fleet.simulation.whole_reference import WholeResult
 
 
 def kept_by_devices(run: RunDirectory, devices: Iterable[str]) -> dict[str, Answers]:
-    """What these devices, all on this machine, have noted of their test sets."""
+    """The answers that these devices, all on this machine, have noted."""
     found = {name: kept_answers(run.device(name)) for name in devices}
     return {name: answers for name, answers in found.items() if answers is not None}
 

@@ -133,8 +133,8 @@ def _tell(done: Exported) -> None:
         say(f"warning: {manifest.name}: forced: {refusal}", error=True)
     if limit is not None and not limit.fits:
         say(
-            f"warning: {manifest.name}: the model's file has {limit.model_bytes:,} bytes, the device "
-            f"stores {limit.storage_bytes:,}",
+            f"warning: {manifest.name}: the model's file has {limit.model_bytes:,} bytes, the "
+            f"device stores {limit.storage_bytes:,}",
             error=True,
         )
     say(f"wrote {done.folder}")

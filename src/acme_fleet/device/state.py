@@ -303,7 +303,7 @@ def _ordered(state: HeaderState, importance: dict[str, Tensor], path: Path) -> T
 
 
 def kept_answers(folder: Path) -> Answers | None:
-    """What a device has noted of its test set; none of an older version's device."""
+    """The answers that a device has noted; none of an older version's device."""
     return if_sound(folder / _ANSWERS, lambda path: read_sealed_json(path, Answers))
 
 

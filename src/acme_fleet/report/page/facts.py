@@ -1,4 +1,4 @@
-"""What the first screen of a report answers, and what becomes of a fleet that is too large to list.
+"""Numbers of a report's first screen, of classes, and of fleets that are too large to list.
 
 Plain numbers; :mod:`acme_fleet.report.page.html` puts them into words.
 """
@@ -34,7 +34,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the four answers need.
+    """Numbers of the four answers.
 
     Attributes:
         expected: devices of the fleet. lost: those without a model, and why.

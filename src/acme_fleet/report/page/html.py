@@ -164,7 +164,7 @@ def _sizes_sent(summary: Summary, kinds: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _classes(summary: Summary) -> dict[str, Any]:
-    """What the templates show of classes."""
+    """Classes and mistakes, for the templates."""
     names, counts = confusion(summary.devices)
     return {
         "class_rows": class_facts(summary.devices),

@@ -221,6 +221,12 @@ class Manifest:
     limit: Limit | None
     versions: dict[str, str]
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the artifact: of all its files, this document among them."""
+        own = len(self.written().encode())
+        return own + sum(file.size_bytes for file in self.files.values())
+
     def __post_init__(self) -> None:
         for name in self.files:
             if not _NAME.fullmatch(name) or name == MANIFEST:

@@ -79,15 +79,27 @@ def run(
 
 
 @app.command(rich_help_panel=CUSTOMISE)
-def report(run_dir: RunDir) -> None:
+def report(
+    run_dir: RunDir,
+    with_examples: Annotated[
+        bool,
+        typer.Option(
+            "--with-examples", help="Show some test samples of each device: for their owner alone."
+        ),
+    ] = False,
+) -> None:
     """Rebuild the report of a finished run."""
     from acme_fleet.report.page.html import write_report
     from acme_fleet.runs.directory import RunDirectory
     from acme_fleet.runs.journal import read_events
     from acme_fleet.runs.summary import Summary
 
-    run = RunDirectory.open(run_dir)
-    write_report(Summary.read(run.finished()), read_events(run.events), run.report)
+    run, examples = RunDirectory.open(run_dir), None
+    if with_examples:
+        from acme_fleet.inspection.examples import find_examples
+
+        examples = find_examples(run_dir)
+    write_report(Summary.read(run.finished()), read_events(run.events), run.report, examples)
     say(f"report: {run.report}")
 
 

@@ -115,14 +115,14 @@ def _tell(done: Exported) -> None:
     from acme_fleet.report.words import bytes_text
 
     manifest = done.manifest
-    size = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
+    model = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
     shares = [
         f"{one.data} {one.artifact:.3f} (PyTorch {one.pytorch:.3f})" for one in manifest.accuracy
     ]
     limit = manifest.limit
     told = [
-        f"{bytes_text(size)} in {manifest.precision} (the device's folder: "
-        f"{bytes_text(done.shipped_bytes)})",
+        f"{bytes_text(manifest.size_bytes)} in {manifest.precision} (all files; the model's file "
+        f"{bytes_text(model)}, that of the run {bytes_text(done.shipped_bytes)})",
         f"logits within {manifest.verification.largest_difference:.1g} of PyTorch's on "
         f"{manifest.verification.samples} {manifest.verification.data} inputs",
         *([f"accuracy on {', '.join(shares)}"] if shares else []),
@@ -133,8 +133,8 @@ def _tell(done: Exported) -> None:
         say(f"warning: {manifest.name}: forced: {refusal}", error=True)
     if limit is not None and not limit.fits:
         say(
-            f"warning: {manifest.name}: {limit.model_bytes:,} bytes do not fit into the device's "
-            f"{limit.storage_bytes:,}",
+            f"warning: {manifest.name}: the model's file has {limit.model_bytes:,} bytes, the "
+            f"device stores {limit.storage_bytes:,}",
             error=True,
         )
     say(f"wrote {done.folder}")

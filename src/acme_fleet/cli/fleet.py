@@ -121,7 +121,7 @@ def _row(each: Artifact) -> tuple[str, ...]:
 def _size(each: Artifact) -> str:
     from acme_fleet.report.words import bytes_text
 
-    return bytes_text(sum(entry.size_bytes for entry in each.manifest.files.values()))
+    return bytes_text(each.manifest.size_bytes)
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:

@@ -21,7 +21,7 @@ from acme_fleet.device.refinement import (
     prune_header,
     train_header,
 )
-from acme_fleet.device.state import DeviceFolder, FeatureMemory, changed_files
+from acme_fleet.device.state import Answers, DeviceFolder, FeatureMemory, changed_files
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message, check_shapes
 from acme_fleet.messages.edge_device import (
@@ -46,6 +46,7 @@ from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
+from acme_fleet.runs.events import VALIDATION
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.base import Task
@@ -135,6 +136,8 @@ class DeviceClient:
         validation = self._features().validation
         state = self._before(number).with_current(self._judging, header, validation)
         self._folder.keep_trained(number, state, importance)
+        best, name = state.best_evaluation, self._settings.name
+        self._journal.figure(name, "device", VALIDATION, number + 1, best.score)
 
     # --- the steps, in the order of Algorithm 2 ---
 
@@ -222,6 +225,8 @@ class DeviceClient:
             linear = self._linear_rival(assignment, features)
             headers = {"coarse": coarse, "best": state.best, "linear": linear}
             found = {name: evaluate(task, header, test) for name, header in headers.items()}
+            if not task.per_token:
+                self._folder.keep_answers(Answers.of(state.best, features, assignment.class_names))
             one, language = self._private.test[:1].inputs, None
             if task.per_token:
                 own = self._private.test

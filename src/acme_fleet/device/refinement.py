@@ -155,7 +155,9 @@ def train_header(
         generator,
         validation=None if to_mix else features.validation,
         after_backward=accumulator.add,
-        on_epoch=progress and (lambda epoch, note: progress(epoch, training.epochs, note)),
+        on_epoch=None
+        if progress is None
+        else lambda epoch, note: progress(epoch, training.epochs, note),
         tolerant=True,
     )
     return trained, accumulator.result(header.plan.genotype.channels)

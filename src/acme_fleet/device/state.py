@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from acme_fleet.links.wire import encode, read_message
 from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples, language_bytes
+from acme_fleet.models.header.module import Header
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.sealed import (
+    STRICT,
     checksum,
     if_sound,
     read_sealed,
@@ -29,11 +32,12 @@ from acme_fleet.runs.sealed import (
     write_sealed,
     write_sealed_json,
 )
+from acme_fleet.training.evaluation import answers
 
 TrainedState = tuple[HeaderState, ImportanceSet]
 """The state after a round's training, and its neurons' importance."""
 _SPLITS = ("train", "validation", "test")
-_STATE, _SHIPPED = "state", "state/shipped.json"
+_STATE, _SHIPPED, _ANSWERS = "state", "state/shipped.json", "state/answers.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,33 @@ class Frozen:
         tensors = [tensor for each in inputs for tensor in each]
         tensors += [] if self.backbone is None else self.backbone.state_dict().values()
         return sum(tensor.nbytes for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A device's classes: its training samples, and the shipped model's answers on its test set.
+
+    Attributes:
+        train: training samples by class.
+        test: for each class of the test set, by class, how often the model answered what.
+    """
+
+    __pydantic_config__ = STRICT
+
+    train: dict[str, int]
+    test: dict[str, dict[str, int]]
+
+    @staticmethod
+    def of(header: Header, features: Splits, names: Sequence[str]) -> Answers:
+        """Count samples and answers; ``names`` are the classes' in the order of the outputs."""
+        labels: list[int] = features.test.labels.tolist()
+        given: list[int] = answers(header, features.test).tolist()
+        test: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for label, answer in zip(labels, given, strict=True):
+            test[names[label]][names[answer]] += 1
+        trained: list[int] = features.train.labels.tolist()
+        train = Counter(names[label] for label in trained)
+        return Answers(dict(train), {name: dict(counts) for name, counts in test.items()})
 
 
 class FeatureMemory:
@@ -254,6 +285,10 @@ class DeviceFolder:
         """Keep the report: the work for this assignment is over."""
         write_sealed(self._file("report"), encode(report))
 
+    def keep_answers(self, found: Answers) -> None:
+        """Keep what only the device knows of its test set; no message has a field for it."""
+        write_sealed_json(self.path / _ANSWERS, asdict(found), private=True)
+
     def keep_shipped(self) -> None:
         """Remember the files that ship as they are."""
         write_sealed_json(self.path / _SHIPPED, _digests(self.path), private=True)
@@ -265,6 +300,11 @@ class DeviceFolder:
 def _ordered(state: HeaderState, importance: dict[str, Tensor], path: Path) -> TrainedState:
     with reading(f"cannot read {path}", DamagedError):
         return state, ImportanceSet.of(importance, state.current.plan.layers)
+
+
+def kept_answers(folder: Path) -> Answers | None:
+    """The answers that a device has noted; none of an older version's device."""
+    return if_sound(folder / _ANSWERS, lambda path: read_sealed_json(path, Answers))
 
 
 def changed_files(folder: Path) -> list[str] | None:

@@ -17,6 +17,7 @@ from acme_fleet.runs.locks import LOCK
 from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
 
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
+PROGRESS, CHOICES = "progress.json", "choices.json"
 _CHECKSUM = "# checksum, written by the run: "
 _MOST_CHANGES = 3
 
@@ -140,7 +141,7 @@ class Directory(ABC, Generic[Kind]):
     @property
     def _bare(self) -> set[Path]:
         """Files of a run that has done nothing yet."""
-        return {self.path / self.document, self.path / LOCK}
+        return {self.path / self.document, self.path / LOCK, self.path / PROGRESS}
 
     def _refuse_others(self) -> None:
         with reading(self.path, RunError):

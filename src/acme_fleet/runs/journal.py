@@ -27,6 +27,7 @@ from acme_fleet.runs.events import (
     Direction,
     Event,
     FaultEvent,
+    FigureEvent,
     LinkTier,
     MessageEvent,
     StageEvent,
@@ -36,7 +37,14 @@ from acme_fleet.runs.forecast import Expected
 
 _CHECK = "check"
 _LONGEST_FAULT = 300
-_KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
+_KINDS = {
+    StageEvent: "stage",
+    MessageEvent: "message",
+    FaultEvent: "fault",
+    FigureEvent: "figure",
+}
+_MARKS = {"stage": StageEvent, "fault": FaultEvent, "figure": FigureEvent}
+"""Entries that tell what a line is; a message has none of them."""
 
 # --- writing ----------------------------------------------------------------------------------
 
@@ -45,8 +53,10 @@ _KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
 class Progress(Protocol):
     """A stage's callback: it has finished ``done`` of ``total`` parts."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """``note`` says in words how it stands."""
+    def __call__(
+        self, done: int, total: int, note: str = "", value: float | None = None, /
+    ) -> None:
+        """``note`` says in words how it stands; ``value`` is a figure of the part just finished."""
         ...
 
 
@@ -111,15 +121,26 @@ class Journal:
         fault = one_line(reason, _LONGEST_FAULT)
         self._write(FaultEvent(time=_now(), fault=fault, actor=actor, tier=tier, about=about))
 
+    def figure(self, actor: str, tier: Tier, name: str, step: int, value: float) -> None:
+        """Record a number, see :class:`FigureEvent`."""
+        self._write(
+            FigureEvent(time=_now(), figure=name, actor=actor, tier=tier, step=step, value=value)
+        )
+
     @contextmanager
     def stage(self, actor: str, name: str, tier: Tier) -> Iterator[Progress]:
-        """Record a stage with its duration; yields how to tell its progress."""
+        """Record a stage with its duration; yields how to tell its progress.
+
+        A value that is told with it is recorded as a figure of the stage's name.
+        """
         started, clock, latest = _now(), time.monotonic(), ""
 
-        def progress(done: int, total: int, note: str = "") -> None:
+        def progress(done: int, total: int, note: str = "", value: float | None = None) -> None:
             nonlocal latest
             latest = note
             self.stop_if_cancelled()
+            if value is not None:
+                self.figure(actor, tier, name, done, value)
             if self._observer and done < total:
                 self._observer.stage(actor, name, done, total, note)
 
@@ -227,7 +248,7 @@ def _event(record: Mapping[str, Any], edges: Container[str]) -> Event:
     Raises:
         DamagedError: naming the key that is missing or wrong.
     """
-    kind = StageEvent if "stage" in record else FaultEvent if "fault" in record else MessageEvent
+    kind = next((kind for mark, kind in _MARKS.items() if mark in record), MessageEvent)
     try:
         return kind.model_validate(_completed(record, edges))
     except ValidationError as error:
@@ -302,7 +323,7 @@ def _completed(record: Mapping[str, Any], edges: Container[str]) -> Mapping[str,
 
     The time stands for an occasion: each message counts, and is the same in every journal.
     """
-    if "tier" in record or "fault" in record:
+    if "tier" in record or "fault" in record or "figure" in record:
         return record
     if "stage" in record:
         actor = record.get("actor")

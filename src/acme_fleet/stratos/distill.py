@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.models.features import LanguageModel
 from acme_fleet.runs.atomic import remove, remove_partial
 from acme_fleet.runs.locks import held
+from acme_fleet.runs.progress import progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
 from acme_fleet.stratos.budget import Budget, Clock, Meter
@@ -129,7 +131,9 @@ class Distillation:
             run.path,
             meter,
             generator(self._request.seed, "student"),
-            lambda done, total, note="": self._stage("student", "epochs", done, total, note),
+            lambda done, total, note="", _=None: self._stage(
+                "student", "epochs", done, total, note
+            ),
         )
         save_student(student.cpu().backbone, self._pair.student.weights, run.student)
         write_sealed_json(run.trained, asdict(trained))
@@ -215,17 +219,23 @@ def distil(
         RunError: if the directory holds something else, or another process works in it.
     """
     began = clock()
-    with held(out):
+    with held(out), ExitStack() as watched:
         run = DistillDirectory(out)
         if run.exists():
             DistillDirectory.create(out, request, resume=resume)
             if run.summary.exists():
                 return DistillSummary.read(run.summary)
         chosen = kept_choice(run, request, pair, server)
-        lessons = Distillation(request, run, chosen, device or torch.device("cpu"), stage)
+
+        def told(actor: str, name: str, done: int, total: int, note: str) -> None:
+            stage(actor, name, done, total, note)
+            progress.stage(actor, name, done, total, note)
+
+        lessons = Distillation(request, run, chosen, device or torch.device("cpu"), told)
         DistillDirectory.create(out, request, resume=resume)  # after all that can be refused
         keep_choice(run, chosen)
         remove_partial(out)
+        progress = watched.enter_context(progress_file(out))
         meter = Meter(run.spent, Budget.of(request.limits, chosen.usd_per_hour), clock, began)
         try:
             summary = lessons.finished(meter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from acme_fleet.data.samples import Samples
@@ -20,3 +21,13 @@ def evaluate(
     batches, _ = by_length(samples, batch_size)
     each = (task.evaluation(module(**batch.inputs), batch.labels) for batch in batches)
     return sum(each, Evaluation())
+
+
+@torch.no_grad()
+def answers(
+    module: Callable[..., Tensor], samples: Samples, batch_size: int = 256
+) -> Int[Tensor, " samples"]:
+    """The number of the largest output for each sample, in the samples' order."""
+    batches, order = by_length(samples, batch_size)
+    found = torch.cat([module(**batch.inputs).argmax(dim=1) for batch in batches])
+    return found if order is None else found[order]

@@ -9,7 +9,7 @@ import hashlib
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -28,6 +28,8 @@ from acme_fleet.messages.base import Message
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.outside import reason
+from acme_fleet.runs.events import FigureEvent
+from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import if_sound, read_sealed, write_sealed
 
@@ -59,6 +61,9 @@ class Board:
         with self._lock:
             self._stages[actor, name] = told
 
+    def plan(self, expected: Mapping[str, Expected]) -> None:
+        """See :class:`acme_fleet.runs.journal.Observer`: a role's plan is the cloud's."""
+
     def latest(self) -> list[dict[str, Any]]:
         """The latest event of each stage; finished ones are reported once."""
         with self._lock:
@@ -88,8 +93,9 @@ class HostedRun:
     jobs: dict[str, Future[bytes]] = field(default_factory=dict)
 
     def news(self, told: int) -> dict[str, Any]:
-        """The events after the first so many."""
-        events = read_events(self.events)[told : told + MOST_EVENTS]
+        """The events after the first so many; figures stay here."""
+        passed = [e for e in read_events(self.events) if not isinstance(e, FigureEvent)]
+        events = passed[told : told + MOST_EVENTS]
         records = [event.record() for event in events]
         return {"told": told + len(events), "events": records, "stages": self.board.latest()}
 

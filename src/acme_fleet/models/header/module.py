@@ -296,6 +296,20 @@ class LinearChange(LinearHeader):
         return clear_padding(last + self.linear(last.transpose(1, 2)).transpose(1, 2), mask)
 
 
+class NoHeader(nn.Module):
+    """A causal header that changes nothing, for a backbone on its own."""
+
+    def forward(
+        self,
+        last: Float[Tensor, "batch hidden tokens"],
+        penultimate: Float[Tensor, "batch hidden tokens"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch hidden tokens"]:
+        """The hidden states as they are."""
+        return last
+
+
 def linear_header(tensors: Mapping[str, Tensor], *, causal: bool) -> LinearHeader:
     """The plain linear header in the place of a searched one."""
     return LinearChange(tensors) if causal else LinearHeader(tensors)

@@ -188,10 +188,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TokenAccuracy:
-    """Of a language model's next tokens: the share that is the most probable one, and the loss.
-
-    ``pytorch`` is the device's model.
-    """
+    """Shares of a language model's next tokens that are the most probable ones, and losses."""
 
     data: Literal["validation", "test"]
     tokens: int

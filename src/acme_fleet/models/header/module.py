@@ -61,7 +61,8 @@ class Header(nn.Module):
         used = {term.operation for node in plan.nodes for term in node.terms if not term.layer}
         if plan.causal and (unknown := used - CAUSAL.keys()):
             raise ValueError(f"the operation {min(unknown)} has no causal form")
-        self._pass_through = CAUSAL if plan.causal else PASS_THROUGH
+        causal = {name: operation.apply for name, operation in CAUSAL.items()}
+        self._pass_through = causal if plan.causal else PASS_THROUGH
         for key in read.items():
             if key not in pool:
                 pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")

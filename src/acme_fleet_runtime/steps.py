@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,6 +33,14 @@ class Steps:
         self._session, self._place = session, place
         self._past = [(one.name, one.shape) for one in session.get_inputs()[2:]]
         self._computing = threading.Lock()
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that are remembered for each token of a text."""
+        growing = [
+            shape for _, shape in self._past if not all(isinstance(s, int) for s in shape[1:])
+        ]
+        return sum(4 * math.prod(s for s in shape[1:] if isinstance(s, int)) for shape in growing)
 
     def empty(self, texts: int) -> Memory:
         """The memory before the first token."""
@@ -79,6 +88,7 @@ class Steps:
         """
         memory, new = self.empty(1), np.array([list(prompt)], np.int64)
         while True:
+            logits = np.zeros((1, 1, 1), np.float32)
             for start in range(0, new.shape[1], _CHUNK):
                 logits = self.step(new[:, start : start + _CHUNK], memory)
             number = choose(logits[0, -1])

@@ -79,6 +79,11 @@ class Writer:
         """True if there is a chat template."""
         return self._template is not None
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that the model remembers for each token."""
+        return self.steps.token_bytes
+
     # --- tokens -------------------------------------------------------------------------------
 
     def prompt(self, text: str) -> list[int]:

@@ -102,14 +102,16 @@ def serve(
 ) -> None:
     """Answer HTTP requests with an artifact, without torch: /predict, /health and /metrics.
 
+    Language models answer in OpenAI's form: /v1/completions, /v1/chat/completions and /v1/models.
+
     \b
     acme serve runs/mine/artifacts/cam-1
     curl -H 'Content-Type: image/png' --data-binary @photo.png http://127.0.0.1:8080/predict
     """
-    from acme_fleet_runtime.runner import Runner
     from acme_fleet_runtime.server import serve
+    from acme_fleet_runtime.writer import open_artifact
 
-    serve(Runner.open(artifact, threads), host, port, token, say)
+    serve(open_artifact(artifact, threads), host, port, token, say)
 
 
 def _record(registry: Registry | None, written: list[Exported], run: Path | None) -> None:

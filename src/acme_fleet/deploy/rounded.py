@@ -151,7 +151,7 @@ class _Int8Head(nn.Module):
 
     def __init__(self, numbers: Tensor, scale: Tensor) -> None:
         super().__init__()
-        rows, self.hidden = numbers.shape
+        self.hidden = numbers.shape[1]
         filled = F.pad(numbers.to(torch.int16) + _ZERO, (0, -self.hidden % GROUP), value=_ZERO)
         self.register_buffer("numbers", filled.to(torch.uint8).unflatten(1, (-1, GROUP)))
         groups = self.get_buffer("numbers").shape[1]

@@ -198,7 +198,7 @@ def speed(
     ]
     medians = np.median(np.array(timed), axis=0)
     ours, theirs = medians.tolist()
-    return Speed(*ours, *theirs, len(prompt), threads, machine())
+    return Speed(ours[0], ours[1], theirs[0], theirs[1], len(prompt), threads, machine())
 
 
 def _best(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
@@ -92,7 +93,8 @@ class OfLanguage(nn.Module):
             use_cache=True,
             output_hidden_states=True,
         )
-        last, further = outputs.last_hidden_state, ()
+        last = outputs.last_hidden_state
+        further: tuple[Tensor, ...] = ()
         if self.header is not None:
             room = self.header.room
             window = F.pad(real, (room, 0))[:, None].narrow(2, past, room + new)
@@ -106,7 +108,8 @@ class OfLanguage(nn.Module):
             last = changed.transpose(1, 2)
             if room:
                 further = (torch.cat([held, added], dim=2)[..., new:],)
-        kept = [x for layer in cache.layers for x in (layer.keys, layer.values)]
+        layers = cast("list[Any]", cache.layers)
+        kept = [x for layer in layers for x in (layer.keys, layer.values)]
         return (self.head(last), *kept, *further)
 
 

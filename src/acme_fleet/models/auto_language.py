@@ -207,7 +207,9 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
         window = F.pad(real, (header.room, 0))[:, None, -(header.room + new) :]
         memory = last.new_zeros(len(last), header.channels, header.room)
         if seen and header.room:
-            kept = cache.layers[self._layers].keys[:, 0, -header.room :].transpose(1, 2)
+            kept = (
+                cast("Any", cache.layers[self._layers]).keys[:, 0, -header.room :].transpose(1, 2)
+            )
             memory = F.pad(kept, (header.room - kept.shape[2], 0))
         maps = [x.masked_fill(~real[:, -new:, None], 0.0).transpose(1, 2) for x in (last, before)]
         changed, added = header(*maps, window, places, memory)

@@ -6,7 +6,7 @@ It needs: pip install llama-cpp-python
 import sys
 from pathlib import Path
 
-from llama_cpp import Llama
+from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
 
 if __name__ == "__main__":
     texts = [text for text in sys.argv[1:] if text != "--chat"]

@@ -5,6 +5,7 @@ It needs: pip install acme-fleet
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,7 +17,7 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.stderr.write("usage: python run.py TEXT…\n")
         sys.exit(2)
-    model = AutoModelForCausalLM.from_pretrained(HERE)
+    model: Any = AutoModelForCausalLM.from_pretrained(HERE)
     tokenizer = AutoTokenizer.from_pretrained(HERE)
     for text in sys.argv[1:]:
         inputs = tokenizer(text, return_tensors="pt")

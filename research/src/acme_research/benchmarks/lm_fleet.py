@@ -103,7 +103,7 @@ def _pretrained(public: Path, options: Options) -> Path:
         lines = [json.dumps({"text": row["prompt"] + row["answer"]}) for row in rows]
         texts.write_text("\n".join(lines))
         training = Training(epochs=2 if options.quick else 6, batch_size=64, learning_rate=4e-3)
-        recipe = LanguageRecipe("llama-nano", training, max_tokens=64, seed=0)
+        recipe = LanguageRecipe("llama-nano", training, max_tokens=96, seed=0)
         pretrain_language(texts, "text", recipe, folder, lambda *_: None)
     return folder
 

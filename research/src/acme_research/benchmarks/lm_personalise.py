@@ -2,8 +2,8 @@
 
 ``python -m acme_research.benchmarks.lm_personalise --data clinc150``: ten devices, each asked for
 the intents of one domain, which they say in words (natural split). Local-only trains the same
-header as long without its neighbours; FedAvg averages headers' weights over a cluster in each
-round; both prune nothing. All begin with the same backbones and coarse headers. The header's rival by
+header as long without its neighbours; FedAvg averages the weights of a cluster's headers in each
+round; both prune nothing. All begin with the same backbones and headers. The header's rival by
 bytes, LoRA, stands beside by its loss. With ``--checkpoint`` the same is done on a real decoder.
 """
 

@@ -260,11 +260,12 @@ def summarize(
     update: UpdateSummary | None = None,
 ) -> Summary:
     """Everything that was measured, in one record."""
+    storage = {device.name: device.storage for device in fleet.devices}
     alone, averaged = (probe.alone, probe.averaged) if probe else ({}, {})
     devices = [
         DeviceSummary(
             cluster=report.name,
-            capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
+            capacity_bytes=storage[device.name],
             accuracy_probe=alone.get(device.name),
             accuracy_probe_averaged=averaged.get(device.name),
             **device.model_dump(),
@@ -336,6 +337,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         contenders=report.contenders,
         device_names=report.device_names,
         similarity=report.similarity,
+        columns=report.columns,
         lost=report.lost,
         missed=report.missed,
         shortened=report.shortened,

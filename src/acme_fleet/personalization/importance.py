@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
 from acme_fleet.messages.edge_device import ImportanceUpdate, ImportanceUpload, RoundStart
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.messages.peer_weights import PeerWeights
 from acme_fleet.personalization.base import Mixture, OpenRule, Own, sets_of
 
 
-def aggregate(
-    sets: Mapping[str, ImportanceSet], weights: Float[np.ndarray, "devices devices"]
-) -> dict[str, ImportanceSet]:
+def aggregate(sets: Mapping[str, ImportanceSet], weights: PeerWeights) -> dict[str, ImportanceSet]:
     """Q'_n = Σ_i ŵ_{n,i} Q_i for every device, each Q_i scaled to sum 1 (Eq. 21).
 
     Args:
@@ -42,7 +39,7 @@ class ImportanceRule(OpenRule[ImportanceUpload, ImportanceUpdate, ImportanceSet]
         uploads: Mapping[str, ImportanceUpload],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: PeerWeights,
     ) -> Mixture[ImportanceSet]:
         """Q'_n for each device (Eq. 21)."""
         return Mixture(aggregate(sets_of(uploads, plan), weights))

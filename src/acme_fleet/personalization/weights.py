@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +20,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.messages.peer_weights import PeerWeights, weighted_sums
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.header.unpruned import expand, places, presence
 from acme_fleet.models.storage import clone_state
@@ -96,7 +96,7 @@ def completed(
 def mix_headers(
     headers: Mapping[str, Mapping[str, Tensor]],
     plans: Mapping[str, HeaderPlan],
-    weights: Float[np.ndarray, "devices devices"],
+    weights: PeerWeights,
     start: Mapping[str, Tensor],
     most: float,
     held: Mapping[str, Sequence[int]] | None = None,
@@ -123,14 +123,13 @@ def mix_headers(
     whole = contain(whole, start, scales)
     rows = _rows(names, held, len(start["classifier.pooled.bias"])) if held else None
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    matrix = torch.from_numpy(weights).double()
     for key in start:
         values = torch.stack([whole[name][key] for name in names]).flatten(1).double()
         there = torch.stack([present[name][key] for name in names]).flatten(1).double()
-        combined = _mean(matrix, values, there)
+        combined = _mean(weights, values, there)
         if rows is not None and key.startswith("classifier."):
             own = rows.repeat_interleave(values.shape[1] // rows.shape[1], dim=1)
-            combined = torch.where(own > 0, _mean(matrix, values, there * own), combined)
+            combined = torch.where(own > 0, _mean(weights, values, there * own), combined)
         for row, name in zip(combined, names, strict=True):
             mixed[name][key] = row.view(start[key].shape).to(start[key].dtype)
     own = {name: _own(plans[name], tensors) for name, tensors in mixed.items()}
@@ -138,13 +137,13 @@ def mix_headers(
 
 
 def _mean(
-    matrix: Float[Tensor, "devices devices"],
+    weights: PeerWeights,
     values: Float[Tensor, "devices entries"],
     there: Float[Tensor, "devices entries"],
 ) -> Float[Tensor, "devices entries"]:
     """Each device's weighted mean over those who have an entry; its own where nobody has."""
-    share = matrix @ there
-    return torch.where(share > 0, (matrix @ (values * there)) / share, values)
+    share = weighted_sums(weights, there)
+    return torch.where(share > 0, weighted_sums(weights, values * there) / share, values)
 
 
 def _rows(
@@ -236,11 +235,14 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
         uploads: Mapping[str, HeaderUploadT],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: PeerWeights,
     ) -> Mixture[MixedPart]:
         """Mixed headers; a set that is not mixed comes back as the device's own."""
-        alone = np.eye(len(uploads)) if self.settings.mix == "weights" else weights
-        sets = aggregate(sets_of(uploads, plan), alone)
+        sets = sets_of(uploads, plan)
+        if self.settings.mix == "weights":
+            sets = {name: own.normalized() for name, own in sets.items()}
+        else:
+            sets = aggregate(sets, weights)
         mixed = mix_headers(
             {name: upload.header for name, upload in uploads.items()},
             {name: left(plan, upload.kept) for name, upload in uploads.items()},

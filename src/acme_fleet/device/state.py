@@ -19,6 +19,7 @@ from acme_fleet.models.features import feature_samples, language_bytes
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import remove
+from acme_fleet.runs.ledger import forget, note, require
 from acme_fleet.runs.sealed import (
     checksum,
     if_sound,
@@ -123,6 +124,7 @@ class DeviceFolder:
         self._memory.drop(self.path)
         for outdated in stored.parent.glob("*.safetensors"):
             remove(outdated)
+        forget(stored.parent)
         write_sealed(stored, sent)
 
     def assignment(self) -> HeaderAssignment:
@@ -213,10 +215,11 @@ class DeviceFolder:
             start: makes the state before the first round, should it be damaged.
 
         Raises:
-            DamagedError: if a later state is damaged, which depends on what peers have sent.
+            DamagedError: if a later state, which depends on what peers have sent, is damaged or
+                missing.
         """
         earlier = (self._file(f"pruned-{n}") for n in reversed(range(number)))
-        if pruned := next((path for path in earlier if path.exists()), None):
+        if pruned := next(filter(require, earlier), None):
             return HeaderState.read(pruned)
         return if_sound(self._file("start"), HeaderState.read) or self.begin(start())
 
@@ -242,7 +245,9 @@ class DeviceFolder:
 
     def keep_pruned(self, number: int, state: HeaderState) -> None:
         """Keep the state at the end of a round."""
-        state.write(self._file(f"pruned-{number}"))
+        path = self._file(f"pruned-{number}")
+        state.write(path)
+        note(path.parent, [path.name])
 
     # --- the end ---
 

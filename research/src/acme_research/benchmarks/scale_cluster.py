@@ -7,10 +7,8 @@ kind, in both. Then whole runs of one fleet of 500 devices with either: accuracy
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +19,6 @@ from acme_fleet.edge.similarity import (
     near_weights,
 )
 from acme_fleet.messages.peer_weights import PeerWeights
-from acme_research.frame.many_devices import many_devices, measured_run
 from acme_research.frame.record import write_benchmark
 
 KINDS, ROWS, HIDDEN, TEMPERATURE = 3, 12, 32, 0.1
@@ -35,8 +32,7 @@ def samples(devices: int, seed: int = 0) -> list[np.ndarray]:
     kinds = draw.normal(size=(KINDS, HIDDEN))
     own = 0.2 * draw.normal(size=(devices, HIDDEN))
     return [
-        draw.normal(size=(ROWS, HIDDEN)) + APART * kinds[n % KINDS] + own[n]
-        for n in range(devices)
+        draw.normal(size=(ROWS, HIDDEN)) + APART * kinds[n % KINDS] + own[n] for n in range(devices)
     ]
 
 

@@ -165,4 +165,6 @@ def test_a_journal_cut_at_a_line_s_end_is_noticed(
     (run / "events.jsonl").write_bytes(b"".join(lines[:-3]))
     assert faults.run(run).code == 0
     # A line that was written when the run was killed may not have been counted.
-    assert re.search("[23] lines of events.jsonl are missing", (run / "events.jsonl").read_text())
+    assert re.search(
+        "lines of events.jsonl that are missing: [23];", (run / "events.jsonl").read_text()
+    )

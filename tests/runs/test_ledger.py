@@ -41,10 +41,10 @@ def test_lines_that_were_cut_off_a_journal_are_told_once(tmp_path: Path) -> None
     assert read_journal(path).damaged == {}
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2]))
-    assert read_journal(path).damaged == {3: "3 lines from here on are missing"}
+    assert read_journal(path).damaged == {3: "lines that are missing: 3"}
     for _ in range(2):
         Journal(path)
     faults = [event.record()["fault"] for event in read_journal(path).events]
-    assert faults[2:] == ["3 lines of events.jsonl are missing: what they told is in no sum"]
+    assert faults[2:] == ["lines of events.jsonl that are missing: 3; they are in no sum"]
     (tmp_path / "events.count").write_text("no number")
     assert read_journal(path).damaged == {}  # as an older version's, which counted none

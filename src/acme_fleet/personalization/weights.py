@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import (
@@ -27,6 +28,7 @@ from acme_fleet.models.storage import clone_state
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, OpenRule, Own, sets_of
 from acme_fleet.personalization.importance import aggregate
+from acme_fleet.personalization.robust import made_robust
 
 _LONGEST = 2.0
 
@@ -100,6 +102,7 @@ def mix_headers(
     start: Mapping[str, Tensor],
     most: float,
     held: Mapping[str, Sequence[int]] | None = None,
+    settings: Personalization | None = None,
 ) -> MixedHeaders:
     """v'_n = Σ_i ŵ_{n,i} v_i, entry by entry over the peers that still have the entry.
 
@@ -115,12 +118,21 @@ def mix_headers(
         start: the coarse header that all received.
         most: see :func:`update_scales`.
         held: the classes that each device trains on; none is to mix every row over all.
+        settings: may ask for a robust aggregation of the updates, header less start.
     """
     names = list(headers)
     present = {name: presence(plans[name]) for name in names}
     whole = completed(headers, plans, start)
     scales = update_scales(whole, start, most)
     whole = contain(whole, start, scales)
+    if settings is not None and settings.robust != "none":
+        sizes = [tensor.numel() for tensor in start.values()]
+        begun = torch.cat([tensor.flatten() for tensor in start.values()])
+        sent = [torch.cat([whole[name][k].flatten() for k in start]) - begun for name in names]
+        rows, weights = made_robust(settings, torch.stack(sent), weights)
+        for name, row in zip(names, rows + begun, strict=True):
+            pieces = zip(start.items(), row.split(sizes), strict=True)
+            whole[name] = {key: piece.view(known.shape) for (key, known), piece in pieces}
     rows = _rows(names, held, len(start["classifier.pooled.bias"])) if held else None
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for key in start:
@@ -242,7 +254,7 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
         if self.settings.mix == "weights":
             sets = {name: own.normalized() for name, own in sets.items()}
         else:
-            sets = aggregate(sets, weights)
+            sets = aggregate(sets, weights, self.settings)
         mixed = mix_headers(
             {name: upload.header for name, upload in uploads.items()},
             {name: left(plan, upload.kept) for name, upload in uploads.items()},
@@ -250,6 +262,7 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
             coarse,
             self.longest,
             self.holders(uploads),
+            self.settings,
         )
         shortened = {name: scale for name, scale in mixed.scales.items() if scale < 1}
         parts = {name: MixedPart(own, mixed.headers[name]) for name, own in sets.items()}

@@ -77,7 +77,7 @@ class Journal:
                 file.seek(0)
                 self._lines = file.read().count(b"\n")
         if missing := _counted(path) - self._lines:
-            told = f"{missing} lines of {path.name} are missing: what they told is in no sum"
+            told = f"lines of {path.name} that are missing: {missing}; they are in no sum"
             if missing > 0:
                 self.fault(_CLOUD, "cloud", _CLOUD, told)
 
@@ -191,7 +191,7 @@ def read_journal(path: Path) -> Events:
     if _is_whole(last):
         lines.append(last)
     if (missing := _counted(path) - len(lines)) > 0:
-        found.damaged[len(lines) + 1] = f"{missing} lines from here on are missing"
+        found.damaged[len(lines) + 1] = f"lines that are missing: {missing}"
     records: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -20,17 +20,20 @@ _EACH, _PUBLIC, _NOISE = 20, 2000, 20  # samples of a device, of the cloud, and 
 _CLASSES = (["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8", "9"])
 
 
-def many_devices(count: int, folder: Path, seed: int = 0, **personalization: Any) -> Fleet:
+def many_devices(
+    count: int, folder: Path, seed: int = 0, each: int = _EACH, **personalization: Any
+) -> Fleet:
     """Devices of three kinds of data, small headers, 200 trained at a time.
 
     Args:
         count: of the devices, all in one cluster.
-        folder: gets the data set, 20 samples for each device.
+        folder: gets the data set.
         seed: of data and fleet.
+        each: samples of a device.
         personalization: settings of Algorithm 2 in place of the usual ones.
     """
     raw, draw = read_digits(), np.random.default_rng(seed)
-    samples = _EACH * count + _PUBLIC
+    samples = each * count + _PUBLIC
     index = draw.integers(len(raw.items), size=samples)
     images = raw.items[index] + draw.integers(-_NOISE, _NOISE + 1, (samples, *raw.items.shape[1:]))
     data = folder / f"digits-{count}-{seed}.npz"

@@ -18,6 +18,7 @@ _MATHEMATICS = (
     *("device.importance", "device.refinement", "models", "simulation", "baselines"),
     *("privacy.noise", "privacy.masking", "privacy.protection", "cost.energy", "cost.size"),
     *("data.samples", "data.shares", "data.partition", "tasks", "messages.importance_set"),
+    "messages.peer_weights",
     *("stratos.predictors", "stratos.calibration", "stratos.plan"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "typechecker.checked")

@@ -38,7 +38,7 @@ test-faults: $(VENV)/.developer ## runs that are killed, moved, out of disk, dam
 
 fuzz: $(VENV)/.developer ## coverage-guided inputs for every reader; one of them with NAME=wire, SECONDS=600
 	$(PIP) -e '.[fuzz]'
-	@for name in $(or $(NAME),wire manifest fleet site artifact tokenizer); do \
+	@for name in $(or $(NAME),wire manifest fleet site description tokenizer); do \
 		$(BIN)/python tests/fuzz/fuzz.py $$name $(or $(SECONDS),60) || exit 1; done
 
 supply-chain: ## hashed lock, SBOM (CycloneDX) and known vulnerabilities, into supply-chain/

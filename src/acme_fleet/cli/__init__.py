@@ -9,6 +9,7 @@ from acme_fleet.cli import (
     hosts,
     pretrain,
     reference,
+    ui,
     update,
 )
 from acme_fleet.cli.app import app
@@ -25,5 +26,6 @@ __all__ = [
     "hosts",
     "pretrain",
     "reference",
+    "ui",
     "update",
 ]

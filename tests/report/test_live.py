@@ -145,6 +145,7 @@ def test_what_was_told_is_added_up(site: Site):
     assert devices["cam-1"]["scores"] == [[1, 0.5], [2, 0.75]]
     assert devices["badge-1"]["scores"] == []
     assert [stage["stage"] for stage in run["stages"]] == ["reference", "header search"]
+    assert sum(run["links"]["device"]["flow"]) == 1940
     (fault,) = run["faults"]
     assert (fault["about"], fault["fault"]) == ("cam-2", HOSTILE)
 
@@ -251,9 +252,11 @@ def test_a_choice_is_shown_with_its_candidates(tmp_path: Path):
 def test_what_cannot_be_read_is_a_state(name: str, tmp_path: Path):
     run = begun(tmp_path / "run")
     (run.path / name).write_text("{no")
-    shown = Watched(run.path, "run").shown()
+    watched = Watched(run.path, "run")
+    shown = watched.shown()
     assert shown["status"] == "unreadable"
     assert name in shown["reason"]
+    assert watched.brief()["id"] == "run"
 
 
 def test_a_distillation_is_shown_too(tmp_path: Path):

@@ -17,7 +17,7 @@ from acme_fleet.runs.events import (
 )
 
 _LATEST, _FAULTS = 30, 50
-_BINS = 60
+_BINS, _TICK_S = 60, 0.1
 _MOST_DEVICES = 500
 _MOST_STEPS = 200
 
@@ -31,7 +31,7 @@ class FleetState:
         self._last = 0.0
         self._sizes: Counter[tuple[str, str, str]] = Counter()
         self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._flow: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._flow: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self._stages: dict[str, list[float]] = {}
         self._rewards: defaultdict[str, dict[int, float]] = defaultdict(dict)
         self._scores: defaultdict[str, dict[int, float]] = defaultdict(dict)
@@ -56,7 +56,7 @@ class FleetState:
                     key = event.tier, event.direction, event.type
                     self._sizes[key] += event.size_bytes
                     self._counts[key] += 1
-                    self._flow[event.tier].append((event.at_s, event.size_bytes))
+                    self._flow[event.tier][int(event.at_s / _TICK_S)] += event.size_bytes
                     told = f"{event.sender} → {event.receiver}: {event.type}"
                     self._tell(event.time, "message", told, event.size_bytes)
                 case FaultEvent():
@@ -146,12 +146,13 @@ class FleetState:
 
     def _bins(self, tier: str) -> list[int]:
         """Bytes in equal parts of the time until now."""
-        if not self._began or self._last <= self._began:
+        if not self._began:
             return []
         found = [0] * _BINS
-        width = (self._last - self._began) / _BINS
-        for at_s, size in self._flow[tier]:
-            found[min(_BINS - 1, int((at_s - self._began) / width))] += size
+        width = max(self._last - self._began, _TICK_S) / _BINS
+        for tick, size in self._flow[tier].items():
+            place = int((tick * _TICK_S - self._began) / width)
+            found[max(0, min(_BINS - 1, place))] += size
         return found
 
     def _tell(self, time: str, kind: str, text: str, size: int | None = None) -> None:

@@ -116,9 +116,8 @@ def _known(board: Board, name: str) -> Watched:
     return found
 
 
-def _listed(board: Board) -> list[dict[str, Any]]:
-    keys = ("id", "name", "kind", "status")
-    return [{key: run.shown()[key] for key in keys} for run in board.runs().values()]
+def _listed(board: Board) -> list[dict[str, str]]:
+    return [run.brief() for run in board.runs().values()]
 
 
 async def _changes(

@@ -48,16 +48,32 @@ class Watched:
         self._shown: dict[str, Any] = {}
 
     def shown(self) -> dict[str, Any]:
-        """How it stands; never fails: what cannot be read is the state then."""
+        """The whole state; never fails: a run that cannot be read is in the state of that name."""
         with self._lock:
             if time.monotonic() - self._read_at >= _READ_AGAIN_S:
-                try:
-                    self._shown = self._read()
-                except (AcmeError, OSError, KeyError, TypeError, ValueError) as error:
-                    reason = one_line(str(error) or type(error).__name__, 500)
-                    self._shown = {**self._about(), "status": "unreadable", "reason": reason}
+                self._shown = self._or_unreadable(self._read)
                 self._read_at = time.monotonic()
             return self._shown
+
+    def brief(self) -> dict[str, str]:
+        """Its name and status, for a list; no event is read."""
+        with self._lock:
+            told = self._or_unreadable(self._standing)
+        return {key: told[key] for key in ("id", "name", "kind", "status")}
+
+    def _or_unreadable(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return read()
+        except (AcmeError, OSError, KeyError, TypeError, ValueError) as error:
+            reason = one_line(str(error) or type(error).__name__, 500)
+            return {**self._about(), "status": "unreadable", "reason": reason}
+
+    def _standing(self) -> dict[str, Any]:
+        if self._settings is None:
+            self._settings = self._directory.as_written()
+        progress = _progress(self.path / PROGRESS)
+        status = _status(progress, finished=self._directory.summary.exists())
+        return {**self._about(), "name": self._settings.name, **status}
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -71,13 +87,9 @@ class Watched:
         }
 
     def _read(self) -> dict[str, Any]:
-        if self._settings is None:
-            self._settings = self._directory.as_written()
-        summary = None
+        about, summary = self._standing(), None
         if self._directory.summary.exists():
             summary = read_marked_json(self._directory.summary)
-        progress = _progress(self.path / PROGRESS)
-        about = {**self._about(), **_status(progress, finished=summary is not None)}
         if self.kind == "fleet":
             return about | self._fleet(summary)
         return about | _distillation(self.path, self._settings, summary)

@@ -87,8 +87,11 @@ const showHead = (card, run) => {
   const trouble = part(card, ".trouble");
   const bad = !["running", "finished"].includes(run.status);
   if (trouble.hidden === bad) trouble.hidden = !bad;
-  const told = bad ? `${run.reason || "It was interrupted."} Go on: ${run.resume}` : "";
-  if (trouble.textContent !== told) trouble.textContent = told;
+  const told = bad ? `${run.reason || "It was interrupted."}\n${run.resume}` : "";
+  if (trouble.dataset.told !== told) { // an alert is read aloud when it changes, and only then
+    trouble.dataset.told = told;
+    trouble.replaceChildren(`${run.reason || "It was interrupted"}. Go on: `, el("code", run.resume));
+  }
   const report = part(card, ".report");
   if (run.kind === "fleet") {
     report.hidden = !(run.report && run.status === "finished");
@@ -129,7 +132,8 @@ const linkText = (link, up) => {
 const showTiers = (card, run) => {
   const busy = new Map((run.now || []).map((stage) => [stage.actor, stage.stage]));
   const over = run.status === "finished";
-  part(card, ".cloud .at").textContent = busy.get("cloud") || (over ? "done" : "waits for its edge servers");
+  part(card, ".cloud .at").textContent =
+    busy.get("cloud") || (over ? "done" : run.status === "running" ? "waits for its edge servers" : "stopped");
   const state = (name, lost, done) => (lost ? "lost" : busy.has(name) ? "busy" : done ? "done" : "");
   const color = colors(run);
   chips(part(card, ".edges ul"), run.edges.map((edge) => {

@@ -46,7 +46,7 @@ def begun(path: Path) -> RunDirectory:
 
 
 def tell(run: RunDirectory) -> None:
-    """What a run notes on its way to the first round."""
+    """Events of a run on its way to the first round."""
     journal = Journal(run.events)
     with journal.stage("cloud", "reference", "cloud"):
         pass

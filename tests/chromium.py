@@ -102,18 +102,17 @@ class Tab:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30.0) -> Any:
-        """Wait until an expression is true; returns its value.
+    def wait(self, condition: str, seconds: float = 30.0) -> None:
+        """Wait until an expression is true.
 
         Raises:
             TimeoutError: with the page's text.
         """
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if value := self.run(condition):
-                return value
+        while not self.run(f"Boolean({condition})"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{condition}: {self.run('document.body.innerText')}")
             time.sleep(0.1)
-        raise TimeoutError(f"{condition}: {self.run('document.body.innerText')}")
 
     def press(self, key: str) -> None:
         """A key goes down and up."""

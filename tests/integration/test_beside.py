@@ -1,4 +1,4 @@
-"""What a run measures and notes beside the protocol: for its report, and for who watches it."""
+"""Measurements and notes beside the protocol: for the report, and for who watches a run."""
 
 from __future__ import annotations
 

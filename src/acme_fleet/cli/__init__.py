@@ -11,6 +11,7 @@ from acme_fleet.cli import (
     init,
     pretrain,
     reference,
+    ui,
     update,
 )
 from acme_fleet.cli.app import app
@@ -29,5 +30,6 @@ __all__ = [
     "init",
     "pretrain",
     "reference",
+    "ui",
     "update",
 ]

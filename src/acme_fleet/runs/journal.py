@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
@@ -233,6 +233,31 @@ def read_journal(path: Path) -> Events:
         except DamagedError as error:
             found.damaged[number] = str(error)
     return Events(found.events, dict(sorted(found.damaged.items())))
+
+
+def read_on(path: Path, offset: int) -> tuple[list[Event], int]:
+    """The events after a journal's first ``offset`` bytes; damaged lines are left out.
+
+    Returns:
+        The events, and the offset to go on from; it is before a line that is not complete yet.
+
+    Raises:
+        DamagedError: if the file cannot be read.
+    """
+    if not path.exists():
+        return [], 0
+    with reading(f"cannot read {path}", DamagedError), path.open("rb") as file:
+        file.seek(offset)
+        lines, _, _ = file.read().rpartition(b"\n")
+    records = []
+    for line in lines.split(b"\n") if lines else []:
+        with suppress(DamagedError):
+            records.append(_record(line))
+    events, edges = [], _edge_servers(records)
+    for record in records:
+        with suppress(DamagedError):
+            events.append(_event(record, edges))
+    return events, offset + (len(lines) + 1 if lines else 0)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.sources.files import read_digits
+from acme_fleet.pipeline import customize
 
 _EACH, _PUBLIC, _NOISE = 20, 2000, 20  # samples of a device, of the cloud, and levels of noise
 _CLASSES = (["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8", "9"])
@@ -89,7 +89,7 @@ def measured_run(fleet: Fleet, out: Path) -> dict[str, Any]:
 
 def _main(path: Path, out: Path) -> None:
     begun, clock = time.process_time(), time.perf_counter()
-    summary = acme_fleet.customize(Fleet.from_yaml(path), out)
+    summary = customize(Fleet.from_yaml(path), out)
     files = [file for file in out.rglob("*") if file.is_file()]
     scores = [device.accuracy for device in summary.devices]
     result = {

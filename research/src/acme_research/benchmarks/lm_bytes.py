@@ -1,6 +1,6 @@
 """Bytes for exact answers within 3 points of the whole fine-tuned model ÷ its float32 bytes.
 
-``python -m acme_research.benchmarks.lm_bytes --data clinc150``: the fleet of ``lm_personalise``, but
+``python -m acme_research.benchmarks.lm_bytes --data clinc150``: that of ``lm_personalise``, but
 each cluster has the limit of one share of the whole model's bytes. A device's artifact is compared
 with the fine-tuned reference, whole and in float32, on the device's own test prompts. Details have
 the whole model rounded to int8 and int4, without a header: who cannot beat that should see it.

@@ -94,15 +94,13 @@ class CompletionsHandler(Handler):
             every = [first, *pieces]
         return form.whole("".join(piece.text for piece in every), every[-1])
 
-    def _pieces(self, asked: _Asked) -> Generator[Piece, None, None]:
+    def _pieces(self, asked: _Asked) -> Generator[Piece]:
         """The text; it has its room in the server's memory as long as it is being written."""
         need = self._writer.token_bytes * (len(asked.prompt) + asked.wish.most)
         with self.server.waiting.having(need):
             yield from self._writer.write(asked.prompt, asked.wish)
 
-    def _events(
-        self, form: _Form, first: Piece, pieces: Generator[Piece, None, None]
-    ) -> Iterator[bytes]:
+    def _events(self, form: _Form, first: Piece, pieces: Generator[Piece]) -> Iterator[bytes]:
         """Server-sent events."""
         with closing(pieces):
             piece: Piece | None = first

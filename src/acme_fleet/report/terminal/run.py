@@ -84,7 +84,7 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
 
 
 def _memory_text(plan: Plan) -> str:
-    """What the cloud's training needs."""
+    """The least memory for the cloud's training, in words."""
     needed = bytes_text(plan.memory_bytes)
     return f"memory of the cloud's training: {needed} at least, activations on top"
 

@@ -20,7 +20,7 @@ from acme_fleet.stratos.checkers import try_checker
 from acme_fleet.stratos.chosen import keep_choice, kept_choice, pair_of
 from acme_fleet.stratos.examination import Marks, examined
 from acme_fleet.stratos.imitation import Trained, train_student
-from acme_fleet.stratos.lessons import TAUGHT, Lessons, lessons_of, read_texts
+from acme_fleet.stratos.lessons import Lessons, lessons_of, read_texts
 from acme_fleet.stratos.pairs import Pair
 from acme_fleet.stratos.questions import QuestionSets, read_questions
 from acme_fleet.stratos.request import Request
@@ -118,14 +118,14 @@ class Distillation:
             return known
         student = load_model(self._started()).to(self._device)
         teacher = None
-        if TAUGHT in self._lessons.train.inputs:
+        if self._lessons.taught:
             teacher = load_model(self._pair.teacher.weights).to(self._device)
         trained = train_student(
             student,
             teacher,
             self._lessons,
             self._training,
-            self._request.learning.logits_weight,
+            self._request.learning,
             run.path,
             meter,
             generator(self._request.seed, "student"),
@@ -171,8 +171,9 @@ class Distillation:
         )
 
     def _examined(self, name: str, writer: Writer) -> Marks:
+        request = self._request
         return examined(
-            self._request,
+            request if name == "teacher" else request.of_student,
             writer,
             self._questions.test,
             self._run.answers(name),

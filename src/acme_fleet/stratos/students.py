@@ -34,7 +34,7 @@ from acme_fleet.models.features import LanguageModel
 from acme_fleet.models.storage import with_prefix
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import make_folder, writing
-from acme_fleet.stratos.lessons import TAUGHT
+from acme_fleet.stratos.lessons import LEARNED
 from acme_fleet.stratos.pairs import Pair
 from acme_fleet.tasks.generation import GENERATION
 
@@ -94,7 +94,7 @@ def cut_model(
         FleetError: if the importance is no finite number.
     """
     measured = samples[torch.randperm(len(samples), generator=draw)[:_MEASURED]]
-    measured = measured.with_inputs({k: v for k, v in measured.inputs.items() if k != TAUGHT})
+    measured = measured.with_inputs({k: v for k, v in measured.inputs.items() if k != LEARNED})
     objective = labels_objective(GENERATION)
     found = taylor_importance(teacher, measured, objective, _TOGETHER)
     if not all(bool(values.isfinite().all()) for values in found):

@@ -89,9 +89,14 @@ class Writer:
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.bos_token
 
+    @property
+    def chats(self) -> bool:
+        """True if the checkpoint has a chat template."""
+        return self._tokenizer.chat_template is not None
+
     def tokens(self, prompt: str) -> list[int]:
         """Tokens of a prompt, as a user's message where the checkpoint has a chat template."""
-        if self._tokenizer.chat_template is None:
+        if not self.chats:
             return self._tokenizer(prompt)["input_ids"]
         messages = [{"role": "user", "content": prompt}]
         return self._tokenizer.apply_chat_template(

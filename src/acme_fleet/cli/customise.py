@@ -175,10 +175,14 @@ def _completed(
     place: Path, device: str | None, prompts: list[str], tokens: int, chat: bool, as_json: bool
 ) -> bool:
     """Print what a language model writes behind prompts; false for any other model."""
-    from acme_fleet_runtime.manifest import is_artifact
+    from acme_fleet_runtime.manifest import is_artifact, read_manifest
 
     if device is None and is_artifact(place):
-        return False
+        if not read_manifest(place).writes:
+            return False
+        if read_manifest(place).program.name == "onnxruntime":
+            _continued(place, prompts, tokens, chat, as_json)
+            return True
     from acme_fleet.inspection.complete import Writer
 
     writer = Writer.open(place, device)
@@ -188,6 +192,20 @@ def _completed(
         shown = answer.text if chat else f"{answer.prompt}{answer.text}"
         say(json.dumps(vars(answer)) if as_json else shown)
     return True
+
+
+def _continued(place: Path, prompts: list[str], tokens: int, chat: bool, as_json: bool) -> None:
+    """Print what an artifact writes behind prompts, without torch."""
+    from acme_fleet_runtime.writer import Wish, Writer, open_artifact
+
+    writer = open_artifact(place)
+    assert isinstance(writer, Writer)  # by its manifest
+    for prompt in prompts:
+        says = [{"role": "user", "content": prompt}]
+        begun = writer.asked(says) if chat else writer.prompt(prompt)
+        text = writer.complete(begun, Wish(tokens))
+        shown = text if chat else f"{prompt}{text}"
+        say(json.dumps({"prompt": prompt, "text": text}) if as_json else shown)
 
 
 def _model_in(place: Path, device: str | None) -> Classifier[Any]:

@@ -61,7 +61,7 @@ def fleet_show(device: Device, registry: RegistryOption = None, name: FleetOptio
         ("precision", manifest.precision),
         ("size", _size(newest)),
         *((f"accuracy, {one.data}", f"{one.artifact:.3f}") for one in manifest.accuracy),
-        ("classes", ", ".join(manifest.labels)),
+        ("classes", ", ".join(manifest.labels) or "none: it writes"),
         *(("release", f"{number} on {site}") for site, number in newest.releases),
     ):
         say(f"{key:22} {value}")

@@ -186,7 +186,7 @@ def past_average(
 
     Args:
         x: zero at padded positions.
-        mask: of this map, padding behind the text.
+        mask: of this map.
         axes: 1, of texts.
     """
     real = torch.ones_like(x[..., :1, :], dtype=torch.bool) if mask is None else mask
@@ -204,9 +204,10 @@ def past_max(
 
     See :func:`past_average` for the arguments.
     """
-    largest = x
+    shown = x if mask is None else torch.where(mask, x, -torch.inf)
+    largest = shown
     for back in (1, 2):
-        shifted = F.pad(x, (back, 0), value=-torch.inf)[..., : x.shape[-1]]
+        shifted = F.pad(shown, (back, 0), value=-torch.inf)[..., : x.shape[-1]]
         largest = torch.maximum(largest, shifted)
     return clear_padding(largest, mask)
 

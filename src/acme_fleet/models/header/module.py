@@ -61,7 +61,8 @@ class Header(nn.Module):
         used = {term.operation for node in plan.nodes for term in node.terms if not term.layer}
         if plan.causal and (unknown := used - CAUSAL.keys()):
             raise ValueError(f"the operation {min(unknown)} has no causal form")
-        self._pass_through = CAUSAL if plan.causal else PASS_THROUGH
+        causal = {name: operation.apply for name, operation in CAUSAL.items()}
+        self._pass_through = causal if plan.causal else PASS_THROUGH
         for key in read.items():
             if key not in pool:
                 pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
@@ -294,6 +295,20 @@ class LinearChange(LinearHeader):
     ) -> Float[Tensor, "batch hidden tokens"]:
         """The changed hidden states."""
         return clear_padding(last + self.linear(last.transpose(1, 2)).transpose(1, 2), mask)
+
+
+class NoHeader(nn.Module):
+    """A causal header that changes nothing, for a backbone on its own."""
+
+    def forward(
+        self,
+        last: Float[Tensor, "batch hidden tokens"],
+        penultimate: Float[Tensor, "batch hidden tokens"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch hidden tokens"]:
+        """The hidden states as they are."""
+        return last
 
 
 def linear_header(tensors: Mapping[str, Tensor], *, causal: bool) -> LinearHeader:

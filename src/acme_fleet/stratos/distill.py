@@ -18,21 +18,26 @@ from acme_fleet.runs.progress import progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.seeding import generator
 from acme_fleet.stratos.budget import Budget, Clock, Meter
-from acme_fleet.stratos.checkers import try_checker
+from acme_fleet.stratos.checkers import right_replies, try_checker
 from acme_fleet.stratos.chosen import keep_choice, kept_choice, pair_of
 from acme_fleet.stratos.examination import Marks, examined
 from acme_fleet.stratos.imitation import Trained, train_student
-from acme_fleet.stratos.lessons import TAUGHT, Lessons, lessons_of, read_texts
+from acme_fleet.stratos.lessons import Lessons, lessons_of, read_texts
 from acme_fleet.stratos.pairs import Pair
 from acme_fleet.stratos.questions import QuestionSets, read_questions
+from acme_fleet.stratos.replies import read_replies
 from acme_fleet.stratos.request import Request
 from acme_fleet.stratos.run_directory import (
+    Answered,
     Chosen,
     DistillDirectory,
     DistillSummary,
+    Example,
     Losses,
     Marked,
+    Served,
 )
+from acme_fleet.stratos.serving import Latency, TorchGenerator, measure_latency
 from acme_fleet.stratos.students import (
     cut_model,
     load_model,
@@ -44,6 +49,7 @@ from acme_fleet.tasks.generation import GENERATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import steps_of
 
+_TIMED, _SHOWN = 20, 5  # held-out questions whose answers are timed, and shown in the report
 Stage = Callable[[str, str, int, int, str], None]
 """Told the actor, the name of a stage, how much is done, and of how much."""
 
@@ -120,14 +126,14 @@ class Distillation:
             return known
         student = load_model(self._started()).to(self._device)
         teacher = None
-        if TAUGHT in self._lessons.train.inputs:
+        if self._lessons.taught:
             teacher = load_model(self._pair.teacher.weights).to(self._device)
         trained = train_student(
             student,
             teacher,
             self._lessons,
             self._training,
-            self._request.learning.logits_weight,
+            self._request.learning,
             run.path,
             meter,
             generator(self._request.seed, "student"),
@@ -135,7 +141,8 @@ class Distillation:
                 "student", "epochs", done, total, note
             ),
         )
-        save_student(student.cpu().backbone, self._pair.student.weights, run.student)
+        precision = self._request.workload.student_precision
+        save_student(student.cpu().backbone, self._pair.student.weights, run.student, precision)
         write_sealed_json(run.trained, asdict(trained))
         for name in ("epochs", "best"):
             remove(run.path / f"{name}.safetensors")
@@ -148,7 +155,12 @@ class Distillation:
             "start": lambda: Writer(start, "student before training", self._device),
             "teacher": lambda: LanguageTeacher(self._pair.teacher, self._device),
         }
-        marks = {name: self._examined(name, writer()) for name, writer in writers.items()}
+        marks, latencies = dict[str, Marks](), dict[str, Latency]()
+        for name, load in writers.items():
+            writer = load()
+            marks[name] = self._examined(name, writer)
+            if name != "start":
+                latencies[name] = self._latency(name, writer)
         replayed = None
         if self._lessons.replayed is not None:
             losses = [self._replay_loss(place) for place in (start, self._run.student)]
@@ -167,7 +179,12 @@ class Distillation:
             validation=Losses(start=trained.start, student=trained.loss),
             replayed=replayed,
             **{name: _marked(found) for name, found in marks.items()},
+            served=Served(**asdict(latencies["student"])),
+            taught=Served(**asdict(latencies["teacher"])),
+            examples=self._examples(),
+            precision=request.workload.student_precision,
             min_accuracy=request.limits.min_accuracy,
+            max_p95_latency_ms=request.limits.max_p95_latency_ms,
             training_s=spent.training,
             training_usd=usd(spent.training),
             evaluation_s=spent.evaluation,
@@ -175,13 +192,45 @@ class Distillation:
         )
 
     def _examined(self, name: str, writer: Writer) -> Marks:
+        request = self._request
         return examined(
-            self._request,
+            request if name == "teacher" else request.of_student,
             writer,
             self._questions.test,
             self._run.answers(name),
             lambda done, total: self._stage(name, "held-out questions", done, total, ""),
         )
+
+    def _latency(self, name: str, writer: Writer) -> Latency:
+        """Of answers to the first held-out questions, one at a time, on this machine."""
+        request = self._request if name == "teacher" else self._request.of_student
+        self._stage(name, "latency", 0, 1, "")
+        asked = self._questions.test[:_TIMED]
+        prompts = [writer.tokens(request.data.prompt_of(each.text)) for each in asked]
+        most = request.workload.answer_tokens
+        return measure_latency(TorchGenerator(writer.model), prompts, writer.end, most)
+
+    def _examples(self) -> list[Example]:
+        """The first held-out questions with all answers."""
+        request, names = self._request, ("student", "start", "teacher")
+        told = {
+            name: read_replies(request, self._questions.test, self._run.answers(name))[0]
+            for name in names
+        }
+        texts = {
+            name: {reply.question.text: reply for reply in replies}
+            for name, replies in told.items()
+        }
+        found = []
+        for question in self._questions.test[:_SHOWN]:
+            replies = [texts[name][question.text] for name in names]
+            right = {id(reply) for reply in right_replies(request.checker, replies)}
+            answers = {
+                name: Answered(text=reply.text, right=id(reply) in right)
+                for name, reply in zip(names, replies, strict=True)
+            }
+            found.append(Example(question=question.text, answer=question.answer, **answers))
+        return found
 
     def _replay_loss(self, place: str | Path) -> float:
         assert self._lessons.replayed is not None

@@ -34,6 +34,8 @@ class Questions(Settings):
     """Key of the right answer, a text or a number."""
     prompt: str = "{question}"
     """Text that a model reads, with its instructions; ``{question}`` stands for the question."""
+    student_prompt: str | None = None
+    """Text that the student reads in place of ``prompt``: rules that it learns can be left out."""
     explain: str = (
         "{question}\nThe answer is {answer}. Write the steps from the question to this answer, and "
         "end with the answer."
@@ -46,9 +48,11 @@ class Questions(Settings):
             raise ValueError("question and answer must be two keys, and none of them reply")
         return self
 
-    @field_validator("prompt", "explain")
+    @field_validator("prompt", "student_prompt", "explain")
     @classmethod
-    def _asks(cls, value: str, info: ValidationInfo) -> str:
+    def _asks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
         places = [_QUESTION] + [_ANSWER] * (info.field_name == "explain")
         if wrong := [place for place in places if value.count(place) != 1]:
             raise ValueError(f"must contain {wrong[0]} once")
@@ -257,6 +261,8 @@ class Learning(Settings):
     """Learning rate of AdamW after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Weight decay of AdamW."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers of matrix products in training; auto takes bfloat16 where it is measured faster."""
     logits_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Weight of the teacher's logits beside the next token, where logits are learned."""
 
@@ -302,6 +308,12 @@ class Request(Settings):
     """Makes data from known answers, for injection."""
     learning: Learning = Learning()
     """What the student learns from."""
+
+    @property
+    def of_student(self) -> Request:
+        """The same task with the student's prompt."""
+        prompt = self.data.student_prompt or self.data.prompt
+        return self.model_copy(update={"data": self.data.model_copy(update={"prompt": prompt})})
 
     @staticmethod
     def from_yaml(path: str | Path) -> Request:

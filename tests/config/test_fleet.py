@@ -275,7 +275,7 @@ _MISTAKES = {
     "source": (
         "data.source",
         "cifar",
-        "data: source 'cifar' needs a path in `train`; 'di",
+        "data: source 'cifar' needs a path in `train`; digits, moved",
     ),
     "source without path": ("data.source", "parquet", "data: source 'parquet' needs a path in `tr"),
     "digits with a path": ("data.train", "x.npz", "data: source 'digits' has its own samples; rem"),

@@ -202,7 +202,7 @@ def test_run_that_nothing_fits_trains_nothing(fleet_file: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("classes_per_device: 5", "classes_per_device: 11", "the data set has 10 classes"),
+        ("classes_per_device: 6", "classes_per_device: 11", "the data set has 10 classes"),
         ("public: 0.7 ", "public: 0.9999 ", "and needs some of each"),
         ("source: moved_digits", "source: images\n  train: none", "none: no such file or folder"),
         ("edge_share: 0.4 ", "classes: [0, 10] ", "unknown 10; the data set has 0,"),

@@ -97,6 +97,7 @@ class Contest:
             blocks=header.blocks,
             cells=header.cells,
             channels=header.channels,
+            more=header.more_operations,
             classes=len(classifier["weight"]),
             **feature_sizes(backbone.config)._asdict(),
         )

@@ -290,6 +290,18 @@ def test_runs_of_a_folder_and_of_several(runs: Path, tmp_path: Path):
     }
 
 
+def test_a_folder_with_a_users_own_settings_is_no_run(tmp_path: Path):
+    (tmp_path / "fleet.yaml").write_text(tiny().to_yaml())
+    write_example(tmp_path / "task.yaml")
+    begun(tmp_path / "mine")
+    assert sorted(Board([tmp_path]).runs()) == ["mine"]
+    older = tmp_path / "older"  # wrote no checksum
+    older.mkdir()
+    (older / "fleet.yaml").write_text(tiny().to_yaml())
+    (older / "events.jsonl").touch()
+    assert sorted(Board([tmp_path]).runs()) == ["mine", "older"]
+
+
 def test_new_runs_are_found_and_removed_ones_forgotten(tmp_path: Path):
     board = Board([tmp_path])
     assert board.runs() == {}

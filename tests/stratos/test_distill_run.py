@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from acme_fleet.cli import app
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.backbone.precision import rounded
+from acme_fleet.report.live.watch import Watched
 from acme_fleet.stratos.distill import distil
 from acme_fleet.stratos.request import Request
 from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
@@ -88,6 +89,16 @@ def test_a_student_learns_what_its_teacher_cannot_and_keeps_what_is_replayed(
     assert forgot.replayed is None
     assert forgot.student.right >= 0.9 * forgot.student.asked
     assert covered_share(tmp_path / "run" / "student") <= 0.6
+
+
+def test_who_watches_sees_the_pair_the_time_and_the_marks(whole: Path):
+    shown, summary = Watched(whole, "run").shown(), DistillSummary.read(whole / "summary.json")
+    assert (shown["kind"], shown["status"], shown["now"]) == ("distill", "finished", [])
+    assert shown["chosen"]["student"] == summary.chosen.student
+    assert shown["spent"]["training_s"] == pytest.approx(summary.training_s)
+    assert shown["usd"] == pytest.approx(summary.training_usd + summary.evaluation_usd, rel=0.1)
+    assert shown["trained"]["steps"] == summary.steps
+    assert shown["result"]["student"]["right"] == summary.student.right
 
 
 def test_the_student_is_a_plain_folder_with_the_same_function(whole: Path):

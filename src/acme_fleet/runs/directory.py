@@ -277,6 +277,23 @@ class RunDirectory(Directory[Fleet]):
         return self.path / "devices" / name
 
 
+def is_run(path: Path, document: str) -> bool:
+    """True for a folder in which a run has written its settings, or which has a run's other files.
+
+    A file of settings that a user wrote has no checksum; that of an older version's run neither.
+
+    Raises:
+        RunError: if the system does not let one look.
+    """
+    file = path / document
+    with reading(path, RunError):
+        if not file.is_file():
+            return False
+        with file.open("rb") as content:
+            written = content.read(len(_CHECKSUM)) == _CHECKSUM.encode()
+        return written or any((path / name).exists() for name in (SUMMARY, EVENTS))
+
+
 def _shown(changes: list[str]) -> str:
     left = len(changes) - _MOST_CHANGES
     more = [f"and {left} more"] if left > 0 else []

@@ -20,6 +20,7 @@ from acme_fleet.runs.directory import (
     PROGRESS,
     Directory,
     RunDirectory,
+    is_run,
 )
 from acme_fleet.runs.journal import read_on
 from acme_fleet.runs.sealed import read_marked_json, read_sealed_json
@@ -35,7 +36,7 @@ class Watched:
     """One run, read again when it is asked for and something may have changed. Safe for threads."""
 
     def __init__(self, path: Path, name: str) -> None:
-        """``name`` tells it from the other runs that are watched."""
+        """The run in a directory of one; ``name`` tells it from the others that are watched."""
         self.path, self.name = path, name
         self.kind = "fleet" if (path / FLEET).exists() else "distill"
         self._directory: Directory[Any] = (
@@ -221,8 +222,10 @@ class Board:
 
 
 def _is_run(path: Path) -> bool:
-    with suppress(OSError):
-        return not path.name.startswith(".") and any((path / n).exists() for n in (FLEET, TASK))
+    if path.name.startswith("."):  # of an update that is being made
+        return False
+    with suppress(RunError):
+        return any(is_run(path, document) for document in (FLEET, TASK))
     return False
 
 

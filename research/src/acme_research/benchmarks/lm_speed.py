@@ -95,7 +95,6 @@ def main() -> None:
         better="higher",
         goal=5.0,
         rival="transformers' generate() with its cache, float32",
-        seeds=list(range(REPETITIONS)),
         interval=interval,
         details={
             "CPU seconds, medians": medians,

@@ -32,7 +32,8 @@ class Prediction(_Record):
 class Chosen(_Record):
     """A pair on a server, as the plan had it when the run began.
 
-    ``accelerators`` are name and number, as ``L4:1``; ``data`` are checksums of the files that are learned from and tested on.
+    ``accelerators`` are name and number, as ``L4:1``; ``data`` are checksums of the files that are
+    learned from and tested on.
     """
 
     pair: str

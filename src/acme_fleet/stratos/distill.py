@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from acme_fleet.config.training import Training
+from acme_fleet.data.checkpoint_files import located
 from acme_fleet.models.features import LanguageModel
 from acme_fleet.runs.atomic import remove, remove_partial
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.progress import progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
-from acme_fleet.seeding import generator
+from acme_fleet.seeding import derive_seed, generator
 from acme_fleet.stratos.budget import Budget, Clock, Meter
 from acme_fleet.stratos.checkers import right_replies, try_checker
 from acme_fleet.stratos.chosen import keep_choice, kept_choice, pair_of
 from acme_fleet.stratos.examination import Marks, examined
 from acme_fleet.stratos.imitation import Trained, train_student
-from acme_fleet.stratos.lessons import Lessons, lessons_of, read_texts
+from acme_fleet.stratos.lessons import Lessons, check_on_policy, lessons_of, read_texts
+from acme_fleet.stratos.on_policy import check_trl, learn_on_policy
 from acme_fleet.stratos.pairs import Pair
 from acme_fleet.stratos.questions import QuestionSets, read_questions
 from acme_fleet.stratos.replies import read_replies
@@ -80,6 +82,10 @@ class Distillation:
         logits = chosen.by == "logits"
         preprocessing = preprocessing_of(self._pair, logits=logits)
         context = min(self._pair.teacher_size.context, self._pair.student.size.context)
+        check_on_policy(request, logits=logits)
+        if request.learning.on_policy is not None:
+            check_trl()
+        self._texts = texts
         self._lessons: Lessons = lessons_of(request, texts, preprocessing, context, logits=logits)
         workload, learning = request.workload, request.learning
         self._training = Training(
@@ -128,25 +134,61 @@ class Distillation:
         teacher = None
         if self._lessons.taught:
             teacher = load_model(self._pair.teacher.weights).to(self._device)
-        trained = train_student(
+        trained, learner = self._learned(student, teacher, meter), student
+        if self._request.learning.on_policy is not None and not trained.spent:
+            trained, learner = self._on_policy(student, trained, meter)
+        precision = self._request.workload.student_precision
+        save_student(learner.cpu().backbone, self._pair.student.weights, run.student, precision)
+        write_sealed_json(run.trained, asdict(trained))
+        for name in ("epochs", "best"):
+            remove(run.path / f"{name}.safetensors")
+        return trained
+
+    def _learned(
+        self, student: LanguageModel, teacher: LanguageModel | None, meter: Meter
+    ) -> Trained:
+        return train_student(
             student,
             teacher,
             self._lessons,
             self._training,
             self._request.learning,
-            run.path,
+            self._run.path,
             meter,
             generator(self._request.seed, "student"),
             lambda done, total, note="", _=None: self._stage(
                 "student", "epochs", done, total, note
             ),
         )
-        precision = self._request.workload.student_precision
-        save_student(student.cpu().backbone, self._pair.student.weights, run.student, precision)
-        write_sealed_json(run.trained, asdict(trained))
-        for name in ("epochs", "best"):
-            remove(run.path / f"{name}.safetensors")
-        return trained
+
+    def _on_policy(
+        self, student: LanguageModel, trained: Trained, meter: Meter
+    ) -> tuple[Trained, LanguageModel]:
+        """The student after learning from its own answers, if validation finds it better."""
+        settings, folder = self._request.learning.on_policy, self._run.path / "on-policy"
+        assert settings is not None
+        save_student(student.cpu().backbone, self._pair.student.weights, folder)
+        began = meter.spent().training
+        again = evaluate(GENERATION, student, self._lessons.validation, self._training.batch_size)
+        steps = learn_on_policy(
+            folder,
+            str(located(self._pair.teacher.weights)),
+            [text.prompt for text in self._texts if text.kind == 0 and text.prompt is not None],
+            settings,
+            self._request.workload.answer_tokens,
+            derive_seed(self._request.seed, "on-policy") % 2**32,
+            self._device,
+            meter,
+            meter.spent().training - began,
+            lambda done, total: self._stage("student", "on-policy steps", done, total, ""),
+        )
+        further = load_model(folder)
+        found = evaluate(GENERATION, further, self._lessons.validation, self._training.batch_size)
+        total = trained.steps + steps
+        trained = replace(trained, spent=steps < settings.steps)
+        if found.loss < again.loss:
+            return replace(trained, steps=total, best=total, loss=found.loss), further
+        return replace(trained, steps=total), student
 
     def _summary(self, trained: Trained, meter: Meter) -> DistillSummary:
         request, run, start = self._request, self._run, self._started()
@@ -173,7 +215,7 @@ class Distillation:
             params=self._pair.student.size.parameters,
             texts=self._lessons.counts,
             steps=trained.steps,
-            planned_steps=steps_of(self._lessons.train, self._training),
+            planned_steps=self._planned_steps,
             best_step=trained.best,
             ended_by="budget" if trained.spent else "epochs",
             validation=Losses(start=trained.start, student=trained.loss),
@@ -190,6 +232,11 @@ class Distillation:
             evaluation_s=spent.evaluation,
             evaluation_usd=usd(spent.evaluation),
         )
+
+    @property
+    def _planned_steps(self) -> int:
+        further = self._request.learning.on_policy
+        return steps_of(self._lessons.train, self._training) + (further.steps if further else 0)
 
     def _examined(self, name: str, writer: Writer) -> Marks:
         request = self._request

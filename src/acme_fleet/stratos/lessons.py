@@ -89,6 +89,29 @@ def read_texts(request: Request, test: Sequence[Question]) -> list[Text]:
     return texts + _replayed(request, len(texts), test)
 
 
+def check_on_policy(request: Request, *, logits: bool) -> None:
+    """Refuse before any work what on-policy learning cannot be done with.
+
+    Raises:
+        FleetError: if the pair learns from answers, there are no questions that the teacher
+            covers, or it would read another prompt than the student.
+    """
+    if request.learning.on_policy is None:
+        return
+    if not logits:
+        raise FleetError("learning.on_policy: the pair has no vocabulary in common; leave it out")
+    if request.learning.replies is None:
+        raise FleetError(
+            "learning.on_policy: it asks the questions of learning.replies, which the teacher "
+            "covers, and there are none"
+        )
+    if request.data.student_prompt is not None:
+        raise FleetError(
+            "learning.on_policy: the teacher reads the student's prompt; leave out "
+            "data.student_prompt"
+        )
+
+
 def _reply(request: Request, line: str, place: str) -> Reply:
     row, data = json_object(line, place), request.data
     require_columns([data.question, data.answer, REPLY], list(row), place)

@@ -243,6 +243,19 @@ class Program(Settings):
     """Time limit of one question."""
 
 
+class OnPolicy(Settings):
+    """Learning from what the student itself writes, by TRL, behind all else that it learns."""
+
+    steps: Count = 200
+    """Steps of optimisation."""
+    batch_size: Count = 8
+    """Questions of one step."""
+    learning_rate: Positive = 1e-5
+    """Learning rate of TRL's AdamW."""
+    beta: Share = 0.5
+    """Of the generalised Jensen-Shannon divergence: 0 forward, 1 reverse Kullback-Leibler."""
+
+
 class Learning(Settings):
     """Data that the student learns from, and how; epochs and batches are the workload's."""
 
@@ -257,6 +270,9 @@ class Learning(Settings):
     """Share of what is learned that is drawn from ``replay``."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the data that chooses the best student and is not learned."""
+    on_policy: OnPolicy | None = None
+    """Further learning from the student's own answers to the questions of ``replies``; one
+    vocabulary."""
     learning_rate: Positive = 1e-3
     """Learning rate of AdamW after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05

@@ -171,7 +171,12 @@ def from_header(stage: Stage, device: int) -> float:
         header, _ = stage.trained(device)
 
     def scores(candidates: Samples) -> np.ndarray:
-XX        return (losses[0] - losses[1]).flatten().numpy()
+        labels = candidates.labels[:, None]
+        losses = [
+            CLASSIFICATION.loss(each(**candidates.inputs)[:, :, None], labels, "none")
+            for each in (stage.coarse, header)
+        ]
+        return (losses[0] - losses[1]).flatten().numpy()
 
     return auc(scores, members, others)
 

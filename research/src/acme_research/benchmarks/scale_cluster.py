@@ -7,8 +7,10 @@ Then whole runs of one fleet of 120 devices with either: the accuracy that near 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from acme_fleet.edge.similarity import (
     near_weights,
 )
 from acme_fleet.messages.peer_weights import PeerWeights
+from acme_research.frame.intervals import paired
+from acme_research.frame.many_devices import many_devices
 from acme_research.frame.record import write_benchmark
 
 KINDS, ROWS, HIDDEN, TEMPERATURE = 3, 12, 32, 0.1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def learn_on_policy(
     check_trl()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
-    from trl import DistillationConfig, DistillationTrainer
+
+    trl: Any = import_module("trl")
 
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     with (
@@ -111,10 +113,10 @@ def learn_on_policy(
         rows: list[Any] = list(prompts)
         if tokenizer.chat_template is not None:
             rows = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        trainer = DistillationTrainer(
+        trainer = trl.DistillationTrainer(
             model=models[0],
             teacher_model=models[1],
-            args=DistillationConfig(
+            args=trl.DistillationConfig(
                 output_dir=str(student),
                 max_steps=settings.steps,
                 per_device_train_batch_size=settings.batch_size,

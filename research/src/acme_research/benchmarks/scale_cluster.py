@@ -1,17 +1,22 @@
 """Who listens to whom in one large cluster: all pairs exactly, and near devices by a sketch.
 
 Samples are features of devices of three kinds of data, each with a middle of its own. Processor
-seconds of both ways, and the share of the exact weights that goes to devices of a receiver's own
-kind, in both. Then whole runs of one fleet of 500 devices with either: accuracy and its loss.
+seconds of both ways, and the share of the weights that goes to devices of a receiver's own kind.
+Then whole runs of one fleet of 120 devices with either: the accuracy that near devices cost.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+import acme_fleet
+from acme_fleet.cloud import replies
+from acme_fleet.edge import similarity
 from acme_fleet.edge.similarity import (
     debias,
     distance_matrix,
@@ -19,10 +24,12 @@ from acme_fleet.edge.similarity import (
     near_weights,
 )
 from acme_fleet.messages.peer_weights import PeerWeights
+from acme_research.frame.intervals import paired
+from acme_research.frame.many_devices import many_devices
 from acme_research.frame.record import write_benchmark
 
 KINDS, ROWS, HIDDEN, TEMPERATURE = 3, 12, 32, 0.1
-EXACT, SPARSE = (250, 500), (250, 500, 1000, 2000, 5000)
+EXACT, SPARSE, RUN = (250, 500), (500, 1000, 2000), 120
 APART = 0.5  # of a device's own middle, in standard deviations of a feature
 
 
@@ -59,6 +66,22 @@ def measure(way: Callable[[list[np.ndarray]], PeerWeights], devices: int) -> dic
     return {"devices": devices, "cpu_s": seconds, "within kind": within_kind(weights)}
 
 
+def accuracies() -> dict[str, list[float]]:
+    """Accuracy of every device, in a run of all pairs and in one of near devices."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        fleet = many_devices(RUN, Path(folder))
+        for name, most in (("all pairs", RUN), ("near", 0)):
+            known, similarity.MOST_DENSE = similarity.MOST_DENSE, most
+            replies.MOST_DENSE = most
+            try:
+                summary = acme_fleet.customize(fleet, Path(folder) / name)
+            finally:
+                similarity.MOST_DENSE = replies.MOST_DENSE = known
+            found[name] = [device.accuracy for device in summary.devices]
+    return found
+
+
 def main() -> None:
     rows = {
         "all pairs": [measure(exact, count) for count in EXACT],
@@ -69,6 +92,9 @@ def main() -> None:
             print(name, row, flush=True)
     counts, seconds = (np.log([row[key] for row in rows["near"]]) for key in ("devices", "cpu_s"))
     slope = round(float(np.polyfit(counts, seconds, 1)[0]), 3)
+    scores = accuracies()
+    cost = paired(scores["all pairs"], scores["near"])
+    print("accuracy, all pairs less near:", cost)
     write_benchmark(
         name="scale_cluster",
         value=slope,
@@ -77,7 +103,12 @@ def main() -> None:
         goal=1.1,
         rival="exact distances between all pairs, in the same process",
         interval=(slope, slope),
-        details={**rows, "interval": "one seed, one run of each size"},
+        details={
+            **rows,
+            "interval": "one seed, one run of each size",
+            "accuracy of all pairs": float(np.mean(scores["all pairs"])),
+            "accuracy that near devices cost": cost,
+        },
     )
 
 

@@ -30,7 +30,7 @@ _FOR = {
     "privacy": "noise and masking",
     "flower": "many hosts; in an environment of its own",
     "mahjong": "the example of acme distill inject",
-    "tracking": "--track",
+    **dict.fromkeys(("mlflow", "tensorboard", "wandb"), "acme run --track"),
 }
 _LEAST_MEMORY, _LEAST_DISK = 4e9, 2e9  # bytes
 

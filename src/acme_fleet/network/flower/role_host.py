@@ -28,7 +28,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.outside import reason
-from acme_fleet.runs.journal import Journal, read_events
+from acme_fleet.runs.journal import Journal, Observer, read_events
 from acme_fleet.runs.sealed import if_sound, read_sealed, write_sealed
 
 _LONGEST_WAIT_S = 300.0
@@ -46,7 +46,7 @@ class Question(BaseModel):
     told: int = Field(ge=0)
 
 
-class Board:
+class Board(Observer):
     """The stages that are under way; an observer of the journal."""
 
     def __init__(self) -> None:

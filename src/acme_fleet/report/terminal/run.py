@@ -212,7 +212,8 @@ def print_summary(summary: Summary) -> None:
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
         f"{'' if reference.accuracy is None else known}; devices uploaded "
         f"{bytes_text(traffic.device_up_bytes)}, "
-        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}"
+        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}",
+        soft_wrap=True,
     )
     if probe := summary.probe:
         console.print(

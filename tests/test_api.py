@@ -1,4 +1,4 @@
-"""What a program uses: one call, a result that shows itself, callbacks, trackers."""
+"""The library for programs: one call, a result that shows itself, callbacks, trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program uses: customise a fleet, look at what came of it, use a device's model."""
+"""The library for programs: customise a fleet, look at what came of it, use a device's model."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class DeviceRun:
         return [dict(pairs) for pairs in order]
 
     def complete(self, *prompts: str, tokens: int = 40) -> list[str]:
-        """What a language model writes behind prompts.
+        """Continuations of prompts by a language model.
 
         Raises:
             FleetError: if the device has another model.

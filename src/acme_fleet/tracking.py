@@ -187,7 +187,7 @@ def tracker(name: str, place: str) -> Tracker:
 
 
 def figures(summary: Summary) -> Iterator[tuple[str, float]]:
-    """What a run came to: of each device, and the mean of all."""
+    """Results of a run: of each device, and the mean of all."""
     devices = summary.devices
     for device in devices[:_MOST_DEVICES]:
         yield f"device/{device.name}/test_accuracy", device.accuracy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -9,6 +10,7 @@ import typer
 
 from acme_fleet.errors import FleetError
 
+_log = logging.getLogger(__name__)
 ADDED = "Of other packages"
 """Group of these commands in the help text."""
 _ELSEWHERE = {"reproduce": "in a clone of the project, `pip install -e research`"}
@@ -27,7 +29,12 @@ def added_command(name: str) -> Any:
     """
     for entry in entry_points(group="acme_fleet.commands"):
         if entry.name == name:
-            command = typer.main.get_command(entry.load())
+            try:
+                loaded = entry.load()
+            except ImportError as error:  # half of a package is left, or its libraries are not
+                _log.warning("the command %s of another package cannot be loaded: %s", name, error)
+                return None
+            command = typer.main.get_command(loaded)
             command.name = name  # a help text lists it by this
             command.rich_help_panel = ADDED  # pyright: ignore[reportAttributeAccessIssue]
             return command

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
@@ -33,21 +33,13 @@ from acme_fleet.runs.events import (
     Tier,
 )
 from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.notes import Progress
 
 _CHECK = "check"
 _LONGEST_FAULT = 300
 _KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
 
 # --- writing ----------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """A stage's callback: it has finished ``done`` of ``total`` parts."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """``note`` says in words how it stands."""
-        ...
 
 
 class Observer(Protocol):

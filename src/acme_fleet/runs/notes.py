@@ -1,8 +1,9 @@
-"""Words that say how a stage of training stands, and the numbers in them."""
+"""Progress of a stage: its callback, the words on how training stands, the numbers in them."""
 
 from __future__ import annotations
 
 import re
+from typing import Protocol, runtime_checkable
 
 _NUMBER = r"(-?\d[\d.]*(?:e[+-]?\d+)?)"
 _KNOWN = {
@@ -11,6 +12,15 @@ _KNOWN = {
     "eval_perplexity": re.compile(rf"perplexity {_NUMBER}"),
     "reward": re.compile(rf"reward {_NUMBER}"),
 }
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """A stage's callback: it has finished ``done`` of ``total`` parts."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """``note`` says in words how it stands."""
+        ...
 
 
 def training_note(loss: float, judged: str | None = None) -> str:

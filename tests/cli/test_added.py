@@ -70,9 +70,7 @@ def test_a_package_that_is_broken_is_told_by_its_command(monkeypatch: pytest.Mon
     assert "Traceback" not in told.output
 
 
-def test_one_that_cannot_be_loaded_spoils_no_other(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_one_that_cannot_be_loaded_spoils_no_other(monkeypatch: pytest.MonkeyPatch):
     """A package that is half removed leaves its entry point."""
 
     def load() -> None:
@@ -83,5 +81,5 @@ def test_one_that_cannot_be_loaded_spoils_no_other(
     told = CliRunner().invoke(app, ["--help"])
     assert told.exit_code == 0
     assert "extra" in told.output
-    assert "the command broken of another package cannot be loaded" in caplog.text
-    assert CliRunner().invoke(app, ["broken"]).exit_code == 2
+    assert "cannot be loaded: " in told.output
+    assert CliRunner().invoke(app, ["broken", "--size", "3"]).exit_code == 2

@@ -361,7 +361,7 @@ def test_seconds_are_the_sum_of_the_stages(finished, events):
         told = [event["seconds"] for event in events if event.get("stage") == stage]
         assert seconds == pytest.approx(sum(told), abs=1e-6)
     by_name = Counter(event["stage"] for event in events if "stage" in event)
-    once = ("reference", "reordered", "width-elastic", "elastic", "candidate losses", "probe")
+    once = ("reference", "reordered", "width-elastic", "elastic", "candidate losses", "ten lines")
     per_device = ("round 1", "round 2", "round 3", "fine-tuning", "final model")
     assert by_name == {
         **dict.fromkeys(once, 1),

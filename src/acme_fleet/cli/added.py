@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import entry_points
 from typing import Any
 
 import typer
 
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import reason
 
-_log = logging.getLogger(__name__)
 ADDED = "Of other packages"
 """Group of these commands in the help text."""
 _ELSEWHERE = {"reproduce": "in a clone of the project, `pip install -e research`"}
@@ -32,8 +31,7 @@ def added_command(name: str) -> Any:
             try:
                 loaded = entry.load()
             except ImportError as error:  # half of a package is left, or its libraries are not
-                _log.warning("the command %s of another package cannot be loaded: %s", name, error)
-                return None
+                loaded = _broken(f"cannot be loaded: {reason(error)}")
             command = typer.main.get_command(loaded)
             command.name = name  # a help text lists it by this
             command.rich_help_panel = ADDED  # pyright: ignore[reportAttributeAccessIssue]
@@ -41,3 +39,16 @@ def added_command(name: str) -> Any:
     if name in _ELSEWHERE:
         raise FleetError(f"acme {name} is in a package of its own: {_ELSEWHERE[name]}")
     return None
+
+
+def _broken(why: str) -> typer.Typer:
+    """A command that only says why it is none: the others' help text is not spoiled by it."""
+    stands_in = typer.Typer(add_completion=False)
+
+    @stands_in.command(
+        help=why, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+    )
+    def refuse() -> None:
+        raise FleetError(f"this command of another package {why}; install that package again")
+
+    return stands_in

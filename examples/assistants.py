@@ -16,6 +16,7 @@ import yaml
 
 import acme_fleet
 from acme_fleet.inspection.complete import Writer
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.run import LiveStages, print_summary
 
 PUBLIC, OWN, TEST = 3000, 300, 100  # sentences: the cloud's, a device's, a device's to be judged on
@@ -82,9 +83,7 @@ def main() -> None:
         reduced(settings)
     fleet = acme_fleet.Fleet.parse(settings)
     with LiveStages() as stages:
-        summary = acme_fleet.customize(
-            fleet, arguments.out, resume=arguments.resume, observer=stages
-        )
+        summary = customize(fleet, arguments.out, resume=arguments.resume, observer=stages)
     print_summary(summary)
     lines = (beside / "test.jsonl").read_text().splitlines()
     prompts = [json.loads(line)["prompt"] for line in lines[:2]]

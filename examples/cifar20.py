@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.report.terminal.run import print_summary
 
@@ -26,11 +27,9 @@ def main() -> None:
     settings["seed"] = arguments.seed
     settings["data"]["train"] = sorted(map(str, arguments.data.resolve().glob("train-*.parquet")))
     settings["data"]["test"] = sorted(map(str, arguments.data.resolve().glob("test-*.parquet")))
-    fleet = acme_fleet.Fleet.parse(settings)
+    fleet = Fleet.parse(settings)
     with LiveStages() as stages:
-        summary = acme_fleet.customize(
-            fleet, arguments.out, resume=arguments.resume, observer=stages
-        )
+        summary = customize(fleet, arguments.out, resume=arguments.resume, observer=stages)
     print_summary(summary)
     print(f"report: {(arguments.out / 'report.html').resolve()}")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.report.terminal.run import print_summary
 
@@ -36,11 +37,9 @@ def main() -> None:
     for part in ("train", "test"):
         settings["data"][part] = str(arguments.data.resolve() / settings["data"][part])
     settings["reference"]["checkpoint"] = str(arguments.checkpoint or packaged_checkpoint())
-    fleet = acme_fleet.Fleet.parse(settings)
+    fleet = Fleet.parse(settings)
     with LiveStages() as stages:
-        summary = acme_fleet.customize(
-            fleet, arguments.out, resume=arguments.resume, observer=stages
-        )
+        summary = customize(fleet, arguments.out, resume=arguments.resume, observer=stages)
     print_summary(summary)
     print(f"report: {(arguments.out / 'report.html').resolve()}")
 

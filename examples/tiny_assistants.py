@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
-import acme_fleet
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.inspection.complete import Writer
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.training.language_pretraining import LanguageRecipe, pretrain_language
@@ -69,10 +70,8 @@ def main() -> None:
         settings["seed"] = arguments.seed
         settings["data"] |= paths
         settings["reference"]["checkpoint"] = str(model.resolve())
-        fleet = acme_fleet.Fleet.parse(settings)
-        summary = acme_fleet.customize(
-            fleet, arguments.out, resume=arguments.resume, observer=stages
-        )
+        fleet = Fleet.parse(settings)
+        summary = customize(fleet, arguments.out, resume=arguments.resume, observer=stages)
     print_summary(summary)
     for device in (summary.devices[0].name, summary.devices[-1].name):
         writer = Writer.open(arguments.out, device)

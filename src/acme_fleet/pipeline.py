@@ -208,7 +208,7 @@ def _probe(
             untouched, _ = checkpoint_backbone(fleet.reference, world.public.train.inputs)
         if untouched is not None:
             pooling = known_pooling(fleet.reference, untouched.config.hidden_size)
-        with journal.stage("rivals", "probe", "rivals") as progress:
+        with journal.stage("rivals", "ten lines", "rivals") as progress:
             result = measure_probe(untouched, pooling, world, progress)
         write_sealed_json(path, asdict(result))
     return result

@@ -86,7 +86,14 @@ def test_only_the_role_talks(tier: str, role: set[str]):
 
 
 def test_public_names():
-    assert sorted(acme_fleet.__all__) == ["Fleet", "customize", "load"]
+    assert sorted(acme_fleet.__all__) == [
+        "Callback",
+        "Fleet",
+        "Run",
+        "customize",
+        "load",
+        "open_run",
+    ]
     for name in acme_fleet.__all__:
         assert callable(getattr(acme_fleet, name))
     scope: dict[str, object] = {}

@@ -68,3 +68,18 @@ def test_a_package_that_is_broken_is_told_by_its_command(monkeypatch: pytest.Mon
     assert told.exit_code not in (0, None)
     assert "no_such_module_at_all" in told.output
     assert "Traceback" not in told.output
+
+
+def test_one_that_cannot_be_loaded_spoils_no_other(monkeypatch: pytest.MonkeyPatch):
+    """A package that is half removed leaves its entry point."""
+
+    def load() -> None:
+        raise ModuleNotFoundError("No module named 'gone'")
+
+    loaded: list[str] = []
+    _install(monkeypatch, SimpleNamespace(name="broken", load=load), _added("extra", loaded))
+    told = CliRunner().invoke(app, ["--help"])
+    assert told.exit_code == 0
+    assert "extra" in told.output
+    assert "cannot be loaded: " in told.output
+    assert CliRunner().invoke(app, ["broken", "--size", "3"]).exit_code == 2

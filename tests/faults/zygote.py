@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from sklearn import datasets
 
-import acme_fleet
 from acme_fleet import pipeline  # noqa: F401 - a run's imports, before the fork
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.device import client
 from acme_fleet.errors import AcmeError
+from acme_fleet.pipeline import customize
 from acme_fleet.report.page import plots
 from acme_fleet.runs import journal
 
@@ -73,7 +73,7 @@ def _run(job: dict[str, Any]) -> int:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process at once
         signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        acme_fleet.customize(Fleet.from_yaml(job["fleet"]), job["run"], resume=True)
+        customize(Fleet.from_yaml(job["fleet"]), job["run"], resume=True)
     except AcmeError as error:
         print(error)  # noqa: T201 - told as the run's outcome
         return 2

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.language import LanguagePreprocessing
@@ -51,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Pat
         "personalization.lora_rank": 2,
     }
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
-    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+    return folder / "run", customize(fleet, folder / "run")
 
 
 def test_every_device_reports_the_loss_of_what_it_ships(run: tuple[Path, Summary]):
@@ -177,7 +176,7 @@ def test_check_refuses_a_text_beyond_the_context(tmp_path: Path, checkpoint: Pat
     data = written_rows(tmp_path / "rows.jsonl", 60, answers=False)
     settings = language_settings(data, checkpoint, **{"data.max_tokens": 65})
     with pytest.raises(FleetError, match=r"data\.max_tokens: 65 is more than the 64 tokens"):
-        acme_fleet.customize(Fleet.parse(settings), tmp_path / "run")
+        customize(Fleet.parse(settings), tmp_path / "run")
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import acme_fleet
 from acme_fleet.device import client
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message
@@ -62,7 +61,7 @@ def run(tmp_path: Path, quick: pytest.MonkeyPatch) -> Any:
         seen: Counter[str] = Counter()
         quick.setattr(client, "DeviceClient", _faulty(3, seen))
         fleet = many_devices(count, tmp_path, seed=3)
-        return acme_fleet.customize(fleet, tmp_path / "run"), seen, tmp_path / "run"
+        return customize(fleet, tmp_path / "run"), seen, tmp_path / "run"
 
     return customize
 

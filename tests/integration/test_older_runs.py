@@ -11,11 +11,11 @@ import pytest
 from test_resume import StopAt
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError
 from acme_fleet.models.storage import read_tensors, write_tensors
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.journal import read_journal
 from acme_fleet.runs.summary import Summary
 from conftest import models_of
@@ -58,13 +58,13 @@ def test_finished_run_is_read_as_one_of_today(
         told = CliRunner().invoke(app, [command, str(older)])
         assert told.exit_code == 0, told.output
     assert (older / "report.html").read_text() == (finished.path / "report.html").read_text()
-    assert acme_fleet.customize(finished.fleet, older, resume=True) == finished.summary
+    assert customize(finished.fleet, older, resume=True) == finished.summary
 
 
 def test_stopped_run_goes_on_and_counts_all_its_messages(finished, prepared: Path) -> None:
     _stopped(finished.fleet, prepared)
     _make_older(prepared / "events.jsonl")
-    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    summary = customize(finished.fleet, prepared, resume=True)
     assert models_of(prepared) == finished.models
     known = finished.summary.traffic
     # The measured latency in a report varies by a few digits.
@@ -83,7 +83,7 @@ def test_state_without_the_evaluation_is_refused_with_what_to_do(finished, prepa
     write_tensors(state, tensors, about, private=True)
     (state.parent / "trained-1.safetensors").unlink(missing_ok=True)
     with pytest.raises(DamagedError) as refusal:
-        acme_fleet.customize(finished.fleet, prepared, resume=True)
+        customize(finished.fleet, prepared, resume=True)
     told = str(refusal.value)
     assert told.startswith(f"cannot read {state}: it has no evaluation: an older version")
     assert "run again with another --out" in told
@@ -92,4 +92,4 @@ def test_state_without_the_evaluation_is_refused_with_what_to_do(finished, prepa
 def _stopped(fleet: Fleet, path: Path) -> None:
     """Stop a run while a device works in its second round."""
     with pytest.raises(KeyboardInterrupt):
-        acme_fleet.customize(fleet, path, resume=True, observer=StopAt("cam-1", "round 2"))
+        customize(fleet, path, resume=True, observer=StopAt("cam-1", "round 2"))

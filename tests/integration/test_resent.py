@@ -10,7 +10,6 @@ import pytest
 from test_resume import StopAt
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.device import client
@@ -18,6 +17,7 @@ from acme_fleet.device.client import DeviceClient
 from acme_fleet.errors import ProtocolError, QuorumError, RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import Start
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet.runs.summary import Summary, Traffic
@@ -57,7 +57,7 @@ def fleet(request: pytest.FixtureRequest, tiny: Callable[..., Fleet]) -> Fleet:
 def whole(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The run of ``fleet`` that nobody stopped. Not to be changed."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    return Whole(path, acme_fleet.customize(fleet, path))
+    return Whole(path, customize(fleet, path))
 
 
 def _methods(traffic: Traffic) -> dict[str, float]:
@@ -93,7 +93,7 @@ def test_run_that_was_interrupted_at_every_message(fleet: Fleet, whole: Whole, t
             seen = {_key(event) for event in _messages(path)}
             _stop_at_new(patch, seen)
             try:
-                summary = acme_fleet.customize(fleet, path, resume=True)
+                summary = customize(fleet, path, resume=True)
             except KeyboardInterrupt:
                 stops += 1
                 continue
@@ -136,8 +136,8 @@ def test_runs_that_were_interrupted_once_at_each_message(
         with pytest.MonkeyPatch.context() as patch:
             _stop_at_message(patch, number)
             with pytest.raises(KeyboardInterrupt):
-                acme_fleet.customize(fleet, path)
-        summary = acme_fleet.customize(fleet, path, resume=True)
+                customize(fleet, path)
+        summary = customize(fleet, path, resume=True)
         assert _methods(summary.traffic) == _methods(whole.summary.traffic), number
         assert summary.traffic.resent_bytes > 0
         assert models_of(path) == models_of(whole.path), number
@@ -157,8 +157,8 @@ def test_what_was_refused_and_asked_again_counts_once(
     with monkeypatch.context() as patch:
         patch.setattr(DeviceClient, "handle", refuses)
         with pytest.raises(QuorumError):
-            acme_fleet.customize(fleet, tmp_path / "run")
-    summary = acme_fleet.customize(fleet, tmp_path / "run", resume=True)
+            customize(fleet, tmp_path / "run")
+    summary = customize(fleet, tmp_path / "run", resume=True)
     assert _methods(summary.traffic) == _methods(whole.summary.traffic)
     assert summary.traffic.resent_bytes > 0
 
@@ -174,7 +174,7 @@ def test_finished_run_is_left_as_it_is(finished, monkeypatch: pytest.MonkeyPatch
         raise AssertionError
 
     for others in ({}, {"connect": connect}):
-        again = acme_fleet.customize(finished.fleet, finished.path, resume=True, **others)
+        again = customize(finished.fleet, finished.path, resume=True, **others)
         assert again == finished.summary
     told = CliRunner().invoke(
         app,
@@ -188,25 +188,25 @@ def test_finished_run_is_left_as_it_is(finished, monkeypatch: pytest.MonkeyPatch
 def test_finished_run_of_another_fleet_is_refused(finished, tiny: Callable[..., Fleet]):
     before = _files(finished.path)
     with pytest.raises(RunError, match="another fleet or seed"):
-        acme_fleet.customize(tiny(seed=9), finished.path, resume=True)
+        customize(tiny(seed=9), finished.path, resume=True)
     assert _files(finished.path) == before
 
 
 def test_changed_model_of_a_finished_run_is_told_and_left_alone(
     finished, prepared: Path, caplog: pytest.LogCaptureFixture
 ):
-    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    summary = customize(finished.fleet, prepared, resume=True)
     model = prepared / "devices" / "cam-2" / "model.safetensors"
     content = bytearray(model.read_bytes())
     content[-3] ^= 1
     model.write_bytes(content)
     before = _files(prepared)
-    assert acme_fleet.customize(finished.fleet, prepared, resume=True) == summary
+    assert customize(finished.fleet, prepared, resume=True) == summary
     assert _files(prepared) == before
     assert f"{model} is not as the run left it" in caplog.text
     # A run that is not finished makes it again; figures stay as they were measured.
     (prepared / "summary.json").unlink()
-    again = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    again = customize(finished.fleet, prepared, resume=True)
     assert models_of(prepared) == finished.models
     assert _methods(again.traffic) == _methods(summary.traffic)
     assert again.devices == summary.devices
@@ -219,9 +219,7 @@ def test_resent_bytes_stand_in_summary_terminal_and_report(
     finished, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(KeyboardInterrupt):
-        acme_fleet.customize(
-            finished.fleet, prepared, resume=True, observer=StopAt("cam-1", "round 2")
-        )
+        customize(finished.fleet, prepared, resume=True, observer=StopAt("cam-1", "round 2"))
     monkeypatch.undo()
     arguments = ["run", str(prepared / "fleet.yaml"), "--out", str(prepared), "--resume"]
     told = CliRunner().invoke(app, arguments)
@@ -239,6 +237,6 @@ def test_resent_bytes_stand_in_summary_terminal_and_report(
 def test_second_run_in_the_same_directory_is_refused(finished, prepared: Path):
     before = _files(prepared)
     with held(prepared), pytest.raises(RunError, match=rf"{prepared} is in use by process \d+"):
-        acme_fleet.customize(finished.fleet, prepared, resume=True)
+        customize(finished.fleet, prepared, resume=True)
     assert _files(prepared) == before
     assert not (prepared / LOCK).exists()

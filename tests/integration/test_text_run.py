@@ -13,13 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tupl
         "personalization.rounds": 2,
     }
     fleet = Fleet.parse(text_settings(data, text_checkpoint, devices, **changes))
-    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+    return folder / "run", customize(fleet, folder / "run")
 
 
 def test_models_are_small_and_know_more_than_chance(run: tuple[Path, Summary]):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.pipeline import customize
 from acme_research.frame.loopback import Hosts, hosts_up, short_folder
 from tiny_fleet import tiny
 
@@ -129,7 +129,7 @@ def _reaches(space: str, address: str) -> bool:
 def test_devices_behind_nat_dial_out(lines: str, tmp_path: Path):
     whole = tiny(**{"reference.training.epochs": 3, "personalization.rounds": 1})
     fleet = Fleet.model_validate(whole.model_dump() | {"clusters": [whole.clusters[0]]})
-    acme_fleet.customize(fleet, tmp_path / "run")
+    customize(fleet, tmp_path / "run")
     for device, address in _INSIDE.items():  # the edge could not reach a device if it wanted to
         assert not _reaches("north", address), device
     assert _reaches("cam-1", _LINES["north"][0])

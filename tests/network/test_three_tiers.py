@@ -23,7 +23,6 @@ import pytest
 import yaml
 from damage import damaged, garbage, misshapen, not_numbers
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.errors import ProtocolError
@@ -75,7 +74,7 @@ class Embedded:
 @pytest.fixture(scope="module")
 def expected(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
     path = tmp_path_factory.mktemp("embedded") / "run"
-    return Embedded(path, acme_fleet.customize(fleet, path))
+    return Embedded(path, customize(fleet, path))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
     from acme_fleet.config.fleet import Fleet
+    from acme_fleet.runs.callbacks import Callback
     from acme_fleet.runs.journal import Observer
     from acme_fleet.runs.summary import Summary
     from acme_fleet_runtime.answers import Classifier
@@ -64,8 +65,22 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="The cloud's site file, for --engine flower.")
     ] = None,
+    track: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="TRACKER PLACE",
+            help="mlflow URI, tensorboard FOLDER or wandb PROJECT.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Customise a fleet: the main job."""
+    """Customise a fleet: the main job.
+
+    \b
+    acme run fleet.yaml --out runs/mine --track mlflow http://127.0.0.1:5000
+    acme run fleet.yaml --out runs/mine --track tensorboard logs
+    acme run fleet.yaml --out runs/mine --track wandb my-project
+    """
     from acme_fleet.config.fleet import Fleet
     from acme_fleet.errors import FleetError
 
@@ -75,7 +90,7 @@ def run(
         raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
     # Of many hosts each has its own data.
     fleet = Fleet.from_yaml(path) if engine == "flower" else _read(path)
-    _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
+    _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config, track=track)
 
 
 @app.command(rich_help_panel=CUSTOMISE)
@@ -323,24 +338,36 @@ def _read(path: Path) -> Fleet:
 
 
 def _run(
-    fleet: Fleet, out: Path, seed: int | None, *, resume: bool, config: Path | None = None
+    fleet: Fleet,
+    out: Path,
+    seed: int | None,
+    *,
+    resume: bool,
+    config: Path | None = None,
+    track: tuple[str, str] | None = None,
 ) -> None:
     from acme_fleet.pipeline import customize
+    from acme_fleet.runs.callbacks import run_watched
     from acme_fleet.runs.directory import RunDirectory
+    from acme_fleet.tracking import tracker
 
     if seed is not None:
         fleet = fleet.model_copy(update={"seed": seed})
+    watchers: list[Callback] = [tracker(*track)] if track else []
     if resume and not RunDirectory(out).begun():
         say(f"there is nothing in {out} to go on with; the run starts")
 
-    def work(stages: Observer) -> Summary:
+    def work(observer: Observer | None) -> Summary:
         if config is None:
-            return customize(fleet, out, resume=resume, observer=stages)
+            return customize(fleet, out, resume=resume, observer=observer)
         from acme_fleet.network.hosts.run import customize_over_flower
 
-        return customize_over_flower(fleet, out, config, resume=resume, observer=stages)
+        return customize_over_flower(fleet, out, config, resume=resume, observer=observer)
 
-    run_and_tell(out, work, many_hosts=config is not None)
+    def watched(stages: Observer) -> Summary:
+        return run_watched(watchers, stages, fleet, out, work)
+
+    run_and_tell(out, watched, many_hosts=config is not None)
 
 
 def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from acme_fleet.cli.app import DELIVER, app, say
 from acme_fleet.cli.fleet import RegistryOption, open_registry
 from acme_fleet.cli.hosts import keys
+from acme_fleet.outside import listed
 
 if TYPE_CHECKING:
     from acme_fleet.deploy.delivery.publish import Published
@@ -78,9 +79,16 @@ def publish(
         for folder, one in zip(artifacts, done, strict=True):
             record.record(folder, (to, one.number))
     say(
-        f"on a device: acme-runtime pull --from URL --device {done[0].device} --to FOLDER "
+        f"on a device: acme-runtime pull --from URL --device {_whose(done)} --to FOLDER "
         f"--trust {publisher.fingerprint}"
     )
+    if len(done) > 1:
+        say(f"NAME is its own: {listed([one.device for one in done], 20)}")
+
+
+def _whose(done: list[Published]) -> str:
+    """The device to name in a command: the only one, or a place for each one's name."""
+    return done[0].device if len(done) == 1 else "NAME"
 
 
 def _publish(

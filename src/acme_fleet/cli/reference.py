@@ -33,8 +33,9 @@ def reference(
         journal = Journal(out / WORK / "events.jsonl", stages)
         found = make_reference(fleet, out, partial(journal.stage, "cloud", tier="cloud"))
     say(
-        f"test accuracy {found.accuracy:.4f} on {found.test_samples} public samples; a regression "
-        f"on the untouched checkpoint has {found.accuracy_untouched:.4f}"
+        f"test accuracy {found.accuracy:.4f} on {found.test_samples} public samples; ten "
+        f"lines (a logistic regression on the untouched checkpoint) have "
+        f"{found.accuracy_untouched:.4f}"
     )
     if found.origin == "untouched":
         say("fine-tuning was not better on validation data: the checkpoint stays as it is")

@@ -45,7 +45,7 @@ from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.registry import task_of

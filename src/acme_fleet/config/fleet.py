@@ -101,6 +101,13 @@ class Fleet(Settings):
             raise ValueError("reference.crop_padding and reference.flip are for images, not texts")
         return self
 
+    def __repr__(self) -> str:
+        """Short, as a fleet may have thousands of devices; :meth:`to_yaml` has everything."""
+        devices, clusters = len(self.devices), len(self.clusters)
+        return f"Fleet({self.name}, {self.task}: {devices:,} devices in {clusters:,} clusters)"
+
+    __str__ = __repr__
+
     @property
     def devices(self) -> list[Device]:
         """All devices, cluster by cluster."""

@@ -28,7 +28,7 @@ from acme_fleet.models.lora import with_lora
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.outside import listed
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
@@ -162,9 +162,7 @@ def train_header(
         generator,
         validation=None if to_mix else features.validation,
         after_backward=accumulator.add,
-        on_epoch=None
-        if progress is None
-        else lambda epoch, note: progress(epoch, training.epochs, note),
+        on_epoch=lambda epoch, note: progress(epoch, training.epochs, note) if progress else None,
         tolerant=True,
     )
     return trained, accumulator.result(header.plan.genotype.channels)

@@ -20,7 +20,7 @@ from acme_fleet.distillation.maps import StateMaps
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.padding import clear_padding, shuffled
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress, training_note
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.loop import Optimization, check_converging, in_parts, steps_of
@@ -304,7 +304,7 @@ def distill(
             state.save(epoch + 1, learner, optimization, generator)
         if on_epoch:
             mean = float(total) / math.ceil(len(samples) / training.batch_size)
-            on_epoch(epoch + 1, training.epochs, f"loss {mean:.3g}")
+            on_epoch(epoch + 1, training.epochs, training_note(mean))
 
 
 def _maps(

@@ -27,7 +27,7 @@ from acme_fleet.models.pooling import pool_by, pooled_size, pooling_of_checkpoin
 from acme_fleet.models.probe import choose_pooling
 from acme_fleet.models.storage import clone_state
 from acme_fleet.models.vit import new_vit, shape_of_vit, vit_config
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.tasks.registry import task_of

@@ -31,7 +31,7 @@ from acme_fleet.models.header.module import (
 )
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverging, fit

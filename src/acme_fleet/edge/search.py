@@ -21,7 +21,7 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_maps, feature_samples
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate

@@ -30,7 +30,7 @@ _FOR = {
     "privacy": "noise and masking",
     "flower": "many hosts; in an environment of its own",
     "mahjong": "the example of acme distill inject",
-    "tracking": "--track",
+    **dict.fromkeys(("mlflow", "tensorboard", "wandb"), "acme run --track"),
 }
 _LEAST_MEMORY, _LEAST_DISK = 4e9, 2e9  # bytes
 
@@ -71,7 +71,7 @@ def examine_machine(folder: Path) -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    """What the package needs, if some of it is missing or of another version."""
+    """Requirements of the package that are missing or of another version."""
     for problem in _problems(_PACKAGE, ""):
         yield Check("packages", "wrong", problem, "pip install -c constraints.txt acme-fleet")
 
@@ -150,12 +150,13 @@ def _bfloat16() -> Check:
     """The processor multiplies in bfloat16 or not, and a training step is faster by it or not."""
     import torch
 
+    from acme_fleet.seeding import generator
     from acme_fleet.training.precision import faster_numbers, has_bfloat16
 
     if not has_bfloat16(torch.device("cpu")):
         return Check("bfloat16", "fine", "not in this processor; `compute: auto` takes float32")
     layer = torch.nn.TransformerEncoderLayer(384, 6, 1536, dropout=0.0, batch_first=True)
-    batch = torch.randn(32, 65, 384, generator=torch.Generator().manual_seed(0))
+    batch = torch.randn(32, 65, 384, generator=generator(0, "doctor"))
     numbers = faster_numbers(layer, lambda: layer(batch).square().mean())
     pays = "is faster" if numbers == "bfloat16" else "is not faster"
     return Check("bfloat16", "fine", f"in this processor; a training step with it {pays}, measured")

@@ -48,7 +48,7 @@ def expected_work(fleet: Fleet, plan: Plan) -> dict[str, Expected]:
     work |= _headers(fleet, plan, middle)
     if plan.holdings and task_of(fleet.task).probe is not None:
         samples = sum(own.train for own in plan.holdings.values())
-        work["probe"] = Expected(1, whole * samples)
+        work["ten lines"] = Expected(1, whole * samples)
     return work
 
 

@@ -134,8 +134,8 @@ def _of_probe(summary: Summary) -> list[str]:
     place = "the raw inputs" if probe.pooling is None else f"pooled features of {whole}"
     told = []
     for rival, field in (
-        ("a logistic regression", "accuracy_probe"),
-        ("the mean of the devices' logistic regressions", "accuracy_probe_averaged"),
+        ("ten lines (a logistic regression", "accuracy_probe"),
+        ("the mean of all devices' ten lines (logistic regressions", "accuracy_probe_averaged"),
     ):
         found = [(getattr(device, field), device.accuracy) for device in summary.devices]
         pairs = [(theirs, ours) for theirs, ours in found if theirs is not None]
@@ -143,7 +143,7 @@ def _of_probe(summary: Summary) -> list[str]:
         if theirs > ours:
             better = sum(theirs > ours for theirs, ours in pairs)
             told.append(
-                f"{rival} on {place} has {_share(theirs)} on the test sets, what ships has "
+                f"{rival} on {place}) has {_share(theirs)} on the test sets, what ships has "
                 f"{_share(ours)}, both means; it is better on {better} of {len(pairs)} devices"
             )
     return told

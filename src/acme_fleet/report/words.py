@@ -47,8 +47,9 @@ def accuracy_text(share: float | None) -> str:
     return "–" if share is None else f"{share:.3f}"
 
 
-def features_text(pooling: str | None) -> str:
-    """The inputs of the practitioner's regression; without a pooling there was no checkpoint."""
+def ten_lines_text(pooling: str | None) -> str:
+    """The practitioner's rival, which has one name everywhere, with its gloss."""
     if pooling is None:
-        return "the raw inputs"
-    return f"the whole checkpoint's features, pooled by {pooling.replace('_', ' and ')}"
+        return "ten lines (a logistic regression on the raw inputs)"
+    pooled = pooling.replace("_", " and ")
+    return f"ten lines (a logistic regression on the whole checkpoint in int8, pooled by {pooled})"

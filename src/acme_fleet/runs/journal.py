@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
@@ -36,6 +36,7 @@ from acme_fleet.runs.events import (
     Tier,
 )
 from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.notes import Progress
 
 _CHECK, _COUNT = "check", ".count"
 _LONGEST_FAULT = 300
@@ -49,17 +50,6 @@ _MARKS = {"stage": StageEvent, "fault": FaultEvent, "figure": FigureEvent}
 """Entries that tell what a line is; a message has none of them."""
 
 # --- writing ----------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """A stage's callback: it has finished ``done`` of ``total`` parts."""
-
-    def __call__(
-        self, done: int, total: int, note: str = "", value: float | None = None, /
-    ) -> None:
-        """``note`` says in words how it stands; ``value`` is a figure of the part just finished."""
-        ...
 
 
 class Observer(Protocol):

@@ -236,6 +236,20 @@ class Summary(_Record):
     warnings: list[str] = []
     """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
 
+    @property
+    def brief(self) -> str:
+        """A line on what it came to."""
+        told = f"{self.name}, seed {self.seed}: {len(self.devices):,} devices"
+        if self.devices:
+            mean = sum(device.accuracy for device in self.devices) / len(self.devices)
+            told += f", accuracy {mean:.3f} in the mean"
+        return told + (f", {len(self.lost)} clusters lost" if self.lost else "")
+
+    def __repr__(self) -> str:
+        return f"Summary({self.brief})"
+
+    __str__ = __repr__
+
     def write(self, path: Path) -> None:
         """Write as indented JSON with a checksum, atomically.
 

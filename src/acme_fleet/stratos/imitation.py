@@ -14,7 +14,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.errors import FleetError
 from acme_fleet.models.features import LanguageModel
 from acme_fleet.models.storage import read_tensors, write_tensors
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.runs.sealed import STRICT, if_sound, typed
 from acme_fleet.stratos.budget import BudgetSpentError, Meter
 from acme_fleet.stratos.lessons import LEARNED, Lessons

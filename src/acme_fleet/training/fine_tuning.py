@@ -18,7 +18,7 @@ from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.padding import without_padding
 from acme_fleet.models.probe import probe_of
 from acme_fleet.models.storage import clone_state
-from acme_fleet.runs.journal import Progress
+from acme_fleet.runs.notes import Progress
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Fit, Task
 from acme_fleet.training.augmentation import Augment

@@ -18,6 +18,7 @@ from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
 from acme_fleet.models.padding import shuffled, without_padding
+from acme_fleet.runs.notes import training_note
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
@@ -255,8 +256,8 @@ def fit(
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
             mean = float(loss) / math.ceil(len(samples) / training.batch_size)
-            judged = "" if result is None else f", validation {task.written(result)}"
-            on_epoch(epoch + 1, f"loss {mean:.3g}{judged}")
+            judged = None if result is None else task.written(result)
+            on_epoch(epoch + 1, training_note(mean, judged))
         if patience is not None and waited >= patience:
             break
     if goes_back:

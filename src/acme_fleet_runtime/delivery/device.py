@@ -285,7 +285,8 @@ def _fill(
 ) -> None:
     """Fill a folder with a release's files; those of the current release are not downloaded."""
     downloads.forget({entry.sha256 for entry in offered.files.values()})
-    downloads.fetch(offered.files[MANIFEST])  # it says what the others need, before they come
+    # It says what the others need, before they come.
+    downloads.fetch(offered.files[MANIFEST], f"{MANIFEST} of {offered.device}")
     downloads.place(offered.files[MANIFEST].sha256, [folder / MANIFEST])
     manifest = _checked_manifest(folder, offered)
     runtime(manifest.program.minimum)
@@ -296,7 +297,7 @@ def _fill(
     downloads.check_space(manifest.files.values())
     places: dict[str, list[Path]] = {}
     for name, entry in manifest.files.items():
-        downloads.fetch(entry)
+        downloads.fetch(entry, f"{name} of {offered.device}")
         places.setdefault(entry.sha256, []).append(folder / name)
     for sha256, paths in places.items():
         downloads.place(sha256, paths)

@@ -46,8 +46,12 @@ class Downloads:
                 f"{free:,} are free"
             )
 
-    def fetch(self, entry: File) -> None:
+    def fetch(self, entry: File, called: str) -> None:
         """Have a file in the folder, whole and verified.
+
+        Args:
+            entry: its size and checksum, by which it lies at the source.
+            called: its name and device, for errors.
 
         Raises:
             DeliveryError: if the source does not have it, stops in the middle, or has another.
@@ -59,7 +63,7 @@ class Downloads:
                 shutil.copyfile(local, partial)
                 if describe_file(partial) != entry:
                     partial.unlink()  # this machine's copy is damaged
-            self._complete(entry, partial)
+            self._complete(entry, partial, called)
         except OSError as error:
             if error.errno in _FULL:
                 partial.unlink(missing_ok=True)  # others on this machine need the room
@@ -67,8 +71,8 @@ class Downloads:
         if describe_file(partial) != entry:
             partial.unlink()
             raise DeliveryError(
-                f"{self._source.where}: {file_place(entry)} is damaged: its SHA-256 is not the "
-                f"signed one"
+                f"{self._source.where}: {called} ({file_place(entry)}) is damaged: its SHA-256 is "
+                f"not the signed one"
             )
 
     def place(self, sha256: str, paths: Sequence[Path]) -> None:
@@ -89,7 +93,7 @@ class Downloads:
         path = self._folder / sha256
         return path.stat().st_size if path.exists() else 0
 
-    def _complete(self, entry: File, partial: Path) -> None:
+    def _complete(self, entry: File, partial: Path, called: str) -> None:
         for attempt in range(1, _TRIES + 1):
             have = self._begun(entry.sha256)
             if have == entry.size_bytes:
@@ -98,18 +102,18 @@ class Downloads:
                 partial.unlink()
                 have = 0
             try:
-                self._append(entry, partial, have)
+                self._append(entry, partial, have, called)
             except Interrupted:
                 if attempt == _TRIES:
                     raise
         have = self._begun(entry.sha256)
         if have < entry.size_bytes:
             raise DeliveryError(
-                f"{self._source.where}: {file_place(entry)} ended after {have:,} of "
+                f"{self._source.where}: {called} ({file_place(entry)}) ended after {have:,} of "
                 f"{entry.size_bytes:,} bytes; the next pull goes on there"
             )
 
-    def _append(self, entry: File, partial: Path, have: int) -> None:
+    def _append(self, entry: File, partial: Path, have: int, called: str) -> None:
         place, left = file_place(entry), entry.size_bytes - have
         try:
             with partial.open("ab") as file:
@@ -117,12 +121,12 @@ class Downloads:
                     left -= len(part)
                     if left < 0:
                         raise DeliveryError(
-                            f"{self._source.where}: {place} has more than the signed "
+                            f"{self._source.where}: {called} ({place}) has more than the signed "
                             f"{entry.size_bytes:,} bytes"
                         )
                     file.write(part)
         except Missing as error:
-            raise DeliveryError(f"{self._source.where} has no {place}") from error
+            raise DeliveryError(f"{self._source.where} has no {called} ({place})") from error
 
 
 def write_file(path: Path, content: bytes) -> None:

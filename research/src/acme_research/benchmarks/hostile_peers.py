@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.device import client
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import ByClassUpload, HeaderUpload, OpenUpload, Upload
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import student_interval
 from acme_research.frame.many_devices import many_devices
@@ -122,7 +122,7 @@ def run(fleet: Fleet, prepared: Path, place: Path, device: type[Any]) -> float:
             shutil.copy(edge / name, place / "edges" / edge.name)
     known, client.DeviceClient = client.DeviceClient, device
     try:
-        acme_fleet.customize(fleet, place, resume=True)
+        customize(fleet, place, resume=True)
     finally:
         client.DeviceClient = known
     devices = Summary.read(place / "summary.json").devices
@@ -139,7 +139,7 @@ def measured(seed: int, folder: Path) -> dict[str, dict[str, float]]:
         update={"devices_at_once": 1}
     )
     prepared = folder / f"prepared-{seed}"
-    acme_fleet.customize(first, prepared)
+    customize(first, prepared)
     found: dict[str, dict[str, float]] = {}
     for rule, changes in RULES.items():
         personalization = type(first.personalization).model_validate(

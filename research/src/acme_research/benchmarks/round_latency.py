@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.sources.files import read_digits
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.events import Event, messages_of, stages_of
 from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
@@ -162,7 +162,7 @@ def cold_start(code: str) -> float:
 def main() -> None:
     network = over_network(4)
     with tempfile.TemporaryDirectory() as folder:
-        acme_fleet.customize(tiny(4, Path(folder)), Path(folder) / "run")
+        customize(tiny(4, Path(folder)), Path(folder) / "run")
         embedded = rounds_of(read_events(Path(folder) / "run" / "events.jsonl"))
     cold = {name: cold_start(code) for name, code in _COLD.items()}
     total, overhead = (

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-import acme_fleet
 from acme_fleet.cloud import replies
 from acme_fleet.edge import similarity
 from acme_fleet.edge.similarity import (
@@ -24,6 +23,7 @@ from acme_fleet.edge.similarity import (
     near_weights,
 )
 from acme_fleet.messages.peer_weights import PeerWeights
+from acme_fleet.pipeline import customize
 from acme_research.frame.intervals import paired
 from acme_research.frame.many_devices import many_devices
 from acme_research.frame.record import write_benchmark
@@ -75,7 +75,7 @@ def accuracies() -> dict[str, list[float]]:
             known, similarity.MOST_DENSE = similarity.MOST_DENSE, most
             replies.MOST_DENSE = most
             try:
-                summary = acme_fleet.customize(fleet, Path(folder) / name)
+                summary = customize(fleet, Path(folder) / name)
             finally:
                 similarity.MOST_DENSE = replies.MOST_DENSE = known
             found[name] = [device.accuracy for device in summary.devices]

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-import acme_fleet
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import mean_interval, student_interval
@@ -160,11 +161,9 @@ def few(train: Path, out: Path, seed: int) -> Path:
 
 
 def run(name: str, seed: int, given: argparse.Namespace) -> Summary:
-    fleet = acme_fleet.Fleet.parse(settings_of(name, seed, given))
+    fleet = Fleet.parse(settings_of(name, seed, given))
     with LiveStages() as stages:
-        return acme_fleet.customize(
-            fleet, given.runs / f"{fleet.name}-{seed}", resume=True, observer=stages
-        )
+        return customize(fleet, given.runs / f"{fleet.name}-{seed}", resume=True, observer=stages)
 
 
 def compared(name: str, summary: Summary) -> Settings:

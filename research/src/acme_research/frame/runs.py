@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-import acme_fleet
 from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.objectives import Grid, candidate_quality, candidate_sizes
 from acme_fleet.config.fleet import Fleet
@@ -23,6 +22,7 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator
@@ -97,7 +97,7 @@ def finished_run(
         begin(RunDirectory.create(path, fleet, resume=False))
     if (path / "summary.json").exists():
         return Summary.read(path / "summary.json")
-    return acme_fleet.customize(fleet, path, resume=True)
+    return customize(fleet, path, resume=True)
 
 
 def same_cloud(other: Path) -> Callable[[RunDirectory], object]:

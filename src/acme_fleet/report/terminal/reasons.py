@@ -18,8 +18,8 @@ from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
     energy_text,
-    features_text,
     perplexity_text,
+    ten_lines_text,
 )
 
 if TYPE_CHECKING:
@@ -197,9 +197,9 @@ def _print_measured(console: Console, found: Explanation) -> None:
     )
     if (probe := found.probe) and own.accuracy_probe is not None:
         words += (
-            f"; without the method: a logistic regression on {features_text(probe.pooling)}, "
-            f"{bytes_text(probe.size_bytes_int8)} in int8, {own.accuracy_probe:.3f}, the mean of "
-            f"all devices' regressions {own.accuracy_probe_averaged:.3f}"
+            f"; without the method: {ten_lines_text(probe.pooling)}, "
+            f"{bytes_text(probe.size_bytes_int8)}: {own.accuracy_probe:.3f}, the mean of all "
+            f"devices' regressions {own.accuracy_probe_averaged:.3f}"
         )
     if (language := own.language) is not None:
         losses = language.loss_coarse, language.loss_linear, language.loss

@@ -17,9 +17,9 @@ from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
     duration_text,
-    features_text,
     perplexity_text,
     share_text,
+    ten_lines_text,
 )
 from acme_fleet.runs.summary import Summary, UpdateSummary
 
@@ -188,7 +188,7 @@ def print_summary(summary: Summary) -> None:
     table = Table(title=f"{summary.name}, seed {summary.seed}")
     columns = ["device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests"]
     if summary.probe:
-        columns[7:7] = ["probe", "averaged"]
+        columns[7:7] = ["ten lines", "averaged"]
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     clusters = {cluster.name: cluster for cluster in summary.clusters}
@@ -218,13 +218,15 @@ def print_summary(summary: Summary) -> None:
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
         f"{'' if reference.accuracy is None else known}; devices uploaded "
         f"{bytes_text(traffic.device_up_bytes)}, "
-        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}"
+        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}",
+        soft_wrap=True,
     )
     if probe := summary.probe:
         console.print(
-            f"probe: a logistic regression on {features_text(probe.pooling)}, "
-            f"{bytes_text(probe.size_bytes)}, in int8 {bytes_text(probe.size_bytes_int8)}; "
-            f"averaged: the mean of all devices' regressions"
+            f"beside it {ten_lines_text(probe.pooling)}: {bytes_text(probe.size_bytes_int8)}, "
+            f"before rounding {bytes_text(probe.size_bytes)}; averaged: the mean of all devices' "
+            f"regressions",
+            soft_wrap=True,
         )
     if summary.update:
         _print_update(console, summary.update)

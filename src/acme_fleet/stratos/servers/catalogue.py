@@ -7,6 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import listed, one_line
 from acme_fleet.stratos.request import PriceList
 from acme_fleet.stratos.servers.aws_list import read_aws_list
 from acme_fleet.stratos.servers.hardware import Accelerator
@@ -54,7 +55,17 @@ def keep_wanted(catalogue: Catalogue, regions: Sequence[str], billing: Iterable[
         catalogue: is changed.
         regions: patterns such as ``eu-*``; none allows all.
         billing: kinds of contract; machines that one owns always stay.
+
+    Raises:
+        FleetError: if a pattern is of no region, naming those that there are.
     """
+    known = sorted({offer.region for offer in catalogue.offers})
+    for pattern in regions:
+        if known and not any(fnmatchcase(region, pattern) for region in known):
+            raise FleetError(
+                f"regions: no server is in {one_line(pattern, 60)!r}; the price lists have "
+                f"{listed(known, 30)}"
+            )
     allowed, kept = {*billing, "owned"}, []
     for offer in catalogue.offers:
         if regions and not any(fnmatchcase(offer.region, pattern) for pattern in regions):

@@ -33,7 +33,7 @@ def read_moved_digits(*, test: bool) -> RawSamples:
     places = generator.uniform(-1, 1, (len(raw.items), 2))
     index = np.arange(len(raw.items))
     index = index[_FIRST_TEST:] if test else index[:_FIRST_TEST]
-    images = [moved(raw.items[i], scales[i], angles[i], places[i]) for i in index]
+    images = [moved(raw.items[i], float(scales[i]), float(angles[i]), places[i]) for i in index]
     stored = np.full(len(index), FRAME**2, dtype=np.int64)
     part = replace(raw[index], items=np.stack(images), stored_bytes=stored)
     return replace(part, where="moved digits")

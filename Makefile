@@ -14,7 +14,7 @@ BENCHMARKS := $(filter-out __init__ search_setup round_latency network_scale sup
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.user ## customise a small fleet on handwritten digits, about three minutes
+demo: $(VENV)/.user ## customise a small fleet on handwritten digits, two to three minutes
 	$(BIN)/acme demo
 
 test: $(VENV)/.developer ## the tests that CI runs

@@ -104,7 +104,7 @@ def interpret(plan: HeaderPlan, weights: dict[str, Tensor], inputs: dict[str, Te
         if operation == "attention":
             x = x.relu()
             query = weights[f"layers.{name}-attention.query"][0]
-            scores = torch.tensordot(query, x, dims=([0], [1])).flatten(1)
+            scores = torch.einsum("c,bc...->b...", query, x).flatten(1)
             shares = (8 * (scores / 8).tanh()).softmax(dim=1)
             pooled = torch.einsum("bp,bcp->bc", shares, x.flatten(2))
             return layer(f"{name}-attention", x * 0 + pooled.view(*x.shape[:2], *(1,) * plan.axes))

@@ -200,7 +200,7 @@ def test_tensors_of_one_name_do_the_same_in_every_header() -> None:
 
 def test_more_operations_are_proposed_where_they_are_named() -> None:
     """One block has (2 · 10)² headers; ω has a tensor for each, and the paper's space keeps its."""
-    arguments = {"blocks": 1, "cells": 1, "channels": 4, "axes": 2}
+    arguments: dict[str, Any] = {"blocks": 1, "cells": 1, "channels": 4, "axes": 2}
     arguments |= {"hidden": HIDDEN, "classes": CLASSES}
     plain, wide = SearchSpace(**arguments), SearchSpace(**arguments, more=MORE_OPERATIONS)
     assert space_size(1, MORE_OPERATIONS) == 400 == math.prod(choices(1, MORE_OPERATIONS))

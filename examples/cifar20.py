@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 import acme_fleet
-from acme_fleet.report.terminal.run import LiveStages, print_summary
+from acme_fleet.report.terminal.progress import LiveStages
+from acme_fleet.report.terminal.run import print_summary
 
 
 def main() -> None:

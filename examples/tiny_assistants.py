@@ -15,7 +15,8 @@ import yaml
 import acme_fleet
 from acme_fleet.config.training import Training
 from acme_fleet.inspection.complete import Writer
-from acme_fleet.report.terminal.run import LiveStages, print_summary
+from acme_fleet.report.terminal.progress import LiveStages
+from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.training.language_pretraining import LanguageRecipe, pretrain_language
 from acme_fleet.training.pretraining import finished
 

@@ -88,10 +88,11 @@ def summarize(
 ) -> Summary:
     """Everything that was measured, in one record."""
     probe, whole = beside.probe, beside.whole
+    storage = {device.name: device.storage for device in fleet.devices}
     devices = [
         DeviceSummary(
             cluster=report.name,
-            capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
+            capacity_bytes=storage[device.name],
             **beside.of(device.name),
             **device.model_dump(),
         )
@@ -180,6 +181,7 @@ def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> Cluste
         contenders=report.contenders,
         device_names=report.device_names,
         similarity=report.similarity,
+        columns=report.columns,
         lost=report.lost,
         missed=report.missed,
         shortened=report.shortened,

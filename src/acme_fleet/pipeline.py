@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -24,18 +24,18 @@ from acme_fleet.distillation.reference import (
 )
 from acme_fleet.errors import DamagedError, WriteError
 from acme_fleet.inspection.plan import Plan, check_feasible, make_plan
+from acme_fleet.inspection.workload import expected_work
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
 from acme_fleet.models.features import Classifier
 from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summarize
 from acme_fleet.report.page.html import write_report
-from acme_fleet.report.page.pictures import Example
 from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
-from acme_fleet.runs.journal import Journal, Observer, read_events, read_journal
+from acme_fleet.runs.journal import Journal, Observer, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.progress import progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
@@ -89,6 +89,8 @@ def customize(
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
+        if observer:
+            observer.plan(expected_work(fleet, plan))
         try:
             return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:
@@ -272,20 +274,3 @@ def _ahead(
         settings,
         lambda stage: journal.stage(cluster.name, stage, "edge"),
     )
-
-
-def rebuild_report(
-    run_dir: str | Path, examples: Mapping[str, Sequence[Example]] | None = None
-) -> Path:
-    """Write the report of a finished run again; returns its path.
-
-    Args:
-        run_dir: of the run.
-        examples: test samples to show, by device.
-
-    Raises:
-        RunError: if the directory holds no finished run.
-    """
-    run = RunDirectory.open(run_dir)
-    write_report(Summary.read(run.finished()), read_events(run.events), run.report, examples)
-    return run.report

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.inspection.plan import examine
-from acme_fleet.report.terminal.run import LiveStages, print_summary
+from acme_fleet.report.terminal.progress import LiveStages
+from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
 
 _COMMANDS = (
@@ -89,7 +92,7 @@ def test_every_command_explains_itself(command: str):
 
 
 def test_without_arguments_there_is_help():
-    assert "Commands" in _acme().output
+    assert "Customise a fleet" in _acme().output
 
 
 # --- init -------------------------------------------------------------------------------------
@@ -140,8 +143,8 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
         (row,) = [line.split() for line in candidates if f" {size:,} " in line]
         shares = [f"{variant.width:g}", str(variant.depth), variant.precision]
         assert row == [*shares, f"{size:,}", *fitting]
-    assert len(plan.sizes) == 40
-    assert max(plan.sizes) == 1_226_728  # to the byte
+    assert len(plan.sizes) == 24
+    assert max(plan.sizes) == 824_832  # to the byte
     for cluster in fleet.clusters:
         assert cluster.name in result.output
     assert "expected bytes on each link" in result.output
@@ -151,15 +154,15 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
         if " of " in line and ("one backbone" in line or " badge-2 " in line)
     ]
     assert [row[-5:] for row in admitted] == [
-        ["kB", "15", "of", "40", "631,480"],
-        ["kB", "23", "of", "40", "281,072"],
-        ["kB", "27", "of", "40", "333,832"],
+        ["kB", "6", "of", "24", "325,664"],
+        ["kB", "10", "of", "24", "148,688"],
+        ["kB", "11", "of", "24", "176,824"],
     ]
     assert sorted(fleet_file.parent.rglob("*")) == before  # it leaves nothing behind
 
 
 def test_check_of_a_limit_that_nothing_fits(fleet_file: Path):
-    _change(fleet_file, "storage: 300 kB", "storage: 9 kB")
+    _change(fleet_file, "storage: 160 kB", "storage: 9 kB")
     result = _acme("check", fleet_file)
     smallest = examine(Fleet.from_yaml(fleet_file)).sizes.min()
     assert result.exit_code == 2
@@ -192,7 +195,7 @@ def test_file_that_is_not_there(tmp_path: Path, command: str):
 
 
 def test_run_that_nothing_fits_trains_nothing(fleet_file: Path, tmp_path: Path):
-    _change(fleet_file, "storage: 300 kB", "storage: 9 kB")
+    _change(fleet_file, "storage: 160 kB", "storage: 9 kB")
     result = _acme("run", fleet_file, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "the smallest candidate is" in result.stderr
@@ -202,12 +205,12 @@ def test_run_that_nothing_fits_trains_nothing(fleet_file: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("classes_per_device: 5", "classes_per_device: 11", "the data set has 10 classes"),
-        ("public: 0.4 ", "public: 0.9999 ", "and needs some of each"),
-        ("source: digits", "source: images\n  train: none", "none: no such file or folder"),
-        ("source: digits", "source: digits\n  classes: [0, 10]", "unknown 10; the data set has 0,"),
-        ("patch_size: 2", "patch_size: 3", "cannot be cut into patches"),
-        ("depths: [2, 3, 4, 5, 6]", "depths: [7]", "7 is more than the reference's 6 layers"),
+        ("classes_per_device: 6", "classes_per_device: 11", "the data set has 10 classes"),
+        ("public: 0.7 ", "public: 0.9999 ", "and needs some of each"),
+        ("source: moved_digits", "source: images\n  train: none", "none: no such file or folder"),
+        ("edge_share: 0.4 ", "classes: [0, 10] ", "unknown 10; the data set has 0,"),
+        ("patch_size: 3", "patch_size: 5", "cannot be cut into patches"),
+        ("depths: [2, 3, 4]", "depths: [7]", "7 is more than the reference's 4 layers"),
     ],
 )
 def test_data_that_do_not_fit_are_told_before_training(
@@ -361,7 +364,11 @@ def test_stages_in_a_log_file_are_a_line_each(capsys: pytest.CaptureFixture[str]
             stages.stage("cloud", "reference", done, 3)
         stages.stage("cloud", "reference", 1, 1)
         stages.stage("north", "header search", 0, 1)
-    assert capsys.readouterr().out.splitlines() == ["cloud: reference done"]
+        stages.stage("cloud", "elastic", 1, 1, "loss 0.5")
+    assert capsys.readouterr().out.splitlines() == [
+        "cloud: reference done in 0 s",
+        "cloud: elastic done in 0 s; loss 0.5",
+    ]
 
 
 def test_stage_of_a_peer_is_shown_as_it_is(
@@ -372,7 +379,7 @@ def test_stage_of_a_peer_is_shown_as_it_is(
     with LiveStages() as stages:
         stages.stage("north", evil, 0, 2, evil)
         stages.stage("north", evil, 1, 1)
-    assert capsys.readouterr().out.splitlines() == [f"north: {evil} done"]
+    assert capsys.readouterr().out.splitlines() == [f"north: {evil} done in 0 s"]
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
     with LiveStages() as stages:
@@ -392,6 +399,34 @@ def test_stages_on_a_terminal_are_bars(
     assert "━" in shown
     assert "2/3" in shown
     assert "done" not in shown
+
+
+def test_a_terminal_shows_the_whole_run_and_a_log_file_says_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    expected = {"reference": Expected(1, 50.0), "elastic": Expected(1, 50.0)}
+
+    def run(stages: LiveStages) -> None:
+        stages.plan(expected)
+        stages.stage("cloud", "reference", 0, 4)
+        time.sleep(0.15)
+        stages.stage("cloud", "reference", 2, 4, "loss 0.3")
+        time.sleep(0.15)
+
+    with LiveStages(every_s=0.05) as stages:
+        run(stages)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"cloud: reference 0 of 4 \([\d.]+ s so far\)", lines[0])
+    told = r"cloud: reference 2 of 4; loss 0.3 \([\d.]+ s so far, about [\d.]+ s left\)"
+    assert re.fullmatch(told, lines[-1])
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    with LiveStages() as stages:
+        run(stages)
+    shown = capsys.readouterr().out
+    assert "whole run" in shown
+    assert "25%" in shown
+    assert "left" in shown
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Activations, Classifier
 from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
-from acme_fleet.runs.journal import Journal, Observer
+from acme_fleet.runs.journal import Journal, Observer, Progress
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.resume import EpochState
 
@@ -35,8 +35,8 @@ class Interrupted(Exception):
     """Stands for a power cut."""
 
 
-def stop_after(epochs: int) -> Callable[[int, int], None]:
-    def on_epoch(done: int, total: int) -> None:
+def stop_after(epochs: int) -> Progress:
+    def on_epoch(done: int, total: int, note: str = "") -> None:
         if done == epochs:
             raise Interrupted
 

@@ -138,7 +138,11 @@ def test_a_new_header_operation_is_one_entry(tiny: Callable[..., Fleet], tmp_pat
         ("personalization.similarity", "cosine", "debiased, literal, none"),
         ("personalization.mix", "average", "both, importance, weights"),
         ("backbone.importance", "taylor", "auto, features, labels"),
-        ("data.source", "csv", "arrays, digits, huggingface, images, language, parquet, text"),
+        (
+            "data.source",
+            "csv",
+            "arrays, digits, huggingface, images, language, moved_digits, parquet, text",
+        ),
     ],
 )
 def test_names_of_nothing_are_refused_before_any_work(

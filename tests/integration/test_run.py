@@ -299,7 +299,8 @@ def test_predict_on_what_is_not_there(
 def test_events_say_who_told_whom_what(finished, events):
     messages = [event for event in events if "bytes" in event]
     stages = [event for event in events if "stage" in event]
-    assert len(messages) + len(stages) == len(events)
+    figures = [event for event in events if "figure" in event]
+    assert len(messages) + len(stages) + len(figures) == len(events)
     for message in messages:
         assert message.keys() == {
             *("time", "from", "to", "type", "bytes", "occasion", "tier", "direction"),

@@ -443,7 +443,7 @@ def test_augmentation_reaches_teacher_and_student_alike(
         Training(epochs=2, batch_size=8, weight_decay=0),
         torch.Generator().manual_seed(0),
         augment=augment,
-        on_epoch=lambda done, total: epochs.append((done, total)),
+        on_epoch=lambda done, total, note="": epochs.append((done, total)),
     )
     assert epochs == [(1, 2), (2, 2)]
     assert len(seen) == 2

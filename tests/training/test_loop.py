@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -95,7 +96,8 @@ def test_keeps_the_best_epoch_by_validation() -> None:
     states = [weights(module)]
     results = [evaluate(CLASSIFICATION, module, validation)]
 
-    def note(epoch: int) -> None:
+    def note(epoch: int, told: str) -> None:
+        assert re.fullmatch(r"loss [\d.e+-]+, validation accuracy [\d.]+", told)
         states.append(weights(module))
         results.append(evaluate(CLASSIFICATION, module, validation))
 
@@ -199,7 +201,7 @@ def test_hooks_see_every_step_and_epoch() -> None:
         seeded(),
         augment=augment,
         after_backward=after_backward,
-        on_epoch=lambda n: events.append(f"epoch {n}"),
+        on_epoch=lambda n, _: events.append(f"epoch {n}"),
     )
     epoch = [16, "gradient", 16, "gradient", 8, "gradient"]
     assert events == [*epoch, "epoch 1", *epoch, "epoch 2"]

@@ -5,15 +5,17 @@ from acme_fleet.cli import (
     delivery,
     deploy,
     distill,
+    doctor,
     fleet,
     hosts,
+    init,
     pretrain,
     reference,
     ui,
     update,
 )
 from acme_fleet.cli.app import app
-from acme_fleet.cli.customise import EXAMPLE
+from acme_fleet.cli.init import EXAMPLE
 
 __all__ = [
     "EXAMPLE",
@@ -22,8 +24,10 @@ __all__ = [
     "delivery",
     "deploy",
     "distill",
+    "doctor",
     "fleet",
     "hosts",
+    "init",
     "pretrain",
     "reference",
     "ui",

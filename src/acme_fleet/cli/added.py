@@ -9,6 +9,8 @@ import typer
 
 from acme_fleet.errors import FleetError
 
+ADDED = "Of other packages"
+"""Group of these commands in the help text."""
 _ELSEWHERE = {"reproduce": "in a clone of the project, `pip install -e research`"}
 
 
@@ -27,6 +29,7 @@ def added_command(name: str) -> Any:
         if entry.name == name:
             command = typer.main.get_command(entry.load())
             command.name = name  # a help text lists it by this
+            command.rich_help_panel = ADDED  # pyright: ignore[reportAttributeAccessIssue]
             return command
     if name in _ELSEWHERE:
         raise FleetError(f"acme {name} is in a package of its own: {_ELSEWHERE[name]}")

@@ -9,10 +9,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from acme_fleet.cli.added import added_command, added_names
+from acme_fleet.cli.added import ADDED, added_command, added_names
 from acme_fleet.failures import explain, prepare_output, say
 
-__all__ = ["app", "say"]
+__all__ = ["CUSTOMISE", "DELIVER", "DEPLOY", "DISTIL", "HOSTS", "app", "say"]
+
+CUSTOMISE = "Customise a fleet"
+DEPLOY = "Use and deploy the models"
+DELIVER = "Deliver them to devices"
+DISTIL = "Distil a language model"
+HOSTS = "Many hosts, and this one"
+_GROUPS = (CUSTOMISE, DEPLOY, DELIVER, DISTIL, HOSTS, ADDED)
+"""Groups of commands in the help text, in this order."""
 
 # ClickException: its module depends on typer's version.
 _USAGE_ERROR: type[Exception] = next(
@@ -32,12 +40,19 @@ def _explained() -> Iterator[None]:
         raise typer.Exit(explain(error)) from None
 
 
+def _place(command: Any) -> int:
+    """A command's group, as a place in the help text."""
+    panel = command.rich_help_panel
+    return _GROUPS.index(panel) if panel in _GROUPS else len(_GROUPS)
+
+
 class _Command(TyperGroup):
     """The whole command line: its help, its options and its commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """See :class:`TyperGroup`; those of other packages come last."""
-        return list(dict.fromkeys([*super().list_commands(ctx), *added_names()]))
+        """See :class:`TyperGroup`; group by group, and those of other packages come last."""
+        own = {name: _place(self.commands[name]) for name in super().list_commands(ctx)}
+        return list(dict.fromkeys([*sorted(own, key=own.__getitem__), *added_names()]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """See :class:`TyperGroup`."""

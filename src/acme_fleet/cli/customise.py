@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, DEPLOY, app, say
 from acme_fleet.cli.hosts import need_flower
+from acme_fleet.cli.init import EXAMPLE
 from acme_fleet.cli.signals import exit_code
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_def
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Engine = Literal["embedded", "flower"]
 
-EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 
-
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     """Customise a small fleet on handwritten digits, with no download, in a few minutes."""
     from acme_fleet.config.fleet import Fleet
@@ -36,30 +35,15 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
 
 
-@app.command()
-def init(path: FleetFile) -> None:
-    """Write a commented example fleet file."""
-    from acme_fleet.errors import FleetError
-
-    if path.exists():
-        raise FleetError(f"{path} exists already; it was not changed")
-    try:
-        path.write_text(EXAMPLE.read_text())
-    except OSError as error:
-        raise FleetError(f"cannot write {path}: {error.strerror}") from error
-    say(f"wrote {path}; look at its plan with: acme check {path}")
-
-
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
-    from acme_fleet.config.fleet import Fleet
+    fleet = _read(path)
     from acme_fleet.inspection.plan import check_feasible, examine
     from acme_fleet.report.terminal.holdings import print_holdings
     from acme_fleet.report.terminal.reasons import print_limits
     from acme_fleet.report.terminal.run import print_leaving, print_plan
 
-    fleet = Fleet.from_yaml(path)
     plan = examine(fleet)
     print_plan(fleet, plan)
     print_limits(fleet, plan)
@@ -68,7 +52,7 @@ def check(path: FleetFile) -> None:
     check_feasible(fleet, plan)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def run(
     path: FleetFile,
     out: Out = None,
@@ -89,11 +73,12 @@ def run(
         need_flower()
     if (engine == "flower") != (config is not None):
         raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
-    fleet = Fleet.from_yaml(path)
+    # Of many hosts each has its own data.
+    fleet = Fleet.from_yaml(path) if engine == "flower" else _read(path)
     _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def report(
     run_dir: RunDir,
     with_examples: Annotated[
@@ -104,18 +89,21 @@ def report(
     ] = False,
 ) -> None:
     """Rebuild the report of a finished run."""
-    from acme_fleet.pipeline import rebuild_report
+    from acme_fleet.report.page.html import write_report
+    from acme_fleet.runs.directory import RunDirectory
+    from acme_fleet.runs.journal import read_events
+    from acme_fleet.runs.summary import Summary
 
-    examples = None
+    run, examples = RunDirectory.open(run_dir), None
     if with_examples:
         from acme_fleet.inspection.examples import find_examples
 
         examples = find_examples(run_dir)
-    page = rebuild_report(run_dir, examples)
-    say(f"report: {page}")
+    write_report(Summary.read(run.finished()), read_events(run.events), run.report, examples)
+    say(f"report: {run.report}")
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def predict(
     place: Annotated[
         Path,
@@ -188,10 +176,18 @@ def _completed(
     place: Path, device: str | None, prompts: list[str], tokens: int, chat: bool, as_json: bool
 ) -> bool:
     """Print what a language model writes behind prompts; false for any other model."""
-    from acme_fleet_runtime.manifest import is_artifact
+    from acme_fleet.errors import FleetError
+    from acme_fleet_runtime.manifest import is_artifact, read_manifest
 
     if device is None and is_artifact(place):
-        return False
+        if not read_manifest(place).writes:
+            return False
+        match read_manifest(place).program.name:
+            case "onnxruntime":
+                _continued(place, prompts, tokens, chat, as_json)
+                return True
+            case "llama.cpp":
+                raise FleetError(f"{place} is for llama.cpp: python {place / 'run.py'} TEXT")
     from acme_fleet.inspection.complete import Writer
 
     writer = Writer.open(place, device)
@@ -201,6 +197,20 @@ def _completed(
         shown = answer.text if chat else f"{answer.prompt}{answer.text}"
         say(json.dumps(vars(answer)) if as_json else shown)
     return True
+
+
+def _continued(place: Path, prompts: list[str], tokens: int, chat: bool, as_json: bool) -> None:
+    """Print what an artifact writes behind prompts, without torch."""
+    from acme_fleet_runtime.writer import Wish, Writer, open_artifact
+
+    writer = open_artifact(place)
+    assert isinstance(writer, Writer)  # by its manifest
+    for prompt in prompts:
+        says = [{"role": "user", "content": prompt}]
+        begun = writer.asked(says) if chat else writer.prompt(prompt)
+        text = writer.complete(begun, Wish(tokens))
+        shown = text if chat else f"{prompt}{text}"
+        say(json.dumps({"prompt": prompt, "text": text}) if as_json else shown)
 
 
 def _model_in(place: Path, device: str | None) -> Classifier[Any]:
@@ -228,7 +238,7 @@ def _predict_test_data(place: Path, device: str | None) -> None:
     print_test_result(device, *predict_test_data(place, device))
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def explain(
     run_dir: RunDir,
     device: Annotated[
@@ -245,7 +255,7 @@ def explain(
         print_explanation(explain_device(run_dir, device))
 
 
-@app.command()
+@app.command(rich_help_panel=DEPLOY)
 def profile(
     model: Annotated[
         Path,
@@ -274,7 +284,7 @@ def profile(
     from acme_fleet.profiling.file import power_label, write_profile
     from acme_fleet.profiling.fit import TORCH, check_fit, profile_model
     from acme_fleet.report.terminal.costs import print_profile
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
 
     if device_file is not None and device_file.exists():
         raise FleetError(f"{device_file} exists already; it was not changed")
@@ -299,6 +309,17 @@ def profile(
         check_fit(found)
         write_profile(found, device_file)
         say(f"wrote {device_file}; in a fleet file: device_types: {{NAME: {device_file}}}")
+
+
+def _read(path: Path) -> Fleet:
+    """A fleet file; unknown keys, names and paths are told before any library is loaded."""
+    from acme_fleet.config.fleet import Fleet
+    from acme_fleet.inspection.quick import check_names, check_places
+
+    fleet = Fleet.from_yaml(path)
+    check_names(fleet)
+    check_places(fleet)
+    return fleet
 
 
 def _run(
@@ -328,7 +349,8 @@ def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: 
     Raises:
         Exit: with the code of an interruption, or 1 if clusters were lost.
     """
-    from acme_fleet.report.terminal.run import LiveStages, print_summary
+    from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.report.terminal.run import print_summary
     from acme_fleet.runs.directory import REPORT, RunDirectory
 
     try:

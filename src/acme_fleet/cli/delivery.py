@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DELIVER, app, say
 from acme_fleet.cli.fleet import RegistryOption, open_registry
 from acme_fleet.cli.hosts import keys
 
@@ -27,7 +27,7 @@ DeviceFolder = Annotated[
 FOLDER = Path("publisher")
 
 
-@app.command()
+@app.command(rich_help_panel=DELIVER)
 def publish(
     to: Site,
     place: Annotated[
@@ -105,7 +105,7 @@ def _publish(
     return done
 
 
-@app.command()
+@app.command(rich_help_panel=DELIVER)
 def pull(
     source: Annotated[
         str,
@@ -132,7 +132,7 @@ def pull(
     say(pull(source, device, to, trust=trust, again=again).told)
 
 
-@app.command()
+@app.command(rich_help_panel=DELIVER)
 def rollback(
     to: Annotated[
         Path, typer.Argument(help="The device's folder of releases.", show_default=False)

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DISTIL, app, say
 from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
     no_args_is_help=True,
     help="Plan and distil a language model for rented servers, under a budget.",
 )
-app.add_typer(distill, name="distill")
+app.add_typer(distill, name="distill", rich_help_panel=DISTIL)
 
 TaskFile = Annotated[Path, typer.Argument(help="A task file (YAML).", show_default=False)]
 
@@ -58,7 +58,7 @@ def probe(
     """Measure this machine: what predictions of time and memory need to be calibrated."""
     from acme_fleet.errors import FleetError
     from acme_fleet.report.terminal.distill import print_calibration
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.calibration import write_calibration
     from acme_fleet.stratos.probe import probe as measure
 
@@ -90,7 +90,7 @@ def ask(
     gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
 ) -> None:
     """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.pairs import read_pairs, teacher_named
     from acme_fleet.stratos.questions import read_questions
     from acme_fleet.stratos.request import Request
@@ -183,7 +183,7 @@ def inject(
 ) -> None:
     """Make questions from known answers with the task's program; each is checked."""
     from acme_fleet.errors import FleetError
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.checkers import try_checker
     from acme_fleet.stratos.injection import make_data, write_data
     from acme_fleet.stratos.questions import read_questions
@@ -225,7 +225,7 @@ def run(
 ) -> None:
     """Distil a student from the task's data within the budget, and mark its answers."""
     from acme_fleet.report.terminal.distilled import print_distilled
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.distill import distil
     from acme_fleet.stratos.request import Request
     from acme_fleet.stratos.run_directory import DistillDirectory
@@ -245,6 +245,55 @@ def run(
         )
     print_distilled(summary)
     say(f"the student: {directory.student}")
+
+
+@distill.command()
+def serve(
+    path: Annotated[
+        Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
+    ],
+    host: Annotated[
+        str, typer.Option(help="Others than this machine's need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="ACME_TOKEN", help="Requests must send it.", show_default=False),
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+) -> None:
+    """Answer with the student, here, in OpenAI's form (/v1/completions and chats)."""
+    from acme_fleet.report.terminal.distilled import latency_verdict
+    from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
+    from acme_fleet.stratos.serving import StudentWriter
+    from acme_fleet.training.precision import training_device
+    from acme_fleet_runtime.server import serve
+
+    run = DistillDirectory.open(path)
+    summary = DistillSummary.read(run.finished())
+    place = training_device("cuda" if gpu else "cpu", "--gpu")
+    writer = StudentWriter(run.student, summary.name, summary.precision, place)
+    say(latency_verdict(summary))
+    serve(writer, host, port, token, say)
+
+
+@distill.command()
+def deploy(
+    path: Annotated[
+        Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the files.")],
+) -> None:
+    """Write files that serve the student with vLLM on the chosen server; nothing is started."""
+    from acme_fleet.stratos.deployment import write_serving
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
+
+    run = DistillDirectory.open(path)
+    summary = DistillSummary.read(run.finished())
+    concurrency = Request.from_yaml(run.path / run.document).workload.concurrency
+    written = write_serving(summary, run.student, concurrency, out)
+    say(f"wrote {', '.join(str(out / name) for name in written)}; nothing was started")
 
 
 @distill.command()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import DELIVER, app, say
 
 if TYPE_CHECKING:
     from acme_fleet.deploy.registry.store import Artifact, Registry
 
 fleet = typer.Typer(help="The registry of devices and their artifacts.", no_args_is_help=True)
-app.add_typer(fleet, name="fleet")
+app.add_typer(fleet, name="fleet", rich_help_panel=DELIVER)
 
 ENVIRONMENT = "ACME_REGISTRY"
 RegistryOption = Annotated[
@@ -61,7 +61,7 @@ def fleet_show(device: Device, registry: RegistryOption = None, name: FleetOptio
         ("precision", manifest.precision),
         ("size", _size(newest)),
         *((f"accuracy, {one.data}", f"{one.artifact:.3f}") for one in manifest.accuracy),
-        ("classes", ", ".join(manifest.labels)),
+        ("classes", ", ".join(manifest.labels) or "none: it writes"),
         *(("release", f"{number} on {site}") for site, number in newest.releases),
     ):
         say(f"{key:22} {value}")

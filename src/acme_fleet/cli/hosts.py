@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import HOSTS, app, say
 from acme_fleet.errors import FleetError
 
 keys = typer.Typer(help="Certificates and keys of a fleet of many hosts.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
+app.add_typer(keys, name="keys", rich_help_panel=HOSTS)
 
 KeysDir = Annotated[Path, typer.Option("--keys", help="Folder of keys.")]
 FleetOption = Annotated[
@@ -28,7 +28,7 @@ def need_flower() -> None:
         raise FleetError("install Flower's part first: pip install 'acme-fleet[flower]'")
 
 
-@app.command()
+@app.command(rich_help_panel=HOSTS)
 def up(
     role: Annotated[Role, typer.Argument(help="What this host is.", show_default=False)],
     config: Annotated[Path, typer.Option(help="The host's site file.", show_default=False)],

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, app, say
 from acme_fleet.cli.signals import stop_explained
 from acme_fleet.errors import AcmeError
 
@@ -27,7 +27,7 @@ def _options_named(options: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(told) from error
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def pretrain(
     data: Annotated[
         Path, typer.Option(help="Images: a folder, .parquet or .npz file; or texts: JSON Lines.")
@@ -62,7 +62,7 @@ def pretrain(
         from acme_fleet.config.training import Training
         from acme_fleet.data.datasets import load_source
         from acme_fleet.data.sources.archives import data_at
-        from acme_fleet.report.terminal.run import LiveStages
+        from acme_fleet.report.terminal.progress import LiveStages
         from acme_fleet.training.language_pretraining import (
             DECODERS,
             LanguageRecipe,

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, app, say
 from acme_fleet.cli.customise import FleetFile, Seed
 from acme_fleet.cli.signals import stop_explained
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def reference(
     path: FleetFile,
     out: Annotated[Path, typer.Option(help="Folder of the reference; must be new or empty.")],
@@ -22,7 +22,7 @@ def reference(
     """Fine-tune a fleet's checkpoint on its public data, once, for many runs."""
     from acme_fleet.cloud.fine_tuned import WORK, make_reference
     from acme_fleet.config.fleet import Fleet
-    from acme_fleet.report.terminal.run import LiveStages
+    from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.runs.journal import Journal
 
     fleet = Fleet.from_yaml(path)

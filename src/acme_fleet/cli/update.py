@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acme_fleet.cli.app import app
+from acme_fleet.cli.app import CUSTOMISE, app
 from acme_fleet.cli.customise import RunDir, run_and_tell
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from acme_fleet.runs.summary import Summary
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def update(
     run_dir: RunDir,
     fleet_file: Annotated[
@@ -53,7 +53,7 @@ def update(
     run_and_tell(out, work, many_hosts=False)
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def drift(
     run_dir: RunDir,
     device: Annotated[str, typer.Option(help="Name of the device.", show_default=False)],

@@ -45,6 +45,7 @@ from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import clone_state, read_tensors, write_tensors
+from acme_fleet.runs.journal import Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.registry import task_of
@@ -62,8 +63,6 @@ _MAPPED = 1024  # public training samples that maps between features are fitted 
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE, _COMPUTE = "reordered", "importance.safetensors", "compute.json"
 
-Progress = Callable[[int, int], None]
-"""Told how much is done, and of how much."""
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Surrounds the work of a stage of this name."""
 

@@ -19,11 +19,12 @@ from acme_fleet.data.image import (
     Normalization,
 )
 from acme_fleet.data.language import LanguagePreprocessing, read_language
+from acme_fleet.data.paths import check_paths
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.data.sources.files import read_arrays, read_parquet
 from acme_fleet.data.sources.folder import read_folders, read_images
-from acme_fleet.data.sources.registry import SOURCES, check_paths
+from acme_fleet.data.sources.registry import SOURCES
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
 from acme_fleet_runtime.images import image_form, open_image

@@ -226,7 +226,8 @@ def read_language(paths: Sequence[Path], columns: Columns, where: str) -> RawSam
 def _read(path: Path, columns: Columns, where: str) -> RawSamples:
     places = json_lines(path, where)
     rows = [json_object(line, place) for place, line in places]
-    items = [_item(row, columns.item, place) for row, (place, _) in zip(rows, places, strict=True)]
+    named = zip(rows, places, strict=True)
+    items = [read_item(row, columns.item, place) for row, (place, _) in named]
 
     def place(number: int) -> str:
         return places[number][0]
@@ -242,7 +243,12 @@ def _read(path: Path, columns: Columns, where: str) -> RawSamples:
     return RawSamples(as_objects(items), codes, names, stored, groups, f"{where}: {path}", named)
 
 
-def _item(row: Mapping[str, Any], text: str, where: str) -> Item:
+def read_item(row: Mapping[str, Any], text: str, where: str) -> Item:
+    """The sample in a row.
+
+    Raises:
+        FleetError: naming the key that is missing or wrong.
+    """
     if _MESSAGES in row:
         return {_MESSAGES: _messages(row[_MESSAGES], where)}
     if _PROMPT in row or _ANSWER in row:

@@ -154,7 +154,7 @@ def distribute(
         FleetError: naming the device or cluster whose data are missing, unknown or too few.
     """
     shares = share_out(fleet, Labels.of(source))
-    _check_shares(shares, only)
+    check_shares(shares, only)
     public = _public(fleet, source, shares) if not only else None
     shared: dict[str, Samples] = {}
     private: dict[str, Splits] = {}
@@ -206,7 +206,7 @@ class HostData:
         holder = next(each for each in (*fleet.clusters, *fleet.devices) if each.name == name)
         if holder.data is None:
             listed = list_source(fleet.data)
-            _check_shares(share_out(fleet, Labels.of(listed)), [name])
+            check_shares(share_out(fleet, Labels.of(listed)), [name])
             return HostData(fleet, name, listed)
         own = read_own(holder.data, fleet.data, _whose(holder))
         check_images(own)
@@ -287,11 +287,14 @@ def _whose(holder: Cluster | Device) -> str:
     return f"{'cluster' if isinstance(holder, Cluster) else 'device'} {holder.name}: data"
 
 
-def _check_shares(shares: Shares, only: Collection[str] | None) -> None:
+def check_shares(shares: Shares, only: Collection[str] | None) -> None:
     """Refuse shares of a data set that leave somebody nothing to train, choose or report on.
 
     With ``only``, shares of edge servers and devices but those named may be anything, and those of
     the cloud too where somebody is named.
+
+    Raises:
+        FleetError: naming the one who has too few samples.
     """
     if not only and shares.public is not None:
         _check_cloud(shares.public, tested=True)

@@ -84,8 +84,8 @@ class DeviceClient:
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
         self._round: int | None = None  # that was last asked for, since this process began
         self._own: Splits | None = None  # once a model has told how to read them
+        self._begun: HeaderState | None = None  # the state that a training has begun with
         self._judged: Task | None = None  # the task by the backbone that was received
-        self._coarse: Header | None = None  # the header that was received, checked and built
 
     def handle(self, message: Message) -> Message:
         """Answer the edge server.
@@ -125,16 +125,18 @@ class DeviceClient:
         return None if self._folder.has_trained(number) else number
 
     def training(self, number: int) -> LocalTraining:
-        """The work of a round: it begins with the last state before it."""
-        features = self._features()
-        header = self._before(number).current
-        return LocalTraining(header, features, self._generator("round", number))
+        """The work of a round, whose result :meth:`keep` takes."""
+        self._begun = self._before(number)
+        return LocalTraining(
+            self._begun.current, self._features(), self._generator("round", number)
+        )
 
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
         validation = self._features().validation
-        state = self._before(number).with_current(self._judging, header, validation)
+        begun, self._begun = self._begun or self._before(number), None
+        state = begun.with_current(self._judging, header, validation)
         self._folder.keep_trained(number, state, importance)
         best, name = state.best_evaluation, self._settings.name
         self._journal.figure(name, "device", VALIDATION, number + 1, best.score)
@@ -143,8 +145,7 @@ class DeviceClient:
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        self._coarse, self._judged = _coarse_header(self._task, assignment), None
-        coarse = self._coarse
+        coarse, self._judged = self._received(assignment), None
         self._check_size(assignment)
         self._own = self._read_own(assignment)
         self._folder.accept(assignment)
@@ -243,7 +244,11 @@ class DeviceClient:
                 accuracy=found["best"].score,
                 accuracy_linear=found["linear"].score,
                 test_samples=len(test),
-                latency_s=measure_latency(model, one),
+                latency_s=self._folder.once(
+                    assignment,
+                    f"latency of {state.best.plan.shapes()}",  # and of inputs of one size
+                    lambda: measure_latency(model, one),
+                ),
                 neurons_coarse=coarse.plan.neurons,
                 neurons=state.best.plan.neurons,
                 raw_data_bytes=raw_bytes(self._private),
@@ -285,7 +290,8 @@ class DeviceClient:
         found = self._folder.if_trained(number)
         if found is None:
             work, asked = self.training(number), self._personalization
-            with self._journal.stage(self._settings.name, stage_of(number, asked), "device"):
+            stage = self._journal.stage(self._settings.name, stage_of(number, asked), "device")
+            with stage as progress:
                 trained = train_header(
                     self._judging,
                     work.header,
@@ -293,6 +299,7 @@ class DeviceClient:
                     asked.training(number),
                     work.generator,
                     to_mix=asked.mixes_after(number),
+                    progress=progress,
                 )
             self.keep(number, trained)
             found = self._folder.trained(number)
@@ -343,10 +350,10 @@ class DeviceClient:
         return self._private_by(assignment.class_names, preprocessing)
 
     def _received(self, assignment: HeaderAssignment) -> Header:
-        """The coarse header; checked and built once in a process."""
-        if self._coarse is None:
-            self._coarse = _coarse_header(self._task, assignment)
-        return self._coarse
+        """The coarse header, checked and built."""
+        return self._folder.once(
+            assignment, "header", lambda: _coarse_header(self._task, assignment)
+        )
 
     def _features(self) -> Splits:
         if not self._task.per_token:

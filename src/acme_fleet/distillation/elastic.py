@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,9 +20,10 @@ from acme_fleet.distillation.maps import StateMaps
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.padding import clear_padding, shuffled
+from acme_fleet.runs.journal import Progress
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
-from acme_fleet.training.loop import Optimization, check_converging, steps_of
+from acme_fleet.training.loop import Optimization, check_converging, in_parts, steps_of
 from acme_fleet.training.precision import Numbers, mixed_precision
 from acme_fleet.training.resume import EpochState
 
@@ -256,7 +258,7 @@ def distill(
     generator: torch.Generator,
     *,
     augment: Augment | None = None,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: Progress | None = None,
     state: EpochState | None = None,
     numbers: Numbers | None = None,
 ) -> None:
@@ -273,7 +275,7 @@ def distill(
         training: epochs, batch size, learning rate, weight decay.
         generator: decides the order of the samples, the augmentation and the students.
         augment: changes each batch before teacher and students see it.
-        on_epoch: called with the number of finished epochs, and of all.
+        on_epoch: called with the number of finished epochs, of all, and the loss in words.
         state: written after each epoch; if it holds something, training goes on from there.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
 
@@ -289,15 +291,20 @@ def distill(
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
         for batch in shuffled(samples, training.batch_size, generator):
-            inputs = (augment(batch, generator) if augment else batch).inputs
+            whole = augment(batch, generator) if augment else batch
             students = sandwich(step, generator)
-            total += teach(task, teacher, student, step, inputs, students, maps, numbers)
+            # Students learn from all tokens, whatever the labels.
+            unlabelled = Samples(whole.inputs, None, whole.stored_bytes)
+            for part, share in in_parts(unlabelled, training.parts):
+                own = task, teacher, student, step, part.inputs, students
+                total += teach(*own, maps, numbers, share)
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)
         if state:
             state.save(epoch + 1, learner, optimization, generator)
         if on_epoch:
-            on_epoch(epoch + 1, training.epochs)
+            mean = float(total) / math.ceil(len(samples) / training.batch_size)
+            on_epoch(epoch + 1, training.epochs, f"loss {mean:.3g}")
 
 
 def _maps(
@@ -325,8 +332,11 @@ def teach(
     students: Sequence[Variant],
     maps: StateMaps | None = None,
     numbers: Numbers | None = None,
+    share: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
+
+    A batch that is a part of another has a ``share`` of its loss.
 
     The teacher runs once for each width it is asked at, whatever the number of students. With
     ``maps`` the states of students of a smaller hidden size are compared through them.
@@ -355,6 +365,7 @@ def teach(
                     if step.logits_weight:
                         logits = _imitation(task, run, taught, step.logits_loss)
                         loss = loss + step.logits_weight * logits
+        loss = share * loss
         loss.backward()
         total += loss.detach()
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from acme_fleet.models.pooling import pool_by, pooled_size, pooling_of_checkpoin
 from acme_fleet.models.probe import choose_pooling
 from acme_fleet.models.storage import clone_state
 from acme_fleet.models.vit import new_vit, shape_of_vit, vit_config
+from acme_fleet.runs.journal import Progress
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.tasks.registry import task_of
@@ -302,7 +303,7 @@ def train_reference(
     public: Splits,
     generator: torch.Generator,
     augment: Augment | None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     numbers: Numbers | None = None,
 ) -> Classifier:
     """Train in place: from nothing, or a checkpoint, whose start competes with the best epoch.
@@ -320,7 +321,7 @@ def train_reference(
             generator,
             validation=public.validation,
             augment=augment,
-            on_epoch=lambda epoch: progress(epoch, settings.training.epochs),
+            on_epoch=lambda epoch, note: progress(epoch, settings.training.epochs, note),
             numbers=numbers,
         )
     elif settings.recipe == "labels":

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,13 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_maps, feature_samples
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.runs.journal import Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverged, optimizer_tensors, restore_optimizer
 
 _SAVE_EVERY_S = 20.0
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Told the finished and all steps, how it stands in words, and the reward of the last step."""
-
-    def __call__(self, done: int, total: int, note: str, value: float | None = None) -> None:
-        """``value`` is the mean reward of the step's children."""
-        ...
 
 
 @dataclass(frozen=True)

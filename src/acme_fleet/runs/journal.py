@@ -2,7 +2,8 @@
 
 A line is a JSON object. Its last entry, ``check``, is a checksum of the others, so that a damaged
 line is noticed; lines without it are an older version's. Those without a tier too: it is found from
-who sent what to whom when they are read.
+who sent what to whom when they are read. A file beside it holds the number of lines, so that a
+journal that was cut off at a line's end is noticed.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -33,8 +35,9 @@ from acme_fleet.runs.events import (
     StageEvent,
     Tier,
 )
+from acme_fleet.runs.forecast import Expected
 
-_CHECK = "check"
+_CHECK, _COUNT = "check", ".count"
 _LONGEST_FAULT = 300
 _KINDS = {
     StageEvent: "stage",
@@ -48,10 +51,13 @@ _MARKS = {"stage": StageEvent, "fault": FaultEvent, "figure": FigureEvent}
 # --- writing ----------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A stage's callback: it has finished ``done`` of ``total`` parts."""
 
-    def __call__(self, done: int, total: int, note: str = "", value: float | None = None) -> None:
+    def __call__(
+        self, done: int, total: int, note: str = "", value: float | None = None, /
+    ) -> None:
         """``note`` says in words how it stands; ``value`` is a figure of the part just finished."""
         ...
 
@@ -66,6 +72,9 @@ class Observer(Protocol):
         """
         ...
 
+    def plan(self, expected: Mapping[str, Expected]) -> None:
+        """The stages that a run will have, told before the first one."""
+
 
 class Journal:
     """Appends events to a file and shows progress to an observer. Safe to share by threads."""
@@ -76,9 +85,16 @@ class Journal:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._known: set[str] | None = None  # read when events of another journal come
+        self._lines = 0
         if path.exists():
             with writing(path), path.open("r+b") as file:
                 _complete(file)
+                file.seek(0)
+                self._lines = file.read().count(b"\n")
+        if missing := _counted(path) - self._lines:
+            told = f"lines of {path.name} that are missing: {missing}; they are in no sum"
+            if missing > 0:
+                self.fault(_CLOUD, "cloud", _CLOUD, told)
 
     def cancel(self) -> None:
         """Make every thread that still works for this run stop at its next event."""
@@ -126,9 +142,11 @@ class Journal:
 
         A value that is told with it is recorded as a figure of the stage's name.
         """
-        started, clock = _now(), time.monotonic()
+        started, clock, latest = _now(), time.monotonic(), ""
 
         def progress(done: int, total: int, note: str = "", value: float | None = None) -> None:
+            nonlocal latest
+            latest = note
             self.stop_if_cancelled()
             if value is not None:
                 self.figure(actor, tier, name, done, value)
@@ -138,7 +156,7 @@ class Journal:
         progress(0, 1)
         yield progress
         if self._observer:
-            self._observer.stage(actor, name, 1, 1)
+            self._observer.stage(actor, name, 1, 1, latest)
         seconds = round(time.monotonic() - clock, 3)
         self._write(StageEvent(time=started, stage=name, actor=actor, tier=tier, seconds=seconds))
 
@@ -168,6 +186,8 @@ class Journal:
             except OSError:
                 file.truncate(before)  # half a line would spoil the next one
                 raise
+            self._lines += 1
+            _count(self._path, self._lines)
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -198,6 +218,8 @@ def read_journal(path: Path) -> Events:
         *lines, last = path.read_bytes().split(b"\n")
     if _is_whole(last):
         lines.append(last)
+    if (missing := _counted(path) - len(lines)) > 0:
+        found.damaged[len(lines) + 1] = f"lines that are missing: {missing}"
     records: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         try:
@@ -299,6 +321,23 @@ def _complete(file: BinaryIO) -> None:
         file.write(b"\n")
     else:
         file.truncate(whole)
+
+
+def _count(path: Path, lines: int) -> None:
+    """Write the number of a journal's lines, in place: always as many bytes."""
+    descriptor = os.open(path.with_suffix(_COUNT), os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, b"%020d\n" % lines)
+    finally:
+        os.close(descriptor)
+
+
+def _counted(path: Path) -> int:
+    """The number of lines that a journal had when it was last written; 0 where it is not known."""
+    count = path.with_suffix(_COUNT)
+    with reading(f"cannot read {count}", DamagedError):
+        text = count.read_bytes()[:20] if count.exists() else b""
+    return int(text) if text.isdigit() else 0
 
 
 def _key(event: Event) -> str:

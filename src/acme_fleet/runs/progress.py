@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from acme_fleet.errors import AcmeError, WriteError
 from acme_fleet.outside import one_line
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.directory import PROGRESS
+from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.journal import Observer
 
 _EVERY_S = 0.5
@@ -58,6 +59,11 @@ class ProgressFile:
             self._write_soon()
         if self._then:
             self._then.stage(actor, name, done, total, note)
+
+    def plan(self, expected: Mapping[str, Expected]) -> None:
+        """See :class:`acme_fleet.runs.journal.Observer`."""
+        if self._then:
+            self._then.plan(expected)
 
     def end(self, how: str, reason: str = "") -> None:
         """Note that the run is not at work any more: ``finished``, ``interrupted``, ``failed``."""

@@ -100,7 +100,10 @@ class ClusterSummary(_OfVariant):
     """The searched header, then the other strategies' and hand-made ones."""
     device_names: list[str]
     similarity: list[list[Amount]]
-    """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
+    """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``. No row
+    where a large cluster's devices listen to all alike."""
+    columns: list[list[Count]] = []
+    """Places in ``device_names`` of the weights in each row, where those are not all."""
     lost: dict[str, str] = {}
     """Devices that did not finish, and why."""
     missed: dict[str, Count] = {}
@@ -266,5 +269,6 @@ def _contradictions(summary: Summary) -> Iterator[str]:
         if sum(candidate.chosen for candidate in cluster.candidates) != 1:
             yield f"cluster {name} has not chosen one candidate"
         shape = [len(row) for row in cluster.similarity]
-        if shape and shape != [members] * members:
+        expected = [len(row) for row in cluster.columns] or [members] * members
+        if shape and (shape != expected or len(shape) != members):
             yield f"cluster {name} has {members} devices and a similarity of another shape"

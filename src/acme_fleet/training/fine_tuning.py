@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +18,7 @@ from acme_fleet.models.features import Classifier, activations, moved
 from acme_fleet.models.padding import without_padding
 from acme_fleet.models.probe import probe_of
 from acme_fleet.models.storage import clone_state
+from acme_fleet.runs.journal import Progress
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Fit, Task
 from acme_fleet.training.augmentation import Augment
@@ -27,8 +27,6 @@ from acme_fleet.training.loop import Optimization, check_converging, fit, steps_
 from acme_fleet.training.precision import Numbers, mixed_precision
 
 _PATIENCE = 3  # epochs without a better one
-
-Progress = Callable[[int, int], None]
 
 
 def fine_tune(
@@ -67,7 +65,7 @@ def fine_tune(
         validation=public.validation,
         augment=augment,
         after_backward=averaged.update,
-        on_epoch=lambda epoch: progress(epoch, training.epochs),
+        on_epoch=lambda epoch, note: progress(epoch, training.epochs, note),
         scales=layer_scales(model, settings.layer_decay),
         patience=_PATIENCE,
         numbers=numbers,
@@ -115,7 +113,7 @@ def contrast(
             latest, waited = score, 0
         if score > best:
             head, best, kept = found, score, clone_state(backbone)
-        progress(epoch + 1, training.epochs)
+        progress(epoch + 1, training.epochs, f"validation {score:.4f}")
         if waited >= _PATIENCE:
             break
     backbone.load_state_dict(kept)

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from acme_fleet.config.training import Training
+from acme_fleet.data.checkpoint_files import WEIGHT_SUMS, weight_sums
 from acme_fleet.data.language import Item, LanguagePreprocessing, read_language
 from acme_fleet.data.raw import Columns
 from acme_fleet.data.samples import Samples, stratified_split
@@ -142,9 +143,9 @@ def _pretrained(
     config = _config(shape, tokenizer)
     model = new_language_model(config, recipe.seed)
 
-    def tell(epoch: int) -> None:
+    def tell(epoch: int, note: str) -> None:
         told = GENERATION.written(evaluate(GENERATION, model, validation))
-        progress(epoch, training.epochs, f"validation {told}")
+        progress(epoch, training.epochs, f"{note}, validation {told}")
 
     draw = generator(recipe.seed, "pretraining")
     fit(GENERATION, model, known, training, draw, on_epoch=tell, state=state)
@@ -155,6 +156,7 @@ def _pretrained(
         "params": sum(p.numel() for p in model.parameters()),
         "validation": _figures(model, validation),
         "test": _figures(model, test),
+        WEIGHT_SUMS: weight_sums(folder),
     }
     write_marked_json(folder / RECORD, record)
     state.remove()

@@ -13,10 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from acme_fleet.config.data import ABSENT
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
-from acme_fleet.models.padding import shuffled
+from acme_fleet.models.padding import shuffled, without_padding
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
@@ -185,7 +186,7 @@ def fit(
     validation: Samples | None = None,
     augment: Callable[[Samples, torch.Generator], Samples] | None = None,
     after_backward: Callable[[], None] | None = None,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Callable[[int, str], None] | None = None,
     state: Resumable | None = None,
     tolerant: bool = False,
     scales: Mapping[Tensor, float] | None = None,
@@ -205,7 +206,7 @@ def fit(
         validation: chooses the epoch; without it the last epoch's weights stay.
         augment: changes each batch before it is used.
         after_backward: called while the gradients of a step are present.
-        on_epoch: called with the number of finished epochs.
+        on_epoch: called with the number of finished epochs, and loss and validation in words.
         state: written after each epoch; if it holds something, training goes on from there. It
             does not hold the best epoch, so it cannot be combined with ``validation``.
         tolerant: a training that diverges ends early with the best epoch's weights, or without
@@ -235,12 +236,14 @@ def fit(
             batches = shuffled(samples, training.batch_size, generator)
             augmented = (augment(each, generator) if augment else each for each in batches)
             mixed = partial(mixed_precision, device, numbers)
-            loss = _epoch(task, module, augmented, optimization, mixed, after_backward)
+            parted = (in_parts(each, training.parts) for each in augmented)
+            loss = _epoch(task, module, parted, optimization, mixed, after_backward)
         module.eval()
         if tolerant and diverged(loss, optimization.parameters):
             goes_back = True
             break
         check_converging(loss, optimization.parameters, epoch, training)
+        result = None
         if validation is not None:
             result = evaluate(task, module, validation)
             waited += 1
@@ -251,7 +254,9 @@ def fit(
         if state:
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
-            on_epoch(epoch + 1)
+            mean = float(loss) / math.ceil(len(samples) / training.batch_size)
+            judged = "" if result is None else f", validation {task.written(result)}"
+            on_epoch(epoch + 1, f"loss {mean:.3g}{judged}")
         if patience is not None and waited >= patience:
             break
     if goes_back:
@@ -261,7 +266,7 @@ def fit(
 def _epoch(
     task: Task,
     module: nn.Module,
-    batches: Iterable[Samples],
+    batches: Iterable[list[tuple[Samples, float]]],
     optimization: Optimization,
     mixed: Callable[[], AbstractContextManager[object]],
     after_backward: Callable[[], None] | None,
@@ -270,11 +275,33 @@ def _epoch(
     device = optimization.parameters[0].device
     total = torch.zeros((), device=device)
     for batch in batches:
-        with mixed():
-            loss = task.loss(module(**batch.inputs), batch.labels.to(device))
-        loss.backward()
+        for part, share in batch:
+            with mixed():
+                loss = share * task.loss(module(**part.inputs), part.labels.to(device))
+            loss.backward()
+            total += loss.detach()
         if after_backward:
             after_backward()
         optimization.step()
-        total += loss.detach()
     return total
+
+
+def in_parts(batch: Samples, parts: int) -> list[tuple[Samples, float]]:
+    """Parts of a batch, each with its share of what a mean is over.
+
+    That is labels, of texts without any their real tokens, and otherwise samples. The gradients of
+    the parts' means, weighted by their shares, add up to that of the batch's mean.
+    """
+    if parts == 1:
+        return [(batch, 1.0)]
+    split = list(batch.batches(math.ceil(len(batch) / parts)))
+    counts = [_means_over(part) for part in split]
+    whole = sum(counts)
+    return [(without_padding(p), n / whole) for p, n in zip(split, counts, strict=True) if n]
+
+
+def _means_over(batch: Samples) -> int:
+    if batch.labelled:
+        return int((batch.labels != ABSENT).sum())
+    mask = batch.inputs.get("attention_mask")
+    return len(batch) if mask is None else int((mask != 0).sum())

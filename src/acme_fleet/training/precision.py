@@ -70,15 +70,14 @@ def training_numbers(
 
     Args:
         compute: the setting.
-        module: what is trained, on its device.
-        loss: a forward pass of it on a typical batch; draws no random numbers.
+        module, loss: see :func:`faster_numbers`.
         path: keeps the decision, so that an interrupted training goes on with it.
 
     Raises:
         WriteError: if the decision cannot be written.
     """
     if compute == "auto" and if_sound(path, _read) is None:
-        write_sealed_json(path, asdict(_Decided(_faster(module, loss))))
+        write_sealed_json(path, asdict(_Decided(faster_numbers(module, loss))))
     return known_numbers(compute, path)
 
 
@@ -94,7 +93,13 @@ def _read(path: Path) -> _Decided:
     return read_sealed_json(path, _Decided)
 
 
-def _faster(module: nn.Module, loss: Callable[[], Tensor]) -> Numbers:
+def faster_numbers(module: nn.Module, loss: Callable[[], Tensor]) -> Numbers:
+    """bfloat16 where the processor has it and a measured step with it is faster.
+
+    Args:
+        module: what is trained, on its device.
+        loss: a forward pass of it on a typical batch; draws no random numbers.
+    """
     device = next(module.parameters()).device
     if not has_bfloat16(device):
         return "float32"

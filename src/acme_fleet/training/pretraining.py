@@ -21,7 +21,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from acme_fleet.config.backbone import Reference, ViT
 from acme_fleet.config.training import Training
-from acme_fleet.data.checkpoint_files import PRETRAINING
+from acme_fleet.data.checkpoint_files import PRETRAINING, WEIGHT_SUMS, weight_sums
 from acme_fleet.data.datasets import Source
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.errors import FleetError, RunError, WriteError
@@ -175,9 +175,9 @@ def _pretrain(
     decided = folder / _COMPUTE
     numbers = training_numbers("auto", classifier, loss, decided)
 
-    def tell(epoch: int, model: nn.Module) -> None:
+    def tell(epoch: int, note: str, model: nn.Module) -> None:
         told = CLASSIFICATION.written(evaluate(CLASSIFICATION, model, held_out))
-        progress(epoch, recipe.training.epochs, f"validation {told}")
+        progress(epoch, recipe.training.epochs, f"{note}, validation {told}")
 
     model = train_averaged(classifier, known, recipe, state, tell, numbers)
     save_checkpoint(model, config, source, folder)
@@ -187,6 +187,7 @@ def _pretrain(
         "params": sum(p.numel() for p in classifier.parameters()),
         "validation": _figures(model, held_out),
         "test": _figures(model, source.test),
+        WEIGHT_SUMS: weight_sums(folder),
     }
     write_marked_json(folder / RECORD, record)
     state.remove()
@@ -233,7 +234,7 @@ def train_averaged(
     samples: Samples,
     recipe: Recipe,
     state: EpochState,
-    on_epoch: Callable[[int, nn.Module], None] = lambda epoch, model: None,
+    on_epoch: Callable[[int, str, nn.Module], None] = lambda epoch, note, model: None,
     numbers: Numbers | None = None,
 ) -> Trained:
     """Train any classifier by the recipe; returns it with the averaged weights, in eval mode.
@@ -243,7 +244,8 @@ def train_averaged(
         samples: the training data.
         recipe: its ``model`` does not matter here.
         state: where an unfinished training stands.
-        on_epoch: called with the number of finished epochs and the average so far.
+        on_epoch: called with the number of finished epochs, the loss in words, and the average so
+            far.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
     """
     model = Averaged.over(module, steps_of(samples, recipe.training))
@@ -255,7 +257,7 @@ def train_averaged(
         generator(recipe.seed, "pretraining"),
         augment=_augmentation(recipe),
         after_backward=model.update,
-        on_epoch=lambda epoch: on_epoch(epoch, model),
+        on_epoch=lambda epoch, note: on_epoch(epoch, note, model),
         state=state,
         numbers=numbers,
     )

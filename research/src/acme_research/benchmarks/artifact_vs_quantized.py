@@ -25,7 +25,7 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.data.partition import load_world
 from acme_fleet.models.probe import pooled_features
 from acme_fleet.pipeline import assemble
-from acme_fleet.report.terminal.run import LiveStages
+from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import threads

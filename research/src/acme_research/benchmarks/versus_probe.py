@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import acme_fleet
-from acme_fleet.report.terminal.run import LiveStages
+from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.intervals import text as text_of

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from acme_fleet.config.data import Data
 from acme_fleet.data.language import read_language
+from acme_fleet.data.paths import check_paths
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.sources.archives import cars_annotations, read_cars
 from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
 from acme_fleet.data.sources.folder import read_folders
+from acme_fleet.data.sources.moved_digits import read_moved_digits
 from acme_fleet.data.text import read_json_lines
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import reading
 
 Part = Literal["train", "test"]
 Reader = Callable[[Data, Part, Columns], RawSamples | None]
@@ -26,6 +26,12 @@ def _digits(data: Data, part: Part, columns: Columns) -> RawSamples | None:
     if columns.group:
         raise FleetError(f"data.partition: the digits have no column {columns.group!r}")
     return read_digits() if part == "train" else None
+
+
+def _moved_digits(data: Data, part: Part, columns: Columns) -> RawSamples | None:
+    if columns.group:
+        raise FleetError(f"data.partition: the digits have no column {columns.group!r}")
+    return read_moved_digits(test=part == "test")
 
 
 def _hub(data: Data, part: Part, columns: Columns) -> RawSamples | None:
@@ -61,6 +67,7 @@ def _image_folders(paths: Sequence[Path], columns: Columns, where: str) -> RawSa
 
 SOURCES: dict[str, Reader] = {
     "digits": _digits,
+    "moved_digits": _moved_digits,
     "huggingface": _hub,
     "arrays": _files(read_arrays),
     "text": _files(read_json_lines),
@@ -69,20 +76,3 @@ SOURCES: dict[str, Reader] = {
     "images": _files(_image_folders, folders=True),
 }
 """Readers by ``data.source``. A new source is a reader and an entry here."""
-
-
-def check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = None) -> None:
-    """Each path is there once, and is a folder or a regular file; None takes either."""
-    if not paths:
-        raise FleetError(f"{where}: the list of paths is empty")
-    for number, path in enumerate(paths):
-        with reading(f"{where}: {path}"):
-            mode = path.stat().st_mode
-            again = path.resolve() in [other.resolve() for other in paths[:number]]
-        if again:
-            raise FleetError(f"{where}: {path} is named twice")
-        is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
-        if folders and not is_folder:
-            raise FleetError(f"{where}: {path} is no folder; `source: images` needs one")
-        if not is_file and (folders is False or not is_folder):
-            raise FleetError(f"{where}: {path} is no regular file")

@@ -9,7 +9,7 @@ import hashlib
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -29,6 +29,7 @@ from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.outside import reason
 from acme_fleet.runs.events import FigureEvent
+from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import if_sound, read_sealed, write_sealed
 
@@ -59,6 +60,9 @@ class Board:
         told = {"actor": actor, "name": name, "done": done, "total": total, "note": note}
         with self._lock:
             self._stages[actor, name] = told
+
+    def plan(self, expected: Mapping[str, Expected]) -> None:
+        """See :class:`acme_fleet.runs.journal.Observer`: a role's plan is the cloud's."""
 
     def latest(self) -> list[dict[str, Any]]:
         """The latest event of each stage; finished ones are reported once."""

@@ -1,32 +1,22 @@
-"""A run in the terminal: live stages, the plan, the result."""
+"""A run in the terminal: the plan and the result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
-from acme_fleet.personalization.disclosure import what_leaves
-from acme_fleet.personalization.rules import rule_of
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
+    duration_text,
     features_text,
     perplexity_text,
     share_text,
@@ -40,63 +30,13 @@ if TYPE_CHECKING:
 
 ROWS = 40
 """Of a table at most: a fleet may have thousands of devices."""
-_COLUMNS, _FINISHED = 8, 20
-
-
-class LiveStages:
-    """Shows each stage of each actor; an observer of the journal.
-
-    Live bars in a terminal, a line for each finished stage in a log file.
-    """
-
-    def __init__(self) -> None:
-        self._console = Console(markup=False)
-        self._progress = Progress(
-            TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
-            TextColumn("{task.description:<20}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._finished: list[tuple[str, str]] = []
-
-    def __enter__(self) -> Self:
-        """Start the display."""
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the display; finished stages stay on the screen."""
-        self._progress.stop()
-
-    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
-        """See :class:`acme_fleet.runs.journal.Observer`."""
-        key = (one_line(actor, 40), one_line(name, 40))
-        if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(key[1], actor=key[0], total=total, note="")
-        note = one_line(note, 80)
-        self._progress.update(self._tasks[key], completed=done, total=total, note=note)
-        if done == total:
-            self._finish(key)
-
-    def _finish(self, key: tuple[str, str]) -> None:
-        if not self._console.is_terminal:
-            self._console.print(f"{key[0]}: {key[1]} done", highlight=False)
-        if key not in self._finished:
-            self._finished.append(key)
-        if len(self._finished) > _FINISHED:
-            self._progress.remove_task(self._tasks.pop(self._finished.pop(0)))
+_COLUMNS = 8
 
 
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
     console = table_console()
-    for told in (_reference_text(fleet), _public_text(fleet, plan)):
+    for told in (_reference_text(fleet), _public_text(fleet, plan), _memory_text(plan)):
         console.print(told, soft_wrap=True, markup=False, highlight=False)
     limits = plan.limits
     if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
@@ -143,6 +83,12 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
     return f"{told}, without labels: backbones are compared by their features"
 
 
+def _memory_text(plan: Plan) -> str:
+    """The least memory for the cloud's training, in words."""
+    needed = bytes_text(plan.memory_bytes)
+    return f"memory of the cloud's training: {needed} at least, activations on top"
+
+
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
     from acme_fleet.edge.parts import kinds  # loads torch
 
@@ -177,6 +123,9 @@ def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
 
 def print_leaving(fleet: Fleet, plan: Plan) -> None:
     """Print what would leave each device, its most bytes, and the promise of noise."""
+    from acme_fleet.personalization.disclosure import what_leaves  # loads torch
+    from acme_fleet.personalization.rules import rule_of
+
     personalization = fleet.personalization
     table = Table(title="what would leave each device; samples and labels never do")
     for column in ("message", "sent", "holds", "bytes, at most", "protection"):
@@ -264,11 +213,12 @@ def print_summary(summary: Summary) -> None:
         console.print(_language_table(summary))
     traffic, reference = summary.traffic, summary.reference
     known = f", accuracy {accuracy_text(reference.accuracy)} on public test data"
+    seconds = duration_text(round(sum(summary.seconds.values())))
     console.print(
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
         f"{'' if reference.accuracy is None else known}; devices uploaded "
         f"{bytes_text(traffic.device_up_bytes)}, "
-        f"{share_text(traffic.upload_ratio)} their raw data; {sum(summary.seconds.values()):.0f} s"
+        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}"
     )
     if probe := summary.probe:
         console.print(

@@ -1,0 +1,83 @@
+"""The work of a run, stage by stage, from its plan: what the time left is estimated by."""
+
+from __future__ import annotations
+
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
+from acme_fleet.inspection.plan import Plan
+from acme_fleet.runs.forecast import Expected
+from acme_fleet.tasks.registry import task_of
+
+_TRAINED = 3  # a step's operations over those of its forward pass
+_PARTS = 4  # of an edge server's data, of which two are trained on
+
+
+def expected_work(fleet: Fleet, plan: Plan) -> dict[str, Expected]:
+    """Stages by the beginnings of their names, with the operations that they take.
+
+    An operation here is a weight that one sample passes. Header stages are far from the speed of
+    backbones, which is why :class:`~acme_fleet.runs.forecast.Forecast` measures each kind.
+
+    Args:
+        fleet, plan: of the run, before any training.
+    """
+    whole = plan.reference_bytes / 4
+    sizes = [size / plan.reference_bytes for size in plan.sizes]
+    middle = whole * min(1.0, sum(sizes) / len(sizes) * 4 / _mean_bytes(plan))
+    train, validation, _ = plan.public_parts
+    distilled = fleet.backbone.distillation
+    students = 2 + distilled.random_subnetworks
+    step = _TRAINED * students * middle + whole  # the teacher passes a batch once
+    epochs = distilled.training.epochs
+    reference = fleet.reference.training.epochs
+    shapes = {(v.width, v.depth, v.hidden) for v in plan.grid.variants}
+    work = {
+        "reference": Expected(1, _TRAINED * whole * train * reference),
+        "reordered": Expected(1, _TRAINED * whole * min(train, fleet.backbone.importance_samples)),
+        "width-elastic": Expected(1, step * train * epochs),
+        "elastic": Expected(1, step * train * epochs),
+        "candidate losses": Expected(1, middle * validation * len(plan.grid.variants)),
+    }
+    groups = len(fleet.clusters)
+    if distilled.recovery is not None:
+        alone = (_TRAINED * middle + whole) * train * distilled.recovery.epochs
+        tried = min(fleet.selection.finalists, len(shapes))
+        work["recovered-"] = Expected(groups, groups * alone)
+        if fleet.selection.finalists > 1:
+            work["tried-"] = Expected(groups * tried, groups * alone)
+    work |= _headers(fleet, plan, middle)
+    if plan.holdings and task_of(fleet.task).probe is not None:
+        samples = sum(own.train for own in plan.holdings.values())
+        work["probe"] = Expected(1, whole * samples)
+    return work
+
+
+def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
+    """Searches and the devices' training, whose features are computed once."""
+    header, search, settings = plan.header_weights, fleet.search, fleet.personalization
+    groups, count = len(fleet.clusters), len(fleet.devices)
+    held = sum(own.train for own in plan.holdings.values()) or count * 100
+    shared = held * fleet.data.edge_share
+    steps = search.steps * search.weight_updates_per_step * search.batch_size * groups
+    judged = shared / _PARTS * (search.steps * search.children_per_step + search.final_samples)
+    tuned = shared / 2 * search.fine_tuning.epochs
+    passed = header * (_TRAINED * (steps + tuned) + judged)
+    work = {"header search": Expected(groups, backbone * shared + passed)}
+    if search.rivals:
+        work["header rivals"] = Expected(groups, 3 * passed)
+
+    def trained(training: Training) -> float:
+        return _TRAINED * header * held * training.epochs
+
+    rounds = settings.rounds
+    each = trained(settings.local)
+    work["round "] = Expected(rounds * count, rounds * each + backbone * held)
+    work["fine-tuning"] = Expected(count, trained(settings.training(rounds)))
+    work["final model"] = Expected(count, backbone * held / 2)
+    return work
+
+
+def _mean_bytes(plan: Plan) -> float:
+    """Bytes of a weight, in the mean of the candidates."""
+    bytes_of = {"int4": 0.5, "int8": 1.0, "float16": 2.0, "float32": 4.0}
+    return sum(bytes_of[each] for each in plan.grid.precisions) / len(plan.grid.precisions)

@@ -1,0 +1,162 @@
+"""Progress of a run: bars in a terminal or a notebook, lines in a log file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from acme_fleet.outside import one_line
+from acme_fleet.report.words import duration_text
+from acme_fleet.runs.forecast import Expected, Forecast
+
+_FINISHED = 20  # bars of finished stages that stay
+_EVERY_S = 30.0
+"""A log file gets a line at least so often."""
+_WHOLE = "whole run"
+
+
+class _Elapsed(ProgressColumn):
+    """The time that a stage has taken, written as all durations are."""
+
+    def render(self, task: Task) -> Text:
+        """See :class:`ProgressColumn`."""
+        elapsed = task.finished_time if task.finished else task.elapsed
+        return Text(_short(elapsed or 0.0), style="progress.elapsed")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, about."""
+
+    def render(self, task: Task) -> Text:
+        """See :class:`ProgressColumn`."""
+        left = task.fields["left"] if task.fields["whole"] else task.time_remaining
+        if left is None or task.finished:
+            return Text("")
+        return Text(f"about {_short(left)} left", style="progress.remaining")
+
+
+class LiveStages:
+    """Shows each stage of each actor, and how long the whole run has left.
+
+    An observer of the journal. Bars in a terminal and in a notebook with ipywidgets; elsewhere a
+    line for each finished stage, and at least every half minute one for the stage under way.
+    """
+
+    def __init__(self, every_s: float = _EVERY_S) -> None:
+        self._console = Console(markup=False)
+        widgets = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._live = self._console.is_terminal or widgets
+        self._progress = Progress(
+            TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
+            TextColumn("{task.description:<20}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[of]:>7}", markup=False),
+            _Elapsed(),
+            _Left(),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._finished: list[tuple[str, str]] = []
+        self._whole: TaskID | None = None
+        self._forecast: Forecast | None = None
+        self._lock = threading.Lock()
+        self._begun: dict[tuple[str, str], float] = {}
+        self._now: str | None = None
+        self._started = self._told = time.monotonic()
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._heartbeat = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the display."""
+        self._progress.start()
+        if not self._live:
+            self._heartbeat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the display; finished stages stay on the screen."""
+        self._ended.set()
+        if not self._live:
+            self._heartbeat.join()
+        self._progress.stop()
+
+    def plan(self, expected: Mapping[str, Expected]) -> None:
+        """See :class:`acme_fleet.runs.journal.Observer`."""
+        self._forecast = Forecast(expected)
+        self._whole = self._progress.add_task(_WHOLE, total=1.0, **_fields("", whole=True))
+
+    def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+        """See :class:`acme_fleet.runs.journal.Observer`."""
+        key = (one_line(actor, 40), one_line(name, 40))
+        note = one_line(note, 80)
+        if self._forecast is not None:
+            self._forecast.stage(actor, name, done / total if total else 1.0, time.monotonic())
+        if self._live:
+            self._draw(key, done, total, note)
+        else:
+            self._log(key, done, total, note)
+
+    # --- bars ---
+
+    def _draw(self, key: tuple[str, str], done: int, total: int, note: str) -> None:
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(key[1], total=total, **_fields(key[0]))
+        of = f"{done}/{total}"
+        update = {"completed": done, "total": total, "note": note, "of": of}
+        self._progress.update(self._tasks[key], **update)
+        if self._forecast is not None and self._whole is not None:
+            share = self._forecast.done
+            update = {"completed": share, "of": f"{share:.0%}", "left": self._forecast.left_s()}
+            self._progress.update(self._whole, **update)
+        if done != total:
+            return
+        if key not in self._finished:
+            self._finished.append(key)
+        if len(self._finished) > _FINISHED:
+            self._progress.remove_task(self._tasks.pop(self._finished.pop(0)))
+
+    # --- lines ---
+
+    def _log(self, key: tuple[str, str], done: int, total: int, note: str) -> None:
+        with self._lock:
+            begun = self._begun.setdefault(key, time.monotonic())
+            if done == total:
+                taken = time.monotonic() - self._begun.pop(key, begun)
+                self._now = None if not self._begun else self._now
+                self._say(f"{key[0]}: {key[1]} done in {_short(taken)}{note and f'; {note}'}")
+            else:
+                told = f" {done} of {total}" if total > 1 else ""
+                self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}"
+
+    def _tell(self) -> None:
+        """Say now and then what is under way, until the display ends."""
+        while not self._ended.wait(self._every_s / 4):
+            with self._lock:
+                if self._now is None or time.monotonic() < self._told + self._every_s:
+                    continue
+                left = self._forecast.left_s() if self._forecast else None
+                rest = "" if left is None else f", about {_short(left)} left"
+                self._say(f"{self._now} ({_short(time.monotonic() - self._started)} so far{rest})")
+
+    def _say(self, line: str) -> None:
+        self._told = time.monotonic()
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def _fields(actor: str, *, whole: bool = False) -> dict[str, Any]:
+    return {"actor": actor, "of": "", "note": "", "left": None, "whole": whole}
+
+
+def _short(seconds: float) -> str:
+    """A duration without parts of a second, where it is long enough."""
+    return duration_text(round(seconds) if seconds >= 10 else round(seconds, 1))

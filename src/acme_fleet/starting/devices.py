@@ -1,0 +1,120 @@
+"""Devices that `acme init` knows, and their constants of Eq. 1-2 for a reference's shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from acme_fleet.config.base import Settings, chosen
+from acme_fleet.config.devices import Name, Precisions, check_name, parse_bytes
+from acme_fleet.config.yaml_file import read_yaml
+from acme_fleet.errors import FleetError
+from acme_fleet.starting.shape import Shape
+
+DEFAULT_TYPE = "raspberry-pi-5"
+_FILE = Path(__file__).with_name("device_types.yaml")
+_MOST = 10_000
+_ITEM = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<type>[^=:]+)(?::(?P<count>\d+))?")
+_NUMBER = re.compile(r"\d+")
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class DeviceType(Settings):
+    """A kind of device, with the basis of its numbers."""
+
+    title: str
+    """Its name for people."""
+    device: Name
+    """First part of the names of such devices."""
+    storage: str
+    """Storage for a model that is suggested, as a fleet file has it."""
+    precisions: Precisions
+    """Precisions of weights that runtimes on it execute."""
+    busy_w: _Positive
+    """Watts while it computes."""
+    gflops: _Positive
+    """10⁹ operations a second in matrix products."""
+    basis: str
+    """The origin of the numbers, in words."""
+
+    def energy(self, shape: Shape) -> dict[str, float]:
+        """Constants of Eq. 1-2: busy power at any size, latency by the operations of a shape."""
+        rate = self.gflops * 1e9
+        return {
+            "power_w": self.busy_w,
+            "power_per_layer_w": 0,
+            "batch_power_w": 0,
+            "latency_s": _rounded(shape.embedding_flops / rate),
+            "latency_per_layer_s": _rounded(shape.layer_flops / rate),
+        }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Devices of one type, by name."""
+
+    kind: str
+    of: DeviceType
+    names: tuple[str, ...]
+
+
+def device_types() -> dict[str, DeviceType]:
+    """The types that are known, by name."""
+    return TypeAdapter(dict[str, DeviceType]).validate_python(read_yaml(_FILE, "device types"))
+
+
+def wanted_devices(text: str) -> list[Wanted]:
+    """Devices from ``--devices``, type by type.
+
+    Args:
+        text: a number of devices of the type :data:`DEFAULT_TYPE`; or a list of ``TYPE``,
+            ``TYPE:NUMBER`` and ``NAME=TYPE``, with commas.
+
+    Raises:
+        FleetError: naming the part that is wrong.
+    """
+    known, names = device_types(), dict[str, list[str]]()
+    if _NUMBER.fullmatch(text.strip()):
+        text = f"{DEFAULT_TYPE}:{text.strip()}"
+    for part in text.split(","):
+        match = _ITEM.fullmatch(part.strip())
+        if match is None:
+            raise FleetError(
+                f"--devices: {part.strip()!r} is no TYPE, TYPE:NUMBER or NAME=TYPE; such as "
+                f"--devices 6, or --devices {DEFAULT_TYPE}:4,front-door=esp32-camera"
+            )
+        _add(names, match, known)
+    return [Wanted(kind, known[kind], tuple(own)) for kind, own in names.items()]
+
+
+def _add(
+    names: dict[str, list[str]], match: re.Match[str], known: Mapping[str, DeviceType]
+) -> None:
+    kind, name, count = match["type"].strip(), match["name"], int(match["count"] or 1)
+    of, own = chosen(known, kind, "--devices"), names.setdefault(kind, [])
+    if not 1 <= count + sum(map(len, names.values())) <= _MOST or not count:
+        raise FleetError(f"--devices: give 1 to {_MOST:,} devices")
+    if name is None:
+        own += [f"{of.device}-{len(own) + number}" for number in range(1, count + 1)]
+        return
+    try:
+        own.append(check_name(name.strip()))
+    except ValueError as error:
+        raise FleetError(f"--devices: {name.strip()!r}: {error}") from error
+    taken = [each for every in names.values() for each in every]
+    if match["count"] or taken.count(own[-1]) > 1:
+        raise FleetError(f"--devices: {match[0].strip()!r}: a name is for one device")
+
+
+def storage_bytes(of: DeviceType) -> int:
+    """The storage that is suggested, in bytes."""
+    return int(parse_bytes(of.storage))
+
+
+def _rounded(seconds: float) -> float:
+    return float(f"{seconds:.3g}")

@@ -1,0 +1,232 @@
+"""A commented fleet file, written from what was found."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from acme_fleet.starting.devices import Wanted, storage_bytes
+from acme_fleet.starting.look import Found
+from acme_fleet.starting.shape import Shape
+
+PUBLIC, VALIDATION, TRAINED = 0.4, 0.2, 0.75  # shares: the cloud's, of validation, not of tests
+_VISITS = {"reference": 240_000, "checkpoint": 16_000, "distillation": 40_000, "local": 15_000}
+"""Samples, counted once an epoch, that a training stage sees about; examples have such numbers."""
+_OPERATIONS = 1.2e14
+"""Of one training stage, about: that of the small ViT; a larger checkpoint gets fewer epochs."""
+_EPOCHS = {"reference": 60, "checkpoint": 4, "distillation": 20, "local": 15}
+"""Epochs of a stage at most."""
+_VOCABULARY = 10_000
+_PLAIN = re.compile(r"[\w./][\w./-]*", re.ASCII)
+_OWN_SIDE = 64  # pixels at most, where the run trains a small ViT from nothing
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model to begin with: a checkpoint, or none where the run trains a ViT.
+
+    Attributes:
+        checkpoint: its folder, or its name on the hub.
+        shape: of the model, with a sample of these data.
+        image_size: to which images are brought; none: the checkpoint's, or their own.
+    """
+
+    checkpoint: str | Path | None
+    shape: Shape
+    image_size: int | None = None
+
+
+def own_vit(found: Found) -> Reference:
+    """A small ViT for these images, which the run trains: 64 patches, 6 layers."""
+    side = 8 * min(max(1, round(found.side / 8)), _OWN_SIDE // 8)
+    patch = side // 8
+    shape = Shape(6, 128, 512, 65, channels=found.channels, side=side, patch=patch)
+    return Reference(None, shape, side)
+
+
+def written(found: Found, reference: Reference, devices: Sequence[Wanted], name: str) -> str:
+    """The fleet file, with its comments.
+
+    Args:
+        found: the data.
+        reference: the model to begin with.
+        devices: who gets a model.
+        name: of the fleet.
+    """
+    lines = [
+        "# Written by `acme init` from what it found; change what you like. docs/settings.md has",
+        "# every setting, `acme check` shows the plan, `acme run` customises the fleet.",
+        *(f"# {line}" for line in found.told),
+        "",
+        f"name: {name}",
+        *(["task: generation"] if found.template == "assistant" else []),
+        "seed: 0",
+        "threads: 1                  # of each operation; by rounding, they decide the numbers too",
+        "",
+        *_data(found, reference),
+        "",
+        *_reference(found, reference),
+        "",
+        *_backbone(found, reference, devices),
+        "",
+        *_training(found, devices),
+        "",
+        *_clusters(reference.shape, devices),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _data(found: Found, reference: Reference) -> list[str]:
+    settings = dict(found.settings)
+    partition = settings.pop("partition", None)
+    lines = ["data:", *(f"  {key}: {_yaml(value)}" for key, value in settings.items())]
+    if reference.image_size is not None:
+        lines.append(f"  image_size: {reference.image_size}")
+    if "test" not in settings:
+        lines.append("  test_share: 0.25           # held out for tests: there is no test set")
+    lines += [
+        f"  public: {PUBLIC}                # the cloud's share, on no device; or a path",
+        "  edge_share: 0.15           # the edge servers' own, relative to their devices'",
+    ]
+    if partition:
+        told = f"{{scheme: natural, column: {_yaml(partition['column'])}}}"
+        lines.append(f"  partition: {told}   # a device for each value")
+    else:
+        lines += [
+            "  partition: {scheme: iid}   # plays devices with your data, until a device names",
+            "                             # its own; others: pathological, dirichlet, natural",
+        ]
+    return lines
+
+
+def _reference(found: Found, reference: Reference) -> list[str]:
+    if reference.checkpoint is None:
+        shape = reference.shape
+        epochs = _epochs("reference", _public(found), shape)
+        flips = ["  crop_padding: 4            # random crops and mirror images while it trains"]
+        flips += ["  flip: true"]
+        return [
+            "reference:                   # a small ViT that the run trains; better is",
+            "  # checkpoint: facebook/dinov2-small    # a pre-trained model",
+            f"  model: {{hidden_size: {shape.hidden}, layers: {shape.layers}, heads: 4, "
+            f"neurons: {shape.neurons}, patch_size: {shape.patch}}}",
+            f"  training: {{epochs: {epochs}, batch_size: 32, learning_rate: 0.001}}",
+            *(flips if found.channels == 3 else []),
+        ]
+    epochs, batch = _epochs("checkpoint", _public(found), reference.shape), _batch(found)
+    rate = {"vision": "0.00005", "text": "0.0001", "assistant": "0.0001"}[found.template]
+    return [
+        "reference:",
+        f"  checkpoint: {_yaml(reference.checkpoint)}",
+        f"  training: {{epochs: {epochs}, batch_size: {batch}, learning_rate: {rate}}}   "
+        f"# kept only where it wins on validation data",
+    ]
+
+
+def _backbone(found: Found, reference: Reference, devices: Sequence[Wanted]) -> list[str]:
+    shape = reference.shape
+    epochs = _epochs("distillation", _public(found), shape)
+    own = reference.checkpoint is None
+    depths = sorted({max(1, round(shape.layers * share)) for share in (0.5, 0.75, 1.0)})
+    widths = "[0.25, 0.5, 0.75, 1.0]" if own else "[0.5, 1.0]"
+    executed = [set(each.of.precisions) for each in devices]
+    precisions = [p for p in ("int8", "float32") if any(p in known for known in executed)]
+    rate = "0.001" if own else "0.0003"
+    training = f"epochs: {epochs}, batch_size: {_batch(found)}, learning_rate: {rate}"
+    lines = [
+        "backbone:                    # the candidates that devices get one of",
+        f"  widths: {widths}         # shares of the heads and neurons of each layer",
+        f"  depths: {depths}           # layers",
+        f"  precisions: [{', '.join(precisions)}]   # of weights as they ship; also int4, float16",
+    ]
+    if shape.vocabulary > _VOCABULARY:
+        lines.append(
+            f"  vocabulary: {_VOCABULARY}          # of {shape.vocabulary:,} tokens, those of your "
+            f"texts first; many bytes less"
+        )
+    # The head on a decoder is one over all words: logits are what it learns from.
+    logits = ["    logits_loss: soft_cross_entropy"] if found.template == "assistant" else []
+    return [
+        *lines,
+        "  distillation:",
+        f"    training: {{{training}}}",
+        f"    recovery: {{{training}}}   # of the chosen one",
+        *logits,
+        "selection:",
+        "  performance_window: 0.1    # how much loss may be given up for energy and size",
+    ]
+
+
+def _training(found: Found, devices: Sequence[Wanted]) -> list[str]:
+    count = sum(len(each.names) for each in devices)
+    each = round((1 - PUBLIC) * TRAINED * found.samples / count)
+    batch = 16 if each < 500 else 32
+    return [
+        "header: {blocks: 2, cells: 1, channels: 24}",
+        "search: {steps: 30, children_per_step: 4, rivals: false, fine_tuning: "
+        f"{{epochs: {_epochs('local', each)}, batch_size: {batch}, learning_rate: 0.002}}}}",
+        "personalization:",
+        "  rounds: 2",
+        f"  local: {{epochs: {_epochs('local', each)}, batch_size: {batch}, learning_rate: 0.002}}"
+        f"   # about {each:,} samples on a device",
+    ]
+
+
+def _clusters(shape: Shape, devices: Sequence[Wanted]) -> list[str]:
+    lines = [
+        "clusters:                    # an edge server each, with its devices",
+        "  # storage: for the model. energy: watts and seconds of Eq. 1-2, for this reference;",
+        "  # `acme profile` measures a board, docs/costs.md has sources. A device with data of its",
+        "  # own names them: data: path/to/folder-or-file",
+    ]
+    for each in sorted(devices, key=lambda each: -storage_bytes(each.of)):
+        energy = ", ".join(f"{key}: {_number(own)}" for key, own in each.of.energy(shape).items())
+        rest = (
+            f"storage: {each.of.storage}, precisions: [{', '.join(each.of.precisions)}], "
+            f"energy: {{{energy}}}"
+        )
+        lines += [
+            f"  - name: {each.kind}-site",
+            f"    # {each.of.title}: {each.of.basis}",
+            "    devices:",
+            *(f"      - {{name: {_yaml(name)}, {rest}}}" for name in each.names),
+        ]
+    return lines
+
+
+def _public(found: Found) -> int:
+    """Public samples that the cloud trains on, about."""
+    tests = 1.0 if "test" in found.settings else TRAINED
+    return max(1, round(found.samples * PUBLIC * tests * (1 - VALIDATION)))
+
+
+def _epochs(stage: str, samples: int, shape: Shape | None = None) -> int:
+    """Epochs of a stage on so many samples; ``shape`` is the model's that passes them each time."""
+    visits: float = _VISITS[stage]
+    if shape is not None:  # a backward pass takes twice the operations of the forward one
+        visits = min(visits, _OPERATIONS / (3 * shape.layers * shape.layer_flops))
+    return min(max(1, round(visits / max(1, samples))), _EPOCHS[stage])
+
+
+def _batch(found: Found) -> int:
+    return 16 if _public(found) < 2000 else 32
+
+
+def _number(value: float) -> str:
+    """A number that YAML reads as one: 1e-05 would be a text."""
+    return f"{value:.12f}".rstrip("0").rstrip(".") if value else "0"
+
+
+def _yaml(value: Any) -> str:
+    """A value on one line, in quotes where YAML would read another one; JSON is YAML."""
+    if isinstance(value, list):
+        return _yaml(value[0]) if len(value) == 1 else f"[{', '.join(map(_yaml, value))}]"
+    text = str(value)
+    plain = isinstance(value, int | float) or yaml.safe_load(text) == text
+    return text if plain and _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

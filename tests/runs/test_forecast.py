@@ -1,0 +1,54 @@
+"""The time that a run has left: exact where speeds are constant, and by kind where they differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from acme_fleet.runs.forecast import Expected, Forecast
+
+
+def test_at_one_speed_it_is_exact():
+    """Ten operations a second, whatever the stage."""
+    forecast = Forecast({"reference": Expected(1, 100), "round ": Expected(4, 200)})
+    assert forecast.left_s() is None
+    forecast.stage("cloud", "reference", 0.0, now=50.0)
+    forecast.stage("cloud", "reference", 0.5, now=55.0)
+    assert forecast.left_s() == pytest.approx(25)
+    assert forecast.done == pytest.approx(50 / 300)
+    forecast.stage("cloud", "reference", 1.0, now=60.0)
+    forecast.stage("cam-1", "round 1", 0.0, now=60.0)
+    forecast.stage("cam-1", "round 1", 1.0, now=65.0)
+    assert forecast.left_s() == pytest.approx(15)
+
+
+def test_a_kind_that_is_slower_than_planned_is_told_by_its_own_speed():
+    forecast = Forecast({"reference": Expected(1, 100), "round ": Expected(4, 40)})
+    forecast.stage("cloud", "reference", 0.0, now=0.0)
+    forecast.stage("cloud", "reference", 1.0, now=10.0)
+    assert forecast.left_s() == pytest.approx(4)
+    forecast.stage("cam-1", "round 1", 0.0, now=10.0)
+    forecast.stage("cam-1", "round 1", 1.0, now=20.0)  # ten times as slow
+    assert forecast.left_s() == pytest.approx(30)
+
+
+def test_the_longest_beginning_of_a_name_counts():
+    forecast = Forecast({"elastic": Expected(1, 10), "elastic-more": Expected(1, 90)})
+    forecast.stage("cloud", "elastic-more", 0.0, now=0.0)
+    forecast.stage("cloud", "elastic-more", 1.0, now=9.0)
+    assert forecast.done == pytest.approx(0.9)
+
+
+def test_stages_that_nobody_expected_change_nothing():
+    forecast = Forecast({"reference": Expected(1, 100)})
+    forecast.stage("cloud", "other", 0.0, now=0.0)
+    forecast.stage("cloud", "other", 1.0, now=100.0)
+    assert (forecast.done, forecast.left_s()) == (0.0, None)
+
+
+def test_more_stages_than_expected_are_no_more_than_all():
+    forecast = Forecast({"round ": Expected(2, 100)})
+    for number in range(5):
+        forecast.stage(f"cam-{number}", "round 1", 0.0, now=float(number))
+        forecast.stage(f"cam-{number}", "round 1", 1.0, now=number + 1.0)
+    assert forecast.done == 1.0
+    assert forecast.left_s() == 0.0

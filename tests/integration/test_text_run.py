@@ -20,6 +20,7 @@ from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.shipped import load_device_model
 from acme_fleet.pipeline import customize
+from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -75,7 +76,8 @@ def test_the_practitioners_rival_stands_beside_the_method(run: tuple[Path, Summa
     told = CliRunner().invoke(app, ["explain", str(path), "--device", "speaker-1"])
     assert f"in int8, {summary.devices[0].accuracy_probe:.3f}" in " ".join(told.output.split())
     page = (path / "report.html").read_text()
-    assert "a logistic regression on the whole checkpoint in int8" in page
+    size = bytes_text(probe.size_bytes_int8).replace(" ", "\u00a0")
+    assert f">ten lines</a>, {size}</th>" in page
 
 
 def test_nothing_ships_below_the_probe_on_validation_data(run: tuple[Path, Summary]):

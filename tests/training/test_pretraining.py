@@ -91,7 +91,7 @@ def test_weights_that_were_changed_are_refused(trained: Path, tmp_path: Path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(FleetError, match="model.safetensors is damaged or another model's"):
+    with pytest.raises(FleetError, match=r"model\.safetensors is damaged or another model's"):
         load_backbone(copied)
     (copied / RECORD).unlink()  # as the message says, where the change is meant
     load_backbone(copied)

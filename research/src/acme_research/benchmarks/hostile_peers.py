@@ -120,11 +120,11 @@ def run(fleet: Fleet, prepared: Path, place: Path, device: type[Any]) -> float:
         (place / "edges" / edge.name).mkdir(parents=True)
         for name in ("coarse.safetensors", "contenders.json"):
             shutil.copy(edge / name, place / "edges" / edge.name)
-    known, client.DeviceClient = client.DeviceClient, device  # type: ignore[misc]
+    known, client.DeviceClient = client.DeviceClient, device
     try:
         acme_fleet.customize(fleet, place, resume=True)
     finally:
-        client.DeviceClient = known  # type: ignore[misc]
+        client.DeviceClient = known
     devices = Summary.read(place / "summary.json").devices
     honest = [d.accuracy for d in devices if int(d.name.removeprefix("d")) < DEVICES - LIARS]
     shutil.rmtree(place)

@@ -25,7 +25,7 @@ _CHANGES = {**SHORT, "personalization.rounds": 2, "personalization.mix": "both"}
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code, negative if it was killed, and all that it said."""
+    """The end of a run: its exit code, negative if it was killed, and all that it said."""
 
     code: int
     cpu_s: float

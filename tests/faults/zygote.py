@@ -32,7 +32,7 @@ from acme_fleet.runs import journal
 
 
 def _prepare() -> None:
-    """What takes time and changes no model is left out."""
+    """Leave out work that takes time and changes no model."""
     torch.set_num_threads(1)
     datasets.load_digits = functools.cache(datasets.load_digits)
     datasets.load_digits()

@@ -109,7 +109,7 @@ def to_lists(weights: PeerWeights) -> tuple[list[list[float]], list[list[int]]]:
 def from_lists(
     devices: int, rows: Sequence[Sequence[float]], columns: Sequence[Sequence[int]]
 ) -> PeerWeights:
-    """What :func:`to_lists` made of it."""
+    """The weights that :func:`to_lists` has made lists of."""
     if columns:
         ends = np.cumsum([0, *map(len, rows)])
         return csr_array(

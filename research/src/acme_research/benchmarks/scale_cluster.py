@@ -1,4 +1,4 @@
-"""Who listens to whom in one large cluster: all pairs exactly, and near devices by a sketch.
+"""Similarity in one large cluster: all pairs exactly, and near devices by a sketch.
 
 Samples are features of devices of three kinds of data, each with a middle of its own. Processor
 seconds of both ways, and the share of the weights that goes to devices of a receiver's own kind.

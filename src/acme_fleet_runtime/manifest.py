@@ -19,12 +19,10 @@ MANIFEST, GRAPH, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"  # of language models that have one
 FORMAT, VERSION = "acme-artifact", 1
 LARGEST_MANIFEST = 2**26  # bytes
-DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-"""A device's name, which is part of file names, as it is."""
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)  # part of file names
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_MOST_PIXELS, _MOST_TOKENS = 4096, 2**16  # a side, a text
-_LONGEST_CONTEXT = 2**24
+_MOST_PIXELS, _MOST_TOKENS, _LONGEST_CONTEXT = 4096, 2**16, 2**24  # of a side, a text, a context
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,7 @@ class LanguagePreparation:
 
     Attributes:
         context: tokens that the model takes, a prompt's and its own together.
-        pad_id: what padded places hold.
-        vocabulary: tokens that the model knows.
+        pad_id, vocabulary: see :class:`TextPreparation`.
         ends: numbers of the tokens that end a text.
         special_tokens: the tokenizer's own, by their part, for the chat template.
     """
@@ -161,8 +158,7 @@ class Verification:
     Attributes:
         data: ``validation`` of the device, ``samples`` that were named, or ``random`` inputs.
         samples: compared inputs.
-        largest_difference: of logits, relative to their spread.
-        tolerance: the largest that is accepted.
+        largest_difference, tolerance: of logits, relative to their spread; found, and accepted.
         same_class: share of the inputs with PyTorch's class, or of tokens with its next one.
         forced: true if it was written in spite of a refusal.
     """

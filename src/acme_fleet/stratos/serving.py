@@ -124,7 +124,7 @@ def measure_latency(
 
 @dataclass(frozen=True)
 class _About:
-    """What the server tells of a model."""
+    """A model, as the server tells of it."""
 
     name: str
     precision: str

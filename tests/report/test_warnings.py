@@ -92,10 +92,10 @@ def test_the_worst_are_named_and_the_others_counted():
     assert told.endswith(" and 4 more")
 
 
-def test_plan_of_the_example_has_no_warning_and_that_of_useless_devices_has():
+def test_plan_of_the_example_warns_of_few_samples_alone_and_that_of_useless_devices_of_more():
     fleet = Fleet.from_yaml(EXAMPLE)
-    plan = examine(fleet)
-    assert plan_warnings(fleet, plan) == []
+    (few,) = plan_warnings(fleet, examine(fleet))
+    assert few.endswith("rests on fewer than 10 validation samples: badge-3 (9)")
     wide = tiny(clusters=[{"name": "n", "devices": [{"name": "d", "storage": "5 MB"}]}])
     told = plan_warnings(wide, examine(wide))
     assert any("larger than the reference of " in line for line in told)

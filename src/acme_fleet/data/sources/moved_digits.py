@@ -24,7 +24,7 @@ def read_moved_digits(*, test: bool) -> RawSamples:
     """The digits, each enlarged, turned and moved at random, in a frame of 12 × 12 pixels.
 
     A digit is 1.2 to 1.4 times as large, turned by at most 10 degrees, and anywhere in the frame
-    where its square stays inside, but for the corners. Nobody wrote both training and test images.
+    where its square stays inside, but for the corners. A sheet is in one of the parts.
     The data set is the same in every run and on every host.
     """
     raw, generator = read_digits(), np.random.default_rng(_SEED)

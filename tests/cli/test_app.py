@@ -46,7 +46,7 @@ def _loaded(*arguments: str | Path, code: int) -> tuple[str, str]:
             "unknown key; remove it or correct its spelling; did you mean widths",
         ),
         ("task: classification", "task: ranking", "task: there is no 'ranking'; choose one of"),
-        ("source: digits", "source: images, train: nowhere", "data.train: "),
+        ("source: moved_digits", "source: images, train: nowhere", "data.train: "),
         ("# checkpoint: google", "checkpoint: ./nowhere #", "there is no such folder"),
         ("rounds: 3", "rounds: 3\n  mix: wieghts", "personalization.mix: there is no 'wieghts'"),
         ("seed: 0", "seed: zero", "seed"),
@@ -67,7 +67,7 @@ def test_a_mistake_in_a_fleet_file_is_told_before_torch(
 def test_a_run_tells_a_mistake_before_torch_too(tmp_path: Path):
     path = tmp_path / "bad.yaml"
     elsewhere = "source: images\n  train: nowhere"
-    path.write_text(EXAMPLE.read_text().replace("source: digits", elsewhere))
+    path.write_text(EXAMPLE.read_text().replace("source: moved_digits", elsewhere))
     loaded, told = _loaded("run", path, code=2)
     assert loaded == ""
     assert "data.train: " in told

@@ -31,7 +31,7 @@ from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.network.flower.link import FlowerLink, RunIdentity
 from acme_fleet.network.flower.role_host import Board, HostedRun, RoleHost
 from acme_fleet.runs.events import Tier
-from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.journal import Journal, Observer
 from answering import Peer, report, steady
 from event_records import event_records
 
@@ -512,7 +512,7 @@ def test_kept_answer_that_was_damaged_is_computed_again(tmp_path: Path, hosted):
 def test_stages_and_messages_of_a_peer_reach_the_journal_once(tmp_path: Path, hosted, linked):
     seen: list[tuple[str, str, int, int]] = []
 
-    class Watch:
+    class Watch(Observer):
         def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
             seen.append((actor, name, done, total))
 
@@ -642,7 +642,7 @@ def test_text_of_a_peer_reaches_observer_and_journal_as_one_harmless_line(
     told = {"told": 1, "events": [event], "stages": [stage]}
     seen: list[str] = []
 
-    class Watch:
+    class Watch(Observer):
         def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
             seen.extend((name, note))
 

@@ -33,6 +33,7 @@ from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.personalization.weights import header_shapes
 from acme_fleet.pipeline import customize
+from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
 from event_records import event_records
 
@@ -164,7 +165,7 @@ def _uploads(path: Path) -> list[int]:
     return [event["bytes"] for event in events if event.get("type", "").endswith("Upload")]
 
 
-class _StopInRound:
+class _StopInRound(Observer):
     """Stops a run at the beginning of a device's second round."""
 
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:

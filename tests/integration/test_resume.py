@@ -23,12 +23,13 @@ from acme_fleet.errors import RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import ReportRequest
 from acme_fleet.pipeline import customize
+from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
 from event_records import event_records
 
 
 @dataclass
-class StopAt:
+class StopAt(Observer):
     """Watches a run and stops it at a stage: at its beginning, in the middle, or at its end."""
 
     actor: str

@@ -20,6 +20,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError, FleetError, RunError
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.summary import Summary
 from acme_fleet.updates.drift import measure_drift
@@ -123,7 +124,7 @@ def test_only_the_joiner_is_computed(finished, updated: Path):
 
 
 def test_interrupted_update_goes_on_as_any_run(finished, updated: Path, tmp_path: Path):
-    class Stop:
+    class Stop(Observer):
         def __init__(self, actor: str, name: str) -> None:
             self.at = actor, name
 

@@ -23,7 +23,7 @@ from acme_fleet.messages.edge_device import (
     RoundReport,
     RoundStart,
 )
-from acme_fleet.runs.journal import Journal
+from acme_fleet.runs.journal import Journal, Observer
 from answering import Peer, raises, report, steady
 from event_records import event_records
 
@@ -269,7 +269,7 @@ def test_journal_is_shared_by_threads(journal: Journal, events):
     assert sorted(event["bytes"] for event in events()) == sorted([0, 1, 2, 3] * 50)
 
 
-class _Watcher:
+class _Watcher(Observer):
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, int, int]] = []
 

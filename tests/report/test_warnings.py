@@ -107,7 +107,7 @@ def test_memory_is_stated_and_too_little_is_told(capsys: pytest.CaptureFixture[s
     print_plan(fleet, plan)
     shown = f"memory of the cloud's training: {bytes_text(plan.memory_bytes)} at least"
     assert shown in capsys.readouterr().out
-    (told,) = plan_warnings(fleet, replace(plan, memory_bytes=10**15))
+    told = "\n".join(plan_warnings(fleet, replace(plan, memory_bytes=10**15)))
     assert "the cloud's training needs 1000 TB of memory at least, this machine has" in told
 
 

@@ -17,7 +17,10 @@ from acme_fleet.data.paths import check_paths
 
 NAMES: dict[str, tuple[str, ...]] = {
     "task": ("classification", "generation"),
-    "data.source": (*("digits", "huggingface", "arrays", "text", "language", "parquet", "images"),),
+    "data.source": (
+        *("digits", "moved_digits", "huggingface", "arrays", "text", "language", "parquet"),
+        "images",
+    ),
     "backbone.importance": ("auto", "labels", "features"),
     "personalization.mix": ("importance", "weights", "both"),
     "personalization.similarity": ("debiased", "literal", "none"),

@@ -5,6 +5,7 @@ For state that is not made anew alike: without it, a later step would go on from
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def note(folder: Path, names: Iterable[str]) -> None:
     if not new:
         return
     path = folder / LEDGER
-    with writing(path), path.open("a", encoding="utf-8") as file:
+    with writing(path), open(path, "a", encoding="utf-8", opener=_private) as file:
         file.write("".join(f"\n{name}\n" for name in new))  # half a line spoils no other
 
 
@@ -46,6 +47,10 @@ def require(path: Path) -> bool:
 def forget(folder: Path) -> None:
     """Begin a new list."""
     remove(folder / LEDGER)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _noted(folder: Path) -> set[str]:

@@ -71,7 +71,7 @@ def test_dir_shows_what_there_is_and_all_of_it_is_there():
     assert {"Callback", "Fleet", "Run", "customize", "load", "open_run"} <= set(shown)
     assert all(getattr(acme_fleet, name) is not None for name in shown)
     with pytest.raises(AttributeError, match="no attribute 'custom'"):
-        _ = acme_fleet.custom  # pyright: ignore[reportAttributeAccessIssue]
+        _ = acme_fleet.custom
 
 
 def test_without_a_directory_it_is_named_after_the_fleet(
@@ -81,7 +81,7 @@ def test_without_a_directory_it_is_named_after_the_fleet(
 
     def pretended(fleet: Fleet, out: Path, **_: Any) -> Summary:
         asked.append(out)
-        return run.summary
+        return Summary.read(run.path / "summary.json")
 
     monkeypatch.setattr(pipeline, "customize", pretended)
     monkeypatch.chdir(tmp_path)
@@ -93,12 +93,15 @@ def test_without_a_directory_it_is_named_after_the_fleet(
 
 
 def test_it_shows_itself_in_short(run: Run):
-    for shown in (run, run.summary, run.device("cam-1"), tiny()):
+    read = Summary.read(run.path / "summary.json")
+    for shown in (run, read, run.device("cam-1"), tiny()):
         assert len(repr(shown)) < 200
         assert "\n" not in repr(shown)
         assert repr(shown) == str(shown)
     assert "4 devices, accuracy 0." in repr(run)
-    assert open_run(run.path) == run
+    assert open_run(run.path) == run == read
+    assert read == run
+    assert run != read.model_copy(update={"seed": 99})
 
 
 def test_a_notebook_shows_a_table(run: Run):
@@ -108,15 +111,15 @@ def test_a_notebook_shows_a_table(run: Run):
 
 
 def test_names_are_no_markup_in_a_notebook(run: Run):
-    summary = run.summary.model_copy(update={"name": "<script>"})
-    assert "<script>" not in Run(run.path, summary)._repr_html_()
+    named = Run.of(run.path, run.model_copy(update={"name": "<script>"}))
+    assert "<script>" not in named._repr_html_()
 
 
 def test_a_table_of_all_devices(run: Run):
     pandas = pytest.importorskip("pandas")
     table = run.to_pandas()
     assert isinstance(table, pandas.DataFrame)
-    assert list(table.index) == run.devices
+    assert list(table.index) == [device.name for device in run.devices]
     assert table.loc["cam-1", "accuracy"] == run.device("cam-1").summary.accuracy
     assert {"size_bytes", "width", "precision"} <= set(table.columns)
 
@@ -217,7 +220,7 @@ def test_mlflow_gets_settings_metrics_and_files(run: Run, monkeypatch: pytest.Mo
     observer = CallbackObserver([keeper])
     for done in (0, 1):
         observer.stage("cloud", "reference", done, 2, done * "loss 0.5, validation accuracy 0.75")
-    keeper.on_run_end(run.summary, run.path)
+    keeper.on_run_end(run, run.path)
     calls = {call[0]: call for call in library.calls}
     assert calls["set_tracking_uri"][1] == "http://127.0.0.1:5000"
     assert calls["log_params"][1]["reference.training.epochs"] == "10"
@@ -240,7 +243,7 @@ def test_a_tracker_that_fails_never_ends_a_run(
     monkeypatch.setitem(sys.modules, "mlflow", library)
     keeper = tracking.tracker("mlflow", "http://127.0.0.1:9")
     keeper.on_run_begin(tiny(), run.path)
-    keeper.on_run_end(run.summary, run.path)
+    keeper.on_run_end(run, run.path)
     assert caplog.text.count("MLflow keeps no more: no route") == 1
 
 

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import PrivateAttr
+
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.outside import listed, optional
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from acme_fleet.inspection.complete import Writer
     from acme_fleet.inspection.predict import DeviceModel
+    from acme_fleet.pipeline import Connect
+    from acme_fleet.runs.journal import Observer
 
 _SHOWN = 40  # rows of a table in a notebook
 _COLUMNS = ("device", "cluster", "size", "limit", "coarse", "linear", "final", "tests")
@@ -36,6 +40,8 @@ def customize(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     resume: bool = False,
+    observer: Observer | None = None,
+    connect: Connect | None = None,
 ) -> Run:
     """Give every device of a fleet its own small model.
 
@@ -45,6 +51,8 @@ def customize(
         callbacks: are told what the run does, see :class:`Callback`.
         progress: show bars, or lines where there is no terminal or notebook.
         resume: go on in a run directory of the same fleet that was interrupted.
+        observer: is told the stages, in place of what ``progress`` shows.
+        connect: see :func:`acme_fleet.pipeline.customize`.
 
     Raises:
         FleetError: if fleet, data and machine do not fit together; before any training.
@@ -56,12 +64,15 @@ def customize(
 
     fleet = fleet if isinstance(fleet, Fleet) else Fleet.from_yaml(fleet)
     path = Path(out) if out is not None else Path("runs") / fleet.name
-    with LiveStages() if progress else nullcontext() as stages:
+    shown = progress and observer is None
+    with LiveStages() if shown else nullcontext() as stages:
         summary = run_watched(
-            *(callbacks, stages, fleet, path),
-            lambda observer: run_pipeline(fleet, path, resume=resume, observer=observer),
+            *(callbacks, observer or stages, fleet, path),
+            lambda watching: run_pipeline(
+                fleet, path, resume=resume, observer=watching, connect=connect
+            ),
         )
-    return Run(path, summary)
+    return Run.of(path, summary)
 
 
 def open_run(path: str | Path) -> Run:
@@ -71,25 +82,29 @@ def open_run(path: str | Path) -> Run:
         RunError: if it holds no finished run, or a damaged one.
     """
     run = RunDirectory.open(path)
-    return Run(run.path, Summary.read(run.finished()))
+    return Run.of(run.path, Summary.read(run.finished()))
 
 
-@dataclass(frozen=True, repr=False)
-class Run:
-    """A finished run.
+class Run(Summary):
+    """A finished run: its summary, and its directory."""
 
-    Attributes:
-        path: its directory.
-        summary: all that it measured; it is ``summary.json``.
-    """
+    _path: Path = PrivateAttr()
 
-    path: Path
-    summary: Summary
+    @classmethod
+    def of(cls, path: Path, summary: Summary) -> Run:
+        """The run of a summary, in this directory."""
+        run = cls.model_construct(summary.model_fields_set, **dict(summary))
+        run._path = path
+        return run
 
     @property
-    def devices(self) -> list[str]:
-        """Names of the devices that got a model."""
-        return [device.name for device in self.summary.devices]
+    def path(self) -> Path:
+        """The run directory."""
+        return self._path
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to a run, or a summary, of the same numbers."""
+        return isinstance(other, Summary) and dict(self) == dict(other)
 
     @property
     def report(self) -> Path:
@@ -102,10 +117,11 @@ class Run:
         Raises:
             RunError: if there is none of this name.
         """
-        for own in self.summary.devices:
+        for own in self.devices:
             if own.name == name:
                 return DeviceRun(self, own)
-        raise RunError(f"the run has no device {name!r}; it has {listed(self.devices, 10)}")
+        names = [own.name for own in self.devices]
+        raise RunError(f"the run has no device {name!r}; it has {listed(names, 10)}")
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each device, with all that is known of it.
@@ -115,7 +131,7 @@ class Run:
         """
         frame: Any = optional("pandas", "to_pandas needs pandas: pip install pandas").DataFrame
         rows = []
-        for device in self.summary.devices:
+        for device in self.devices:
             cluster = self._cluster(device.cluster)
             shape = {"width": cluster.width, "depth": cluster.depth, "precision": cluster.precision}
             rows.append({**device.model_dump(exclude={"language"}), **shape})
@@ -133,34 +149,36 @@ class Run:
         from acme_fleet.report.page.canvas import CLUSTER_COLORS
         from acme_fleet.report.page.plots import front
 
-        if not self.summary.clusters:
+        if not self.clusters:
             raise RunError("no cluster of this run was finished, so that there is no front")
-        own = self._cluster(cluster or self.summary.clusters[0].name)
-        number = self.summary.clusters.index(own)
+        own = self._cluster(cluster or self.clusters[0].name)
+        number = self.clusters.index(own)
         color = CLUSTER_COLORS[number % len(CLUSTER_COLORS)]
-        return front(own, color, self.summary.selection.performance_window)
+        return front(own, color, self.selection.performance_window)
 
     def _cluster(self, name: str) -> ClusterSummary:
-        for own in self.summary.clusters:
+        for own in self.clusters:
             if own.name == name:
                 return own
-        names = [own.name for own in self.summary.clusters]
+        names = [own.name for own in self.clusters]
         raise RunError(f"the run has no cluster {name!r}; it has {listed(names, 10)}")
 
     def __repr__(self) -> str:
-        seconds = duration_text(round(sum(self.summary.seconds.values())))
-        return f"Run({str(self.path)!r}: {self.summary.brief}; {seconds})"
+        seconds = duration_text(round(sum(self.seconds.values())))
+        return f"Run({str(self.path)!r}: {self.brief}; {seconds})"
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         """A table, which a notebook shows."""
         head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(device)) + "</tr>"
-            for device in self.summary.devices[:_SHOWN]
+            for device in self.devices[:_SHOWN]
         )
-        more = len(self.summary.devices) - _SHOWN
+        more = len(self.devices) - _SHOWN
         rest = f"<p>… and {more:,} more devices: to_pandas() has all</p>" if more > 0 else ""
-        caption = html.escape(f"{self.summary.brief}; report: {self.report}")
+        caption = html.escape(f"{self.brief}; report: {self.report}")
         return (
             f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody></table>{rest}"

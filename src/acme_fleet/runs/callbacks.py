@@ -8,7 +8,7 @@ from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.runs.forecast import Expected
-from acme_fleet.runs.journal import Observer
+from acme_fleet.runs.journal import Observer, PlanObserver
 from acme_fleet.runs.notes import numbers_in
 from acme_fleet.runs.summary import Summary
 
@@ -53,8 +53,8 @@ class CallbackObserver(Observer):
         self._begun: dict[tuple[str, str], float] = {}
 
     def plan(self, expected: Mapping[str, Expected]) -> None:
-        """See :class:`Observer`."""
-        if self._other:
+        """See :class:`PlanObserver`."""
+        if isinstance(self._other, PlanObserver):
             self._other.plan(expected)
 
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:

@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -62,8 +62,14 @@ class Observer(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class PlanObserver(Protocol):
+    """An observer that is also told the stages that a run will have, before the first one."""
+
     def plan(self, expected: Mapping[str, Expected]) -> None:
-        """The stages that a run will have, told before the first one."""
+        """Stages by the beginnings of their names."""
+        ...
 
 
 class Journal:

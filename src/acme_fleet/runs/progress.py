@@ -17,7 +17,7 @@ from acme_fleet.outside import one_line
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.directory import PROGRESS
 from acme_fleet.runs.forecast import Expected
-from acme_fleet.runs.journal import Observer
+from acme_fleet.runs.journal import Observer, PlanObserver
 
 _EVERY_S = 0.5
 _MOST_STAGES = 200
@@ -61,8 +61,8 @@ class ProgressFile:
             self._then.stage(actor, name, done, total, note)
 
     def plan(self, expected: Mapping[str, Expected]) -> None:
-        """See :class:`acme_fleet.runs.journal.Observer`."""
-        if self._then:
+        """See :class:`acme_fleet.runs.journal.PlanObserver`."""
+        if isinstance(self._then, PlanObserver):
             self._then.plan(expected)
 
     def end(self, how: str, reason: str = "") -> None:

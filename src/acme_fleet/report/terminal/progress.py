@@ -91,7 +91,7 @@ class LiveStages:
         self._progress.stop()
 
     def plan(self, expected: Mapping[str, Expected]) -> None:
-        """See :class:`acme_fleet.runs.journal.Observer`."""
+        """See :class:`acme_fleet.runs.journal.PlanObserver`."""
         self._forecast = Forecast(expected)
         self._whole = self._progress.add_task(_WHOLE, total=1.0, **_fields("", whole=True))
 

@@ -37,6 +37,9 @@ class StopAt:
     stop: Callable[[], None] | None = None
     stopped: bool = False
 
+    def plan(self, expected: object) -> None:
+        pass
+
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         moment = "begin" if done == 0 else "end" if done == total else "middle"
         if (actor, name, moment) == (self.actor, self.stage_name, self.moment):

@@ -136,6 +136,7 @@ import sys
 sys.path.append("..")  # the folder of all tests
 import torch
 import acme_fleet
+from acme_fleet.pipeline import customize
 from test_resume import StopAt, kill_myself
 
 torch.set_num_threads(1)

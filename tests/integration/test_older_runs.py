@@ -39,10 +39,11 @@ _UNKNOWN = {
 
 
 def _make_older(events: Path) -> None:
-    """Write a journal as it was before: no tier, no direction, no figures."""
+    """Write a journal as it was before: no tier, direction or figure, and no count of lines."""
     told = [event for event in event_records(events) if "figure" not in event]
     lines = [{k: v for k, v in event.items() if k not in _NEW} for event in told]
     events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    events.with_suffix(".count").unlink(missing_ok=True)
 
 
 @pytest.fixture

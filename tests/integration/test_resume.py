@@ -38,6 +38,9 @@ class StopAt(Observer):
     stop: Callable[[], None] | None = None
     stopped: bool = False
 
+    def plan(self, expected: object) -> None:
+        pass
+
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         moment = "begin" if done == 0 else "end" if done == total else "middle"
         if (actor, name, moment) == (self.actor, self.stage_name, self.moment):
@@ -134,6 +137,7 @@ import sys
 sys.path.append("..")  # the folder of all tests
 import torch
 import acme_fleet
+from acme_fleet.pipeline import customize
 from test_resume import StopAt, kill_myself
 
 torch.set_num_threads(1)

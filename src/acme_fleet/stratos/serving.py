@@ -124,7 +124,7 @@ def measure_latency(
 
 @dataclass(frozen=True)
 class _About:
-    """What the server tells of a model."""
+    """Facts of a model that the server tells."""
 
     name: str
     precision: str

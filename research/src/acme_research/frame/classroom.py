@@ -176,7 +176,7 @@ class Classroom:
         return out
 
     def covered(self, request: Request) -> Covered:
-        """What the teacher knows of a task, by its replies so far."""
+        """The teacher's coverage of a task, by its replies so far."""
         return measure_coverage(request, read_questions(request.data).train, self.asked(request))
 
     def kept(self, request: Request, most: int) -> Path | None:

@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
@@ -94,13 +94,13 @@ class CompletionsHandler(Handler):
             every = [first, *pieces]
         return form.whole("".join(piece.text for piece in every), every[-1])
 
-    def _pieces(self, asked: _Asked) -> Iterator[Piece]:
+    def _pieces(self, asked: _Asked) -> Generator[Piece]:
         """The text; it has its room in the server's memory as long as it is being written."""
         need = self._writer.token_bytes * (len(asked.prompt) + asked.wish.most)
         with self.server.waiting.having(need):
             yield from self._writer.write(asked.prompt, asked.wish)
 
-    def _events(self, form: _Form, first: Piece, pieces: Iterator[Piece]) -> Iterator[bytes]:
+    def _events(self, form: _Form, first: Piece, pieces: Generator[Piece]) -> Iterator[bytes]:
         """Server-sent events."""
         with closing(pieces):
             piece: Piece | None = first

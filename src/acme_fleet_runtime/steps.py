@@ -16,7 +16,7 @@ _CHUNK = 64  # tokens of a prompt at once: each has a logit for each word
 
 
 class Memory:
-    """What a model remembers of a batch of texts; the next tokens go behind it."""
+    """Keys, values and more that a model remembers of a batch of texts."""
 
     def __init__(self, state: dict[str, np.ndarray], mask: np.ndarray) -> None:
         self.state, self.mask = state, mask

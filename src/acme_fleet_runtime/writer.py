@@ -27,7 +27,7 @@ _BROKEN = "\ufffd"  # of a letter whose last bytes are still to come
 
 @dataclass(frozen=True)
 class Wish:
-    """How a text is to go on.
+    """A wish for the text that is to come.
 
     Attributes:
         most: new tokens, at most.

@@ -31,6 +31,7 @@ from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.generation import GENERATION
 from acme_fleet.training.evaluation import evaluate
+from acme_fleet_runtime.manifest import TokenAccuracy, read_manifest
 from tiny_language import language_settings, tiny_llama, written, written_rows
 
 
@@ -111,6 +112,25 @@ def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
     assert "messages need a chat template" in chat.output
     told = CliRunner().invoke(app, ["export", str(path), "--all", "--format", "executorch"])
     assert "--format executorch takes no language models; " in told.output
+
+
+def test_an_artifact_has_the_losses_of_the_run(run: tuple[Path, Summary], tmp_path: Path):
+    path, summary = run
+    device = summary.devices[0]
+    wish = ["--device", device.name, "--format", "safetensors", "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, ["export", str(path), *wish])
+    assert told.exit_code == 0, told.output
+    assert "loss per token on validation" in told.stdout
+    manifest = read_manifest(tmp_path / "out")
+    losses = {one.data: one for one in manifest.accuracy if isinstance(one, TokenAccuracy)}
+    assert losses.keys() == {"validation", "test"}
+    assert device.language is not None
+    assert losses["test"].artifact_loss == pytest.approx(device.language.loss, rel=1e-4)
+    assert losses["test"].artifact_loss == losses["test"].pytorch_loss
+    assert manifest.limit is not None
+    assert manifest.limit.fits
+    answered = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), "turn light on =>"])
+    assert answered.stdout.startswith("turn light on =>")
 
 
 @pytest.mark.slow

@@ -175,14 +175,18 @@ def _completed(
     place: Path, device: str | None, prompts: list[str], tokens: int, chat: bool, as_json: bool
 ) -> bool:
     """Print what a language model writes behind prompts; false for any other model."""
+    from acme_fleet.errors import FleetError
     from acme_fleet_runtime.manifest import is_artifact, read_manifest
 
     if device is None and is_artifact(place):
         if not read_manifest(place).writes:
             return False
-        if read_manifest(place).program.name == "onnxruntime":
-            _continued(place, prompts, tokens, chat, as_json)
-            return True
+        match read_manifest(place).program.name:
+            case "onnxruntime":
+                _continued(place, prompts, tokens, chat, as_json)
+                return True
+            case "llama.cpp":
+                raise FleetError(f"{place} is for llama.cpp: python {place / 'run.py'} TEXT")
     from acme_fleet.inspection.complete import Writer
 
     writer = Writer.open(place, device)

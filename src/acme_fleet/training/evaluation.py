@@ -14,9 +14,15 @@ from acme_fleet.tasks.base import Evaluation, Task
 
 @torch.no_grad()
 def evaluate(
-    task: Task, module: Callable[..., Tensor], samples: Samples, batch_size: int = 256
+    task: Task,
+    module: Callable[..., Tensor],
+    samples: Samples,
+    batch_size: int | None = None,
 ) -> Evaluation:
-    """Evaluate on every sample once; ``module`` takes the samples' inputs by name."""
-    batches, _ = by_length(samples, batch_size)
+    """Evaluate on every sample once; ``module`` takes the samples' inputs by name.
+
+    The task knows how many samples go together, unless ``batch_size`` says it.
+    """
+    batches, _ = by_length(samples, batch_size or task.at_once)
     each = (task.evaluation(module(**batch.inputs), batch.labels) for batch in batches)
     return sum(each, Evaluation())

@@ -101,6 +101,29 @@ def test_who_watches_sees_the_pair_the_time_and_the_marks(whole: Path):
     assert shown["result"]["student"]["right"] == summary.student.right
 
 
+def test_a_finished_run_is_deployed_and_served(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def acme(*words: str | Path) -> Any:
+        return CliRunner().invoke(app, ["distill", *map(str, words)], env={"COLUMNS": "200"})
+
+    told = acme("deploy", whole, "--out", tmp_path / "serving")
+    assert told.exit_code == 0, told.output
+    assert "nothing was started" in told.output
+    assert str(whole / "student") in (tmp_path / "serving" / "vllm.sh").read_text()
+    served = []
+    monkeypatch.setattr("acme_fleet_runtime.server.serve", lambda *given: served.append(given))
+    told = acme("serve", whole, "--port", "0")
+    assert told.exit_code == 0, told.output
+    assert "95 of 100 answers took at most" in told.output
+    writer, host, port, token, _ = served[0]
+    assert (writer.manifest.name, host, port, token) == ("following", "127.0.0.1", 0, None)
+    for command in (("serve",), ("deploy", "--out", tmp_path / "more")):
+        told = acme(*command, tmp_path / "serving")
+        assert told.exit_code != 0
+        assert "Traceback" not in told.output
+
+
 def test_the_student_is_a_plain_folder_with_the_same_function(whole: Path):
     assert {each.dtype for each in weights(whole).values()} == {torch.float16}
     plain = AutoModelForCausalLM.from_pretrained(whole / "student", dtype=torch.float32)

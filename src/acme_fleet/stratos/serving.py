@@ -124,7 +124,7 @@ def measure_latency(
 
 @dataclass(frozen=True)
 class _About:
-    """A model, as the server tells of it."""
+    """Facts of a model that the server tells."""
 
     name: str
     precision: str

@@ -7,14 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Parts of benchmarks, and those that need Flower (.venv-network/bin/python -m acme_research.benchmarks.round_latency)
 # or data sets and checkpoints (versus_probe, importance_forms, features_kept, artifact_vs_quantized)
 BENCHMARKS := $(filter-out __init__ search_setup round_latency network_scale superlink_load batched_vs_flower \
-	versus_probe importance_forms features_kept artifact_vs_quantized,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
+	versus_probe importance_forms features_kept artifact_vs_quantized scale_devices scale_cluster hostile_peers,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
 
-.PHONY: help demo test check test-slow test-network bench clean
+.PHONY: help demo test check test-slow test-network test-faults fuzz supply-chain bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.user ## customise a small fleet on handwritten digits, about three minutes
+demo: $(VENV)/.user ## customise a small fleet on handwritten digits, two to three minutes
 	$(BIN)/acme demo
 
 test: $(VENV)/.developer ## the tests that CI runs
@@ -33,11 +33,31 @@ test-slow: $(VENV)/.developer ## minutes-long examples, more draws; ACME_DATA=fo
 test-network: .venv-network/.done ## many hosts over Flower on this machine; needs nginx
 	.venv-network/bin/python -m pytest -m network tests/network
 
+test-faults: $(VENV)/.developer ## runs that are killed, moved, out of disk, damaged: a night's number of them
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults
+
+fuzz: $(VENV)/.developer ## coverage-guided inputs for every reader; one of them with NAME=wire, SECONDS=600
+	$(PIP) -e '.[fuzz]'
+	@for name in $(or $(NAME),wire manifest fleet site description tokenizer); do \
+		$(BIN)/python tests/fuzz/fuzz.py $$name $(or $(SECONDS),60) || exit 1; done
+
+supply-chain: ## hashed lock, SBOM (CycloneDX) and known vulnerabilities, into supply-chain/
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/python -m pip install --quiet --upgrade 'pip>=25.1' 'cyclonedx-bom>=7,<8' 'pip-audit>=2.9,<3'
+	mkdir -p supply-chain
+	.venv-supply/bin/python -m pip lock --quiet -c constraints.txt -e runtime -e '.[data,export,privacy,delivery,registry]' \
+		-o supply-chain/pylock.toml
+	.venv-supply/bin/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml -o supply-chain/sbom.cdx.json
+	.venv-supply/bin/pip-audit -r constraints.txt --no-deps --disable-pip
+
 bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
 	@for name in $(or $(NAME),$(BENCHMARKS)); do $(BIN)/python -m acme_research.benchmarks.$$name || exit 1; done
 
+docs: $(VENV)/.docs ## the documentation as a site, build/site/README.html
+	$(BIN)/mkdocs build
+
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .venv-network .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-network .venv-supply supply-chain .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.user: pyproject.toml runtime/pyproject.toml research/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +70,10 @@ $(VENV)/.developer: $(VENV)/.user
 
 $(VENV)/.bench: $(VENV)/.developer
 	$(PIP) -e runtime -e . -e 'research[bench]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.user
+	$(PIP) -e runtime -e '.[docs]'
 	@touch $@
 
 # Flower wants older versions of some packages: an environment of its own.

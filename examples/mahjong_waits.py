@@ -16,72 +16,118 @@ from mahjong.shanten import Shanten
 
 _SUITS = "mpsz"  # characters, circles, bamboo, honours
 _TILES = 34
-_TILE = re.compile(r"[1-9][mps]|[1-7]z")
-_RULES = (
+_RUN = re.compile(r"([1-9]+)([mpsz])")
+RULES = (
     "A Mahjong hand of 14 tiles is complete if it is four groups and a pair. A group is three "
     "equal tiles, or three tiles of one suit in a row. 1m to 9m, 1p to 9p and 1s to 9s are suits, "
-    "1z to 7z are honours and make no rows. There are four of each tile. {question}"
+    "1z to 7z are honours and make no rows. There are four of each tile. A hand is written by "
+    "suits: 123m 55z are 1m, 2m, 3m, 5z and 5z. End the answer with the tiles that complete the "
+    "hand, as in: Tiles: 4p 1s. {question}"
 )
 
 
-def make(seed):
-    """A hand of 13 tiles that lacks one, the tiles that complete it, and the steps to them."""
-    hand = _complete(random.Random(seed))
+def make(seed, groups=4, one_suit=False):
+    """A hand that lacks one of its groups and pair, the tiles that complete it, and the steps."""
+    hand = _complete(random.Random(seed), groups, one_suit)
     hand[random.Random(f"{seed}/last").choice([t for t in range(_TILES) if hand[t]])] -= 1
-    waits = _waits(hand)
-    steps = [f"{_name(tile)}: {_groups(hand, tile)}" for tile in waits]
+    waits = {tile: _groups(hand, tile) for tile in _waits(hand)}
+    steps = [_step(hand, suit, waits) for suit in range(4) if any(_suit(hand, suit))]
     answer = " ".join(map(_name, waits))
-    tiles = " ".join(_name(tile) for tile in range(_TILES) for _ in range(hand[tile]))
     return {
-        "question": f"Which tiles complete the hand {tiles}?",
+        "question": f"Which tiles complete the hand {_written(hand)}?",
         "answer": answer,
-        "reply": f"{'. '.join(steps)}. Tiles: {answer}",
+        "reply": f"{' '.join(steps)} Tiles: {answer}",
     }
+
+
+def make_four(seed):
+    """The same with four tiles of one suit: a group and a pair, of which one tile is missing."""
+    return make(seed, groups=1, one_suit=True)
 
 
 def check(question, answer, reply):
     """True if the tiles behind the last colon of the reply are those of the answer."""
-    return set(_TILE.findall(reply.rpartition(":")[2])) == set(answer.split())
+    return _tiles(reply.rpartition(":")[2]) == _tiles(answer)
 
 
-def _complete(draw):
-    """Counts of the 34 tiles of four groups and a pair."""
+def _tiles(text):
+    return {digit + suit for digits, suit in _RUN.findall(text) for digit in digits}
+
+
+def _complete(draw, groups, one_suit):
+    """Counts of the 34 tiles of some groups and a pair, of all suits or of one without honours."""
     while True:
-        hand = [0] * _TILES
-        for _ in range(4):
+        hand, only = [0] * _TILES, draw.randrange(3)
+        tiles = range(9 * only, 9 * only + 9) if one_suit else range(_TILES)
+        for _ in range(groups):
             if draw.random() < 0.25:
-                hand[draw.randrange(_TILES)] += 3
+                hand[draw.choice(tiles)] += 3
             else:
-                first = 9 * draw.randrange(3) + draw.randrange(7)
+                first = 9 * (only if one_suit else draw.randrange(3)) + draw.randrange(7)
                 for tile in range(first, first + 3):
                     hand[tile] += 1
-        hand[draw.randrange(_TILES)] += 2
+        hand[draw.choice(tiles)] += 2
         if max(hand) <= 4:
             return hand
 
 
 def _waits(hand):
-    """The tiles that complete a hand, by the solver."""
+    """The tiles that complete a hand, by the solver; seven pairs and thirteen orphans aside."""
     found = []
     for tile in range(_TILES):
         if hand[tile] < 4:
-            with_it = hand.copy()
-            with_it[tile] += 1
-            if Shanten().calculate_shanten(with_it) == Shanten.AGARI_STATE:
+            shanten = Shanten.calculate_shanten(
+                _with(hand, tile), use_chiitoitsu=False, use_kokushi=False
+            )
+            if shanten == Shanten.AGARI_STATE:
                 found.append(tile)
     return found
 
 
+def _with(hand, tile):
+    return [count + (number == tile) for number, count in enumerate(hand)]
+
+
 def _groups(hand, tile):
-    """The groups of the hand with a tile."""
-    with_it = hand.copy()
-    with_it[tile] += 1
-    divided = HandDivider.divide_hand(with_it)
-    return " ".join("".join(map(_name, group)) for group in divided[0])
+    """Groups and pair of the hand with a tile, the first of the ways that the solver finds."""
+    whole = _with(hand, tile)
+    # The solver divides 14 tiles: a shorter hand is filled up with honours that it has not.
+    filler = [each for each in range(27, _TILES) if not whole[each]][: (14 - sum(whole)) // 3]
+    whole = [3 if number in filler else count for number, count in enumerate(whole)]
+    for divided in HandDivider.divide_hand(whole):
+        if sum(len(group) == 2 for group in divided) == 1:  # seven pairs are no groups
+            return sorted(group for group in divided if group[0] not in filler)
+    raise ValueError(f"{_written(hand)} with {_name(tile)} is not complete")
+
+
+def _step(hand, suit, waits):
+    """A suit's tiles, and its groups with each tile that completes the hand, or without one."""
+    own = [tile for tile in waits if tile // 9 == suit]
+    ways = [f"{_digits(tile)} {_in_suit(waits[tile], suit)}" for tile in own]
+    if not ways:
+        ways = [_in_suit(next(iter(waits.values())), suit)]
+    return f"{_suit(hand, suit)}: {', '.join(ways)}."
+
+
+def _in_suit(groups, suit):
+    return " ".join(_digits(*group) for group in groups if group[0] // 9 == suit)
+
+
+def _suit(hand, suit):
+    tiles = [tile for tile in range(_TILES) if tile // 9 == suit for _ in range(hand[tile])]
+    return _digits(*tiles) + _SUITS[suit] if tiles else ""
+
+
+def _written(hand):
+    return " ".join(filter(None, (_suit(hand, suit) for suit in range(4))))
+
+
+def _digits(*tiles):
+    return "".join(str(tile % 9 + 1) for tile in tiles)
 
 
 def _name(tile):
-    return f"{tile % 9 + 1}{_SUITS[tile // 9]}"
+    return _digits(tile) + _SUITS[tile // 9]
 
 
 def _questions(first_seed, count):
@@ -110,7 +156,7 @@ def main():
         (arguments.folder / f"{name}.jsonl").write_text("".join(lines))
     settings = yaml.safe_load(task.read_text())
     settings["name"] = "mahjong-waits"
-    settings["data"]["prompt"] = _RULES
+    settings["data"]["prompt"] = RULES
     settings["checker"] = {"kind": "python", "file": own}
     settings["program"] = {"file": own}
     settings["workload"] |= {"prompt_tokens": 256, "answer_tokens": 96}

@@ -1,5 +1,6 @@
 """Small models and data that several tests share."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ _MATHEMATICS = (
     *("device.importance", "device.refinement", "models", "simulation", "baselines"),
     *("privacy.noise", "privacy.masking", "privacy.protection", "cost.energy", "cost.size"),
     *("data.samples", "data.shares", "data.partition", "tasks", "messages.importance_set"),
+    "messages.peer_weights",
     *("stratos.predictors", "stratos.calibration", "stratos.plan"),
 )
 install_import_hook([f"acme_fleet.{name}" for name in _MATHEMATICS], "typechecker.checked")
@@ -51,6 +53,13 @@ from acme_fleet.models.features import Classifier  # noqa: E402
 from acme_fleet.training import precision  # noqa: E402
 
 torch.set_num_threads(1)
+# A shell's background jobs ignore what some tests send to themselves.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 # Whatever the processor: which numbers are the faster is not for a test to depend on.
 precision.has_bfloat16 = lambda device: False
 settings.register_profile("quick", deadline=None, max_examples=50)

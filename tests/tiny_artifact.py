@@ -17,6 +17,7 @@ from acme_fleet_runtime.manifest import (
     Accuracy,
     File,
     ImagePreparation,
+    LanguagePreparation,
     Latency,
     Limit,
     Manifest,
@@ -163,3 +164,75 @@ def quadrant(number: int, side: int = 8, mode: str = "L") -> Image.Image:
     rows, columns = half * (number // 2), half * (number % 2)
     pixels[rows : rows + half, columns : columns + half] = 230
     return Image.fromarray(pixels).convert(mode)
+
+
+SPOKEN = {"<s>": 0, "</s>": 1, "light": 2, "lamp": 3, "rain": 4, "sun": 5, "user": 6, "says": 7}
+NEXT = {0: 2, 2: 3, 3: 4, 4: 5, 5: 1, 6: 7, 7: 2, 1: 6}
+SPOKEN_TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}says"
+
+
+def _speaking_graph() -> bytes:
+    """After each word the next of a circle; it remembers two numbers of each, and does not care."""
+    table = np.zeros((len(SPOKEN), len(SPOKEN)), np.float32)
+    for word, following in NEXT.items():
+        table[word, following] = 2.0
+    nodes = [
+        _NODE("Gather", ["table", "input_ids"], ["logits"]),
+        _NODE("Gather", ["pairs", "input_ids"], ["rows"]),
+        _NODE("Unsqueeze", ["rows", "one"], ["new"]),
+        _NODE("Concat", ["past.0.key", "new"], ["present.0.key"], axis=2),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", side])
+        for name, side in (("input_ids", "tokens"), ("attention_mask", "past and tokens"))
+    ]
+    shape = ["batch", 1, "past", 2]
+    inputs.append(helper.make_tensor_value_info("past.0.key", TensorProto.FLOAT, shape))
+    shapes = {
+        "logits": ["batch", "tokens", len(SPOKEN)],
+        "present.0.key": ["batch", 1, "past and tokens", 2],
+    }
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    constants = {
+        "table": table,
+        "pairs": np.ones((len(SPOKEN), 2), np.float32),
+        "one": np.array([1], np.int64),
+    }
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "speaks", inputs, outputs, tensors)
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+
+
+def write_speaker(folder: Path, context: int = 64, template: str | None = SPOKEN_TEMPLATE) -> None:
+    """Write the artifact of a language model that says: light lamp rain sun."""
+    plain = write_artifact(folder, "texts")
+    tokenizer = Tokenizer(models.WordLevel(SPOKEN, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    contents = {"model.onnx": _speaking_graph(), "tokenizer.json": tokenizer.to_str().encode()}
+    if template is not None:
+        contents["chat_template.jinja"] = template.encode()
+    words, grown = len(SPOKEN), "past and tokens"
+    manifest = replace(
+        plain,
+        task="generation",
+        files={name: _file(content) for name, content in contents.items()},
+        inputs=(
+            Port("input_ids", "int64", ("batch", "tokens")),
+            Port("attention_mask", "int64", ("batch", grown)),
+            Port("past.0.key", "float32", ("batch", 1, "past", 2)),
+        ),
+        outputs=(
+            Port("logits", "float32", ("batch", "tokens", words)),
+            Port("present.0.key", "float32", ("batch", 1, grown, 2)),
+        ),
+        preparation=LanguagePreparation(context, 0, words, (1,), {"eos_token": "</s>"}),
+        labels=(),
+        trained_labels=(),
+        accuracy=(),
+        latency=None,
+    )
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "manifest.json").write_text(manifest.written(), encoding="utf-8")

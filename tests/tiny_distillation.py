@@ -136,7 +136,7 @@ def task(folder: Path, taught_by: Path, **changes: Any) -> Path:
         },
         "servers": [{"kind": "machines", "path": "machines.yaml"}],
         "pairs": "pairs.yaml",
-        "learning": {"made": "made.jsonl", "learning_rate": 0.01},
+        "learning": {"made": "made.jsonl", "learning_rate": 0.01, "compute": "float32"},
     }
     for key, value in changes.items():
         own = content.get(key)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedModel
 
-from acme_fleet.cloud.choices import ClusterChoice
-from acme_fleet.cloud.objectives import Grid
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
@@ -22,7 +18,6 @@ from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.state import FeatureMemory, changed_files
 from acme_fleet.distillation.reference import (
-    ReferenceResult,
     checkpoint_backbone,
     known_pooling,
     untrained_reference,
@@ -33,30 +28,25 @@ from acme_fleet.inspection.workload import expected_work
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.cloud_edge import ClusterReport
 from acme_fleet.models.features import Classifier
+from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summarize
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
-from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.events import Event, stages_of
+from acme_fleet.runs.directory import CHOICES, RunDirectory
 from acme_fleet.runs.journal import Journal, Observer, PlanObserver, read_journal
 from acme_fleet.runs.locks import held
+from acme_fleet.runs.progress import progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (
-    Candidate,
-    ClusterSummary,
-    DeviceSummary,
-    ProbeSummary,
-    ReferenceSummary,
     Summary,
     UpdateSummary,
 )
-from acme_fleet.runs.traffic import count_traffic, privacy_losses, sent_by_devices
 from acme_fleet.seeding import threads
 from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
+from acme_fleet.simulation.whole_reference import WholeResult, measure_whole
 from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.precision import training_device
 
@@ -135,7 +125,19 @@ def _run(
     connect: Connect | None,
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
-    journal = Journal(run.events, observer)
+    with progress_file(run.path, observer) as progress:
+        return _customized(fleet, world, initial, plan, run, Journal(run.events, progress), connect)
+
+
+def _customized(
+    fleet: Fleet,
+    world: World,
+    initial: Classifier,
+    plan: Plan,
+    run: RunDirectory,
+    journal: Journal,
+    connect: Connect | None,
+) -> Summary:
     # None of a task without a probe, or where the devices' data are elsewhere.
     rival = bool(world.private) and task_of(fleet.task).probe is not None
     untouched = None
@@ -152,9 +154,14 @@ def _run(
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
             reference, elastic = cloud.prepare()
             choices = cloud.match(elastic)
+            write_sealed_json(run.path / CHOICES, choice_records(cloud.grid, choices))
             # Phases 2-1 and 2-2 (Algorithm 2): edges search headers, their devices refine them.
             finished = cloud.distribute(elastic, choices)
             probe = _probe(fleet, world, untouched, run, journal) if rival else None
+            whole = None
+            if world.private:
+                known = reference.accuracy is not None
+                whole = _whole(fleet, world, cloud.backbones.whole, run, journal, answers=known)
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -162,7 +169,8 @@ def _run(
     for line, reason in damaged.items():
         _LOG.warning("%s, line %d is left out: %s", run.events, line, reason)
     update = read_sealed_json(run.update, UpdateSummary) if run.update.exists() else None
-    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, probe, update)
+    beside = Beside(probe, whole, plan.holdings, kept_by_devices(run, world.private))
+    summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, beside, update)
     commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {
         "many_hosts": connect is not None,
@@ -202,6 +210,25 @@ def _probe(
             pooling = known_pooling(fleet.reference, untouched.config.hidden_size)
         with journal.stage("rivals", "ten lines", "rivals") as progress:
             result = measure_probe(untouched, pooling, world, progress)
+        write_sealed_json(path, asdict(result))
+    return result
+
+
+def _whole(
+    fleet: Fleet,
+    world: World,
+    reference: Classifier,
+    run: RunDirectory,
+    journal: Journal,
+    *,
+    answers: bool,
+) -> WholeResult:
+    """Measure the whole reference on every device's test set, beside the protocol."""
+    path = run.path / "rivals" / "whole.json"
+    result = if_sound(path, lambda path: read_sealed_json(path, WholeResult))
+    if result is None or (answers and result.scores.keys() != world.private.keys()):
+        with journal.stage("rivals", "whole reference", "rivals") as progress:
+            result = measure_whole(task_of(fleet.task), reference, world, progress, answers=answers)
         write_sealed_json(path, asdict(result))
     return result
 
@@ -246,100 +273,4 @@ def _ahead(
         requests,
         settings,
         lambda stage: journal.stage(cluster.name, stage, "edge"),
-    )
-
-
-# --- the summary ------------------------------------------------------------------------------
-
-
-def summarize(
-    fleet: Fleet,
-    reference: ReferenceResult,
-    grid: Grid,
-    finished: list[tuple[ClusterChoice, ClusterReport]],
-    lost: dict[str, str],
-    events: list[Event],
-    probe: ProbeResult | None = None,
-    update: UpdateSummary | None = None,
-) -> Summary:
-    """Everything that was measured, in one record."""
-    alone, averaged = (probe.alone, probe.averaged) if probe else ({}, {})
-    devices = [
-        DeviceSummary(
-            cluster=report.name,
-            capacity_bytes=next(d.storage for d in fleet.devices if d.name == device.name),
-            accuracy_probe=alone.get(device.name),
-            accuracy_probe_averaged=averaged.get(device.name),
-            **device.model_dump(),
-        )
-        for _, report in finished
-        for device in report.reports
-    ]
-    before = update and update.sent_before
-    sent = sent_by_devices(events, [device.name for device in fleet.devices], before)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for event in stages_of(events):
-        seconds[event.stage] += event.seconds
-    return Summary(
-        name=fleet.name,
-        seed=fleet.seed,
-        seconds={stage: round(total, 3) for stage, total in seconds.items()},
-        reference=ReferenceSummary(**vars(reference)),
-        selection=fleet.selection,
-        clusters=[_cluster(grid, *pair) for pair in finished],
-        devices=devices,
-        lost=lost,
-        traffic=count_traffic(events, sum(device.raw_data_bytes for device in devices)),
-        personalization=fleet.personalization,
-        sent=sent,
-        privacy_loss=privacy_losses(fleet, sent),
-        update=update,
-        probe=probe
-        and ProbeSummary(
-            pooling=probe.pooling,
-            size_bytes=probe.size_bytes,
-            size_bytes_int8=probe.size_bytes_int8,
-        ),
-    )
-
-
-def _cluster(grid: Grid, choice: ClusterChoice, report: ClusterReport) -> ClusterSummary:
-    selection = choice.selection
-
-    def known(values: np.ndarray | None, i: int) -> float | None:
-        return None if values is None or not np.isfinite(values[i]) else float(values[i])
-
-    candidates = [
-        Candidate(
-            **vars(grid.variants[i]),
-            loss=float(choice.objectives[i, 0]),
-            accuracy=known(choice.scores, i),
-            estimated=choice.estimated is not None and bool(choice.estimated[i]),
-            recovered_loss=known(choice.recovered and choice.recovered.losses, i),
-            recovered_accuracy=known(choice.recovered and choice.recovered.scores, i),
-            energy_j=float(choice.objectives[i, 1]),
-            size_bytes=int(choice.objectives[i, 2]),
-            feasible=bool(i in selection.feasible),
-            on_front=bool(i in selection.front),
-            chosen=bool(i == selection.chosen),
-        )
-        for i in range(len(grid))
-        if np.isfinite(choice.objectives[i]).all()
-    ]
-    chosen = next(candidate for candidate in candidates if candidate.chosen)
-    return ClusterSummary(
-        name=report.name,
-        **vars(chosen.variant),
-        storage_limit_bytes=choice.storage_bytes,
-        candidates=candidates,
-        feasible=len(selection.feasible),
-        front=len(selection.front),
-        header=report.header,
-        genotype=dict(report.genotype),
-        contenders=report.contenders,
-        device_names=report.device_names,
-        similarity=report.similarity,
-        lost=report.lost,
-        missed=report.missed,
-        shortened=report.shortened,
     )

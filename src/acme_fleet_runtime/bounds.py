@@ -24,7 +24,7 @@ class Limits:
         characters: of one text.
         batch: samples that the model answers together.
         waiting: samples of all requests.
-        waiting_bytes: of them, as the model takes them.
+        waiting_bytes: of them, as the model takes them; of a language model, what it remembers.
         connections: open ones.
         idle_s: seconds that a connection may say nothing.
         body_s: seconds that a body may take.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from acme_fleet_runtime.answers import write_answers, write_lines
 from acme_fleet_runtime.errors import AcmeError, FleetError
 from acme_fleet_runtime.inputs import Skipped, find_inputs
 from acme_fleet_runtime.outside import reason
-from acme_fleet_runtime.runner import Runner
+from acme_fleet_runtime.writer import Wish, Writer, open_artifact
 
 HOST, PORT, TOKEN = "127.0.0.1", 8080, "ACME_TOKEN"
 _DONE, _IN_PART, _WRONG_INPUT, _INTERRUPTED = 0, 1, 2, 130
@@ -39,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("acme-runtime", description="Run an artifact of acme-fleet.")
     parser.add_argument("--version", action="version", version=f"acme-fleet-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    predict = commands.add_parser("predict", help="classify files, folders and texts")
+    predict = commands.add_parser(
+        "predict", help="classify files, folders and texts, or go on with them"
+    )
     serve = commands.add_parser("serve", help="answer HTTP requests")
     for command, run in ((predict, _predict), (serve, _serve)):
         command.add_argument("artifact", type=Path, help="its folder")
@@ -55,10 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     rollback = commands.add_parser("rollback", help="go back to the release before")
     rollback.add_argument("to", type=Path, help="the device's folder of releases")
     rollback.set_defaults(command=_rollback)
-    predict.add_argument("files", type=Path, nargs="*", help="files, folders; - is standard input")
+    predict.add_argument(
+        "files", type=Path, nargs="*", help="files, folders; - is standard input; prompts"
+    )
     predict.add_argument("--text", action="append", default=[], help="a text; may be given again")
     predict.add_argument("--lines", action="store_true", help="a file holds one text a line")
     predict.add_argument("--json", action="store_true", help="a JSON object a line")
+    predict.add_argument("--tokens", type=_count, default=40, help="new ones of a language model")
+    predict.add_argument("--chat", action="store_true", help="texts are what a user says")
     predict.add_argument("--top", type=_count, default=None, help="the n most probable classes")
     serve.add_argument("--host", default=HOST, help="others than this machine's need a token")
     serve.add_argument("--port", type=_count, default=PORT)
@@ -75,7 +82,9 @@ def _count(text: str) -> int:
 def _predict(options: Any) -> int:
     if not options.files and not options.text:
         raise FleetError("name files, or give a --text")
-    runner, skipped = Runner.open(options.artifact, options.threads), Skipped()
+    runner, skipped = open_artifact(options.artifact, options.threads), Skipped()
+    if isinstance(runner, Writer):
+        return _complete(runner, options)
     inputs = find_inputs(
         options.files, options.text, skipped, images=runner.takes_images, lines=options.lines
     )
@@ -90,12 +99,23 @@ def _predict(options: Any) -> int:
     return _IN_PART if refused else _DONE
 
 
+def _complete(writer: Writer, options: Any) -> int:
+    for text in (*map(str, options.files), *options.text):
+        says = [{"role": "user", "content": text}]
+        prompt = writer.asked(says) if options.chat else writer.prompt(text)
+        written = writer.complete(prompt, Wish(options.tokens))
+        shown = written if options.chat else f"{text}{written}"
+        _say(json.dumps({"prompt": text, "text": written}) if options.json else shown)
+    return _DONE
+
+
 def _serve(options: Any) -> int:
     from acme_fleet_runtime.server import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     token = options.token or os.environ.get(TOKEN) or None
-    serve(Runner.open(options.artifact, options.threads), options.host, options.port, token, _say)
+    artifact = open_artifact(options.artifact, options.threads)
+    serve(artifact, options.host, options.port, token, _say)
     return _DONE
 
 

@@ -9,9 +9,10 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from acme_fleet_runtime.bounds import Busy
 from acme_fleet_runtime.errors import AcmeError, FleetError
 from acme_fleet_runtime.images import UnknownFormat, open_image
 from acme_fleet_runtime.outside import one_line, reason
+from acme_fleet_runtime.runner import Runner
 from acme_fleet_runtime.strict import parse_json
 
 if TYPE_CHECKING:
@@ -30,12 +32,11 @@ _SENT = "PNG, JPEG, WebP, BMP or GIF"
 _TYPES = frozenset(
     f"image/{name}" for name in ("png", "jpeg", "jpg", "pjpeg", "webp", "bmp", "x-ms-bmp", "gif")
 )
-_PATHS = {"/predict": "POST", "/health": "GET", "/metrics": "GET"}
 _DRAINED = 2**26  # bytes of a refused body that are read, so that its sender reads the answer
 _PIECE = 2**16
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A request that gets an error.
 
     Attributes:
@@ -51,6 +52,12 @@ class _Refused(Exception):
 class Handler(BaseHTTPRequestHandler):
     """A thread of its own runs it for each connection."""
 
+    paths: ClassVar[Mapping[str, str]] = {
+        "/predict": "POST",
+        "/health": "GET",
+        "/metrics": "GET",
+    }
+    """The method of each path."""
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "acme-fleet", ""
     disable_nagle_algorithm = True
@@ -69,7 +76,11 @@ class Handler(BaseHTTPRequestHandler):
         """The base class' own errors, as JSON."""
         self.close_connection = True
         self.request_version = self.protocol_version  # of 0.9, answers have no status
-        self._send(code, {"error": message or "the request cannot be read"})
+        self._send(code, self.error(message or "the request cannot be read", code))
+
+    def error(self, told: str, code: int) -> dict[str, Any]:
+        """The content of an answer that is none."""
+        return {"error": told}
 
     def do_GET(self) -> None:
         """Answer a request of any method."""
@@ -83,30 +94,33 @@ class Handler(BaseHTTPRequestHandler):
         code, headers = 200, None
         try:
             content = self._content(path)
-        except _Refused as refused:
-            code, headers, content = refused.code, refused.headers, {"error": str(refused)}
+        except Refused as refused:
+            code, headers = refused.code, refused.headers
+            content = self.error(str(refused), code)
         except TimeoutError:
             code, self.close_connection = 408, True
-            content = {"error": "the request came too slowly"}
+            content = self.error("the request came too slowly", code)
         except OSError:
             raise  # the peer has gone
         except Exception as error:  # noqa: BLE001
             code, self.close_connection = 500, True
             sys.stderr.write(f"error: {type(error).__name__}: {reason(error)}\n")
-            content = {"error": "a bug of acme-fleet; its server's log has more"}
+            content = self.error("a bug of acme-fleet; its server's log has more", code)
         # Before it is sent: who has an answer finds it in the counts.
-        known = path if path in _PATHS else ""
+        known = path if path in self.paths else ""
         self.server.metrics.request(known, code, time.perf_counter() - start)
         if isinstance(content, bytes):
             self._send_bytes(code, content, "text/plain; version=0.0.4")
-        else:
+        elif isinstance(content, dict):
             self._send(code, content, headers)
+        else:
+            self._send_events(content)
 
-    def _content(self, path: str) -> bytes | dict[str, Any]:
+    def _content(self, path: str) -> bytes | dict[str, Any] | Iterator[bytes]:
         length = self._checked_length()
         try:
             self._check_asked(path, length)
-        except _Refused:
+        except Refused:
             self._drain(length)
             raise
         server = self.server
@@ -114,6 +128,18 @@ class Handler(BaseHTTPRequestHandler):
             return {"status": "ok"}
         if path == "/metrics":
             return server.metrics.text(server.waiting.taken, server.connections.taken).encode()
+        return self.answered(path, length)
+
+    def answered(self, path: str, length: int) -> dict[str, Any] | Iterator[bytes]:
+        """The answer to a request that was checked: one document, or events to be streamed.
+
+        Args:
+            path: one of :attr:`paths`.
+            length: of the body, which is still to be read.
+
+        Raises:
+            Refused: with the code.
+        """
         return self._predicted(length)
 
     # --- checks -------------------------------------------------------------------------------
@@ -123,15 +149,15 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers.get_all("Content-Length") or []
         if "Transfer-Encoding" in self.headers:
             self.close_connection = True
-            raise _Refused(411, "send the body in one piece, with its Content-Length")
+            raise Refused(411, "send the body in one piece, with its Content-Length")
         if not given:
             if self.command in ("POST", "PUT", "PATCH"):
                 self.close_connection = True
-                raise _Refused(411, "Content-Length is missing")
+                raise Refused(411, "Content-Length is missing")
             return 0
         if len(given) > 1 or not given[0].isascii() or not given[0].isdigit():
             self.close_connection = True
-            raise _Refused(400, "Content-Length is no number")
+            raise Refused(400, "Content-Length is no number")
         return int(given[0][:18])
 
     def _check_asked(self, path: str, length: int) -> None:
@@ -142,30 +168,30 @@ class Handler(BaseHTTPRequestHandler):
             kind, _, token = (self.headers.get("Authorization") or "").partition(" ")
             right = hmac.compare_digest(token.strip().encode(), server.token.encode())
             if kind.lower() != "bearer" or not right:
-                raise _Refused(
+                raise Refused(
                     401,
                     "send the header Authorization: Bearer TOKEN",
                     {"WWW-Authenticate": "Bearer"},
                 )
-        if path not in _PATHS:
-            raise _Refused(404, f"there is no such path; known: {', '.join(_PATHS)}")
-        if self.command != _PATHS[path]:
-            allowed = _PATHS[path]
-            raise _Refused(405, f"{path} takes {allowed} alone", {"Allow": allowed})
+        if path not in self.paths:
+            raise Refused(404, f"there is no such path; known: {', '.join(self.paths)}")
+        if self.command != self.paths[path]:
+            allowed = self.paths[path]
+            raise Refused(405, f"{path} takes {allowed} alone", {"Allow": allowed})
         if length > server.limits.body_bytes:
-            raise _Refused(
+            raise Refused(
                 413,
                 f"the body has {length:,} bytes, at most {server.limits.body_bytes:,} are taken",
             )
-        if path != "/predict" and length:
-            raise _Refused(400, f"{path} takes no body")
+        if self.paths[path] != "POST" and length:
+            raise Refused(400, f"{path} takes no body")
 
     def _check_host(self) -> None:
         """Without a token, a browser's page must not get here by a name of its own."""
         name = (self.headers.get("Host") or "localhost").strip().lower()
         name = name.partition("]")[0][1:] if name.startswith("[") else name.partition(":")[0]
         if not is_loopback(name):
-            raise _Refused(403, "without --token only the names of this machine are answered")
+            raise Refused(403, "without --token only the names of this machine are answered")
 
     def _drain(self, length: int) -> None:
         self.close_connection = self.close_connection or length > _DRAINED
@@ -175,31 +201,44 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- predictions --------------------------------------------------------------------------
 
+    @property
+    def _runner(self) -> Runner:
+        runner = self.server.runner
+        assert isinstance(runner, Runner)  # by the server
+        return runner
+
     def _predicted(self, length: int) -> dict[str, Any]:
         server = self.server
         try:
             with server.bodies.having(length):
-                items, top = self._items(self._body(length))
+                items, top = self._items(self.body(length))
                 # Before they are made ready: a few bytes can become a large image.
                 with server.waiting.having(len(items)):
+                    assert server.batcher is not None
                     answers = server.batcher.ask([self._prepared(*item) for item in items])
         except Busy:
             told = "too much is waiting; ask again"
-            raise _Refused(503, told, {"Retry-After": "1"}) from None
+            raise Refused(503, told, {"Retry-After": "1"}) from None
         except FleetError as error:
-            raise _Refused(422, one_line(str(error), 500)) from error
+            raise Refused(422, one_line(str(error), 500)) from error
         except AcmeError as error:
-            raise _Refused(500, one_line(str(error), 500)) from error
+            raise Refused(500, one_line(str(error), 500)) from error
         return {"predictions": [self._told(row, top) for row in answers]}
 
-    def _body(self, length: int) -> bytes:
+    def body(self, length: int) -> bytes:
+        """Read the body.
+
+        Raises:
+            Refused: if it is shorter than that.
+            TimeoutError: if it comes too slowly.
+        """
         pieces, left = [], length
         end = time.monotonic() + self.server.limits.body_s
         while left > 0:
             piece = self.rfile.read1(min(left, _PIECE))
             if not piece:
                 self.close_connection = True
-                raise _Refused(400, "the body is shorter than its Content-Length")
+                raise Refused(400, "the body is shorter than its Content-Length")
             if time.monotonic() > end:
                 raise TimeoutError
             pieces.append(piece)
@@ -207,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def _told(self, row: Sequence[float], top: int | None) -> dict[str, Any]:
-        best = list(ordered(self.server.runner.labels, row).items())[:top]
+        best = list(ordered(self._runner.labels, row).items())[:top]
         return {"class": best[0][0], "probability": best[0][1], "probabilities": dict(best)}
 
     def _items(self, body: bytes) -> tuple[list[tuple[str | bytes, str]], int | None]:
@@ -216,32 +255,40 @@ class Handler(BaseHTTPRequestHandler):
         if kind not in _TYPES and kind != "application/json":
             images = f"send {_SENT}" if kind.startswith("image/") else ""
             told = "send application/json, or an image as image/png or image/jpeg"
-            raise _Refused(415, images or told)
+            raise Refused(415, images or told)
         if not body:
-            raise _Refused(400, "the body is empty")
+            raise Refused(400, "the body is empty")
         if kind in _TYPES:
             return [(body, "the body")], None
-        try:
-            document = parse_json(body)
-        except (ValueError, RecursionError) as error:
-            raise _Refused(400, f"the body is no JSON: {reason(error)}") from error
-        wanted = "images" if self.server.runner.takes_images else "texts"
+        document = self.json(body)
+        wanted = "images" if self._runner.takes_images else "texts"
         if not isinstance(document, dict) or not {wanted} <= document.keys() <= {wanted, "top"}:
             told = f'send {{"{wanted}": […]}}, and nothing beside it but "top", classes to tell'
-            raise _Refused(422, told)
+            raise Refused(422, told)
         top, items = document.get("top"), document[wanted]
         if top is not None and (type(top) is not int or top < 1):
-            raise _Refused(422, "top must be a whole number from 1")
+            raise Refused(422, "top must be a whole number from 1")
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             content = "Base64 of an image file" if wanted == "images" else "a text"
-            raise _Refused(422, f"{wanted} must be a list, each entry {content}")
+            raise Refused(422, f"{wanted} must be a list, each entry {content}")
         most = self.server.limits.samples
         if not 0 < len(items) <= most:
-            raise _Refused(422, f"{wanted} has {len(items)} entries; 1 to {most} are taken")
+            raise Refused(422, f"{wanted} has {len(items)} entries; 1 to {most} are taken")
         return [(item, f"{wanted}.{number}") for number, item in enumerate(items)], top
 
+    def json(self, body: bytes) -> Any:
+        """The document that a body is.
+
+        Raises:
+            Refused: if it is none.
+        """
+        try:
+            return parse_json(body)
+        except (ValueError, RecursionError) as error:
+            raise Refused(400, f"the body is no JSON: {reason(error)}") from error
+
     def _prepared(self, item: str | bytes, place: str) -> np.ndarray:
-        runner, limits = self.server.runner, self.server.limits
+        runner, limits = self._runner, self.server.limits
         if isinstance(item, str) and not runner.takes_images:
             if len(item) > limits.characters:
                 raise FleetError(f"{place} has more than {limits.characters:,} characters")
@@ -267,6 +314,20 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, code: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(content, allow_nan=False).encode() + b"\n"
         self._send_bytes(code, body, "application/json", headers)
+
+    def _send_events(self, events: Iterator[bytes]) -> None:
+        """Events as they come, each at once; a peer that goes away ends them."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with closing(cast("Generator[bytes]", events)):
+            for event in events:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+                self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
 
     def _send_bytes(
         self, code: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None

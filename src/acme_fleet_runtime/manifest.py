@@ -16,13 +16,13 @@ from acme_fleet_runtime.outside import listed, read_regular, reading, regular
 from acme_fleet_runtime.strict import parse_json, parse_record, plain
 
 MANIFEST, GRAPH, TOKENIZER = "manifest.json", "model.onnx", "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"  # of language models that have one
 FORMAT, VERSION = "acme-artifact", 1
 LARGEST_MANIFEST = 2**26  # bytes
-DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-"""A device's name, which is part of file names, as it is."""
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)  # part of file names
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_MOST_PIXELS, _MOST_TOKENS = 4096, 2**16  # a side, a text
+_MOST_PIXELS, _MOST_TOKENS, _LONGEST_CONTEXT = 4096, 2**16, 2**24  # of a side, a text, a context
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,28 @@ class TextPreparation:
 
 
 @dataclass(frozen=True)
+class LanguagePreparation:
+    """Preparation of texts that a language model goes on with, by ``tokenizer.json``.
+
+    Attributes:
+        context: tokens that the model takes, a prompt's and its own together.
+        pad_id, vocabulary: see :class:`TextPreparation`.
+        ends: numbers of the tokens that end a text.
+        special_tokens: the tokenizer's own, by their part, for the chat template.
+    """
+
+    context: int
+    pad_id: int
+    vocabulary: int
+    ends: tuple[int, ...]
+    special_tokens: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.context <= _LONGEST_CONTEXT or self.pad_id >= self.vocabulary:
+            raise ValueError(f"context must be 1 to {_LONGEST_CONTEXT}, pad_id below vocabulary")
+
+
+@dataclass(frozen=True)
 class Reference:
     """The pre-trained model that this one was made from; none stands for unknown."""
 
@@ -136,9 +158,8 @@ class Verification:
     Attributes:
         data: ``validation`` of the device, ``samples`` that were named, or ``random`` inputs.
         samples: compared inputs.
-        largest_difference: of logits, relative to their spread.
-        tolerance: the largest that is accepted.
-        same_class: share of the inputs with PyTorch's class.
+        largest_difference, tolerance: of logits, relative to their spread; found, and accepted.
+        same_class: share of the inputs with PyTorch's class, or of tokens with its next one.
         forced: true if it was written in spite of a refusal.
     """
 
@@ -162,12 +183,45 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class TokenAccuracy:
+    """Shares of a language model's next tokens that are the most probable ones, and losses."""
+
+    data: Literal["validation", "test"]
+    tokens: int
+    artifact: float
+    pytorch: float
+    artifact_loss: float
+    pytorch_loss: float
+
+
+@dataclass(frozen=True)
 class Latency:
     """Median time of one input on the machine that exported, and of PyTorch there."""
 
     median_ms: float
     pytorch_ms: float
     batch: int
+    threads: int
+    machine: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed of a language model on the machine that exported, and of PyTorch there.
+
+    Attributes:
+        first_token_ms: median time to the first token behind a prompt.
+        tokens_per_s: after that.
+        pytorch_first_token_ms, pytorch_tokens_per_s: of the device's model.
+        prompt: tokens of the prompt.
+        threads, machine: that computed.
+    """
+
+    first_token_ms: float
+    tokens_per_s: float
+    pytorch_first_token_ms: float
+    pytorch_tokens_per_s: float
+    prompt: int
     threads: int
     machine: str
 
@@ -194,12 +248,13 @@ class Manifest:
         files: of the folder, without this document.
         inputs, outputs: of the model.
         preparation: from an image or text to the inputs.
-        labels: class names in the order of the outputs.
+        labels: class names in the order of the outputs; a language model has none.
         trained_labels: classes of which the device had samples to learn from.
         reference: none if the model was trained from nothing.
-        verification, accuracy, latency: measured at the export.
+        verification, accuracy, latency: measured at the export, if the program is there.
         limit: none where the device's is not known.
         versions: of the libraries at the export.
+        notes: what differs from the device's model.
     """
 
     format: Literal["acme-artifact"]
@@ -211,21 +266,31 @@ class Manifest:
     files: dict[str, File]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    preparation: ImagePreparation | TextPreparation
+    preparation: ImagePreparation | TextPreparation | LanguagePreparation
     labels: tuple[str, ...]
     trained_labels: tuple[str, ...]
     reference: Reference | None
     verification: Verification
-    accuracy: tuple[Accuracy, ...]
-    latency: Latency
+    accuracy: tuple[Accuracy | TokenAccuracy, ...]
+    latency: Latency | Speed | None
     limit: Limit | None
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the artifact: of all its files, this document among them."""
+        own = len(self.written().encode())
+        return own + sum(file.size_bytes for file in self.files.values())
 
     def __post_init__(self) -> None:
         for name in self.files:
             if not _NAME.fullmatch(name) or name == MANIFEST:
                 raise ValueError(f"files: {name[:60]!r} is no name of a file in this folder")
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+        if self.writes:
+            if self.labels:
+                raise ValueError("labels: a language model has none")
+        elif len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: at least two are needed, and no two may be equal")
         if unknown := set(self.trained_labels) - set(self.labels):
             raise ValueError(f"trained_labels: {min(unknown)[:60]!r} is no label")
@@ -234,6 +299,11 @@ class Manifest:
     def takes_images(self) -> bool:
         """True for images, False for texts."""
         return isinstance(self.preparation, ImagePreparation)
+
+    @property
+    def writes(self) -> bool:
+        """True of a language model, False of a classifier."""
+        return isinstance(self.preparation, LanguagePreparation)
 
     def written(self) -> str:
         """The document."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_TIMED = frozenset({"/predict", "/v1/completions", "/v1/chat/completions"})
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -43,7 +44,7 @@ class Metrics:
         """Count an answered request."""
         with self._lock:
             self._requests[path, code] += 1
-            if path == "/predict":
+            if path in _TIMED:
                 self._request_seconds.add(seconds)
 
     def batch(self, samples: int, seconds: float) -> None:

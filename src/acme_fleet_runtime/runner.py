@@ -20,6 +20,7 @@ from acme_fleet_runtime.manifest import (
     TOKENIZER,
     ImagePreparation,
     Manifest,
+    TextPreparation,
     check_files,
     read_file,
     read_manifest,
@@ -37,7 +38,7 @@ class Runner(Classifier[np.ndarray]):
         self.folder, self.manifest, self._session = folder, manifest, session
         self._tokens: Tokens | None = None
         rule = manifest.preparation
-        if not isinstance(rule, ImagePreparation):
+        if isinstance(rule, TextPreparation):
             document = read_file(folder, manifest, TOKENIZER).decode()
             self._tokens = Tokens(document, rule.max_tokens, rule.pad_id, rule.vocabulary)
 
@@ -50,23 +51,12 @@ class Runner(Classifier[np.ndarray]):
             threads: that compute one answer; 0: as many as there are cores.
 
         Raises:
-            ArtifactError: if it is damaged, or this machine cannot run it.
+            ArtifactError: if it is damaged, a language model, or this machine cannot run it.
         """
-        folder = Path(folder)
-        if folder.is_symlink():
-            folder = folder.resolve()  # one release, also if the link is switched meanwhile
-        manifest = read_manifest(folder)
-        if manifest.program.name != PROGRAM:
-            raise ArtifactError(
-                f"{folder} runs in {manifest.program.name}, and not in ONNX Runtime; export it "
-                f"with --format onnx"
-            )
-        # From memory: the bytes that were checked are those that run.
-        graph = read_file(folder, manifest, GRAPH)
-        check_files(folder, manifest, manifest.files.keys() - {GRAPH})
-        session = start(graph, manifest.program.minimum, threads)
-        _check_ports(folder, manifest, session)
-        return Runner(folder, manifest, session)
+        place, manifest, session = opened(folder, threads)
+        if manifest.writes:
+            raise ArtifactError(f"{folder} is a language model, which has no classes")
+        return Runner(place, manifest, session)
 
     @property
     def labels(self) -> Sequence[str]:
@@ -84,6 +74,7 @@ class Runner(Classifier[np.ndarray]):
         rule = self.manifest.preparation
         if isinstance(rule, ImagePreparation):
             return rule.height * rule.width * rule.channels
+        assert isinstance(rule, TextPreparation)  # by ``open``
         return 8 * rule.max_tokens
 
     def prepared(self, one: Input) -> np.ndarray:
@@ -140,6 +131,29 @@ class Runner(Classifier[np.ndarray]):
         if self._tokens is not None:
             return self._tokens.padded(samples)
         return {self.manifest.inputs[0].name: np.stack(samples)}
+
+
+def opened(folder: str | Path, threads: int) -> tuple[Path, Manifest, Any]:
+    """An artifact's folder, its manifest and its graph in ONNX Runtime; all files are checked.
+
+    Raises:
+        ArtifactError: if it is damaged, or this machine cannot run it.
+    """
+    folder = Path(folder)
+    if folder.is_symlink():
+        folder = folder.resolve()  # one release, also if the link is switched meanwhile
+    manifest = read_manifest(folder)
+    if manifest.program.name != PROGRAM:
+        raise ArtifactError(
+            f"{folder} runs in {manifest.program.name}, and not in ONNX Runtime; export it "
+            f"with --format onnx"
+        )
+    # From memory: the bytes that were checked are those that run.
+    graph = read_file(folder, manifest, GRAPH)
+    check_files(folder, manifest, manifest.files.keys() - {GRAPH})
+    session = start(graph, manifest.program.minimum, threads)
+    _check_ports(folder, manifest, session)
+    return folder, manifest, session
 
 
 def start(graph: bytes, minimum: str, threads: int) -> Any:

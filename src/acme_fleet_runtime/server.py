@@ -1,4 +1,8 @@
-"""An artifact behind HTTP, on the standard library: ``/predict``, ``/health`` and ``/metrics``."""
+"""An artifact behind HTTP, on the standard library.
+
+Classifiers answer at ``/predict``, language models in OpenAI's form under ``/v1``; all have
+``/health`` and ``/metrics``.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,13 @@ from typing import Any
 
 from acme_fleet_runtime.batching import Batcher
 from acme_fleet_runtime.bounds import Budget, Busy, Limits
+from acme_fleet_runtime.completions import CompletionsHandler
 from acme_fleet_runtime.errors import FleetError
 from acme_fleet_runtime.handler import Handler, is_loopback
 from acme_fleet_runtime.metrics import Metrics
 from acme_fleet_runtime.outside import one_line, reason
 from acme_fleet_runtime.runner import Runner
+from acme_fleet_runtime.writer import Writer
 
 _LEAST_TOKEN = 16  # characters
 _STACK = 2**20  # bytes of a connection's thread
@@ -37,21 +43,26 @@ class ArtifactServer(ThreadingHTTPServer):
     request_queue_size = 1024
 
     def __init__(
-        self, address: tuple[str, int], runner: Runner, token: str | None, limits: Limits
+        self, address: tuple[str, int], runner: Runner | Writer, token: str | None, limits: Limits
     ) -> None:
         self.runner, self.token, self.limits = runner, token, limits
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         manifest = runner.manifest
         about = {"name": manifest.name, "precision": manifest.precision, "task": manifest.task}
         self.metrics = Metrics(about)
-        self.batcher = Batcher(runner.probabilities, limits.batch, self.metrics.batch)
+        self.started = int(time.time())
         self.bodies = Budget(limits.bodies_bytes)
-        room = limits.waiting_bytes // runner.sample_bytes
-        self.waiting = Budget(max(min(limits.waiting, room), limits.samples))
+        self.batcher: Batcher | None = None
+        if isinstance(runner, Runner):
+            self.batcher = Batcher(runner.probabilities, limits.batch, self.metrics.batch)
+            room = limits.waiting_bytes // runner.sample_bytes
+            self.waiting = Budget(max(min(limits.waiting, room), limits.samples))
+        else:
+            self.waiting = Budget(limits.waiting_bytes)  # of what the model remembers
         # Decoded images are large, and more threads than cores decode no faster.
         self.preparing = threading.BoundedSemaphore(os.cpu_count() or 1)
         self.connections = Budget(limits.connections)
-        super().__init__(address, Handler)
+        super().__init__(address, Handler if self.batcher else CompletionsHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection its thread, or one line if there are too many."""
@@ -74,7 +85,8 @@ class ArtifactServer(ThreadingHTTPServer):
 
     def end(self) -> None:
         """Answer what was begun, for some seconds, and take no more."""
-        self.batcher.close()
+        if self.batcher is not None:
+            self.batcher.close()
         end = time.monotonic() + _ENDING_S
         while self.waiting.taken and time.monotonic() < end:
             time.sleep(0.02)
@@ -84,7 +96,7 @@ class ArtifactServer(ThreadingHTTPServer):
 
 
 def serve(
-    runner: Runner,
+    runner: Runner | Writer,
     host: str,
     port: int,
     token: str | None,

@@ -29,7 +29,7 @@ def parse_record(kind: type[Record], value: Any, place: str = "") -> Record:
 
     Fields are text, numbers, booleans, ``None``, ``Literal``, tuples ``tuple[X, ...]`` or of a
     fixed length, ``dict[str, X]``, other dataclasses, and unions of those. Of two dataclasses
-    the first whose keys are the object's is meant.
+    the first whose keys are the object's is meant. Fields with a default may be missing.
 
     Raises:
         ValueError: naming the place of the first mistake, and what is expected there.
@@ -63,7 +63,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
         return None
     left = [kind for kind in kinds if kind is not type(None)]
     if isinstance(value, dict):
-        fitting = [k for k in left if dataclasses.is_dataclass(k) and set(value) == _keys(k)]
+        fitting = [k for k in left if dataclasses.is_dataclass(k) and not _misfits(k, value)]
         return _parsed((fitting or left)[0], value, place)
     for kind in left[:-1]:
         try:
@@ -87,7 +87,7 @@ def _items(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
 def _record(kind: Any, value: Any, place: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(place, value, "an object")
-    for name in value.keys() ^ _keys(kind):
+    for name in _misfits(kind, value):
         state = "unknown key" if name in value else "is missing"
         raise ValueError(f"{place}.{one_line(str(name), 60)}: {state}".lstrip("."))
     hints = _hints(kind)
@@ -103,8 +103,11 @@ def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _keys(kind: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
+def _misfits(kind: Any, value: dict[str, Any]) -> set[str]:
+    """Keys that are unknown, or missing without a default."""
+    fields = dataclasses.fields(kind)
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    return (value.keys() - {field.name for field in fields}) | (needed - value.keys())
 
 
 def _scalar(kind: Any, value: Any, place: str) -> Any:

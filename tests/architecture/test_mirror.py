@@ -11,7 +11,7 @@ import acme_fleet_runtime
 _TESTS = Path(__file__).parents[1]
 _SOURCE = Path(acme_fleet.__file__).parent
 # Of equations, of whole runs, and of other trees than src.
-_ACROSS = {"architecture", "integration", "network", "paper", "research", "slow"}
+_ACROSS = {"architecture", "faults", "fuzz", "integration", "network", "paper", "research", "slow"}
 _ALONE = {
     "models/test_export.py",  # whatever ships, in another runtime
     "runtime/test_distribution.py",  # the wheel

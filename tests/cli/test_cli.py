@@ -143,8 +143,8 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
         (row,) = [line.split() for line in candidates if f" {size:,} " in line]
         shares = [f"{variant.width:g}", str(variant.depth), variant.precision]
         assert row == [*shares, f"{size:,}", *fitting]
-    assert len(plan.sizes) == 40
-    assert max(plan.sizes) == 1_226_728  # to the byte
+    assert len(plan.sizes) == 24
+    assert max(plan.sizes) == 824_832  # to the byte
     for cluster in fleet.clusters:
         assert cluster.name in result.output
     assert "expected bytes on each link" in result.output
@@ -154,15 +154,15 @@ def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
         if " of " in line and ("one backbone" in line or " badge-2 " in line)
     ]
     assert [row[-5:] for row in admitted] == [
-        ["kB", "15", "of", "40", "631,480"],
-        ["kB", "23", "of", "40", "281,072"],
-        ["kB", "27", "of", "40", "333,832"],
+        ["kB", "6", "of", "24", "325,664"],
+        ["kB", "10", "of", "24", "148,688"],
+        ["kB", "11", "of", "24", "176,824"],
     ]
     assert sorted(fleet_file.parent.rglob("*")) == before  # it leaves nothing behind
 
 
 def test_check_of_a_limit_that_nothing_fits(fleet_file: Path):
-    _change(fleet_file, "storage: 300 kB", "storage: 9 kB")
+    _change(fleet_file, "storage: 160 kB", "storage: 9 kB")
     result = _acme("check", fleet_file)
     smallest = examine(Fleet.from_yaml(fleet_file)).sizes.min()
     assert result.exit_code == 2
@@ -195,7 +195,7 @@ def test_file_that_is_not_there(tmp_path: Path, command: str):
 
 
 def test_run_that_nothing_fits_trains_nothing(fleet_file: Path, tmp_path: Path):
-    _change(fleet_file, "storage: 300 kB", "storage: 9 kB")
+    _change(fleet_file, "storage: 160 kB", "storage: 9 kB")
     result = _acme("run", fleet_file, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "the smallest candidate is" in result.stderr
@@ -205,12 +205,12 @@ def test_run_that_nothing_fits_trains_nothing(fleet_file: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("classes_per_device: 5", "classes_per_device: 11", "the data set has 10 classes"),
-        ("public: 0.4 ", "public: 0.9999 ", "and needs some of each"),
-        ("source: digits", "source: images\n  train: none", "none: no such file or folder"),
-        ("source: digits", "source: digits\n  classes: [0, 10]", "unknown 10; the data set has 0,"),
-        ("patch_size: 2", "patch_size: 3", "cannot be cut into patches"),
-        ("depths: [2, 3, 4, 5, 6]", "depths: [7]", "7 is more than the reference's 6 layers"),
+        ("classes_per_device: 6", "classes_per_device: 11", "the data set has 10 classes"),
+        ("public: 0.7 ", "public: 0.9999 ", "and needs some of each"),
+        ("source: moved_digits", "source: images\n  train: none", "none: no such file or folder"),
+        ("edge_share: 0.4 ", "classes: [0, 10] ", "unknown 10; the data set has 0,"),
+        ("patch_size: 3", "patch_size: 5", "cannot be cut into patches"),
+        ("depths: [2, 3, 4]", "depths: [7]", "7 is more than the reference's 4 layers"),
     ],
 )
 def test_data_that_do_not_fit_are_told_before_training(

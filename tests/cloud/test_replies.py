@@ -375,6 +375,7 @@ _LIES: dict[str, dict[str, Any]] = {
     "similarity of another size": {"similarity": [[1.0]]},
     "similarity that is no square": {"similarity": [[1.0], [0.5, 0.5]]},
     "similarity without rows": {"similarity": []},
+    "columns in a small cluster": {"columns": [[0, 1], [0, 1]]},
     "rows that do not sum to one": {"similarity": [[0.75, 0.25], [1.0, 1.0]]},
     "rows of zeros": {"similarity": [[0.0, 0.0], [0.5, 0.5]]},
     "missed by a stranger": {"missed": {"badge-1": 1}},

@@ -68,8 +68,8 @@ def _read(tmp_path: Path, content: dict[str, Any]) -> Fleet:
 def test_example_is_valid_and_says_what_it_means(tmp_path: Path):
     fleet = Fleet.from_yaml(EXAMPLE)
     assert [len(cluster.devices) for cluster in fleet.clusters] == [3, 3]
-    assert fleet.devices[0].storage == 700_000
-    assert fleet.data.source == "digits"
+    assert fleet.devices[0].storage == 400_000
+    assert fleet.data.source == "moved_digits"
     check_feasible(fleet, examine(fleet))
 
 
@@ -275,7 +275,7 @@ _MISTAKES = {
     "source": (
         "data.source",
         "cifar",
-        "data: source 'cifar' needs a path in `train`; 'di",
+        "data: source 'cifar' needs a path in `train`; digits, moved",
     ),
     "source without path": ("data.source", "parquet", "data: source 'parquet' needs a path in `tr"),
     "digits with a path": ("data.train", "x.npz", "data: source 'digits' has its own samples; rem"),

@@ -22,6 +22,7 @@ from acme_fleet.deploy.delivery.publish import artifacts_of, publish, refresh, r
 from acme_fleet.deploy.delivery.signing import Publisher
 from acme_fleet.errors import AcmeError, DeliveryError, FleetError, RunError
 from acme_fleet.runs.locks import held
+from acme_fleet_runtime.manifest import read_manifest
 from tiny_artifact import change_manifest
 from tiny_site import DEVICE, Site
 
@@ -46,6 +47,13 @@ def test_same_artifact_is_published_once(site: Site):
     assert changed == ["timestamp.json"]
     (done,) = publish([site.artifact()], site.folder, site.publisher, force=True)
     assert (done.number, done.new) == (2, True)
+
+
+def test_an_artifact_has_one_size(site: Site):
+    folder = site.artifact()
+    (done,) = publish([folder], site.folder, site.publisher)
+    on_disk = sum(path.stat().st_size for path in folder.iterdir())
+    assert done.size_bytes == read_manifest(folder).size_bytes == on_disk
 
 
 def test_nothing_that_was_published_is_overwritten(site: Site):

@@ -685,3 +685,16 @@ def test_memory_for_a_frame_grows_with_what_arrives_and_not_with_what_was_announ
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()
+
+
+def test_figures_stay_on_the_host_that_measured_them(tmp_path: Path):
+    path, board = tmp_path / "events.jsonl", Board()
+    journal = Journal(path, board)
+    hosted = HostedRun(lambda message: message, journal, path, board, None)
+    for number in range(3):
+        journal.figure("cam-1", "device", "validation score", number, 0.5)
+        journal.fault("cam-1", "device", "cam-1", f"fault {number}")
+    news = hosted.news(1)
+    assert [event["fault"] for event in news["events"]] == ["fault 1", "fault 2"]
+    assert news["told"] == 3
+    assert News.about({"cam-1": "device"}, news) is not None

@@ -19,7 +19,7 @@ from tiny_fleet import tiny
 def _fleet(mix: str, blocks: int, cells: int) -> Fleet:
     content = Fleet.from_yaml(EXAMPLE).model_dump()
     content["header"] = {"blocks": blocks, "cells": cells, "channels": 3}
-    content["personalization"]["mix"] = mix
+    content["personalization"] |= {"mix": mix, "classifier": "everyone"}
     return Fleet.parse(content)
 
 

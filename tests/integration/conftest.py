@@ -15,8 +15,8 @@ import jaxtyping
 import pytest
 from sklearn import datasets
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.pipeline import customize
 from acme_fleet.profiling import measure as measurement
 from acme_fleet.report.page import plots
 from acme_fleet.runs.summary import Summary
@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Fleet
     """The tiny fleet's run from beginning to end. Not to be changed."""
     path = tmp_path_factory.mktemp("finished") / "run"
     fleet = tiny()
-    return Run(fleet, path, acme_fleet.customize(fleet, path))
+    return Run(fleet, path, customize(fleet, path))
 
 
 def _is_early(event: dict[str, Any]) -> bool:

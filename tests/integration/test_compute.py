@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
 from acme_fleet.models.storage import read_tensors
+from acme_fleet.pipeline import customize
 from tiny_fleet import SHORT
 
 
@@ -22,7 +22,7 @@ def test_the_setting_decides_what_the_cloud_trains_with(
     for compute in ("float32", "bfloat16"):
         fleet = tiny(**SHORT, compute=compute)
         fleet = fleet.model_copy(update={"clusters": fleet.clusters[:1]})
-        summary = acme_fleet.customize(fleet, tmp_path / compute)
+        summary = customize(fleet, tmp_path / compute)
         assert summary.compute == compute
         for name in ("reference", "elastic"):
             path = tmp_path / compute / "cloud" / f"{name}.safetensors"

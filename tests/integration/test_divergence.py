@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import acme_fleet
 from acme_fleet.cloud import objectives
 from acme_fleet.cloud.objectives import Quality
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError, QuorumError
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.runs.summary import Summary
 
@@ -26,7 +26,7 @@ def test_reference_that_diverges_is_told_with_its_epoch(tiny: Tiny, tmp_path: Pa
     fleet = tiny(**{"reference.training.learning_rate": _FAR})
     words = r"training the reference: .* epoch \d of 10.*lower reference.training.learning_rate"
     with pytest.raises(FleetError, match=words):
-        acme_fleet.customize(fleet, tmp_path / "run")
+        customize(fleet, tmp_path / "run")
     assert not (tmp_path / "run" / "cloud" / "reference.safetensors").exists()
 
 
@@ -35,7 +35,7 @@ def test_distillation_that_diverges_is_told_with_its_epoch(tiny: Tiny, tmp_path:
     fleet = tiny(**{"reference.training.epochs": 1, "backbone.distillation.training": training})
     words = r"distillation: .* of 2.*lower backbone.distillation.training.learning_rate"
     with pytest.raises(FleetError, match=words):
-        acme_fleet.customize(fleet, tmp_path / "run")
+        customize(fleet, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_header_that_diverges_loses_its_edge_server_with_the_reason(
     for name in ("north", "south"):
         (prepared / "edges" / name / "coarse.safetensors").unlink()
     with pytest.raises(QuorumError, match=f"{stage}.*diverged.*lower {setting}"):
-        acme_fleet.customize(fleet, prepared, resume=True)
+        customize(fleet, prepared, resume=True)
 
 
 def test_device_that_diverges_ships_its_best_header(tiny: Tiny, prepared: Path) -> None:
     fleet = tiny(**{"personalization.rounds": 1, "personalization.local.learning_rate": _FAR})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert len(summary.devices) == 4
     for device in summary.devices:
         shipped = load_file(prepared / "devices" / device.name / "model.safetensors")
@@ -83,7 +83,7 @@ def test_candidate_without_a_loss_is_left_out_of_a_run_and_named(
     monkeypatch.setattr(objectives, "candidate_quality", spoilt)
     fleet = tiny(**{"personalization.rounds": 1})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     (told,) = summary.left_out
     assert "candidate w 0.5, d 1 is left out" in told
     for cluster in summary.clusters:
@@ -109,4 +109,4 @@ def test_no_candidate_with_a_loss_is_told(
     monkeypatch.setattr(objectives, "candidate_quality", spoilt)
     for _ in range(2):  # and again from what stands on disk
         with pytest.raises(FleetError, match="none of the 4 candidates has a finite loss"):
-            acme_fleet.customize(tiny(), prepared, resume=True)
+            customize(tiny(), prepared, resume=True)

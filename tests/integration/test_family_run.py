@@ -13,12 +13,12 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.sources.files import read_digits
 from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.summary import Summary
 from tiny_texts import said
 
@@ -166,7 +166,7 @@ def _settings(family: str, folder: Path) -> dict[str, Any]:
 
 def _ran(family: str, folder: Path) -> tuple[Path, Summary]:
     fleet = Fleet.parse(_settings(family, folder))
-    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+    return folder / "run", customize(fleet, folder / "run")
 
 
 @pytest.mark.parametrize(

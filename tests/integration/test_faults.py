@@ -39,6 +39,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.events import FaultEvent
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.sealed import read_sealed
@@ -101,7 +102,7 @@ def _received(path: Path, device: str, kind: str) -> int:
 
 def test_device_that_misses_a_round_returns(finished, prepared: Path, faulty):
     faulty("cam-1", _fails(RoundStart, rounds=(1,)))
-    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    summary = customize(finished.fleet, prepared, resume=True)
     assert _names(summary) == _names(finished.summary)
     assert all(cluster.lost == {} for cluster in summary.clusters)
     assert _received(prepared, "cam-1", "RoundStart") == 3
@@ -123,7 +124,7 @@ def test_device_that_misses_a_round_returns(finished, prepared: Path, faulty):
 
 def test_device_that_is_gone_is_named_and_the_others_finish(north, prepared: Path, faulty):
     faulty("cam-1", _fails(RoundStart, ReportRequest))
-    summary = acme_fleet.customize(north(), prepared, resume=True)
+    summary = customize(north(), prepared, resume=True)
     assert _names(summary) == ["cam-2"]
     assert summary.clusters[0].lost == {"cam-1": "the battery is empty"}
     assert "cam-1" in (prepared / "report.html").read_text()
@@ -137,7 +138,7 @@ def test_device_that_is_gone_is_named_and_the_others_finish(north, prepared: Pat
 
 def test_device_that_never_got_a_model_is_left_out(north, prepared: Path, faulty):
     faulty("cam-2", _fails(HeaderAssignment))
-    summary = acme_fleet.customize(north(), prepared, resume=True)
+    summary = customize(north(), prepared, resume=True)
     (cluster,) = summary.clusters
     assert cluster.device_names == ["cam-1"]
     assert cluster.similarity == [[1.0]]
@@ -162,7 +163,7 @@ def test_device_without_profile_gets_no_model_that_it_cannot_store(
     assert fleet.clusters[0].devices[0].storage < 14_488
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "check_feasible", lambda *_: None)
-        summary = acme_fleet.customize(fleet, tmp_path / "run")
+        summary = customize(fleet, tmp_path / "run")
     assert _names(summary) == ["badge-2"]
     assert list(summary.clusters[0].lost) == ["badge-1"]
     assert not (tmp_path / "run" / "devices" / "badge-1" / "model.safetensors").exists()
@@ -257,7 +258,7 @@ def test_importance_that_makes_no_sense_is_left_out(
         return changed
 
     monkeypatch.setattr(server.EdgeServer, "_round", watch)
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     # The other one listened to itself alone, in every round.
     assert len(own) == len(mixed) == 2
     for said, heard in zip(own, mixed, strict=True):
@@ -288,7 +289,7 @@ def test_feature_sample_that_does_not_fit_is_left_out(
     faulty("cam-1", _sends(forge))
     faulty("cam-2", _fails(HeaderAssignment))
     with pytest.raises(QuorumError) as stopped:  # both are out, so the reason can be read
-        acme_fleet.customize(north(), prepared, resume=True)
+        customize(north(), prepared, resume=True)
     assert reason in str(stopped.value)
     assert "cam-2: the battery is empty" in str(stopped.value)
 
@@ -298,7 +299,7 @@ def test_report_in_anothers_name_is_left_out(north, prepared: Path, faulty):
         return _forged(answer, name="cam-2") if isinstance(answer, DeviceReport) else answer
 
     faulty("cam-1", _sends(forge))
-    summary = acme_fleet.customize(north(**{"personalization.rounds": 1}), prepared, resume=True)
+    summary = customize(north(**{"personalization.rounds": 1}), prepared, resume=True)
     assert _names(summary) == ["cam-2"]
     assert summary.clusters[0].lost == {"cam-1": "the report of cam-1 bears the name cam-2"}
 
@@ -308,7 +309,7 @@ def test_report_with_numbers_that_cannot_be_is_left_out(north, prepared: Path, f
         return _forged(answer, accuracy=1.5) if isinstance(answer, DeviceReport) else answer
 
     faulty("cam-1", _sends(forge))
-    summary = acme_fleet.customize(north(**{"personalization.rounds": 1}), prepared, resume=True)
+    summary = customize(north(**{"personalization.rounds": 1}), prepared, resume=True)
     assert "accuracy" in summary.clusters[0].lost["cam-1"]
     # What is said about the lie can be shown on a terminal that reads markup.
     from acme_fleet.report.terminal.run import print_summary
@@ -324,7 +325,7 @@ def test_device_that_claims_other_limits_is_left_out_and_the_cluster_goes_on(
     faulty("badge-1", _sends(lambda m: _forged(m, storage_bytes=1) if _is_profile(m) else m))
     absurd = Energy(power_w=1e9, epochs=10**9)
     faulty("cam-1", _sends(lambda m: _forged(m, energy=absurd) if _is_profile(m) else m))
-    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    summary = customize(fleet, tmp_path / "run")
     assert _names(summary) == ["cam-2", "badge-2"]
     north, south = summary.clusters
     assert "power_w = 1000000000.0, the fleet file says 2.0" in north.lost["cam-1"]
@@ -396,7 +397,7 @@ def test_edge_server_that_lies_is_lost_and_not_the_run(
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     change, reason = _EDGE_LIES[lie]
     lying_edge(change)
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert _names(summary) == ["badge-1", "badge-2"]
     assert list(summary.lost) == ["north"]
     assert reason in summary.lost["north"]
@@ -468,7 +469,7 @@ def test_last_set_of_a_device_that_misses_rounds_counts_less_each_time(
 
     faulty("cam-1", fades)
     faulty("cam-2", listen)
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     (cluster,) = summary.clusters
     weights = cluster.similarity[cluster.device_names.index("cam-2")]
     to_self = weights[cluster.device_names.index("cam-2")]
@@ -494,7 +495,7 @@ def test_update_that_was_shortened_is_told(north, prepared: Path, faulty):
         return _forged(answer, header={k: 1000 * v for k, v in answer.header.items()})
 
     faulty("cam-1", _sends(forge))
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert list(summary.clusters[0].shortened) == ["cam-1"]
     assert 0 < summary.clusters[0].shortened["cam-1"] < 0.1
     assert "cam-1</b>: its header's update was shortened" in (prepared / "report.html").read_text()
@@ -509,7 +510,7 @@ def test_too_few_devices_stop_the_run_with_their_names_and_its_state(
     for name in ("cam-1", "cam-2"):
         faulty(name, _fails(RoundStart, rounds=(1,)))
     with pytest.raises(QuorumError) as stopped:
-        acme_fleet.customize(finished.fleet, prepared, resume=True)
+        customize(finished.fleet, prepared, resume=True)
     for words in (
         "cloud: 1 of 2 edge servers answered, 2 are needed",
         "north: 0 of 2 devices answered, 1 are needed",
@@ -524,7 +525,7 @@ def test_too_few_devices_stop_the_run_with_their_names_and_its_state(
     assert Rounds.read(prepared / "edges" / "south").done == 3
     # With new batteries it ends as if nothing had happened.
     monkeypatch.undo()
-    summary = acme_fleet.customize(finished.fleet, prepared, resume=True)
+    summary = customize(finished.fleet, prepared, resume=True)
     models = {p.parent.name: p.read_bytes() for p in prepared.glob("devices/*/model.safetensors")}
     assert models == finished.models
     assert all(cluster.lost == {} for cluster in summary.clusters)
@@ -534,7 +535,7 @@ def test_quorum_of_all_needs_all(north, prepared: Path, faulty):
     fleet = north(**{"personalization.quorum": 1.0})
     faulty("cam-2", _fails(RoundStart, rounds=(2,)))
     with pytest.raises(QuorumError, match="north: 1 of 2 devices answered, 2 are needed"):
-        acme_fleet.customize(fleet, prepared, resume=True)
+        customize(fleet, prepared, resume=True)
 
 
 def test_cluster_that_fails_does_not_keep_the_others_from_ending(
@@ -557,7 +558,7 @@ def test_cluster_that_fails_does_not_keep_the_others_from_ending(
     assert CliRunner().invoke(app, ["explain", str(prepared)]).exit_code == 0
     # Later the rest is made up for, and nothing else is done again.
     monkeypatch.undo()
-    whole = acme_fleet.customize(fleet, prepared, resume=True)
+    whole = customize(fleet, prepared, resume=True)
     assert whole.lost == {}
     models = {p.parent.name: p.read_bytes() for p in prepared.glob("devices/*/model.safetensors")}
     assert models == finished.models
@@ -585,7 +586,7 @@ def test_bug_is_not_taken_for_a_failing_device(north, prepared: Path, faulty):
 
     faulty("cam-1", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        acme_fleet.customize(north(), prepared, resume=True)
+        customize(north(), prepared, resume=True)
     assert not (prepared / "summary.json").exists()
 
 
@@ -593,6 +594,6 @@ def test_device_that_lost_its_state_is_told_to_be_lost(finished, tmp_path: Path)
     path = shutil.copytree(finished.path, tmp_path / "run")
     shutil.rmtree(path / "devices" / "cam-1")
     (path / "summary.json").unlink()
-    summary = acme_fleet.customize(finished.fleet, path, resume=True)
+    summary = customize(finished.fleet, path, resume=True)
     assert summary.clusters[0].lost == {"cam-1": "cam-1 has received no model yet"}
     assert _names(summary) == ["cam-2", "badge-1", "badge-2"]

@@ -15,7 +15,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-import acme_fleet
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
@@ -34,6 +33,7 @@ from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.module import Header
 from acme_fleet.models.header.operations import PASS_THROUGH, add_operation
 from acme_fleet.models.padding import clear_padding
+from acme_fleet.pipeline import customize
 from acme_fleet.tasks.base import Task
 from tiny_fleet import SHORT
 
@@ -50,7 +50,7 @@ def test_a_new_similarity_is_one_entry(
     monkeypatch.setitem(SIMILARITIES, "first", first_alone)
     fleet = tiny(**{"personalization.similarity": "first", "personalization.rounds": 1})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert all(cluster.similarity == [[1.0, 0.0], [1.0, 0.0]] for cluster in summary.clusters)
 
 
@@ -68,7 +68,7 @@ def test_a_new_importance_criterion_is_one_entry(
 
     monkeypatch.setitem(OBJECTIVES, "confidence", confidence)
     fleet = tiny(**SHORT, **{"backbone.importance": "confidence"})
-    acme_fleet.customize(fleet, tmp_path / "run")
+    customize(fleet, tmp_path / "run")
     assert sum(seen) == fleet.backbone.importance_samples
 
 
@@ -93,7 +93,7 @@ def test_a_new_data_source_is_one_entry(
     partition = {"scheme": "pathological", "classes_per_device": 5}
     data = {"source": "table", "train": str(tmp_path / "digits.csv"), "partition": partition}
     fleet = tiny(data=data, **SHORT)
-    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    summary = customize(fleet, tmp_path / "run")
     assert [device.name for device in summary.devices] == [one.name for one in fleet.devices]
     own, known = load_world(fleet).private, load_world(tiny()).private
     for name, splits in known.items():
@@ -114,7 +114,7 @@ def test_a_new_header_operation_is_one_entry(tiny: Callable[..., Fleet], tmp_pat
     try:
         OPERATIONS[:] = ["identity", "conv5"]  # the smallest and largest, for sizes
         add_operation("negate", negate)
-        acme_fleet.customize(tiny(**{**SHORT, "search.steps": 3}), tmp_path / "run")
+        customize(tiny(**{**SHORT, "search.steps": 3}), tmp_path / "run")
         assert calls
         block = Block(inputs=(0, 0), operations=("negate", "negate"))
         genotype = Genotype(blocks=(block,), cells=1, channels=3)
@@ -138,7 +138,11 @@ def test_a_new_header_operation_is_one_entry(tiny: Callable[..., Fleet], tmp_pat
         ("personalization.similarity", "cosine", "debiased, literal, none"),
         ("personalization.mix", "average", "both, importance, weights"),
         ("backbone.importance", "taylor", "auto, features, labels"),
-        ("data.source", "csv", "arrays, digits, huggingface, images, language, parquet, text"),
+        (
+            "data.source",
+            "csv",
+            "arrays, digits, huggingface, images, language, moved_digits, parquet, text",
+        ),
     ],
 )
 def test_names_of_nothing_are_refused_before_any_work(
@@ -146,7 +150,7 @@ def test_names_of_nothing_are_refused_before_any_work(
 ) -> None:
     fleet = tiny(**{"data.train": "here"} if setting == "data.source" else {}, **{setting: name})
     with pytest.raises(FleetError, match=f"{setting}: there is no '{name}'; choose one of {known}"):
-        acme_fleet.customize(fleet, tmp_path / "run")
+        customize(fleet, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

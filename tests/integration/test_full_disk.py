@@ -15,10 +15,10 @@ import pytest
 from test_resume import StopAt
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import WriteError
+from acme_fleet.pipeline import customize
 from acme_fleet.runs import atomic as files
 from conftest import models_of
 from tiny_fleet import SHORT
@@ -42,7 +42,7 @@ def test_file_size_limit_ends_the_run_with_the_command_that_goes_on(finished, pr
         if size > 6_000:
             stop = StopAt("cam-2", "round 1")
             with pytest.raises(KeyboardInterrupt):
-                acme_fleet.customize(finished.fleet, prepared, resume=True, observer=stop)
+                customize(finished.fleet, prepared, resume=True, observer=stop)
         with _largest_file(size):
             told = CliRunner().invoke(app, arguments)
         assert told.exit_code == 2, told.output
@@ -55,7 +55,7 @@ def test_file_size_limit_ends_the_run_with_the_command_that_goes_on(finished, pr
         assert line.endswith(f"go on: acme {' '.join(arguments)}")
         assert not list(prepared.rglob("*.partial"))
     assert stopped == ["events.jsonl", "assignment.safetensors", "model.safetensors"]
-    acme_fleet.customize(finished.fleet, prepared, resume=True)
+    customize(finished.fleet, prepared, resume=True)
     assert models_of(prepared) == finished.models
 
 
@@ -88,7 +88,7 @@ def test_every_writer_names_its_file(
     monkeypatch.setattr(files.os, "open", read_only)
     while waiting:
         with pytest.raises(WriteError) as refusal:
-            acme_fleet.customize(fleet, tmp_path / "run", resume=True)
+            customize(fleet, tmp_path / "run", resume=True)
         told.append(str(refusal.value))
         assert not (tmp_path / "run" / "summary.json").exists()
     found = [
@@ -97,4 +97,4 @@ def test_every_writer_names_its_file(
     ]
     assert sorted(match[1].split("/")[-1] for match in found if match) == sorted(_WRITTEN)
     assert all(text.endswith("--resume") for text in told[1:]), "before that there is no run"
-    assert acme_fleet.customize(fleet, tmp_path / "run", resume=True).devices
+    assert customize(fleet, tmp_path / "run", resume=True).devices

@@ -20,6 +20,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.variant import Variant
 from acme_fleet.inspection.explain import explain_device
 from acme_fleet.inspection.plan import examine
+from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.reasons import print_explanation
 from acme_fleet.report.terminal.run import print_plan, print_summary
 from acme_fleet.runs.directory import RunDirectory
@@ -77,7 +78,7 @@ def test_an_own_vit_is_cut_distilled_recovered_and_told(
     fleet = _without_the_whole(fleet)
     print_plan(fleet, examine(fleet))
     assert "hidden" in capsys.readouterr().out
-    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    summary = customize(fleet, tmp_path / "run")
     _check_devices(tmp_path / "run", summary)
     assert {c.variant.brief for c in summary.clusters[0].candidates} == {
         *("0.5, 1, h 0.5", "0.5, 2, h 0.5", "1, 1, h 0.5", "1, 2, h 0.5", "1, 2")
@@ -123,7 +124,7 @@ def test_a_checkpoints_features_are_learned_by_cut_backbones(
     devices = [{"name": "ear", "storage": "60 kB"}]
     settings = text_settings(data, text_checkpoint, devices, **changes)
     path = tmp_path / "run"
-    summary = acme_fleet.customize(_without_the_whole(Fleet.parse(settings)), path)
+    summary = customize(_without_the_whole(Fleet.parse(settings)), path)
     assert summary.reference.origin == "untouched"
     _check_devices(path, summary)
     for candidate in summary.clusters[0].candidates:
@@ -148,12 +149,12 @@ def test_a_large_grid_is_judged_in_two_passes(
     short = SHORT | {f"backbone.{name}": value for name, value in grid.items()}
     short["reference.training.epochs"] = 8  # for losses that tell candidates apart
     some, every = (tiny(**short, **{"backbone.first_pass": count}) for count in (40, 0))
-    few = acme_fleet.customize(some, tmp_path / "0")
+    few = customize(some, tmp_path / "0")
     # The other one has the same elastic backbone, and judges all.
     whole = RunDirectory.create(tmp_path / "1", every, resume=False)
     shutil.copytree(tmp_path / "0" / "cloud", whole.cloud)
     (whole.cloud / "candidates.json").unlink()
-    full = acme_fleet.customize(every, whole.path, resume=True)
+    full = customize(every, whole.path, resume=True)
     candidates = [c for cluster in few.clusters for c in cluster.candidates]
     assert any(c.estimated for c in candidates)
     assert not any(c.estimated and (c.on_front or c.chosen) for c in candidates)

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.language import LanguagePreprocessing
@@ -31,6 +30,7 @@ from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.generation import GENERATION
 from acme_fleet.training.evaluation import evaluate
+from acme_fleet_runtime.manifest import TokenAccuracy, read_manifest
 from tiny_language import language_settings, tiny_llama, written, written_rows
 
 
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Pat
         "personalization.lora_rank": 2,
     }
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
-    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+    return folder / "run", customize(fleet, folder / "run")
 
 
 def test_every_device_reports_the_loss_of_what_it_ships(run: tuple[Path, Summary]):
@@ -109,8 +109,27 @@ def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
     assert "with 90 new ones that is more than the 64 that the model takes" in long.output
     chat = CliRunner().invoke(app, ["predict", folder, "on", "--chat"])
     assert "messages need a chat template" in chat.output
-    exported = CliRunner().invoke(app, ["export", str(path), "--all"])
-    assert "models of the task classification can be exported" in exported.output
+    told = CliRunner().invoke(app, ["export", str(path), "--all", "--format", "executorch"])
+    assert "--format executorch takes no language models; " in told.output
+
+
+def test_an_artifact_has_the_losses_of_the_run(run: tuple[Path, Summary], tmp_path: Path):
+    path, summary = run
+    device = summary.devices[0]
+    wish = ["--device", device.name, "--format", "safetensors", "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, ["export", str(path), *wish])
+    assert told.exit_code == 0, told.output
+    assert "loss per token on validation" in told.stdout
+    manifest = read_manifest(tmp_path / "out")
+    losses = {one.data: one for one in manifest.accuracy if isinstance(one, TokenAccuracy)}
+    assert losses.keys() == {"validation", "test"}
+    assert device.language is not None
+    assert losses["test"].artifact_loss == pytest.approx(device.language.loss, rel=1e-4)
+    assert losses["test"].artifact_loss == losses["test"].pytorch_loss
+    assert manifest.limit is not None
+    assert manifest.limit.fits
+    answered = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), "turn light on =>"])
+    assert answered.stdout.startswith("turn light on =>")
 
 
 @pytest.mark.slow
@@ -157,7 +176,7 @@ def test_check_refuses_a_text_beyond_the_context(tmp_path: Path, checkpoint: Pat
     data = written_rows(tmp_path / "rows.jsonl", 60, answers=False)
     settings = language_settings(data, checkpoint, **{"data.max_tokens": 65})
     with pytest.raises(FleetError, match=r"data\.max_tokens: 65 is more than the 64 tokens"):
-        acme_fleet.customize(Fleet.parse(settings), tmp_path / "run")
+        customize(Fleet.parse(settings), tmp_path / "run")
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.device import client
@@ -33,6 +32,7 @@ from acme_fleet.personalization.by_class import ByClassRule
 from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.personalization.weights import header_shapes
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.summary import Summary
 from event_records import event_records
 
@@ -176,10 +176,10 @@ def test_a_run_that_mixes_weights_is_the_same_after_a_stop(
     finished: Any, fleet: Fleet, prepared: Path, tmp_path: Path
 ) -> None:
     stopped = shutil.copytree(prepared, tmp_path / "stopped")
-    whole = acme_fleet.customize(fleet, prepared, resume=True)
+    whole = customize(fleet, prepared, resume=True)
     with pytest.raises(KeyboardInterrupt):
-        acme_fleet.customize(fleet, stopped, resume=True, observer=_StopInRound())
-    resumed = acme_fleet.customize(fleet, stopped, resume=True)
+        customize(fleet, stopped, resume=True, observer=_StopInRound())
+    resumed = customize(fleet, stopped, resume=True)
     assert _outcome(resumed) == _outcome(whole)
     assert _models(stopped) == _models(prepared)
     # The bytes of the weights are counted, and devices end elsewhere than without mixing.
@@ -198,7 +198,7 @@ def test_a_header_that_does_not_fit_is_refused_and_a_huge_one_contained(
         return upload.model_copy(update={"header": {}})
 
     sends("cam-1", spoil)
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     by_name = {device.name: device for device in summary.devices}
     # Its header is left out of the second round; it had a model already and still reports.
     assert by_name.keys() == {"cam-1", "cam-2"}
@@ -223,11 +223,11 @@ def test_devices_tell_their_classes_only_where_rows_are_mixed_by_class(
 
     sends("cam-1", listen)
     other = shutil.copytree(prepared, tmp_path / "holders")
-    acme_fleet.customize(fleet, prepared, resume=True)
+    customize(fleet, prepared, resume=True)
     asked = fleet.personalization.model_copy(update={"classifier": "holders", "rounds": 2})
     by_class = fleet.model_copy(update={"personalization": asked})
     (other / "fleet.yaml").write_text(by_class.to_yaml())
-    acme_fleet.customize(by_class, other, resume=True)
+    customize(by_class, other, resume=True)
     assert told[:2] == [[], []]
     assert told[2] == told[3] == sorted(set(told[2])) != []
     assert _models(other) != _models(prepared)
@@ -238,7 +238,7 @@ def test_without_similarity_no_feature_leaves_a_device_and_all_weigh_alike(
 ) -> None:
     changes = {"mix": "both", "rounds": 1, "similarity": "none"}
     fleet = north(**{f"personalization.{name}": value for name, value in changes.items()})
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert len(summary.devices) == 2
     for cluster in summary.clusters:
         assert cluster.similarity == [[0.5, 0.5], [0.5, 0.5]]

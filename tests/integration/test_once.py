@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-import acme_fleet
 from acme_fleet import pipeline
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data import datasets
@@ -24,7 +23,7 @@ from acme_fleet.data.partition import HostData, World, distribute
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.data.sources.files import read_digits
 from acme_fleet.device import client, state
-from acme_fleet.device.state import FeatureMemory, Frozen
+from acme_fleet.device.state import FeatureMemory
 from acme_fleet.distillation import reference
 from acme_fleet.edge import assigned
 from acme_fleet.edge import server as edge_server
@@ -36,6 +35,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.shipped import sent_preprocessing
 from acme_fleet.network.hosts.site import Site
+from acme_fleet.pipeline import customize
 from acme_fleet.roles import device_role, edge_role
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
@@ -129,7 +129,7 @@ def test_in_one_process_all_is_done_once(
     at_once: int, fleet: Fleet, counts: Counts, tmp_path: Path
 ) -> None:
     fleet = fleet.model_copy(update={"devices_at_once": at_once})
-    acme_fleet.customize(fleet, tmp_path / "run")
+    customize(fleet, tmp_path / "run")
     devices, edges = len(fleet.devices), len(fleet.clusters)
     own = distribute(fleet, load_source(fleet.data)).private.values()
     assert counts.pop("decoded") == 2 * _FILES  # the second time for `own`
@@ -139,8 +139,8 @@ def test_in_one_process_all_is_done_once(
     )
     assert counts == {
         "references": 1,
-        "backbones of devices": devices,
-        "headers received": devices,
+        "backbones of devices": edges,  # devices with one model share it
+        "headers received": edges,
         "features read": devices,
         "backbones of edges": edges,
         "tasks of edges": edges,
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_loaded_once_for_plan_cloud_and_rival(
     counts.clear()
     named = fleet.reference.model_copy(update={"checkpoint": tmp_path / "checkpoint"})
     fleet = fleet.model_copy(update={"reference": named})
-    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    summary = customize(fleet, tmp_path / "run")
     assert summary.probe is not None
     assert summary.probe.pooling is not None  # of the checkpoint, and not of raw inputs
     assert counts["references"] == 1
@@ -228,7 +228,7 @@ def _over_hosts(fleets: Callable[[str], Fleet], cloud: Fleet, counts: Counts, pa
         return nullcontext(EmbeddedLink("cloud", edges, journal, "cloud"))
 
     with counts.of("cloud"):
-        acme_fleet.customize(cloud, path / "cloud", connect=connect)
+        customize(cloud, path / "cloud", connect=connect)
 
 
 def _models(fleet: Fleet, path: Path) -> dict[str, bytes]:
@@ -245,7 +245,7 @@ def _size(part: Splits | Samples) -> int:
 def test_hosts_that_share_a_data_set_decode_their_own_samples_alone(
     fleet: Fleet, counts: Counts, photos: Path, tmp_path: Path
 ) -> None:
-    acme_fleet.customize(fleet, tmp_path / "whole")
+    customize(fleet, tmp_path / "whole")
     world = distribute(fleet, load_source(fleet.data))
     counts.clear()
     _over_hosts(lambda _: fleet, fleet, counts, tmp_path / "hosts")
@@ -315,7 +315,7 @@ def test_hosts_with_data_of_their_own_need_no_other_file(
             content["data"]["train"] = whole.data.train
         return Fleet.model_validate(content)
 
-    acme_fleet.customize(fleets("all"), tmp_path / "whole")
+    customize(fleets("all"), tmp_path / "whole")
     _over_hosts(fleets, fleets("cloud"), counts, tmp_path / "hosts")
     assert _models(fleets("all"), tmp_path / "hosts") == models_of(tmp_path / "whole")
     for name in names:
@@ -374,9 +374,9 @@ def test_a_message_cannot_ask_for_enormous_images(fleet: Fleet) -> None:
 # --- the memory of features -------------------------------------------------------------------
 
 
-def _features(numbers: int) -> Frozen:
+def _features(numbers: int) -> Splits:
     part = Samples({"pooled": torch.zeros(1, numbers)}, torch.zeros(1).long(), torch.ones(1).long())
-    return Frozen(Splits(part, part, part), None)
+    return Splits(part, part, part)
 
 
 def test_features_are_held_up_to_a_number_of_bytes() -> None:
@@ -398,11 +398,11 @@ def test_features_are_held_up_to_a_number_of_bytes() -> None:
 def test_devices_whose_features_do_not_fit_read_them_from_disk(
     fleet: Fleet, counts: Counts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acme_fleet.customize(fleet, tmp_path / "held")
+    customize(fleet, tmp_path / "held")
     known = counts["rows through the backbone"]
     monkeypatch.setattr(pipeline, "FeatureMemory", lambda: FeatureMemory(0))
     again = without_devices(tmp_path / "held", tmp_path / "not held")
-    acme_fleet.customize(fleet, again, resume=True)
+    customize(fleet, again, resume=True)
     assert models_of(tmp_path / "not held") == models_of(tmp_path / "held")
     assert counts["rows through the backbone"] == 2 * known  # once for each run
     assert counts["features read"] > 2 * len(fleet.devices)

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.errors import FleetError
 from acme_fleet.inspection.plan import check_feasible, examine
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
@@ -56,7 +56,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     folder = tmp_path_factory.mktemp("precisions")
-    return folder / "run", acme_fleet.customize(Fleet.parse(_settings(folder)), folder / "run")
+    return folder / "run", customize(Fleet.parse(_settings(folder)), folder / "run")
 
 
 def test_each_device_gets_what_its_runtime_executes(run: tuple[Path, Summary]) -> None:

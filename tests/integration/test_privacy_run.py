@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.device import client
@@ -26,6 +25,7 @@ from acme_fleet.messages.edge_device import (
     RoundStart,
     Upload,
 )
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -53,7 +53,7 @@ def _run(north: North, path: Path, rounds: int = 1, **privacy: Any) -> Summary:
     """The tiny fleet's north from its coarse header on, with other settings of privacy."""
     fleet = north(**{"personalization.rounds": rounds, "personalization.privacy": privacy})
     (path / "fleet.yaml").write_text(fleet.to_yaml())
-    return acme_fleet.customize(fleet, path, resume=True)
+    return customize(fleet, path, resume=True)
 
 
 def _outcome(summary: Summary) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from acme_fleet.errors import FleetError, QuorumError
 from acme_fleet.inspection.explain import explain_device
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.storage import read_tensors
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -43,7 +44,7 @@ def test_recovery_brings_a_chosen_backbone_nearer_to_the_whole_one(
     fleet = tiny(**{"backbone.distillation.recovery": {"epochs": 4, "learning_rate": 2e-3}})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     shutil.rmtree(prepared / "edges")  # what was searched was searched for another backbone
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     world, cloud = load_world(fleet), prepared / "cloud"
     shared, inputs = _elastic(fleet, world, cloud / "elastic.safetensors"), world.public.test.inputs
     whole = shared.run(shared.shape(shared.whole), inputs).logits
@@ -100,7 +101,7 @@ def _from_elastic(source: Path, path: Path, fleet: Fleet) -> Summary:
     run = RunDirectory.create(path, fleet, resume=False)
     kept = shutil.ignore_patterns("candidates.json")  # of fewer precisions
     shutil.copytree(source / "cloud", run.cloud, ignore=kept)
-    return acme_fleet.customize(fleet, path, resume=True)
+    return customize(fleet, path, resume=True)
 
 
 def test_the_choice_is_the_rules_among_those_that_were_tried(tried: Any) -> None:
@@ -180,7 +181,7 @@ def test_a_trial_that_is_interrupted_goes_on(
     with pytest.raises(QuorumError, match="the power is cut"):
         _from_elastic(finished.path, tmp_path / "run", fleet)
     monkeypatch.undo()
-    acme_fleet.customize(fleet, tmp_path / "run", resume=True)
+    customize(fleet, tmp_path / "run", resume=True)
     for device in fleet.devices:
         model = Path("devices", device.name, "model.safetensors")
         assert (tmp_path / "run" / model).read_bytes() == (path / model).read_bytes()
@@ -195,7 +196,7 @@ def test_one_finalist_is_chosen_before_recovery(prepared: Path, tiny: Callable[.
     )
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
     shutil.rmtree(prepared / "edges")
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert not list((prepared / "cloud").glob("tried-*"))
     assert _shapes(summary) == set()
 

@@ -14,13 +14,13 @@ import yaml
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.cloud.fine_tuned import RECORD
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
 from acme_fleet.models.fitted import CLASSIFIER
 from acme_fleet.models.storage import read_tensors, write_tensors
+from acme_fleet.pipeline import customize
 from event_records import event_records
 from tiny_texts import SAID
 
@@ -124,7 +124,7 @@ def _stages_of_the_cloud(run: Path) -> set[Any]:
 
 def test_a_run_takes_it_without_training_it_again(made: Any, tmp_path: Path) -> None:
     file, kept, _ = made
-    summary = acme_fleet.customize(_with_checkpoint(file, kept), tmp_path / "run")
+    summary = customize(_with_checkpoint(file, kept), tmp_path / "run")
     record = json.loads((kept / RECORD).read_text())["result"]
     assert summary.reference.origin == "fine-tuned"
     assert summary.reference.pooling == record["pooling"] == "first"
@@ -143,7 +143,7 @@ def test_of_other_classes_it_is_a_checkpoint_like_any_other(made: Any, tmp_path:
     rows = [row | {"intent": row["intent"].upper()} for row in _first_word_counts(300)]
     (tmp_path / "loud.jsonl").write_text("\n".join(map(json.dumps, rows)))
     fleet = _with_checkpoint(file, kept, train=str(tmp_path / "loud.jsonl"))
-    acme_fleet.customize(fleet, tmp_path / "run")
+    customize(fleet, tmp_path / "run")
     assert "reference" in _stages_of_the_cloud(tmp_path / "run")
 
 
@@ -163,7 +163,7 @@ def test_a_bad_classifier_is_refused(made: Any, fault: str, tmp_path: Path) -> N
         write_tensors(path, {**tensors, "weight": tensors["weight"][:, :-1]}, about)
         words = "its tensors are"
     with pytest.raises(FleetError, match=words):
-        acme_fleet.customize(_with_checkpoint(file, copy), tmp_path / "run")
+        customize(_with_checkpoint(file, copy), tmp_path / "run")
 
 
 def test_without_a_checkpoint_there_is_nothing_to_tune(tmp_path: Path) -> None:

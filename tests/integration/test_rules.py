@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.personalization import Personalization, Privacy
 from acme_fleet.messages.edge_device import ImportanceUpload
@@ -23,6 +22,7 @@ from acme_fleet.personalization.importance import ImportanceRule
 from acme_fleet.personalization.masked import MaskedRule
 from acme_fleet.personalization.rules import RULES, rule_of
 from acme_fleet.personalization.weights import WeightsRule
+from acme_fleet.pipeline import customize
 
 
 class LoudestRule(ImportanceRule):
@@ -84,6 +84,6 @@ def test_a_new_rule_is_one_class_and_one_entry(
     monkeypatch.setitem(RULES, "loudest", LoudestRule)
     monkeypatch.setattr(LoudestRule, "rounds", 0)
     fleet = tiny(**{"personalization.mix": "loudest"})
-    acme_fleet.customize(fleet, tmp_path / "run")
+    customize(fleet, tmp_path / "run")
     assert LoudestRule.rounds == fleet.personalization.rounds * len(fleet.clusters)
     assert "the loudest of which everybody hears" in (tmp_path / "run/report.html").read_text()

@@ -18,7 +18,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.edge.server import EdgeServer
 from acme_fleet.errors import QuorumError
 from acme_fleet.inspection.explain import compare_matching, explain_device
-from acme_fleet.pipeline import assemble
+from acme_fleet.pipeline import assemble, customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from event_records import event_records
@@ -110,7 +110,7 @@ def each(finished: Any, tiny: Callable[..., Fleet], tmp_path_factory: Any) -> An
     """A run with a backbone for each device, from the tiny fleet's elastic backbone."""
     fleet = _each(tiny)
     path = _copy_cloud(finished.path, tmp_path_factory.mktemp("each") / "run", fleet)
-    return path, acme_fleet.customize(fleet, path, resume=True)
+    return path, customize(fleet, path, resume=True)
 
 
 def test_each_device_gets_what_its_own_limits_allow(each: Any) -> None:
@@ -188,10 +188,10 @@ def test_groups_resume_where_they_stopped(
 
     monkeypatch.setattr(EdgeServer, "_coarse_model", stop)
     with pytest.raises(QuorumError, match="the power is cut"):
-        acme_fleet.customize(_each(tiny), again, resume=True)
+        customize(_each(tiny), again, resume=True)
     monkeypatch.undo()
     assert searched == ["north:1", "south", "north:2"]
-    acme_fleet.customize(_each(tiny), again, resume=True)
+    customize(_each(tiny), again, resume=True)
     for device in _each(tiny).devices:
         model = Path("devices", device.name, "model.safetensors")
         assert (again / model).read_bytes() == (path / model).read_bytes()

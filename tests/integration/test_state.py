@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from test_resume import StopAt
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.edge import search
 from acme_fleet.errors import RunError
+from acme_fleet.pipeline import customize
 from conftest import models_of
 
 
@@ -69,9 +69,9 @@ def interrupted(
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(search, "_SAVE_EVERY_S", 0.0)
                 with pytest.raises(KeyboardInterrupt):
-                    acme_fleet.customize(fleet, base / point, observer=_POINTS[point])
+                    customize(fleet, base / point, observer=_POINTS[point])
             whole = shutil.copytree(base / point, base / f"{point}, then finished")
-            acme_fleet.customize(fleet, whole, resume=True)
+            customize(fleet, whole, resume=True)
             known[point] = Interrupted(base / point, models_of(whole))
         return known[point]
 
@@ -121,7 +121,7 @@ def _ends_well(fleet: Fleet, state: Interrupted, name: str, damage: str, path: P
 def _error(fleet: Fleet, path: Path) -> str | None:
     """The end of a resumed run: models, or an error of ours; no other exception is clear."""
     try:
-        acme_fleet.customize(fleet, path, resume=True)
+        customize(fleet, path, resume=True)
     except RunError as error:
         return str(error)
     return None

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.pipeline import customize
 from acme_fleet.tasks.base import ABSENT, Reduction, Task
 from acme_fleet.tasks.classification import Classification
 from acme_fleet.tasks.registry import TASKS
@@ -59,7 +59,7 @@ def test_a_new_task_is_one_class_and_one_entry(
         monkeypatch.setattr(Classification, name, lambda *_: pytest.fail("somebody classifies"))
     monkeypatch.setattr(Classification, "probe", None)
     fleet = tiny(task="closeness", devices_at_once=at_once, **{"personalization.rounds": 1})
-    summary = acme_fleet.customize(fleet, tmp_path / "run")
+    summary = customize(fleet, tmp_path / "run")
     assert summary.probe is None  # no regression to compare with
     assert task.imitated
     # importance and evaluations; training; candidates, and many devices together

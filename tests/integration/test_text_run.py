@@ -13,13 +13,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.shipped import load_device_model
+from acme_fleet.pipeline import customize
+from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -43,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tupl
         "personalization.rounds": 2,
     }
     fleet = Fleet.parse(text_settings(data, text_checkpoint, devices, **changes))
-    return folder / "run", acme_fleet.customize(fleet, folder / "run")
+    return folder / "run", customize(fleet, folder / "run")
 
 
 def test_models_are_small_and_know_more_than_chance(run: tuple[Path, Summary]):
@@ -75,7 +76,8 @@ def test_the_practitioners_rival_stands_beside_the_method(run: tuple[Path, Summa
     told = CliRunner().invoke(app, ["explain", str(path), "--device", "speaker-1"])
     assert f"in int8, {summary.devices[0].accuracy_probe:.3f}" in " ".join(told.output.split())
     page = (path / "report.html").read_text()
-    assert "a logistic regression on the whole checkpoint in int8" in page
+    size = bytes_text(probe.size_bytes_int8).replace(" ", "\u00a0")
+    assert f">ten lines</a>, {size}</th>" in page
 
 
 def test_nothing_ships_below_the_probe_on_validation_data(run: tuple[Path, Summary]):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-import acme_fleet
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.data.partition import load_world
@@ -21,6 +20,7 @@ from acme_fleet.device.state import DeviceFolder
 from acme_fleet.errors import RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import RoundStart
+from acme_fleet.pipeline import customize
 from acme_fleet.simulation import together
 from event_records import event_records
 
@@ -31,7 +31,7 @@ def test_a_cluster_that_trains_together_ends_where_one_by_one_ends(
     monkeypatch.setattr(client, "train_header", lambda *_: pytest.fail("a device trained alone"))
     fleet = tiny(devices_at_once=10)
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     for ours, alone in zip(summary.devices, finished.summary.devices, strict=True):
         assert (ours.name, ours.neurons) == (alone.name, alone.neurons)
         assert ours.accuracy == pytest.approx(alone.accuracy, abs=1.5 / alone.test_samples)
@@ -65,7 +65,7 @@ def test_the_last_training_has_epochs_of_its_own(
     monkeypatch.setattr(together, "train_headers", spy(together.train_headers))
     fleet = tiny(devices_at_once=at_once, **{"personalization.last_epochs": 7})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    acme_fleet.customize(fleet, prepared, resume=True)
+    customize(fleet, prepared, resume=True)
     times = 1 if at_once > 1 else 2  # two clusters of two devices
     assert seen == {fleet.personalization.local.epochs: 2 * times * 3, 7: 2 * times}
     assert fleet.personalization.training_in_all.epochs == sum(seen.elements()) // (2 * times)
@@ -81,7 +81,7 @@ def test_headers_that_are_mixed_are_the_same_ones(
         changes = {"personalization.mix": "both", "personalization.rounds": 1}
         fleet = tiny(devices_at_once=at_once, **changes)
         (path / "fleet.yaml").write_text(fleet.to_yaml())
-        outcomes.append(acme_fleet.customize(fleet, path, resume=True).devices)
+        outcomes.append(customize(fleet, path, resume=True).devices)
     for alone, joined in zip(*outcomes, strict=True):
         assert joined.neurons == alone.neurons
         assert joined.accuracy == pytest.approx(alone.accuracy, abs=1.5 / alone.test_samples)
@@ -104,7 +104,7 @@ def test_a_device_that_cannot_train_says_so_itself_and_the_others_train(
     monkeypatch.setattr(client, "DeviceClient", Device)
     fleet = tiny(devices_at_once=2, **{"personalization.rounds": 1, "personalization.quorum": 0.5})
     (prepared / "fleet.yaml").write_text(fleet.to_yaml())
-    summary = acme_fleet.customize(fleet, prepared, resume=True)
+    summary = customize(fleet, prepared, resume=True)
     assert [device.name for device in summary.devices] == ["cam-1", "badge-1", "badge-2"]
     assert summary.clusters[0].lost == {"cam-2": "cam-2 has received no model yet"}
 

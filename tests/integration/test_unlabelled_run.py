@@ -10,11 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.models.storage import read_tensors, without_prefix
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.summary import Summary
 from tiny_texts import said, text_settings, write_rows
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, text_checkpoint: Path) -> tupl
     write_rows(folder / "public.jsonl", [{"text": row["text"]} for row in rows[:160]])
     path = folder / "fleet.yaml"
     path.write_text(json.dumps(_settings(text_checkpoint)))
-    return folder, acme_fleet.customize(Fleet.from_yaml(path), folder / "run")
+    return folder, customize(Fleet.from_yaml(path), folder / "run")
 
 
 def _settings(checkpoint: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError, FleetError, RunError
+from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.summary import Summary
@@ -144,7 +145,7 @@ def test_interrupted_update_goes_on_as_any_run(finished, updated: Path, tmp_path
     assert not (path / "summary.json").exists()
     with pytest.raises(RunError, match="go on with it: acme run"):
         update(finished.path, fleet, path)
-    again = acme_fleet.customize(RunDirectory(path).fleet, path, resume=True)
+    again = customize(RunDirectory(path).fleet, path, resume=True)
     assert again.update is not None
     assert again.update.computed == {"cam-9": "it joined"}
     for name in ("cam-2", "cam-9", "badge-1"):

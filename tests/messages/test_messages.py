@@ -297,6 +297,7 @@ _LIST_FIELDS = {
     ("ClusterReport", "contenders"),
     ("ClusterReport", "device_names"),
     ("ClusterReport", "similarity"),
+    ("ClusterReport", "columns"),
     ("ClusterReport", "reports"),
     ("ClusterReport", "lost"),
     ("ClusterReport", "missed"),
@@ -826,6 +827,7 @@ _FIELDS: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("ClusterReport", "shortened"): _tables(_SHARES),
     ("ClusterReport", "device_names"): st.lists(_NAMES, max_size=3),
     ("ClusterReport", "similarity"): st.lists(st.lists(_SHARES, max_size=3), max_size=3),
+    ("ClusterReport", "columns"): st.lists(st.lists(_COUNTS, max_size=3), max_size=3),
     ("FeatureSample", "scale"): st.floats(0, exclude_min=True, allow_infinity=False),
     ("DeviceReport", "latency_s"): st.floats(0, 1e30),
 }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from acme_fleet.deploy.graph import export_module, shorten
-from acme_fleet.messages.header_plan import OPERATIONS, Block, Genotype, HeaderPlan, Operation
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan, Operation, known_operations
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES, dimensions
 from acme_fleet.models.features import CustomizedModel
@@ -155,14 +155,14 @@ def check_headers(
 
 @pytest.mark.parametrize("axes", [1, 2])
 def test_every_operation_beside_one_that_is_pruned(axes: Axes) -> None:
-    check_headers([half_pruned(operation, axes) for operation in OPERATIONS], axes)
+    check_headers([half_pruned(operation, axes) for operation in known_operations()], axes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("axes", [1, 2])
 def test_exported_by_others_with_pytorchs_optimiser(axes: Axes) -> None:
     """It has dropped summands of headers: no header may have what it does not understand."""
-    module = Several([half_pruned(operation, axes) for operation in OPERATIONS])
+    module = Several([half_pruned(operation, axes) for operation in known_operations()])
     seen, other = features(2, axes, size=7), features(2, axes, size=7, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -186,7 +186,7 @@ def test_all_operations_in_one_header(
 ) -> None:
     blocks = [
         Block(inputs=(0, number + 1), operations=(operation, "identity"))
-        for number, operation in enumerate(OPERATIONS)
+        for number, operation in enumerate(known_operations())
     ]
     check_headers([header_of(plan_of(blocks, axes), 0, share)], axes, free)
 
@@ -224,7 +224,8 @@ def test_any_header(seed: int, axes: Axes) -> None:
 
     def block(number: int) -> Block:
         sources = (draw.randint(0, number + 1), draw.randint(0, number + 1))
-        return Block(inputs=sources, operations=(draw.choice(OPERATIONS), draw.choice(OPERATIONS)))
+        known = known_operations()
+        return Block(inputs=sources, operations=(draw.choice(known), draw.choice(known)))
 
     headers = []
     for share in (0, 0.1, 0.3, 0.6):

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from acme_fleet.cost.size import file_size, parameter_count
 from acme_fleet.messages.header_plan import (
-    OPERATIONS,
     Block,
     Genotype,
     HeaderPlan,
     Operation,
+    known_operations,
     smallest_genotype,
 )
 from acme_fleet.models.header.module import (
@@ -67,7 +67,7 @@ def plans(draw: st.DrawFn) -> HeaderPlan:
     pieces: Pieces = []
     for block in range(draw(st.integers(1, 3))):
         sources = st.integers(0, block + 1)
-        operations = st.sampled_from(OPERATIONS)
+        operations = st.sampled_from(known_operations())
         pieces.append((draw(st.tuples(sources, sources)), draw(st.tuples(operations, operations))))
     return plan_of(
         pieces,
@@ -101,6 +101,21 @@ def interpret(plan: HeaderPlan, weights: dict[str, Tensor], inputs: dict[str, Te
             for axis in range(2, x.ndim):
                 x = x.unfold(axis, 3, 1).amax(dim=-1)
             return x
+        if operation == "attention":
+            x = x.relu()
+            query = weights[f"layers.{name}-attention.query"][0]
+            scores = torch.einsum("c,bc...->b...", query, x).flatten(1)
+            shares = (8 * (scores / 8).tanh()).softmax(dim=1)
+            pooled = torch.einsum("bp,bcp->bc", shares, x.flatten(2))
+            return layer(f"{name}-attention", x * 0 + pooled.view(*x.shape[:2], *(1,) * plan.axes))
+        if operation.startswith("separable"):
+            depthwise = weights[f"layers.{name}-{operation}.depthwise"]
+            padding = depthwise.shape[-1] // 2
+            each = [
+                convolve(channel, kernel[None], padding=padding)
+                for channel, kernel in zip(x.relu().split(1, dim=1), depthwise, strict=True)
+            ]
+            return layer(f"{name}-{operation}", torch.cat(each, dim=1))
         return layer(f"{name}-{operation}", x.relu(), 2 if operation == "downsample" else 1)
 
     def stride_to(side: int, x: Tensor) -> int:
@@ -222,8 +237,8 @@ def mask(header: Header, kept: dict[str, tuple[int, ...]], plan: HeaderPlan) -> 
     for name, channels in kept.items():
         for position, channel in enumerate(plan.layers[name].outputs):
             if channel not in channels:
-                for parameter in header.layers[name].parameters():
-                    parameter.data[position] = 0
+                for part in ("weight", "bias"):  # all that is the channel's own
+                    header.layers[name].get_parameter(part).data[position] = 0
 
 
 def some_of(data: st.DataObject, plan: HeaderPlan) -> dict[str, tuple[int, ...]]:

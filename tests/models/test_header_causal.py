@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acme_fleet.messages.header_plan import OPERATIONS, Block, Genotype, HeaderPlan
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan, known_operations
 from acme_fleet.models.header.module import (
     Header,
     LinearChange,
@@ -42,7 +42,7 @@ def _maps(batch: int = 2, tokens: int = _TOKENS, seed: int = 0) -> dict[str, Ten
     return {**maps, "pooled": torch.zeros(batch, _HIDDEN)}
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", known_operations())
 @pytest.mark.parametrize("cells", [1, 2])
 def test_no_token_sees_those_behind_it(operation: str, cells: int):
     header = _header((operation, "identity"), (operation, operation), cells=cells)
@@ -58,7 +58,9 @@ def test_no_token_sees_those_behind_it(operation: str, cells: int):
         assert not torch.equal(after[..., token], before[..., token])
 
 
-@pytest.mark.parametrize("operation", ["conv3", "conv5", "downsample", "avg_pool", "max_pool"])
+@pytest.mark.parametrize(
+    "operation", ["conv3", "conv5", "downsample", "avg_pool", "max_pool", "separable5", "attention"]
+)
 def test_every_operation_but_the_narrow_ones_sees_the_past(operation: str):
     header = _header((operation, "identity"))
     maps = _maps()
@@ -69,7 +71,7 @@ def test_every_operation_but_the_narrow_ones_sees_the_past(operation: str):
     assert bool(difference[..., 6].any())
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", known_operations())
 def test_padding_behind_a_text_changes_nothing(operation: str):
     header = _header((operation, "avg_pool"), ("max_pool", operation))
     maps, mask = _maps(1), torch.zeros(1, 1, _TOKENS, dtype=torch.bool)

@@ -17,7 +17,7 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import distillation_loss
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.shared_weights import SharedWeights
-from acme_fleet.messages.header_plan import OPERATIONS, Block, Genotype, HeaderPlan
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan, known_operations
 from acme_fleet.models.backbone.elastic import architecture, as_elastic
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import FAMILIES
@@ -58,7 +58,7 @@ def headers(draw: st.DrawFn, hidden: int = HIDDEN, *, pruned: bool = True) -> He
     """Any header for texts, no bias of which is zero; half of them are pruned."""
     blocks = []
     for number in range(draw(st.integers(1, 3))):
-        sources, operations = st.integers(0, number + 1), st.sampled_from(OPERATIONS)
+        sources, operations = st.integers(0, number + 1), st.sampled_from(known_operations())
         inputs, chosen = draw(st.tuples(sources, sources)), draw(st.tuples(operations, operations))
         blocks.append(Block(inputs=inputs, operations=chosen))
     cells = draw(st.integers(1, 2))

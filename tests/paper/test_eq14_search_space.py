@@ -22,7 +22,13 @@ from acme_fleet.edge.search_space import (
     genotype_of,
     space_size,
 )
-from acme_fleet.messages.header_plan import OPERATIONS
+from acme_fleet.messages.header_plan import (
+    MORE_OPERATIONS,
+    OPERATIONS,
+    Block,
+    Genotype,
+    HeaderPlan,
+)
 from acme_fleet.models.header.module import build_header, initial_tensors
 
 HIDDEN, CLASSES = 6, 3
@@ -187,3 +193,34 @@ def test_tensors_of_one_name_do_the_same_in_every_header() -> None:
     assert torch.equal(*seen["cell0-block0"])
     assert torch.equal(seen["cell0-block1"][0], 2 * seen["cell0-block0"][0])
     assert not torch.equal(*seen["cell0-block1"])
+
+
+# --- operations beside the paper's ------------------------------------------------------------
+
+
+def test_more_operations_are_proposed_where_they_are_named() -> None:
+    """One block has (2 · 10)² headers; ω has a tensor for each, and the paper's space keeps its."""
+    arguments: dict[str, Any] = {"blocks": 1, "cells": 1, "channels": 4, "axes": 2}
+    arguments |= {"hidden": HIDDEN, "classes": CLASSES}
+    plain, wide = SearchSpace(**arguments), SearchSpace(**arguments, more=MORE_OPERATIONS)
+    assert space_size(1, MORE_OPERATIONS) == 400 == math.prod(choices(1, MORE_OPERATIONS))
+    every = [wide.plan(d) for d in itertools.product(*map(range, choices(1, MORE_OPERATIONS)))]
+    assert all(decisions_of(plan.genotype, MORE_OPERATIONS) for plan in every)
+    union = {name: shape for plan in every for name, shape in plan.shapes().items()}
+    shared = wide.shared_shapes()
+    assert union == shared
+    assert shared.items() > plain.shared_shapes().items()
+    assert not any("separable" in name or "attention" in name for name in plain.shared_shapes())
+
+
+@pytest.mark.parametrize(
+    ("operation", "weights"),
+    [("conv5", 25 * 4 * 4), ("separable5", (25 + 4) * 4), ("attention", 4 * 4 + 4)],
+)
+def test_sizes_of_operations_by_hand(operation: str, weights: int) -> None:
+    """Beside a bias of 4: 5 × 5 for each pair of channels, or for each channel and then 1 × 1."""
+    block = Block(inputs=(0, 0), operations=(operation, "identity"))
+    genotype = Genotype(blocks=(block,), cells=1, channels=4)
+    plan = HeaderPlan(genotype=genotype, hidden=HIDDEN, classes=CLASSES, axes=2)
+    shapes = {n: s for n, s in plan.shapes().items() if n.startswith("layers.cell0-block0-0")}
+    assert sum(math.prod(shape) for shape in shapes.values()) == weights + 4

@@ -371,7 +371,7 @@ def test_gradient_of_shared_weights_is_the_mean_over_children(
         data,
         settings,
         seeded(),
-        lambda done, total, note: None,
+        lambda done, total, note, value=None: None,
     )
     omega, gradients = before[0], dict(zip(before[0], after[0], strict=True))
 
@@ -425,7 +425,7 @@ def run_search(
         data,
         settings,
         seeded(seed),
-        lambda done, total, note: steps.append((done, total)),
+        lambda done, total, note, value=None: steps.append((done, total)),
         state,
     )
     assert steps[-1] == (settings.steps, settings.steps)
@@ -493,7 +493,9 @@ def test_search_that_is_stopped_ends_as_if_it_had_not_been(
         search_header(CLASSIFICATION, as_elastic(plain_backbone("vit", layers=1)), *parts(stop))
     seen: list[int] = []
     again = search_header(
-        CLASSIFICATION, backbones[1], *parts(lambda done, total, note: seen.append(done))
+        CLASSIFICATION,
+        backbones[1],
+        *parts(lambda done, total, note, value=None: seen.append(done)),
     )
     assert seen[0] == 4
     assert again.plan == whole.plan
@@ -519,7 +521,7 @@ def test_time_limit_takes_the_best_so_far(
         data,
         settings,
         seeded(),
-        lambda done, total, note: told.append((done, total)),
+        lambda done, total, note, value=None: told.append((done, total)),
     )
     assert len(result.rewards) == 1
     assert told == [(1, 10_000), (10_000, 10_000)]
@@ -576,7 +578,7 @@ def test_finds_a_header_for_what_the_pooled_token_does_not_say(
         data,
         settings,
         seeded(),
-        lambda done, total, note: None,
+        lambda done, total, note, value=None: None,
     )
     assert result.choice.score > 0.7
     assert evaluate(CLASSIFICATION, result.header, synthetic(200, 3)).score > 0.6

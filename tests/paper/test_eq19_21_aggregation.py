@@ -15,7 +15,6 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from acme_fleet.edge import similarity
-from acme_fleet.edge.peers import present
 from acme_fleet.edge.similarity import (
     debias,
     distance_matrix,
@@ -27,6 +26,7 @@ from acme_fleet.edge.similarity import (
 )
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.messages.peer_weights import among
 from acme_fleet.personalization.importance import aggregate
 
 COORDINATES = st.floats(-100, 100, allow_subnormal=False)
@@ -344,11 +344,11 @@ def test_present_renormalises_among_those_who_answered(
     weights = weights / weights.sum(axis=1, keepdims=True)
     who = data.draw(st.sets(st.integers(0, len(weights) - 1), min_size=1).map(sorted))
     assume(len(who) < len(weights) or len(weights) == 1)
-    among = present(weights, who)
-    assert among.shape == (len(who), len(who))
-    np.testing.assert_allclose(among.sum(axis=1), 1)
+    chosen = among(weights, who)
+    assert chosen.shape == (len(who), len(who))
+    np.testing.assert_allclose(chosen.sum(axis=1), 1)
     for a, i in enumerate(who):  # the proportions between peers stay
-        np.testing.assert_allclose(among[a] * weights[i, who].sum(), weights[i, who])
+        np.testing.assert_allclose(chosen[a] * weights[i, who].sum(), weights[i, who])
 
 
 @given(matrices(st.floats(0.01, 1)), st.data())
@@ -357,8 +357,8 @@ def test_present_counts_old_sets_less_for_others_only(
 ) -> None:
     count = len(weights)
     fresh = data.draw(st.lists(st.floats(0.01, 1), min_size=count, max_size=count))
-    among = present(weights, [*range(count)], fresh)
-    np.testing.assert_allclose(among.sum(axis=1), 1)
+    chosen = among(weights, [*range(count)], fresh)
+    np.testing.assert_allclose(chosen.sum(axis=1), 1)
     for i in range(count):
         expected = [weights[i, j] * (1 if i == j else fresh[j]) for j in range(count)]
-        np.testing.assert_allclose(among[i], np.array(expected) / sum(expected))
+        np.testing.assert_allclose(chosen[i], np.array(expected) / sum(expected))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.inspection.plan import Holding, examine
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.terminal.holdings import print_holdings
-from acme_fleet.report.terminal.run import print_summary
+from acme_fleet.report.terminal.run import print_plan, print_summary
 from acme_fleet.report.warnings import commonest_share, notes, plan_warnings, run_warnings
+from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import DeviceSummary, Summary
 from tiny_fleet import tiny
 
@@ -90,13 +92,23 @@ def test_the_worst_are_named_and_the_others_counted():
     assert told.endswith(" and 4 more")
 
 
-def test_plan_of_the_example_has_no_warning_and_that_of_useless_devices_has():
+def test_plan_of_the_example_warns_of_few_samples_alone_and_that_of_useless_devices_of_more():
     fleet = Fleet.from_yaml(EXAMPLE)
-    plan = examine(fleet)
-    assert plan_warnings(fleet, plan) == []
+    (few,) = plan_warnings(fleet, examine(fleet))
+    assert few.endswith("rests on fewer than 10 validation samples: badge-3 (9)")
     wide = tiny(clusters=[{"name": "n", "devices": [{"name": "d", "storage": "5 MB"}]}])
     told = plan_warnings(wide, examine(wide))
     assert any("larger than the reference of " in line for line in told)
+
+
+def test_memory_is_stated_and_too_little_is_told(capsys: pytest.CaptureFixture[str]):
+    fleet = Fleet.from_yaml(EXAMPLE)
+    plan = examine(fleet)
+    print_plan(fleet, plan)
+    shown = f"memory of the cloud's training: {bytes_text(plan.memory_bytes)} at least"
+    assert shown in capsys.readouterr().out
+    (told,) = plan_warnings(fleet, replace(plan, memory_bytes=10**15))
+    assert "the cloud's training needs 1000 TB of memory at least, this machine has" in told
 
 
 def test_the_commonest_share_is_that_of_a_constant_answer():

@@ -87,7 +87,7 @@ _FILE = {"size_bytes": 1, "sha256": "0" * 64}
         (_set("preparation", "resample", to=9), "expected 0 or 1"),
         (_set("preparation", to={"max_tokens": 10**9, "pad_id": 0, "vocabulary": 5}), "max_tokens"),
         (_set("accuracy", 0, "interval", to=[0.1]), "a list of 2"),
-        (_set("latency", to=None), "latency: expected an object"),
+        (_set("latency", to=3), "latency: expected an object"),
         (lambda _: [1], "no manifest"),
     ],
 )

@@ -12,12 +12,12 @@ import torch
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.device.refinement import HeaderState, LocalTraining, prune_header, train_header
-from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan, Operation
+from acme_fleet.messages.header_plan import MORE_OPERATIONS, Block, Genotype, HeaderPlan, Operation
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
 from acme_fleet.models.header.unpruned import expand, presence, shrink, unpruned
 from acme_fleet.simulation.batched import train_headers
-from acme_fleet.simulation.stacked import split_vectors
+from acme_fleet.simulation.stacked import split_vectors, stacked_logits
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
@@ -224,3 +224,29 @@ def test_a_header_without_numbers_is_never_the_best() -> None:
     after = state.with_current(CLASSIFICATION, broken, zeros)
     assert after.best is state.best
     assert after.best_evaluation == state.best_evaluation
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+@pytest.mark.parametrize("operation", MORE_OPERATIONS)
+def test_operations_beside_the_papers_are_the_same_for_many(
+    operation: Operation, axes: Literal[1, 2]
+) -> None:
+    """Logits of two devices' own headers, and gradients of all their tensors."""
+    block = Block(inputs=(0, 1), operations=(operation, operation))
+    genotype = Genotype(blocks=(block,), cells=2, channels=5)
+    plan = HeaderPlan(genotype=genotype, hidden=HIDDEN, classes=CLASSES, axes=axes)
+    draws = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    drawn = [{n: torch.randn(s, generator=g) for n, s in plan.shapes().items()} for g in draws]
+    own, data = [build_header(plan, each) for each in drawn], samples(6, axes, seed=3)
+    stacked = {n: torch.stack([each[n] for each in drawn]).requires_grad_() for n in drawn[0]}
+    inputs = {name: torch.stack([x.transpose(0, 1)] * 2) for name, x in data.inputs.items()}
+    together = stacked_logits(plan, stacked, inputs)
+    one_by_one = torch.stack([one(**data.inputs).T for one in own])
+    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
+    weights = torch.randn(together.shape, generator=draws[0])
+    (together * weights).sum().backward()
+    (one_by_one * weights).sum().backward()
+    for name, tensor in stacked.items():
+        assert tensor.grad is not None
+        for got, one in zip(tensor.grad, own, strict=True):
+            torch.testing.assert_close(got, one.get_parameter(name).grad, rtol=1e-3, atol=1e-3)

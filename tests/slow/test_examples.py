@@ -93,3 +93,27 @@ def test_tiny_assistants(tmp_path: Path) -> None:
         assert weights.stat().st_size == device.size_bytes <= device.capacity_bytes
         assert device.language is not None
         assert device.language.loss < device.language.loss_coarse - 0.1
+
+
+SMOLLM2 = Path(os.environ.get("ACME_SMOLLM2", ROOT.parent / "refs" / "smollm2-135m"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(
+    not SMOLLM2.exists(), reason=f"no SmolLM2 in {SMOLLM2}; set ACME_SMOLLM2 to its folder"
+)
+@pytest.mark.skipif(
+    not (DATA / "clinc150").exists(), reason=f"no CLINC150 in {DATA}; set ACME_DATA"
+)
+def test_assistants(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    places = str(DATA / "clinc150"), str(SMOLLM2)
+    example = [sys.executable, "examples/assistants.py", *places, "--quick", "--out", str(out)]
+    subprocess.run(example, cwd=ROOT, check=True)
+    summary = Summary.read(out / "summary.json")
+    assert len(summary.devices) == 10
+    for device in summary.devices:
+        assert device.size_bytes <= device.capacity_bytes
+        assert device.language is not None
+        assert device.language.exact is not None

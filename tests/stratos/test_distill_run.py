@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app
 from acme_fleet.errors import FleetError, RunError
+from acme_fleet.models.backbone.precision import rounded
+from acme_fleet.report.live.watch import Watched
 from acme_fleet.stratos.distill import distil
 from acme_fleet.stratos.request import Request
 from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
@@ -74,6 +76,13 @@ def test_a_student_learns_what_its_teacher_cannot_and_keeps_what_is_replayed(
     assert summary.chosen.by == "logits"
     assert (summary.ended_by, summary.steps) == ("epochs", summary.planned_steps)
     assert summary.training_usd == pytest.approx(summary.training_s)  # at 3600 USD/h
+    for served in (summary.served, summary.taught):
+        assert 0 < served.first_p50_s < served.p50_s <= served.p95_s
+        assert (served.answers, served.usd_per_thousand(3600)) == (20, 1000 * served.mean_s)
+    assert len(summary.examples) == 5
+    for each in summary.examples:
+        for answered in (each.student, each.start, each.teacher):
+            assert answered.right == (answered.text == each.answer)
     assert covered_share(taught_by) >= 0.9
     assert covered_share(whole / "student") >= 0.9
     forgot = run_of(task(tmp_path, taught_by))
@@ -82,8 +91,19 @@ def test_a_student_learns_what_its_teacher_cannot_and_keeps_what_is_replayed(
     assert covered_share(tmp_path / "run" / "student") <= 0.6
 
 
+def test_who_watches_sees_the_pair_the_time_and_the_marks(whole: Path):
+    shown, summary = Watched(whole, "run").shown(), DistillSummary.read(whole / "summary.json")
+    assert (shown["kind"], shown["status"], shown["now"]) == ("distill", "finished", [])
+    assert shown["chosen"]["student"] == summary.chosen.student
+    assert shown["spent"]["training_s"] == pytest.approx(summary.training_s)
+    assert shown["usd"] == pytest.approx(summary.training_usd + summary.evaluation_usd, rel=0.1)
+    assert shown["trained"]["steps"] == summary.steps
+    assert shown["result"]["student"]["right"] == summary.student.right
+
+
 def test_the_student_is_a_plain_folder_with_the_same_function(whole: Path):
-    plain = AutoModelForCausalLM.from_pretrained(whole / "student")
+    assert {each.dtype for each in weights(whole).values()} == {torch.float16}
+    plain = AutoModelForCausalLM.from_pretrained(whole / "student", dtype=torch.float32)
     assert type(plain).__name__ == "LlamaForCausalLM"
     assert (plain.config.num_key_value_heads, plain.config.intermediate_size) == (1, 32)
     ids = torch.tensor([[1, 5, 15, 16, 7, 6]])
@@ -117,6 +137,22 @@ def test_interrupted_in_an_epoch_and_resumed_it_is_the_same_student(
     mine, theirs = weights(tmp_path / "run"), weights(whole)
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_what_is_marked_is_what_is_written_at_the_precision(tmp_path: Path, taught_by: Path):
+    changes = {"student_precision": "int4", "epochs": 1}
+    limits = {"max_p95_latency_ms": 60_000}
+    summary = run_of(task(tmp_path, taught_by, workload=changes, limits=limits))
+    found = weights(tmp_path / "run")
+    assert summary.precision == "int4"
+    assert {each.dtype for each in found.values()} == {torch.float32}
+    again = rounded(found, "int4")
+    for name, weight in found.items():
+        torch.testing.assert_close(again[name], weight, rtol=0, atol=0)
+    assert found["model.layers.0.mlp.up_proj.weight"].unique().numel() < 1000
+    told = CliRunner().invoke(app, ["distill", "report", str(tmp_path / "run")])
+    assert "max_p95_latency_ms 60000 is kept on the machine of this run" in told.output
+    assert "the teacher instead:" in told.output
 
 
 def test_the_budget_ends_training_with_the_best_so_far(tmp_path: Path, taught_by: Path):

@@ -9,10 +9,10 @@ import pytest
 from acme_fleet.config.data import ABSENT
 from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.errors import FleetError
-from acme_fleet.stratos.lessons import TAUGHT, Text, lessons_of, read_texts
+from acme_fleet.stratos.lessons import LEARNED, Text, lessons_of, read_texts
 from acme_fleet.stratos.questions import read_questions
 from acme_fleet.stratos.request import Request
-from tiny_distillation import asked, lines, task, untrained
+from tiny_distillation import LETTERS, asked, lines, task, untrained
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def preprocessing(request_: Request, tmp_path: Path) -> LanguagePreprocessing:
     return found
 
 
-def test_the_teacher_teaches_its_own_replies_and_what_is_replayed(
+def test_the_teacher_teaches_what_is_replayed_and_its_own_replies_without_made_ones(
     request_: Request, preprocessing: LanguagePreprocessing
 ):
     texts = read_texts(request_, read_questions(request_.data).test)
@@ -41,14 +41,34 @@ def test_the_teacher_teaches_its_own_replies_and_what_is_replayed(
     assert found.replayed is not None
     assert len(found.replayed) == 5
     words = found.train.inputs["input_ids"][:, 1]  # `last` or `next`
-    taught = found.train.inputs[TAUGHT]
-    assert taught[words == 4].equal((found.train.labels[words == 4] != ABSENT).long())
-    assert not taught[words == 5].any()
-    assert TAUGHT not in found.validation.inputs
+    learned, answers = found.train.inputs[LEARNED], (found.train.labels != ABSENT).long()
+    assert found.taught
+    replayed = 2 * answers[words == 4]
+    assert sorted(learned[words == 4].sum(1).tolist()) == sorted([2] * 18 + [4] * 45)
+    assert ((learned[words == 4] == answers[words == 4]) | (learned[words == 4] == replayed)).all()
+    assert learned[words == 5].equal(answers[words == 5])
+    known = lessons_of(request_, [t for t in texts if t.kind != 1], preprocessing, 32, logits=True)
+    inputs = known.train.inputs[LEARNED]
+    assert inputs.equal(2 * (known.train.labels != ABSENT).long())
+    assert LEARNED not in found.validation.inputs
     alone = [text for text in texts if text.kind == 1]
     plain = lessons_of(request_, alone, preprocessing, 32, logits=True)
-    assert TAUGHT not in plain.train.inputs
+    assert not plain.taught
     assert plain.replayed is None
+
+
+def test_a_student_that_reads_another_prompt_learns_no_logits_of_replies(
+    request_: Request, preprocessing: LanguagePreprocessing
+):
+    data = request_.data.model_copy(update={"student_prompt": "so {question} =>"})
+    short = request_.model_copy(update={"data": data})
+    texts = read_texts(short, read_questions(data).test)
+    assert {(text.prompt or "so").split()[0] for text in texts} == {"so"}
+    found = lessons_of(short, texts, preprocessing, 32, logits=True).train
+    replayed = found.inputs["input_ids"][:, 1] != 7 + len(LETTERS)
+    assert (found.inputs[LEARNED] == 2).any(dim=1).equal(replayed)
+    alone = [text for text in texts if text.kind == 0]
+    assert not lessons_of(short, alone, preprocessing, 32, logits=True).taught
 
 
 def test_questions_are_messages_where_there_is_a_chat_template(

@@ -25,6 +25,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError, RunError, WriteError
+from acme_fleet.models.backbone.checkpoints import load_backbone
 from acme_fleet.runs.locks import held
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.averaging import Averaged
@@ -81,6 +82,19 @@ def test_a_fleet_takes_the_model_with_its_classifier(trained: Path, digits: Sour
     model = untrained_reference(fleet, world.public, world.classes).eval()
     told = evaluate(CLASSIFICATION, model, digits.test).score
     assert told == pytest.approx(json.loads((trained / RECORD).read_text())["test"]["accuracy"])
+
+
+def test_weights_that_were_changed_are_refused(trained: Path, tmp_path: Path):
+    copied = Path(shutil.copytree(trained, tmp_path / "model"))
+    load_backbone(copied)
+    weights = copied / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(FleetError, match=r"model\.safetensors is damaged or another model's"):
+        load_backbone(copied)
+    (copied / RECORD).unlink()  # as the message says, where the change is meant
+    load_backbone(copied)
 
 
 class _StoppedError(Exception):

@@ -32,13 +32,14 @@ def reproduce(
     --data FOLDER of the data sets, for small and full;
     --out FOLDER of finished pieces (runs/reproduce);
     --results FOLDER of figures and pictures (the clone's own);
-    --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference;
+    --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference, or of the
+    teacher of a story of Stratos;
     --device cpu or cuda; --jobs N processes, --threads N of each.
     Some rivals need the extras bench and simulation, and are left out without them.
     """
     if name is None:
         for story, summary in stories.read_stories().items():
-            say(f"{story:<8} {summary}")
+            say(f"{story:<15} {summary}")
         return
     options = ["--scale", scale, "--seeds", str(seeds), *context.args]
     raise typer.Exit(run_story(name, options))

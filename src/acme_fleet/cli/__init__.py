@@ -9,8 +9,10 @@ from acme_fleet.cli import (
     fleet,
     hosts,
     init,
+    predict,
     pretrain,
     reference,
+    ui,
     update,
 )
 from acme_fleet.cli.app import app
@@ -27,7 +29,9 @@ __all__ = [
     "fleet",
     "hosts",
     "init",
+    "predict",
     "pretrain",
     "reference",
+    "ui",
     "update",
 ]

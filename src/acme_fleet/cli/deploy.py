@@ -13,6 +13,7 @@ from acme_fleet.cli.fleet import RegistryOption, open_registry
 if TYPE_CHECKING:
     from acme_fleet.deploy.export import Exported
     from acme_fleet.deploy.registry.store import Registry
+    from acme_fleet_runtime.manifest import Manifest
 
 ARTIFACTS = "artifacts"
 
@@ -26,7 +27,7 @@ def export(
     device: Annotated[str | None, typer.Option(help="Name of the device of a run.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All devices of the run.")] = False,
     format_name: Annotated[
-        str, typer.Option("--format", help="onnx, executorch or safetensors.")
+        str, typer.Option("--format", help="onnx, executorch, gguf or safetensors.")
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -39,6 +40,10 @@ def export(
     registry: RegistryOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write what the verification refuses.")
+    ] = False,
+    without_header: Annotated[
+        bool,
+        typer.Option(help="Of a language model, write the backbone alone.", show_default=False),
     ] = False,
 ) -> None:
     """Write a device's model as an artifact for its runtime, once it is verified against PyTorch.
@@ -56,7 +61,8 @@ def export(
     if not every and device is None and not (place / FLEET).exists():
         if out is None:
             raise FleetError("name a folder with --out: a device's folder alone has no place")
-        done = export(origin_alone(place, named), format_name, out, force=force)
+        origin = origin_alone(place, named)
+        done = export(origin, format_name, out, force=force, without_header=without_header)
         _tell(done)
         _record(record, [done], None)
         return
@@ -66,7 +72,8 @@ def export(
     for name in names:
         target = parent if out is not None and not every else parent / name
         try:
-            done = export(origin_in_run(run, name, named), format_name, target, force=force)
+            origin = origin_in_run(run, name, named)
+            done = export(origin, format_name, target, force=force, without_header=without_header)
             _tell(done)
             written.append(done)
         except AcmeError as error:
@@ -95,14 +102,16 @@ def serve(
 ) -> None:
     """Answer HTTP requests with an artifact, without torch: /predict, /health and /metrics.
 
+    Language models answer in OpenAI's form: /v1/completions, /v1/chat/completions and /v1/models.
+
     \b
     acme serve runs/mine/artifacts/cam-1
     curl -H 'Content-Type: image/png' --data-binary @photo.png http://127.0.0.1:8080/predict
     """
-    from acme_fleet_runtime.runner import Runner
     from acme_fleet_runtime.server import serve
+    from acme_fleet_runtime.writer import open_artifact
 
-    serve(Runner.open(artifact, threads), host, port, token, say)
+    serve(open_artifact(artifact, threads), host, port, token, say)
 
 
 def _record(registry: Registry | None, written: list[Exported], run: Path | None) -> None:
@@ -115,26 +124,46 @@ def _tell(done: Exported) -> None:
     from acme_fleet.report.words import bytes_text
 
     manifest = done.manifest
-    size = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
-    shares = [
-        f"{one.data} {one.artifact:.3f} (PyTorch {one.pytorch:.3f})" for one in manifest.accuracy
-    ]
+    model = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
     limit = manifest.limit
     told = [
-        f"{bytes_text(size)} in {manifest.precision} (the device's folder: "
-        f"{bytes_text(done.shipped_bytes)})",
+        f"{bytes_text(manifest.size_bytes)} in {manifest.precision} (all files; the model's file "
+        f"{bytes_text(model)}, that of the run {bytes_text(done.shipped_bytes)})",
         f"logits within {manifest.verification.largest_difference:.1g} of PyTorch's on "
         f"{manifest.verification.samples} {manifest.verification.data} inputs",
-        *([f"accuracy on {', '.join(shares)}"] if shares else []),
-        f"{manifest.latency.median_ms:.3g} ms (PyTorch {manifest.latency.pytorch_ms:.3g})",
+        *_measured(manifest),
     ]
     say(f"{manifest.name}: {'; '.join(told)}")
+    for note in manifest.notes:
+        say(f"{manifest.name}: {note}")
     for refusal in done.refusals:
         say(f"warning: {manifest.name}: forced: {refusal}", error=True)
     if limit is not None and not limit.fits:
         say(
-            f"warning: {manifest.name}: {limit.model_bytes:,} bytes do not fit into the device's "
-            f"{limit.storage_bytes:,}",
+            f"warning: {manifest.name}: the model's file has {limit.model_bytes:,} bytes, the "
+            f"device stores {limit.storage_bytes:,}",
             error=True,
         )
     say(f"wrote {done.folder}")
+
+
+def _measured(manifest: Manifest) -> list[str]:
+    """Accuracies or losses, and times, in words."""
+    from acme_fleet_runtime.manifest import Accuracy, Latency
+
+    shares = [
+        f"{one.data} {one.artifact:.3f} (PyTorch {one.pytorch:.3f})"
+        if isinstance(one, Accuracy)
+        else f"{one.data} {one.artifact_loss:.4f} (the device's model {one.pytorch_loss:.4f})"
+        for one in manifest.accuracy
+    ]
+    what = "loss per token" if manifest.writes else "accuracy"
+    parts, took = [f"{what} on {', '.join(shares)}"] if shares else [], manifest.latency
+    if isinstance(took, Latency):
+        parts.append(f"{took.median_ms:.3g} ms (PyTorch {took.pytorch_ms:.3g})")
+    elif took is not None:
+        parts.append(
+            f"{took.tokens_per_s:.3g} tokens a second (PyTorch {took.pytorch_tokens_per_s:.3g}), "
+            f"the first after {took.first_token_ms:.3g} ms ({took.pytorch_first_token_ms:.3g})"
+        )
+    return parts

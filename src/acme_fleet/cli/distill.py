@@ -248,6 +248,55 @@ def run(
 
 
 @distill.command()
+def serve(
+    path: Annotated[
+        Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
+    ],
+    host: Annotated[
+        str, typer.Option(help="Others than this machine's need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="ACME_TOKEN", help="Requests must send it.", show_default=False),
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
+) -> None:
+    """Answer with the student, here, in OpenAI's form (/v1/completions and chats)."""
+    from acme_fleet.report.terminal.distilled import latency_verdict
+    from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
+    from acme_fleet.stratos.serving import StudentWriter
+    from acme_fleet.training.precision import training_device
+    from acme_fleet_runtime.server import serve
+
+    run = DistillDirectory.open(path)
+    summary = DistillSummary.read(run.finished())
+    place = training_device("cuda" if gpu else "cpu", "--gpu")
+    writer = StudentWriter(run.student, summary.name, summary.precision, place)
+    say(latency_verdict(summary))
+    serve(writer, host, port, token, say)
+
+
+@distill.command()
+def deploy(
+    path: Annotated[
+        Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the files.")],
+) -> None:
+    """Write files that serve the student with vLLM on the chosen server; nothing is started."""
+    from acme_fleet.stratos.deployment import write_serving
+    from acme_fleet.stratos.request import Request
+    from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
+
+    run = DistillDirectory.open(path)
+    summary = DistillSummary.read(run.finished())
+    concurrency = Request.from_yaml(run.path / run.document).workload.concurrency
+    written = write_serving(summary, run.student, concurrency, out)
+    say(f"wrote {', '.join(str(out / name) for name in written)}; nothing was started")
+
+
+@distill.command()
 def report(
     path: Annotated[
         Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)

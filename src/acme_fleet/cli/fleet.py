@@ -61,7 +61,7 @@ def fleet_show(device: Device, registry: RegistryOption = None, name: FleetOptio
         ("precision", manifest.precision),
         ("size", _size(newest)),
         *((f"accuracy, {one.data}", f"{one.artifact:.3f}") for one in manifest.accuracy),
-        ("classes", ", ".join(manifest.labels)),
+        ("classes", ", ".join(manifest.labels) or "none: it writes"),
         *(("release", f"{number} on {site}") for site, number in newest.releases),
     ):
         say(f"{key:22} {value}")
@@ -121,7 +121,7 @@ def _row(each: Artifact) -> tuple[str, ...]:
 def _size(each: Artifact) -> str:
     from acme_fleet.report.words import bytes_text
 
-    return bytes_text(sum(entry.size_bytes for entry in each.manifest.files.values()))
+    return bytes_text(each.manifest.size_bytes)
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:

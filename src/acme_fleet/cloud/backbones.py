@@ -90,6 +90,8 @@ class Backbones:
         self._accelerator = training_device(settings.accelerator, "accelerator")
         self._initial = reference
         self._origin: Origin = "trained"  # until it is prepared
+        self.whole = reference
+        """θ0; trained, once it is prepared."""
         self._teacher: ElasticClassifier | None = None  # where features are learned
         padding, flip = settings.reference.crop_padding, settings.reference.flip
         self._augment = augmentation(padding, flip=flip)
@@ -116,6 +118,7 @@ class Backbones:
     def prepare(self) -> tuple[ReferenceResult, ElasticClassifier]:
         """Train θ0, order it by importance, make it elastic by distillation."""
         result, reference = self.reference()
+        self.whole = reference  # reordering it in place changes no answer
         known = if_sound(self._folder / _IMPORTANCE, read_importance)
         ordered = self._staged(_REORDERED, reference, self._reorder, again=known is None)
         if self._lesson().match == "features":

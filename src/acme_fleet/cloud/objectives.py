@@ -221,7 +221,7 @@ def candidate_quality(
     grid: Grid,
     validation: Samples,
     progress: Callable[[int, int], None],
-    batch_size: int = 256,
+    batch_size: int | None = None,
     heads: Sequence[nn.Linear] | None = None,
     whole: ElasticClassifier | None = None,
 ) -> Quality:
@@ -233,13 +233,13 @@ def candidate_quality(
         grid: the candidates.
         validation: with labels.
         progress: called with the number of candidates and batches that are done, and of all.
-        batch_size: samples in one pass.
+        batch_size: samples in one pass; the task's own number without it.
         heads: a head for each candidate in place of θ0^H.
         whole: the whole model, where it is not cut from ``elastic``.
     """
     results = [Evaluation()] * len(grid)
     each = np.zeros((len(grid), len(validation)), dtype=np.float32)
-    batches = list(by_length(validation, batch_size)[0])
+    batches = list(by_length(validation, batch_size or task.at_once)[0])
     calls, total = itertools.count(1), len(grid) * len(batches)
     for candidate, variant in enumerate(grid.variants):
         model = whole if whole and variant.trained == elastic.whole else elastic

@@ -14,6 +14,7 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.links.device_reports import check_report
 from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
+from acme_fleet.messages.peer_weights import MOST_DENSE
 from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.by_hand import HAND_MADE
@@ -133,7 +134,7 @@ def check_finished(
     accounted = {told.name for told in report.reports} | report.lost.keys()
     if len(accounted & {device.name for device in own}) < expected:
         raise ProtocolError(f"{what} tells of {len(accounted)} devices, its profile of {expected}")
-    _check_similarity(report, what)
+    _check_similarity(settings.personalization.similarity, report, what)
     _check_contenders(settings, report.contenders, plan, assigned.limit, what)
     heard, personalization = set(report.device_names), settings.personalization
     _known(report.missed, heard, f"{what}: missed rounds")
@@ -198,15 +199,24 @@ def _check_devices(
         check_report(task, told, own[told.name], plan.neurons)
 
 
-def _check_similarity(report: ClusterReport, what: str) -> None:
-    """A square matrix of the devices listed, whose rows sum to 1."""
-    count, rows = len(report.device_names), report.similarity
-    if len(rows) != count or any(len(row) != count for row in rows):
-        sizes = f"{len(rows)} rows of {sorted({len(row) for row in rows})[:3]} weights"
-        raise ProtocolError(f"{what}: the similarity has {sizes}, {count} devices are listed")
+def _check_similarity(similarity: str, report: ClusterReport, what: str) -> None:
+    """Rows that sum to 1, a weight for each device listed or, in a large cluster, for some."""
+    count, rows, columns = len(report.device_names), report.similarity, report.columns
+    large = count > MOST_DENSE
+    if large and similarity == "none" and not rows and not columns:
+        return
+    sizes = [len(row) for row in rows]
+    if sizes != ([len(row) for row in columns] if large and columns else [count] * count):
+        told = f"{len(rows)} rows of {sorted(set(sizes))[:3]} weights"
+        raise ProtocolError(f"{what}: the similarity has {told}, {count} devices are listed")
+    if columns and not large:
+        raise ProtocolError(f"{what}: the similarity of {count} devices is not of all pairs")
     for name, row in zip(report.device_names, rows, strict=True):
         if abs(sum(row) - 1) > _ROUNDED:
             raise ProtocolError(f"{what}: the weights of {name} sum to {sum(row):g} and not to 1")
+    for name, own in zip(report.device_names, columns, strict=bool(columns)):
+        if own != sorted(set(own)) or own[-1] >= count:
+            raise ProtocolError(f"{what}: {name} listens to places that do not ascend to {count}")
 
 
 def _check_contenders(

@@ -20,6 +20,7 @@ from acme_fleet.config.training import Fraction
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads class 3 as a number
 ABSENT = -100
 """A label in the place of none: it counts nothing in a loss, in hits or in their number."""
+_DIGITS = ("digits", "moved_digits")  # sources that have their own samples
 ClassNames = Annotated[list[ClassName], Field(min_length=1)]
 
 
@@ -79,9 +80,10 @@ class Data(Settings):
     """The source of the samples, and their partition over cloud, edge servers and devices."""
 
     source: str = "digits"
-    """Format: scikit-learn's ``digits``, ``arrays`` (.npz), ``images`` (folders of class folders),
-    ``parquet`` files, a ``huggingface`` data set, ``text`` (JSON Lines), or ``language`` (JSON
-    Lines of texts, of prompts with answers or of messages, for the task generation)."""
+    """Format: scikit-learn's ``digits``, these at random places as ``moved_digits``, ``arrays``
+    (.npz), ``images`` (folders of class folders), ``parquet`` files, a ``huggingface`` data set,
+    ``text`` (JSON Lines), or ``language`` (JSON Lines of texts, of prompts with answers or of
+    messages, for the task generation)."""
     train: Path | list[Path] | str | None = None
     """Paths of the training samples; for ``huggingface`` a name, or a folder (. or / first)."""
     test: Path | list[Path] | str | None = None
@@ -145,12 +147,14 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _has_path(self) -> Data:
-        if self.source != "digits" and self.train is None:
+        if self.source not in _DIGITS and self.train is None:
             raise ValueError(
-                f"source {self.source!r} needs a path in `train`; 'digits' alone needs none"
+                f"source {self.source!r} needs a path in `train`; {', '.join(_DIGITS)} need none"
             )
-        if self.source == "digits" and not (self.train is None and self.test is None):
-            raise ValueError("source 'digits' has its own samples; remove `train` and `test`")
+        if self.source in _DIGITS and not (self.train is None and self.test is None):
+            raise ValueError(
+                f"source {self.source!r} has its own samples; remove `train` and `test`"
+            )
         if self.source == "huggingface" and isinstance(self.train, list):
             raise ValueError("source 'huggingface' takes one name or folder in `train`")
         return self

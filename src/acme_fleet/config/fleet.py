@@ -6,6 +6,7 @@ Every class is frozen and refuses unknown keys, so a fleet that exists is a flee
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,7 +71,7 @@ class Fleet(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Fleet:
         names = [c.name for c in self.clusters] + [d.name for d in self.devices]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, times in Counter(names).items() if times > 1)
         if repeated or "cloud" in names:
             raise ValueError(
                 f"cluster and device names must differ from each other and from 'cloud'; "

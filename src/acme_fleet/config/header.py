@@ -9,6 +9,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    field_validator,
 )
 
 from acme_fleet.config.base import Settings
@@ -24,6 +25,16 @@ class Header(Settings):
     """U, cells of a header."""
     channels: PositiveInt = 24
     """Channels of every operation."""
+    more_operations: list[Literal["separable3", "separable5", "attention"]] = []
+    """Operations that a search proposes beside the paper's seven: depthwise-separable convolutions
+    and pooling by attention."""
+
+    @field_validator("more_operations")
+    @classmethod
+    def _named_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("an operation is named twice")
+        return value
 
 
 StrategyName = Literal["random", "evolution", "controller"]

@@ -62,6 +62,11 @@ class Personalization(Settings):
     """Distances of Eq. 19, ``debiased`` or as printed; ``none``: equal weights, no feature sent."""
     temperature: PositiveFloat = 0.1
     """τ of the softmax (Eq. 20): a smaller one favours similar devices more; 1 is the paper's."""
+    robust: Literal["none", "trimmed_mean", "median", "krum"] = "none"
+    """Aggregation against devices that lie within every bound; headers' updates are shortened to
+    twice the median anyway."""
+    robust_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.3
+    """Share of a group's devices that may lie, for ``robust``."""
     timeout_s: PositiveFloat = 3600.0
     """Seconds that the edge server waits for a device's reply."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -102,6 +107,11 @@ class Personalization(Settings):
             raise ValueError(
                 f"privacy.masking hides importance sets alone, and mix: {self.mix} would send the "
                 f"header's weights unmasked; set mix: importance, without classifier: holders"
+            )
+        if self.privacy.masking and self.robust != "none":
+            raise ValueError(
+                f"robust: {self.robust} compares what devices send, and privacy.masking hides it; "
+                f"leave one of them out"
             )
         for name in ("sketch_dim", "feature_noise"):
             if self.similarity == "none" and getattr(self.privacy, name) is not None:

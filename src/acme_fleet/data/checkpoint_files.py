@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, read_regular, reading
 
-PRETRAINING = "pretraining.json"
+PRETRAINING, WEIGHT_SUMS = "pretraining.json", "weights_sha256"
 """The record of ``acme pretrain`` in its folder; it has a test result once it is finished."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -128,6 +129,36 @@ def is_unfinished(folder: Path) -> bool:
     if not record.exists():
         return False
     return "test" not in read_object(record, f"cannot read {record}")
+
+
+def weight_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a folder's weights, by name."""
+    sums = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def check_weights(folder: Path, place: str) -> None:
+    """Compare the weights with the checksums that ``acme pretrain`` has written beside them.
+
+    Raises:
+        FleetError: beginning with ``place``, naming the file that is another.
+    """
+    record = folder / PRETRAINING
+    if not record.exists():
+        return
+    told = read_object(record, f"cannot read {record}").get(WEIGHT_SUMS, {})
+    with reading(place):
+        found = weight_sums(folder)
+    if told and (
+        wrong := [name for name in {**found, **told} if found.get(name) != told.get(name)]
+    ):
+        raise FleetError(
+            f"{place}: {wrong[0]} is damaged or another model's: {PRETRAINING} tells of another "
+            f"file; if the change is meant, remove {PRETRAINING}"
+        )
 
 
 def read_object(path: Path, place: str) -> dict[str, Any]:

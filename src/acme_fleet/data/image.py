@@ -215,6 +215,19 @@ class ImagePreprocessing(BaseModel):
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.image_mean, self.image_std))
         return values.sub_(mean).div_(std)
 
+    def original(self, values: Tensor) -> np.ndarray:
+        """The image of some pixel values, undone but for resizing and cropping.
+
+        Args:
+            values: shape ``(channels, height, width)``.
+
+        Returns:
+            uint8, shape ``(height, width, channels)``.
+        """
+        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.image_mean, self.image_std))
+        bytes_ = ((values * std + mean) / self.rescale_factor).round().clamp(0, 255)
+        return bytes_.to(torch.uint8).permute(1, 2, 0).numpy()
+
     def _planes(self, image: Any) -> np.ndarray:
         """One image as uint8 or float32 of shape ``(channels, height, width)``."""
         array = image if isinstance(image, np.ndarray) else plain_array(image, self.channels)

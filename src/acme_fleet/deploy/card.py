@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from acme_fleet.report.words import bytes_text
-from acme_fleet_runtime.manifest import Accuracy, Manifest
+from acme_fleet_runtime.manifest import Accuracy, Latency, Manifest, TokenAccuracy
 
 _MOST_LABELS = 20
 
@@ -15,8 +15,9 @@ def card(manifest: Manifest, needs: str) -> str:
         manifest: of the artifact.
         needs: packages that ``run.py`` needs.
     """
-    images = manifest.takes_images
-    needs += " pillow" if images else " tokenizers"
+    images, runs = manifest.takes_images, manifest.program.name == "onnxruntime"
+    if images or runs or not manifest.writes:
+        needs += " pillow" if images else " tokenizers"
     example = "photo.jpg" if images else '"a text"'
     flag = "photo.jpg" if images else '--text "a text"'
     parts = [
@@ -27,7 +28,7 @@ def card(manifest: Manifest, needs: str) -> str:
         f"```\npip install {needs}\npython run.py {example}\n```",
         f"With acme-fleet's runner, which checks the files and can serve them:\n\n"
         f"```\nacme-runtime predict . {flag}\nacme-runtime serve .\n```"
-        if manifest.program.name == "onnxruntime"
+        if runs
         else "",
         "## Accuracy",
         _accuracy(manifest),
@@ -43,6 +44,7 @@ def card(manifest: Manifest, needs: str) -> str:
 
 def _header(manifest: Manifest) -> str:
     task = "image-classification" if manifest.takes_images else "text-classification"
+    task = "text-generation" if manifest.writes else task
     reference = manifest.reference
     lines = ["---", f"pipeline_tag: {task}", f"library_name: {manifest.program.name}"]
     if reference is not None and reference.license is not None:
@@ -52,7 +54,8 @@ def _header(manifest: Manifest) -> str:
 
 
 def _about(manifest: Manifest) -> str:
-    what = "images" if manifest.takes_images else "texts"
+    what = "A classifier of images" if manifest.takes_images else "A classifier of texts"
+    what = "A language model" if manifest.writes else what
     size = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
     origin = "a reference model that the fleet trained itself, or that is not recorded"
     if manifest.reference is not None:
@@ -63,7 +66,7 @@ def _about(manifest: Manifest) -> str:
         fits = "fits" if manifest.limit.fits else "does **not** fit"
         limit = f" It {fits} the device's limit of {bytes_text(manifest.limit.storage_bytes)}."
     return (
-        f"A classifier of {what} for the device `{manifest.name}`, customised by "
+        f"{what} for the device `{manifest.name}`, customised by "
         f"acme-fleet from {origin}. Its weights are in "
         f"{manifest.precision}; the model's file has {bytes_text(size)}.{limit}"
     )
@@ -72,10 +75,18 @@ def _about(manifest: Manifest) -> str:
 def _accuracy(manifest: Manifest) -> str:
     if not manifest.accuracy:
         return "Not measured: the device's data were not there at the export."
+    if manifest.writes:
+        rows = [
+            "| data of the device | tokens | loss per token | of the device's model | most "
+            "probable tokens that are right | of the device's model |",
+            "|---|---:|---:|---:|---:|---:|",
+            *(_token_row(one) for one in manifest.accuracy if isinstance(one, TokenAccuracy)),
+        ]
+        return "\n".join(rows)
     rows = [
         "| data of the device | samples | this artifact | 95 % interval | PyTorch |",
         "|---|---:|---:|---|---:|",
-        *map(_row, manifest.accuracy),
+        *(_row(one) for one in manifest.accuracy if isinstance(one, Accuracy)),
     ]
     told = "The interval is Wilson's, for the samples alone; validation data also chose the model."
     return "\n".join(rows) + f"\n\n{told}"
@@ -89,7 +100,19 @@ def _row(one: Accuracy) -> str:
     )
 
 
+def _token_row(one: TokenAccuracy) -> str:
+    return (
+        f"| {one.data} | {one.tokens} | {one.artifact_loss:.4f} | {one.pytorch_loss:.4f} "
+        f"| {one.artifact:.3f} | {one.pytorch:.3f} |"
+    )
+
+
 def _data(manifest: Manifest) -> str:
+    if manifest.writes:
+        return (
+            "The header was trained on the device's private texts, which are not in this folder, "
+            "and the backbone on the fleet's public ones."
+        )
     trained, labels = manifest.trained_labels, manifest.labels
     shown = ", ".join(f"`{name}`" for name in trained[:_MOST_LABELS])
     more = f" and {len(trained) - _MOST_LABELS} more" if len(trained) > _MOST_LABELS else ""
@@ -101,6 +124,14 @@ def _data(manifest: Manifest) -> str:
 
 
 def _limits(manifest: Manifest) -> str:
+    notes = [f"- {note[0].upper()}{note[1:]}." for note in manifest.notes]
+    if manifest.writes:
+        lines = [
+            "- It was made for the texts of one device; on others it may be much worse.",
+            "- It was trained on private texts and may write parts of them.",
+            "- What it writes may be wrong.",
+        ]
+        return "\n".join([*lines, *notes])
     lines = [
         "- It was made for the data of one device; on others it may be much worse.",
         "- Probabilities are not calibrated. Every input gets one of the classes, also one that "
@@ -114,16 +145,28 @@ def _limits(manifest: Manifest) -> str:
         lines.append("- Images have 8 bits a channel; `manifest.json` says how they are resized.")
     else:
         lines.append("- Texts are cut as `manifest.json` says; padding stands behind a text.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes])
 
 
 def _measured(manifest: Manifest) -> str:
     check, took = manifest.verification, manifest.latency
     forced = " It was **refused, and written by force**." if check.forced else ""
-    return (
+    same = "tokens get the same next one" if manifest.writes else "which get the same class"
+    told = (
         f"Logits differ from PyTorch's by at most {check.largest_difference:.2g} of their spread "
         f"(at most {check.tolerance:g} is accepted) on {check.samples} {check.data} inputs, "
-        f"{check.same_class:.1%} of which get the same class.{forced} One input takes "
-        f"{took.median_ms:.3g} ms, in PyTorch {took.pytorch_ms:.3g} ms (medians, {took.threads} "
-        f"thread, {took.machine})."
+        f"{check.same_class:.1%} of {same}.{forced}"
+    )
+    if isinstance(took, Latency):
+        return (
+            f"{told} One input takes {took.median_ms:.3g} ms, in PyTorch {took.pytorch_ms:.3g} ms "
+            f"(medians, {took.threads} thread, {took.machine})."
+        )
+    if took is None:
+        return told
+    return (
+        f"{told} It writes {took.tokens_per_s:.3g} tokens a second, PyTorch "
+        f"{took.pytorch_tokens_per_s:.3g}; the first behind a prompt of {took.prompt} tokens takes "
+        f"{took.first_token_ms:.3g} ms, in PyTorch {took.pytorch_first_token_ms:.3g} ms (medians, "
+        f"{took.threads} thread, {took.machine})."
     )

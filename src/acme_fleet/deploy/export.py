@@ -7,19 +7,23 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from acme_fleet.config.base import chosen
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.deploy.base import Written, eager, preparation
+from acme_fleet.deploy.base import Format, Written, eager, preparation
 from acme_fleet.deploy.card import card
 from acme_fleet.deploy.formats import FORMATS
 from acme_fleet.deploy.samples import Evidence, at_random, of_files, of_run
 from acme_fleet.deploy.verify import Verified, latency, verify
+from acme_fleet.deploy.verify_language import speed, verify_language
 from acme_fleet.errors import ArtifactError, FleetError, RunError
 from acme_fleet.inspection.predict import DeviceModel, open_model
+from acme_fleet.models.families import most_tokens
+from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.header.module import NoHeader
 from acme_fleet.models.shipped import read_description
 from acme_fleet.models.storage import WEIGHTS
 from acme_fleet.outside import listed, read_regular, reading
@@ -34,15 +38,17 @@ from acme_fleet_runtime.manifest import (
     Limit,
     Manifest,
     Reference,
+    Speed,
     describe_file,
     is_artifact,
     read_manifest,
 )
 
-CLASSIFIED = "classification"
-"""The task whose models can be exported: others do not end in a softmax over classes."""
 _THREADS = 1  # of what is measured
-_LIBRARIES = ("acme-fleet", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+_LIBRARIES = (
+    *("acme-fleet", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "gguf"),
+    "llama-cpp-python",
+)
 NOTE, CARD = "LICENSE-NOTE.txt", "README.md"
 _LARGEST_CARD = 2**20  # bytes of a checkpoint's README
 
@@ -110,8 +116,6 @@ def origin_in_run(run: RunDirectory, device: str, samples: Sequence[Path]) -> Or
         FleetError: if its data cannot be read.
     """
     fleet = run.fleet
-    if fleet.task != CLASSIFIED:
-        raise FleetError(f"models of the task {CLASSIFIED} can be exported, not of {fleet.task}")
     model = open_model(run.path, device)
     evidence = of_files(model, samples) if samples else of_run(model, fleet, device)
     limit = next(each.storage for each in fleet.devices if each.name == device)
@@ -125,13 +129,14 @@ def origin_alone(folder: Path, samples: Sequence[Path]) -> Origin:
         RunError: if it has no model.
     """
     model = open_model(folder, None)
-    if read_description(folder).writes:
-        raise FleetError(f"models of the task {CLASSIFIED} can be exported; {folder} writes texts")
+    task = "generation" if read_description(folder).writes else "classification"
     evidence = of_files(model, samples) if samples else at_random(model)
-    return Origin(model, folder.resolve().name, evidence, CLASSIFIED)
+    return Origin(model, folder.resolve().name, evidence, task)
 
 
-def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Exported:
+def export(
+    origin: Origin, format_name: str, out: Path, *, force: bool, without_header: bool = False
+) -> Exported:
     """Write an artifact of a device's model.
 
     The folder appears when everything is verified; until then, and after a refusal, an older
@@ -142,6 +147,7 @@ def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Expor
         format_name: an entry of :data:`FORMATS`.
         out: folder of the artifact; new, empty or an artifact's, which is replaced.
         force: put it in place although the verification refuses it.
+        without_header: write a language model's backbone alone, and measure what that loses.
 
     Raises:
         ArtifactError: with the numbers, if the artifact does not compute what PyTorch does.
@@ -149,25 +155,24 @@ def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Expor
         RunError: if the folder holds something else, or cannot be written.
     """
     form = chosen(FORMATS, format_name, "--format")
+    writes = read_description(origin.model.folder).writes
+    if (form.begin if writes else form.start) is None:
+        able = [n for n, each in FORMATS.items() if (each.begin if writes else each.start)]
+        kind = "language models" if writes else "classifiers"
+        raise FleetError(f"--format {form.name} takes no {kind}; {', '.join(able)} do")
+    if without_header and not writes:
+        raise FleetError("--without-header: a classifier's header gives its answers")
     _check_free(out)
+    model = origin.model
+    if without_header:
+        model = replace(model, model=CustomizedModel(model.model.backbone, NoHeader()).eval())
     with _replacing_folder(out) as folder, using(_THREADS):
-        written = form.write(origin.model, folder)
-        artifact, shipped = form.start(folder, _THREADS), eager(origin.model)
-        same = None if form.pytorch is eager else form.pytorch(origin.model)
-        verified = verify(
-            artifact,
-            same or shipped,
-            origin.evidence,
-            origin.model.model.backbone.config.precision,
-            forced=force,
-            shipped=same and shipped,
-        )
-        if verified.refusals and not force:
-            raise ArtifactError(
-                f"the {form.name} artifact of {origin.name} was not written: "
-                f"{'; '.join(verified.refusals)}; --force writes it in spite of that"
-            )
-        measured = latency(artifact, shipped, origin.evidence.first, _THREADS)
+        written = form.write(model, folder)
+        examine = _examined_language if writes else _examined
+        verified, measured = examine(form, origin, model, folder, force)
+        if without_header:
+            note = "the device's header was left out: this is the backbone alone"
+            written = replace(written, notes=(note, *written.notes))
         (folder / "run.py").write_text(written.script, encoding="utf-8")
         if origin.reference is not None:
             _note_license(origin.reference, folder)
@@ -180,8 +185,65 @@ def export(origin: Origin, format_name: str, out: Path, *, force: bool) -> Expor
     return Exported(out, manifest, shipped, verified.refusals)
 
 
+def _examined(
+    form: Format, origin: Origin, model: DeviceModel, folder: Path, force: bool
+) -> tuple[Verified, Latency]:
+    """Verify a classifier's artifact, and measure it.
+
+    Raises:
+        ArtifactError: if it is refused, and not forced.
+    """
+    assert form.start is not None  # by ``export``
+    artifact, shipped = form.start(folder, _THREADS), eager(model)
+    same = None if form.pytorch is eager else form.pytorch(model)
+    verified = verify(
+        artifact,
+        same or shipped,
+        origin.evidence,
+        model.model.backbone.config.precision,
+        forced=force,
+        shipped=same and shipped,
+    )
+    _check_accepted(verified, form, origin, force)
+    return verified, latency(artifact, shipped, origin.evidence.first, _THREADS)
+
+
+def _examined_language(
+    form: Format, origin: Origin, model: DeviceModel, folder: Path, force: bool
+) -> tuple[Verified, Speed | None]:
+    """The same of a language model; ``model`` may be the device's without its header."""
+    assert form.begin is not None  # by ``export``
+    artifact, config = form.begin(folder, _THREADS), model.model.backbone.config
+    verified = verify_language(
+        artifact,
+        form.pytorch(model),
+        eager(origin.model),
+        origin.evidence,
+        config.precision,
+        forced=force,
+        alone=model is not origin.model,
+    )
+    _check_accepted(verified, form, origin, force)
+    if artifact.go_on is None:
+        return verified, None
+    first, room = origin.evidence.first, most_tokens(config)
+    return verified, speed(artifact.go_on, origin.model.model, first, _THREADS, room)
+
+
+def _check_accepted(verified: Verified, form: Format, origin: Origin, force: bool) -> None:
+    if verified.refusals and not force:
+        raise ArtifactError(
+            f"the {form.name} artifact of {origin.name} was not written: "
+            f"{'; '.join(verified.refusals)}; --force writes it in spite of that"
+        )
+
+
 def _described(
-    origin: Origin, written: Written, verified: Verified, measured: Latency, folder: Path
+    origin: Origin,
+    written: Written,
+    verified: Verified,
+    measured: Latency | Speed | None,
+    folder: Path,
 ) -> Manifest:
     """The manifest, with the files that there are now."""
     description = read_description(origin.model.folder)
@@ -207,6 +269,7 @@ def _described(
         latency=measured,
         limit=limit,
         versions=dict(_versions()),
+        notes=written.notes,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from inspect import Parameter, signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +19,11 @@ from torch.export import Dim
 from acme_fleet.config.devices import Precision
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
-from acme_fleet.deploy.rounded import Numbers, with_whole_numbers
-from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfTexts, silent
+from acme_fleet.deploy.rounded import Numbers, language_head, with_whole_numbers
+from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfLanguage, OfTexts, silent
 from acme_fleet.errors import FleetError
-from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.families import dimensions
+from acme_fleet.models.features import CustomizedModel, language_weight
 from acme_fleet_runtime.engine import onnx_runtime
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ _IR = 10
 _LARGEST = 2**31 - 2**24  # bytes; protobuf's limit, less the rest of the graph
 _LEAST_HALF = 16  # numbers; a Cast takes about as many bytes as fewer would save
 _BACKBONE = "model.backbone."
+_LEAST_SHARED = 1024  # bytes
+_NEW, _PAST = 5, 3  # tokens of the example that is traced
 
 
 def build_graph(
@@ -59,11 +64,74 @@ def build_graph(
         free = dict.fromkeys(inputs, (0, 1))
     graph = export_module(whole, inputs, free, OUTPUTS)
     names = {_BACKBONE + name: numbers for name, numbers in bytewise.items()}
-    _store_bytes(graph, names)
+    return _as_file(graph, names, precision)
+
+
+def build_language_graph(
+    model: CustomizedModel,
+) -> tuple[bytes, dict[str, tuple[str | int, ...]]]:
+    """An ONNX file of a language model that goes on, see :class:`OfLanguage`.
+
+    Returns:
+        The file, and the memory's tensors with their shapes. At the inputs their names begin with
+        ``past``, at the outputs, in the same order, with ``present``.
+
+    Raises:
+        FleetError: as :func:`build_graph`.
+    """
+    config = model.backbone.config
+    precision: Precision = config.precision
+    changed = copy.deepcopy(model).eval()
+    head = language_head(changed.backbone, language_weight(config), precision)
+    bytewise = with_whole_numbers(changed.backbone, precision)
+    whole, sizes = OfLanguage(changed, head), dimensions(config)
+    inputs = {
+        "input_ids": torch.ones(2, _NEW, dtype=torch.int64),
+        "attention_mask": torch.ones(2, _PAST + _NEW, dtype=torch.int64),
+    }
+    free: dict[str, tuple[int, ...]] = dict.fromkeys(inputs, (0, 1))
+    memory: dict[str, tuple[str | int, ...]] = {
+        f"{layer}.{part}": ("batch", heads, "past", sizes.head_dim)
+        for layer, heads in enumerate(config.heads_per_layer)
+        for part in ("key", "value")
+    }
+    if whole.header is not None and whole.room:
+        memory["header"] = ("batch", whole.header.channels, whole.room)
+    example = {"batch": 2, "past": _PAST}
+    for name, shape in memory.items():
+        sides = [example[side] if isinstance(side, str) else side for side in shape]
+        inputs[f"past.{name}"] = torch.zeros(sides)
+        named = (axis for axis, side in enumerate(shape) if isinstance(side, str))
+        free[f"past.{name}"] = tuple(named)
+    graph = export_module(whole, inputs, free, ["logits", *(f"present.{n}" for n in memory)])
+    names = {f"backbone.{name}": numbers for name, numbers in bytewise.items()}
+    return _as_file(graph, names, precision), memory
+
+
+def _as_file(graph: onnx.ModelProto, weights: Mapping[str, Numbers], precision: Precision) -> bytes:
+    _share(graph)
+    _store_bytes(graph, weights)
     if precision in ("float16", "int4"):  # at int4, scales of groups have two bytes
         _store_halves(graph)
     shorten(graph)
     return graph.SerializeToString()
+
+
+def _share(model: onnx.ModelProto) -> None:
+    """Keep one of tensors that are alike: of a table of words that is the language head too."""
+    graph, first, names = model.graph, {}, {}
+    for tensor in list(graph.initializer):
+        content = tensor.raw_data
+        if len(content) < _LEAST_SHARED:
+            continue
+        key = tensor.data_type, tuple(tensor.dims), hashlib.sha256(content).digest()
+        if key in first:
+            names[tensor.name] = first[key]
+            graph.initializer.remove(tensor)
+        else:
+            first[key] = tensor.name
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def export_module(
@@ -110,7 +178,11 @@ def _traced(
     outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """By PyTorch's exporter without its optimiser, which has dropped summands without a word."""
-    axes = tuple(dict.fromkeys(free.get(name, ()), Dim.DYNAMIC) for name in inputs)
+    axes: Any = tuple(dict.fromkeys(free.get(name, ()), Dim.DYNAMIC) for name in inputs)
+    kinds = [each.kind for each in signature(module.forward).parameters.values()]
+    if Parameter.VAR_POSITIONAL in kinds:
+        named = kinds.index(Parameter.VAR_POSITIONAL)
+        axes = (*axes[:named], axes[named:])
     try:
         with silent(), torch.no_grad():
             program = torch.onnx.export(

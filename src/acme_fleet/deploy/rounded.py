@@ -6,9 +6,12 @@ Each stands for a module of a backbone at ``int8`` or ``int4``, see
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from acme_fleet.config.devices import Precision
 from acme_fleet.cost.size import GROUP, SCALE
@@ -100,7 +103,10 @@ class Int8Embedding(nn.Module):
 
 
 class _Int4Embedding(nn.Module):
-    """Rows of a table are read as packed, then taken apart: two numbers in a byte."""
+    """Rows of a table are read as packed, then taken apart: two numbers in a byte.
+
+    They are packed as :class:`_Int4Linear` has them, so that a language head may share them.
+    """
 
     packed: Tensor
     scale: Tensor
@@ -108,7 +114,7 @@ class _Int4Embedding(nn.Module):
     def __init__(self, packed: Tensor, scale: Tensor, hidden: int) -> None:
         super().__init__()
         self.hidden = hidden
-        self.register_buffer("packed", packed)
+        self.register_buffer("packed", packed.unflatten(1, (-1, GROUP // 2)))
         self.register_buffer("scale", scale.float())
 
     def forward(self, ids: Int64[Tensor, ...]) -> Float[Tensor, "... hidden"]:
@@ -117,21 +123,118 @@ class _Int4Embedding(nn.Module):
         row = self.packed[ids].to(torch.int32)
         high = torch.div(row, 16, rounding_mode="floor")
         numbers = torch.stack([row - 16 * high, high], dim=-1).flatten(-2).float() - 8
-        groups = self.scale.shape[1]
-        scaled = numbers.unflatten(-1, (groups, GROUP)) * self.scale[ids][..., None]
-        return scaled.flatten(-2)[..., : self.hidden]
+        return (numbers * self.scale[ids][..., None]).flatten(-2)[..., : self.hidden]
+
+
+class _FloatHead(nn.Module):
+    """A language head that may be the table of words: its rows are not turned around."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+
+    def forward(self, x: Float[Tensor, "batch tokens hidden"]) -> Float[Tensor, ...]:
+        """Logits of each token."""
+        words = len(self.weight)
+        product = torch.onnx.ops.symbolic(
+            "Gemm",
+            (x.flatten(0, 1), self.weight),
+            {"transB": 1},
+            dtype=torch.float32,
+            shape=(x.shape[0] * x.shape[1], words),
+        )
+        return product.unflatten(0, (x.shape[0], x.shape[1]))
+
+
+class _Int8Head(nn.Module):
+    """A language head on whole numbers, inputs rounded by groups of 32; its table, too."""
+
+    def __init__(self, numbers: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.hidden = numbers.shape[1]
+        filled = F.pad(numbers.to(torch.int16) + _ZERO, (0, -self.hidden % GROUP), value=_ZERO)
+        self.register_buffer("numbers", filled.to(torch.uint8).unflatten(1, (-1, GROUP)))
+        groups = self.get_buffer("numbers").shape[1]
+        self.register_buffer("scale", scale[:, None].repeat(1, groups))
+        self.register_buffer("row_scale", scale)
+
+    def forward(self, x: Float[Tensor, "batch tokens hidden"]) -> Float[Tensor, ...]:
+        """Logits of each token."""
+        numbers, scale = self.get_buffer("numbers"), self.get_buffer("scale")
+        sizes = {"K": self.hidden, "N": len(numbers), "bits": 8, "block_size": GROUP}
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (x, numbers, scale),
+            {**sizes, "accuracy_level": 4},  # as fast as at 4 bits; in float32 a hundred times less
+            dtype=torch.float32,
+            shape=(*x.shape[:-1], len(numbers)),
+            version=1,
+        )
+
+
+class _HeadsEmbedding(nn.Module):
+    """The table of words that an :class:`_Int8Head` has."""
+
+    def __init__(self, head: _Int8Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, ids: Int64[Tensor, ...]) -> Float[Tensor, "... hidden"]:
+        """The rows of these numbers."""
+        row = self.head.get_buffer("numbers")[ids].flatten(-2)[..., : self.head.hidden]
+        return (row.float() - _ZERO) * self.head.get_buffer("row_scale")[ids][..., None]
+
+
+def language_head(backbone: nn.Module, name: str, precision: Precision) -> nn.Module:
+    """A language head for an exporter; one that is the table of words takes no bytes of its own.
+
+    Args:
+        backbone: before :func:`with_whole_numbers`; its table of words is replaced.
+        name: of the head's weight in it.
+        precision: of the backbone.
+    """
+    weight, place = backbone.get_parameter(name).detach(), name.removesuffix(".weight")
+    tied = isinstance(backbone.get_submodule(place), nn.Embedding)
+    if precision == "int8":
+        head: nn.Module = _Int8Head(*packed(weight, precision))
+        if tied:
+            table = _HeadsEmbedding(cast("_Int8Head", head))
+            backbone.set_submodule(place, _scaled(backbone.get_submodule(place), table))
+        return head
+    if precision == "int4":
+        return _Int4Linear(*packed(weight, precision), None, weight.shape[1])
+    return _FloatHead(weight)
+
+
+class _Times(nn.Module):
+    """A product with a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """The product."""
+        return x * self.factor
+
+
+def _scaled(module: nn.Module, table: nn.Module) -> nn.Module:
+    """A table in the place of one whose rows may have a factor, as Gemma's."""
+    factor = getattr(module, "scalar_embed_scale", None)
+    return table if factor is None else nn.Sequential(table, _Times(float(factor)))
 
 
 def _replacement(module: nn.Module, precision: Precision) -> nn.Module | None:
-    kind = type(module)
-    if kind not in (nn.Linear, Int8Linear, nn.Embedding):
+    if isinstance(module, nn.Embedding):
+        weight = module.weight.detach()
+        numbers, scale = packed(weight, precision)
+        if precision == "int8":
+            return _scaled(module, Int8Embedding(numbers, scale))
+        return _scaled(module, _Int4Embedding(numbers, scale, weight.shape[1]))
+    if type(module) not in (nn.Linear, Int8Linear):
         return None
     weight = module.get_parameter("weight").detach()
     numbers, scale = packed(weight, precision)
-    if kind is nn.Embedding:
-        if precision == "int8":
-            return Int8Embedding(numbers, scale)
-        return _Int4Embedding(numbers, scale, weight.shape[1])
     bias = module.state_dict().get("bias")
     if precision == "int8":
         return _Int8Linear(numbers, scale, bias)

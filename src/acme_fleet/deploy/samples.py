@@ -12,7 +12,8 @@ import torch
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.image import ImagePreprocessing
-from acme_fleet.data.partition import HostData
+from acme_fleet.data.language import LanguagePreprocessing
+from acme_fleet.data.partition import HostData, load_world
 from acme_fleet.data.samples import Samples
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.deploy.base import Inputs, preparation
@@ -20,7 +21,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.inspection.predict import DeviceModel
 from acme_fleet_runtime.images import open_image
 from acme_fleet_runtime.inputs import Skipped, find_inputs
-from acme_fleet_runtime.manifest import TextPreparation
+from acme_fleet_runtime.manifest import ImagePreparation
 from acme_fleet_runtime.texts import LEAST_TOKENS
 
 _RANDOM = 32  # inputs, where there are no others
@@ -59,8 +60,11 @@ def of_run(model: DeviceModel, fleet: Fleet, device: str) -> Evidence:
         FleetError: if they cannot be read here.
     """
     try:
-        data = HostData.read(fleet, device)
-        splits = data.splits(device, model.class_names, model.preprocessing)
+        if isinstance(model.preprocessing, LanguagePreprocessing):  # there are no classes to name
+            splits = load_world(fleet, [device]).private[device]
+        else:
+            data = HostData.read(fleet, device)
+            splits = data.splits(device, model.class_names, model.preprocessing)
     except FleetError as error:
         raise FleetError(
             f"{error}; the artifact is verified on the device's own data: bring them back, or name "
@@ -91,8 +95,9 @@ def of_files(model: DeviceModel, paths: Sequence[Path]) -> Evidence:
 def at_random(model: DeviceModel) -> Evidence:
     """Noise and smooth images, or random tokens: what a model of any kind can be asked."""
     draw, rule = np.random.default_rng(0), preparation(model)
-    if isinstance(rule, TextPreparation):
-        longest = max(LEAST_TOKENS, rule.max_tokens)
+    if not isinstance(rule, ImagePreparation):
+        assert isinstance(model.preprocessing, TextPreprocessing)
+        longest = max(LEAST_TOKENS, model.preprocessing.max_tokens)
         lengths = draw.integers(LEAST_TOKENS, longest, (_RANDOM, 1), endpoint=True)
         ids = draw.integers(0, rule.vocabulary, (_RANDOM, longest))
         mask = (np.arange(longest) < lengths).astype(np.int64)

@@ -105,7 +105,7 @@ def verify(
     record = Verification(
         data=evidence.data,
         samples=len(evidence.first),
-        largest_difference=_told(max(difference, alone, padded)),
+        largest_difference=told(max(difference, alone, padded)),
         tolerance=tolerance,
         same_class=float((ours.argmax(axis=1) == expected.argmax(axis=1)).mean()),
         forced=forced and bool(refusals),
@@ -113,7 +113,8 @@ def verify(
     return Verified(record, tuple(accuracy), tuple(refusals))
 
 
-def _told(difference: float) -> float:
+def told(difference: float) -> float:
+    """A number that JSON has."""
     return difference if math.isfinite(difference) else 1e9
 
 

@@ -21,7 +21,7 @@ from acme_fleet.device.refinement import (
     prune_header,
     train_header,
 )
-from acme_fleet.device.state import DeviceFolder, FeatureMemory, changed_files
+from acme_fleet.device.state import Answers, DeviceFolder, FeatureMemory, changed_files
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message, check_shapes
 from acme_fleet.messages.edge_device import (
@@ -46,6 +46,7 @@ from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
 from acme_fleet.profiling.measure import measure_latency
+from acme_fleet.runs.events import VALIDATION
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.base import Task
@@ -83,8 +84,8 @@ class DeviceClient:
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
         self._round: int | None = None  # that was last asked for, since this process began
         self._own: Splits | None = None  # once a model has told how to read them
+        self._begun: HeaderState | None = None  # the state that a training has begun with
         self._judged: Task | None = None  # the task by the backbone that was received
-        self._coarse: Header | None = None  # the header that was received, checked and built
 
     def handle(self, message: Message) -> Message:
         """Answer the edge server.
@@ -124,24 +125,27 @@ class DeviceClient:
         return None if self._folder.has_trained(number) else number
 
     def training(self, number: int) -> LocalTraining:
-        """The work of a round: it begins with the last state before it."""
-        features = self._features()
-        header = self._before(number).current
-        return LocalTraining(header, features, self._generator("round", number))
+        """The work of a round, whose result :meth:`keep` takes."""
+        self._begun = self._before(number)
+        return LocalTraining(
+            self._begun.current, self._features(), self._generator("round", number)
+        )
 
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""
         header, importance = trained
         validation = self._features().validation
-        state = self._before(number).with_current(self._judging, header, validation)
+        begun, self._begun = self._begun or self._before(number), None
+        state = begun.with_current(self._judging, header, validation)
         self._folder.keep_trained(number, state, importance)
+        best, name = state.best_evaluation, self._settings.name
+        self._journal.figure(name, "device", VALIDATION, number + 1, best.score)
 
     # --- the steps, in the order of Algorithm 2 ---
 
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
-        self._coarse, self._judged = _coarse_header(self._task, assignment), None
-        coarse = self._coarse
+        coarse, self._judged = self._received(assignment), None
         self._check_size(assignment)
         self._own = self._read_own(assignment)
         self._folder.accept(assignment)
@@ -222,6 +226,8 @@ class DeviceClient:
             linear = self._linear_rival(assignment, features)
             headers = {"coarse": coarse, "best": state.best, "linear": linear}
             found = {name: evaluate(task, header, test) for name, header in headers.items()}
+            if not task.per_token:
+                self._folder.keep_answers(Answers.of(state.best, features, assignment.class_names))
             one, language = self._private.test[:1].inputs, None
             if task.per_token:
                 own = self._private.test
@@ -238,7 +244,11 @@ class DeviceClient:
                 accuracy=found["best"].score,
                 accuracy_linear=found["linear"].score,
                 test_samples=len(test),
-                latency_s=measure_latency(model, one),
+                latency_s=self._folder.once(
+                    assignment,
+                    f"latency of {state.best.plan.shapes()}",  # and of inputs of one size
+                    lambda: measure_latency(model, one),
+                ),
                 neurons_coarse=coarse.plan.neurons,
                 neurons=state.best.plan.neurons,
                 raw_data_bytes=raw_bytes(self._private),
@@ -340,10 +350,10 @@ class DeviceClient:
         return self._private_by(assignment.class_names, preprocessing)
 
     def _received(self, assignment: HeaderAssignment) -> Header:
-        """The coarse header; checked and built once in a process."""
-        if self._coarse is None:
-            self._coarse = _coarse_header(self._task, assignment)
-        return self._coarse
+        """The coarse header, checked and built."""
+        return self._folder.once(
+            assignment, "header", lambda: _coarse_header(self._task, assignment)
+        )
 
     def _features(self) -> Splits:
         if not self._task.per_token:

@@ -87,9 +87,10 @@ class HeaderState:
             return HeaderState(header, header, evaluation)
         return HeaderState(header, self.best, self.best_evaluation)
 
-    def write(self, path: Path) -> None:
-        """Save both headers in one file."""
-        tensors = with_prefix("current", self.current.state_dict())
+    def write(self, path: Path, beside: Mapping[str, Tensor] | None = None) -> None:
+        """Save both headers in one file; ``beside`` are further tensors, under ``beside.``."""
+        tensors = with_prefix("beside", beside or {})
+        tensors |= with_prefix("current", self.current.state_dict())
         tensors |= with_prefix("best", self.best.state_dict())
         about = {
             "current": self.current.plan.model_dump(mode="json"),
@@ -100,7 +101,12 @@ class HeaderState:
 
     @staticmethod
     def read(path: Path) -> HeaderState:
-        """Load what :meth:`write` saved.
+        """Load what :meth:`write` saved, see :meth:`read_with`."""
+        return HeaderState.read_with(path)[0]
+
+    @staticmethod
+    def read_with(path: Path) -> tuple[HeaderState, dict[str, Tensor]]:
+        """Load what :meth:`write` saved, and the tensors that it saved beside.
 
         Raises:
             DamagedError: if the file is missing or damaged.
@@ -119,7 +125,8 @@ class HeaderState:
 
         try:
             evaluation = Evaluation(**about["evaluation"])
-            return HeaderState(header("current"), header("best"), evaluation)
+            state = HeaderState(header("current"), header("best"), evaluation)
+            return state, without_prefix("beside", tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples, Splits
@@ -18,10 +18,13 @@ from acme_fleet.links.wire import encode, read_message
 from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples, language_bytes
+from acme_fleet.models.header.module import Header
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import remove
+from acme_fleet.runs.ledger import forget, note, require
 from acme_fleet.runs.sealed import (
+    STRICT,
     checksum,
     if_sound,
     read_sealed,
@@ -29,63 +32,83 @@ from acme_fleet.runs.sealed import (
     write_sealed,
     write_sealed_json,
 )
+from acme_fleet.training.evaluation import answers
 
 TrainedState = tuple[HeaderState, ImportanceSet]
 """The state after a round's training, and its neurons' importance."""
+Made = TypeVar("Made")
 _SPLITS = ("train", "validation", "test")
-_STATE, _SHIPPED = "state", "state/shipped.json"
+_STATE, _SHIPPED, _ANSWERS = "state", "state/shipped.json", "state/answers.json"
+
+
+def _size_bytes(features: Splits) -> int:
+    inputs = [getattr(features, split).inputs.values() for split in _SPLITS]
+    return sum(tensor.nbytes for tensors in inputs for tensor in tensors)
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """A device's frozen backbone, where this process has built it, and its features of the data."""
+class Answers:
+    """A device's classes: its training samples, and the shipped model's answers on its test set.
 
-    features: Splits
-    backbone: PreTrainedModel | None
+    Attributes:
+        train: training samples by class.
+        test: for each class of the test set, by class, how often the model answered what.
+    """
 
-    @cached_property
-    def size_bytes(self) -> int:
-        """Bytes of the features' and the backbone's tensors."""
-        inputs = [getattr(self.features, split).inputs.values() for split in _SPLITS]
-        tensors = [tensor for each in inputs for tensor in each]
-        tensors += [] if self.backbone is None else self.backbone.state_dict().values()
-        return sum(tensor.nbytes for tensor in tensors)
+    __pydantic_config__ = STRICT
+
+    train: dict[str, int]
+    test: dict[str, dict[str, int]]
+
+    @staticmethod
+    def of(header: Header, features: Splits, names: Sequence[str]) -> Answers:
+        """Count samples and answers; ``names`` are the classes' in the order of the outputs."""
+        labels: list[int] = features.test.labels.tolist()
+        given: list[int] = answers(header, features.test).tolist()
+        test: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for label, answer in zip(labels, given, strict=True):
+            test[names[label]][names[answer]] += 1
+        trained: list[int] = features.train.labels.tolist()
+        train = Counter(names[label] for label in trained)
+        return Answers(dict(train), {name: dict(counts) for name, counts in test.items()})
 
 
 class FeatureMemory:
-    """The features of a process's devices, and their backbones, as long as they fit.
+    """The features of a process's devices as long as they fit, and their models' common parts.
 
-    Where those of all devices do not, the devices that have worked last are held, and features of
-    the others are read from disk again when they are asked for. Features of a device that exceed
-    the limit alone are never held.
+    Where the features of all devices do not fit, the devices that have worked last are held, and
+    features of the others are read from disk again when they are asked for. Features of a device
+    that exceed the limit alone are never held.
     """
 
     def __init__(self, most_bytes: int = 2**29) -> None:
-        """Hold at most ``most_bytes`` (512 MiB) in all."""
+        """Hold features of at most ``most_bytes`` (512 MiB) in all."""
         self._most = most_bytes
-        self._held: dict[Path, Frozen] = {}
+        self._held: dict[Path, Splits] = {}
         self._bytes = 0  # of all that is held
+        self._digest = ""  # of the assignment that was received last
+        self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def get(self, path: Path) -> Frozen | None:
-        """The features and backbone that are held for a device's folder, or none."""
+    def get(self, path: Path) -> Splits | None:
+        """The features that are held for a device's folder, or none."""
         with self._lock:
             found = self._held.pop(path, None)
             if found is not None:
                 self._held[path] = found  # behind all others: it leaves last
             return found
 
-    def put(self, path: Path, frozen: Frozen) -> None:
+    def put(self, path: Path, features: Splits) -> None:
         """Hold this for a device's folder, and forget the oldest ones where there is no room."""
         with self._lock:
             self._forget(path)
-            room = self._most - frozen.size_bytes
-            if room < 0:
+            size = _size_bytes(features)
+            if size > self._most:
                 return
-            while self._bytes > room:
+            while self._bytes > self._most - size:
                 self._forget(next(iter(self._held)))
-            self._held[path] = frozen
-            self._bytes += frozen.size_bytes
+            self._held[path] = features
+            self._bytes += size
 
     def drop(self, path: Path) -> None:
         """Forget a device's folder."""
@@ -94,7 +117,20 @@ class FeatureMemory:
 
     def _forget(self, path: Path) -> None:
         if (old := self._held.pop(path, None)) is not None:
-            self._bytes -= old.size_bytes
+            self._bytes -= _size_bytes(old)
+
+    def once(self, assignment: HeaderAssignment, part: str, make: Callable[[], Made]) -> Made:
+        """A part of the model that was received, which nobody changes.
+
+        Devices that received the same model share it; parts of the last such model are held.
+        """
+        digest = checksum(encode(assignment))
+        with self._lock:
+            if digest != self._digest:
+                self._digest, self._made = digest, {}
+            if part not in self._made:
+                self._made[part] = make()
+            return self._made[part]
 
 
 class DeviceFolder:
@@ -120,6 +156,7 @@ class DeviceFolder:
         self._memory.drop(self.path)
         for outdated in stored.parent.glob("*.safetensors"):
             remove(outdated)
+        forget(stored.parent)
         write_sealed(stored, sent)
 
     def assignment(self) -> HeaderAssignment:
@@ -145,8 +182,8 @@ class DeviceFolder:
         """
         path = self._file("features")
         held = self._memory.get(self.path)
-        if held and (path.exists() or held.features.train.computed is not None):
-            return held.features
+        if held and (path.exists() or held.train.computed is not None):
+            return held
         if most_bytes is not None and not path.exists():
             backbone, parts = (
                 self.backbone(self.assignment()),
@@ -154,12 +191,11 @@ class DeviceFolder:
             )
             if sum(language_bytes(backbone, part) for part in parts) > most_bytes:
                 features = Splits(*(feature_samples(backbone, p, most_bytes=0) for p in parts))
-                self._memory.put(self.path, Frozen(features, backbone))
+                self._memory.put(self.path, features)
                 return features
-        stored, backbone = if_sound(path, read_tensors), None
+        stored = if_sound(path, read_tensors)
         if stored is None:
-            assignment = self.assignment()
-            backbone = backbone_from(assignment.config, assignment.backbone)
+            backbone = self.backbone(self.assignment())
             tensors = {
                 f"{split}.{name}": values
                 for split in _SPLITS
@@ -176,15 +212,20 @@ class DeviceFolder:
             return own.with_inputs(without_prefix(split, stored[0]))
 
         features = Splits(*(samples(split) for split in _SPLITS))
-        self._memory.put(self.path, Frozen(features, backbone))
+        self._memory.put(self.path, features)
         return features
 
     def backbone(self, assignment: HeaderAssignment) -> PreTrainedModel:
-        """The backbone of the assignment that was accepted; built anew if it is not held."""
-        held = self._memory.get(self.path)
-        if held and held.backbone is not None:
-            return held.backbone
-        return backbone_from(assignment.config, assignment.backbone)
+        """The backbone of an assignment; devices of a process with the same one share it."""
+        return self.once(
+            assignment,
+            "backbone",
+            lambda: backbone_from(assignment.config, assignment.backbone),
+        )
+
+    def once(self, assignment: HeaderAssignment, part: str, make: Callable[[], Made]) -> Made:
+        """See :meth:`FeatureMemory.once`."""
+        return self._memory.once(assignment, part, make)
 
     def forget_features(self) -> None:
         """Give their storage back; they are large, and can be computed again."""
@@ -206,10 +247,11 @@ class DeviceFolder:
             start: makes the state before the first round, should it be damaged.
 
         Raises:
-            DamagedError: if a later state is damaged, which depends on what peers have sent.
+            DamagedError: if a later state, which depends on what peers have sent, is damaged or
+                missing.
         """
         earlier = (self._file(f"pruned-{n}") for n in reversed(range(number)))
-        if pruned := next((path for path in earlier if path.exists()), None):
+        if pruned := next(filter(require, earlier), None):
             return HeaderState.read(pruned)
         return if_sound(self._file("start"), HeaderState.read) or self.begin(start())
 
@@ -218,31 +260,26 @@ class DeviceFolder:
         return self.if_trained(number) is not None
 
     def if_trained(self, number: int) -> TrainedState | None:
-        """As :meth:`trained`; none if the training is not done, or a file is damaged."""
-        path = self._file(f"importance-{number}")
-        importance = if_sound(path, read_tensors)
-        state = importance and if_sound(self._file(f"trained-{number}"), HeaderState.read)
-        return _ordered(state, importance[0], path) if importance and state else None
+        """As :meth:`trained`; none if the training is not done, or its file is damaged."""
+        return if_sound(self._file(f"trained-{number}"), _read_trained)
 
     def keep_trained(self, number: int, state: HeaderState, importance: ImportanceSet) -> None:
         """Keep what the training of a round has made."""
-        path = self._file(f"importance-{number}")
-        write_tensors(path, importance.by_layer(), {}, private=True)
-        state.write(self._file(f"trained-{number}"))
+        state.write(self._file(f"trained-{number}"), importance.by_layer())
 
     def trained(self, number: int) -> TrainedState:
         """The state after a round's training, and its neurons' importance.
 
         Raises:
-            DamagedError: if there was none, or a file is damaged.
+            DamagedError: if there was none, or its file is damaged.
         """
-        state = HeaderState.read(self._file(f"trained-{number}"))
-        path = self._file(f"importance-{number}")
-        return _ordered(state, read_tensors(path)[0], path)
+        return _read_trained(self._file(f"trained-{number}"))
 
     def keep_pruned(self, number: int, state: HeaderState) -> None:
         """Keep the state at the end of a round."""
-        state.write(self._file(f"pruned-{number}"))
+        path = self._file(f"pruned-{number}")
+        state.write(path)
+        note(path.parent, [path.name])
 
     # --- the end ---
 
@@ -254,6 +291,10 @@ class DeviceFolder:
         """Keep the report: the work for this assignment is over."""
         write_sealed(self._file("report"), encode(report))
 
+    def keep_answers(self, found: Answers) -> None:
+        """Keep what only the device knows of its test set; no message has a field for it."""
+        write_sealed_json(self.path / _ANSWERS, asdict(found), private=True)
+
     def keep_shipped(self) -> None:
         """Remember the files that ship as they are."""
         write_sealed_json(self.path / _SHIPPED, _digests(self.path), private=True)
@@ -262,9 +303,15 @@ class DeviceFolder:
         return self.path / _STATE / f"{name}.safetensors"
 
 
-def _ordered(state: HeaderState, importance: dict[str, Tensor], path: Path) -> TrainedState:
+def _read_trained(path: Path) -> TrainedState:
+    state, importance = HeaderState.read_with(path)
     with reading(f"cannot read {path}", DamagedError):
         return state, ImportanceSet.of(importance, state.current.plan.layers)
+
+
+def kept_answers(folder: Path) -> Answers | None:
+    """The answers that a device has noted; none of an older version's device."""
+    return if_sound(folder / _ANSWERS, lambda path: read_sealed_json(path, Answers))
 
 
 def changed_files(folder: Path) -> list[str] | None:

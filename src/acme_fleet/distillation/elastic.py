@@ -23,7 +23,7 @@ from acme_fleet.models.padding import clear_padding, shuffled
 from acme_fleet.runs.notes import Progress, training_note
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
-from acme_fleet.training.loop import Optimization, check_converging, steps_of
+from acme_fleet.training.loop import Optimization, check_converging, in_parts, steps_of
 from acme_fleet.training.precision import Numbers, mixed_precision
 from acme_fleet.training.resume import EpochState
 
@@ -291,9 +291,13 @@ def distill(
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
         for batch in shuffled(samples, training.batch_size, generator):
-            inputs = (augment(batch, generator) if augment else batch).inputs
+            whole = augment(batch, generator) if augment else batch
             students = sandwich(step, generator)
-            total += teach(task, teacher, student, step, inputs, students, maps, numbers)
+            # Students learn from all tokens, whatever the labels.
+            unlabelled = Samples(whole.inputs, None, whole.stored_bytes)
+            for part, share in in_parts(unlabelled, training.parts):
+                own = task, teacher, student, step, part.inputs, students
+                total += teach(*own, maps, numbers, share)
             optimization.step()
         check_converging(total, optimization.parameters, epoch, training)
         if state:
@@ -328,8 +332,11 @@ def teach(
     students: Sequence[Variant],
     maps: StateMaps | None = None,
     numbers: Numbers | None = None,
+    share: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
+
+    A batch that is a part of another has a ``share`` of its loss.
 
     The teacher runs once for each width it is asked at, whatever the number of students. With
     ``maps`` the states of students of a smaller hidden size are compared through them.
@@ -358,6 +365,7 @@ def teach(
                     if step.logits_weight:
                         logits = _imitation(task, run, taught, step.logits_loss)
                         loss = loss + step.logits_weight * logits
+        loss = share * loss
         loss.backward()
         total += loss.detach()
     return total

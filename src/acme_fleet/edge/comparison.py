@@ -16,7 +16,7 @@ from acme_fleet.config.header import Header as HeaderSpace
 from acme_fleet.config.header import Search, StrategyName
 from acme_fleet.cost.size import parameter_count, shapes_of, stored_model, stored_size
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.edge.search import Progress, SearchData, SearchResult, search_header
+from acme_fleet.edge.search import SearchData, SearchResult, search_header
 from acme_fleet.edge.search_space import SearchSpace
 from acme_fleet.edge.shared_weights import SharedWeights
 from acme_fleet.edge.strategies import Fits
@@ -31,6 +31,7 @@ from acme_fleet.models.header.module import (
 )
 from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
+from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverging, fit
@@ -96,6 +97,7 @@ class Contest:
             blocks=header.blocks,
             cells=header.cells,
             channels=header.channels,
+            more=header.more_operations,
             classes=len(classifier["weight"]),
             **feature_sizes(backbone.config)._asdict(),
         )
@@ -256,7 +258,9 @@ class Contest:
 
         for number, name in enumerate(others):
 
-            def tell(done: int, total: int, note: str, number: int = number) -> None:
+            def tell(
+                done: int, total: int, note: str = "", _: float | None = None, number: int = number
+            ) -> None:
                 progress(number, len(others) + 1, f"{others[number]} {done}/{total}: {note}")
 
             with suppress(Diverged):

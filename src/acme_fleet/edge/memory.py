@@ -10,6 +10,7 @@ from typing import TypeVar
 from acme_fleet.links.wire import encode, read_message
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import FeatureSample, Upload
+from acme_fleet.runs.ledger import note, require
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed, write_sealed_json
 
 SAMPLES, UPLOADS = "samples", "uploads"
@@ -23,6 +24,7 @@ def remember(folder: Path, uploads: Mapping[str, Message]) -> None:
     """Keep what devices sent on disk, each in place of the device's earlier message."""
     for name, upload in uploads.items():
         write_sealed(_path(folder, name), encode(upload))
+    note(folder, (_path(folder, name).name for name in uploads))
 
 
 def recall(
@@ -41,16 +43,16 @@ def recall(
     is zero, is left out. What the ``settled`` sent is as fresh as ever: they have finished.
 
     Raises:
-        DamagedError: if a file is damaged, or holds no upload of this ``kind``.
+        DamagedError: if a file is damaged or missing, or holds no upload of this ``kind``.
     """
     found: dict[str, tuple[UploadT, float]] = {}
     for name in names:
         path = _path(folder, name)
         if name in uploads:
             found[name] = uploads[name], 1.0
-        elif name in settled and path.exists():
+        elif name in settled and require(path):
             found[name] = read_message(path, kind), 1.0
-        elif decay > 0 and path.exists():
+        elif decay > 0 and require(path):
             old = read_message(path, kind)
             found[name] = old, decay ** (number - old.round)
     return found
@@ -93,14 +95,16 @@ class Rounds:
         """Read the last state, or the beginning.
 
         Raises:
-            DamagedError: if it is damaged: who missed which round is written nowhere else.
+            DamagedError: if it is damaged or missing: who missed which round is written nowhere
+                else.
         """
         path = folder / _ROUNDS
-        return read_sealed_json(path, Rounds) if path.exists() else Rounds()
+        return read_sealed_json(path, Rounds) if require(path) else Rounds()
 
     def write(self, folder: Path) -> None:
         """Keep it on disk."""
         write_sealed_json(folder / _ROUNDS, asdict(self))
+        note(folder, [_ROUNDS])
 
     def after(
         self, absent: Iterable[str], shortened: Mapping[str, float], last: bool, rounds: int

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
+from acme_fleet.messages.peer_weights import PeerWeights, among, from_lists
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed_json
 
 _FILE = "similarity.json"
-
-
-def present(
-    weights: Float[np.ndarray, "devices devices"],
-    index: list[int],
-    freshness: Sequence[float] | None = None,
-) -> Float[np.ndarray, "present present"]:
-    """The weights among those who count in a round, rows summing to 1 again.
-
-    Args:
-        weights: Ŵ of all devices.
-        index: the rows of those who count.
-        freshness: how much each of them counts for the others, in their order; 1 by default. A
-            device's weight for itself stays.
-    """
-    chosen = weights[np.ix_(index, index)]
-    if freshness is not None:
-        own = np.diag(chosen).copy()
-        chosen = chosen * np.asarray(freshness)
-        np.fill_diagonal(chosen, own)
-    return chosen / chosen.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +19,7 @@ class Peers:
 
     Attributes:
         devices: their names.
-        weights: Ŵ of Eq. 20 as lists, row = receiver.
+        weights, columns: Ŵ of Eq. 20, see :func:`~acme_fleet.messages.peer_weights.to_lists`.
         keys: public keys by name; empty without masking.
     """
 
@@ -50,6 +28,7 @@ class Peers:
     devices: list[str]
     weights: list[list[float]]
     keys: dict[str, str] = field(default_factory=dict)
+    columns: list[list[int]] = field(default_factory=list)
 
     @staticmethod
     def read(folder: Path) -> Peers | None:
@@ -65,9 +44,14 @@ class Peers:
         """Keep it on disk."""
         write_sealed_json(folder / _FILE, asdict(self))
 
-    def among(
-        self, names: Iterable[str], freshness: Sequence[float] | None = None
-    ) -> Float[np.ndarray, "present present"]:
-        """The weights among some of them, see :func:`present`."""
-        index = [self.devices.index(name) for name in names]
-        return present(np.array(self.weights), index, freshness)
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.devices)}
+
+    @cached_property
+    def _matrix(self) -> PeerWeights:
+        return from_lists(len(self.devices), self.weights, self.columns)
+
+    def among(self, names: Iterable[str], freshness: Sequence[float] | None = None) -> PeerWeights:
+        """The weights among some of them, see :func:`acme_fleet.messages.peer_weights.among`."""
+        return among(self._matrix, [self._places[name] for name in names], freshness)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,13 @@ from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.models.features import feature_maps, feature_samples
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.runs.notes import Progress
 from acme_fleet.runs.sealed import if_sound
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverged, optimizer_tensors, restore_optimizer
 
 _SAVE_EVERY_S = 20.0
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def search_header(
         settings: strategy and budget. A backbone learning rate of 0 freezes the backbone, and its
             features are then computed once.
         generator: decides the run.
-        progress: called with finished and total steps, and how it stands in words.
+        progress: called after each step, and at the end without a reward.
         state: a file that keeps an unfinished search, which goes on from there bit for bit; if
             it is damaged, from the beginning.
 
@@ -104,7 +103,8 @@ def search_header(
     saved = time.monotonic()
     while len(search.rewards) < settings.steps and not search.out_of_time():
         search.step()
-        progress(len(search.rewards), settings.steps, search.describe())
+        rewards = search.rewards
+        progress(len(rewards), settings.steps, search.describe(), rewards[-1])
         if state and time.monotonic() - saved >= _SAVE_EVERY_S:
             search.save(state)
             saved = time.monotonic()

@@ -11,37 +11,44 @@ from acme_fleet.messages.header_plan import (
     KERNELS,
     OPERATIONS,
     Block,
+    Channels,
     Genotype,
     HeaderPlan,
+    operation_layer,
     smallest_genotype,
 )
 
 
-def space_size(blocks: int) -> int:
-    """|B_{1:B}| = Π (b + 1)² · |Ô|² (Eq. 14)."""
-    return math.prod((b + 1) ** 2 * len(OPERATIONS) ** 2 for b in range(1, blocks + 1))
+def space_size(blocks: int, more: Sequence[str] = ()) -> int:
+    """|B_{1:B}| = Π (b + 1)² · |Ô|² (Eq. 14); ``more`` are operations beside the paper's."""
+    return math.prod(choices(blocks, more))
 
 
-def choices(blocks: int) -> list[int]:
+def choices(blocks: int, more: Sequence[str] = ()) -> list[int]:
     """Number of options of each of the 4B decisions: two inputs, two operations a block."""
-    return [n for b in range(blocks) for n in (b + 2, b + 2, len(OPERATIONS), len(OPERATIONS))]
+    operations = len(OPERATIONS) + len(more)
+    return [n for b in range(blocks) for n in (b + 2, b + 2, operations, operations)]
 
 
-def genotype_of(decisions: Sequence[int], cells: int, channels: int) -> Genotype:
+def genotype_of(
+    decisions: Sequence[int], cells: int, channels: int, more: Sequence[str] = ()
+) -> Genotype:
     """The genotype that 4B decisions describe, in the order of :func:`choices`."""
+    operations = [*OPERATIONS, *more]
     blocks = tuple(
-        Block(inputs=(i, j), operations=(OPERATIONS[p], OPERATIONS[q]))
+        Block(inputs=(i, j), operations=(operations[p], operations[q]))
         for i, j, p, q in zip(*(decisions[k::4] for k in range(4)), strict=True)
     )
     return Genotype(blocks=blocks, cells=cells, channels=channels)
 
 
-def decisions_of(genotype: Genotype) -> list[int]:
+def decisions_of(genotype: Genotype, more: Sequence[str] = ()) -> list[int]:
     """The 4B decisions that describe a genotype."""
+    operations = [*OPERATIONS, *more]
     return [
         decision
         for block in genotype.blocks
-        for decision in (*block.inputs, *map(OPERATIONS.index, block.operations))
+        for decision in (*block.inputs, *map(operations.index, block.operations))
     ]
 
 
@@ -56,6 +63,7 @@ class SearchSpace:
 
     Args:
         blocks, cells, channels: B, U and the channels of every operation.
+        more: operations beside the paper's.
         hidden, classes, axes, pooled: sizes of the features and of the answer, see
             :class:`~acme_fleet.messages.header_plan.HeaderPlan`.
     """
@@ -70,8 +78,10 @@ class SearchSpace:
         classes: int,
         axes: Literal[1, 2],
         pooled: int | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         self.blocks, self.cells, self.channels = blocks, cells, channels
+        self.more = tuple(more)
         self.hidden, self.classes, self.pooled = hidden, classes, pooled
         self.axes: Literal[1, 2] = axes
 
@@ -82,7 +92,7 @@ class SearchSpace:
 
     def plan(self, decisions: Sequence[int]) -> HeaderPlan:
         """The header that 4B decisions describe."""
-        return self._plan(genotype_of(decisions, self.cells, self.channels))
+        return self._plan(genotype_of(decisions, self.cells, self.channels, self.more))
 
     def smallest(self) -> HeaderPlan:
         """The header with the fewest weights: what a backbone must leave room for."""
@@ -90,25 +100,27 @@ class SearchSpace:
 
     def shared_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of ω: of every tensor that some header of the space has, by name."""
-        wide, shapes = self.channels, {}
+        wide, shapes = tuple(range(self.channels)), {}
 
-        def layer(name: str, inputs: int, kernel: int) -> None:
-            shapes[f"layers.{name}.weight"] = (wide, inputs, *(kernel,) * self.axes)
-            shapes[f"layers.{name}.bias"] = (wide,)
+        def layer(name: str, inputs: Channels, operation: str = "conv1") -> None:
+            of = operation_layer(name, operation, inputs, wide)
+            for part, shape in of.shapes(self.axes).items():
+                shapes[f"layers.{name}.{part}"] = shape
 
         for cell in range(self.cells):
             for source in (0, 1):
                 from_backbone = cell - 1 - source < 0
                 for part in range(1 if from_backbone else self.blocks):
-                    inputs = self.hidden if from_backbone else wide
-                    layer(f"cell{cell}-input{source}-{part}", inputs, 1)
+                    inputs = tuple(range(self.hidden)) if from_backbone else wide
+                    layer(f"cell{cell}-input{source}-{part}", inputs)
             for block, slot in itertools.product(range(self.blocks), (0, 1)):
                 place = f"cell{cell}-block{block}-{slot}"
-                layer(f"{place}-align", wide, 1)
-                for operation, kernel in KERNELS.items():
-                    layer(f"{place}-{operation}", wide, kernel)
+                layer(f"{place}-align", wide)
+                for operation in (*OPERATIONS, *self.more):
+                    if operation in KERNELS:
+                        layer(f"{place}-{operation}", wide, operation)
         for block in range(self.blocks):
-            shapes[f"classifier.block{block}.weight"] = (self.classes, wide)
+            shapes[f"classifier.block{block}.weight"] = (self.classes, self.channels)
         if self.causal:
             return shapes
         shapes["classifier.pooled.weight"] = (self.classes, self.pooled or self.hidden)

@@ -51,6 +51,7 @@ from acme_fleet.messages.edge_device import (
     Upload,
 )
 from acme_fleet.messages.header_plan import HeaderPlan
+from acme_fleet.messages.peer_weights import to_lists
 from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.storage import (
     stored_weights,
@@ -189,6 +190,7 @@ class EdgeServer:
             header=plan.genotype.describe(),
             device_names=peers.devices,
             similarity=peers.weights,
+            columns=peers.columns,
             contenders=self._contenders(coarse, group),
             reports=list(reports.values()),
             lost=lost,
@@ -284,7 +286,8 @@ class EdgeServer:
             samples = [reply.rows().numpy() for reply in told.values()]
             weights = who_listens_to_whom(samples, asked.similarity, asked.temperature)
         keys = {name: reply.public_key for name, reply in told.items()}
-        peers = Peers(list(told), weights.tolist(), keys)
+        rows, columns = to_lists(weights)
+        peers = Peers(list(told), rows, keys, columns)
         peers.write(group.folder)
         return peers
 

@@ -78,7 +78,7 @@ class Fitting:
 
     def __init__(self, space: SearchSpace, fits: Fits) -> None:
         self.space = space
-        self.options = choices(space.blocks)
+        self.options = choices(space.blocks, space.more)
         self._fits = fits
         self._known: dict[Decisions, bool] = {}
 
@@ -98,7 +98,7 @@ class Fitting:
             found += filter(self.fits, source())
             if len(found) >= count:
                 return found[:count]
-        smallest = tuple(decisions_of(self.space.smallest().genotype))
+        smallest = tuple(decisions_of(self.space.smallest().genotype, self.space.more))
         return found + [smallest] * (count - len(found))
 
     def uniform(self, generator: torch.Generator) -> Decisions:

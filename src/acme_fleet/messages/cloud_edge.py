@@ -77,6 +77,9 @@ class ClusterReport(Message):
     """The header that was searched, then what it was compared with."""
     device_names: Annotated[list[Name], PerDevice]
     similarity: Annotated[list[Annotated[list[Share], PerDevice]], PerDevice]
+    """Ŵ_s, a row for each receiver; none where a large cluster's devices listen to all alike."""
+    columns: Annotated[list[Annotated[list[Count], PerDevice]], PerDevice] = []
+    """Places in ``device_names`` of the weights in each row, where those are not all."""
     reports: Annotated[list[DeviceReport], PerDevice]
     lost: Annotated[dict[Name, Reason], PerDevice]
     """Devices that did not finish, and why."""

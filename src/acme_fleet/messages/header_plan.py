@@ -13,16 +13,25 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 OPERATIONS = ["conv1", "conv3", "conv5", "identity", "downsample", "avg_pool", "max_pool"]
-"""All operations that a block may have; see :mod:`acme_fleet.models.header.operations`."""
-KERNELS: dict[str, int] = {"conv1": 1, "conv3": 3, "conv5": 5, "downsample": 3}
+"""The operations of every search space; see :mod:`acme_fleet.models.header.operations`."""
+MORE_OPERATIONS = ("separable3", "separable5", "attention")
+"""Operations that a block may have too, and a search space where its settings name them."""
+KERNELS: dict[str, int] = {"conv1": 1, "conv3": 3, "conv5": 5, "downsample": 3} | dict.fromkeys(
+    MORE_OPERATIONS, 1
+)
 """Operations that have weights, with their kernel; the others pass channels through."""
+DEPTHWISE = {"separable3": 3, "separable5": 5}
+"""Kernels of one channel each that stand before the operation's convolution."""
+
+
+def known_operations() -> list[str]:
+    """All operations that a block may have."""
+    return [*OPERATIONS, *MORE_OPERATIONS]
 
 
 def _known(operation: str) -> str:
-    if operation not in OPERATIONS:
-        raise ValueError(
-            f"there is no operation {operation[:60]!r}; known: {', '.join(OPERATIONS)}"
-        )
+    if operation not in (known := known_operations()):
+        raise ValueError(f"there is no operation {operation[:60]!r}; known: {', '.join(known)}")
     return operation
 
 
@@ -102,13 +111,45 @@ def smallest_genotype(blocks: int, cells: int, channels: int) -> Genotype:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with weights: the channels it reads and writes, its kernel and stride."""
+    """A convolution with weights: the channels it reads and writes, its kernel and stride.
+
+    Attributes:
+        depthwise: kernel of a convolution of each input channel alone, before it; 0 is none.
+        attends: it reads the mean over all positions, weighted by a query's attention.
+    """
 
     name: str
     inputs: Channels
     outputs: Channels
     kernel: int
     stride: int = 1
+    depthwise: int = 0
+    attends: bool = False
+
+    def shapes(self, axes: Literal[1, 2]) -> dict[str, tuple[int, ...]]:
+        """Shape of each of its tensors; rows of the weight and the bias are its neurons."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight": (len(self.outputs), len(self.inputs), *(self.kernel,) * axes),
+            "bias": (len(self.outputs),),
+        }
+        if self.depthwise:
+            shapes["depthwise"] = (len(self.inputs), 1, *(self.depthwise,) * axes)
+        if self.attends:
+            shapes["query"] = (1, len(self.inputs))
+        return shapes
+
+
+def operation_layer(name: str, operation: Operation, inputs: Channels, outputs: Channels) -> Layer:
+    """The layer of an operation that has weights."""
+    return Layer(
+        name,
+        inputs,
+        outputs,
+        KERNELS[operation],
+        stride=2 if operation == "downsample" else 1,
+        depthwise=DEPTHWISE.get(operation, 0),
+        attends=operation == "attention",
+    )
 
 
 @dataclass(frozen=True)
@@ -220,9 +261,8 @@ class HeaderPlan(_Plan):
         """Shape of every tensor of the header, by the name it has in the header's state."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name, layer in self.layers.items():
-            kernel = (layer.kernel,) * self.axes
-            shapes[f"layers.{name}.weight"] = (len(layer.outputs), len(layer.inputs), *kernel)
-            shapes[f"layers.{name}.bias"] = (len(layer.outputs),)
+            for part, shape in layer.shapes(self.axes).items():
+                shapes[f"layers.{name}.{part}"] = shape
         for name, node in self.ends.items():
             shapes[f"classifier.{name}.weight"] = (self.classes, len(node.channels))
         if not self.causal:
@@ -267,8 +307,8 @@ class _Tracer:
     def _term(self, name: str, source: Node, operation: Operation, halvings: int) -> Term:
         channels, layer, align = source.channels, None, None
         if operation in KERNELS:
-            stride = 2 if operation == "downsample" else 1
-            layer = self._layer(f"{name}-{operation}", channels, KERNELS[operation], stride)
+            of = f"{name}-{operation}"
+            layer = operation_layer(of, operation, channels, self._written(of))
             channels = layer.outputs
         if halvings:
             align = self._layer(f"{name}-align", channels, 1, 2**halvings)
@@ -295,5 +335,7 @@ class _Tracer:
         return Node(FEATURES[which], (term,), 0)
 
     def _layer(self, name: str, inputs: Channels, kernel: int, stride: int) -> Layer:
-        every = tuple(range(self.plan.genotype.channels))
-        return Layer(name, inputs, self.plan.kept.get(name, every), kernel, stride)
+        return Layer(name, inputs, self._written(name), kernel, stride)
+
+    def _written(self, name: str) -> Channels:
+        return self.plan.kept.get(name, tuple(range(self.plan.genotype.channels)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
+from acme_fleet.messages.peer_weights import PeerWeights, weighted_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +152,7 @@ class ImportanceSet:
         return ImportanceSet(self.layers, scaled)
 
     @staticmethod
-    def mixtures(
-        sets: Sequence[ImportanceSet], weights: Float[np.ndarray, "receivers senders"]
-    ) -> list[ImportanceSet]:
+    def mixtures(sets: Sequence[ImportanceSet], weights: PeerWeights) -> list[ImportanceSet]:
         """For each receiver n the weighted sum Σ_i w_ni Q_i of all sets.
 
         Args:
@@ -166,8 +164,7 @@ class ImportanceSet:
             first._same_form(other)
         mixed: list[Float[Tensor, "receivers _"]] = []
         for own in zip(*(each.values for each in sets), strict=True):
-            stacked = torch.stack(own)
-            mixed.append(torch.from_numpy(weights).to(stacked.dtype) @ stacked)
+            mixed.append(weighted_sums(weights, torch.stack(own)))
         return [ImportanceSet(first.layers, values) for values in zip(*mixed, strict=True)]
 
     # --- comparison ---

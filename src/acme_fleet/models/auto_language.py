@@ -30,6 +30,7 @@ from acme_fleet.models.backbone.elastic import described
 from acme_fleet.models.description import LANGUAGE_TYPE, Description, parse_description
 from acme_fleet.models.families import ELASTIC, dimensions
 from acme_fleet.models.features import language_weight, penultimate_state
+from acme_fleet.models.header.continued import Continued
 from acme_fleet.models.header.module import Header
 from acme_fleet.models.padding import real_first
 from acme_fleet.models.shipped import GENERATION
@@ -40,9 +41,8 @@ from acme_fleet.tasks.generation import GENERATION as TASK
 class AcmeLanguageConfig(ShippedConfig):
     """Of a device's language model.
 
-    The header reads the hidden states of tokens that were seen before. They lie in the cache of
-    keys and values as those of one more layer, so that all that ``generate`` does to a cache it
-    does to them.
+    What the header remembers of tokens that were seen before lies in the cache of keys and values
+    as that of one more layer, so that all that ``generate`` does to a cache it does to it.
     """
 
     model_type = LANGUAGE_TYPE
@@ -159,10 +159,10 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
             output_hidden_states=True,
         )
         states = outputs.last_hidden_state, penultimate_state(outputs.hidden_states)
-        if past_key_values is not None:
-            pairs = past_key_values.update(states[0][:, None], states[1][:, None], self._layers)
-            states = pairs[0][:, 0], pairs[1][:, 0]
-        changed = self._changed(*states, attention_mask)[:, -input_ids.shape[1] :]
+        if past_key_values is None:
+            changed = self._changed(*states, attention_mask)
+        else:
+            changed = self._continued(*states, attention_mask, past_key_values)
         logits = F.linear(changed[:, -logits_to_keep:], self._words())
         loss = None if labels is None else _loss(logits, labels)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
@@ -195,6 +195,27 @@ class AcmeForCausalLM(Shipped, GenerationMixin):
 
     def _words(self) -> Tensor:
         return self.backbone.get_parameter(language_weight(self.backbone.config))
+
+    def _continued(self, last: Tensor, before: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+        """The header's hidden states of new tokens, ``(batch, tokens, hidden)``."""
+        header, new = Continued(self.header), last.shape[1]
+        seen = cache.get_seq_length(self._layers)
+        if mask is None:
+            mask = last.new_ones(len(last), seen + new)
+        real = mask != 0
+        places = (real.cumsum(dim=1) - 1).clamp_min(0)[:, -new:]
+        window = F.pad(real, (header.room, 0))[:, None, -(header.room + new) :]
+        memory = last.new_zeros(len(last), header.channels, header.room)
+        if seen and header.room:
+            kept = (
+                cast("Any", cache.layers[self._layers]).keys[:, 0, -header.room :].transpose(1, 2)
+            )
+            memory = F.pad(kept, (header.room - kept.shape[2], 0))
+        maps = [x.masked_fill(~real[:, -new:, None], 0.0).transpose(1, 2) for x in (last, before)]
+        changed, added = header(*maps, window, places, memory)
+        row = added.transpose(1, 2)[:, None]
+        cache.update(row, row[..., :0], self._layers)
+        return changed.transpose(1, 2)
 
     def _changed(self, last: Tensor, before: Tensor, mask: Tensor | None) -> Tensor:
         """The header's hidden states of all tokens, ``(batch, tokens, hidden)``."""

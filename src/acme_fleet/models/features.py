@@ -300,8 +300,14 @@ class LanguageModel(Classifier):
 
     def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch words tokens"]:
         """Logits for the token after each; inputs are moved to where the weights are."""
+        return self.logits_from(0, inputs)
+
+    def logits_from(
+        self, first: int, inputs: dict[str, Shaped[Tensor, "batch ..."]]
+    ) -> Float[Tensor, "batch words last"]:
+        """The same of tokens from the ``first`` on: the head costs more than a small backbone."""
         run = activations(self.backbone, moved(inputs, self.backbone.device))
-        return language_logits(self.backbone, run.final.transpose(1, 2))
+        return language_logits(self.backbone, run.final[:, first:].transpose(1, 2))
 
     def with_backbone(self, backbone: PreTrainedModel, head: nn.Linear) -> LanguageModel:
         """See the base class."""

@@ -25,6 +25,7 @@ from acme_fleet.data.samples import Samples
 
 _BEFORE = 2**32  # more than the tokens of any text
 _LABELS = "labels"  # among inputs, while both are cut
+_MOST_SCORE, _LEAST_WEIGHT = 8.0, 1e-4
 _SORTED_TOGETHER = 16  # batches: the more, the less padding, and the less chance mixes texts
 
 
@@ -147,6 +148,35 @@ def mean_over_positions(
     return x.sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
 
 
+def attended(
+    x: Float[Tensor, "*map"],
+    scores: Float[Tensor, "*#map"],
+    mask: Bool[Tensor, "*#map"] | None,
+    axes: Literal[1, 2],
+    *,
+    causal: bool = False,
+) -> Float[Tensor, "*map"]:
+    """Mean of the real positions, each weighted by exp of its bounded score, at every position.
+
+    Scores stay within ±8, so that sums of their exponentials are exact enough in float32 however
+    long a text is. With ``causal`` a position's mean is over itself and those before it.
+
+    Args:
+        x: the grid is the last ``axes`` axes; zero at padded positions.
+        scores: one channel for all of x's.
+        mask: of this map.
+        axes: 2 for images, 1 for texts.
+    """
+    weight = clear_padding((_MOST_SCORE * torch.tanh(scores / _MOST_SCORE)).exp(), mask)
+    if causal:
+        return (weight * x).cumsum(dim=-1) / weight.cumsum(dim=-1).clamp(min=_LEAST_WEIGHT)
+    dims = tuple(range(-axes, 0))
+    mean = (weight * x).sum(dims, keepdim=True) / weight.sum(dims, keepdim=True).clamp(
+        min=_LEAST_WEIGHT
+    )
+    return mean.expand_as(x)
+
+
 def average_pool(
     x: Float[Tensor, "*map"], mask: Bool[Tensor, "*#map"] | None, axes: Literal[1, 2]
 ) -> Float[Tensor, "*map"]:
@@ -186,7 +216,7 @@ def past_average(
 
     Args:
         x: zero at padded positions.
-        mask: of this map, padding behind the text.
+        mask: of this map.
         axes: 1, of texts.
     """
     real = torch.ones_like(x[..., :1, :], dtype=torch.bool) if mask is None else mask
@@ -204,9 +234,10 @@ def past_max(
 
     See :func:`past_average` for the arguments.
     """
-    largest = x
+    shown = x if mask is None else torch.where(mask, x, -torch.inf)
+    largest = shown
     for back in (1, 2):
-        shifted = F.pad(x, (back, 0), value=-torch.inf)[..., : x.shape[-1]]
+        shifted = F.pad(shown, (back, 0), value=-torch.inf)[..., : x.shape[-1]]
         largest = torch.maximum(largest, shifted)
     return clear_padding(largest, mask)
 

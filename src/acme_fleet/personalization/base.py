@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
-import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
 from acme_fleet.config.personalization import Personalization
@@ -22,11 +20,12 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.messages.peer_weights import PeerWeights
 from acme_fleet.models.header.module import Header
 from acme_fleet.privacy.protection import Protection
 
 NOT_PROTECTED = "not protected"
-Weights = Callable[[Collection[str]], Float[np.ndarray, "devices devices"]]
+Weights = Callable[[Collection[str]], PeerWeights]
 """Ŵ among the devices that are named."""
 
 StartT = TypeVar("StartT", bound=Start)
@@ -166,7 +165,7 @@ class Rule(ABC, Generic[StartT, UploadT, UpdateT, MixedT]):
         uploads: Mapping[str, UploadT],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: PeerWeights,
     ) -> Mixture[MixedT]:
         """The part that each device gets back.
 

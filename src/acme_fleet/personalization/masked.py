@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from secrets import token_hex
 from typing import ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from acme_fleet.errors import ProtocolError
@@ -16,17 +15,16 @@ from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import MaskedRoundStart, MaskedUpdate, MaskedUpload
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.messages.peer_weights import PeerWeights, column
 from acme_fleet.personalization.base import Mixture, Own, Rule, Weights, channels_of
 from acme_fleet.privacy.protection import Protection
 
 
-def outgoing_weights(
-    weights: Float[np.ndarray, "devices devices"], names: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def outgoing_weights(weights: PeerWeights, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """For each device, what its set weighs in each receiver's mixture: the columns of Ŵ."""
     return {
-        name: dict(zip(names, weights[:, column].tolist(), strict=True))
-        for column, name in enumerate(names)
+        name: dict(zip(names, column(weights, place), strict=True))
+        for place, name in enumerate(names)
     }
 
 
@@ -94,8 +92,8 @@ class MaskedRule(Rule[MaskedRoundStart, MaskedUpload, MaskedUpdate, Int[Tensor, 
         """Each device's weight in every mixture, everybody's key, and a nonce never used before."""
         wanted, nonce = {name: keys[name] for name in names}, token_hex(16)
         return {
-            name: MaskedRoundStart(round=number, public_keys=wanted, weights=column, nonce=nonce)
-            for name, column in outgoing_weights(weights(names), list(names)).items()
+            name: MaskedRoundStart(round=number, public_keys=wanted, weights=own, nonce=nonce)
+            for name, own in outgoing_weights(weights(names), list(names)).items()
         }
 
     def check(
@@ -110,7 +108,7 @@ class MaskedRule(Rule[MaskedRoundStart, MaskedUpload, MaskedUpdate, Int[Tensor, 
         uploads: Mapping[str, MaskedUpload],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: PeerWeights,
     ) -> Mixture[Int[Tensor, " neurons"]]:
         """For each device the sum of the shares for it; the devices have weighed them already."""
         return Mixture(add_up(uploads))

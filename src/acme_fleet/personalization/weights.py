@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acme_fleet.config.personalization import Personalization
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import check_shapes
 from acme_fleet.messages.edge_device import (
@@ -21,12 +21,14 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.messages.peer_weights import PeerWeights, weighted_sums
 from acme_fleet.models.header.module import Header, build_header
 from acme_fleet.models.header.unpruned import expand, places, presence
 from acme_fleet.models.storage import clone_state
 from acme_fleet.outside import reason
 from acme_fleet.personalization.base import NOT_PROTECTED, Mixture, OpenRule, Own, sets_of
 from acme_fleet.personalization.importance import aggregate
+from acme_fleet.personalization.robust import made_robust
 
 _LONGEST = 2.0
 
@@ -96,10 +98,11 @@ def completed(
 def mix_headers(
     headers: Mapping[str, Mapping[str, Tensor]],
     plans: Mapping[str, HeaderPlan],
-    weights: Float[np.ndarray, "devices devices"],
+    weights: PeerWeights,
     start: Mapping[str, Tensor],
     most: float,
     held: Mapping[str, Sequence[int]] | None = None,
+    settings: Personalization | None = None,
 ) -> MixedHeaders:
     """v'_n = Σ_i ŵ_{n,i} v_i, entry by entry over the peers that still have the entry.
 
@@ -115,22 +118,30 @@ def mix_headers(
         start: the coarse header that all received.
         most: see :func:`update_scales`.
         held: the classes that each device trains on; none is to mix every row over all.
+        settings: may ask for a robust aggregation of the updates, header less start.
     """
     names = list(headers)
     present = {name: presence(plans[name]) for name in names}
     whole = completed(headers, plans, start)
     scales = update_scales(whole, start, most)
     whole = contain(whole, start, scales)
+    if settings is not None and settings.robust != "none":
+        sizes = [tensor.numel() for tensor in start.values()]
+        begun = torch.cat([tensor.flatten() for tensor in start.values()])
+        sent = [torch.cat([whole[name][k].flatten() for k in start]) - begun for name in names]
+        rows, weights = made_robust(settings, torch.stack(sent), weights)
+        for name, row in zip(names, rows + begun, strict=True):
+            pieces = zip(start.items(), row.split(sizes), strict=True)
+            whole[name] = {key: piece.view(known.shape) for (key, known), piece in pieces}
     rows = _rows(names, held, len(start["classifier.pooled.bias"])) if held else None
     mixed: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    matrix = torch.from_numpy(weights).double()
     for key in start:
         values = torch.stack([whole[name][key] for name in names]).flatten(1).double()
         there = torch.stack([present[name][key] for name in names]).flatten(1).double()
-        combined = _mean(matrix, values, there)
+        combined = _mean(weights, values, there)
         if rows is not None and key.startswith("classifier."):
             own = rows.repeat_interleave(values.shape[1] // rows.shape[1], dim=1)
-            combined = torch.where(own > 0, _mean(matrix, values, there * own), combined)
+            combined = torch.where(own > 0, _mean(weights, values, there * own), combined)
         for row, name in zip(combined, names, strict=True):
             mixed[name][key] = row.view(start[key].shape).to(start[key].dtype)
     own = {name: _own(plans[name], tensors) for name, tensors in mixed.items()}
@@ -138,13 +149,13 @@ def mix_headers(
 
 
 def _mean(
-    matrix: Float[Tensor, "devices devices"],
+    weights: PeerWeights,
     values: Float[Tensor, "devices entries"],
     there: Float[Tensor, "devices entries"],
 ) -> Float[Tensor, "devices entries"]:
     """Each device's weighted mean over those who have an entry; its own where nobody has."""
-    share = matrix @ there
-    return torch.where(share > 0, (matrix @ (values * there)) / share, values)
+    share = weighted_sums(weights, there)
+    return torch.where(share > 0, weighted_sums(weights, values * there) / share, values)
 
 
 def _rows(
@@ -236,11 +247,14 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
         uploads: Mapping[str, HeaderUploadT],
         plan: HeaderPlan,
         coarse: Mapping[str, Tensor],
-        weights: Float[np.ndarray, "devices devices"],
+        weights: PeerWeights,
     ) -> Mixture[MixedPart]:
         """Mixed headers; a set that is not mixed comes back as the device's own."""
-        alone = np.eye(len(uploads)) if self.settings.mix == "weights" else weights
-        sets = aggregate(sets_of(uploads, plan), alone)
+        sets = sets_of(uploads, plan)
+        if self.settings.mix == "weights":
+            sets = {name: own.normalized() for name, own in sets.items()}
+        else:
+            sets = aggregate(sets, weights, self.settings)
         mixed = mix_headers(
             {name: upload.header for name, upload in uploads.items()},
             {name: left(plan, upload.kept) for name, upload in uploads.items()},
@@ -248,6 +262,7 @@ class HeadersRule(OpenRule[HeaderUploadT, WeightsUpdate, MixedPart]):
             coarse,
             self.longest,
             self.holders(uploads),
+            self.settings,
         )
         shortened = {name: scale for name, scale in mixed.scales.items() if scale < 1}
         parts = {name: MixedPart(own, mixed.headers[name]) for name, own in sets.items()}

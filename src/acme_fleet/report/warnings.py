@@ -6,6 +6,7 @@ of thousands of devices gets a few lines. A warning changes nothing: test data c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -46,7 +47,18 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
             f"candidates fit that are larger than the reference of {bytes_text(reference)}",
             ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
         ),
+        *_of_memory(plan.memory_bytes),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
+    ]
+
+
+def _of_memory(needed: int) -> list[str]:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed <= machine:
+        return []
+    return [
+        f"the cloud's training needs {bytes_text(needed)} of memory at least, this machine has "
+        f"{bytes_text(machine)}: it must run elsewhere, or the reference be smaller"
     ]
 
 

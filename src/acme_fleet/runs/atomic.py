@@ -18,7 +18,7 @@ _PARTIAL = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.partial|\.tmp[A-Za-z0-9]{6}")
 
 
 @contextmanager
-def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, private: bool = False, durable: bool = True) -> Iterator[Path]:
     """A file to write, which takes the place of ``path`` once it is on the disk.
 
     Readers see the old file or the new one; folders above it are made. If writing fails, the old
@@ -28,6 +28,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     Args:
         path: the file.
         private: only this user can read the file, and a folder that is made for it.
+        durable: wait for the disk; not needed for what is written again every second.
 
     Raises:
         WriteError: naming ``path``, if the system does not let it be written.
@@ -45,7 +46,8 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
             with partial.open("r+b") as written:
                 if os.fstat(written.fileno()).st_mode & 0o777 != mode:
                     os.fchmod(written.fileno(), mode)  # a library has put its own file there
-                os.fsync(written.fileno())
+                if durable:
+                    os.fsync(written.fileno())
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)

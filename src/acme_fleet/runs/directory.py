@@ -17,6 +17,7 @@ from acme_fleet.runs.locks import LOCK
 from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
 
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
+PROGRESS, CHOICES = "progress.json", "choices.json"
 _CHECKSUM = "# checksum, written by the run: "
 _MOST_CHANGES = 3
 
@@ -140,7 +141,7 @@ class Directory(ABC, Generic[Kind]):
     @property
     def _bare(self) -> set[Path]:
         """Files of a run that has done nothing yet."""
-        return {self.path / self.document, self.path / LOCK}
+        return {self.path / self.document, self.path / LOCK, self.path / PROGRESS}
 
     def _refuse_others(self) -> None:
         with reading(self.path, RunError):
@@ -274,6 +275,23 @@ class RunDirectory(Directory[Fleet]):
     def device(self, name: str) -> Path:
         """A device's folder: its model, and its private state below it."""
         return self.path / "devices" / name
+
+
+def is_run(path: Path, document: str) -> bool:
+    """True for a folder in which a run has written its settings, or which has a run's other files.
+
+    A file of settings that a user wrote has no checksum; that of an older version's run neither.
+
+    Raises:
+        RunError: if the system does not let one look.
+    """
+    file = path / document
+    with reading(path, RunError):
+        if not file.is_file():
+            return False
+        with file.open("rb") as content:
+            written = content.read(len(_CHECKSUM)) == _CHECKSUM.encode()
+        return written or any((path / name).exists() for name in (SUMMARY, EVENTS))
 
 
 def _shown(changes: list[str]) -> str:

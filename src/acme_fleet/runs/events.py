@@ -1,4 +1,4 @@
-"""Events of a run: a stage, a message, a fault. :mod:`acme_fleet.runs.journal` keeps them."""
+"""Events of a run: stages, messages, faults, figures. :mod:`acme_fleet.runs.journal` keeps them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,24 @@ class FaultEvent(_Event):
     about: str
 
 
-Event = StageEvent | MessageEvent | FaultEvent
+class FigureEvent(_Event):
+    """A number that ``actor`` measured on the way; it stays on the host that measured it.
+
+    ``figure`` is the name of the stage that it is of, or :data:`VALIDATION`; ``step`` the part of
+    the stage or the round of the device, counted from 1.
+    """
+
+    figure: str
+    actor: str
+    tier: Tier
+    step: Annotated[int, Field(ge=0)]
+    value: float
+
+
+Event = StageEvent | MessageEvent | FaultEvent | FigureEvent
+
+VALIDATION = "validation score"
+"""The figure of a device's best header so far, by its own validation data; its steps are rounds."""
 
 
 def messages_of(events: Iterable[Event]) -> list[MessageEvent]:

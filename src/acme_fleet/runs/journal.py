@@ -2,7 +2,8 @@
 
 A line is a JSON object. Its last entry, ``check``, is a checksum of the others, so that a damaged
 line is noticed; lines without it are an older version's. Those without a tier too: it is found from
-who sent what to whom when they are read.
+who sent what to whom when they are read. A file beside it holds the number of lines, so that a
+journal that was cut off at a line's end is noticed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
@@ -27,6 +29,7 @@ from acme_fleet.runs.events import (
     Direction,
     Event,
     FaultEvent,
+    FigureEvent,
     LinkTier,
     MessageEvent,
     StageEvent,
@@ -35,9 +38,16 @@ from acme_fleet.runs.events import (
 from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.notes import Progress
 
-_CHECK = "check"
+_CHECK, _COUNT = "check", ".count"
 _LONGEST_FAULT = 300
-_KINDS = {StageEvent: "stage", MessageEvent: "message", FaultEvent: "fault"}
+_KINDS = {
+    StageEvent: "stage",
+    MessageEvent: "message",
+    FaultEvent: "fault",
+    FigureEvent: "figure",
+}
+_MARKS = {"stage": StageEvent, "fault": FaultEvent, "figure": FigureEvent}
+"""Entries that tell what a line is; a message has none of them."""
 
 # --- writing ----------------------------------------------------------------------------------
 
@@ -71,9 +81,16 @@ class Journal:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._known: set[str] | None = None  # read when events of another journal come
+        self._lines = 0
         if path.exists():
             with writing(path), path.open("r+b") as file:
                 _complete(file)
+                file.seek(0)
+                self._lines = file.read().count(b"\n")
+        if missing := _counted(path) - self._lines:
+            told = f"lines of {path.name} that are missing: {missing}; they are in no sum"
+            if missing > 0:
+                self.fault(_CLOUD, "cloud", _CLOUD, told)
 
     def cancel(self) -> None:
         """Make every thread that still works for this run stop at its next event."""
@@ -109,15 +126,26 @@ class Journal:
         fault = one_line(reason, _LONGEST_FAULT)
         self._write(FaultEvent(time=_now(), fault=fault, actor=actor, tier=tier, about=about))
 
+    def figure(self, actor: str, tier: Tier, name: str, step: int, value: float) -> None:
+        """Record a number, see :class:`FigureEvent`."""
+        self._write(
+            FigureEvent(time=_now(), figure=name, actor=actor, tier=tier, step=step, value=value)
+        )
+
     @contextmanager
     def stage(self, actor: str, name: str, tier: Tier) -> Iterator[Progress]:
-        """Record a stage with its duration; yields how to tell its progress."""
+        """Record a stage with its duration; yields how to tell its progress.
+
+        A value that is told with it is recorded as a figure of the stage's name.
+        """
         started, clock, latest = _now(), time.monotonic(), ""
 
-        def progress(done: int, total: int, note: str = "") -> None:
+        def progress(done: int, total: int, note: str = "", value: float | None = None) -> None:
             nonlocal latest
             latest = note
             self.stop_if_cancelled()
+            if value is not None:
+                self.figure(actor, tier, name, done, value)
             if self._observer and done < total:
                 self._observer.stage(actor, name, done, total, note)
 
@@ -154,6 +182,8 @@ class Journal:
             except OSError:
                 file.truncate(before)  # half a line would spoil the next one
                 raise
+            self._lines += 1
+            _count(self._path, self._lines)
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -184,6 +214,8 @@ def read_journal(path: Path) -> Events:
         *lines, last = path.read_bytes().split(b"\n")
     if _is_whole(last):
         lines.append(last)
+    if (missing := _counted(path) - len(lines)) > 0:
+        found.damaged[len(lines) + 1] = f"lines that are missing: {missing}"
     records: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         try:
@@ -197,6 +229,31 @@ def read_journal(path: Path) -> Events:
         except DamagedError as error:
             found.damaged[number] = str(error)
     return Events(found.events, dict(sorted(found.damaged.items())))
+
+
+def read_on(path: Path, offset: int) -> tuple[list[Event], int]:
+    """The events after a journal's first ``offset`` bytes; damaged lines are left out.
+
+    Returns:
+        The events, and the offset to go on from; it is before a line that is not complete yet.
+
+    Raises:
+        DamagedError: if the file cannot be read.
+    """
+    if not path.exists():
+        return [], 0
+    with reading(f"cannot read {path}", DamagedError), path.open("rb") as file:
+        file.seek(offset)
+        lines, _, _ = file.read().rpartition(b"\n")
+    records = []
+    for line in lines.split(b"\n") if lines else []:
+        with suppress(DamagedError):
+            records.append(_record(line))
+    events, edges = [], _edge_servers(records)
+    for record in records:
+        with suppress(DamagedError):
+            events.append(_event(record, edges))
+    return events, offset + (len(lines) + 1 if lines else 0)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -225,7 +282,7 @@ def _event(record: Mapping[str, Any], edges: Container[str]) -> Event:
     Raises:
         DamagedError: naming the key that is missing or wrong.
     """
-    kind = StageEvent if "stage" in record else FaultEvent if "fault" in record else MessageEvent
+    kind = next((kind for mark, kind in _MARKS.items() if mark in record), MessageEvent)
     try:
         return kind.model_validate(_completed(record, edges))
     except ValidationError as error:
@@ -260,6 +317,23 @@ def _complete(file: BinaryIO) -> None:
         file.write(b"\n")
     else:
         file.truncate(whole)
+
+
+def _count(path: Path, lines: int) -> None:
+    """Write the number of a journal's lines, in place: always as many bytes."""
+    descriptor = os.open(path.with_suffix(_COUNT), os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, b"%020d\n" % lines)
+    finally:
+        os.close(descriptor)
+
+
+def _counted(path: Path) -> int:
+    """The number of lines that a journal had when it was last written; 0 where it is not known."""
+    count = path.with_suffix(_COUNT)
+    with reading(f"cannot read {count}", DamagedError):
+        text = count.read_bytes()[:20] if count.exists() else b""
+    return int(text) if text.isdigit() else 0
 
 
 def _key(event: Event) -> str:
@@ -300,7 +374,7 @@ def _completed(record: Mapping[str, Any], edges: Container[str]) -> Mapping[str,
 
     The time stands for an occasion: each message counts, and is the same in every journal.
     """
-    if "tier" in record or "fault" in record:
+    if "tier" in record or "fault" in record or "figure" in record:
         return record
     if "stage" in record:
         actor = record.get("actor")

@@ -18,8 +18,10 @@ _KNOWN = {
 class Progress(Protocol):
     """A stage's callback: it has finished ``done`` of ``total`` parts."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """``note`` says in words how it stands."""
+    def __call__(
+        self, done: int, total: int, note: str = "", value: float | None = None, /
+    ) -> None:
+        """``note`` says in words how it stands; ``value`` is a figure of the part just finished."""
         ...
 
 

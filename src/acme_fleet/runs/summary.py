@@ -30,7 +30,8 @@ class ReferenceSummary(_Record):
     """The reference model θ0 on the cloud's public test data. ``patches`` is p of Eq. 2.
 
     ``origin`` is ``trained``, ``fine-tuned`` or ``untouched``; ``pooling`` makes its pooled vector.
-    ``accuracy`` is none where the public data have no labels.
+    ``accuracy`` is none where the public data have no labels, and ``latency_s``, of one input in
+    PyTorch as the devices' latencies are, where it was not measured.
     """
 
     params: Count
@@ -39,6 +40,7 @@ class ReferenceSummary(_Record):
     accuracy: Share | None
     origin: Literal["trained", "fine-tuned", "untouched"] = "trained"
     pooling: Pooling = "first"
+    latency_s: Amount | None = None
 
 
 class _OfVariant(_Record):
@@ -98,7 +100,10 @@ class ClusterSummary(_OfVariant):
     """The searched header, then the other strategies' and hand-made ones."""
     device_names: list[str]
     similarity: list[list[Amount]]
-    """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``."""
+    """Ŵ_s of Eq. 20: row = receiver, column = contributor, in the order of ``device_names``. No row
+    where a large cluster's devices listen to all alike."""
+    columns: list[list[Count]] = []
+    """Places in ``device_names`` of the weights in each row, where those are not all."""
     lost: dict[str, str] = {}
     """Devices that did not finish, and why."""
     missed: dict[str, Count] = {}
@@ -117,17 +122,36 @@ class ClusterSummary(_OfVariant):
         return all(candidate.accuracy is not None for candidate in self.candidates)
 
 
+class ClassSummary(_Record):
+    """A class on a device: training samples, and how often its test samples got which answer."""
+
+    train: Count = 0
+    answers: dict[str, Count] = {}
+
+    @property
+    def test(self) -> int:
+        """Test samples."""
+        return sum(self.answers.values())
+
+
 class DeviceSummary(DeviceResult):
     """One device: the result that it reported, and what is known of it beside.
 
-    ``accuracy_probe`` and ``accuracy_probe_averaged`` are the practitioner's rival, see
-    :class:`ProbeSummary`: the device's own regression, and the mean of all devices' regressions.
+    ``accuracy_reference`` is that of the whole reference on the same test data, told which classes
+    the device has. ``accuracy_probe`` and ``accuracy_probe_averaged`` are the practitioner's rival,
+    see :class:`ProbeSummary`: the device's own regression, and the mean of all devices'
+    regressions. What is known of a device's samples is empty where its data are elsewhere.
     """
 
     cluster: str
     capacity_bytes: Size
     accuracy_probe: Share | None = None
     accuracy_probe_averaged: Share | None = None
+    accuracy_reference: Share | None = None
+    train_samples: Count = 0
+    validation_samples: Count = 0
+    classes: dict[str, ClassSummary] = Field(default_factory=dict)
+    """By name; of a device whose model answers with classes."""
 
 
 class ProbeSummary(_Record):
@@ -259,5 +283,6 @@ def _contradictions(summary: Summary) -> Iterator[str]:
         if sum(candidate.chosen for candidate in cluster.candidates) != 1:
             yield f"cluster {name} has not chosen one candidate"
         shape = [len(row) for row in cluster.similarity]
-        if shape and shape != [members] * members:
+        expected = [len(row) for row in cluster.columns] or [members] * members
+        if shape and (shape != expected or len(shape) != members):
             yield f"cluster {name} has {members} devices and a similarity of another shape"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from acme_fleet.messages.header_plan import FEATURES, HeaderPlan, Layer, Term
 from acme_fleet.models.header.operations import PASS_THROUGH
-from acme_fleet.models.padding import at_stride, clear_padding, mean_over_positions
+from acme_fleet.models.padding import at_stride, attended, clear_padding, mean_over_positions
 
 
 def split_vectors(
@@ -77,10 +77,31 @@ def _term(
 ) -> Float[Tensor, "devices written batch *smaller"]:
     if term.layer:
         x = x if term.source in FEATURES else F.relu(x)
-        x = _convolution(term.layer, x, tensors)
+        x = _convolution(term.layer, _before(plan, term.layer, x, mask, tensors), tensors)
     else:
         x = PASS_THROUGH[term.operation](x, mask, plan.axes)
     return _convolution(term.align, x, tensors) if term.align else x
+
+
+def _before(
+    plan: HeaderPlan,
+    layer: Layer,
+    x: Float[Tensor, "devices channels batch *grid"],
+    mask: Bool[Tensor, "devices 1 batch tokens"] | None,
+    tensors: Mapping[str, Float[Tensor, "devices ..."]],
+) -> Float[Tensor, "devices channels batch *grid"]:
+    """Inputs of a layer's own convolution, from what stands before it."""
+    if layer.attends:
+        query = tensors[f"layers.{layer.name}.query"]
+        scores = (query @ x.flatten(2)).unflatten(2, x.shape[2:])
+        x = attended(x, scores, mask, plan.axes)
+    if layer.depthwise:
+        weight = tensors[f"layers.{layer.name}.depthwise"].flatten(0, 1)
+        grouped = x.transpose(0, 2).transpose(1, 2).flatten(1, 2)  # sample, device and channel
+        convolve = F.conv1d if plan.axes == 1 else F.conv2d
+        far = convolve(grouped, weight, padding=layer.depthwise // 2, groups=len(weight))
+        x = far.unflatten(1, x.shape[:2]).permute(1, 2, 0, *range(3, x.ndim))
+    return x
 
 
 def _convolution(

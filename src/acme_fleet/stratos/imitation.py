@@ -17,37 +17,49 @@ from acme_fleet.models.storage import read_tensors, write_tensors
 from acme_fleet.runs.notes import Progress
 from acme_fleet.runs.sealed import STRICT, if_sound, typed
 from acme_fleet.stratos.budget import BudgetSpentError, Meter
-from acme_fleet.stratos.lessons import TAUGHT, Lessons
+from acme_fleet.stratos.lessons import LEARNED, Lessons
+from acme_fleet.stratos.request import Learning
 from acme_fleet.tasks.base import Reduction
 from acme_fleet.tasks.generation import GENERATION, Generation
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, diverging, fit
+from acme_fleet.training.precision import training_numbers
 from acme_fleet.training.resume import EpochState
 
 _MARGIN = 1.5  # a validation may take so many times as long as the longest before
 _BACKWARD = 3.0  # times a forward pass that a training step takes
 
 
-class Taught(nn.Module):
-    """A student with the teacher's logits beside its own while it learns."""
+class Learner(nn.Module):
+    """A student while it learns, with the teacher's logits beside its own where they are learned.
 
-    def __init__(self, student: LanguageModel, teacher: LanguageModel) -> None:
+    Logits of tokens before the first one that is learned in a batch, of prompts, are not computed.
+    """
+
+    def __init__(self, student: LanguageModel, teacher: LanguageModel | None) -> None:
         super().__init__()
         self.student = student
-        self._teacher = (teacher.eval().requires_grad_(False),)  # no part of what learns
+        if teacher is not None:
+            teacher.eval().requires_grad_(False)
+        self._teacher = (teacher,)  # no part of what learns
 
-    def forward(
-        self, **inputs: Shaped[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch scores tokens"]:
-        """The student's logits, the teacher's, and 1 where these are learned, one below another."""
-        taught = inputs.pop(TAUGHT)
-        own = self.student(**inputs)
+    def forward(self, **inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch scores last"]:
+        """The student's logits, and with a teacher its logits and 1 where they are learned below.
+
+        They are of the last tokens, from the first one that is learned on.
+        """
+        learned, teacher = inputs.pop(LEARNED), self._teacher[0]
+        first = int(learned.any(dim=0).int().argmax())
+        own = self.student.logits_from(first, inputs)
+        if teacher is None:
+            return own
+        taught = learned[:, first:] == 2
         rows = taught.any(dim=1)
         theirs = torch.zeros_like(own)
         if rows.any():
             with torch.no_grad():
                 asked = {name: values[rows] for name, values in inputs.items()}
-                theirs[rows.to(own.device)] = self._teacher[0](**asked).to(own.dtype)
+                theirs[rows.to(own.device)] = teacher.logits_from(first, asked).to(own.dtype)
         return torch.cat([own, theirs, taught[:, None].to(own)], dim=1)
 
 
@@ -64,7 +76,10 @@ class Imitation(Generation):
         labels: Int[Tensor, " batch *positions"],
         reduction: Reduction = "mean",
     ) -> Float[Tensor, ...]:
-        """Of outputs of :class:`Taught`; both parts are means over their tokens."""
+        """Of outputs of :class:`Learner`; both parts are means over their tokens."""
+        labels = labels[:, -outputs.shape[2] :]
+        if outputs.shape[1] == self._words:
+            return super().loss(outputs, labels, reduction)
         own, theirs, taught = outputs.split([self._words, self._words, 1], dim=1)
         loss = super().loss(own, labels, reduction)
         places = taught[:, 0] > 0
@@ -189,7 +204,7 @@ def train_student(
     teacher: LanguageModel | None,
     lessons: Lessons,
     training: Training,
-    logits_weight: float,
+    learning: Learning,
     folder: Path,
     meter: Meter,
     draw: torch.Generator,
@@ -199,7 +214,8 @@ def train_student(
 
     Args:
         student: on its device. teacher: of the same vocabulary; none where no logits are learned.
-        lessons: texts. training: epochs, batches, learning rate. logits_weight: of the teacher's.
+        lessons: texts. training: epochs, batches, learning rate.
+        learning: weight of the teacher's logits, and numbers of matrix products.
         folder: keeps what is finished; the same call goes on. meter: counts, with the budget.
         draw: decides the order. progress: called with finished and all epochs.
 
@@ -207,10 +223,14 @@ def train_student(
         FleetError: if the budget ends before anything could be learned, or training diverges.
     """
     state = BestStudent(folder, student.eval(), lessons, training.batch_size)
-    task, learner = GENERATION, student
-    if teacher is not None:
-        words = student.backbone.config.vocab_size
-        task, learner = Imitation(words, logits_weight), Taught(student, teacher)
+    task = Imitation(student.backbone.config.vocab_size, learning.logits_weight)
+    learner = Learner(student, teacher)
+    first = lessons.train[: training.batch_size]
+
+    def loss() -> Tensor:
+        return task.loss(learner(**first.inputs), first.labels.to(student.backbone.device))
+
+    numbers = training_numbers(learning.compute, learner, loss, folder / "compute.json")
     _check_budget(state, lessons, training, meter, taught=teacher is not None)
     kept, spent = state.metered(meter), False
     try:
@@ -224,6 +244,7 @@ def train_student(
                 after_backward=kept.step,
                 on_epoch=lambda epoch, note: progress(epoch, training.epochs, note),
                 state=kept,
+                numbers=numbers,
             )
     except BudgetSpentError:
         spent = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from acme_fleet.config.data import ABSENT
 from acme_fleet.data.language import Item, LanguagePreprocessing, read_language
@@ -22,11 +23,11 @@ from acme_fleet.stratos.questions import Question, check_leakage, normalised
 from acme_fleet.stratos.replies import REPLY
 from acme_fleet.stratos.request import Request
 
-TAUGHT = "taught"
-"""Input that is 1 at tokens where the teacher's logits are learned too."""
+LEARNED = "learned"
+"""Input that is 1 at tokens whose next one is learned, and 2 where the teacher's logits are too."""
 KINDS = ("replies", "made", "replay")
 """Keys of ``learning`` that name texts, in the order of their numbers."""
-_REPLAY = KINDS.index("replay")
+_REPLIES, _MADE, _REPLAY = range(len(KINDS))
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Lessons:
     """Tokens to learn from.
 
     Attributes:
-        train: with the input :data:`TAUGHT` if logits of any text are learned.
+        train: with the input :data:`LEARNED`. taught: true if logits of any text are learned.
         validation: chooses the student. replayed: its replayed part; none without replay.
         counts: texts by kind, validation included.
     """
 
     train: Samples
+    taught: bool
     validation: Samples
     replayed: Samples | None
     counts: dict[str, int]
@@ -79,12 +81,35 @@ def read_texts(request: Request, test: Sequence[Question]) -> list[Text]:
         )
     check_leakage([reply.question for _, reply in found], test)
     _check_right(request, [reply for _, reply in found])
-    prompts = [request.data.prompt_of(reply.question.text) for _, reply in found]
+    prompts = [request.of_student.data.prompt_of(reply.question.text) for _, reply in found]
     texts = [
         Text(kind, {"prompt": prompt, "answer": reply.text}, prompt)
         for (kind, reply), prompt in zip(found, prompts, strict=True)
     ]
     return texts + _replayed(request, len(texts), test)
+
+
+def check_on_policy(request: Request, *, logits: bool) -> None:
+    """Refuse before any work what on-policy learning cannot be done with.
+
+    Raises:
+        FleetError: if the pair learns from answers, there are no questions that the teacher
+            covers, or it would read another prompt than the student.
+    """
+    if request.learning.on_policy is None:
+        return
+    if not logits:
+        raise FleetError("learning.on_policy: the pair has no vocabulary in common; leave it out")
+    if request.learning.replies is None:
+        raise FleetError(
+            "learning.on_policy: it asks the questions of learning.replies, which the teacher "
+            "covers, and there are none"
+        )
+    if request.data.student_prompt is not None:
+        raise FleetError(
+            "learning.on_policy: the teacher reads the student's prompt; leave out "
+            "data.student_prompt"
+        )
 
 
 def _reply(request: Request, line: str, place: str) -> Reply:
@@ -122,7 +147,8 @@ def _replayed(request: Request, others: int, test: Sequence[Question]) -> list[T
     order = np.random.default_rng(derive_seed(request.seed, "replay")).permutation(len(items))
     drawn = [items[number] for number in sorted(order[:wanted].tolist())]
     held_out = {normalised(question.text) for question in test}
-    held_out |= {normalised(request.data.prompt_of(question.text)) for question in test}
+    for asked in (request, request.of_student):
+        held_out |= {normalised(asked.data.prompt_of(question.text)) for question in test}
     for item in drawn:
         if leaked := [text for text in _asked(item) if normalised(text) in held_out]:
             raise FleetError(
@@ -151,7 +177,7 @@ def lessons_of(
     Args:
         request: the task, whose seed splits. texts: at least two.
         preprocessing: the student's. context: most tokens that teacher and student take.
-        logits: mark what the teacher covers, its own replies and replayed texts.
+        logits: mark what the teacher covers, see :func:`_speaks_for`; replayed texts always.
 
     Raises:
         FleetError: if a text is too long or has a token that the model does not know, or there
@@ -171,14 +197,25 @@ def lessons_of(
     random = np.random.default_rng(derive_seed(request.seed, "validation"))
     left, taken = stratified_split(kinds, request.learning.validation, random)
     learned, held = samples[torch.from_numpy(left)], samples[torch.from_numpy(taken)]
+    marks = (learned.labels != ABSENT).long()
     if logits:
-        covered = torch.from_numpy(kinds[left] != KINDS.index("made"))[:, None]
-        taught = (covered & (learned.labels != ABSENT)).long()
-        if taught.any():
-            learned = learned.with_inputs({**learned.inputs, TAUGHT: taught})
+        known = [_REPLAY] + [_REPLIES] * _speaks_for(request, kinds)
+        covered = torch.from_numpy(np.isin(kinds[left], known))[:, None]
+        marks *= 1 + covered.long()
+    learned = learned.with_inputs({**learned.inputs, LEARNED: marks})
     again = torch.from_numpy(np.flatnonzero(kinds[taken] == _REPLAY))
     counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS)}
-    return Lessons(learned, held, held[again] if len(again) else None, counts)
+    taught = bool((marks == 2).any())
+    return Lessons(learned, taught, held, held[again] if len(again) else None, counts)
+
+
+def _speaks_for(request: Request, kinds: Int64[np.ndarray, " texts"]) -> bool:
+    """True if logits of the teacher's replies are learned.
+
+    Not where the student reads another prompt, and not beside made data: the teacher is wrong so
+    often then that its probabilities, unlike its checked replies, would be learned as well.
+    """
+    return request.data.student_prompt is None and _MADE not in kinds
 
 
 def _written(text: Text, *, chat: bool) -> Item:

@@ -34,6 +34,8 @@ class Questions(Settings):
     """Key of the right answer, a text or a number."""
     prompt: str = "{question}"
     """Text that a model reads, with its instructions; ``{question}`` stands for the question."""
+    student_prompt: str | None = None
+    """Text that the student reads in place of ``prompt``: rules that it learns can be left out."""
     explain: str = (
         "{question}\nThe answer is {answer}. Write the steps from the question to this answer, and "
         "end with the answer."
@@ -46,9 +48,11 @@ class Questions(Settings):
             raise ValueError("question and answer must be two keys, and none of them reply")
         return self
 
-    @field_validator("prompt", "explain")
+    @field_validator("prompt", "student_prompt", "explain")
     @classmethod
-    def _asks(cls, value: str, info: ValidationInfo) -> str:
+    def _asks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
         places = [_QUESTION] + [_ANSWER] * (info.field_name == "explain")
         if wrong := [place for place in places if value.count(place) != 1]:
             raise ValueError(f"must contain {wrong[0]} once")
@@ -239,6 +243,19 @@ class Program(Settings):
     """Time limit of one question."""
 
 
+class OnPolicy(Settings):
+    """Learning from what the student itself writes, by TRL, behind all else that it learns."""
+
+    steps: Count = 200
+    """Steps of optimisation."""
+    batch_size: Count = 8
+    """Questions of one step."""
+    learning_rate: Positive = 1e-5
+    """Learning rate of TRL's AdamW."""
+    beta: Share = 0.5
+    """Of the generalised Jensen-Shannon divergence: 0 forward, 1 reverse Kullback-Leibler."""
+
+
 class Learning(Settings):
     """Data that the student learns from, and how; epochs and batches are the workload's."""
 
@@ -253,10 +270,15 @@ class Learning(Settings):
     """Share of what is learned that is drawn from ``replay``."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the data that chooses the best student and is not learned."""
+    on_policy: OnPolicy | None = None
+    """Further learning from the student's own answers to the questions of ``replies``; one
+    vocabulary."""
     learning_rate: Positive = 1e-3
     """Learning rate of AdamW after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Weight decay of AdamW."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers of matrix products in training; auto takes bfloat16 where it is measured faster."""
     logits_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Weight of the teacher's logits beside the next token, where logits are learned."""
 
@@ -302,6 +324,12 @@ class Request(Settings):
     """Makes data from known answers, for injection."""
     learning: Learning = Learning()
     """What the student learns from."""
+
+    @property
+    def of_student(self) -> Request:
+        """The same task with the student's prompt."""
+        prompt = self.data.student_prompt or self.data.prompt
+        return self.model_copy(update={"data": self.data.model_copy(update={"prompt": prompt})})
 
     @staticmethod
     def from_yaml(path: str | Path) -> Request:

@@ -32,7 +32,8 @@ class Prediction(_Record):
 class Chosen(_Record):
     """A pair on a server, as the plan had it when the run began.
 
-    ``data`` are checksums of the files that are learned from and tested on.
+    ``accelerators`` are name and number, as ``L4:1``; ``data`` are checksums of the files that are
+    learned from and tested on.
     """
 
     pair: str
@@ -40,6 +41,11 @@ class Chosen(_Record):
     student: str
     by: Literal["logits", "answers"]
     server: str
+    provider: str
+    region: str
+    zone: str | None
+    billing: Literal["on demand", "spot", "reserved", "owned"]
+    accelerators: str | None
     usd_per_hour: Amount
     training_s: Prediction
     training_usd: Prediction
@@ -64,11 +70,46 @@ class Losses(_Record):
     student: Amount
 
 
+class Served(_Record):
+    """Seconds of answers that were written one at a time, see :class:`.serving.Latency`."""
+
+    answers: Count
+    tokens: Count
+    mean_s: Amount
+    p50_s: Amount
+    p95_s: Amount
+    first_p50_s: Amount
+    first_p95_s: Amount
+
+    def usd_per_thousand(self, usd_per_hour: float) -> float:
+        """Price of a thousand answers, one after the other, on a server of a price."""
+        return 1000 * self.mean_s / 3600 * usd_per_hour
+
+
+class Answered(_Record):
+    """A reply, and the checker's decision."""
+
+    text: str
+    right: bool
+
+
+class Example(_Record):
+    """A held-out question with its answer, and the replies to it."""
+
+    question: str
+    answer: str
+    student: Answered
+    start: Answered
+    teacher: Answered
+
+
 class DistillSummary(_Record):
     """The whole run.
 
     ``texts`` by kind, validation included; ``steps`` of optimisation, of ``planned_steps``;
     ``best_step`` is the student's, 0 as it began; ``ended_by`` the epochs or the budget.
+    ``served`` is the student's latency on the machine of the run, ``taught`` the teacher's;
+    the student's weights, and so its marks, are of ``precision``, losses are of float32.
     """
 
     name: str
@@ -85,7 +126,12 @@ class DistillSummary(_Record):
     student: Marked
     start: Marked
     teacher: Marked
+    served: Served
+    taught: Served
+    examples: list[Example]
+    precision: str
     min_accuracy: float | None
+    max_p95_latency_ms: float | None
     training_s: Amount
     training_usd: Amount
     evaluation_s: Amount

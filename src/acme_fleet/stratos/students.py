@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from acme_fleet.config.devices import Precision
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.checkpoint_files import config_content, located, tokenizer_content
 from acme_fleet.data.language import LanguagePreprocessing
@@ -27,6 +28,7 @@ from acme_fleet.models.backbone.checkpoints import (
     save_plain,
 )
 from acme_fleet.models.backbone.elastic import BY_LAYER
+from acme_fleet.models.backbone.precision import rounded
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.family import LM_HEAD
@@ -34,7 +36,7 @@ from acme_fleet.models.features import LanguageModel
 from acme_fleet.models.storage import with_prefix
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import make_folder, writing
-from acme_fleet.stratos.lessons import TAUGHT
+from acme_fleet.stratos.lessons import LEARNED
 from acme_fleet.stratos.pairs import Pair
 from acme_fleet.tasks.generation import GENERATION
 
@@ -94,7 +96,7 @@ def cut_model(
         FleetError: if the importance is no finite number.
     """
     measured = samples[torch.randperm(len(samples), generator=draw)[:_MEASURED]]
-    measured = measured.with_inputs({k: v for k, v in measured.inputs.items() if k != TAUGHT})
+    measured = measured.with_inputs({k: v for k, v in measured.inputs.items() if k != LEARNED})
     objective = labels_objective(GENERATION)
     found = taylor_importance(teacher, measured, objective, _TOGETHER)
     if not all(bool(values.isfinite().all()) for values in found):
@@ -104,12 +106,17 @@ def cut_model(
     return LanguageModel(ordered.extract(ordered.shape(variant)))
 
 
-def save_student(backbone: PreTrainedModel, source: str, folder: Path) -> None:
+def save_student(
+    backbone: PreTrainedModel, source: str, folder: Path, precision: Precision = "float32"
+) -> None:
     """Write a decoder as an ordinary Hugging Face folder, which needs nothing of this package.
+
+    Weights have the values that they have at the precision. The file is of float16 there, and of
+    float32 at all others: the folder's form knows no whole numbers with scales.
 
     Args:
         backbone: elastic, of one width in all layers. source: the checkpoint that it is from, whose
-            tokenizer and kind it has. folder: the place.
+            tokenizer and kind it has. folder: the place. precision: of the weights.
 
     Raises:
         WriteError: if it cannot be written.
@@ -118,7 +125,10 @@ def save_student(backbone: PreTrainedModel, source: str, folder: Path) -> None:
     with torch.device("meta"):
         loader: Any = AutoModelForCausalLM
         plain = loader.from_config(_plain_config(backbone.config, source, origin))
-    state = backbone.state_dict()
+    state = rounded(backbone.state_dict(), precision)
+    if precision == "float16":
+        state = {name: weight.half() for name, weight in state.items()}
+        plain.config.dtype = torch.float16
     head = state.pop(f"{LM_HEAD}.weight", state["embed_tokens.weight"])
     plain.load_state_dict({**with_prefix("model", state), f"{LM_HEAD}.weight": head}, assign=True)
     plain.tie_weights()

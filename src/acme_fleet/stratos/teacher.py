@@ -83,15 +83,25 @@ class Writer:
         missing = set(info["missing_keys"])
         if missing and not (config.tie_word_embeddings and missing == {"lm_head.weight"}):
             raise FleetError(f"{place}: {folder} lacks the tensor {min(missing)}")
-        self._model = model.to(device).eval()
+        self.model = model.to(device).eval()
         self._tokenizer.padding_side = "left"
         self._device = device
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.bos_token
 
+    @property
+    def end(self) -> int | None:
+        """Number of the token that ends an answer."""
+        return self._tokenizer.eos_token_id
+
+    @property
+    def chats(self) -> bool:
+        """True if the checkpoint has a chat template."""
+        return self._tokenizer.chat_template is not None
+
     def tokens(self, prompt: str) -> list[int]:
         """Tokens of a prompt, as a user's message where the checkpoint has a chat template."""
-        if self._tokenizer.chat_template is None:
+        if not self.chats:
             return self._tokenizer(prompt)["input_ids"]
         messages = [{"role": "user", "content": prompt}]
         return self._tokenizer.apply_chat_template(
@@ -106,7 +116,7 @@ class Writer:
         settings = GenerationConfig(
             max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=end
         )
-        written = self._model.generate(**batch.to(self._device), generation_config=settings)
+        written = self.model.generate(**batch.to(self._device), generation_config=settings)
         answers = written[:, batch["input_ids"].shape[1] :].tolist()
         return [answer[: answer.index(end)] if end in answer else answer for answer in answers]
 

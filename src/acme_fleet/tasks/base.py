@@ -119,6 +119,7 @@ class Task(ABC):
             number of them over n, and a report of another score is refused.
         probe: fits a linear head to frozen features; a task without one starts from what training
             finds, and its runs have no regression as a rival.
+        at_once: samples that are evaluated together.
         per_token: True if each token of a text has an answer, which the model's own language head
             gives; a header then changes the token's last hidden state.
     """
@@ -126,6 +127,7 @@ class Task(ABC):
     metric: ClassVar[str]
     whole_hits: ClassVar[bool] = False
     probe: ClassVar[Fit | None] = None
+    at_once: ClassVar[int] = 256
     per_token: ClassVar[bool] = False
 
     def check(self, settings: Fleet) -> None:  # noqa: B027

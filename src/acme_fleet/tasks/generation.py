@@ -23,6 +23,7 @@ class Generation(Task):
     """
 
     metric = "token accuracy"
+    at_once = 32  # each token has a logit for each word
     per_token = True
 
     def __init__(self, head: Float[Tensor, "words hidden"] | None = None) -> None:

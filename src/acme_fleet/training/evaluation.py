@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from acme_fleet.data.samples import Samples
@@ -14,9 +15,25 @@ from acme_fleet.tasks.base import Evaluation, Task
 
 @torch.no_grad()
 def evaluate(
-    task: Task, module: Callable[..., Tensor], samples: Samples, batch_size: int = 256
+    task: Task,
+    module: Callable[..., Tensor],
+    samples: Samples,
+    batch_size: int | None = None,
 ) -> Evaluation:
-    """Evaluate on every sample once; ``module`` takes the samples' inputs by name."""
-    batches, _ = by_length(samples, batch_size)
+    """Evaluate on every sample once; ``module`` takes the samples' inputs by name.
+
+    The task knows how many samples go together, unless ``batch_size`` says it.
+    """
+    batches, _ = by_length(samples, batch_size or task.at_once)
     each = (task.evaluation(module(**batch.inputs), batch.labels) for batch in batches)
     return sum(each, Evaluation())
+
+
+@torch.no_grad()
+def answers(
+    module: Callable[..., Tensor], samples: Samples, batch_size: int = 256
+) -> Int[Tensor, " samples"]:
+    """The number of the largest output for each sample, in the samples' order."""
+    batches, order = by_length(samples, batch_size)
+    found = torch.cat([module(**batch.inputs).argmax(dim=1) for batch in batches])
+    return found if order is None else found[order]

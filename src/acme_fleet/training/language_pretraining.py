@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from acme_fleet.config.training import Training
+from acme_fleet.data.checkpoint_files import WEIGHT_SUMS, weight_sums
 from acme_fleet.data.language import Item, LanguagePreprocessing, read_language
 from acme_fleet.data.raw import Columns
 from acme_fleet.data.samples import Samples, stratified_split
@@ -155,6 +156,7 @@ def _pretrained(
         "params": sum(p.numel() for p in model.parameters()),
         "validation": _figures(model, validation),
         "test": _figures(model, test),
+        WEIGHT_SUMS: weight_sums(folder),
     }
     write_marked_json(folder / RECORD, record)
     state.remove()

@@ -13,10 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from acme_fleet.config.data import ABSENT
 from acme_fleet.config.training import Training
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
-from acme_fleet.models.padding import shuffled
+from acme_fleet.models.padding import shuffled, without_padding
 from acme_fleet.runs.notes import training_note
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
@@ -236,7 +237,8 @@ def fit(
             batches = shuffled(samples, training.batch_size, generator)
             augmented = (augment(each, generator) if augment else each for each in batches)
             mixed = partial(mixed_precision, device, numbers)
-            loss = _epoch(task, module, augmented, optimization, mixed, after_backward)
+            parted = (in_parts(each, training.parts) for each in augmented)
+            loss = _epoch(task, module, parted, optimization, mixed, after_backward)
         module.eval()
         if tolerant and diverged(loss, optimization.parameters):
             goes_back = True
@@ -265,7 +267,7 @@ def fit(
 def _epoch(
     task: Task,
     module: nn.Module,
-    batches: Iterable[Samples],
+    batches: Iterable[list[tuple[Samples, float]]],
     optimization: Optimization,
     mixed: Callable[[], AbstractContextManager[object]],
     after_backward: Callable[[], None] | None,
@@ -274,11 +276,33 @@ def _epoch(
     device = optimization.parameters[0].device
     total = torch.zeros((), device=device)
     for batch in batches:
-        with mixed():
-            loss = task.loss(module(**batch.inputs), batch.labels.to(device))
-        loss.backward()
+        for part, share in batch:
+            with mixed():
+                loss = share * task.loss(module(**part.inputs), part.labels.to(device))
+            loss.backward()
+            total += loss.detach()
         if after_backward:
             after_backward()
         optimization.step()
-        total += loss.detach()
     return total
+
+
+def in_parts(batch: Samples, parts: int) -> list[tuple[Samples, float]]:
+    """Parts of a batch, each with its share of what a mean is over.
+
+    That is labels, of texts without any their real tokens, and otherwise samples. The gradients of
+    the parts' means, weighted by their shares, add up to that of the batch's mean.
+    """
+    if parts == 1:
+        return [(batch, 1.0)]
+    split = list(batch.batches(math.ceil(len(batch) / parts)))
+    counts = [_means_over(part) for part in split]
+    whole = sum(counts)
+    return [(without_padding(p), n / whole) for p, n in zip(split, counts, strict=True) if n]
+
+
+def _means_over(batch: Samples) -> int:
+    if batch.labelled:
+        return int((batch.labels != ABSENT).sum())
+    mask = batch.inputs.get("attention_mask")
+    return len(batch) if mask is None else int((mask != 0).sum())

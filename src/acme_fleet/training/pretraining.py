@@ -21,7 +21,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from acme_fleet.config.backbone import Reference, ViT
 from acme_fleet.config.training import Training
-from acme_fleet.data.checkpoint_files import PRETRAINING
+from acme_fleet.data.checkpoint_files import PRETRAINING, WEIGHT_SUMS, weight_sums
 from acme_fleet.data.datasets import Source
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.errors import FleetError, RunError, WriteError
@@ -187,6 +187,7 @@ def _pretrain(
         "params": sum(p.numel() for p in classifier.parameters()),
         "validation": _figures(model, held_out),
         "test": _figures(model, source.test),
+        WEIGHT_SUMS: weight_sums(folder),
     }
     write_marked_json(folder / RECORD, record)
     state.remove()

@@ -17,6 +17,7 @@ from acme_fleet.edge.parts import Group, folder_of
 from acme_fleet.edge.peers import Peers
 from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
 from acme_fleet.errors import DamagedError, FleetError
+from acme_fleet.messages.peer_weights import to_lists
 from acme_fleet.models.storage import sent_size, without_prefix
 from acme_fleet.outside import listed
 from acme_fleet.personalization.rules import rule_of
@@ -230,7 +231,8 @@ class Takeover:
         if peers is not None:
             names = [name for name in peers.devices if name in self.settled]
             keys = {name: key for name, key in peers.keys.items() if name in names}
-            Peers(names, peers.among(names).tolist(), keys).write(self.group.folder)
+            rows, columns = to_lists(peers.among(names))
+            Peers(names, rows, keys, columns).write(self.group.folder)
 
 
 def copy_cloud(old: RunDirectory, run: RunDirectory) -> None:

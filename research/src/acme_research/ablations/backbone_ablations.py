@@ -1,6 +1,6 @@
-"""The gain of each part of the elastic backbone, on the demo's digits and settings.
+"""The gain of each part of the elastic backbone, on ``examples/digits.yaml``.
 
-``python -m acme_research.ablations.backbone_ablations [--seeds 5]`` trains the demo's reference for
+``python -m acme_research.ablations.backbone_ablations [--seeds 5]`` trains its reference for
 each seed and makes it elastic in several ways. Accuracy is measured for every width and depth, on
 the public validation samples and on the digits' whole test set: no device takes part. A seed's mean
 over the candidates that are smaller than the reference is one observation; differences are paired
@@ -39,7 +39,7 @@ from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Optimization, steps_of
 from acme_research.frame.intervals import mean_interval, rank_correlation
 from acme_research.frame.record import write_result
-from acme_research.frame.runs import parser_of, trained_demo
+from acme_research.frame.runs import parser_of, trained_digits
 
 BASE = "whole method, uniform"
 Cells = dict[str, dict[str, float]]
@@ -50,11 +50,11 @@ class Seed:
     """One seed's data, its trained reference, and what is made of it."""
 
     def __init__(self, seed: int) -> None:
-        demo = trained_demo(seed)
-        self.fleet, self.reference = demo.fleet, demo.reference
-        self.train, self.validation, self.test = demo.train, demo.validation, demo.test
+        known = trained_digits(seed)
+        self.fleet, self.reference = known.fleet, known.reference
+        self.train, self.validation, self.test = known.train, known.validation, known.test
         self.widths, self.depths = self.fleet.backbone.widths, self.fleet.backbone.depths
-        self.for_importance = demo.for_importance
+        self.for_importance = known.for_importance
         heads, neurons, _ = taylor_importance(
             self.reference, self.for_importance, labels_objective(CLASSIFICATION)
         )

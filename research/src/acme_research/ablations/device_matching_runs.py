@@ -1,11 +1,11 @@
 """The gain of a backbone for each device of a mixed cluster in whole runs, over several seeds.
 
 ``python -m acme_research.ablations.device_matching_runs [--seeds 5] [--out runs/device_matching]``
-runs the demo's model and data on one cluster whose devices store from 150 kB to 1.2 MB, with
-``selection.matching`` cluster and device. Both runs of a seed start from the same elastic backbone.
-Accuracy is that of the shipped models on the devices' full test sets; a seed's mean over its
-devices is one observation, and the intervals are Student's over seeds. Beside both stands the first
-rival of every run: the pixels, and a regression on each device.
+runs the model and data of ``examples/digits.yaml`` on one cluster whose devices store from 150 kB
+to 1.2 MB, with ``selection.matching`` cluster and device. Both runs of a seed start from the same
+elastic backbone. Accuracy is that of the shipped models on the devices' full test sets; a seed's
+mean over its devices is one observation, and the intervals are Student's over seeds. Beside both
+stands the first rival of every run: the pixels, and a regression on each device.
 
 Writes ``results/device_matching_runs.json``.
 """
@@ -21,11 +21,11 @@ import numpy as np
 import yaml
 
 import acme_fleet
-from acme_fleet.cli import EXAMPLE
 from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.cost.variant import Variant
 from acme_research.frame.intervals import mean_interval
+from acme_research.frame.places import EXAMPLES
 from acme_research.frame.probe import all_devices, probe_over_seeds
 from acme_research.frame.record import write_result
 from acme_research.frame.runs import finished_run, parser_of, same_cloud
@@ -57,7 +57,7 @@ def main() -> None:
 def observe(out: Path, seed: int, matching: str) -> dict[str, Any]:
     """One run: means over its devices; energy by the devices' own constants."""
     path = out / f"seed-{seed}-{matching}"
-    settings = yaml.safe_load(EXAMPLE.read_text())
+    settings = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
     settings |= {"seed": seed, "clusters": [{"name": "mixed", "devices": mixed_devices()}]}
     settings["selection"] = settings.get("selection", {}) | {"matching": matching}
     settings["search"] = settings.get("search", {}) | {"rivals": False}

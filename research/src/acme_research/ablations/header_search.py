@@ -1,14 +1,14 @@
 """The gain of the header search: strategies, hand-made headers, joint training, shared weights.
 
 ``python -m acme_research.ablations.header_search digits [--seeds 5]`` or ``… cifar20 --data
-PATH/TO/cifar100``. For each seed the cloud's part of the demo (or of ``examples/cifar20.yaml``) is
-run once and kept in ``--out``. From the elastic backbone two are cut, a small and a large one, each
-for one edge server with its own shared data. On each, every strategy searches with the same budget,
-with the backbone frozen and with the backbone training along; linear and hand-made headers of the
-searched header's size are trained in the same way on the same backbone. All choices are made on the
-edge's data; accuracy is that on the whole test set. Beside them stands the first rival of every
-run: the untouched reference, here the raw pixels, and a regression on the edge's data. A seed's
-mean over its two backbones is one observation.
+PATH/TO/cifar100``. For each seed the cloud's part of ``examples/digits.yaml`` or ``cifar20.yaml``
+is run once and kept in ``--out``. From the elastic backbone two are cut, a small and a large one,
+each for one edge server with its own shared data. On each, every strategy searches with the same
+budget, with the backbone frozen and with the backbone training along; linear and hand-made headers
+of the searched header's size are trained in the same way on the same backbone. All choices are made
+on the edge's data; accuracy is that on the whole test set. Beside them stands the first rival of
+every run: the untouched reference, here the raw pixels, and a regression on the edge's data. A
+seed's mean over its two backbones is one observation.
 """
 
 import json
@@ -49,7 +49,7 @@ from acme_fleet.training.evaluation import evaluate
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.probe import Figures, fitted
 from acme_research.frame.record import write_result
-from acme_research.frame.runs import cifar20, demo, parser_of
+from acme_research.frame.runs import cifar20, digits, parser_of
 
 BACKBONES = {"small": (0.25, 2), "large": (0.75, 4)}
 SAMPLED = 20  # headers whose shared-weight reward is compared with training alone
@@ -60,7 +60,7 @@ REGRESSION = "a regression on the edge's data"
 
 def fleet_of(source: str, data: Path | None, seed: int) -> Fleet:
     if source == "digits":
-        return demo(seed)
+        return digits(seed)
     assert data is not None, "cifar20 needs --data"
     return Fleet.parse(cifar20(data, seed))
 

@@ -36,7 +36,9 @@ def listening(kind: str, world: World, feature_samples: int, temperature: float)
             own = world.shared.inputs["pooled"].double().numpy()
             return _rows(matches(samples, own, world.shared.labels.numpy(), world.classes.shape[1]))
         case "debiased" | "literal":
-            return who_listens_to_whom(samples, kind, temperature)
+            found = who_listens_to_whom(samples, kind, temperature)
+            assert isinstance(found, np.ndarray)  # these are few devices
+            return found
     raise ValueError(kind)
 
 

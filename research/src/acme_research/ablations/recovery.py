@@ -2,7 +2,7 @@
 
     python -m acme_research.ablations.recovery --seeds 5 --out runs/recovery
 
-All runs of a seed are of the demo's fleet and share the reference and the elastic backbone. The
+All runs of a seed are of ``examples/digits.yaml``; they share reference and elastic backbone. The
 first two share what was chosen too; the third tries several finalists. Header search and
 personalisation follow on each. Beside them stands the first rival of every run. One seed's mean
 over its devices is one observation.
@@ -14,34 +14,33 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from acme_fleet.cli import EXAMPLE
 from acme_fleet.config.fleet import Fleet
 from acme_research.frame.intervals import mean_interval, paired
 from acme_research.frame.probe import all_devices, probe_over_seeds
 from acme_research.frame.record import write_result
-from acme_research.frame.runs import finished_run, parser_of, same_cloud
+from acme_research.frame.runs import digits, finished_run, parser_of, same_cloud
 
 # As many epochs as each of the two steps of Eq. 9 takes there.
-_RECOVERY = Fleet.from_yaml(EXAMPLE).backbone.distillation.model_dump(mode="json")["recovery"]
+_RECOVERY = digits(0).backbone.distillation.model_dump(mode="json")["recovery"]
 _FINALISTS = 3
 _WHAT = ("accuracy_coarse", "accuracy_linear", "accuracy", "size_bytes")
 
 
-def demo(seed: int, recovery: dict[str, Any] | None, finalists: int = 1) -> Fleet:
-    """The demo's fleet; the headers that no device gets are left out."""
-    content = Fleet.from_yaml(EXAMPLE).model_dump(mode="json")
+def variant(seed: int, recovery: dict[str, Any] | None, finalists: int = 1) -> Fleet:
+    """The digits' fleet; the headers that no device gets are left out."""
+    content = digits(seed).model_dump(mode="json")
     content["search"]["rivals"] = False
     content["backbone"]["distillation"]["recovery"] = recovery
     content["selection"]["finalists"] = finalists
-    return Fleet.parse(content | {"seed": seed})
+    return Fleet.parse(content)
 
 
 def row(seed: int, out: Path) -> dict[str, Any]:
     """Mean test accuracies over the devices."""
     plain = out / f"plain-{seed}"
-    without = finished_run(demo(seed, None), plain)
-    recovered = finished_run(demo(seed, _RECOVERY), out / f"rec-{seed}", same_cloud(plain))
-    fleet = demo(seed, _RECOVERY, _FINALISTS)
+    without = finished_run(variant(seed, None), plain)
+    recovered = finished_run(variant(seed, _RECOVERY), out / f"rec-{seed}", same_cloud(plain))
+    fleet = variant(seed, _RECOVERY, _FINALISTS)
     tried = finished_run(fleet, out / f"tried-{seed}", same_cloud(plain))
     means = {
         name: {what: statistics.fmean(getattr(d, what) for d in s.devices) for what in _WHAT}

@@ -1,6 +1,6 @@
 """Our cut against Torch-Pruning's Taylor pruning: the same ViT, size, data and recovery.
 
-The reference is the demo's, trained on the demo's public digits. Ours: importance, re-ordering, and
+The reference is that of ``examples/digits.yaml``. Ours: importance, re-ordering, and
 half the width, the same in each layer or spread over the layers (`backbone.allocation`; the
 default is what counts). Torch-Pruning, with the gradients of the same samples, in three ways: as in
 its own example for ViTs (hidden size, head size and neurons by one ratio, such that the
@@ -35,7 +35,7 @@ from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.record import write_benchmark
-from acme_research.frame.runs import trained_demo
+from acme_research.frame.runs import trained_digits
 from acme_research.rivals.taylor_pruning import taylor_pruned
 
 SEEDS, WIDTH, GOAL = [0, 1, 2, 3, 4], 0.5, 0.0
@@ -79,24 +79,24 @@ def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
 
 def run_seed(seed: int) -> dict[str, dict[str, float]]:
     """Accuracies and parameters of the reference and of each small model."""
-    demo = trained_demo(seed)
-    row = {"reference": {"test": evaluate(CLASSIFICATION, demo.reference, demo.test).score}}
-    for name, model in cuts(demo.reference, demo.for_importance).items():
+    known = trained_digits(seed)
+    row = {"reference": {"test": evaluate(CLASSIFICATION, known.reference, known.test).score}}
+    for name, model in cuts(known.reference, known.for_importance).items():
         row[name] = {
             "parameters": parameters(model),
-            "test before recovery": evaluate(CLASSIFICATION, model, demo.test).score,
+            "test before recovery": evaluate(CLASSIFICATION, model, known.test).score,
         }
         fit(
             CLASSIFICATION,
             model,
-            demo.train,
+            known.train,
             RECOVERY,
             generator(seed, "recovery"),
-            validation=demo.validation,
+            validation=known.validation,
         )
         row[name] |= {
-            "validation": evaluate(CLASSIFICATION, model, demo.validation).score,
-            "test": evaluate(CLASSIFICATION, model, demo.test).score,
+            "validation": evaluate(CLASSIFICATION, model, known.validation).score,
+            "test": evaluate(CLASSIFICATION, model, known.test).score,
         }
     return row
 
@@ -126,7 +126,7 @@ def main() -> None:
         seeds=SEEDS,
         interval=student_interval(differences[rival]),
         details={
-            "model": "the digits demo's ViT: 6 layers, 4 heads, hidden 64, 256 neurons",
+            "model": "the digits' ViT: 6 layers, 4 heads, hidden 64, 256 neurons",
             "recovery": f"fine-tuning on labels, {RECOVERY.model_dump()}",
             "mean": {
                 name: {key: float(column(name, key).mean()) for key in row}

@@ -85,8 +85,8 @@ class Bench:
         config = config_of(options.scale, story)
         self.name = config.stem
         self._content = read_config(config)
-        self.extra: dict[str, Any] = self._content.pop("experiment")
-        if options.checkpoint:
+        self.extra: dict[str, Any] = self._content.pop("experiment", {})
+        if options.checkpoint and "clusters" in self._content:
             self._content, self.extra = on_checkpoint(self._content, self.extra, options.checkpoint)
         # Pieces of other settings are never taken for these.
         self.folder = options.out / f"{self.name}-{digest(self._content)}" / f"seed-{seed}"
@@ -131,6 +131,11 @@ class Bench:
         world = load_world(self.unprepared) if self._pending else self.world
         _, channels, side, _ = world.public.train.inputs["pixel_values"].shape
         return Images(channels, side, len(world.classes))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The scale's file without its ``experiment``: a fleet, or a story's own settings."""
+        return self._content
 
     def settings(self) -> dict[str, Any]:
         """For the result file: the scale's file as it is, without this machine's paths."""

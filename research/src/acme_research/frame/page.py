@@ -11,8 +11,9 @@ from acme_research.stories import NAMES as STORIES
 
 SCALES = ("full", "small", "smoke")
 ENOUGH_SEEDS = 3
-NO_PROBE = ("fig9", "fig10")
-"""Stories without an accuracy of a model of ours: they choose models, or compare devices' data."""
+NO_PROBE = ("fig9", "fig10", "stratos-mahjong", "stratos-words", "stratos-switch")
+"""Stories in which no model is read by a logistic regression: they choose models, compare devices'
+data, or let models write."""
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:

@@ -45,6 +45,11 @@ def demo(seed: int) -> Fleet:
     return Fleet.from_yaml(EXAMPLE).model_copy(update={"seed": seed})
 
 
+def digits(seed: int) -> Fleet:
+    """The fleet of ``examples/digits.yaml``."""
+    return Fleet.from_yaml(EXAMPLES / "digits.yaml").model_copy(update={"seed": seed})
+
+
 def cifar20(data: Path, seed: int) -> dict[str, Any]:
     """The settings of ``examples/cifar20.yaml`` on the files in a folder."""
     settings = yaml.safe_load((EXAMPLES / "cifar20.yaml").read_text())
@@ -54,8 +59,8 @@ def cifar20(data: Path, seed: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TrainedDemo:
-    """One seed's trained reference of the demo, its public data and all of the test set."""
+class TrainedDigits:
+    """One seed's trained reference of the digits' fleet, its public data and the whole test set."""
 
     fleet: Fleet
     reference: Classifier
@@ -69,16 +74,16 @@ class TrainedDemo:
         return self.train[: self.fleet.backbone.importance_samples]
 
 
-def trained_demo(seed: int) -> TrainedDemo:
-    """Train the demo's reference."""
-    fleet = demo(seed)
+def trained_digits(seed: int) -> TrainedDigits:
+    """Train the reference of the digits' fleet."""
+    fleet = digits(seed)
     source = load_source(fleet.data)
     world = distribute(fleet, source)
     train, validation = world.public.train, world.public.validation
     reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     draw = generator(seed, "reference training")
     fit(CLASSIFICATION, reference, train, fleet.reference.training, draw, validation=validation)
-    return TrainedDemo(fleet, reference, train, validation, source.test)
+    return TrainedDigits(fleet, reference, train, validation, source.test)
 
 
 def finished_run(

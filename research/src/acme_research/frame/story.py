@@ -69,6 +69,7 @@ class Story:
         probe: the first rival of every run, see :mod:`.probe`, beside the story's accuracies. It
             gives none for runs of before it was measured; a story without it shows no accuracy of
             a model of ours.
+        teacher: true if it is of a language model, and ``--checkpoint`` its teacher's folder.
         stages: pieces that ``measure`` reads, where ``--jobs`` processes can make them before;
             the first makes what all seeds share, :func:`.shared_by_seeds`.
     """
@@ -81,6 +82,7 @@ class Story:
     draw: Callable[[Figure, dict[str, Any]], None]
     probe: Callable[[Bench], Places | None] | None = None
     stages: Sequence[Stage] = (shared_by_seeds,)
+    teacher: bool = False
 
 
 # --- running a story --------------------------------------------------------------------------
@@ -175,7 +177,8 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON and picture")
     parser.add_argument(
         "--checkpoint",
-        help="a ViT that is there already, google/vit-base-patch16-224 say: the reference",
+        help="a ViT that is there already, google/vit-base-patch16-224 say: the reference; of "
+        "Stratos' stories the folder of the scale's teacher",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where models are trained")
     parser.add_argument("--threads", type=int, default=1, help="of each job")
@@ -183,7 +186,7 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
     options = Options(**vars(parser.parse_args(arguments)))
     if options.scale == "smoke" and options.data:
         parser.error("--data is for --scale small and full; smoke makes its own")
-    if options.checkpoint and options.results == RESULTS:
+    if options.checkpoint and options.results == RESULTS and not story.teacher:
         parser.error("--checkpoint needs --results: the clone's own are of the scales' references")
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; it must be 1 or more")

@@ -269,7 +269,7 @@ def _pretrained(shape: str, k: int, limit: int, bench: Bench) -> dict[str, Tenso
             source.train,
             bench.recipe(),
             state,
-            lambda epoch, _: print(f"{shape} {limit}: epoch {epoch}", flush=True),
+            lambda epoch, note, _: print(f"{shape} {limit}: epoch {epoch}, {note}", flush=True),
         ).cpu()
         write_tensors(path, model.state_dict(), {})
         state.remove()

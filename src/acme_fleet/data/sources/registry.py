@@ -13,6 +13,7 @@ from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.sources.archives import cars_annotations, read_cars
 from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
 from acme_fleet.data.sources.folder import read_folders
+from acme_fleet.data.sources.moved_digits import read_moved_digits
 from acme_fleet.data.text import read_json_lines
 from acme_fleet.errors import FleetError
 
@@ -25,6 +26,12 @@ def _digits(data: Data, part: Part, columns: Columns) -> RawSamples | None:
     if columns.group:
         raise FleetError(f"data.partition: the digits have no column {columns.group!r}")
     return read_digits() if part == "train" else None
+
+
+def _moved_digits(data: Data, part: Part, columns: Columns) -> RawSamples | None:
+    if columns.group:
+        raise FleetError(f"data.partition: the digits have no column {columns.group!r}")
+    return read_moved_digits(test=part == "test")
 
 
 def _hub(data: Data, part: Part, columns: Columns) -> RawSamples | None:
@@ -60,6 +67,7 @@ def _image_folders(paths: Sequence[Path], columns: Columns, where: str) -> RawSa
 
 SOURCES: dict[str, Reader] = {
     "digits": _digits,
+    "moved_digits": _moved_digits,
     "huggingface": _hub,
     "arrays": _files(read_arrays),
     "text": _files(read_json_lines),

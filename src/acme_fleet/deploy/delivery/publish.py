@@ -201,7 +201,7 @@ def _published(
         )
     expected = answers(folder)  # checks all files, and that it runs
     files = {**manifest.files, MANIFEST: describe_file(folder / MANIFEST)}
-    size = sum(entry.size_bytes for entry in files.values())
+    size = manifest.size_bytes
     name = target_of(manifest.name)
     before = targets.targets.get(name)
     number = 0 if before is None else _number(before)

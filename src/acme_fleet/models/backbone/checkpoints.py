@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging
 
 from acme_fleet.cost.size import parameter_count, shapes_of
-from acme_fleet.data.checkpoint_files import config_content, located, shown
+from acme_fleet.data.checkpoint_files import check_weights, config_content, located, shown
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted, checked_names
 from acme_fleet.models.backbone.elastic import as_elastic, build
@@ -217,6 +217,7 @@ def _check_files(found: Checkpoint) -> None:
     if not any((found.folder / name).exists() for name in _WEIGHTS):
         only = f", only {pickles[0]}, which can hold code and is not read" if pickles else ""
         raise FleetError(f"{place}: it has no model.safetensors{only}")
+    check_weights(found.folder, place)
     with reading(f"{place}: config.json"):  # sizes that do not go together
         config = found.config
         described = build(config) if is_elastic(config) else _skeleton(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +28,7 @@ from acme_fleet.messages.header_plan import (
 from acme_fleet.models.header.operations import CAUSAL, PASS_THROUGH
 from acme_fleet.models.padding import (
     at_stride,
+    attended,
     clear_padding,
     mean_over_positions,
 )
@@ -49,10 +51,9 @@ class Header(nn.Module):
         super().__init__()
         self.plan = plan
         pool = {} if pool is None else pool
-        convolution = nn.Conv1d if plan.axes == 1 else nn.Conv2d
         for layer in plan.layers.values():
             if layer not in pool:
-                pool[layer] = _convolution(convolution, layer, plan.causal)
+                pool[layer] = _LayerModule(layer, plan)
         self.layers = nn.ModuleDict({name: pool[layer] for name, layer in plan.layers.items()})
         self.sums = nn.ModuleDict({node.name: _Sum(node) for node in plan.nodes})
         read = {name: node.channels for name, node in plan.ends.items()}
@@ -61,7 +62,8 @@ class Header(nn.Module):
         used = {term.operation for node in plan.nodes for term in node.terms if not term.layer}
         if plan.causal and (unknown := used - CAUSAL.keys()):
             raise ValueError(f"the operation {min(unknown)} has no causal form")
-        self._pass_through = CAUSAL if plan.causal else PASS_THROUGH
+        causal = {name: operation.apply for name, operation in CAUSAL.items()}
+        self._pass_through = causal if plan.causal else PASS_THROUGH
         for key in read.items():
             if key not in pool:
                 pool[key] = nn.Linear(len(key[1]), plan.classes, bias=key[0] == "pooled")
@@ -120,23 +122,55 @@ class Header(nn.Module):
         # Features enter their first layer unrectified: their sign carries information.
         if term.layer:
             x = x if term.source in FEATURES else F.relu(x)
-            if self.plan.causal:
-                x = F.pad(x, (term.layer.kernel - 1, 0))
-            x = self.layers[term.layer.name](x)
+            x = self.layers[term.layer.name](x, mask)
         else:
             x = self._pass_through[term.operation](x, mask, self.plan.axes)
         # Of kernel 1: what stands at padded positions stays there, until the sum is cleared.
         return self.layers[term.align.name](x) if term.align else x
 
 
-def _convolution(kind: type[nn.Conv1d] | type[nn.Conv2d], layer: Layer, causal: bool) -> nn.Module:
-    return kind(
-        len(layer.inputs),
-        len(layer.outputs),
-        layer.kernel,
-        stride=layer.stride,
-        padding=0 if causal else layer.kernel // 2,  # a causal header pads before the text alone
-    )
+class _LayerModule(nn.Module):
+    """A layer's convolution, and what stands before it."""
+
+    weight: Tensor
+    bias: Tensor
+    depthwise: Tensor
+    query: Tensor
+
+    def __init__(self, layer: Layer, plan: HeaderPlan) -> None:
+        super().__init__()
+        self.layer, self.causal = layer, plan.causal
+        self.axes: Literal[1, 2] = plan.axes
+        for part, shape in layer.shapes(plan.axes).items():
+            self.register_parameter(part, nn.Parameter(torch.empty(shape)))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch inputs *grid"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch outputs *smaller"]:
+        """See :class:`~acme_fleet.messages.header_plan.Layer`."""
+        if self.layer.attends:
+            scores = self._convolved(x, self.query.unflatten(1, (-1, *(1,) * self.axes)))
+            x = attended(x, scores, mask, self.axes, causal=self.causal)
+        if self.layer.depthwise:
+            x = self._convolved(x, self.depthwise, groups=len(self.layer.inputs))
+        return self._convolved(x, self.weight, self.bias, self.layer.stride)
+
+    def _convolved(
+        self,
+        x: Float[Tensor, "batch inputs *grid"],
+        weight: Float[Tensor, "outputs each *kernel"],
+        bias: Float[Tensor, " outputs"] | None = None,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> Float[Tensor, "batch outputs *smaller"]:
+        kernel = weight.shape[-1]
+        if self.causal:  # it pads before the text alone
+            x = F.pad(x, (kernel - 1, 0))
+        convolve = F.conv1d if self.axes == 1 else F.conv2d
+        padding = 0 if self.causal else kernel // 2
+        return convolve(x, weight, bias, stride=stride, padding=padding, groups=groups)
 
 
 class _Sum(nn.Module):
@@ -234,6 +268,10 @@ def prune(header: Header, kept: Mapping[str, Channels]) -> Header:
         columns = torch.tensor(positions(layer.inputs, old.inputs))
         tensors[f"layers.{name}.weight"] = state[f"layers.{name}.weight"][rows][:, columns]
         tensors[f"layers.{name}.bias"] = state[f"layers.{name}.bias"][rows]
+        if layer.depthwise:
+            tensors[f"layers.{name}.depthwise"] = state[f"layers.{name}.depthwise"][columns]
+        if layer.attends:
+            tensors[f"layers.{name}.query"] = state[f"layers.{name}.query"][:, columns]
     for name, node in smaller.ends.items():
         columns = torch.tensor(positions(node.channels, plan.ends[name].channels))
         weight = f"classifier.{name}.weight"
@@ -294,6 +332,20 @@ class LinearChange(LinearHeader):
     ) -> Float[Tensor, "batch hidden tokens"]:
         """The changed hidden states."""
         return clear_padding(last + self.linear(last.transpose(1, 2)).transpose(1, 2), mask)
+
+
+class NoHeader(nn.Module):
+    """A causal header that changes nothing, for a backbone on its own."""
+
+    def forward(
+        self,
+        last: Float[Tensor, "batch hidden tokens"],
+        penultimate: Float[Tensor, "batch hidden tokens"],
+        pooled: Float[Tensor, "batch pooled"],
+        mask: Bool[Tensor, "batch 1 tokens"] | None = None,
+    ) -> Float[Tensor, "batch hidden tokens"]:
+        """The hidden states as they are."""
+        return last
 
 
 def linear_header(tensors: Mapping[str, Tensor], *, causal: bool) -> LinearHeader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -44,17 +44,29 @@ PASS_THROUGH: dict[str, PassThrough] = {
     "max_pool": max_pool,
 }
 """Operations without weights, by name."""
-CAUSAL: dict[str, PassThrough] = {
-    "identity": _identity,
-    "avg_pool": past_average,
-    "max_pool": past_max,
+
+
+class Causal(NamedTuple):
+    """An operation of causal headers.
+
+    Attributes:
+        apply: leaves out positions that are not real, before a text or behind it.
+        reach: positions before its own that a position sees.
+    """
+
+    apply: PassThrough
+    reach: int
+
+
+CAUSAL: dict[str, Causal] = {
+    "identity": Causal(_identity, 0),
+    "avg_pool": Causal(past_average, 2),
+    "max_pool": Causal(past_max, 2),
 }
 """Those of causal headers, where a position sees itself and positions before it alone."""
 
 
-def add_operation(
-    name: str, operation: int | PassThrough, causal: PassThrough | None = None
-) -> None:
+def add_operation(name: str, operation: int | PassThrough, causal: Causal | None = None) -> None:
     """Let headers have another operation, from here on in this process.
 
     Every host of a fleet needs it, and whoever loads a header that has it.

@@ -25,8 +25,13 @@ def places(plan: HeaderPlan) -> Iterator[tuple[str, tuple[Int[Tensor, ...], ...]
     """For each tensor of a header its name, and an index of its place in the unpruned one."""
     for name, layer in plan.layers.items():
         rows = torch.tensor(layer.outputs)
-        yield f"layers.{name}.weight", (rows[:, None], torch.tensor(layer.inputs))
+        columns = torch.tensor(layer.inputs)
+        yield f"layers.{name}.weight", (rows[:, None], columns)
         yield f"layers.{name}.bias", (rows,)
+        if layer.depthwise:
+            yield f"layers.{name}.depthwise", (columns,)
+        if layer.attends:
+            yield f"layers.{name}.query", (torch.zeros(1, 1, dtype=torch.long), columns)
     for name, node in plan.ends.items():
         columns = torch.tensor(node.channels)
         yield f"classifier.{name}.weight", (torch.arange(plan.classes)[:, None], columns)

@@ -28,6 +28,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
 from acme_fleet.outside import reason
+from acme_fleet.runs.events import FigureEvent
 from acme_fleet.runs.journal import Journal, Observer, read_events
 from acme_fleet.runs.sealed import if_sound, read_sealed, write_sealed
 
@@ -88,8 +89,9 @@ class HostedRun:
     jobs: dict[str, Future[bytes]] = field(default_factory=dict)
 
     def news(self, told: int) -> dict[str, Any]:
-        """The events after the first so many."""
-        events = read_events(self.events)[told : told + MOST_EVENTS]
+        """The events after the first so many; figures stay here."""
+        passed = [e for e in read_events(self.events) if not isinstance(e, FigureEvent)]
+        events = passed[told : told + MOST_EVENTS]
         records = [event.record() for event in events]
         return {"told": told + len(events), "events": records, "stages": self.board.latest()}
 

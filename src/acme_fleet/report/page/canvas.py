@@ -21,9 +21,16 @@ from acme_fleet.report.words import bytes_text
 
 INK, MUTED, LINE, SURFACE, WARN = "#1b2430", "#5f6b7a", "#dde2e8", "#fefefe", "#c0392b"
 CLUSTER_COLORS = (
-    *("#2a6fb0", "#c4661a", "#1d8a6b", "#7a56b5"),
-    *("#bf4377", "#22859c", "#83761a", "#8a5a44"),
+    *("#0072b2", "#d55e00", "#7e0bec", "#6a323a"),
+    *("#cd7b92", "#a0925b", "#432ca7", "#860504"),
 )
+DARK_COLORS = (
+    *("#56b4e9", "#f0902f", "#bd5bff", "#e7ecb8"),
+    *("#8d8a5a", "#fe269f", "#10f9e6", "#afff08"),
+)
+"""Of clusters on a light and on a dark page. They lie far apart for readers with and without a
+colour vision deficiency: a CIE76 difference above 23 between any two, see the tests.
+"""
 THEME = {INK: "ink", MUTED: "muted", LINE: "line", SURFACE: "surface", WARN: "warn"} | {
     color: f"c{index}" for index, color in enumerate(CLUSTER_COLORS)
 }

@@ -1,12 +1,15 @@
 """``report.html``: one self-contained page about a run, for the people who own the fleet.
 
-Nothing is loaded from elsewhere and nothing runs: text, tables and inline SVG. matplotlib and
-jinja2 are imported only when a page is written.
+Nothing is loaded from elsewhere: text, tables, inline SVG, and one script that sorts and searches,
+the only one that the page's policy lets run. matplotlib and jinja2 are imported only when a page
+is written.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +17,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from acme_fleet.outside import one_line
 from acme_fleet.report.overhead import overhead_table
-from acme_fleet.report.page.events import link_flows, stage_table, time_line
+from acme_fleet.report.page.events import TimeLine, link_flows, stage_table, time_line
+from acme_fleet.report.page.facts import (
+    MOST_LISTED,
+    MOST_ROWS,
+    Facts,
+    class_facts,
+    cluster_facts,
+    confusion,
+    confusions,
+    listed_devices,
+    tabled_devices,
+)
+from acme_fleet.report.page.glossary import GLOSSARY
+from acme_fleet.report.page.pictures import Example, matrix_picture
 from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
@@ -33,16 +51,41 @@ if TYPE_CHECKING:
     import jinja2
 
 _MOST_LOST = 40  # names in one list
-_MOST_PEERS = 80  # a table of everybody's weights for everybody
+_MOST_CLUSTERS = 24  # one by one
+_MOST_BYTES = 400_000  # of all pictures of matrices
+_SCRIPT = Path(__file__).with_name("page.js")
+_TABLES = {
+    "device-table": [
+        *("device", "cluster", "fits", "size kB", "limit kB", "right %", "reference %"),
+        *("linear %", "ten lines %", "test samples", "classes", "training samples", "ms"),
+        "sent kB",
+    ],
+    "cluster-table": [
+        *("cluster", "devices", "right %", "lowest %", "reference %", "smallest kB"),
+        *("largest kB", "backbone", "candidates that fit"),
+    ],
+    "class-table": [
+        *("class", "devices", "training samples", "test samples", "right %"),
+        "taken for",
+    ],
+}
+"""The columns of tables that are sorted, searched and, on a phone, stacked."""
+_TEXTS = ("device", "cluster", "fits", "backbone", "class", "taken for")
 
 
-def write_report(summary: Summary, events: Sequence[Event], path: Path) -> None:
+def write_report(
+    summary: Summary,
+    events: Sequence[Event],
+    path: Path,
+    examples: Mapping[str, Sequence[Example]] | None = None,
+) -> None:
     """Write the page.
 
     Args:
         summary: everything that the run measured.
         events: those of ``events.jsonl``; none is fine.
         path: the HTML file; it is overwritten.
+        examples: test samples to show, by device.
 
     Raises:
         WriteError: if it cannot be written.
@@ -53,29 +96,92 @@ def write_report(summary: Summary, events: Sequence[Event], path: Path) -> None:
     leaving = what_leaves(summary.personalization)
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
     line, flows = time_line(summary, events), link_flows(events)
+    kinds, script = kinds_sent(summary, [one.kind for one in leaving]), _SCRIPT.read_text()
     page = (
         _environment()
         .get_template("page.html.jinja")
         .render(
             summary=summary,
+            facts=Facts.of(summary),
+            took=_took(summary, line),
+            aggregated=len(summary.devices) > MOST_LISTED,
+            tabled=tabled_devices(summary.devices),
+            listed=listed_devices(summary.devices),
+            cluster_rows=cluster_facts(summary),
+            examples=examples or {},
+            glossary=GLOSSARY,
+            labels=_TABLES,
+            texts=_TEXTS,
+            script=Markup(script),
+            script_hash=_hash(script),
             leaving=leaving,
-            kinds_sent=kinds_sent(summary, [one.kind for one in leaving]),
+            kinds_sent=kinds,
+            sizes_sent=_sizes_sent(summary, kinds),
             color=color,
             theme=canvas.THEME,
+            dark_colors=canvas.DARK_COLORS,
             figures=plots.figures(summary, flows, line, color),
+            pictures=_pictures(summary, color),
             graph_of=header_graph,
             effective_peers=effective_peers,
-            most_peers=_MOST_PEERS,
+            most_rows=MOST_ROWS,
+            most_listed=MOST_LISTED,
             most_lost=_MOST_LOST,
-            most_devices=plots.MOST_DEVICES,
+            most_clusters=_MOST_CLUSTERS,
             stages=stage_table(summary, events),
             line=line,
             engine=overhead_table(summary, events),
             faults=[event for event in events if isinstance(event, FaultEvent)],
+            **_classes(summary),
         )
     )
     with replacing(path) as file:
         file.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _hash(script: str) -> str:
+    """Of the page's script, as its content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _took(summary: Summary, line: TimeLine | None) -> str:
+    if line is None:
+        return f"{duration_text(sum(summary.seconds.values()))}, all stages one after the other"
+    if not line.pauses:
+        return duration_text(line.end)
+    pauses = len(line.pauses)
+    left_out = duration_text(sum(seconds for _, seconds in line.pauses))
+    what = "a pause" if pauses == 1 else f"{pauses} pauses"
+    return f"{duration_text(line.end)}, without {what} of {left_out}"
+
+
+def _sizes_sent(summary: Summary, kinds: Sequence[str]) -> dict[str, list[int]]:
+    """Bytes of every message of a kind that any device sent."""
+    return {
+        kind: [size for sent in summary.sent.values() for size in sent.get(kind, ())]
+        for kind in kinds
+    }
+
+
+def _classes(summary: Summary) -> dict[str, Any]:
+    """Classes and mistakes, for the templates."""
+    names, counts = confusion(summary.devices)
+    return {
+        "class_rows": class_facts(summary.devices),
+        "confusion_names": names,
+        "confusion_counts": counts,
+        "confusion_pairs": confusions(names, counts),
+        "confusion_picture": matrix_picture(counts, "#4a7fb5") if len(names) > 12 else None,
+    }
+
+
+def _pictures(summary: Summary, color: Mapping[str, str]) -> dict[str, str]:
+    """Similarity matrices that are too large for a table."""
+    found: dict[str, str] = {}
+    for cluster in summary.clusters[:_MOST_CLUSTERS]:
+        if len(cluster.similarity) > 12 and sum(map(len, found.values())) < _MOST_BYTES:
+            found[cluster.name] = matrix_picture(cluster.similarity, color[cluster.name])
+    return found
 
 
 @functools.cache
@@ -92,13 +198,17 @@ def _environment() -> jinja2.Environment:
     )
     for name, words in (
         *(("bytes", bytes_text), ("seconds", duration_text)),
-        *(("energy", energy_text), ("share", share_text)),
+        *(("energy", energy_text), ("share", share_text), ("milliseconds", _milliseconds)),
         *(("perplexity", perplexity_text), ("accuracy", accuracy_text)),
     ):
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
     environment.filters["line"] = lambda text: one_line(text, 500)
     environment.filters["mean"] = fmean
     return environment
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else duration_text(seconds)
 
 
 def kinds_sent(summary: Summary, expected: Sequence[str]) -> list[str]:

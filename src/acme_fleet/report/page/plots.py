@@ -32,14 +32,18 @@ from acme_fleet.report.page.canvas import (
 )
 from acme_fleet.report.page.event_plots import timeline, traffic
 from acme_fleet.report.page.events import Flow, TimeLine
+from acme_fleet.report.page.facts import MOST_LISTED
 from acme_fleet.report.words import bytes_text, energy_text
+from acme_fleet.runs.events import LinkTier
 from acme_fleet.runs.summary import Candidate, ClusterSummary, DeviceSummary, Summary
 from acme_fleet.selection.front import interval_end
 
-MOST_DEVICES, MOST_CLUSTERS = 200, 60
-"""In figures: a page of thousands of rows cannot be read, nor drawn in a minute."""
+_MOST_ROWS = 40  # of clusters
+_MOST_BYTES = 500_000  # of all fronts, and of the time line: a page stays below 3 MB
 Row = tuple[str, str, DeviceSummary | None]
 """Label, colour, and the device; none for the line that names a cluster."""
+Group = tuple[str, str, Sequence[DeviceSummary]]
+"""Label, colour, and devices."""
 
 
 def figures(
@@ -47,15 +51,18 @@ def figures(
 ) -> dict[str, Any]:
     """All figures of a page as SVG text; those without data are left out."""
     found: dict[str, Any] = {"fronts": {}, "traffic": {}, "accuracy": "", "timeline": ""}
-    rows: list[Row] = []
-    shown = summary.devices[:MOST_DEVICES]
-    for name, color in colors.items():
-        members = [device for device in shown if device.cluster == name]
-        rows += [(name, color, None), *((d.name, color, d) for d in members)] if members else []
-    if rows:
+    if len(summary.devices) > MOST_LISTED:
+        groups = _groups(summary, colors)
+        found |= {"accuracy": svg("accuracy", spread, groups), "sizes": svg("sizes", used, groups)}
+    elif summary.devices:
+        rows: list[Row] = []
+        for name, color in colors.items():
+            members = [device for device in summary.devices if device.cluster == name]
+            rows += [(name, color, None), *((d.name, color, d) for d in members)] if members else []
         found |= {"accuracy": svg("accuracy", accuracy, rows), "sizes": svg("sizes", sizes, rows)}
-    for number, cluster in enumerate(summary.clusters[:MOST_CLUSTERS]):
-        if cluster.candidates:
+    left = _MOST_BYTES
+    for number, cluster in enumerate(summary.clusters):
+        if cluster.candidates and left > 0:
             drawn = svg(
                 f"front-{number}",
                 front,
@@ -64,11 +71,26 @@ def figures(
                 summary.selection.performance_window,
             )
             found["fronts"][cluster.name] = drawn
+            left -= len(drawn)
+    if len({flow.cluster for flow in flows}) > _MOST_ROWS:
+        flows = _over_clusters(flows)
     for tier in sorted({flow.tier for flow in flows}):
         found["traffic"][tier] = svg(f"traffic-{tier}", traffic, flows, tier, colors)
-    if line and len(line.actors) <= MOST_DEVICES:
-        found["timeline"] = svg("timeline", timeline, line, colors)
+    if line and len(line.actors) <= 3 * MOST_LISTED:
+        drawn = svg("timeline", timeline, line, colors)
+        found["timeline"] = drawn if len(drawn) <= _MOST_BYTES else ""
     return found
+
+
+def _over_clusters(flows: Sequence[Flow]) -> list[Flow]:
+    """The flows of all clusters as those of one."""
+    found: dict[tuple[LinkTier, bool, str], list[Flow]] = {}
+    for flow in flows:
+        found.setdefault((flow.tier, flow.up, flow.kind), []).append(flow)
+    return [
+        Flow(*key, "all clusters", sum(f.size_bytes for f in own), sum(f.messages for f in own))
+        for key, own in found.items()
+    ]
 
 
 # --- the fleet --------------------------------------------------------------------------------
@@ -88,6 +110,9 @@ def accuracy(rows: Sequence[Row]) -> Figure:
         if device.accuracy_probe is not None:
             low = min(low, device.accuracy_probe)
             axes.plot(device.accuracy_probe, y, "x", color=INK, markersize=5, zorder=4)
+        if device.accuracy_reference is not None:
+            low = min(low, device.accuracy_reference)
+            axes.plot(device.accuracy_reference, y, "D", color=INK, mfc="none", markersize=4.5)
         axes.hlines(y, interval[0], interval[1], color=color, alpha=0.25, linewidth=6)
         axes.plot((device.accuracy_coarse, device.accuracy), (y, y), color=color, zorder=3)
         axes.plot(device.accuracy_linear, y, "|", color=INK, markersize=9, zorder=4)
@@ -104,11 +129,74 @@ def accuracy(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def _groups(summary: Summary, colors: Mapping[str, str]) -> list[Group]:
+    """The fleet, then its clusters: those of the most devices, where there are very many."""
+    named = {name: [d for d in summary.devices if d.cluster == name] for name in colors}
+    largest = sorted(named, key=lambda name: -len(named[name]))[:_MOST_ROWS]
+    shown = [(name, colors[name], named[name]) for name in named if name in largest and named[name]]
+    fleet = ("all devices", INK, summary.devices)
+    return [fleet, *shown] if len(shown) > 1 else [fleet]
+
+
+def _quartiles(axes: Axes, y: float, values: Sequence[float], color: str) -> list[float]:
+    """A line over all values, a bar over half of them, a dot in the middle; returns the five."""
+    five = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
+    axes.hlines(y, five[0], five[4], color=color, linewidth=1.2, zorder=2)
+    axes.hlines(y, five[1], five[3], color=color, alpha=0.45, linewidth=7, zorder=3)
+    axes.plot(five[2], y, "o", color=color, mec=SURFACE, markersize=7, zorder=6)
+    return five
+
+
+def spread(groups: Sequence[Group]) -> Figure:
+    """The final accuracies of each cluster's devices, and means of what they are compared with."""
+    figure, axes = row_canvas(HALF, groups, right=1.55, label="accuracy on devices' test data")
+    low = 1.0
+    for y, (_, color, devices) in enumerate(groups):
+        five = _quartiles(axes, y, [d.accuracy for d in devices], color)
+        low = min(low, five[0])
+        rivals = {
+            "|": [d.accuracy_linear for d in devices],
+            "x": [d.accuracy_probe for d in devices],
+            "D": [d.accuracy_reference for d in devices],
+        }
+        for marker, values in rivals.items():
+            known = [value for value in values if value is not None]
+            if known:
+                face = "none" if marker == "D" else INK
+                size = {"|": 9, "x": 5, "D": 4.5}[marker]
+                place = float(np.mean(known))
+                low = min(low, place)
+                axes.plot(place, y, marker, color=INK, mfc=face, markersize=size, zorder=5)
+        cells(axes, y, {34: f"{100 * five[2]:.1f}", 66: f"{100 * five[0]:.1f}"}, INK)
+        cells(axes, y, {104: f"{len(devices)}"}, MUTED)
+    cells(axes, -1, {34: "middle", 66: "least", 104: "devices"}, MUTED)
+    axes.set_xlim(math.floor(10 * low) / 10 - 0.01, 1.01)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    return figure
+
+
+def used(groups: Sequence[Group]) -> Figure:
+    """The share of its storage limit that each device's model takes, by cluster."""
+    label = "model file as a share of the device's limit"
+    figure, axes = row_canvas(HALF, groups, right=1.8, label=label)
+    most = 1.0
+    for y, (_, color, devices) in enumerate(groups):
+        shares = [d.size_bytes / d.capacity_bytes for d in devices]
+        most = max(most, _quartiles(axes, y, shares, color)[-1])
+        middle = float(np.median([d.size_bytes for d in devices]))
+        over = sum(share > 1 for share in shares)
+        cells(axes, y, {50: bytes_text(middle)}, INK)
+        cells(axes, y, {110: f"{over}" if over else "none"}, WARN if over else MUTED)
+    cells(axes, -1, {50: "middle", 110: "exceed it"}, MUTED)
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set_xlim(0, 1.03 * most)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    return figure
+
+
 def sizes(rows: Sequence[Row]) -> Figure:
     """Each shipped file against its device's storage limit."""
-    figure, axes = row_canvas(
-        HALF, rows, right=1.8, label="file size; the mark is the device's limit"
-    )
+    figure, axes = row_canvas(HALF, rows, right=1.8, label="size; the mark is the device's limit")
     devices = [device for _, _, device in rows if device]
     longest = max(device.size_bytes for device in devices)
     limits = [d.capacity_bytes for d in devices if d.capacity_bytes <= 3 * longest]
@@ -128,7 +216,7 @@ def sizes(rows: Sequence[Row]) -> Figure:
         share = f"{100 * device.size_bytes / device.capacity_bytes:.0f} %"
         cells(axes, y, {50: bytes_text(device.size_bytes)}, INK)
         cells(axes, y, {82: share, 124: bytes_text(device.capacity_bytes)}, MUTED)
-    cells(axes, -1, {50: "file", 82: "of", 124: "limit"}, MUTED)
+    cells(axes, -1, {50: "size", 82: "of", 124: "limit"}, MUTED)
     byte_axis(axes)
     return figure
 
@@ -168,7 +256,7 @@ def front(cluster: ClusterSummary, color: str, window: float) -> Figure:
         size = (math.sqrt(max(6.0, 160 * c.energy_j / most)) + 5) ** 2
         axes.scatter(c.size_bytes, c.loss, s=size, facecolor="none", edgecolor=INK, linewidth=1.5)
         _label(axes, c, spots, cluster.storage_limit_bytes)
-    axes.set_xlabel("size of the whole model with the smallest header")
+    axes.set_xlabel("size with the smallest header")
     kind = "loss" if cluster.labelled else "feature error"
     axes.set_ylabel(f"{kind} on public validation data")
     axes.grid(visible=True, axis="both")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
+from acme_fleet.outside import one_line
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import duration_text
 
 if TYPE_CHECKING:
     from acme_fleet.stratos.run_directory import DistillSummary, Marked, Prediction
+
+_LONGEST = 160  # characters of a text in the table of examples
 
 
 def print_distilled(summary: DistillSummary) -> None:
@@ -32,8 +36,12 @@ def print_distilled(summary: DistillSummary) -> None:
             losses.add_row(name, f"{loss.start:.3f}", f"{loss.student:.3f}")
     console.print(losses)
     console.print(_costs(summary))
+    console.print(_latencies(summary))
+    console.print(_examples(summary))
     if (wanted := summary.min_accuracy) is not None:
         console.print(_verdict(summary.student, wanted), highlight=False)
+    console.print(latency_verdict(summary), highlight=False)
+    console.print(_instead(summary), highlight=False)
 
 
 def _ending(summary: DistillSummary) -> str:
@@ -83,6 +91,66 @@ def _costs(summary: DistillSummary) -> Table:
     table.add_row("evaluation", "", duration_text(summary.evaluation_s))
     table.add_row("its cost, USD", "", f"{summary.evaluation_usd:.3g}")
     return table
+
+
+def _latencies(summary: DistillSummary) -> Table:
+    chosen, served = summary.chosen, summary.served
+    table = Table(
+        title=f"latency in ms, one question at a time, of {served.answers} held-out questions"
+    )
+    for column in ("", "predicted", "measured here", "the teacher here"):
+        table.add_column(column)
+    time = chosen.latency_s
+    ends = ", ".join(f"{1000 * each:.0f}" for each in (time.low, time.high))
+    predicted = f"{1000 * time.value:.0f} [{ends}], {time.source}"
+    rows = {
+        "answer, 95 of 100": (predicted, "p95_s"),
+        "answer, median": ("", "p50_s"),
+        "first token, 95 of 100": ("", "first_p95_s"),
+        "first token, median": ("", "first_p50_s"),
+    }
+    for name, (told, key) in rows.items():
+        both = (f"{1000 * getattr(each, key):.1f}" for each in (served, summary.taught))
+        table.add_row(name, told, *both)
+    return table
+
+
+def _examples(summary: DistillSummary) -> Table:
+    table = Table(title="the first held-out questions", show_lines=True)
+    for column in ("question", "answer", "student", "before training", "teacher"):
+        table.add_column(column, overflow="fold")
+    for each in summary.examples:
+        replies = (each.student, each.start, each.teacher)
+        told = [f"{'right' if one.right else 'wrong'}: {_cut(one.text)}" for one in replies]
+        table.add_row(*(escape(text) for text in (_cut(each.question), _cut(each.answer), *told)))
+    return table
+
+
+def _cut(text: str) -> str:
+    return one_line(text, _LONGEST)
+
+
+def latency_verdict(summary: DistillSummary) -> str:
+    """The measured latency, held against the task's limit where it has one."""
+    most, served = summary.max_p95_latency_ms, summary.served
+    told = 1000 * served.p95_s
+    if most is None:
+        return f"95 of 100 answers took at most {told:.1f} ms on the machine of this run"
+    word = "missed" if told > most else "kept"
+    return f"max_p95_latency_ms {most:g} is {word} on the machine of this run: {told:.1f}"
+
+
+def _instead(summary: DistillSummary) -> str:
+    """The teacher in place of the student, at the same price of an hour."""
+    price = summary.chosen.usd_per_hour
+    own, other = (each.usd_per_thousand(price) for each in (summary.served, summary.taught))
+    text = (
+        f"the teacher instead: {_share(summary.teacher)} right; a thousand answers, one after the "
+        f"other on this machine, cost {other:.3g} USD, the student's {own:.3g}"
+    )
+    if other > own and summary.training_usd > 0:
+        text += f": training is repaid after {1000 * summary.training_usd / (other - own):,.0f}"
+    return text
 
 
 def _money(predicted: Prediction) -> str:

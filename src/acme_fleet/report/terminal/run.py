@@ -36,7 +36,7 @@ _COLUMNS = 8
 def print_plan(fleet: Fleet, plan: Plan) -> None:
     """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
     console = table_console()
-    for told in (_reference_text(fleet), _public_text(fleet, plan)):
+    for told in (_reference_text(fleet), _public_text(fleet, plan), _memory_text(plan)):
         console.print(told, soft_wrap=True, markup=False, highlight=False)
     limits = plan.limits
     if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
@@ -81,6 +81,12 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
     if plan.public_labelled:
         return told
     return f"{told}, without labels: backbones are compared by their features"
+
+
+def _memory_text(plan: Plan) -> str:
+    """The least memory for the cloud's training, in words."""
+    needed = bytes_text(plan.memory_bytes)
+    return f"memory of the cloud's training: {needed} at least, activations on top"
 
 
 def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:

@@ -43,6 +43,7 @@ class Offer:
         price: of an hour.
         source: file and line.
         calibration: path of the calibration that was measured on this very machine.
+        zone: part of the region, where the list tells it; ``region`` is the zone then.
     """
 
     provider: str
@@ -56,6 +57,7 @@ class Offer:
     price: Price
     source: str
     calibration: str | None = None
+    zone: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str, str, float]:

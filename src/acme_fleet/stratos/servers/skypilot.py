@@ -43,6 +43,7 @@ def read_skypilot(path: Path, provider: str, date: str) -> Iterator[list[Offer] 
             Offer(
                 *(provider, instance, zone or region, name, count, each, vcpus, memory),
                 *(Price(amount, "USD", date, billing), source),
+                zone=zone or None,
             )
             for amount, billing in prices(row, _PRICES)
         ]

@@ -1,0 +1,136 @@
+"""The fleet of the language benchmarks: intents as words, a domain of CLINC150 for each device.
+
+Without a checkpoint a LLaMA is trained first, from nothing, on the public instructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.summary import Summary
+from acme_fleet.training.language_pretraining import LanguageRecipe, pretrain_language
+from acme_fleet.training.pretraining import finished
+from acme_research.frame.places import EXAMPLES
+from acme_research.frame.runs import finished_run, same_cloud
+from acme_research.frame.settings import changed
+
+_TINY: dict[str, Any] = {
+    "reference": {"training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.001}},
+    "backbone": {
+        "vocabulary": None,
+        "widths": [0.5, 1.0],
+        "depths": [2, 3],
+        "precisions": ["int4", "int8"],
+        "distillation": {
+            "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.002},
+            "recovery": {"epochs": 3, "batch_size": 64, "learning_rate": 0.002},
+        },
+    },
+    "search": {"fine_tuning": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003}},
+    "personalization": {"local": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003}},
+}
+"""Changes of ``examples/assistants.yaml`` for the LLaMA that is trained from nothing."""
+_TINY_STORAGE = {"160 MB": "500 kB", "80 MB": "260 kB"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line's."""
+
+    data: Path
+    out: Path
+    seeds: int
+    checkpoint: Path | None
+    quick: bool
+
+
+def read_options(doc: str | None) -> Options:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="the folder of CLINC150")
+    parser.add_argument("--out", type=Path, default=Path("runs/lm"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--checkpoint", type=Path, help="a decoder, in the place of a tiny one")
+    parser.add_argument("--quick", action="store_true", help="few texts and epochs")
+    return Options(**vars(parser.parse_args()))
+
+
+def _example() -> Any:
+    """The module of ``examples/assistants.py``, whose data these are."""
+    spec = importlib.util.spec_from_file_location("assistants", EXAMPLES / "assistants.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def settings_of(options: Options, seed: int) -> dict[str, Any]:
+    """The fleet's settings, and its data and reference in place."""
+    example = _example()
+    settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
+    paths = example.split(options.data, options.out / "instructions", quick=options.quick)
+    if options.checkpoint is None:
+        settings = changed(settings, _TINY)
+        for cluster in settings["clusters"]:
+            for device in cluster["devices"]:
+                device["storage"] = _TINY_STORAGE[device["storage"]]
+        settings["reference"]["checkpoint"] = str(_pretrained(Path(paths["public"]), options))
+    else:
+        settings["reference"]["checkpoint"] = str(options.checkpoint.resolve())
+    if options.quick:
+        example.reduced(settings)
+    settings["data"] |= paths
+    return settings | {"seed": seed}
+
+
+def _pretrained(public: Path, options: Options) -> Path:
+    folder = (options.out / "llama").resolve()
+    if not (folder.exists() and finished(folder)):
+        rows = [json.loads(line) for line in public.read_text().splitlines()]
+        texts = options.out / "texts.jsonl"
+        lines = [json.dumps({"text": row["prompt"] + row["answer"]}) for row in rows]
+        texts.write_text("\n".join(lines))
+        training = Training(epochs=2 if options.quick else 6, batch_size=64, learning_rate=4e-3)
+        recipe = LanguageRecipe("llama-nano", training, max_tokens=96, seed=0)
+        pretrain_language(texts, "text", recipe, folder, lambda *_: None)
+    return folder
+
+
+def run_of(
+    options: Options, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
+) -> tuple[Path, Summary]:
+    """A finished run, which begins with the cloud's stages and headers of another, if there is one.
+
+    Args:
+        options: of the command line.
+        seed: of the fleet.
+        name: of the run's folder.
+        changes: of the fleet's settings; those of ``personalization`` alone after ``like``.
+        like: another run's folder.
+    """
+    fleet = Fleet.parse(changed(settings_of(options, seed), changes))
+    path = options.out / f"seed-{seed}" / name
+
+    def begin(run: RunDirectory) -> None:
+        assert like is not None
+        same_cloud(like)(run)
+        for cluster in fleet.clusters:
+            run.edge(cluster.name).mkdir(parents=True)
+            for kept in ("coarse.safetensors", "contenders.json"):
+                made = RunDirectory(like).edge(cluster.name) / kept
+                if made.exists():
+                    shutil.copy(made, run.edge(cluster.name))
+
+    return path, finished_run(fleet, path, None if like is None else begin)

@@ -1,0 +1,1 @@
+"""Programs of tasks: functions of a seed that ``acme distill inject`` runs, without imports."""

@@ -1,0 +1,51 @@
+"""Go on with texts by this folder alone: python run.py TEXT…
+
+It needs: pip install onnxruntime numpy tokenizers
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+HERE, MOST = Path(__file__).parent, 32
+
+
+def written(prompt, session, ends):
+    """The most probable tokens behind those of a prompt."""
+    ports = session.get_inputs()[2:]
+    shapes = [[1, *(s if isinstance(s, int) else 0 for s in port.shape[1:])] for port in ports]
+    state = [np.zeros(shape, np.float32) for shape in shapes]
+    new, seen = list(prompt), 0
+    for _ in range(MOST):
+        seen += len(new)
+        inputs = {"input_ids": np.array([new]), "attention_mask": np.ones((1, seen), np.int64)}
+        inputs |= {port.name: value for port, value in zip(ports, state, strict=True)}
+        logits, *state = session.run(None, inputs)
+        new = [int(np.asarray(logits)[0, -1].argmax())]
+        if new[0] in ends:
+            return
+        yield new[0]
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.stderr.write("usage: python run.py TEXT…\n")
+        sys.exit(2)
+    rule = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["preparation"]
+    tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+    session, failed = onnxruntime.InferenceSession(HERE / "model.onnx"), False
+    for text in sys.argv[1:]:
+        try:
+            prompt = [n for n in tokenizer.encode(text).ids if n not in rule["ends"]]
+            numbers = list(written(prompt, session, rule["ends"]))
+            sys.stdout.write(f"{text}{tokenizer.decode(numbers)}\n")
+        except Exception as error:  # noqa: BLE001 (the others are answered nevertheless)
+            failed = True
+            sys.stderr.write(f"{text!r}: {' '.join(str(error).split())}\n")
+    sys.exit(failed)

@@ -1,0 +1,108 @@
+"""Every command, setting, import and make target that the documentation shows exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+import yaml
+
+import acme_fleet
+from acme_fleet.cli import app
+from acme_fleet.config.fleet import Fleet
+from acme_fleet_runtime import cli as runtime
+from tiny_fleet import tiny
+
+_ROOT = Path(__file__).parents[2]
+_PAGES = [
+    path
+    for path in (_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *(_ROOT / "docs").glob("*.md"))
+    if path.name != "settings.md"  # written by the program
+]
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_SCHEDULE = r"(?:[\d*/]+ ){5}"  # of cron
+_COMMAND = re.compile(
+    rf"(?:{_SCHEDULE}|docker compose exec \S+ )?(?:\S+/)?(acme|acme-runtime|make|python) (.*)"
+)
+_COMMANDS = typer.main.get_command(app)
+
+
+def _blocks(kinds: set[str]) -> Iterator[tuple[str, str]]:
+    for page in sorted(_PAGES):
+        text = page.read_text()
+        for found in _BLOCK.finditer(text):
+            if found[1] in kinds:
+                line = text.count("\n", 0, found.start()) + 2
+                yield f"{page.name}:{line}", found[2]
+
+
+def _commands() -> Iterator[Any]:
+    for place, block in _blocks({"", "bash", "console"}):
+        for line in block.replace("\\\n", " ").splitlines():
+            if found := _COMMAND.match(line):
+                words = shlex.split(re.split(r" [>&|]{1,2} ", found[2])[0], comments=True)
+                yield pytest.param(found[1], words, id=f"{place} {' '.join(words)[:60]}")
+
+
+def _parse(words: list[str]) -> None:
+    """Let every command on the way parse its words; nothing is run."""
+    command, name, words = _COMMANDS, "acme", list(words)
+    context = None
+    while True:
+        context = command.make_context(name, words, parent=context)
+        if not isinstance(command, click.Group):
+            return
+        rest = [*context._protected_args, *context.args]
+        name, found, words = command.resolve_command(context, rest)
+        assert found is not None, name
+        command = found
+
+
+@pytest.mark.parametrize(("program", "words"), [*_commands()])
+def test_command_can_be_typed_as_it_stands(program: str, words: list[str]):
+    if program == "acme":
+        _parse(words)
+    elif program == "acme-runtime":
+        runtime._parser().parse_args(words)
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in words if "=" not in word} <= set(targets)
+    elif words[0].endswith(".py"):
+        assert (_ROOT / words[0]).is_file()
+
+
+@pytest.mark.parametrize(("place", "block"), [*_blocks({"python"})])
+def test_names_in_python_exist(place: str, block: str):
+    """Every name that is imported from here, and every attribute of ``acme_fleet``."""
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("acme"):
+            module = importlib.import_module(node.module or "")
+            for name in node.names:
+                getattr(module, name.name)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "acme_fleet":
+            getattr(acme_fleet, node.attr)
+
+
+_TEXTS = {"data": {"source": "text", "train": "train.jsonl"}, "reference": {"checkpoint": "minilm"}}
+
+
+@pytest.mark.parametrize(("place", "block"), [*_blocks({"yaml"})])
+def test_settings_are_a_part_of_a_fleet_file(place: str, block: str, tmp_path: Path):
+    """With the rest of the tests' own fleet they make a whole one."""
+    shutil.copy(_ROOT / "research/results/profile_vit_tiny.yaml", tmp_path / "board.yaml")
+    settings = yaml.safe_load(block)
+    whole = tiny().model_dump(mode="json", exclude_defaults=True)
+    if "vocabulary" in settings.get("backbone", {}):
+        whole |= _TEXTS
+    if "devices" in settings:
+        del whole["clusters"]
+    Fleet.parse(whole | settings, place, tmp_path)

@@ -164,6 +164,16 @@ def test_many_clusters_stay_small_too(tmp_path: Path) -> None:
     assert "of 100 clusters" in Page(path.read_text()).text
 
 
+def test_of_a_cluster_that_hears_its_near_devices_alone_there_is_no_matrix(tmp_path: Path) -> None:
+    summary = make_summary(300)
+    near = {"similarity": [[0.5, 0.5]] * 299 + [[1.0]], "columns": [[0, 1]] * 299 + [[299]]}
+    cluster = summary.clusters[0].model_copy(update=near)
+    write_report(summary.model_copy(update={"clusters": [cluster]}), [], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "On average a device listens to 2.0" in text
+    assert "a darker pixel is a larger weight" not in text
+
+
 def test_of_a_large_fleet_the_worst_are_described() -> None:
     devices = measured(make_summary(MOST_LISTED + 1)).devices
     assert listed_devices(devices[:-1]) == devices[:-1]

@@ -176,10 +176,11 @@ def _classes(summary: Summary) -> dict[str, Any]:
 
 
 def _pictures(summary: Summary, color: Mapping[str, str]) -> dict[str, str]:
-    """Similarity matrices that are too large for a table."""
+    """Similarity matrices that are too large for a table; those of near devices alone are none."""
     found: dict[str, str] = {}
     for cluster in summary.clusters[:_MOST_CLUSTERS]:
-        if len(cluster.similarity) > 12 and sum(map(len, found.values())) < _MOST_BYTES:
+        large = len(cluster.similarity) > 12 and not cluster.columns
+        if large and sum(map(len, found.values())) < _MOST_BYTES:
             found[cluster.name] = matrix_picture(cluster.similarity, color[cluster.name])
     return found
 

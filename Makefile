@@ -61,7 +61,7 @@ clean: ## remove the environment and caches
 
 $(VENV)/.user: pyproject.toml runtime/pyproject.toml research/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e runtime -e '.[export,delivery]' -e research
+	$(PIP) -e runtime -e '.[export,delivery,ui]' -e research
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.user

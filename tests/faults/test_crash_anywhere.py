@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from conftest import Faults
+from forked_runs import Faults
 
 _KILLED = -9
 _BY_TIME = -27  # SIGPROF

@@ -22,6 +22,7 @@ from acme_fleet.messages.edge_device import (
     Update,
     Upload,
 )
+from acme_fleet.pipeline import customize
 from acme_research.frame.many_devices import many_devices
 
 _OUT, _LIARS = 0.2, 0.01
@@ -57,13 +58,13 @@ def _faulty(seed: int, seen: Counter[str]) -> type[Any]:
 
 @pytest.fixture
 def run(tmp_path: Path, quick: pytest.MonkeyPatch) -> Any:
-    def customize(count: int) -> tuple[Any, Counter[str], Path]:
+    def faulty(count: int) -> tuple[Any, Counter[str], Path]:
         seen: Counter[str] = Counter()
         quick.setattr(client, "DeviceClient", _faulty(3, seen))
         fleet = many_devices(count, tmp_path, seed=3)
         return customize(fleet, tmp_path / "run"), seen, tmp_path / "run"
 
-    return customize
+    return faulty
 
 
 def _check(count: int, summary: Any, seen: Counter[str], path: Path) -> None:

@@ -20,7 +20,7 @@ from acme_fleet.inspection.predict import predict_test_data, read_preprocessing
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.shipped import load_device_model
 from acme_fleet.pipeline import customize
-from acme_fleet.report.words import bytes_text
+from acme_fleet.report.words import bytes_text, ten_lines_text
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -74,7 +74,8 @@ def test_the_practitioners_rival_stands_beside_the_method(run: tuple[Path, Summa
     stored = json.loads((path / "summary.json").read_text())
     assert {"accuracy_probe", "accuracy_probe_averaged"} <= stored["devices"][0].keys()
     told = CliRunner().invoke(app, ["explain", str(path), "--device", "speaker-1"])
-    assert f"in int8, {summary.devices[0].accuracy_probe:.3f}" in " ".join(told.output.split())
+    rival = f"{ten_lines_text(probe.pooling)}, {bytes_text(probe.size_bytes_int8)}: "
+    assert f"{rival}{summary.devices[0].accuracy_probe:.3f}" in " ".join(told.output.split())
     page = (path / "report.html").read_text()
     size = bytes_text(probe.size_bytes_int8).replace(" ", "\u00a0")
     assert f">ten lines</a>, {size}</th>" in page

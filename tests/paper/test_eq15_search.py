@@ -34,6 +34,7 @@ from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.module import build_header
 from acme_fleet.models.storage import clone_state
+from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
@@ -480,12 +481,12 @@ def test_search_that_is_stopped_ends_as_if_it_had_not_been(
     whole = run_search(backbones[0], make_samples(64), settings)
     monkeypatch.setattr(search, "_SAVE_EVERY_S", 0.0)
 
-    def stop(done: int, total: int, note: str) -> None:
+    def stop(done: int, total: int, note: str = "", value: float | None = None, /) -> None:
         assert "reward" in note
         if done == 4:  # three are on disk
             raise _Stopped
 
-    def parts(progress: Callable[[int, int, str], None]) -> tuple[Any, ...]:
+    def parts(progress: Progress) -> tuple[Any, ...]:
         data = split_shared_data(make_samples(64), seeded(7))
         return CLASSIFIER, SPACE, anything, data, settings, seeded(), progress, file
 

@@ -135,8 +135,8 @@ def test_copy_of_this_machine_that_is_damaged_is_downloaded(site: Site, tmp_path
     (tmp_path / "partial").mkdir()
     downloads = Downloads(open_source(str(site.folder)), tmp_path / "partial")
     downloads.reuse({graph.name: tmp_path / "own"})
-    downloads.fetch(File(graph.stat().st_size, graph.name))
+    downloads.fetch(File(graph.stat().st_size, graph.name), "the graph")
     downloads.place(graph.name, [tmp_path / "a", tmp_path / "b"])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == graph.read_bytes()
-    with pytest.raises(DeliveryError, match="has no files/0000"):
-        downloads.fetch(File(3, "0" * 64))
+    with pytest.raises(DeliveryError, match=r"has no another \(files/0000"):
+        downloads.fetch(File(3, "0" * 64), "another")

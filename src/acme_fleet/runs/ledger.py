@@ -5,7 +5,6 @@ For state that is not made anew alike: without it, a later step would go on from
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,8 +25,10 @@ def note(folder: Path, names: Iterable[str]) -> None:
     if not new:
         return
     path = folder / LEDGER
-    with writing(path), open(path, "a", encoding="utf-8", opener=_private) as file:
-        file.write("".join(f"\n{name}\n" for name in new))  # half a line spoils no other
+    with writing(path):
+        path.touch(mode=folder.stat().st_mode & 0o666)  # as private as its folder
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"\n{name}\n" for name in new))  # half a line spoils no other
 
 
 def require(path: Path) -> bool:
@@ -47,10 +48,6 @@ def require(path: Path) -> bool:
 def forget(folder: Path) -> None:
     """Begin a new list."""
     remove(folder / LEDGER)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _noted(folder: Path) -> set[str]:

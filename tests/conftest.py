@@ -62,7 +62,7 @@ for _number, _handler in (
         signal.signal(_number, _handler)
 # Whatever the processor: which numbers are the faster is not for a test to depend on.
 precision.has_bfloat16 = lambda device: False
-settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=300)  # `make test-slow`
 settings.load_profile("quick")
 

@@ -81,6 +81,7 @@ def _stop_at_message(patch: pytest.MonkeyPatch, number: int) -> None:
     patch.setattr(Journal, "message", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fleet", ["plain", pytest.param("masked", marks=pytest.mark.slow)], indirect=True
 )

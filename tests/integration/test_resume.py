@@ -95,6 +95,7 @@ def test_run_stopped_among_its_devices_equals_an_uninterrupted_one(finished, pre
     assert _stages(prepared) == _stages(finished.path)
 
 
+@pytest.mark.slow
 def test_run_that_is_stopped_again_and_again(finished, tmp_path: Path):
     path, first = tmp_path / "run", True
     for actor, stage, moment in (
@@ -153,6 +154,7 @@ def kill_myself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_run_is_resumed(finished, prepared: Path):
     told = subprocess.run(
         [sys.executable, "-c", _KILLED, prepared / "fleet.yaml", prepared],

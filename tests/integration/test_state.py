@@ -135,19 +135,20 @@ def _kind(name: str) -> str:
 def test_one_flipped_bit_never_gives_another_model(
     fleet: Fleet, interrupted: Callable[[str], Interrupted], tmp_path: Path
 ):
-    """Of each kind of file one: in a round, and those that are there at the end alone."""
+    """In a file of every third kind, and of all that can be made anew."""
     early, late = (interrupted(point) for point in ("in a round", "at the end"))
     before = {_kind(name): name for name in early.files}
     after = {_kind(name): name for name in late.files if _kind(name) not in before}
     assert len(before) > 15
     assert len(after) > 2
     places = [(early, name) for name in before.values()] + [(late, name) for name in after.values()]
+    anew = {"cloud/elastic.safetensors", "cloud/candidates.json", "events.jsonl", "fleet.yaml"}
+    places = [place for number, place in enumerate(places) if place[1] in anew or number % 3 == 0]
     well = {
         name
         for number, (state, name) in enumerate(places)
         if _ends_well(fleet, state, name, "flip", tmp_path / str(number))
     }
-    anew = {"cloud/elastic.safetensors", "cloud/candidates.json", "events.jsonl", "fleet.yaml"}
     assert anew <= well, "it could have been computed anew"
 
 

@@ -31,7 +31,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 _FLEETS = [name for name in STORIES if not name.startswith("stratos")]
-_SLOW = {"table1", "fig13"}  # it searches several times; fig7a on other data
+_SLOW = {"table1", "fig12", "fig13"}  # it searches several times; fig7a on other data
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def result_of(name: str, pieces: Path, results: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_mahjong_is_injected_and_replay_keeps_what_is_covered(pieces: Path, tmp_path: Path):
     pytest.importorskip("mahjong", reason="pip install mahjong")
     row = result_of("stratos-mahjong", pieces, tmp_path)["seeds"][0]

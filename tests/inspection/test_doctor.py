@@ -25,7 +25,8 @@ def test_this_machine(tmp_path: Path):
     assert str(tmp_path) in found["disk of runs"].told
     assert found["extra privacy"].state == "fine"
     assert {"cores", "vectors", "bfloat16", "GPU", "memory", "extra flower"} <= found.keys()
-    assert "extra dev" not in found
+    assert not {"extra dev", "extra docs", "extra fuzz"} & found.keys()
+    assert all("extra " not in name or check.told for name, check in found.items())
 
 
 def test_json_has_the_same(monkeypatch: pytest.MonkeyPatch):

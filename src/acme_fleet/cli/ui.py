@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import app, say
+from acme_fleet.cli.app import CUSTOMISE, app, say
 
 
-@app.command()
+@app.command(rich_help_panel=CUSTOMISE)
 def ui(
     places: Annotated[
         list[Path] | None,

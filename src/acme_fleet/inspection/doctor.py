@@ -29,9 +29,13 @@ _FOR = {
     "nvml": "acme profile --gpu",
     "privacy": "noise and masking",
     "flower": "many hosts; in an environment of its own",
+    "gguf": "acme export --format gguf",
+    "distill": "acme distill run with learning.on_policy",
+    "ui": "acme ui",
     "mahjong": "the example of acme distill inject",
     **dict.fromkeys(("mlflow", "tensorboard", "wandb"), "acme run --track"),
 }
+_OF_DEVELOPERS = {"dev", "docs", "fuzz"}
 _LEAST_MEMORY, _LEAST_DISK = 4e9, 2e9  # bytes
 
 
@@ -78,7 +82,7 @@ def _packages() -> Iterator[Check]:
 
 def _extras() -> Iterator[Check]:
     for extra in sorted(metadata(_PACKAGE).get_all("Provides-Extra") or ()):
-        if extra == "dev":
+        if extra in _OF_DEVELOPERS:
             continue
         purpose = _FOR.get(extra, "")
         if problems := list(_problems(_PACKAGE, extra)):

@@ -46,7 +46,8 @@ supply-chain: ## hashed lock, SBOM (CycloneDX) and known vulnerabilities, into s
 	.venv-supply/bin/python -m pip install --quiet --upgrade 'pip>=25.1' 'cyclonedx-bom>=7,<8' 'pip-audit>=2.9,<3'
 	mkdir -p supply-chain
 	.venv-supply/bin/python -m pip lock --quiet -c constraints.txt -e runtime -e '.[data,export,privacy,delivery,registry]' \
-		-o supply-chain/pylock.toml
+		-o pylock.toml # where the clone's own packages are below it
+	mv pylock.toml supply-chain/
 	.venv-supply/bin/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml -o supply-chain/sbom.cdx.json
 	.venv-supply/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 

@@ -74,6 +74,15 @@ app = typer.Typer(
 )
 
 
+Host = Annotated[str, typer.Option(help="Others than this machine's need a token.")]
+Port = Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="ACME_TOKEN", help="Requests must send it.", show_default=False),
+]
+"""Options of a command that answers HTTP requests."""
+
+
 def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acme_fleet.cli.app import DEPLOY, app, say
+from acme_fleet.cli.app import DEPLOY, Host, Port, Token, app, say
 from acme_fleet.cli.fleet import RegistryOption, open_registry
 
 if TYPE_CHECKING:
@@ -90,14 +90,9 @@ def export(
 @app.command(rich_help_panel=DEPLOY)
 def serve(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.", show_default=False)],
-    host: Annotated[
-        str, typer.Option(help="Others than this machine's need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8080,
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="ACME_TOKEN", help="Requests must send it.", show_default=False),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    token: Token = None,
     threads: Annotated[int, typer.Option(min=0, help="0: one for each core.")] = 0,
 ) -> None:
     """Answer HTTP requests with an artifact, without torch: /predict, /health and /metrics.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import DISTIL, app, say
+from acme_fleet.cli.app import DISTIL, Host, Port, Token, app, say
 from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
@@ -252,14 +252,9 @@ def serve(
     path: Annotated[
         Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
     ],
-    host: Annotated[
-        str, typer.Option(help="Others than this machine's need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8080,
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="ACME_TOKEN", help="Requests must send it.", show_default=False),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    token: Token = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
 ) -> None:
     """Answer with the student, here, in OpenAI's form (/v1/completions and chats)."""

@@ -9,7 +9,7 @@ import numpy as np
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.outside import reading
 from acme_fleet.runs.sealed import checksum, read_sealed_json, write_sealed_json
-from acme_fleet.stratos.pairs import Pair, make_pairs, read_pairs
+from acme_fleet.stratos.pairs import Pair, pairs_of
 from acme_fleet.stratos.plan import Plan, choose, make_plan
 from acme_fleet.stratos.predictors.estimate import Estimate
 from acme_fleet.stratos.relaxation import check_feasible
@@ -148,15 +148,7 @@ def pair_of(request: Request, chosen: Chosen) -> Pair:
     Raises:
         FleetError: if the table has it no more.
     """
-    workload = request.workload
-    pairs = make_pairs(
-        read_pairs(request.pairs),
-        precision=workload.student_precision,
-        tokens=workload.prompt_tokens + workload.answer_tokens,
-        licences=request.licences,
-        distillation=request.distillation,
-    )
-    for pair in pairs:
+    for pair in pairs_of(request):
         if (pair.name, pair.by, pair.excluded) == (chosen.pair, chosen.by, None):
             return pair
     raise FleetError(f"{request.pairs}: {chosen.pair} by {chosen.by} is not possible any more")

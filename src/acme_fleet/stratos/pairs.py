@@ -16,6 +16,7 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import FleetError
 from acme_fleet.stratos.cuts import Shape, cut_sizes, model_size
 from acme_fleet.stratos.predictors.size import ModelSize, weights_bytes
+from acme_fleet.stratos.request import Request
 from acme_fleet.stratos.settings_file import read_as
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -192,6 +193,22 @@ def teacher_named(table: PairTable, name: str | None) -> Teacher:
     if name is None and len(names) > 1:
         raise FleetError(f"--teacher: name one of {', '.join(names)}")
     return table.teachers[0] if name is None else chosen(names, name, "--teacher")
+
+
+def pairs_of(request: Request) -> list[Pair]:
+    """All pairs of a request's table, also impossible ones with the reason; sorted by name.
+
+    Raises:
+        FleetError: if the table is wrong, see :func:`read_pairs` and :func:`make_pairs`.
+    """
+    workload = request.workload
+    return make_pairs(
+        read_pairs(request.pairs),
+        precision=workload.student_precision,
+        tokens=workload.prompt_tokens + workload.answer_tokens,
+        licences=request.licences,
+        distillation=request.distillation,
+    )
 
 
 def make_pairs(

@@ -16,7 +16,7 @@ from acme_fleet.selection.ideal import (
     weighted_pick,
 )
 from acme_fleet.selection.limits import Limit, kept
-from acme_fleet.stratos.pairs import Pair, make_pairs, read_pairs
+from acme_fleet.stratos.pairs import Pair, pairs_of
 from acme_fleet.stratos.predictors.duration import answer_latency, distillation_time
 from acme_fleet.stratos.predictors.estimate import Estimate, stacked
 from acme_fleet.stratos.predictors.memory import distillation_bytes, serving_bytes
@@ -146,13 +146,7 @@ def make_plan(request: Request) -> Plan:
     offers = need_offers(catalogue)
     speeds = speeds_of(offers, hardware, own, by_name)
     workload = request.workload
-    pairs = make_pairs(
-        read_pairs(request.pairs),
-        precision=workload.student_precision,
-        tokens=workload.prompt_tokens + workload.answer_tokens,
-        licences=request.licences,
-        distillation=request.distillation,
-    )
+    pairs = pairs_of(request)
     possible = [pair for pair in pairs if pair.excluded is None]
     prices = np.array([offer.price.amount for offer in offers])
     predictions = predict(possible, speeds, prices, workload)

@@ -141,9 +141,7 @@ def main() -> None:
         interval=(min(smallest), max(smallest)),
         details={
             "seeds": found,
-            "reference": "a LLaMA of 0.3 million parameters, trained from nothing"
-            if options.checkpoint is None
-            else options.checkpoint.name,
+            "reference": options.reference,
             "quick": options.quick,
         },
     )

@@ -54,6 +54,13 @@ class Options:
     checkpoint: Path | None
     quick: bool
 
+    @property
+    def reference(self) -> str:
+        """The whole model, in words."""
+        if self.checkpoint is None:
+            return "a LLaMA of 0.3 million parameters, trained from nothing"
+        return self.checkpoint.name
+
 
 def read_options(doc: str | None) -> Options:
     """Parse the command line."""

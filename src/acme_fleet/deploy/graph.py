@@ -19,7 +19,7 @@ from torch.export import Dim
 from acme_fleet.config.devices import Precision
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.text import TextPreprocessing
-from acme_fleet.deploy.rounded import Numbers, language_head, with_whole_numbers
+from acme_fleet.deploy.rounded import Exact, Numbers, language_head, with_whole_numbers
 from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfLanguage, OfTexts, silent
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import dimensions
@@ -62,6 +62,8 @@ def build_graph(
         tokens = max(2, min(preprocessing.max_tokens, 7))
         inputs = {name: torch.ones(2, tokens, dtype=torch.int64) for name in INPUTS["texts"]}
         free = dict.fromkeys(inputs, (0, 1))
+    if precision == "int8":
+        whole.checked = Exact()
     graph = export_module(whole, inputs, free, OUTPUTS)
     names = {_BACKBONE + name: numbers for name, numbers in bytewise.items()}
     return _as_file(graph, names, precision)
@@ -85,6 +87,8 @@ def build_language_graph(
     head = language_head(changed.backbone, language_weight(config), precision)
     bytewise = with_whole_numbers(changed.backbone, precision)
     whole, sizes = OfLanguage(changed, head), dimensions(config)
+    if precision == "int8":
+        whole.checked = Exact()
     inputs = {
         "input_ids": torch.ones(2, _NEW, dtype=torch.int64),
         "attention_mask": torch.ones(2, _PAST + _NEW, dtype=torch.int64),

@@ -23,37 +23,68 @@ Numbers = tuple[Tensor, Tensor]
 
 
 class _Int8Linear(nn.Module):
-    """Sums of products of whole numbers, scaled by token and by row.
-
-    Both factors are unsigned. With signed weights, runtimes on processors without VNNI add pairs of
-    products in 16 bits, which overflow.
-    """
+    """Sums of products of whole numbers, scaled by token and by row; see :class:`Exact`."""
 
     numbers: Tensor
     scale: Tensor
     bias: Tensor | None
+    one: Tensor
+    middle: Tensor
     zero: Tensor
 
     def __init__(self, numbers: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        unsigned = (numbers.T.to(torch.int16) + _ZERO).to(torch.uint8).contiguous()
-        self.register_buffer("numbers", unsigned)
+        self.register_buffer("numbers", numbers.T.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
-        self.register_buffer("zero", torch.tensor(_ZERO, dtype=torch.uint8))
+        self.register_buffer("one", torch.tensor(1.0))
+        self.register_buffer("middle", torch.tensor(_ZERO, dtype=torch.uint8))
+        self.register_buffer("zero", torch.tensor(0, dtype=torch.int8))
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """See :class:`Int8Linear`, whose formula this is."""
-        scale = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 127
-        rounded = ((x / scale).round() + _ZERO).to(torch.uint8)
-        sums = torch.onnx.ops.symbolic(
-            "MatMulInteger",
-            (rounded, self.numbers, self.zero, self.zero),
-            dtype=torch.int32,
-            shape=(*x.shape[:-1], self.numbers.shape[1]),
+        tokens = x.flatten(0, -2)
+        scale = tokens.abs().amax(dim=-1).clamp_min(1e-30) / 127
+        rounded = torch.onnx.ops.symbolic(
+            "QuantizeLinear",
+            (tokens, scale, self.middle.expand_as(scale)),
+            {"axis": 0},
+            dtype=torch.uint8,
+            shape=tokens.shape,
         )
-        product = sums.float() * scale * self.scale
+        sums = torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulIntegerToFloat",
+            (rounded, self.numbers, self.one, self.scale, self.middle, self.zero),
+            dtype=torch.float32,
+            shape=(tokens.shape[0], self.numbers.shape[1]),
+            version=1,
+        )
+        product = (sums * scale[:, None]).unflatten(0, x.shape[:-1])
         return product if self.bias is None else product + self.bias
+
+
+class Exact(nn.Module):
+    """Not a number where a session's products of bytes overflow, else what it is given.
+
+    On x86 processors without VNNI, ONNX Runtime adds pairs of products in 16 bits, unless the
+    session has the entry ``session.x64quantprecision``, as the runner's and ``run.py``'s have.
+    Without it answers would be wrong by a little; the largest pair of products shows that.
+    """
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.full((2, 1), 127, dtype=torch.int8))
+
+    def forward(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """The same values, of any shape."""
+        # From the input, so that no optimiser computes it on another machine.
+        full = (x.isnan().logical_not().flatten()[:1].float() * 255).to(torch.uint8)
+        total = torch.onnx.ops.symbolic(
+            "MatMulInteger", (full.expand(1, 2), self.largest), dtype=torch.int32, shape=(1, 1)
+        )
+        return torch.where(total.flatten() == 2 * 255 * 127, x, torch.nan)
 
 
 class _Int4Linear(nn.Module):

@@ -23,7 +23,17 @@ INPUTS = {"images": ("pixels",), "texts": ("input_ids", "attention_mask")}
 OUTPUTS = ("logits", "probabilities")
 
 
-class OfImages(nn.Module):
+class _Whole(nn.Module):
+    """A model whose answers pass ``checked``, which an exporter may replace."""
+
+    checked: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked = nn.Identity()
+
+
+class OfImages(_Whole):
     """From bytes to logits and probabilities, by the arithmetic that the model was trained with."""
 
     pixel_mean: Tensor
@@ -39,10 +49,11 @@ class OfImages(nn.Module):
         """Of images of shape ``(batch, height, width, channels)``, bytes."""
         values = pixels.permute(0, 3, 1, 2).float() * self.factor
         logits = self.model(pixel_values=(values - self.pixel_mean) / self.pixel_std)
+        logits = self.checked(logits)
         return logits, logits.softmax(dim=1)
 
 
-class OfTexts(nn.Module):
+class OfTexts(_Whole):
     """From tokens to logits and probabilities."""
 
     def __init__(self, model: CustomizedModel) -> None:
@@ -53,11 +64,11 @@ class OfTexts(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Of tokens and their mask, both of shape ``(batch, tokens)``; all are real without one."""
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        logits = self.checked(self.model(input_ids=input_ids, attention_mask=attention_mask))
         return logits, logits.softmax(dim=1)
 
 
-class OfLanguage(nn.Module):
+class OfLanguage(_Whole):
     """From new tokens, and what is remembered of those before, to logits and the next memory.
 
     The memory is keys and values of each layer, ``(batch, heads, past, head_dim)``, and the last
@@ -110,7 +121,7 @@ class OfLanguage(nn.Module):
                 further = (torch.cat([held, added], dim=2)[..., new:],)
         layers = cast("list[Any]", cache.layers)
         kept = [x for layer in layers for x in (layer.keys, layer.values)]
-        return (self.head(last), *kept, *further)
+        return (self.head(self.checked(last)), *kept, *further)
 
 
 def _masks(

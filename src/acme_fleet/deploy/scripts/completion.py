@@ -39,7 +39,9 @@ if __name__ == "__main__":
         sys.exit(2)
     rule = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["preparation"]
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
-    session, failed = onnxruntime.InferenceSession(HERE / "model.onnx"), False
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact at int8
+    session, failed = onnxruntime.InferenceSession(HERE / "model.onnx", options), False
     for text in sys.argv[1:]:
         try:
             prompt = [n for n in tokenizer.encode(text).ids if n not in rule["ends"]]

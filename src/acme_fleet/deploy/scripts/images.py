@@ -38,7 +38,9 @@ if __name__ == "__main__":
         sys.stderr.write("usage: python run.py IMAGE…\n")
         sys.exit(2)
     manifest, failed = json.loads(Path(__file__).with_name("manifest.json").read_bytes()), False
-    session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact at int8
+    session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), options)
     for name in sys.argv[1:]:
         try:
             batch = pixels(name, manifest["preparation"])[None]

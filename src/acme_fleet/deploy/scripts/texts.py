@@ -37,7 +37,9 @@ if __name__ == "__main__":
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(rule["max_tokens"])
-    session = onnxruntime.InferenceSession(HERE / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact at int8
+    session = onnxruntime.InferenceSession(HERE / "model.onnx", options)
     for text in sys.argv[1:]:
         try:
             inputs = tokens(text, tokenizer, rule)

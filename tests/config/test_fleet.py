@@ -523,7 +523,10 @@ class TestRunDirectory:
         (tmp_path / "home" / "thesis.tex").write_text("x")
         (tmp_path / "file").write_text("x")
         for path, resume in itertools.product(("home", "file"), (False, True)):
-            with pytest.raises(RunError, match="is not an empty directory; choose another --out"):
+            with pytest.raises(
+                RunError,
+                match=r"is not an empty directory, and has no fleet\.yaml of a run; choose",
+            ):
                 RunDirectory.create(tmp_path / path, fleet, resume=resume)
         with pytest.raises(RunError, match=r"cannot write .*: a part of the path is not a folder"):
             RunDirectory.create(tmp_path / "file" / "below", fleet, resume=False)

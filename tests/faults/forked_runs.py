@@ -51,18 +51,21 @@ class Faults:
         answer = json.loads(self.process.stdout.readline())
         return Ended(answer["code"], answer["cpu_s"], told.read_text(errors="replace"))
 
-    def check(self, path: Path, *besides: str) -> None:
+    def check(self, path: Path, *besides: str, fault: str = "") -> None:
         """Go on undisturbed: the outcome is that of a run that nothing ever disturbed.
 
-        Some parts may be left out ``besides``.
+        Some parts may be left out ``besides``; ``fault`` is told with a difference.
         """
         ended = self.run(path)
         assert ended.code == 0, ended.told
-        found, expected = (
-            {part: told for part, told in outcome.items() if part not in besides}
-            for outcome in (outcome_of(path), self.outcome)
-        )
-        assert found == expected
+        found, expected = outcome_of(path), self.outcome
+        parts = (found.keys() | expected.keys()) - {*besides}
+        changed = {
+            part: (found.get(part), expected.get(part))
+            for part in sorted(parts)
+            if found.get(part) != expected.get(part)
+        }
+        assert not changed, f"{fault}: {changed}"
 
     def stopped(self, path: Path, share: float) -> Path:
         """A run that was killed after this share of its steps."""

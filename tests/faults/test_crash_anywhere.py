@@ -127,7 +127,7 @@ def _check_damage(
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(whole)
     # Lines of the journal that are gone are told, and in no sum of bytes.
-    faults.check(run, *(["traffic"] if name.name.startswith("events.") else []))
+    faults.check(run, *(["traffic"] if name.name.startswith("events.") else []), fault=told)
 
 
 @pytest.mark.slow

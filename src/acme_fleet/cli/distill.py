@@ -224,6 +224,7 @@ def run(
     gpu: Annotated[bool, typer.Option("--gpu", help="Run on the first NVIDIA GPU.")] = False,
 ) -> None:
     """Distil a student from the task's data within the budget, and mark its answers."""
+    from acme_fleet.report.distilled_page import write_distilled
     from acme_fleet.report.terminal.distilled import print_distilled
     from acme_fleet.report.terminal.progress import LiveStages
     from acme_fleet.stratos.distill import distil
@@ -244,7 +245,8 @@ def run(
             stage=stages.stage,
         )
     print_distilled(summary)
-    say(f"the student: {directory.student}")
+    write_distilled(summary, directory.page)
+    say(f"the student: {directory.student}; the report: {directory.page}")
 
 
 @distill.command()
@@ -297,8 +299,13 @@ def report(
         Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
     ],
 ) -> None:
-    """Print what a run measured, beside what was predicted."""
+    """Print what a run measured beside what was predicted, and write report.html anew."""
+    from acme_fleet.report.distilled_page import write_distilled
     from acme_fleet.report.terminal.distilled import print_distilled
     from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
 
-    print_distilled(DistillSummary.read(DistillDirectory.open(path).finished()))
+    run = DistillDirectory.open(path)
+    summary = DistillSummary.read(run.finished())
+    print_distilled(summary)
+    write_distilled(summary, run.page)
+    say(f"the report: {run.page}")

@@ -158,6 +158,7 @@ class DeviceFolder:
             remove(outdated)
         forget(stored.parent)
         write_sealed(stored, sent)
+        note(stored.parent, [stored.name])
 
     def assignment(self) -> HeaderAssignment:
         """The assignment that was received.
@@ -167,7 +168,7 @@ class DeviceFolder:
             DamagedError: if it is not on the disk any more as it was.
         """
         path = self._file("assignment")
-        if not path.exists():
+        if not require(path):
             raise ProtocolError(f"{self.path.name} has received no model yet")
         return read_message(path, HeaderAssignment)
 

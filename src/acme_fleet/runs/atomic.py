@@ -88,8 +88,13 @@ def make_folder(path: Path, *, private: bool = False) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path) from error
 
 
+def is_partial(path: Path) -> bool:
+    """True for a file that a writer may have left when it was killed."""
+    return _PARTIAL.fullmatch(path.name) is not None and not path.is_dir()
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what writers that were killed have left; nobody may be writing below ``folder``."""
     for path in folder.rglob(".*"):
-        if _PARTIAL.fullmatch(path.name) and not path.is_dir():
+        if is_partial(path):
             path.unlink(missing_ok=True)

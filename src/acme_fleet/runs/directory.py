@@ -12,7 +12,7 @@ from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError, FleetError, RunError
 from acme_fleet.outside import reading
-from acme_fleet.runs.atomic import replacing
+from acme_fleet.runs.atomic import is_partial, replacing
 from acme_fleet.runs.locks import LOCK
 from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
 
@@ -146,10 +146,14 @@ class Directory(ABC, Generic[Kind]):
     def _refuse_others(self) -> None:
         with reading(self.path, RunError):
             taken = self.path.exists() and (
-                not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())
+                not self.path.is_dir()
+                or any(p.name != LOCK and not is_partial(p) for p in self.path.iterdir())
             )
         if taken:
-            raise RunError(f"{self.path} is not an empty directory; choose another --out")
+            raise RunError(
+                f"{self.path} is not an empty directory, and has no {self.document} of a run; "
+                f"choose another --out"
+            )
 
     def _start(self, settings: Kind) -> None:
         text = settings.to_yaml()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,20 @@ from acme_fleet.errors import FleetError, RunError
 from acme_fleet.outside import reading
 from acme_fleet.runs.sealed import checksum, read_sealed_json, write_sealed_json
 from acme_fleet.stratos.pairs import Pair, pairs_of
-from acme_fleet.stratos.plan import Plan, choose, make_plan
+from acme_fleet.stratos.plan import Choice, Group, Plan, choose, make_plan
 from acme_fleet.stratos.predictors.estimate import Estimate
 from acme_fleet.stratos.relaxation import check_feasible
 from acme_fleet.stratos.request import Request
-from acme_fleet.stratos.run_directory import Chosen, DistillDirectory, Prediction
+from acme_fleet.stratos.run_directory import (
+    Chosen,
+    Considered,
+    DistillDirectory,
+    Excluded,
+    PlanKept,
+    Prediction,
+)
+
+_MOST_OF_FRONT = 200
 
 
 def choose_pair(request: Request, pair: str | None, server: str | None) -> Chosen:
@@ -52,11 +62,11 @@ def choose_pair(request: Request, pair: str | None, server: str | None) -> Chose
         raise FleetError(
             f"--pair: name one of {names}: their accuracy is not known, so that none is chosen"
         )
-    choice = groups[0].chosen
-    return _chosen(request, plan, choice.pair, choice.server)
+    return _chosen(request, plan, groups[0])
 
 
-def _chosen(request: Request, plan: Plan, pair: int, server: int) -> Chosen:
+def _chosen(request: Request, plan: Plan, group: Group) -> Chosen:
+    pair, server = group.chosen.pair, group.chosen.server
     of, offer, predicted = plan.possible[pair], plan.offers[server], plan.predictions
 
     def told(estimate: Estimate) -> Prediction:
@@ -84,6 +94,57 @@ def _chosen(request: Request, plan: Plan, pair: int, server: int) -> Chosen:
         latency_s=told(predicted.latency),
         pilot=None if pilot is None else (pilot.correct, pilot.asked),
         data=data_checksums(request),
+        plan=_kept(plan, group),
+    )
+
+
+def _kept(plan: Plan, group: Group) -> PlanKept:
+    """The front with the best scores, and the numbers of what each limit excludes."""
+    words: dict[tuple[int, int], list[str]] = {}
+    best = sorted(group.front, key=lambda one: -one.score)[:_MOST_OF_FRONT]
+    named = [("chosen", group.chosen), *group.rivals.items(), *(("front", one) for one in best)]
+    rows = {}
+    for name, one in named:
+        place = one.pair, one.server
+        words.setdefault(place, []).append(name)
+        rows[place] = one
+    memory = Excluded(
+        limit="memory of the accelerator",
+        bound=None,
+        unit="",
+        candidates=int((~plan.predictions.memory).sum()),
+    )
+    return PlanKept(
+        impossible={one.name: one.excluded for one in plan.pairs if one.excluded is not None},
+        candidates=plan.predictions.memory.size,
+        feasible=int(plan.feasible.sum()),
+        excluded=[memory]
+        + [
+            Excluded(
+                limit=limit.name, bound=limit.bound, unit=limit.unit, candidates=int((~keeps).sum())
+            )
+            for limit, keeps in zip(plan.limits, plan.keeps, strict=True)
+        ],
+        considered=[_considered(plan, one, words[place]) for place, one in rows.items()],
+        objectives=list(group.objectives),
+    )
+
+
+def _considered(plan: Plan, choice: Choice, words: list[str]) -> Considered:
+    place, of, offer = (choice.pair, choice.server), plan.predictions, plan.offers[choice.server]
+    accuracy = float(of.accuracy[choice.pair])
+    return Considered(
+        words=words,
+        pair=plan.possible[choice.pair].name,
+        server=offer.instance,
+        region=offer.region,
+        billing=offer.price.billing,
+        usd_per_hour=offer.price.amount,
+        accuracy=None if math.isnan(accuracy) else accuracy,
+        latency_s=float(of.latency.value[place]),
+        training_s=float(of.time.value[place]),
+        cost_usd=float(of.cost.value[place]),
+        score=choice.score,
     )
 
 

@@ -29,11 +29,54 @@ class Prediction(_Record):
     source: str
 
 
+class Considered(_Record):
+    """A pair on a server that stood on the front, or that a simpler rule would have taken.
+
+    ``words`` say which: ``chosen``, ``front``, ``cost first`` and so on. ``accuracy`` is a pilot's
+    measured share; ``cost_usd`` is that of labels, training and the hours of serving.
+    """
+
+    words: list[str]
+    pair: str
+    server: str
+    region: str
+    billing: str
+    usd_per_hour: Amount
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None
+    latency_s: Amount
+    training_s: Amount
+    cost_usd: Amount
+    score: float
+
+
+class Excluded(_Record):
+    """Candidates that miss a limit; one may miss several."""
+
+    limit: str
+    bound: float | None
+    unit: str
+    candidates: Count
+
+
+class PlanKept(_Record):
+    """The plan behind a choice.
+
+    ``impossible`` pairs have their reasons; ``candidates`` counts possible pairs × servers.
+    """
+
+    impossible: dict[str, str]
+    candidates: Count
+    feasible: Count
+    excluded: list[Excluded]
+    considered: list[Considered]
+    objectives: list[str]
+
+
 class Chosen(_Record):
     """A pair on a server, as the plan had it when the run began.
 
     ``accelerators`` are name and number, as ``L4:1``; ``data`` are checksums of the files that are
-    learned from and tested on.
+    learned from and tested on; ``plan`` is missing in runs of older versions.
     """
 
     pair: str
@@ -52,6 +95,7 @@ class Chosen(_Record):
     latency_s: Prediction
     pilot: tuple[Count, Count] | None
     data: dict[str, str]
+    plan: PlanKept | None = None
 
 
 class Marked(_Record):
@@ -195,6 +239,11 @@ class DistillDirectory(Directory[Request]):
     def start(self) -> Path:
         """The student before training, of a cut."""
         return self.path / "start"
+
+    @property
+    def page(self) -> Path:
+        """The report for a browser."""
+        return self.path / "report.html"
 
     @property
     def student(self) -> Path:

@@ -98,7 +98,7 @@ def write_report(
     line, flows = time_line(summary, events), link_flows(events)
     kinds, script = kinds_sent(summary, [one.kind for one in leaving]), _SCRIPT.read_text()
     page = (
-        _environment()
+        environment()
         .get_template("page.html.jinja")
         .render(
             summary=summary,
@@ -113,7 +113,7 @@ def write_report(
             labels=_TABLES,
             texts=_TEXTS,
             script=Markup(script),
-            script_hash=_hash(script),
+            script_hash=script_hash(script),
             leaving=leaving,
             kinds_sent=kinds,
             sizes_sent=_sizes_sent(summary, kinds),
@@ -139,7 +139,7 @@ def write_report(
         file.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
     """Of the page's script, as its content security policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -186,7 +186,7 @@ def _pictures(summary: Summary, color: Mapping[str, str]) -> dict[str, str]:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """The templates, compiled once in a process, and the filters that they use."""
     import jinja2
 

@@ -26,7 +26,7 @@ def print_distilled(summary: DistillSummary) -> None:
         f"{chosen.usd_per_hour:.4g} USD/h; {summary.params:,} parameters; texts: {texts}",
         highlight=False,
     )
-    console.print(_ending(summary), highlight=False)
+    console.print(ending_text(summary), highlight=False)
     console.print(_accuracies(summary))
     losses = Table(title="loss per token on texts held out from training")
     for column in ("texts", "before training", "student"):
@@ -39,12 +39,13 @@ def print_distilled(summary: DistillSummary) -> None:
     console.print(_latencies(summary))
     console.print(_examples(summary))
     if (wanted := summary.min_accuracy) is not None:
-        console.print(_verdict(summary.student, wanted), highlight=False)
+        console.print(accuracy_verdict(summary.student, wanted), highlight=False)
     console.print(latency_verdict(summary), highlight=False)
-    console.print(_instead(summary), highlight=False)
+    console.print(instead_text(summary), highlight=False)
 
 
-def _ending(summary: DistillSummary) -> str:
+def ending_text(summary: DistillSummary) -> str:
+    """The number of steps, and the one whose student is kept."""
     told = f"{summary.steps:,} of {summary.planned_steps:,} steps"
     if summary.ended_by == "budget":
         told += ", where the budget ended"
@@ -63,7 +64,7 @@ def _accuracies(summary: DistillSummary) -> Table:
         "teacher": summary.teacher,
     }
     for name, marked in rows.items():
-        table.add_row(name, f"{marked.right:,}", _share(marked))
+        table.add_row(name, f"{marked.right:,}", share_text(marked))
     if (pilot := summary.chosen.pilot) is not None:
         right, asked = pilot
         told = f"{right:,} of {asked:,}", f"{right / asked:.3f}"
@@ -71,7 +72,8 @@ def _accuracies(summary: DistillSummary) -> Table:
     return table
 
 
-def _share(marked: Marked) -> str:
+def share_text(marked: Marked) -> str:
+    """The share of right answers with its interval."""
     return f"{marked.right / marked.asked:.3f} [{marked.low:.3f}, {marked.high:.3f}]"
 
 
@@ -140,13 +142,13 @@ def latency_verdict(summary: DistillSummary) -> str:
     return f"max_p95_latency_ms {most:g} is {word} on the machine of this run: {told:.1f}"
 
 
-def _instead(summary: DistillSummary) -> str:
+def instead_text(summary: DistillSummary) -> str:
     """The teacher in place of the student, at the same price of an hour."""
     price = summary.chosen.usd_per_hour
     own, other = (each.usd_per_thousand(price) for each in (summary.served, summary.taught))
     text = (
-        f"the teacher instead: {_share(summary.teacher)} right; a thousand answers, one after the "
-        f"other on this machine, cost {other:.3g} USD, the student's {own:.3g}"
+        f"the teacher instead: {share_text(summary.teacher)} right; a thousand answers, one after "
+        f"the other on this machine, cost {other:.3g} USD, the student's {own:.3g}"
     )
     if other > own and summary.training_usd > 0:
         text += f": training is repaid after {1000 * summary.training_usd / (other - own):,.0f}"
@@ -157,7 +159,8 @@ def _money(predicted: Prediction) -> str:
     return f"{predicted.value:.3g} [{predicted.low:.3g}, {predicted.high:.3g}]"
 
 
-def _verdict(marked: Marked, wanted: float) -> str:
+def accuracy_verdict(marked: Marked, wanted: float) -> str:
+    """The measured accuracy, held against the task's ``min_accuracy``."""
     share = marked.right / marked.asked
     if share < wanted:
         return f"min_accuracy {wanted:g} is missed: {share:.3f}"

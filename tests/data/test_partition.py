@@ -286,6 +286,19 @@ def test_a_device_for_each_value_of_a_column():
         distribute(make_fleet((2,), 0, partition), make_source(classes=4, each=60))
 
 
+def test_devices_that_are_named_as_owners_have_their_samples():
+    source = make_source(classes=4, each=60, groups=np.array(["d01", "d00", "other"]))
+    partition = {"scheme": "natural", "column": "who"}
+    world = distribute(make_fleet((2,), 0, partition), source)
+    assert world.owners == {"d00": "d00", "d01": "d01"}
+    whose = dict(zip(ids(source.train), source.train_groups, strict=True))
+    for name in world.owners:
+        assert {whose[i] for i in ids(world.private[name].train)} == {name}
+    source = make_source(classes=4, each=60, groups=np.array(["d01", "a", "b"]))
+    with pytest.raises(FleetError, match="d01 is named as a value of column 'who', and d00 is not"):
+        distribute(make_fleet((2,), 0, partition), source)
+
+
 def test_a_natural_partition_from_a_file(tmp_path):
     generator = np.random.default_rng(0)
     who = np.array(["ann", "bob"] * 60)

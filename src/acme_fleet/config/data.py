@@ -63,8 +63,9 @@ class Dirichlet(Settings):
 class Natural(Settings):
     """A column of the data set says whose sample it is.
 
-    The devices without data of their own take the column's values in sorted order (numbers as
-    numbers), one each. Samples of the values that are left over belong to no device.
+    A device without data of its own has the samples of the value that is its name. Where no such
+    device is named as a value, they take the values in sorted order (numbers as numbers), one each;
+    `acme check` shows whose each has. Samples of the values that are left over belong to no device.
     """
 
     scheme: Literal["natural"]

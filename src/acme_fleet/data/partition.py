@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +70,7 @@ class World:
         classes: the classes' names, in the order of the labels.
         preprocessing: how an image or text file becomes a sample.
         vocabulary: numbers that the tokens have in the checkpoint, where it is cut to some.
+        owners: whose samples a device has, by its name, where a column says so.
     """
 
     shared: dict[str, Samples]
@@ -78,6 +79,7 @@ class World:
     preprocessing: Preprocessing
     _public: Splits | None
     vocabulary: list[int] | None = None
+    owners: dict[str, str] = field(default_factory=dict)
 
     @property
     def public(self) -> Splits:
@@ -174,7 +176,8 @@ def distribute(
             else:
                 own = load_own(device.data, fleet.data, source, _whose(device))
                 private[device.name] = _own_splits(fleet, device.name, own)
-    return World(shared, private, source.classes, source.preprocessing, public)
+    world = World(shared, private, source.classes, source.preprocessing, public)
+    return replace(world, owners=shares.owners)
 
 
 def raw_bytes(splits: Splits) -> int:

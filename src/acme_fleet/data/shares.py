@@ -58,11 +58,13 @@ class Shares:
         public: the cloud's samples; none where it has data of its own.
         edges: each edge server's train samples, by cluster name.
         devices: each device's samples, by its name.
+        owners: whose samples a device has, by its name, where a column says so.
     """
 
     public: Three | None
     edges: Parts
     devices: dict[str, Three]
+    owners: dict[str, str]
 
 
 def share_out(fleet: Fleet, labels: Labels) -> Shares:
@@ -90,13 +92,13 @@ def share_out(fleet: Fleet, labels: Labels) -> Shares:
         )
         public = *_cut(labels.train, train, validation, generator), test
         rests = train_rest, test_rest
-    train_parts, test_parts = _deal(fleet, labels, rests)
+    train_parts, test_parts, owners = _deal(fleet, labels, rests)
     edges, train_parts = _lend(fleet, train_parts, labels)
     devices: dict[str, Three] = {}
     for name, part in train_parts.items():
         generator = data_generator(fleet, name, "splits")
         devices[name] = *_cut(labels.train, part, validation, generator), test_parts[name]
-    return Shares(public, edges, devices)
+    return Shares(public, edges, devices, owners)
 
 
 def _cut(
@@ -181,8 +183,8 @@ def allocate(
 
 def _deal(
     fleet: Fleet, labels: Labels, rests: tuple[np.ndarray, np.ndarray]
-) -> tuple[Parts, Parts]:
-    """Each drawing device's train and test indices, out of ``rests``, by its name."""
+) -> tuple[Parts, Parts, dict[str, str]]:
+    """Each drawing device's train and test indices, out of ``rests``, and their owner."""
     data = fleet.data
     drawing = [device.name for device in fleet.devices if device.data is None]
     names = drawing if data.dealt_to is None else data.dealt_to
@@ -192,10 +194,17 @@ def _deal(
             f"file or folder of its own in the device's `data`"
         )
     if not drawing:
-        return {}, {}
+        return {}, {}, {}
+    owners: dict[str, str] = {}
     if isinstance(data.partition, Natural):
-        groups = labels.train_groups, labels.test_groups
-        parts = _by_group(groups, rests, len(names), data.partition.column)
+        groups, column = (labels.train_groups, labels.test_groups), data.partition.column
+        values = _owners(groups, names, column)
+        owners = {name: str(value) for name, value in zip(names, values, strict=True)}
+        parts = tuple(
+            [rest[group[rest] == value] for value in values]
+            for group, rest in zip(groups, rests, strict=True)
+            if group is not None
+        )
     else:
         generator = data_generator(fleet, "partition")
         shares = class_shares(data.partition, len(names), labels.classes, generator)
@@ -205,16 +214,15 @@ def _deal(
         )
     dealt = [dict(zip(names, part, strict=True)) for part in parts]
     train_parts, test_parts = ({name: part[name] for name in drawing} for part in dealt)
-    return train_parts, test_parts
+    return train_parts, test_parts, {name: owners[name] for name in drawing if name in owners}
 
 
-def _by_group(
+def _owners(
     groups: tuple[Shaped[np.ndarray, " train"] | None, Shaped[np.ndarray, " test"] | None],
-    rests: tuple[Indices, Indices],
-    devices: int,
+    names: Sequence[str],
     column: str,
-) -> tuple[list[Indices], ...]:
-    """For train and test, each device's indices: those with its value of the column."""
+) -> Sequence[object]:
+    """Each device's value of the column: its own name where devices are named so, else in order."""
     if groups[0] is None or groups[1] is None:
         raise FleetError(f"data.partition: the data set has no column {column!r}")
     if groups[0].dtype != groups[1].dtype:
@@ -223,14 +231,20 @@ def _by_group(
             f"`data.test`, text in the other"
         )
     values = np.unique(groups[0])
-    if len(values) < devices:
+    if len(values) < len(names):
         raise FleetError(
-            f"data.partition: column {column!r} has {len(values)} values for {devices} devices"
+            f"data.partition: column {column!r} has {len(values)} values for {len(names)} devices"
         )
-    return tuple(
-        [rest[group[rest] == value] for value in values[:devices]]
-        for group, rest in zip((groups[0], groups[1]), rests, strict=True)
-    )
+    by_name = {str(value): value for value in values}
+    named = [name for name in names if name in by_name]
+    if not named:
+        return list(values[: len(names)])
+    if others := [name for name in names if name not in by_name]:
+        raise FleetError(
+            f"data.partition: device {named[0]} is named as a value of column {column!r}, and "
+            f"{others[0]} is not: name all devices as their values, or none"
+        )
+    return [by_name[name] for name in names]
 
 
 def _lend(fleet: Fleet, parts: Parts, labels: Labels) -> tuple[Parts, Parts]:

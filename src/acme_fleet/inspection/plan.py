@@ -42,6 +42,7 @@ class Holding:
         classes: names of the classes with a train sample, in the order of the labels; none where
             tokens have labels.
         untested: those of them without a test sample.
+        owner: value of the column that says whose the samples are; none without one.
     """
 
     train: int
@@ -49,9 +50,10 @@ class Holding:
     test: int
     classes: tuple[str, ...]
     untested: tuple[str, ...]
+    owner: str | None = None
 
     @classmethod
-    def of(cls, splits: Splits, names: Sequence[str]) -> Holding:
+    def of(cls, splits: Splits, names: Sequence[str], owner: str | None = None) -> Holding:
         """Count a device's samples; ``names`` are the classes' in the order of the labels."""
         trained, tested = (
             # Labels of tokens are no classes.
@@ -65,6 +67,7 @@ class Holding:
             test=len(splits.test),
             classes=classes,
             untested=tuple(name for name in classes if name not in tested),
+            owner=owner,
         )
 
 
@@ -164,7 +167,8 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
         loss=expected_loss(personalization),
         memory_bytes=_memory(fleet, reference),
         holdings={
-            name: Holding.of(splits, world.classes) for name, splits in world.private.items()
+            name: Holding.of(splits, world.classes, world.owners.get(name))
+            for name, splits in world.private.items()
         },
         header_weights=parameter_count(header.shapes()),
     )

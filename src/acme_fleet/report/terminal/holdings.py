@@ -24,6 +24,9 @@ def print_holdings(fleet: Fleet, plan: Plan) -> None:
     by_device = len(plan.holdings) <= ROWS
     table = Table(title="samples and classes that each device holds")
     table.add_column("device" if by_device else "cluster")
+    owned = by_device and any(own.owner is not None for own in plan.holdings.values())
+    if owned:
+        table.add_column("whose")
     for column in ("train", "validation", "test"):
         table.add_column(column, justify="right")
     table.add_column("classes in train")
@@ -31,7 +34,8 @@ def print_holdings(fleet: Fleet, plan: Plan) -> None:
     if by_device:
         for name, own in plan.holdings.items():
             counts = (str(count) for count in (own.train, own.validation, own.test))
-            table.add_row(one_line(name, 60), *counts, _named(own.classes), notes(own))
+            whose = [one_line(own.owner or "", 40)] if owned else []
+            table.add_row(one_line(name, 60), *whose, *counts, _named(own.classes), notes(own))
     else:
         for cluster in fleet.clusters[:ROWS]:
             held = [plan.holdings[d.name] for d in cluster.devices if d.name in plan.holdings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -209,6 +210,7 @@ def _run(
     config: Path | None = None,
     track: tuple[str, str] | None = None,
 ) -> None:
+    say(f"{fleet.name}: reading its data; the run goes to {out}")
     from acme_fleet.pipeline import customize
     from acme_fleet.runs.callbacks import run_watched
     from acme_fleet.runs.directory import RunDirectory
@@ -257,6 +259,10 @@ def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: 
 
         say(overhead_text(read_events(RunDirectory(out).events)))
     say(f"report: {(out / REPORT).resolve()}")
+    if summary.devices and not many_hosts:
+        place, name = shlex.quote(str(out)), shlex.quote(summary.devices[0].name)
+        say(f"next: acme explain {place} --device {name}   why it got this model")
+        say(f"      acme export {place} --all   artifacts for the devices' runtimes")
     if summary.lost:
         command = RunDirectory(out).resume_command
         say(

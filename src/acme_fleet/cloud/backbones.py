@@ -60,6 +60,10 @@ from acme_fleet.training.precision import (
 from acme_fleet.training.resume import EpochState
 
 _MAPPED = 1024  # public training samples that maps between features are fitted on
+_FOUND: dict[Origin, str] = {
+    "untouched": "the untouched checkpoint is kept: no epoch was better on validation data",
+    "fine-tuned": "fine-tuned: better than the untouched checkpoint on validation data",
+}
 _STEPS = ("width-elastic", "elastic")  # what the two steps of Eq. 9 make
 _REORDERED, _IMPORTANCE, _COMPUTE = "reordered", "importance.safetensors", "compute.json"
 
@@ -185,8 +189,11 @@ class Backbones:
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
         settings, draw = self._settings.reference, self._draw("reference training")
         public, augment = self._public, self._augment
-        rest = draw, augment, progress, self._numbers(model)
-        return train_reference(self._task, model, settings, public, *rest)
+        rest, before = (draw, augment, progress), clone_state(model)
+        trained = train_reference(self._task, model, settings, public, *rest, self._numbers(model))
+        if told := _FOUND.get(origin_of(settings, before, trained)):
+            progress(1, 1, told)
+        return trained
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone

@@ -211,7 +211,9 @@ class DeviceClient:
     def _finish(self) -> DeviceReport:
         state, _ = self._trained(self._personalization.rounds)
         task, assignment, features = self._judging, self._folder.assignment(), self._features()
-        with self._journal.stage(self._settings.name, "final model", "device"):
+        with self._journal.stage(self._settings.name, "final model", "device") as progress:
+            judged = task.written(state.best_evaluation)
+            progress(1, 1, f"validation {judged}, the best of all its states")
             backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(

@@ -70,8 +70,8 @@ class LiveStages:
         self._forecast: Forecast | None = None
         self._lock = threading.Lock()
         self._begun: dict[tuple[str, str], float] = {}
-        self._now: str | None = None
-        self._started = self._told = time.monotonic()
+        self._now: tuple[str, float] | None = None  # the stage under way, and its beginning
+        self._told = time.monotonic()
         self._every_s = every_s
         self._ended = threading.Event()
         self._heartbeat = threading.Thread(target=self._tell, daemon=True)
@@ -136,7 +136,7 @@ class LiveStages:
                 self._say(f"{key[0]}: {key[1]} done in {_short(taken)}{note and f'; {note}'}")
             else:
                 told = f" {done} of {total}" if total > 1 else ""
-                self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}"
+                self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}", begun
 
     def _tell(self) -> None:
         """Say now and then what is under way, until the display ends."""
@@ -145,8 +145,9 @@ class LiveStages:
                 if self._now is None or time.monotonic() < self._told + self._every_s:
                     continue
                 left = self._forecast.left_s() if self._forecast else None
-                rest = "" if left is None else f", about {_short(left)} left"
-                self._say(f"{self._now} ({_short(time.monotonic() - self._started)} so far{rest})")
+                rest = "" if left is None else f"; the whole run has about {_short(left)} left"
+                words, begun = self._now
+                self._say(f"{words} ({_short(time.monotonic() - begun)} so far{rest})")
 
     def _say(self, line: str) -> None:
         self._told = time.monotonic()

@@ -222,10 +222,11 @@ def print_summary(summary: Summary) -> None:
         soft_wrap=True,
     )
     if probe := summary.probe:
+        whole, small = probe.size_bytes, probe.size_bytes_int8
+        rounded = f", before rounding {bytes_text(whole)}" if whole > small else ""
         console.print(
-            f"beside it {ten_lines_text(probe.pooling)}: {bytes_text(probe.size_bytes_int8)}, "
-            f"before rounding {bytes_text(probe.size_bytes)}; averaged: the mean of all devices' "
-            f"regressions",
+            f"beside it {ten_lines_text(probe.pooling)}: {bytes_text(probe.size_bytes_int8)}"
+            f"{rounded}; averaged: the mean of all devices' regressions",
             soft_wrap=True,
         )
     if summary.update:

@@ -78,6 +78,17 @@ def regular(path: Path) -> Path:
     return path
 
 
+def resolved(path: Path) -> Path:
+    """An absolute path without links; one whose links form a loop stays as it is.
+
+    ``Path.resolve`` raises a RuntimeError for such a loop in Python 3.11 and 3.12.
+
+    Raises:
+        ValueError: if it contains the character NUL.
+    """
+    return Path(os.path.realpath(path))
+
+
 def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
     """The content of a regular file.
 

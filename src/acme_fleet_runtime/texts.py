@@ -14,6 +14,8 @@ from acme_fleet_runtime.outside import one_line, read_regular, reading
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
+LONGEST_TEXT = 2**24
+"""Bytes of a text to classify."""
 LEAST_TOKENS = 2
 """Of a batch: graphs are made for two tokens or more."""
 
@@ -80,4 +82,4 @@ def read_text(path: Path) -> str:
         FleetError: naming the file that is missing or no text.
     """
     with reading(f"cannot read {path} as a text"):
-        return read_regular(path).decode("utf-8-sig").strip()
+        return read_regular(path, LONGEST_TEXT).decode("utf-8-sig").strip()

@@ -59,11 +59,13 @@ def probe(
     from acme_fleet.errors import FleetError
     from acme_fleet.report.terminal.distill import print_calibration
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.atomic import check_writable
     from acme_fleet.stratos.calibration import write_calibration
     from acme_fleet.stratos.probe import probe as measure
 
     if out.exists():
         raise FleetError(f"{out} exists already; it was not changed")
+    check_writable(out)
     with LiveStages() as stages:
         found = measure(
             accelerator,
@@ -184,6 +186,7 @@ def inject(
     """Make questions from known answers with the task's program; each is checked."""
     from acme_fleet.errors import FleetError
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.atomic import check_writable
     from acme_fleet.stratos.checkers import try_checker
     from acme_fleet.stratos.injection import make_data, write_data
     from acme_fleet.stratos.questions import read_questions
@@ -191,6 +194,7 @@ def inject(
 
     if out.exists():
         raise FleetError(f"{out} exists already; it was not changed")
+    check_writable(out)
     request = Request.from_yaml(path)
     questions = read_questions(request.data)
     try_checker(request.checker, questions.train)

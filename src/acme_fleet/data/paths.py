@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import reading
+from acme_fleet.outside import reading, resolved
 
 
 def check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = None) -> None:
@@ -17,7 +17,7 @@ def check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = Non
     for number, path in enumerate(paths):
         with reading(f"{where}: {path}"):
             mode = path.stat().st_mode
-            again = path.resolve() in [other.resolve() for other in paths[:number]]
+            again = resolved(path) in [resolved(other) for other in paths[:number]]
         if again:
             raise FleetError(f"{where}: {path} is named twice")
         is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)

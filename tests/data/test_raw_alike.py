@@ -1,4 +1,4 @@
-"""What looks like one thing is one, or an error: names, files named twice, images nearly black."""
+"""Names that look alike are one or an error; files named twice; images nearly black."""
 
 from __future__ import annotations
 

@@ -50,7 +50,10 @@ def reading(place: object, kind: type[AcmeError] = FleetError) -> Iterator[None]
         yield
     except AcmeError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A library in Rust that has panicked: its type cannot be imported, and is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise kind(f"{place}: {reason(error)}") from error
 
 

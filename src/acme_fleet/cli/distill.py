@@ -93,6 +93,7 @@ def ask(
 ) -> None:
     """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.locks import held_file
     from acme_fleet.stratos.pairs import read_pairs, teacher_named
     from acme_fleet.stratos.questions import read_questions
     from acme_fleet.stratos.request import Request
@@ -105,7 +106,7 @@ def ask(
     named = teacher_named(read_pairs(request.pairs), teacher)
     place = training_device("cuda" if gpu else "cpu", "--gpu")
     again = f"what is answered is in {out}; the same command goes on"
-    with stop_explained(again), LiveStages() as stages:
+    with stop_explained(again), held_file(out), LiveStages() as stages:
         found = ask_all(
             request,
             LanguageTeacher(named, place),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from acme_fleet.errors import AcmeError, DamagedError, RunError
-from acme_fleet.outside import one_line, reading, resolved
+from acme_fleet.outside import one_line, read_regular, reading, resolved
 from acme_fleet.report.live.fleet_state import FleetState
 from acme_fleet.runs.directory import (
     CHOICES,
@@ -116,7 +116,7 @@ def _progress(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with reading(f"cannot read {path}", DamagedError):
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     return content if isinstance(content, dict) else {}
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import EXAMPLE, app
 from acme_fleet.errors import FleetError
-from acme_fleet.failures import BUG, DONE, IN_PART, INTERRUPTED, WRONG_INPUT, explain
+from acme_fleet.failures import BUG, DONE, IN_PART, INTERRUPTED, WRONG_INPUT, explain, say
 
 _ACME = [sys.executable, "-m", "acme_fleet"]
 
@@ -182,6 +182,11 @@ def test_interrupt_while_libraries_are_imported():
     assert (told.returncode, told.stderr) == (INTERRUPTED, b"interrupted\n")
 
 
+def test_a_line_leads_no_terminal(capsys: pytest.CaptureFixture[str]):
+    say("a\x1b[2Jb\rc\u202ed\udce9\te\nf\u3000\u200dg")
+    assert capsys.readouterr().out == "a?[2Jb?c?d?\te\nf\u3000\u200dg\n"
+
+
 # --- every command with what no command can use -------------------------------------------------
 
 _COMMANDS = {
@@ -205,6 +210,30 @@ _COMMANDS = {
     "pretrain --out": ["pretrain", "--data", "none", "--out", "{}"],
     "reproduce": ["reproduce", "{}"],
 }
+_LATER: dict[str, list[str]] = {
+    "init --images": ["init", "new.yaml", "--images", "{}"],
+    "init --text": ["init", "new.yaml", "--text", "{}"],
+    "init --devices": ["init", "new.yaml", "--template", "vision", "--devices", "{}"],
+    "reference": ["reference", "{}", "--out", "new"],
+    "update": ["update", "{}", "--fleet", str(EXAMPLE), "--out", "new"],
+    "drift": ["drift", "{}", "--device", "cam", "--data", "none"],
+    "export": ["export", "{}", "--out", "new"],
+    "export --all": ["export", "{}", "--all"],
+    "serve": ["serve", "{}"],
+    "publish": ["publish", "{}", "--to", "site"],
+    "publish --refresh": ["publish", "--to", "{}", "--refresh"],
+    "pull": ["pull", "--from", "{}", "--device", "cam", "--to", "new", "--trust", "a" * 64],
+    "pull --trust": ["pull", "--from", ".", "--device", "cam", "--to", "new", "--trust", "{}"],
+    "rollback": ["rollback", "{}"],
+    "keys show": ["keys", "show", "--keys", "{}"],
+    "fleet list": ["fleet", "list", "--registry", "{}"],
+    "distill plan": ["distill", "plan", "{}"],
+    "distill ask": ["distill", "ask", "{}", "--out", "new"],
+    "distill run": ["distill", "run", "{}", "--out", "new"],
+    "distill report": ["distill", "report", "{}"],
+    "distill deploy": ["distill", "deploy", "{}", "--out", "new"],
+}
+_USABLE = {("fleet list", "empty file")}
 _PLACES: dict[str, Any] = {
     "missing": None,
     "empty file": b"",
@@ -225,8 +254,8 @@ def _refused(told: Any) -> None:
     assert told.stderr.strip().splitlines()[-1].strip()
 
 
-@pytest.mark.parametrize("place", [*_PLACES, "empty folder", "dangling link"])
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("place", [*_PLACES, "empty folder", "dangling link", "loop of links"])
+@pytest.mark.parametrize("command", [*_COMMANDS, *_LATER])
 def test_place_that_is_of_no_use(
     command: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -236,12 +265,33 @@ def test_place_that_is_of_no_use(
         path.mkdir()
     elif place == "dangling link":
         path.symlink_to("nowhere")
+    elif place == "loop of links":
+        path.symlink_to(path)
     elif (content := _PLACES[place]) is not None:
         path.write_bytes(content)
     if command in ("demo", "init") and place in ("missing", "empty folder", "dangling link"):
         return  # they can use it
-    told = CliRunner().invoke(app, [part.format(path) for part in _COMMANDS[command]])
+    if (command, place) in _USABLE:
+        return
+    parts = (_COMMANDS | _LATER)[command]
+    told = CliRunner().invoke(app, [part.format(path) for part in parts])
     _refused(told)
+
+
+@pytest.mark.parametrize("option", ["--dataset", "--checkpoint", "--devices"])
+def test_option_of_init_that_is_empty(option: str, tmp_path: Path):
+    told = CliRunner().invoke(app, ["init", str(tmp_path / "new.yaml"), option, ""])
+    _refused(told)
+    assert f"{option} is empty" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["distill", "probe", "--out"], ["profile", "x", "--device-file"]]
+)
+def test_a_result_that_could_not_be_written_is_not_measured(command: list[str]):
+    told = CliRunner().invoke(app, [*command, "/dev/null/x"])
+    _refused(told)
+    assert told.stderr == "error: cannot write /dev/null/x: a part of the path is not a folder\n"
 
 
 @pytest.mark.parametrize("name", _NAMES, ids=ascii)

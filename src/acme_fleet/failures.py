@@ -7,6 +7,7 @@ of acme-fleet, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
@@ -18,14 +19,18 @@ from acme_fleet.outside import reason
 
 DONE, IN_PART, WRONG_INPUT, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 _LONGEST = 20_000  # characters of an error
+# Control characters but line feed and tab, marks of direction, halves of surrogate pairs.
+_MOVES = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _SHORT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory")  # RuntimeErrors of torch
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Write a line, to standard error if it tells of one."""
+    """Write a line, to standard error if it tells of one; a terminal cannot be led by it."""
     stream = sys.stderr if error else sys.stdout
     try:
-        stream.write(text + "\n")
+        stream.write(_MOVES.sub("?", text) + "\n")
         stream.flush()
     except OSError:
         if not error:  # there is nowhere left to tell that standard error takes nothing
@@ -38,11 +43,11 @@ def explain(error: BaseException) -> int:
         say("interrupted", error=True)
         return INTERRUPTED
     if isinstance(error, AcmeError):
-        return _wrong(_printable(str(error)))
+        return _wrong(str(error)[:_LONGEST])
     if isinstance(error, BrokenPipeError) and _nobody_reads():
         return IN_PART  # `acme explain RUN | head` ends quietly
     if isinstance(error, OSError) and error.errno is not None:
-        place = f"{_printable(str(error.filename))}: " if error.filename is not None else ""
+        place = f"{str(error.filename)[:_LONGEST]}: " if error.filename is not None else ""
         return _wrong(place + reason(error))
     if isinstance(error, MemoryError) or any(word in str(error) for word in _SHORT_OF_MEMORY):
         return _wrong("there is not enough memory")
@@ -54,13 +59,6 @@ def explain(error: BaseException) -> int:
 def _wrong(told: str) -> int:
     say(f"error: {told}", error=True)
     return WRONG_INPUT
-
-
-def _printable(text: str) -> str:
-    """Our own lines stay; what else could move a terminal's cursor does not."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else "?" for letter in text[:_LONGEST]
-    )
 
 
 def _nobody_reads() -> bool:

@@ -8,6 +8,16 @@ from acme_fleet_runtime.outside import (
     reading,
     reason,
     regular,
+    resolved,
 )
 
-__all__ = ["listed", "one_line", "optional", "read_regular", "reading", "reason", "regular"]
+__all__ = [
+    "listed",
+    "one_line",
+    "optional",
+    "read_regular",
+    "reading",
+    "reason",
+    "regular",
+    "resolved",
+]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from acme_fleet_runtime.errors import FleetError
 from acme_fleet_runtime.outside import read_regular, reading
 
 _GREY_MODES = {"1", "L", "LA"}
+_OF_OTHERS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 _ORIENTATION = 0x0112  # of EXIF
 
 
@@ -123,6 +125,18 @@ def pillow() -> ModuleType:
     return Image
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that it decodes by itself.
+
+    Left out are those that it gives to another program, such as PostScript to Ghostscript, which
+    is a language, and those of which it reads a header alone.
+    """
+    library = pillow()
+    library.init()
+    return tuple(name for name in library.ID if name not in _OF_OTHERS)
+
+
 def open_image(
     encoded: bytes | Path,
     name: str,
@@ -143,7 +157,7 @@ def open_image(
     """
     with _decoding(name) as library:
         content = read_regular(encoded) if isinstance(encoded, Path) else encoded
-        image = library.open(BytesIO(content), formats=formats)
+        image = library.open(BytesIO(content), formats=formats or readable_formats())
         if most_pixels is not None and image.width * image.height > most_pixels:
             raise FleetError(
                 f"{name} has {image.width} × {image.height} pixels, more than {most_pixels:,}"
@@ -181,7 +195,9 @@ def image_form(encoded: bytes | Path, name: str) -> tuple[int, int, int]:
     """
     with (
         _decoding(name) as library,
-        library.open(encoded if isinstance(encoded, Path) else BytesIO(encoded)) as image,
+        library.open(
+            encoded if isinstance(encoded, Path) else BytesIO(encoded), formats=readable_formats()
+        ) as image,
     ):
         return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
 

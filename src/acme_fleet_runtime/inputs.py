@@ -13,6 +13,7 @@ from typing import BinaryIO
 from acme_fleet_runtime.errors import FleetError
 from acme_fleet_runtime.images import image_form
 from acme_fleet_runtime.outside import one_line, reason
+from acme_fleet_runtime.texts import LONGEST_TEXT
 
 STDIN = "-"
 _BEGINNING = 4096  # bytes that show a text
@@ -181,17 +182,22 @@ def _lines_of(one: Input) -> Iterator[Input]:
 
 def _read_lines(file: BinaryIO, name: str) -> Iterator[Input]:
     """One text a line, ended by a line feed; blank lines are left out."""
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_TEXT + 1), b""), 1):
         if line.strip():
             yield _decoded(line.rstrip(b"\r\n"), Input(name, number))
+        if len(line) > LONGEST_TEXT:  # where the next line begins is not known
+            return
 
 
 def _whole(file: BinaryIO) -> Input:
-    return _decoded(file.read(), Input(STDIN))
+    return _decoded(file.read(LONGEST_TEXT + 1), Input(STDIN))
 
 
 def _decoded(content: bytes, place: Input) -> Input:
     """A byte order mark at the beginning is no part of the text."""
+    if len(content) > LONGEST_TEXT:
+        told = f"cannot read {place.label} as a text: it has more than {LONGEST_TEXT:,} bytes"
+        return Input(place.file, place.line, error=told)
     try:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:

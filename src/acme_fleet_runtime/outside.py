@@ -50,7 +50,10 @@ def reading(place: object, kind: type[AcmeError] = FleetError) -> Iterator[None]
         yield
     except AcmeError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A library in Rust that has panicked: its type cannot be imported, and is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise kind(f"{place}: {reason(error)}") from error
 
 
@@ -76,6 +79,17 @@ def regular(path: Path) -> Path:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "no regular file")
     return path
+
+
+def resolved(path: Path) -> Path:
+    """An absolute path without links; one whose links form a loop stays as it is.
+
+    ``Path.resolve`` raises a RuntimeError for such a loop in Python 3.11 and 3.12.
+
+    Raises:
+        ValueError: if it contains the character NUL.
+    """
+    return Path(os.path.realpath(path))
 
 
 def read_regular(path: Path, most_bytes: int | None = None) -> bytes:

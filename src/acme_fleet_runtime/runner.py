@@ -25,7 +25,7 @@ from acme_fleet_runtime.manifest import (
     read_file,
     read_manifest,
 )
-from acme_fleet_runtime.outside import reading
+from acme_fleet_runtime.outside import reading, resolved
 from acme_fleet_runtime.texts import Tokens, read_text
 
 PROGRAM = "onnxruntime"
@@ -142,7 +142,7 @@ def opened(folder: str | Path, threads: int) -> tuple[Path, Manifest, Any]:
     """
     folder = Path(folder)
     if folder.is_symlink():
-        folder = folder.resolve()  # one release, also if the link is switched meanwhile
+        folder = resolved(folder)  # one release, also if the link is switched meanwhile
     manifest = read_manifest(folder)
     if manifest.program.name != PROGRAM:
         raise ArtifactError(

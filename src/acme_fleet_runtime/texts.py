@@ -10,10 +10,15 @@ import numpy as np
 
 from acme_fleet_runtime.errors import FleetError
 from acme_fleet_runtime.outside import one_line, read_regular, reading
+from acme_fleet_runtime.strict import parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
+LONGEST_TEXT = 2**24
+"""Bytes of a text to classify."""
+MOST_TOKENS, MOST_ADDED = 2**22, 2**14
+"""Tokens that a tokenizer may number, and that it may add to its model's; far more than any has."""
 LEAST_TOKENS = 2
 """Of a batch: graphs are made for two tokens or more."""
 
@@ -27,6 +32,7 @@ class Tokens:
         except ImportError as error:
             raise FleetError("reading texts needs tokenizers: pip install tokenizers") from error
         with reading("the tokenizer"):
+            check_numbers(parse_json(document.encode()))
             self._tokenizer: Any = Tokenizer.from_str(document)
             self._tokenizer.enable_truncation(max_tokens)
             self._tokenizer.no_padding()
@@ -55,15 +61,41 @@ class Tokens:
         return {"input_ids": ids, "attention_mask": mask}
 
 
+def check_numbers(document: Any) -> None:
+    """Refuse a ``tokenizer.json`` whose numbers of tokens would fill the memory.
+
+    Raises:
+        ValueError: naming the token.
+    """
+    model, added = (document.get(name) for name in ("model", "added_tokens"))
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    numbered = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
+    entries = [one for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    if len(entries) > MOST_ADDED:
+        raise ValueError(f"{len(entries):,} added tokens are more than {MOST_ADDED:,}")
+    for token, number in [*numbered, *((one.get("content"), one.get("id")) for one in entries)]:
+        if isinstance(number, int) and number >= MOST_TOKENS:
+            raise ValueError(
+                f"the token {one_line(str(token), 60)!r} has the number {number:,}, more than any "
+                f"model knows"
+            )
+
+
 def check_tokens(tokens: Encoding, text: str, max_tokens: int, vocabulary: int | None) -> None:
     """Refuse a text that a model cannot take.
 
     Raises:
-        FleetError: if it has no token but special ones, or one that is not below ``vocabulary``.
+        FleetError: if it has no token but special ones, more than ``max_tokens``, or one that is
+            not below ``vocabulary``.
     """
     shown = f"the text {one_line(text, 60)!r}"
     if all(tokens.special_tokens_mask):
         raise FleetError(f"{shown} has no token that stands for a word in the first {max_tokens}")
+    if len(tokens.ids) > max_tokens:
+        raise FleetError(
+            f"{shown} has {len(tokens.ids):,} tokens, also when it is cut to {max_tokens}: the "
+            f"tokenizer adds too many special ones"
+        )
     highest = max(tokens.ids)
     if vocabulary is not None and highest >= vocabulary:
         word = tokens.tokens[tokens.ids.index(highest)]
@@ -80,4 +112,4 @@ def read_text(path: Path) -> str:
         FleetError: naming the file that is missing or no text.
     """
     with reading(f"cannot read {path} as a text"):
-        return read_regular(path).decode("utf-8-sig").strip()
+        return read_regular(path, LONGEST_TEXT).decode("utf-8-sig").strip()

@@ -21,6 +21,8 @@ from acme_fleet_runtime.manifest import (
 from acme_fleet_runtime.outside import one_line, reading
 from acme_fleet_runtime.runner import Runner, opened
 from acme_fleet_runtime.steps import Steps, most_probable
+from acme_fleet_runtime.strict import parse_json
+from acme_fleet_runtime.texts import check_numbers
 
 _BROKEN = "\ufffd"  # of a letter whose last bytes are still to come
 
@@ -198,6 +200,7 @@ def _tokenizer(document: bytes) -> Any:
     except ImportError as error:
         raise FleetError("reading texts needs tokenizers: pip install tokenizers") from error
     with reading("the tokenizer", ArtifactError):
+        check_numbers(parse_json(document))
         tokenizer = Tokenizer.from_str(document.decode())
         tokenizer.no_truncation()
         tokenizer.no_padding()

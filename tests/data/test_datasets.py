@@ -277,8 +277,8 @@ def test_names_in_the_metadata_of_parquet(tmp_path):
 
 
 def test_parquet_in_several_files_with_stored_sizes(tmp_path):
-    paths = [write_parquet(tmp_path / f"{i}.parquet", LABELS) for i in range(2)]
-    source = load_source(Data(source="parquet", train=paths, test=paths[0]))
+    *paths, test = [write_parquet(tmp_path / f"{i}.parquet", LABELS) for i in range(3)]
+    source = load_source(Data(source="parquet", train=paths, test=test))
     assert len(source.train) == 36
     assert len(source.test) == 18
     size = len(encoded(tmp_path, some_images(18)[0]))

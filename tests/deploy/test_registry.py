@@ -193,6 +193,8 @@ _FLEET = {
         ("sqlite:////nowhere/a.db", "unable to open database file"),
         ("postgresql://me:secret@127.0.0.1:1/b", "the registry 127.0.0.1:1/b: .*[Cc]onnection"),
         ("://", "the registry ://: "),
+        ("", "names no file, and would be gone at the end"),
+        ("sqlite:///:memory:", "names no file"),
     ],
 )
 def test_registry_that_cannot_be_opened(url: str, match: str):

@@ -197,6 +197,24 @@ def test_a_folder_of_something_else_is_not_touched(finished, quick_format: Any, 
     assert told.exit_code == 2
     assert "no artifact's folder and is not empty" in told.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "manifest.json").write_text('{"name": "a web page", "files": ["x"]}')
+    told = _acme("export", finished.path, "--device", "cam-1", "--format", "npz", "--out", tmp_path)
+    assert told.exit_code == 2
+    assert "holds manifest.json, thesis.tex, which its manifest.json does not list" in told.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", "manifest.json"}
+
+
+def test_the_folder_where_one_is(
+    finished, quick_format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    run = finished.path.absolute()
+    told = _acme("export", run, "--device", "cam-1", "--format", "npz", "--out", ".")
+    assert told.exit_code == 0, told.output
+    assert is_artifact(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 @pytest.mark.parametrize(

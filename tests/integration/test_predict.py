@@ -265,3 +265,16 @@ def test_a_text_that_the_model_has_no_embedding_for(device: Path):
 def test_predict_files_refuses_the_first_bad_file(finished, photos: Path):
     with pytest.raises(FleetError, match=r"notes\.txt"):
         predict_files(finished.path, "cam-1", [photos / "0.png", photos / "notes.txt"])
+
+
+def test_a_text_without_end(monkeypatch: pytest.MonkeyPatch):
+    (one,) = find_inputs([Path("/dev/zero")], [], Skipped(), images=False, lines=True)
+    assert one.error == (
+        "cannot read /dev/zero, line 1 as a text: it has more than 16,777,216 bytes"
+    )
+    endless = io.BytesIO(b"a" * (2**24 + 1))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(endless))
+    for lines in (True, False):
+        endless.seek(0)
+        (one,) = find_inputs([Path("-")], [], Skipped(), images=False, lines=lines)
+        assert "has more than 16,777,216 bytes" in one.error

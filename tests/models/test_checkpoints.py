@@ -451,6 +451,30 @@ def test_weights_in_several_files(tmp_path):
         load_backbone(folder)
 
 
+@pytest.mark.parametrize(
+    "named", ["../secret.safetensors", "{}/secret.safetensors", "x.bin", 5, None]
+)
+def test_weights_that_lie_elsewhere_are_not_read(tmp_path, named):
+    folder = tmp_path / "checkpoint"
+    hf.ViTModel(tiny("vit").config).save_pretrained(folder, max_shard_size="20KB")
+    shutil.copy(next(folder.glob("model-*.safetensors")), tmp_path / "secret.safetensors")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first = next(iter(content["weight_map"]))
+    other = named.format(tmp_path) if isinstance(named, str) else named
+    index.write_text(json.dumps({"weight_map": {**content["weight_map"], first: other}}))
+    with pytest.raises(FleetError, match="and not a safetensors file of this folder"):
+        load_backbone(folder)
+    index.write_text("[]")
+    with pytest.raises(FleetError, match=r"index\.json: it holds a list, no JSON object"):
+        load_backbone(folder)
+
+
+def test_tensors_of_another_shape_are_named(tmp_path):
+    with pytest.raises(FleetError, match=r"it has another shape of .*position_embeddings"):
+        load_backbone(changed(tmp_path, patch_size=4, image_size=16))
+
+
 def test_what_is_no_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
@@ -590,10 +614,12 @@ def test_a_folder_is_found_from_the_fleet_file(tmp_path, monkeypatch, hub):
     with pytest.raises(FleetError, match="nothing: there is no such folder"):
         load_backbone(Fleet.from_yaml(file).reference.checkpoint)
     (tmp_path / "fleets" / "loop").symlink_to(tmp_path / "fleets" / "loop")
-    for name in ("loop", "./a\0b"):
-        content["reference"]["checkpoint"] = name
-        with pytest.raises(FleetError, match="cannot use the path "):
-            Fleet.parse(content).with_paths_from(tmp_path / "fleets")
+    content["reference"]["checkpoint"] = "./loop"
+    with pytest.raises(FleetError, match=r"cannot use .*loop: it is a link to nothing, no folder"):
+        load_backbone(Fleet.parse(content).with_paths_from(file.parent).reference.checkpoint)
+    content["reference"]["checkpoint"] = "./a\0b"
+    with pytest.raises(FleetError, match="cannot use the path "):
+        Fleet.parse(content).with_paths_from(tmp_path / "fleets")
 
 
 @pytest.mark.parametrize("key", ["image_size", "patch_size"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,10 @@ def test_checksum_is_sha256_of_all_parts():
     assert checksum(b"ab", b"c") == checksum(b"abc")
     assert checksum(b"abc").startswith("ba7816bf8f01cfea")
     assert canonical({"b": 1, "a": 2}) == canonical({"a": 2, "b": 1})
+
+
+def test_a_pipe_in_the_place_of_state_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "state")
+    for read in (read_sealed, read_marked_json, lambda path: read_sealed_json(path, list[int])):
+        with pytest.raises(DamagedError, match="it is no regular file"):
+            read(tmp_path / "state")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app
 from acme_fleet.errors import FleetError
+from acme_fleet.runs.locks import held_file
 from acme_fleet.stratos.cuts import Shape
 from acme_fleet.stratos.pairs import Teacher, read_pairs, teacher_named
 from acme_fleet.stratos.questions import read_questions
@@ -91,6 +93,9 @@ def test_questions_are_asked_once_and_the_rest_later(task: Path):
     assert (again.replies, again.before) == (4, 3)
     assert out.read_text() == whole
     assert ask(request, model, questions, out).replies == 0
+    out.write_text(whole[:-1])  # interrupted before the end of the last line
+    assert ask(request, model, questions, out).replies == 0
+    assert out.read_text() == whole
 
 
 def test_answers_do_not_depend_on_the_batch(task: Path):
@@ -108,6 +113,10 @@ def test_from_replies_to_a_strategy(task: Path):
     told = CliRunner().invoke(app, ["distill", "strategy", str(task), str(out)])
     assert told.exit_code == 0, told.output
     assert " of 7 right" in told.output
+    with held_file(out):
+        told = CliRunner().invoke(app, ["distill", "ask", str(task), "--out", str(out)])
+    assert told.exit_code == 2
+    assert f"is in use by process {os.getpid()}" in told.stderr
 
 
 def test_another_shape_than_the_tables_is_refused(task: Path):
@@ -131,6 +140,11 @@ def test_too_few_questions_and_wrong_files_are_refused(task: Path):
     out.write_text('{"note": 1}\n')
     with pytest.raises(FleetError, match="line 1 is no reply"):
         ask(request, LanguageTeacher(teacher(task), _CPU), train, out)
+    for notes in ("a note", '{"note": 1}', '{"question": "a", "reply": "b"}\nnote'):
+        out.write_text(notes)
+        with pytest.raises(FleetError, match=r"line [12] is no"):
+            ask(request, LanguageTeacher(teacher(task), _CPU), train, out)
+        assert out.read_text() == notes  # nothing of it is cut off
     with pytest.raises(FleetError, match="--teacher: there is no 'big'; choose one of tiny"):
         teacher_named(read_pairs(task.parent / "pairs.yaml"), "big")
 

@@ -164,9 +164,12 @@ def profile(
     from acme_fleet.profiling.fit import TORCH, check_fit, profile_model
     from acme_fleet.report.terminal.costs import print_profile
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.atomic import check_writable
 
     if device_file is not None and device_file.exists():
         raise FleetError(f"{device_file} exists already; it was not changed")
+    if device_file is not None:
+        check_writable(device_file)
     from acme_fleet.config.base import chosen
     from acme_fleet.deploy.runtime_cost import ONNX_RUNTIME
 

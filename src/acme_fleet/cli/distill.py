@@ -59,11 +59,13 @@ def probe(
     from acme_fleet.errors import FleetError
     from acme_fleet.report.terminal.distill import print_calibration
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.atomic import check_writable
     from acme_fleet.stratos.calibration import write_calibration
     from acme_fleet.stratos.probe import probe as measure
 
     if out.exists():
         raise FleetError(f"{out} exists already; it was not changed")
+    check_writable(out)
     with LiveStages() as stages:
         found = measure(
             accelerator,
@@ -91,6 +93,7 @@ def ask(
 ) -> None:
     """Let a teacher answer labelled questions, here; it goes on where it was interrupted."""
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.locks import held_file
     from acme_fleet.stratos.pairs import read_pairs, teacher_named
     from acme_fleet.stratos.questions import read_questions
     from acme_fleet.stratos.request import Request
@@ -103,7 +106,7 @@ def ask(
     named = teacher_named(read_pairs(request.pairs), teacher)
     place = training_device("cuda" if gpu else "cpu", "--gpu")
     again = f"what is answered is in {out}; the same command goes on"
-    with stop_explained(again), LiveStages() as stages:
+    with stop_explained(again), held_file(out), LiveStages() as stages:
         found = ask_all(
             request,
             LanguageTeacher(named, place),
@@ -184,6 +187,7 @@ def inject(
     """Make questions from known answers with the task's program; each is checked."""
     from acme_fleet.errors import FleetError
     from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.runs.atomic import check_writable
     from acme_fleet.stratos.checkers import try_checker
     from acme_fleet.stratos.injection import make_data, write_data
     from acme_fleet.stratos.questions import read_questions
@@ -191,6 +195,7 @@ def inject(
 
     if out.exists():
         raise FleetError(f"{out} exists already; it was not changed")
+    check_writable(out)
     request = Request.from_yaml(path)
     questions = read_questions(request.data)
     try_checker(request.checker, questions.train)

@@ -60,7 +60,11 @@ def init(
 
     if path.exists():
         raise FleetError(f"{path} exists already; it was not changed")
-    if (images or text or dataset or checkpoint or devices or template) is None:
+    named = {"--dataset": dataset, "--checkpoint": checkpoint, "--devices": devices}
+    for option, value in named.items():
+        if value is not None and not value.strip():
+            raise FleetError(f"{option} is empty")
+    if all(given is None for given in (images, text, template, *named.values())):
         content, broken, note = EXAMPLE.read_text(encoding="utf-8"), [], None
     else:
         from acme_fleet.starting.new import Have

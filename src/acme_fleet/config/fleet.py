@@ -25,7 +25,7 @@ from acme_fleet.config.header import Header, Search
 from acme_fleet.config.personalization import Personalization
 from acme_fleet.config.shorthand import written_out
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, reading, resolved
 
 
 class Fleet(Settings):
@@ -145,7 +145,7 @@ class Fleet(Settings):
         def resolve(value: Any) -> Any:
             if isinstance(value, Path):
                 with reading(f"cannot use the path {one_line(str(value))}"):
-                    return (folder / value).resolve()
+                    return resolved(folder / value)
             return [resolve(item) for item in value] if isinstance(value, list) else value
 
         def in_place(settings: Any, *names: str) -> Any:

@@ -13,6 +13,7 @@ from acme_fleet.config.devices import Device, Energy, Name
 from acme_fleet.config.grouping import group_devices
 from acme_fleet.config.yaml_file import read_yaml
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import resolved
 
 _MEASURED = ("power_w", "power_per_layer_w", "latency_s", "latency_per_layer_s")
 
@@ -85,7 +86,7 @@ def profiles_of(path: Path) -> dict[str, Path]:
         types = _types(content)
     except ValidationError as error:
         raise FleetError(mistakes(error, str(path), _Types)) from error
-    return {name: (path.parent / profile).resolve() for name, profile in types.items()}
+    return {name: resolved(path.parent / profile) for name, profile in types.items()}
 
 
 def _types(content: Mapping[str, Any]) -> dict[str, Path]:

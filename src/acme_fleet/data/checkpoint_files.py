@@ -11,13 +11,16 @@ from typing import Any
 
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, read_regular, reading
+from acme_fleet_runtime.texts import check_numbers
 
 PRETRAINING, WEIGHT_SUMS = "pretraining.json", "weights_sha256"
 """The record of ``acme pretrain`` in its folder; it has a test result once it is finished."""
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WANTED = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
-_LARGEST_DOCUMENT = 2**24
+_LARGEST_DOCUMENT, _LARGEST_TOKENIZER = 2**24, 2**26
 _WITH_A_TOWER = ("clip", "siglip")
 """Model types of which the image encoder alone is taken."""
 
@@ -96,14 +99,37 @@ def tokenizer_content(checkpoint: str | Path, folder: Path) -> dict[str, Any]:
     """A checkpoint's ``tokenizer_config.json``; empty where there is none.
 
     Raises:
-        FleetError: if it is no JSON object, or brings code of its own.
+        FleetError: if it is no JSON object, or brings code of its own; or if a file of the
+            tokenizer numbers more tokens than any model knows.
     """
+    for name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            place = f"cannot use {shown(checkpoint)}: {name}"
+            document = read_object(folder / name, place, _LARGEST_TOKENIZER)
+            whole = document if name == "tokenizer.json" else {"model": {"vocab": document}}
+            with reading(place):
+                check_numbers(whole)
     if not (folder / "tokenizer_config.json").exists():
         return {}
     place = f"cannot use {shown(checkpoint)}: tokenizer_config.json"
     content = read_object(folder / "tokenizer_config.json", place)
     refuse_code(content, place)
+    with reading(place):
+        check_numbers({"added_tokens": _added_in(content)})
     return content
+
+
+def _added_in(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tokens that a ``tokenizer_config.json`` adds, as ``tokenizer.json`` lists them."""
+    numbered = content.get("added_tokens_decoder")
+    added = [
+        {"id": int(number), "content": number}
+        for number in (numbered if isinstance(numbered, dict) else {})
+    ]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        named = content.get(key)
+        added += [{"content": name} for name in (named if isinstance(named, list | dict) else ())]
+    return added
 
 
 def refuse_code(content: Mapping[str, Any], place: str) -> None:
@@ -140,6 +166,30 @@ def weight_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
+def weight_files(folder: Path, place: str) -> list[Path]:
+    """The files of a folder's weights, all of them in the folder itself; none if it has none.
+
+    Raises:
+        FleetError: beginning with ``place``, if the list of several files cannot be read, or names
+            one that is missing or elsewhere.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).exists():
+        return []
+    listed = read_object(folder / INDEX, f"{place}: {INDEX}").get("weight_map")
+    names = list(listed.values()) if isinstance(listed, dict) else [None]
+    for name in {str(name): name for name in names}.values():
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise FleetError(
+                f"{place}: {INDEX}: weight_map names {one_line(repr(name), 60)}, and not a "
+                f"safetensors file of this folder"
+            )
+        if not (folder / name).is_file():
+            raise FleetError(f"{place}: {name}, which {INDEX} names, is not there")
+    return [folder / name for name in sorted(set(names))]
+
+
 def check_weights(folder: Path, place: str) -> None:
     """Compare the weights with the checksums that ``acme pretrain`` has written beside them.
 
@@ -161,14 +211,14 @@ def check_weights(folder: Path, place: str) -> None:
         )
 
 
-def read_object(path: Path, place: str) -> dict[str, Any]:
+def read_object(path: Path, place: str, most_bytes: int = _LARGEST_DOCUMENT) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
         FleetError: beginning with ``place``, if it cannot be read or holds something else.
     """
     with reading(place):
-        content = json.loads(read_regular(path, _LARGEST_DOCUMENT).decode("utf-8-sig"))
+        content = json.loads(read_regular(path, most_bytes).decode("utf-8-sig"))
     if not isinstance(content, dict):
         raise FleetError(f"{place}: it holds a {type(content).__name__}, no JSON object")
     return content

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from unicodedata import category, normalize
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from acme_fleet.data.raw import RawSamples
+from acme_fleet.data.raw import RawSamples, both_named, same_but_for_spaces
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.base import ClassNames
 from acme_fleet.outside import one_line
@@ -33,7 +33,7 @@ def chosen_classes(chosen: list[str] | int | None, known: list[str], least: int 
             raise FleetError(f"data.classes: {chosen} classes asked for, there are {len(known)}")
         names = known[:chosen]
     else:
-        names = known if chosen is None else chosen
+        names = known if chosen is None else [normalize("NFC", name) for name in chosen]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise FleetError(
@@ -43,6 +43,8 @@ def chosen_classes(chosen: list[str] | int | None, known: list[str], least: int 
         raise FleetError(f"data.classes: a class is named more than once in {_listing(names)}")
     if len(names) < least:
         raise FleetError(f"data.classes: {len(names)} class; telling apart needs 2 or more")
+    if alike := same_but_for_spaces(known):
+        raise FleetError(f"data.classes: the classes {both_named(alike)}")
     _check_names(names)
     return names
 
@@ -50,7 +52,7 @@ def chosen_classes(chosen: list[str] | int | None, known: list[str], least: int 
 def _check_names(names: list[str]) -> None:
     """Refuse names that no message could carry, or no line could show, before any training."""
     for name in names:
-        if not name.strip() or any(unicodedata.category(letter) == "Cc" for letter in name):
+        if not name.strip() or any(category(letter) == "Cc" for letter in name):
             raise FleetError(
                 f"data.classes: {one_line(repr(name), 60)} is no class name; "
                 f"it is empty or has control characters"

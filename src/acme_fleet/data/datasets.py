@@ -27,7 +27,7 @@ from acme_fleet.data.sources.folder import read_folders, read_images
 from acme_fleet.data.sources.registry import SOURCES
 from acme_fleet.data.text import TextPreprocessing, read_json_lines
 from acme_fleet.errors import FleetError
-from acme_fleet_runtime.images import image_form, open_image
+from acme_fleet_runtime.images import image_form, open_image, plain_array
 
 Preprocessing = ImagePreprocessing | TextPreprocessing
 """From a file to a sample; ``inputs`` and ``read`` are the same for both."""
@@ -322,14 +322,25 @@ def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
         return Samples(inputs, labels, torch.from_numpy(raw.stored_bytes))
     encoded = raw.items.dtype == object and isinstance(preprocessing, ImagePreprocessing)
     with _said_of(raw.where):
-        inputs = preprocessing.inputs(
-            (open_image(image, name) for image, name in _named(raw)) if encoded else raw.items
-        )
+        inputs = preprocessing.inputs(_opened(raw, preprocessing) if encoded else raw.items)
     return Samples(
         inputs=inputs,
         labels=None if raw.codes is None else torch.from_numpy(raw.codes),
         stored_bytes=torch.from_numpy(raw.stored_bytes),
     )
+
+
+def _opened(raw: RawSamples, rule: ImagePreprocessing) -> Iterator[np.ndarray]:
+    """The decoded images, one after the other.
+
+    Raises:
+        FleetError: naming the image that cannot be read.
+    """
+    for image, name in _named(raw):
+        opened = open_image(image, name)
+        with _said_of(f"cannot read {name}"):
+            pixels = plain_array(opened, rule.channels)
+        yield pixels
 
 
 def check_images(raw: RawSamples) -> None:
@@ -341,7 +352,9 @@ def check_images(raw: RawSamples) -> None:
     with _said_of(raw.where):
         for image, name in _named(raw):
             if isinstance(image, bytes | Path):
-                open_image(image, name)
+                opened = open_image(image, name)
+                with _said_of(f"cannot read {name}"):
+                    plain_array(opened, 3)
 
 
 @contextmanager

@@ -238,8 +238,9 @@ class ImagePreprocessing(BaseModel):
                 f"an image of shape {array.shape} is neither (height, width) nor "
                 f"(height, width, {self.channels})"
             )
+        array = _checked_values(array)
         try:
-            return self.form.planes(_checked_values(array))
+            return self.form.planes(array)
         except FleetError as error:
             raise FleetError(f"{error}; set `data.image_size`") from error
 

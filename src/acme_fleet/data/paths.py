@@ -17,7 +17,7 @@ def check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = Non
     for number, path in enumerate(paths):
         with reading(f"{where}: {path}"):
             mode = path.stat().st_mode
-            again = path.resolve() in [other.resolve() for other in paths[:number]]
+            again = [other for other in paths[:number] if path.samefile(other)]
         if again:
             raise FleetError(f"{where}: {path} is named twice")
         is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
@@ -25,3 +25,19 @@ def check_paths(paths: Sequence[Path], where: str, *, folders: bool | None = Non
             raise FleetError(f"{where}: {path} is no folder; `source: images` needs one")
         if not is_file and (folders is False or not is_folder):
             raise FleetError(f"{where}: {path} is no regular file")
+
+
+def check_apart(train: Sequence[Path], test: Sequence[Path]) -> None:
+    """Refuse test samples that are trained on; all paths are there.
+
+    Raises:
+        FleetError: naming a path that is in both lists.
+    """
+    for path in test:
+        with reading(f"data.test: {path}"):
+            same = any(path.samefile(other) for other in train)
+        if same:
+            raise FleetError(
+                f"data.test: {path} is in data.train too; what a model was trained on cannot test "
+                f"it: name other samples, or leave data.test out for a share of data.train"
+            )

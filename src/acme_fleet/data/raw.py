@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -227,7 +228,24 @@ def owners(values: Sequence[Any], place: Place) -> np.ndarray:
     for number, name in enumerate(plain):
         if not name.strip():
             raise FleetError(f"{place(number)}: the owner is an empty text")
+    if alike := same_but_for_spaces(plain):
+        raise FleetError(f"{place(plain.index(alike[1]))}: the owners {both_named(alike)}")
     return as_objects(plain)
+
+
+def same_but_for_spaces(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two different names that are one but for spaces, if there are such."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(" ".join(name.split()), name)) != name:
+            return other, name
+    return None
+
+
+def both_named(names: tuple[str, str]) -> str:
+    """Such names in an error."""
+    first, second = (repr(name[:60]) for name in names)
+    return f"{first} and {second} differ in spaces alone; write them alike"
 
 
 def class_list(values: Any, where: str) -> list[str]:
@@ -279,7 +297,7 @@ def _plain(value: Any, what: str) -> int | str:
     if isinstance(value, str):
         if not value.isascii() and value.encode("utf-8", "replace").decode() != value:
             raise FleetError(f"{what} {one_line(repr(value), 60)} is not Unicode text")
-        return value
+        return unicodedata.normalize("NFC", value)  # macOS writes names of files otherwise
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) >= 2**63:
             raise FleetError(f"{what} has more than 64 bits")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from acme_fleet.data.vocabulary import cut_tokenizer, kept_tokens
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import read_regular, reading
 from acme_fleet_runtime.strict import unique_keys
-from acme_fleet_runtime.texts import check_tokens, read_text
+from acme_fleet_runtime.texts import check_numbers, check_tokens, read_text
 
 _JSON_SPACE = " \t\r"
 
@@ -47,6 +47,16 @@ class TextPreprocessing(BaseModel):
     pad_id: NonNegativeInt
     vocabulary: PositiveInt | None = None
     special_tokens: dict[str, str] = {}
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _bounded(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """A text's tokens are the same each time: merges are not left out at random."""
+        check_numbers(document)
+        model = document.get("model")
+        if isinstance(model, dict) and model.get("dropout"):
+            return {**document, "model": {**model, "dropout": None}}
+        return document
 
     @classmethod
     def of_checkpoint(

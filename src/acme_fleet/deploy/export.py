@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shutil
@@ -26,12 +27,13 @@ from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.header.module import NoHeader
 from acme_fleet.models.shipped import read_description
 from acme_fleet.models.storage import WEIGHTS
-from acme_fleet.outside import listed, read_regular, reading
+from acme_fleet.outside import listed, read_regular, reading, resolved
 from acme_fleet.runs.atomic import make_folder, writing
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.seeding import threads as using
 from acme_fleet_runtime.manifest import (
     FORMAT,
+    LARGEST_MANIFEST,
     MANIFEST,
     VERSION,
     Latency,
@@ -131,7 +133,7 @@ def origin_alone(folder: Path, samples: Sequence[Path]) -> Origin:
     model = open_model(folder, None)
     task = "generation" if read_description(folder).writes else "classification"
     evidence = of_files(model, samples) if samples else at_random(model)
-    return Origin(model, folder.resolve().name, evidence, task)
+    return Origin(model, resolved(folder).name, evidence, task)
 
 
 def export(
@@ -311,11 +313,28 @@ def _note_license(reference: Reference, folder: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
-    """Refuse a folder that holds something else than an artifact."""
+    """Refuse a folder that holds something else than an artifact: it would be removed with it."""
     with reading(out, RunError):
-        taken = out.exists() and not is_artifact(out)
-        if taken and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out} is no artifact's folder and is not empty; choose another --out")
+        if not out.exists():
+            return
+        present = {path.name for path in out.iterdir()} if out.is_dir() else {""}
+    if present and not is_artifact(out):
+        raise RunError(f"{out} is no artifact's folder and is not empty; choose another --out")
+    if others := sorted(present - _listed_files(out)):
+        raise RunError(
+            f"{out} holds {listed(others)}, which its {MANIFEST} does not list; choose another "
+            f"--out, or remove what is there"
+        )
+
+
+def _listed_files(folder: Path) -> set[str]:
+    """Names of an artifact's files by its manifest, which may be of an older version."""
+    if not is_artifact(folder):
+        return set()
+    with reading(folder / MANIFEST, RunError):
+        document = json.loads(read_regular(folder / MANIFEST, LARGEST_MANIFEST))
+    files = document.get("files") if isinstance(document, dict) else None
+    return {MANIFEST, *files} if isinstance(files, dict) else set()
 
 
 @contextmanager
@@ -326,6 +345,7 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
         WriteError: if the system does not let it be written.
     """
     unique = secrets.token_hex(4)
+    out = resolved(out)  # . and .. have a name then
     new, old = (out.with_name(f".{out.name}.{unique}.{kind}") for kind in ("partial", "old"))
     with writing(out):
         make_folder(out.parent)

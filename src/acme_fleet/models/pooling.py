@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from acme_fleet.config.backbone import Pooling
+from acme_fleet.data.checkpoint_files import read_object
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import family_of, own_pooling
-from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import replacing
 
 _FILE = Path("1_Pooling", "config.json")
@@ -115,10 +115,9 @@ def pooling_of_checkpoint(checkpoint: str | Path, hidden: int) -> Pooling | None
     file = Path(checkpoint) / _FILE
     if not file.is_file():
         return None
-    with reading(file):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        size = content["word_embedding_dimension"]
-        named = [key for key in content if key.startswith("pooling_mode_") and content[key]]
+    content = read_object(file, str(file))
+    size = content.get("word_embedding_dimension")
+    named = [key for key in content if key.startswith("pooling_mode_") and content[key]]
     if size != hidden:
         raise FleetError(f"{file}: word_embedding_dimension is {size}, the model has {hidden}")
     match sorted(_MODES.get(name, "unknown") for name in named):

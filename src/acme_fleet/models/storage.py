@@ -24,7 +24,7 @@ from acme_fleet.models.backbone.configuration import accepted
 from acme_fleet.models.backbone.elastic import BY_LAYER, build, described, layers_key
 from acme_fleet.models.backbone.precision import pack, stored_as, unpack
 from acme_fleet.models.families import ELASTIC, FAMILIES, dimensions, family_of, own_pooling
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, reading, regular
 from acme_fleet.runs.atomic import replacing, writing
 from acme_fleet.runs.sealed import canonical, check, checksum
 
@@ -63,7 +63,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DamagedError: if the file is missing or damaged.
     """
     with reading(f"cannot read {path}", DamagedError):
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") == "pt":  # as all have that are made for other programs

@@ -67,6 +67,19 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"cannot write {path}: {reason(error)}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place before the long work whose result it is for; folders above it are made.
+
+    Raises:
+        WriteError: naming ``path``, if no file can be written there.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    with writing(path):
+        make_folder(path.parent)
+        partial.touch(exist_ok=False)
+        partial.unlink()
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there.
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError, FleetError, RunError
-from acme_fleet.outside import reading
+from acme_fleet.outside import read_regular, reading
 from acme_fleet.runs.atomic import is_partial, replacing
 from acme_fleet.runs.locks import LOCK
 from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
@@ -172,7 +172,7 @@ class Directory(ABC, Generic[Kind]):
         """
         path = self.path / self.document
         with reading(f"cannot read {path}", DamagedError):
-            first, _, text = path.read_text(encoding="utf-8").partition("\n")
+            first, _, text = read_regular(path).decode().partition("\n")
         if first.startswith(_CHECKSUM) and first != f"{_CHECKSUM}{checksum(text.encode())}":
             if same is None or first != f"{_CHECKSUM}{checksum(same.to_yaml().encode())}":
                 raise DamagedError(

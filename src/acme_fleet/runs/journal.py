@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 from pydantic import ValidationError
 
 from acme_fleet.errors import DamagedError
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, read_regular, reading, regular
 from acme_fleet.runs.atomic import writing
 from acme_fleet.runs.events import (
     Direction,
@@ -211,7 +211,7 @@ def read_journal(path: Path) -> Events:
     if not path.exists():
         return found
     with reading(f"cannot read {path}", DamagedError):
-        *lines, last = path.read_bytes().split(b"\n")
+        *lines, last = read_regular(path).split(b"\n")
     if _is_whole(last):
         lines.append(last)
     if (missing := _counted(path) - len(lines)) > 0:
@@ -242,7 +242,7 @@ def read_on(path: Path, offset: int) -> tuple[list[Event], int]:
     """
     if not path.exists():
         return [], 0
-    with reading(f"cannot read {path}", DamagedError), path.open("rb") as file:
+    with reading(f"cannot read {path}", DamagedError), regular(path).open("rb") as file:
         file.seek(offset)
         lines, _, _ = file.read().rpartition(b"\n")
     records = []

@@ -25,11 +25,31 @@ def held(folder: Path, *, private: bool = False) -> Iterator[None]:
         RunError: if another process, or another call in this one, holds the folder.
         WriteError: if the folder cannot be made.
     """
-    path = folder / LOCK
     with writing(folder):
         make_folder(folder, private=private)
-        descriptor = acquire(path, RunError)
+    with _locked(folder / LOCK, folder):
+        yield
+
+
+@contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Hold a file that a process writes on and on; folders above it are made.
+
+    Raises:
+        RunError: as :func:`held`.
+        WriteError: if there can be no such file.
+    """
+    with writing(path):
+        make_folder(path.parent)
+    with _locked(path.with_name(f".{path.name}{LOCK}"), path):
+        yield
+
+
+@contextmanager
+def _locked(lock: Path, place: Path) -> Iterator[None]:
+    with writing(place):
+        descriptor = acquire(lock, RunError)
     try:
         yield
     finally:
-        release(path, descriptor)
+        release(lock, descriptor)

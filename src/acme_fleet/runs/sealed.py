@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter
 
 from acme_fleet.errors import DamagedError
-from acme_fleet.outside import reading
+from acme_fleet.outside import read_regular, reading
 from acme_fleet.runs.atomic import replacing
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
@@ -77,7 +77,7 @@ def read_sealed_json(path: Path, kind: type[Stored]) -> Stored:
         DamagedError: if it is missing or damaged, or holds something else.
     """
     with reading(f"cannot read {path}", DamagedError):
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_regular(path))
         if not isinstance(document, dict) or not document.keys() <= {_CHECKSUM, _CONTENT}:
             document = {}  # an older version's content without a frame
         content = document.get(_CONTENT)
@@ -113,7 +113,7 @@ def read_marked_json(path: Path) -> dict[str, Any]:
         DamagedError: if it is missing or damaged, or no object.
     """
     with reading(f"cannot read {path}", DamagedError):
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
         if not isinstance(content, dict):
             raise DamagedError(f"cannot read {path}: it is no JSON object")
         if (told := content.pop(_CHECKSUM, None)) is not None:
@@ -141,7 +141,7 @@ def read_sealed(path: Path) -> bytes:
         DamagedError: if it is missing or damaged.
     """
     with reading(f"cannot read {path}", DamagedError):
-        stored = path.read_bytes()
+        stored = read_regular(path)
     content, told = stored[:-_SIZE], stored[-_SIZE:]
     check(path, told.hex(), checksum(content))
     return content

@@ -19,7 +19,7 @@ from acme_fleet.data.sources.archives import data_at
 from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.text import TextPreprocessing, json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, optional, reading
+from acme_fleet.outside import one_line, optional, reading, resolved
 from acme_fleet.starting.shape import is_known
 from acme_fleet_runtime.images import open_image
 
@@ -105,7 +105,7 @@ def look_at_dataset(name: str, progress: Progress) -> Found:
             f"texts are read from JSON Lines, which datasets writes: "
             f"load_dataset({name!r})['train'].to_json('train.jsonl'), then --text train.jsonl"
         )
-    train = str(Path(name).resolve()) if Path(name).is_dir() else name
+    train = str(resolved(Path(name))) if Path(name).is_dir() else name
     data = Data(
         source="huggingface",
         train=train,

@@ -19,6 +19,7 @@ from acme_fleet.data.shares import Labels, share_out
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.inspection.plan import check_feasible, make_plan
+from acme_fleet.outside import resolved
 from acme_fleet.starting.devices import DEFAULT_TYPE, Wanted, wanted_devices
 from acme_fleet.starting.look import (
     Found,
@@ -94,7 +95,7 @@ def new_fleet(path: Path, have: Have, progress: Progress) -> New:
         reference = Reference(checkpoint, *shape_of_images(checkpoint, found.side))
     else:
         reference = Reference(checkpoint, shape_of_texts(checkpoint, found.tokens))
-    folder = path.parent.resolve()
+    folder = resolved(path.parent)
     placed = {key: _placed(value, folder) for key, value in found.settings.items()}
     if isinstance(checkpoint, Path) or (checkpoint and Path(checkpoint).is_dir()):
         reference = replace(reference, checkpoint=_placed(Path(checkpoint), folder))
@@ -211,7 +212,7 @@ def _placed(value: Any, folder: Path) -> Any:
         return [_placed(each, folder) for each in value]
     if not isinstance(value, Path):
         return value
-    there = value.resolve()
+    there = resolved(value)
     return there.relative_to(folder) if there.is_relative_to(folder) else there
 
 

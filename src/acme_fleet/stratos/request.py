@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from acme_fleet.config.base import Settings
 from acme_fleet.config.devices import Name, Precision
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, reading, resolved
 from acme_fleet.stratos.settings_file import read_as
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -352,7 +352,7 @@ def _resolved(value: Any, folder: Path) -> Any:
     match value:
         case Path():
             with reading(f"cannot use the path {one_line(str(value))}"):
-                return (folder / value).resolve()
+                return resolved(folder / value)
         case list():
             return [_resolved(item, folder) for item in value]
         case Settings():

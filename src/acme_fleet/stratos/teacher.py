@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from acme_fleet.data.checkpoint_files import config_content, located, tokenizer_content
-from acme_fleet.data.text import json_lines, json_object
+from acme_fleet.data.text import json_object
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import quiet, read_checkpoint
-from acme_fleet.outside import reading
+from acme_fleet.outside import read_regular, reading
 from acme_fleet.runs.atomic import make_folder, writing
 from acme_fleet.stratos.pairs import Teacher
 from acme_fleet.stratos.questions import Question, normalised
@@ -250,12 +251,16 @@ def _kept(path: Path, key: str, *, explain: bool) -> set[str]:
     """Questions that the file has replies to; a last line without an end is cut off."""
     if not path.exists():
         return set()
-    content = path.read_bytes()
-    if (whole := content.rfind(b"\n") + 1) != len(content):
-        with writing(path), path.open("r+b") as file:
-            file.truncate(whole)
-    found = set()
-    for place, line in json_lines(path, "--out"):
+    with reading(f"--out: cannot read {path}"):
+        content = read_regular(path)
+        whole = content.rfind(b"\n") + 1
+        cut = _is_cut(content[whole:])
+        lines = (content[:whole] if cut else content).decode("utf-8-sig").split("\n")
+    found = set[str]()
+    for number, line in enumerate(lines, 1):
+        place = f"--out: {path}, line {number}"
+        if not line.strip():
+            continue
         row = json_object(line, place)
         if not isinstance(row.get(key), str) or not isinstance(row.get("reply"), str):
             raise FleetError(f"{place} is no reply: it needs {key!r} and 'reply'; take a new file")
@@ -264,4 +269,20 @@ def _kept(path: Path, key: str, *, explain: bool) -> set[str]:
                 f"{place}: replies with and without the answer shown belong in files of their own"
             )
         found.add(normalised(row[key]))
+    if whole != len(content):  # nothing is changed in a file that is none of replies
+        with writing(path), path.open("r+b") as file:
+            if cut:
+                file.truncate(whole)
+            else:
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
     return found
+
+
+def _is_cut(line: bytes) -> bool:
+    """True of the beginning of an object, false of one that is complete or of anything else."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith(b"{")
+    return False

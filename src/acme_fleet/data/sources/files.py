@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from acme_fleet.data.raw import Columns, RawSamples, as_objects, class_list, coded, joined, owners
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, optional, reading
+from acme_fleet.outside import listed, one_line, optional, reading
+
+_log = logging.getLogger(__name__)
+_DARK = 32
 
 
 def read_digits() -> RawSamples:
@@ -45,8 +50,11 @@ def _read_npz(path: Path, columns: Columns, where: str) -> RawSamples:
     with (
         reading(f"{place} is not a readable .npz file"),
         path.open("rb") as handle,
+        ZipFile(handle),  # NumPy would take anything else for a pickle
         np.load(handle, allow_pickle=False) as file,
     ):
+        if len(set(file.files)) < len(file.files):
+            raise FleetError(f"{place}: an array stands twice in it: {listed(file.files, 20)}")
         required = columns.within(file.files)
         require_columns(required, list(file.files), place)
         wanted = [name for name in (*required, "label_names") if name in file.files]
@@ -75,6 +83,11 @@ def _read_npz(path: Path, columns: Columns, where: str) -> RawSamples:
         told = arrays[columns.group].tolist()
         groups = owners(told, lambda number: f"{place}, {columns.group}[{number}]")
     images = _channels_last(images, place)
+    if images.size and images.dtype.kind in "iu" and 0 < images.max() <= _DARK:
+        _log.warning(
+            f"{place}: the largest value of all images is {images.max()}, nearly black where 255 "
+            f"is white; spread their values over 0 to 255 if that is not meant"
+        )
     return RawSamples(images, codes, known, stored, groups, place, text)
 
 

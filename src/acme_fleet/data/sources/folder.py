@@ -13,7 +13,7 @@ import numpy as np
 from acme_fleet.data.raw import RawSamples, as_objects, coded
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, reading
-from acme_fleet_runtime.images import pillow
+from acme_fleet_runtime.images import pillow, readable_formats
 from acme_fleet_runtime.inputs import IMAGE_SUFFIXES
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def _is_image(file: Path) -> bool:
         try:
             with reading(file), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                library.open(content)
+                library.open(content, formats=readable_formats())
         except FleetError as error:
             # A format that Pillow knows and cannot open is a damaged image.
             return not isinstance(error.__cause__, library.UnidentifiedImageError)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from acme_fleet.config.data import Data
 from acme_fleet.data.language import read_language
-from acme_fleet.data.paths import check_paths
+from acme_fleet.data.paths import check_apart, check_paths
 from acme_fleet.data.raw import Columns, RawSamples
 from acme_fleet.data.sources.archives import cars_annotations, read_cars
 from acme_fleet.data.sources.files import read_arrays, read_digits, read_hub, read_parquet
@@ -51,6 +51,9 @@ def _files(
             return None
         listed = paths if isinstance(paths, list) else [Path(paths)]
         check_paths(listed, where, folders=folders)
+        if part == "test":
+            trained = data.train if isinstance(data.train, list) else [Path(str(data.train))]
+            check_apart(trained, listed)
         return read(listed, columns, where)
 
     return read_part

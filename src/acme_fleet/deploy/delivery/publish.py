@@ -13,7 +13,7 @@ from typing import Any, cast
 from acme_fleet.deploy.delivery.signing import Key, Publisher, Role
 from acme_fleet.errors import DeliveryError, FleetError, RunError
 from acme_fleet.models.storage import WEIGHTS
-from acme_fleet.outside import listed, one_line, reading
+from acme_fleet.outside import listed, one_line, reading, resolved
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet_runtime.delivery.release import (
@@ -275,7 +275,7 @@ def _check_apart(site: Path, keys: Path) -> None:
         raise FleetError(
             f"--to {site}: publish to a folder, and copy that to the server, timestamp.json last"
         )
-    if keys.resolve().is_relative_to(site.resolve()):
+    if resolved(keys).is_relative_to(resolved(site)):
         raise FleetError(
             f"the keys in {keys} would be published with {site}; name another folder with --keys"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from acme_fleet.deploy.registry.tables import library, tables
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import listed, one_line, read_regular, reading
+from acme_fleet.outside import listed, one_line, read_regular, reading, resolved
 from acme_fleet.runs.directory import FLEET, RunDirectory
 from acme_fleet_runtime.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, parse_manifest
 
@@ -78,6 +78,8 @@ class Registry:
                     f"the registry {one_line(parsed.render_as_string())}: sqlite or postgresql "
                     f"is needed"
                 )
+            if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+                raise ValueError("it names no file, and would be gone at the end")
             missing = parsed.get_backend_name() == "sqlite" and not Path(parsed.database).exists()
             if missing and not make:
                 raise ValueError("no such file; `acme export` and `acme publish` make it")
@@ -119,15 +121,15 @@ class Registry:
             fleet_id = put("fleets", {"name": fleet[:200]})
             run_id = None
             if found is not None:
-                told = {"path": str(found.resolve()), "recorded": now}
+                told = {"path": str(resolved(found)), "recorded": now}
                 run_id = put("runs", {"fleet_id": fleet_id, "digest": _digest(found)}, told)
             device_id = put("devices", {"fleet_id": fleet_id, "name": manifest.name[:64]})
             told = {"run_id": run_id, "manifest": content.decode(), "recorded": now}
-            told["path"] = str(folder.resolve())
+            told["path"] = str(resolved(folder))
             sha256 = hashlib.sha256(content).hexdigest()
             artifact_id = put("artifacts", {"device_id": device_id, "sha256": sha256}, told)
             if release is not None:
-                site, number = str(release[0].resolve()), release[1]
+                site, number = str(resolved(release[0])), release[1]
                 key = {"site": site, "device_id": device_id, "number": number}
                 put("releases", key, {"artifact_id": artifact_id, "recorded": now})
 
@@ -235,7 +237,7 @@ def _artifacts(rows: Sequence[Any], releases: Sequence[Any]) -> list[Artifact]:
 
 def _run_around(folder: Path) -> Path | None:
     """The run whose artifacts a folder is among."""
-    around = folder.resolve().parent.parent
+    around = resolved(folder).parent.parent
     return around if (around / FLEET).exists() else None
 
 

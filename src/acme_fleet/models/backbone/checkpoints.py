@@ -26,7 +26,14 @@ from transformers import (
 from transformers.utils import logging
 
 from acme_fleet.cost.size import parameter_count, shapes_of
-from acme_fleet.data.checkpoint_files import check_weights, config_content, located, shown
+from acme_fleet.data.checkpoint_files import (
+    WEIGHTS,
+    check_weights,
+    config_content,
+    located,
+    shown,
+    weight_files,
+)
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.configuration import accepted, checked_names
 from acme_fleet.models.backbone.elastic import as_elastic, build
@@ -42,7 +49,6 @@ from acme_fleet.models.family import LM_HEAD, language_head_of
 from acme_fleet.models.storage import saving
 from acme_fleet.outside import reading
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _TEXT_ENCODER = "text_model."  # beside an image encoder
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.pkl")
 
@@ -211,10 +217,10 @@ def _check_files(found: Checkpoint) -> None:
     """Refuse weights that are no safetensors, or far fewer than the configuration describes."""
     place = f"cannot use {found.name}"
     with reading(place):
-        files = [path for path in found.folder.glob("*.safetensors") if path.is_file()]
+        files = weight_files(found.folder, place)
         total = sum(path.stat().st_size for path in files)
         pickles = [path.name for pattern in _PICKLES for path in found.folder.glob(pattern)]
-    if not any((found.folder / name).exists() for name in _WEIGHTS):
+    if not files:
         only = f", only {pickles[0]}, which can hold code and is not read" if pickles else ""
         raise FleetError(f"{place}: it has no model.safetensors{only}")
     check_weights(found.folder, place)
@@ -246,9 +252,11 @@ def _load(
             use_safetensors=True,  # never a pickle
             trust_remote_code=False,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are told, see check_complete
             output_loading_info=True,
             **options,
         )
+    check_complete(found.name, {"mismatched_keys": info["mismatched_keys"]})
     return model.eval(), info
 
 
@@ -258,7 +266,7 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         WriteError: if it cannot be written.
     """
-    with quiet(), saving(folder / _WEIGHTS[0]):
+    with quiet(), saving(folder / WEIGHTS):
         model.save_pretrained(folder)
     for path in folder.glob("model*.safetensors"):  # the owner's alone, unlike their neighbours
         path.chmod((folder / "config.json").stat().st_mode & 0o777)

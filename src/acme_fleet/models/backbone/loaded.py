@@ -20,7 +20,7 @@ def check_complete(folder: str, info: Mapping[str, Collection[Any]]) -> None:
     """
     kinds = ("missing", "lacks"), ("unexpected", "also has"), ("mismatched", "has another shape of")
     for kind, what in kinds:
-        if keys := info[f"{kind}_keys"]:
+        if keys := info.get(f"{kind}_keys"):
             names = sorted(key if isinstance(key, str) else key[0] for key in keys)
             raise FleetError(
                 f"cannot use {folder}: its file disagrees with its configuration, it {what} "

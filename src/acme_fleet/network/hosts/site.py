@@ -25,6 +25,7 @@ from acme_fleet.config.shorthand import profiles_of
 from acme_fleet.errors import FleetError
 from acme_fleet.network.flower.channel import LONGEST_PATH
 from acme_fleet.network.hosts.names import instead_of, is_host, is_ip
+from acme_fleet.outside import resolved
 
 
 def _check_endpoint(value: str) -> str:
@@ -111,7 +112,7 @@ class Site(Settings):
             site = Site.model_validate(content)
         except ValidationError as error:
             raise FleetError(mistakes(error, str(path), Site)) from error
-        folder = path.parent.resolve()
+        folder = resolved(path.parent)
         paths = {name: folder / getattr(site, name) for name in ("fleet", "state", "keys")}
         site = site.model_copy(update=paths)
         site._file = path

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from acme_fleet.errors import AcmeError, DamagedError, RunError
-from acme_fleet.outside import one_line, reading
+from acme_fleet.outside import one_line, read_regular, reading, resolved
 from acme_fleet.report.live.fleet_state import FleetState
 from acme_fleet.runs.directory import (
     CHOICES,
@@ -116,7 +116,7 @@ def _progress(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with reading(f"cannot read {path}", DamagedError):
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     return content if isinstance(content, dict) else {}
 
 
@@ -196,7 +196,7 @@ class Board:
 
     def _look(self) -> None:
         known = {watched.path: name for name, watched in self._runs.items()}
-        found = {path.resolve(): path for path in self._found()}
+        found = {resolved(path): path for path in self._found()}
         for path in [path for path in known if path not in found]:
             del self._runs[known[path]]
         for path, shown in list(found.items())[:_MOST_RUNS]:
@@ -205,7 +205,7 @@ class Board:
                 self._runs[name] = Watched(path, name)
 
     def _free_name(self, path: Path) -> str:
-        name = one_line(path.resolve().name, 80)
+        name = one_line(resolved(path).name, 80)
         others = (f"{name} ({number})" for number in range(2, _MOST_RUNS + 2))
         return next(each for each in (name, *others) if each not in self._runs)
 

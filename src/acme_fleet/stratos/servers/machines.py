@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from acme_fleet.config.base import Settings
 from acme_fleet.config.devices import Name
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import resolved
 from acme_fleet.stratos.servers.offer import Offer, Price
 from acme_fleet.stratos.settings_file import read_as
 
@@ -85,5 +86,5 @@ def _offer(machine: Machine, path: Path) -> Offer:
         memory_gib=machine.memory_gib,
         price=Price(machine.per_hour, machine.currency, machine.date.isoformat(), "owned"),
         source=f"{path.name}, {machine.name}",
-        calibration=None if measured is None else str((path.parent / measured).resolve()),
+        calibration=None if measured is None else str(resolved(path.parent / measured)),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import socket
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -604,9 +606,9 @@ def test_lines_that_make_no_sense_are_named(tmp_path: Path, line: str, words: st
 # --- round trips and noise --------------------------------------------------------------------
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
-_rows = st.lists(
-    st.tuples(_text.filter(str.strip), _text, _text.filter(str.strip)), min_size=1, max_size=8
-)
+_label = _text.map(functools.partial(unicodedata.normalize, "NFC"))
+_owner = _label.map(lambda text: " ".join(text.split())).filter(bool)
+_rows = st.lists(st.tuples(_text.filter(str.strip), _label, _owner), min_size=1, max_size=8)
 
 
 @given(_rows, st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans())

@@ -82,6 +82,14 @@ def test_a_bug_is_two_lines_and_a_private_file(
     assert "Traceback (most recent call last)" in path.read_text()
 
 
+def test_what_a_signal_does_to_a_library_is_no_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("acme_fleet.failures.STOPS", [KeyboardInterrupt()])
+    assert explain(RecursionError("in an import that was interrupted")) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_bug_where_no_file_can_be_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -18,6 +18,8 @@ from acme_fleet.errors import AcmeError
 from acme_fleet.outside import reason
 
 DONE, IN_PART, WRONG_INPUT, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+STOPS: list[KeyboardInterrupt] = []
+"""Signals that asked this process to end; a library that one interrupts may raise any error."""
 _LONGEST = 20_000  # characters of an error
 # Control characters but line feed and tab, marks of direction, halves of surrogate pairs.
 _MOVES = re.compile(
@@ -51,6 +53,8 @@ def explain(error: BaseException) -> int:
         return _wrong(place + reason(error))
     if isinstance(error, MemoryError) or any(word in str(error) for word in _SHORT_OF_MEMORY):
         return _wrong("there is not enough memory")
+    if STOPS:
+        return explain(STOPS[0])
     say(f"error: a bug of acme-fleet: {type(error).__name__}: {reason(error)}", error=True)
     say(_written(error), error=True)
     return BUG

@@ -9,19 +9,18 @@ import sys
 from typing import NoReturn
 
 from acme_fleet.cli import app
-from acme_fleet.cli.signals import ENDING, Stopped, exit_code, heed
-from acme_fleet.failures import own_process
+from acme_fleet.cli.signals import ENDING, exit_code, heed
+from acme_fleet.failures import STOPS, own_process
 
 _UNEXPLAINED = (1, 130)  # exit codes of a command that said nothing of a signal of its own
 
 
 def main() -> NoReturn:
     """Run the command that was typed, and end the process."""
-    seen: list[Stopped] = []
-    heed(seen)
+    heed(STOPS)
     code = own_process(app)
-    if seen and code in _UNEXPLAINED:
-        code = exit_code(seen[0])
+    if STOPS and code in _UNEXPLAINED:
+        code = exit_code(STOPS[0])
     _end(code)
 
 

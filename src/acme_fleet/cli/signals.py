@@ -30,7 +30,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def heed(seen: list[Stopped]) -> None:
+def heed(seen: list[KeyboardInterrupt]) -> None:
     """Let the signals raise :class:`Stopped` in the main thread, and put it into ``seen``."""
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -178,8 +178,9 @@ def weight_files(folder: Path, place: str) -> list[Path]:
     if not (folder / INDEX).exists():
         return []
     listed = read_object(folder / INDEX, f"{place}: {INDEX}").get("weight_map")
-    names = list(listed.values()) if isinstance(listed, dict) else [None]
-    for name in {str(name): name for name in names}.values():
+    named: list[Any] = list(listed.values()) if isinstance(listed, dict) else [None]
+    names = {str(name): name for name in named}
+    for name in names.values():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
             raise FleetError(
                 f"{place}: {INDEX}: weight_map names {one_line(repr(name), 60)}, and not a "
@@ -187,7 +188,7 @@ def weight_files(folder: Path, place: str) -> list[Path]:
             )
         if not (folder / name).is_file():
             raise FleetError(f"{place}: {name}, which {INDEX} names, is not there")
-    return [folder / name for name in sorted(set(names))]
+    return [folder / name for name in sorted(names)]
 
 
 def check_weights(folder: Path, place: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -320,9 +321,11 @@ def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
         with _said_of(raw.where):
             inputs, labels = preprocessing.learned(raw.items)
         return Samples(inputs, labels, torch.from_numpy(raw.stored_bytes))
-    encoded = raw.items.dtype == object and isinstance(preprocessing, ImagePreprocessing)
+    items: Any = raw.items
+    if raw.items.dtype == object and isinstance(preprocessing, ImagePreprocessing):
+        items = _opened(raw, preprocessing)
     with _said_of(raw.where):
-        inputs = preprocessing.inputs(_opened(raw, preprocessing) if encoded else raw.items)
+        inputs = preprocessing.inputs(items)
     return Samples(
         inputs=inputs,
         labels=None if raw.codes is None else torch.from_numpy(raw.codes),

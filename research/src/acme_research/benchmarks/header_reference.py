@@ -1,14 +1,14 @@
-"""The searched header − the best hand-made one of its size, on cuts of a real pre-trained reference.
+"""The searched header − the best hand-made one of its size, on cuts of a real reference.
 
 ``python -m acme_research.benchmarks.header_reference --data CIFAR100 --reference DINOV2-SMALL``
 
 The cloud's part of a run is done once: 20 classes of CIFAR-100 at 56 pixels, 1,332 public images,
 DINOv2-small fine-tuned on them and cut at three depths, the two smaller ones distilled. Five edge
 servers then have 300 images each, none in common, and search on frozen features. Middle: the state
-halfway takes the penultimate's place. Pre-trained: all headers, the linear one too, first learn the
-public images; the search trains its shared weights on these and takes rewards from the edge's. All
-choices are made on the edge's data, accuracy is that on all 2,000 test images. An edge server is one
-observation; the backbones are the same for all, so the intervals do not say how references differ.
+halfway takes the penultimate's place. Pre-trained: all headers, the linear one too, first learn
+the public images; the search trains its shared weights on these, rewards are the edge's. All
+choices are made on the edge's data, accuracy is that on all 2,000 test images. An edge server is
+one observation; all have the same backbones, so the intervals do not say how references differ.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ def test_header_made_by_hand_is_the_one_of_its_name(reference: Classifier) -> No
     made = _contender("pointwise", params=parameter_count(plan.shapes()), evaluated=0)
     devices = [_device(name, neurons_coarse=plan.neurons, neurons=1) for name in ("cam-1", "cam-2")]
     named = {"genotype": genotype.model_dump(mode="json"), "header": genotype.describe()}
-    report = _HONEST | named | {"reports": devices, "contenders": [made, _LINEAR]}
+    report: dict[str, Any] = _HONEST | named | {"reports": devices, "contenders": [made, _LINEAR]}
     fleet = tiny(**{"search.when": "useful"})
     check_finished(fleet, reference, _ASSIGNED, ClusterReport(**report))
     with pytest.raises(ProtocolError, match=r"\['pointwise', 'linear'\], expected random, linear"):

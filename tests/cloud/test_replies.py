@@ -356,7 +356,7 @@ def test_honest_report_is_accepted(reference: Classifier) -> None:
 
 
 def test_header_made_by_hand_is_the_one_of_its_name(reference: Classifier) -> None:
-    """Where the fleet searches only if that is useful; else a strategy's is expected."""
+    """A fleet that searches in any case expects a strategy's."""
     genotype = genotypes_by_hand(1, 1, 6)["pointwise"]
     plan = reference.header_plan(genotype)
     made = _contender("pointwise", params=parameter_count(plan.shapes()), evaluated=0)

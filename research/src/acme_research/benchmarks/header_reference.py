@@ -213,7 +213,7 @@ def main() -> None:
     tensors = features(fleet_of(given.data, given.reference), given.runs)
     details: dict[str, Any] = {}
     for depth in DEPTHS:
-        for second in ("penultimate", "middle"):
+        for second in ("penultimate", *(["middle"] if depth < max(DEPTHS) else [])):
             cut, path = Cut(tensors, depth, second), given.runs / f"{depth}-{second}.json"
             edges = json.loads(path.read_text()) if path.exists() else []
             while len(edges) < EDGES:

@@ -172,7 +172,7 @@ def raced(cut: Cut, edge: int) -> dict[str, Any]:
         seconds = time.process_time() - start
         room, rows = parameter_count(proposal.plan.shapes()), {}
         fresh = contest.fresh(proposal.plan, draw("fresh"))
-        headers = {"searched": fresh if way == "fresh" else proposal.header}
+        headers: dict[str, nn.Module] = {"searched": fresh if way == "fresh" else proposal.header}
         maps = tuple(known.inputs["last"].shape[1:])
         for kind in KINDS:
             linear = LinearHeader(contest.classifier) if kind == "linear" else None

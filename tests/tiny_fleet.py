@@ -26,6 +26,7 @@ _TINY: dict[str, Any] = {
     },
     "header": {"blocks": 1, "channels": 6},
     "search": {
+        "when": "always",
         "steps": 3,
         "children_per_step": 2,
         "weight_updates_per_step": 1,

@@ -111,6 +111,7 @@ _SETTINGS: dict[str, Any] = {
     },
     "header": {"blocks": 1, "channels": 6},
     "search": {
+        "when": "always",
         "steps": 2,
         "children_per_step": 2,
         "weight_updates_per_step": 1,

@@ -42,7 +42,13 @@ _SETTINGS: dict[str, Any] = {
         "distillation": {"training": {"epochs": 1, "batch_size": 16, "learning_rate": 0.005}},
     },
     "header": {"blocks": 1, "channels": 6},
-    "search": {"steps": 2, "children_per_step": 2, "final_samples": 3, "rivals": False},
+    "search": {
+        "when": "always",
+        "steps": 2,
+        "children_per_step": 2,
+        "final_samples": 3,
+        "rivals": False,
+    },
     "personalization": {"rounds": 1, "local": {"epochs": 2, "batch_size": 16}},
 }
 

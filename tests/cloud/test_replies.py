@@ -39,7 +39,7 @@ from acme_fleet.messages.edge_device import (
     Upload,
     WeightsUpload,
 )
-from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan, genotypes_by_hand
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.module import initial_tensors
 from acme_fleet.personalization.masked import MaskedRule
@@ -353,6 +353,23 @@ def test_honest_report_is_accepted(reference: Classifier) -> None:
         "missed": {},
     }
     check_finished(FLEET, reference, _ASSIGNED, ClusterReport(**_HONEST | one))
+
+
+def test_header_made_by_hand_is_the_one_of_its_name(reference: Classifier) -> None:
+    """A fleet that searches in any case expects a strategy's."""
+    genotype = genotypes_by_hand(1, 1, 6)["pointwise"]
+    plan = reference.header_plan(genotype)
+    made = _contender("pointwise", params=parameter_count(plan.shapes()), evaluated=0)
+    devices = [_device(name, neurons_coarse=plan.neurons, neurons=1) for name in ("cam-1", "cam-2")]
+    named = {"genotype": genotype.model_dump(mode="json"), "header": genotype.describe()}
+    report: dict[str, Any] = _HONEST | named | {"reports": devices, "contenders": [made, _LINEAR]}
+    fleet = tiny(**{"search.when": "useful"})
+    check_finished(fleet, reference, _ASSIGNED, ClusterReport(**report))
+    with pytest.raises(ProtocolError, match=r"\['pointwise', 'linear'\], expected random, linear"):
+        check_finished(FLEET, reference, _ASSIGNED, ClusterReport(**report))
+    report["contenders"] = [made | {"name": "convolutions"}, _LINEAR]
+    with pytest.raises(ProtocolError, match="not the one named convolutions"):
+        check_finished(fleet, reference, _ASSIGNED, ClusterReport(**report))
 
 
 def _first(**fields: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,14 @@ from transformers import PreTrainedModel
 from acme_fleet.config.header import Header, Search
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples
-from acme_fleet.edge.comparison import STRATEGIES, Contest
+from acme_fleet.edge import comparison
+from acme_fleet.edge.comparison import STRATEGIES, Contest, gains
 from acme_fleet.edge.search import split_shared_data
+from acme_fleet.messages.header_plan import BY_HAND, HeaderPlan
 from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.features import feature_maps
 from acme_fleet.models.header.by_hand import HAND_MADE
+from acme_fleet.tasks.base import Evaluation
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 
@@ -177,3 +181,48 @@ def test_hand_made_headers_and_the_linear_one_learn(make_contest, monkeypatch: p
         assert told.params == sum(p.numel() for p in header.parameters())
         assert evaluate(CLASSIFICATION, header, unseen).score > 0.6, told  # .25 by chance
     assert contest.by_hand("cnn", backbone, 10, draw()) is None
+
+
+def test_a_gain_is_more_than_a_standard_error_of_the_linear_header():
+    linear = Evaluation(losses=20.0, hits=18.0, count=25)  # .72, standard error .0898
+    assert not gains(replace(linear, hits=20.0), linear)
+    assert gains(replace(linear, hits=21.0), linear)
+    assert not gains(replace(linear, hits=10.0), linear)
+    perfect = replace(linear, hits=25.0)
+    assert not gains(perfect, perfect)
+
+
+@pytest.mark.parametrize("useful", [False, True])
+def test_a_search_runs_only_where_headers_by_hand_gain(
+    make_contest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, useful: bool
+):
+    backbone, contest = make_contest()
+    monkeypatch.setattr(comparison, "gains", lambda *_: useful)
+    tensors, told = contest.coarse(backbone, draw, silent, tmp_path / "state")
+    ours, linear, *others = told["contenders"]
+    assert linear["name"] == "linear"
+    assert {ours["name"], *(one["name"] for one in others)} == {*BY_HAND, *["random"] * useful}
+    assert bool(told["rewards"]) is useful
+    best = max([ours, *others], key=lambda one: (one["choice"]["accuracy"], -one["choice"]["loss"]))
+    assert best == ours
+    plan = HeaderPlan.model_validate(told["plan"])
+    if not ours["evaluated"]:
+        assert plan == contest.space.by_hand()[ours["name"]]
+    assert ours["params"] == parameter_count(plan.shapes())
+    assert {name for name in tensors if name.startswith("header.")} == {
+        f"header.{name}" for name in plan.shapes()
+    }
+
+
+@pytest.mark.parametrize("change", [{"when": "always"}, {"backbone_learning_rate": 1e-3}], ids=str)
+def test_a_search_that_is_asked_for_needs_no_headers_by_hand(make_contest, change):
+    backbone, contest = make_contest()
+    contest = replace(contest, settings=contest.settings.model_copy(update=change))
+    assert contest.tried_by_hand(backbone, draw) == []
+
+
+def test_the_smallest_header_by_hand_stands_in_for_those_that_do_not_fit(make_contest):
+    backbone, contest = make_contest()
+    smallest = contest.space.smallest()
+    contest = replace(contest, fits=lambda plan: plan == smallest)
+    assert [told.name for _, told in contest.tried_by_hand(backbone, draw)] == ["smallest"]

@@ -13,7 +13,12 @@ from acme_fleet.cost.size import parameter_count
 from acme_fleet.errors import ProtocolError
 from acme_fleet.links.device_reports import check_report
 from acme_fleet.messages.cloud_edge import ClusterProfile, ClusterReport
-from acme_fleet.messages.header_plan import Genotype, HeaderPlan
+from acme_fleet.messages.header_plan import (
+    BY_HAND,
+    Genotype,
+    HeaderPlan,
+    genotypes_by_hand,
+)
 from acme_fleet.messages.peer_weights import MOST_DENSE
 from acme_fleet.messages.results import HeaderContender
 from acme_fleet.models.features import Classifier
@@ -228,12 +233,17 @@ def _check_contenders(
 ) -> None:
     """The searched header, the linear one, then rivals; all of plausible sizes."""
     search, names = settings.search, [told.name for told in contenders]
-    rivals = {*_STRATEGIES, *HAND_MADE} - {search.strategy}
-    if names[:2] != [search.strategy, "linear"]:
-        raise ProtocolError(
-            f"{what}: headers compared are {names[:2]}, expected {search.strategy}, linear"
-        )
-    _known(names[2:], rivals if search.rivals else (), f"{what}: a compared header")
+    rivals = {*_STRATEGIES, *HAND_MADE} - {search.strategy} if search.rivals else set[str]()
+    probed = search.when == "useful" and not search.backbone_learning_rate
+    ours = {search.strategy, *(BY_HAND if probed else ())}
+    if names[1:2] != ["linear"] or names[0] not in ours:
+        expected = f"{' or '.join(sorted(ours))}, linear"
+        raise ProtocolError(f"{what}: headers compared are {names[:2]}, expected {expected}")
+    kind = plan.genotype
+    made = genotypes_by_hand(len(kind.blocks), kind.cells, kind.channels)
+    if names[0] in made and kind != made[names[0]]:
+        raise ProtocolError(f"{what}: the header is not the one named {names[0]}")
+    _known(names[2:], rivals | ours - {names[0]}, f"{what}: a compared header")
     exact = parameter_count(plan.shapes()), plan.classes * (plan.pooled_size + 1)
     if tuple(told.params for told in contenders[:2]) != exact:
         raise ProtocolError(f"{what}: the headers' parameters are not {exact[0]} and {exact[1]}")

@@ -45,6 +45,10 @@ class Search(Settings):
 
     strategy: StrategyName = "random"
     """Strategy that proposes headers."""
+    when: Literal["useful", "always"] = "useful"
+    """``useful``: search only where headers made by hand show on the edge's data that more than a
+    linear header gains something; else the best of these ships. A backbone that trains along is
+    always searched for."""
     rivals: bool = True
     """Also train and report the other strategies, on the same budget, and hand-made headers."""
     steps: PositiveInt = 60

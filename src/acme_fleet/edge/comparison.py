@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -59,6 +60,25 @@ class Contender:
         """Plain values, as :class:`~acme_fleet.edge.stored.StoredContender` has them."""
         choice = {"loss": self.choice.loss, "accuracy": self.choice.score}
         return {**vars(self), "choice": choice}
+
+
+def gains(header: Evaluation, linear: Evaluation) -> bool:
+    """True if a header is better than the linear one by more than a standard error of its reward.
+
+    Where the best header made by hand is not, a search has nothing to gain that its few samples
+    could tell.
+    """
+    reward = linear.reward
+    return header.reward - reward > math.sqrt(reward * (1 - reward) / linear.count)
+
+
+def best_first(tried: list[tuple[Header, Contender]]) -> list[tuple[Header, Contender]]:
+    """The best header on the samples for the choice, of equals the first, then the others."""
+    best = 0
+    for place, (_, told) in enumerate(tried):
+        if told.choice.better_than(tried[best][1].choice):
+            best = place
+    return [*tried[best : best + 1], *tried[:best], *tried[best + 1 :]]
 
 
 @dataclass(frozen=True)
@@ -226,13 +246,39 @@ class Contest:
             The tensors ``header.*`` and ``linear.*``, and what is told of them: ``plan``,
             ``rewards``, ``contenders``.
         """
-        strategy = self.settings.strategy
-        header, rewards, found = self.search(strategy, backbone, draw(strategy), progress, state)
+        tried, rewards = self.tried_by_hand(backbone, draw), list[float]()
         linear, plain = self.linear(backbone, draw("linear"))
+        if not tried or gains(tried[0][1].choice, plain.choice):
+            strategy = self.settings.strategy
+            searched = self.search(strategy, backbone, draw(strategy), progress, state)
+            header, rewards, found = searched
+            tried = best_first([(header, found), *tried])
+            if self.settings.backbone_learning_rate:  # the backbone is another one now
+                linear, plain = self.linear(backbone, draw("linear"))
+        header = tried[0][0]
         tensors = with_prefix("header", clone_state(header))
         tensors |= with_prefix("linear", clone_state(linear.linear))
-        plan, contenders = header.plan.model_dump(mode="json"), [found.document(), plain.document()]
+        ours, *others = (told.document() for _, told in tried)
+        contenders = [ours, plain.document(), *others]
+        plan = header.plan.model_dump(mode="json")
         return tensors, {"plan": plan, "rewards": rewards, "contenders": contenders}
+
+    def tried_by_hand(
+        self, backbone: PreTrainedModel, draw: Callable[[str], torch.Generator]
+    ) -> list[tuple[Header, Contender]]:
+        """Headers of the space made by hand that fit, fine-tuned; the best one first.
+
+        There are none where a search runs in any case.
+        """
+        if self.settings.when == "always" or self.settings.backbone_learning_rate:
+            return []
+        tried = []
+        for name, plan in self.space.by_hand().items():
+            if self.fits(plan):
+                header = self.fresh(plan, draw(name))
+                choice = self.fine_tune(header, *self.features(backbone), draw(f"tune {name}"))
+                tried.append((header, Contender(name, parameter_count(plan.shapes()), choice)))
+        return best_first(tried)
 
     def rivals(
         self,
@@ -241,6 +287,8 @@ class Contest:
         params: int,
         draw: Callable[[str], torch.Generator],
         progress: Progress,
+        *,
+        searched: bool = True,
     ) -> list[Contender]:
         """All that the searched header is compared with, but the linear one.
 
@@ -252,9 +300,12 @@ class Contest:
             params: those of the searched header.
             draw: a generator for each rival by name.
             progress: see :func:`search_header`.
+            searched: false leaves out the other strategies.
         """
         found: list[Contender] = []
-        others: list[StrategyName] = [name for name in STRATEGIES if name != self.settings.strategy]
+        others: list[StrategyName] = [
+            name for name in STRATEGIES if searched and name != self.settings.strategy
+        ]
 
         for number, name in enumerate(others):
 

@@ -14,6 +14,7 @@ from acme_fleet.messages.header_plan import (
     Channels,
     Genotype,
     HeaderPlan,
+    genotypes_by_hand,
     operation_layer,
     smallest_genotype,
 )
@@ -97,6 +98,11 @@ class SearchSpace:
     def smallest(self) -> HeaderPlan:
         """The header with the fewest weights: what a backbone must leave room for."""
         return self._plan(smallest_genotype(self.blocks, self.cells, self.channels))
+
+    def by_hand(self) -> dict[str, HeaderPlan]:
+        """Headers of the space that need no search, by name."""
+        made = genotypes_by_hand(self.blocks, self.cells, self.channels)
+        return {name: self._plan(genotype) for name, genotype in made.items()}
 
     def shared_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of ω: of every tensor that some header of the space has, by name."""

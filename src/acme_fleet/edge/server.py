@@ -249,6 +249,7 @@ class EdgeServer:
                         parameter_count(coarse.plan.shapes()),
                         group.generators(self._settings.seed),
                         progress,
+                        searched=any(told["evaluated"] for told in about.contenders),
                     )
             write_sealed_json(path, about.contenders + [rival.document() for rival in rivals])
             stored = read_sealed_json(path, list[StoredContender])

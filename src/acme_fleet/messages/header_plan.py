@@ -38,6 +38,8 @@ def _known(operation: str) -> str:
 Operation = Annotated[str, AfterValidator(_known)]
 
 FEATURES = ("last", "penultimate")
+BY_HAND = ("smallest", "pointwise", "convolutions")
+"""Names of :func:`genotypes_by_hand`."""
 Channels = tuple[int, ...]
 Index = Annotated[int, Field(ge=0, lt=2**16)]
 Kept = Annotated[tuple[Index, ...], Field(max_length=2**12)]
@@ -107,6 +109,23 @@ def smallest_genotype(blocks: int, cells: int, channels: int) -> Genotype:
         return Genotype(blocks=chained, cells=cells, channels=channels)
 
     return min((chain(0), chain(1)), key=lambda g: len(HeaderPlan.probe(g).layers))
+
+
+def genotypes_by_hand(blocks: int, cells: int, channels: int) -> dict[str, Genotype]:
+    """Headers of any search space that nobody needs to search, by name; the smallest first.
+
+    The others apply one operation to both inputs, and then to each block before, beside which that
+    block's output passes as it is.
+    """
+
+    def chain(operation: str) -> Genotype:
+        first = Block(inputs=(0, 1), operations=(operation, operation))
+        later = (Block(inputs=(b, b), operations=(operation, "identity")) for b in range(2, 9))
+        taken = (first, *later)[:blocks]
+        return Genotype(blocks=taken, cells=cells, channels=channels)
+
+    smallest = smallest_genotype(blocks, cells, channels)
+    return dict(zip(BY_HAND, (smallest, chain("conv1"), chain("conv3")), strict=True))
 
 
 @dataclass(frozen=True)

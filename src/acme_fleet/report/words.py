@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from acme_fleet.messages.results import HeaderContender
 
 
 def bytes_text(size: float) -> str:
@@ -40,6 +45,28 @@ def share_text(ratio: float) -> str:
 def perplexity_text(loss: float) -> str:
     """e to a loss per token, e.g. ``12.3``."""
     return f"{math.exp(min(loss, 69)):.3g}"
+
+
+def header_text(contenders: Sequence[HeaderContender]) -> str:
+    """The way that a cluster's header was found, and why; empty where nothing was compared."""
+    if len(contenders) < 2:
+        return ""
+    shipped, linear, *others = contenders
+    score = (
+        f"{shipped.accuracy:.3f} on the edge's held-out data, a linear header {linear.accuracy:.3f}"
+    )
+    if shipped.evaluated:
+        return f"searched by {shipped.name}: {score}"
+    for one in others:
+        if one.evaluated:
+            return (
+                f"made by hand ({shipped.name}), better than what the search found: {score}, "
+                f"{one.name} {one.accuracy:.3f}"
+            )
+    return (
+        f"made by hand ({shipped.name}), no search: {score}; with no better lead than the noise of "
+        f"so few samples a search has nothing to gain"
+    )
 
 
 def accuracy_text(share: float | None) -> str:

@@ -40,6 +40,7 @@ from acme_fleet.report.words import (
     bytes_text,
     duration_text,
     energy_text,
+    header_text,
     perplexity_text,
     share_text,
 )
@@ -123,6 +124,7 @@ def write_report(
             figures=plots.figures(summary, flows, line, color),
             pictures=_pictures(summary, color),
             graph_of=header_graph,
+            header_text=header_text,
             effective_peers=effective_peers,
             most_rows=MOST_ROWS,
             most_listed=MOST_LISTED,

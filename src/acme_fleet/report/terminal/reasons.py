@@ -18,6 +18,7 @@ from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
     energy_text,
+    header_text,
     perplexity_text,
     ten_lines_text,
 )
@@ -101,6 +102,8 @@ def print_explanation(found: Explanation) -> None:
             highlight=False,
         )
     _print_limits(console, found)
+    if words := header_text(cluster.contenders):
+        console.print(f"The header was {words}.", highlight=False)
     _print_measured(console, found)
 
 

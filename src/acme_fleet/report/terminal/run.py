@@ -17,6 +17,7 @@ from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
     duration_text,
+    header_text,
     perplexity_text,
     share_text,
     ten_lines_text,
@@ -221,6 +222,9 @@ def print_summary(summary: Summary) -> None:
         f"{share_text(traffic.upload_ratio)} their raw data; {seconds}",
         soft_wrap=True,
     )
+    for cluster in summary.clusters[:ROWS]:
+        if words := header_text(cluster.contenders):
+            console.print(Text(f"header of {one_line(cluster.name, 60)}: {words}"), soft_wrap=True)
     if probe := summary.probe:
         whole, small = probe.size_bytes, probe.size_bytes_int8
         rounded = f", before rounding {bytes_text(whole)}" if whole > small else ""

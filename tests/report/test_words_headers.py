@@ -1,0 +1,39 @@
+"""The sentence that says how a cluster's header was found, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from acme_fleet.messages.results import HeaderContender
+from acme_fleet.report.words import header_text
+
+
+def contender(name: str, accuracy: float, evaluated: int = 0) -> HeaderContender:
+    return HeaderContender(name=name, params=9, accuracy=accuracy, loss=1.0, evaluated=evaluated)
+
+
+LINEAR = contender("linear", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "words"),
+    [
+        (contender("random", 0.7, 84), [], ["searched by random: 0.700", "linear header 0.500"]),
+        (
+            contender("pointwise", 0.625),
+            [contender("random", 0.6, 84)],
+            ["by hand (pointwise)", "0.625", "better than what the search found", "random 0.600"],
+        ),
+        (contender("smallest", 0.51), [contender("mlp", 0.5)], ["no search: 0.510", "noise"]),
+    ],
+    ids=["searched", "searched in vain", "not searched"],
+)
+def test_what_ships_and_why(
+    first: HeaderContender, others: list[HeaderContender], words: list[str]
+) -> None:
+    told = header_text([first, LINEAR, *others])
+    assert all(word in told for word in words), told
+
+
+def test_a_run_of_before_says_nothing() -> None:
+    assert header_text([]) == ""

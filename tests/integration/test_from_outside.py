@@ -112,7 +112,7 @@ def test_a_new_header_operation_is_one_entry(tiny: Callable[..., Fleet], tmp_pat
 
     before = list(OPERATIONS)
     try:
-        OPERATIONS[:] = ["identity", "conv5"]  # the smallest and largest, for sizes
+        OPERATIONS[:] = ["identity", "conv1", "conv3", "conv5"]  # of headers by hand and for sizes
         add_operation("negate", negate)
         customize(tiny(**{**SHORT, "search.steps": 3}), tmp_path / "run")
         assert calls

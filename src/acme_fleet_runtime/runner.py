@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -29,7 +30,12 @@ from acme_fleet_runtime.outside import reading, resolved
 from acme_fleet_runtime.texts import Tokens, read_text
 
 PROGRAM = "onnxruntime"
-_EXACT_INT8 = ("session.x64quantprecision", "1")  # on x86 without VNNI; see docs/deploy.md
+_EXACT_INT8 = ("session.x64quantprecision", "1")  # slower; see docs/deploy.md
+_LARGEST_PAIR = (  # a graph: MatMulInteger of two unsigned bytes and two signed ones, both 127
+    b'\x08\x05\x12\x00:V\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01g*\r\x08\x02\x08\x01'
+    b"\x10\x03B\x01bJ\x02\x7f\x7fZ\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02\x08\x01\n\x02\x08\x02b"
+    b"\x13\n\x01y\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\n"
+)
 
 
 class Runner(Classifier[np.ndarray]):
@@ -167,9 +173,18 @@ def start(graph: bytes, minimum: str, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised, too
-    options.add_session_config_entry(*_EXACT_INT8)
+    if _overflows(onnxruntime):
+        options.add_session_config_entry(*_EXACT_INT8)
     with reading("ONNX Runtime does not take the graph", ArtifactError):
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def _overflows(onnxruntime: Any) -> bool:
+    """True where pairs of products of bytes are added in 16 bits: on x86 without VNNI."""
+    session = onnxruntime.InferenceSession(_LARGEST_PAIR, providers=["CPUExecutionProvider"])
+    (total,) = session.run(None, {"a": np.full((1, 2), 255, np.uint8)})
+    return int(total.item()) != 2 * 255 * 127
 
 
 def runtime(minimum: str) -> Any:

@@ -346,7 +346,7 @@ def test_smaller_candidates_are_added_where_a_device_stores_none_of_the_usual_on
     path = tmp_path / "small.yaml"
     result = _acme("init", path, *given, f"{0.9 * least / 1000:.1f}kB:2")
     assert result.exit_code == 0, result.output
-    assert "smaller candidates than usual are among them" in result.stdout
+    assert "candidates smaller than usual are among them" in result.stdout
     assert Fleet.from_yaml(path).backbone.hidden == [0.5, 1.0]
     assert _acme("check", path).exit_code == 0
 

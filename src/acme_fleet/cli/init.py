@@ -97,7 +97,7 @@ def _asked(path: Path, have: Have) -> New:
 
 
 def _tell(path: Path, new: New) -> None:
-    """What was found, what was written, and what is to be done.
+    """Tell what was found, what was written, and what is to be done.
 
     Raises:
         Exit: with 1 if something cannot be read, or the plan does not work out.

@@ -150,21 +150,21 @@ def tried(new: New) -> New:
         reference = untrained_reference(*of, shape_alone=True)
     except FleetError as error:
         return replace(new, problem=str(error))
-    told = [_about_shares(shares)]
+    told, of_level = [_about_shares(shares)], new
     for level in range(LEVELS):
         found = replace(new.found, told=[*new.found.told, *told])
         of_level = _composed(new.path, found, new.reference, new.devices, new.with_data, level)
         try:
             check_feasible(of_level.fleet, make_plan(of_level.fleet, world, reference))
         except FleetError as error:
-            problem = str(error)
+            of_level = replace(of_level, problem=str(error))
             told = [
                 told[0],
-                "smaller candidates than usual are among them, for the smallest device",
+                "candidates smaller than usual are among them, for small devices",
             ]
         else:
-            return of_level
-    return replace(of_level, problem=problem)
+            break
+    return of_level
 
 
 def _about_shares(shares: Shares) -> str:

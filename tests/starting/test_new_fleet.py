@@ -396,4 +396,6 @@ def test_keys_that_say_nothing_are_refused(tmp_path: Path):
     write_rows(tmp_path / "a.jsonl", [{"words": "turn on", "kind": "light"}])
     result = _acme("init", tmp_path / "fleet.yaml", "--text", tmp_path / "a.jsonl")
     assert result.exit_code == 2
-    assert "has the keys words, kind" in result.stderr
+    assert "error: --text: " in result.stderr
+    assert "line 1 has the keys words, kind" in result.stderr
+    assert result.stderr.count("--text: ") == 1

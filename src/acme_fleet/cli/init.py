@@ -39,8 +39,8 @@ def init(
         str | None,
         typer.Option(
             help="A number of Raspberry Pi 5 with 256 MB for a model, or a list such as "
-            "raspberry-pi-5:4,jetson-orin-nano,door=android-phone,gateway=20MB:2; also "
-            "esp32-camera. 20MB: a Pi's speed with this storage."
+            "android-phone:4,gateway=20MB:2. Types: raspberry-pi-5, jetson-orin-nano, "
+            "android-phone, esp32-camera, or a storage, with a Pi's speed."
         ),
     ] = None,
     template: Annotated[

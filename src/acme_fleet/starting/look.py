@@ -223,11 +223,11 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
     keys = ", ".join(one_line(key, 40) for key in rows[0][1])
     if kind == "text" and (text is None or label is None):
         raise FleetError(
-            f"--text: {rows[0][0]} has the keys {keys}; to classify, it needs one of "
+            f"{rows[0][0]} has the keys {keys}; to classify, it needs one of "
             f"{', '.join(_TEXTS)} and one of {', '.join(_LABELS)}; {_FORMS}"
         )
     if kind == "assistant" and text is None and not {"prompt", "messages"} & rows[0][1].keys():
-        raise FleetError(f"--text: {rows[0][0]} has the keys {keys}; {_FORMS}")
+        raise FleetError(f"{rows[0][0]} has the keys {keys}; {_FORMS}")
     items: list[Mapping[str, Any]] = []
     kept: list[dict[str, Any]] = []
     for place, row in rows:

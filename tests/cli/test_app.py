@@ -73,6 +73,35 @@ def test_a_run_tells_a_mistake_before_torch_too(tmp_path: Path):
     assert "data.train: " in told
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--text", "nowhere.jsonl"), "--text: nowhere.jsonl: no such file"),
+        (("--text", "HERE"), "--text: "),
+        (("--images", "nowhere"), "--images: nowhere: no such file or folder"),
+        (("--images", "HERE", "--checkpoint", "./nowhere"), "there is no such folder"),
+        (("--images", "HERE", "--checkpoint", "HERE"), "it has no config.json"),
+        (("--images", "HERE", "--devices", "toaster:2"), "there is no 'toaster'; choose one of"),
+    ],
+)
+def test_a_mistake_in_the_options_of_init_is_told_before_torch(
+    tmp_path: Path, options: tuple[str, ...], said: str
+):
+    placed = [str(tmp_path) if option == "HERE" else option for option in options]
+    loaded, told = _loaded("init", tmp_path / "a.yaml", *placed, code=2)
+    assert loaded == ""
+    assert said in told
+    assert not (tmp_path / "a.yaml").exists()
+
+
+def test_a_run_in_a_used_folder_is_refused_before_torch(tmp_path: Path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    loaded, told = _loaded("run", EXAMPLE, "--out", tmp_path / "used", code=2)
+    assert loaded == ""
+    assert "is not an empty directory" in told
+
+
 def test_help_a_new_file_and_the_version_load_nothing(tmp_path: Path):
     assert _loaded("--help", code=0)[0] == ""
     assert _loaded("init", tmp_path / "a.yaml", code=0)[0] == ""

@@ -28,7 +28,7 @@ from acme_fleet.errors import FleetError
 from acme_fleet.inspection.plan import examine
 from acme_fleet.models.features import Classifier
 from acme_fleet.network.hosts.site import Site, fingerprint
-from acme_fleet.report.terminal.run import print_plan
+from acme_fleet.report.terminal.run import print_candidates
 from acme_fleet.simulation.probe_rival import measure_probe
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
@@ -349,7 +349,7 @@ def test_check_says_that_there_are_no_labels(
 ):
     for label in (True, False):
         fleet = texts(rows(40, label=label))
-        print_plan(fleet, examine(fleet))
+        print_candidates(fleet, examine(fleet))
         told = " ".join(capsys.readouterr().out.split())
         assert "public data: 40 samples" in told
         assert ("without labels" in told) != label

@@ -195,6 +195,15 @@ def test_command(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "for each device" in shown.output
 
 
+def test_the_window_that_gave_up_loss_is_named(tmp_path: Path) -> None:
+    for window, named in ((0.1, False), (1.0, True)):
+        run = tmp_path / f"run-{window}"
+        write_run(run, BY_HAND, {"s": [(500, SLOW)]}, window)
+        shown = CliRunner().invoke(app, ["explain", str(run), "--device", "s-0"])
+        told = " ".join(shown.output.split())
+        assert ("a smaller selection.performance_window would choose" in told) == named
+
+
 def test_command_when_everything_fits(run: Path) -> None:
     shown = CliRunner().invoke(app, ["explain", str(run), "--device", "s-0"])
     assert "a larger limit buys nothing" in " ".join(shown.output.split())

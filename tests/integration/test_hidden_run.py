@@ -22,7 +22,7 @@ from acme_fleet.inspection.explain import explain_device
 from acme_fleet.inspection.plan import examine
 from acme_fleet.pipeline import customize
 from acme_fleet.report.terminal.reasons import print_explanation
-from acme_fleet.report.terminal.run import print_plan, print_summary
+from acme_fleet.report.terminal.run import print_candidates, print_summary
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from tiny_fleet import SHORT
@@ -76,7 +76,7 @@ def test_an_own_vit_is_cut_distilled_recovered_and_told(
         },
     )
     fleet = _without_the_whole(fleet)
-    print_plan(fleet, examine(fleet))
+    print_candidates(fleet, examine(fleet))
     assert "hidden" in capsys.readouterr().out
     summary = customize(fleet, tmp_path / "run")
     _check_devices(tmp_path / "run", summary)

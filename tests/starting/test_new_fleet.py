@@ -16,12 +16,18 @@ from typer.testing import CliRunner
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError
+from acme_fleet.inspection.plan import examine
 from acme_fleet.runs.summary import Summary
-from acme_fleet.starting import devices
-from acme_fleet.starting.devices import device_types, wanted_devices
+from acme_fleet.starting import written
+from acme_fleet.starting.devices import (
+    about_devices,
+    device_types,
+    storage_bytes,
+    wanted_devices,
+)
 from acme_fleet.starting.look import look_at_images, look_at_texts
 from acme_fleet.starting.shape import Shape
-from tiny_language import tiny_llama
+from tiny_language import bytewise_decoder, tiny_llama
 from tiny_texts import said, write_rows
 
 
@@ -146,6 +152,28 @@ def test_broken_lines_are_named_with_their_numbers(tmp_path: Path, text_checkpoi
     assert "line 10: 'text' is empty" in found.broken[2]
 
 
+def test_a_text_is_cut_only_where_few_are_far_longer(tmp_path: Path, text_checkpoint: Path):
+    rows = said(100)
+    twice = {**rows[0], "text": " ".join(["light"] * 9)}
+    found = look_at_texts(write_rows(tmp_path / "a.jsonl", [*rows, twice]), text_checkpoint, None)
+    longest = int(re.findall(r"(\d+) at most", found.told[1])[0])
+    assert found.tokens >= longest
+    assert "cuts" not in found.told[1]
+    far = {**rows[0], "text": " ".join(["light"] * 30)}
+    found = look_at_texts(write_rows(tmp_path / "b.jsonl", [*rows, far]), text_checkpoint, None)
+    assert found.told[1].endswith("; max_tokens: 8 cuts 1 of them")
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_named(
+    tmp_path: Path, text_checkpoint: Path
+):
+    rows = [{"text": "light on", "intent": f"c{n:02}"} for n in range(20) for _ in range(n + 10)]
+    found = look_at_texts(write_rows(tmp_path / "a.jsonl", rows), text_checkpoint, None)
+    assert "the smallest first: c00 10, c01 11, " in found.told[2]
+    assert "c05 15, … 8 more …, c14 24, " in found.told[2]
+    assert found.told[2].endswith("c19 29")
+
+
 # --- devices ----------------------------------------------------------------------------------
 
 
@@ -155,6 +183,24 @@ def test_devices_by_number_by_type_and_by_name():
     phones, cameras = wanted_devices("android-phone:2, door=esp32-camera ,esp32-camera")
     assert phones.names == ("phone-1", "phone-2")
     assert cameras.names == ("door", "camera-2")
+    (doors,) = wanted_devices("door=raspberry-pi-5:3")
+    assert doors.names == ("door-1", "door-2", "door-3")
+
+
+def test_a_storage_is_a_type_with_the_costs_of_the_default_one():
+    small, large = wanted_devices("gateway=20 MB:2,1.5GB")
+    assert small.names == ("gateway-1", "gateway-2")
+    assert [storage_bytes(each.of) for each in (small, large)] == [20_000_000, 1_500_000_000]
+    pi = device_types()["raspberry-pi-5"]
+    assert (small.of.gflops, small.of.busy_w) == (pi.gflops, pi.busy_w)
+
+
+def test_storage_and_a_missing_runtime_are_told():
+    pis, cameras, plain, _ = about_devices(wanted_devices("raspberry-pi-5:5,esp32-camera,20MB"))
+    assert pis.startswith("pi-1, pi-2, pi-3 and 2 more: Raspberry Pi 5, 256 MB for the model")
+    assert "no runtime of `acme export` is for it" in cameras
+    assert not any("no runtime" in line for line in (pis, plain))
+    assert "20MB for the model" in plain
 
 
 @pytest.mark.parametrize(
@@ -163,6 +209,10 @@ def test_devices_by_number_by_type_and_by_name():
         ("toaster:2", "there is no 'toaster'; choose one of android-phone, esp32-camera"),
         ("a=b=c", "'a=b=c' is no TYPE, TYPE:NUMBER or NAME=TYPE"),
         ("0", "give 1 to 10,000 devices"),
+        ("20MB:0", "give 1 to 10,000 devices"),
+        ("0MB", "0MB is no room for a model"),
+        ("20XB", "there is no '20XB'; choose one of .*, or a storage such as 20MB"),
+        ("pi-1=20MB,raspberry-pi-5", "a name is for one device"),
         ("raspberry-pi-5:100000", "give 1 to 10,000 devices"),
         ("a=esp32-camera,a=android-phone", "a name is for one device"),
         ("a/b=esp32-camera", "a name has 1 to 64 letters"),
@@ -197,6 +247,34 @@ def test_images_to_a_checked_plan(photos: Path, tmp_path: Path):
     assert [device.name for device in fleet.devices] == ["pi-1", "pi-2"]
     assert fleet.devices[0].energy.latency_per_layer_s > 0
     assert _acme("check", path).exit_code == 0
+    assert "better is a pre-trained one, --checkpoint FOLDER" in result.output
+
+
+def test_samples_of_a_device_are_those_of_the_plan(photos: Path, tmp_path: Path):
+    """Of few samples more are for validation, and that they are few is said."""
+    path = tmp_path / "mine.yaml"
+    told = _acme("init", path, "--images", photos, "--devices", "2").output
+    fleet = Fleet.from_yaml(path)
+    assert fleet.data.validation == 0.3
+    held = list(examine(fleet).holdings.values())
+    words = re.search(
+        r"gets (.*) samples to train on, (.*) to validate on, (.*) to test on; f", told
+    )
+    assert words is not None
+    for part, said_of in zip(("train", "validation", "test"), words.groups(), strict=True):
+        counts = [getattr(own, part) for own in held]
+        assert {int(count) for count in said_of.split(" to ")} == {min(counts), max(counts)}
+    mean = sum(own.train for own in held) / 2
+    about = re.search(r"about (\d+) samples of a device to train on", path.read_text())
+    assert about is not None
+    assert int(about[1]) == pytest.approx(mean, abs=2)
+
+
+def test_a_plan_that_was_not_tried_is_told(texts: Path, tmp_path: Path):
+    result = _acme("init", tmp_path / "a.yaml", "--text", texts)
+    assert result.exit_code == 0, result.output
+    assert "the plan was not tried: sentence-transformers/all-MiniLM-L6-v2 is" in result.output
+    assert "--checkpoint FOLDER" in result.output
 
 
 def _shortened(path: Path) -> None:
@@ -242,16 +320,44 @@ def test_messages_to_a_checked_plan(tmp_path: Path):
     assert _acme("check", path).exit_code == 0
 
 
-def test_a_limit_that_nothing_fits_is_told(
-    texts: Path, text_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_vocabulary_that_is_cut_is_the_one_that_tokens_are_counted_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    tiny = device_types()["esp32-camera"].model_copy(update={"storage": "4 kB"})
-    monkeypatch.setattr(devices, "device_types", lambda: {"esp32-camera": tiny})
-    given = ("--text", texts, "--checkpoint", text_checkpoint, "--devices", "esp32-camera")
+    """It lengthens texts, and a language model refuses one that is too long."""
+    monkeypatch.setattr(written, "_VOCABULARY", 260)
+    rows = [{"prompt": row["text"], "answer": row["intent"]} for row in said(120)]
+    write_rows(tmp_path / "a.jsonl", rows)
+    llama = bytewise_decoder(tmp_path / "llama")
+    whole = look_at_texts(tmp_path / "a.jsonl", llama, None).tokens
+    path = tmp_path / "mine.yaml"
+    result = _acme("init", path, "--text", tmp_path / "a.jsonl", "--checkpoint", llama)
+    assert result.exit_code == 0, result.output
+    assert "by a vocabulary of 260 tokens" in result.output
+    assert Fleet.from_yaml(path).data.max_tokens > whole
+    assert _acme("check", path).exit_code == 0
+
+
+def test_smaller_candidates_are_added_where_a_device_stores_none_of_the_usual_ones(
+    texts: Path, text_checkpoint: Path, tmp_path: Path
+):
+    given = ("--text", texts, "--checkpoint", text_checkpoint, "--devices")
+    assert _acme("init", tmp_path / "usual.yaml", *given, "1GB:2").exit_code == 0
+    least = examine(Fleet.from_yaml(tmp_path / "usual.yaml")).sizes.min()
+    path = tmp_path / "small.yaml"
+    result = _acme("init", path, *given, f"{0.9 * least / 1000:.1f}kB:2")
+    assert result.exit_code == 0, result.output
+    assert "candidates smaller than usual are among them" in result.stdout
+    assert Fleet.from_yaml(path).backbone.hidden == [0.5, 1.0]
+    assert _acme("check", path).exit_code == 0
+
+
+def test_a_limit_that_nothing_fits_is_told(texts: Path, text_checkpoint: Path, tmp_path: Path):
+    given = ("--text", texts, "--checkpoint", text_checkpoint, "--devices", "4kB")
     result = _acme("init", tmp_path / "a.yaml", *given)
     assert result.exit_code == 1
-    assert "the plan does not work out yet: cluster esp32-camera-site" in result.stderr
-    assert "device camera-1 stores 4,000" in result.stderr
+    assert "the plan does not work out yet: cluster 4kB-site" in result.stderr
+    assert "device device-1 stores 4,000" in result.stderr
+    assert "look at its plan" not in result.output
     assert (tmp_path / "a.yaml").exists()
 
 
@@ -275,7 +381,7 @@ def test_templates_can_be_read(template: str, tmp_path: Path):
         (("--images", "a", "--text", "b"), "give one of --images and --text, not both"),
         (("--text", "b", "--template", "vision"), "vision is for --images or --dataset"),
         (("--images", "nowhere"), "--images: nowhere"),
-        (("--text", "nowhere.jsonl"), "--text: cannot read nowhere.jsonl"),
+        (("--text", "nowhere.jsonl"), "--text: nowhere.jsonl: no such file"),
         (("--template", "vision", "--checkpoint", "./nowhere"), "there is no such folder"),
     ],
 )
@@ -290,4 +396,6 @@ def test_keys_that_say_nothing_are_refused(tmp_path: Path):
     write_rows(tmp_path / "a.jsonl", [{"words": "turn on", "kind": "light"}])
     result = _acme("init", tmp_path / "fleet.yaml", "--text", tmp_path / "a.jsonl")
     assert result.exit_code == 2
-    assert "has the keys words, kind" in result.stderr
+    assert "error: --text: " in result.stderr
+    assert "line 1 has the keys words, kind" in result.stderr
+    assert result.stderr.count("--text: ") == 1

@@ -42,14 +42,15 @@ def check(path: FleetFile) -> None:
     from acme_fleet.inspection.plan import check_feasible, examine
     from acme_fleet.report.terminal.holdings import print_holdings
     from acme_fleet.report.terminal.reasons import print_limits
-    from acme_fleet.report.terminal.run import print_leaving, print_plan
+    from acme_fleet.report.terminal.run import print_candidates, print_leaving, print_links
 
     plan = examine(fleet)
-    print_plan(fleet, plan)
+    print_candidates(fleet, plan)
+    check_feasible(fleet, plan)
+    print_links(fleet, plan)
     print_limits(fleet, plan)
     print_leaving(fleet, plan)
     print_holdings(fleet, plan)
-    check_feasible(fleet, plan)
 
 
 @app.command(rich_help_panel=CUSTOMISE)
@@ -213,10 +214,13 @@ def _run(
     config: Path | None = None,
     track: tuple[str, str] | None = None,
 ) -> None:
+    from acme_fleet.runs.directory import RunDirectory
+
+    if not resume:
+        RunDirectory(out).require_startable()
     say(f"{fleet.name}: reading its data; the run goes to {out}")
     from acme_fleet.pipeline import customize
     from acme_fleet.runs.callbacks import run_watched
-    from acme_fleet.runs.directory import RunDirectory
     from acme_fleet.tracking import tracker
 
     if seed is not None:

@@ -11,7 +11,7 @@ import typer
 
 from acme_fleet.cli.app import HOSTS, app, say
 
-_STYLES = {"fine": "green", "note": "yellow", "missing": "dim", "wrong": "red"}
+_STYLES = {"fine": "green", "note": "yellow", "optional": "dim", "wrong": "red"}
 
 
 @app.command(rich_help_panel=HOSTS)

@@ -10,7 +10,8 @@ import typer
 from acme_fleet.cli.app import CUSTOMISE, app, say
 
 if TYPE_CHECKING:
-    from acme_fleet.starting.new import Have
+    from acme_fleet.starting.have import Have
+    from acme_fleet.starting.new import New
 
 EXAMPLE = Path(__file__).parents[1] / "demo.yaml"
 _SHOWN = 20  # of what cannot be read
@@ -37,8 +38,9 @@ def init(
     devices: Annotated[
         str | None,
         typer.Option(
-            help="A number, or a list such as raspberry-pi-5:4,jetson-orin-nano,door=esp32-camera; "
-            "also android-phone."
+            help="A number of Raspberry Pi 5 with 256 MB for a model, or a list such as "
+            "android-phone:4,gateway=20MB:2. Types: raspberry-pi-5, jetson-orin-nano, "
+            "android-phone, esp32-camera, or a storage, with a Pi's speed."
         ),
     ] = None,
     template: Annotated[
@@ -65,43 +67,63 @@ def init(
         if value is not None and not value.strip():
             raise FleetError(f"{option} is empty")
     if all(given is None for given in (images, text, template, *named.values())):
-        content, broken, note = EXAMPLE.read_text(encoding="utf-8"), [], None
-    else:
-        from acme_fleet.starting.new import Have
+        _write(path, EXAMPLE.read_text(encoding="utf-8"))
+        say(f"wrote {path}; look at its plan with: acme check {path}")
+        return
+    from acme_fleet.starting.have import Have
 
-        model = Path(checkpoint) if checkpoint and Path(checkpoint).exists() else checkpoint
-        content, broken, note = _asked(path, Have(images, text, dataset, model, devices, template))
+    model = Path(checkpoint) if checkpoint and Path(checkpoint).exists() else checkpoint
+    have = Have(images, text, dataset, model, devices, template)
+    have.check()
+    say(f"looking at {images or text or dataset or f'the template {template}'} …")
+    new = _asked(path, have)
+    _write(path, new.content)
+    _tell(path, new)
+
+
+def _write(path: Path, content: str) -> None:
+    from acme_fleet.errors import FleetError
+
     try:
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise FleetError(f"cannot write {path}: {error.strerror}") from error
-    say(f"wrote {path}; look at its plan with: acme check {path}")
+
+
+def _asked(path: Path, have: Have) -> New:
+    """The file, its plan tried where that can be."""
+    from acme_fleet.report.terminal.progress import LiveStages
+    from acme_fleet.starting.new import can_be_checked, new_fleet, tried
+
+    with LiveStages() as stages:
+        new = new_fleet(path, have, lambda done, total: stages.stage("data", "look", done, total))
+    return tried(new) if can_be_checked(new) else new
+
+
+def _tell(path: Path, new: New) -> None:
+    """Tell what was found, what was written, and what is to be done.
+
+    Raises:
+        Exit: with 1 if something cannot be read, or the plan does not work out.
+    """
+    from acme_fleet.starting.devices import about_devices
+    from acme_fleet.starting.new import advice
+
+    broken = new.found.broken
+    for line in (*new.found.told, *about_devices(new.devices), *advice(new)):
+        say(line)
     for each in broken[:_SHOWN]:
         say(f"cannot be read: {each}", error=True)
     if len(broken) > _SHOWN:
         say(f"… and {len(broken) - _SHOWN:,} more", error=True)
     if broken:
-        say("a run refuses these; repair or remove them, then `acme check`", error=True)
-    if note is not None:
-        say(note, error=True)
-    if broken or note:
-        raise typer.Exit(1)
-
-
-def _asked(path: Path, have: Have) -> tuple[str, list[str], str | None]:
-    """The file's content, what cannot be read, and why its plan does not work out yet, if so."""
-    from acme_fleet.errors import FleetError
-    from acme_fleet.report.terminal.progress import LiveStages
-    from acme_fleet.starting.new import can_be_checked, check_works, new_fleet
-
-    with LiveStages() as stages:
-        new = new_fleet(path, have, lambda done, total: stages.stage("data", "look", done, total))
-    for line in new.found.told:
-        say(line)
-    if not can_be_checked(new):
-        return new.content, new.found.broken, None
-    try:
-        check_works(new)
-    except FleetError as error:
-        return new.content, [], f"the plan does not work out yet: {error}"
-    return new.content, [], None
+        say(f"wrote {path}")
+        say(f"a run refuses these; repair or remove them, then: acme check {path}", error=True)
+    elif new.problem is not None:
+        say(f"wrote {path}")
+        say(f"the plan does not work out yet: {new.problem}", error=True)
+        say(f"change {path}, then: acme check {path}", error=True)
+    else:
+        say(f"wrote {path}; look at its plan with: acme check {path}")
+        return
+    raise typer.Exit(1)

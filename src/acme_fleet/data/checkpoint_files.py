@@ -53,7 +53,8 @@ def located(checkpoint: str | Path, revision: str | None = None) -> Path:
         raise FleetError(f"{nowhere}, and a name on the hub is NAME or OWNER/NAME")
     from huggingface_hub import snapshot_download
 
-    with reading(f"{nowhere}, and the hub did not give a model of this name"):
+    advice = "without a network, give a folder to --checkpoint or reference.checkpoint"
+    with reading(f"{nowhere}, and the hub gave no model of this name ({advice})"):
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
 
 

@@ -130,10 +130,19 @@ def _with_vocabulary(
     fleet: Fleet, known: TextPreprocessing, size: int, only: Collection[str] | None
 ) -> World:
     """Everybody's texts in the tokens of a smaller vocabulary, that of the public texts."""
-    public = distribute(fleet, open_source(fleet.data, known), []).public
-    kept = known.kept_tokens([public.train, public.validation], size)
+    kept = public_vocabulary(fleet, known, size)
     world = distribute(fleet, open_source(fleet.data, known.cut(kept)), only)
     return replace(world, vocabulary=kept)
+
+
+def public_vocabulary(fleet: Fleet, known: TextPreprocessing, size: int) -> list[int]:
+    """Numbers of the tokens that a run keeps, those of the public texts first.
+
+    Raises:
+        FleetError: as :func:`load_world`.
+    """
+    public = distribute(fleet, open_source(fleet.data, known), []).public
+    return known.kept_tokens([public.train, public.validation], size)
 
 
 def distribute(

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 
 from acme_fleet.report.words import bytes_text
 
-State = Literal["fine", "note", "missing", "wrong"]
-"""``missing`` is an extra that is not installed; ``wrong`` will stop a run or spoil it."""
+State = Literal["fine", "note", "optional", "wrong"]
+"""``optional`` is an extra that is not installed; ``wrong`` will stop a run or spoil it."""
 _PACKAGE = "acme-fleet"
 _FOR = {
     "data": "images, parquet files, the hub's data sets",
@@ -89,7 +89,8 @@ def _extras() -> Iterator[Check]:
             remedy = f"pip install 'acme-fleet[{extra}]'"
             if extra == "flower":
                 remedy = f"pip install -c constraints-flower.txt 'acme-fleet[{extra}]'"
-            yield Check(f"extra {extra}", "missing", f"{purpose}: {'; '.join(problems)}", remedy)
+            told = f"not installed, optional, for {purpose}: {'; '.join(problems)}"
+            yield Check(f"extra {extra}", "optional", told, remedy)
         else:
             yield Check(f"extra {extra}", "fine", purpose)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FEW = 10
 """Samples below which a share of them says little: one is more than ten points."""
 _NEARLY_ALL = 0.1  # of the candidates are left
+_MARGIN = 1.05  # times the reference: the whole model with a header in place of its classifier
 
 Cases = Iterable[tuple[float, str]]
 """A case's severity, and the case in words."""
@@ -39,7 +40,7 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
         for name, storage in storages.items()
     }
     reference = plan.reference_bytes
-    larger = {name: size for name, size in largest.items() if size > reference}
+    larger = {name: size for name, size in largest.items() if size > _MARGIN * reference}
     fitting = {n: len(plan.fitting(limit, runtimes[n])) for n, limit in plan.limits.items()}
     return [
         *_of_holdings(plan.holdings),
@@ -107,7 +108,7 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
     larger = (
         (d.size_bytes, f"{d.name} ({bytes_text(d.size_bytes)})")
         for d in devices
-        if d.size_bytes > reference
+        if d.size_bytes > _MARGIN * reference
     )
     return [
         *_sentence(
@@ -150,7 +151,7 @@ def _of_probe(summary: Summary) -> list[str]:
 
 
 def notes(own: Holding) -> str:
-    """The signs of one device's data in a few words."""
+    """The signs of one device's data in a few words; classes without a test are a warning's."""
     told = [
         f"{count} {kind} sample{'s' if count != 1 else ''}"
         for kind, count in (("test", own.test), ("validation", own.validation))
@@ -158,10 +159,6 @@ def notes(own: Holding) -> str:
     ]
     if len(own.classes) == 1:
         told.append("one class")
-    if own.untested:
-        told.append(
-            f"no test sample of {len(own.untested)} class{'es'[: 2 * (len(own.untested) > 1)]}"
-        )
     return ", ".join(told)
 
 
@@ -180,7 +177,9 @@ def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
     return [
         *_few_tests({name: own.test for name, own in holdings.items()}),
         *_sentence(
-            f"the choice of the best header rests on fewer than {FEW} validation samples", few
+            f"the choice of the best header rests on fewer than {FEW} validation samples",
+            few,
+            "raise data.validation, lower data.public, or give more data",
         ),
         *_sentence(
             "the test set lacks classes that the device trains on",
@@ -212,25 +211,29 @@ def _few_tests(tests: Mapping[str, int]) -> list[str]:
             for name, n in tests.items()
             if n < FEW
         ),
+        "raise data.test_share, or give more test data",
     )
 
 
 def _narrow(counts: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Clusters for which there is hardly a choice; by name, fitting candidates and all."""
+    """Clusters for which there is hardly a choice; by name, fitting candidates and all.
+
+    Where none fits, there is an error.
+    """
     return _sentence(
         "the storage limit leaves hardly a choice",
         (
             (total - fit, f"{name} ({fit} of {total} candidates)")
             for name, (fit, total) in counts.items()
-            if total > 1 and fit <= max(1.0, _NEARLY_ALL * total)
+            if total > 1 and 0 < fit <= max(1.0, _NEARLY_ALL * total)
         ),
     )
 
 
-def _sentence(sign: str, cases: Cases) -> list[str]:
+def _sentence(sign: str, cases: Cases, remedy: str | None = None) -> list[str]:
     """None without a case."""
     found = [words for _, words in sorted(cases, key=lambda case: -case[0])]
-    return [f"{sign}: {listed(found)}"] if found else []
+    return [f"{sign}: {listed(found)}" + (f"; {remedy}" if remedy else "")] if found else []
 
 
 def _points(name: str, difference: float) -> tuple[float, str]:

@@ -127,6 +127,17 @@ class Directory(ABC, Generic[Kind]):
             raise self._begun_already()
         self._refuse_others()
 
+    def require_startable(self) -> None:
+        """Refuse, before long work, a place where a run cannot be started.
+
+        Raises:
+            RunError: if a run has done something here, or something else is here.
+        """
+        if self.begun():
+            raise self._begun_already()
+        if not self.exists():
+            self._refuse_others()
+
     def _begun_already(self) -> RunError:
         return RunError(
             f"{self.path} already holds a run; choose another --out, or go on with it: "

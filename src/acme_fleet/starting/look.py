@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,15 +20,18 @@ from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.text import TextPreprocessing, json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import one_line, optional, reading, resolved
+from acme_fleet.starting.have import Template
 from acme_fleet.starting.shape import is_known
 from acme_fleet_runtime.images import open_image
 
-Template = Literal["vision", "text", "assistant"]
 Progress = Callable[[int, int], None]
 _TEXTS = ("text", "sentence", "utterance", "query", "content", "review")
 _LABELS = ("label", "intent", "category", "class", "target", "topic")
 _OWNERS = ("device", "user", "speaker", "client", "owner", "writer", "site", "author", "domain")
 _FEW = 10  # samples of a class
+_SHOWN = 12  # classes
+_OFTEN = 0.95  # of the texts
+_STRETCH = 2  # times as long as these: so much padding is accepted to cut no text
 _LONGEST = {"text": 512, "assistant": 4096}  # tokens
 _TOKENS_A_CHARACTER = 0.4  # where the checkpoint is not here to count them; rather too many
 
@@ -48,6 +51,7 @@ class Found:
         owners: different values of the column that says whose a sample is; none without one.
         told: what was seen, a line each.
         broken: what cannot be read, a line each; a run would refuse it.
+        texts: as they were read; none of images.
     """
 
     template: Template
@@ -60,6 +64,7 @@ class Found:
     owners: int | None = None
     told: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    texts: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -170,14 +175,16 @@ def _pixels(item: Any, name: str) -> tuple[int, ...]:
 
 
 def _about_classes(counts: Mapping[str, int]) -> list[str]:
-    """The classes with their samples, and those that have few."""
+    """The classes with their samples, of many the smallest and the largest; and those with few."""
     if not counts:
         return []
-    order = sorted(counts, key=lambda name: (-counts[name], name))
+    order = sorted(counts, key=lambda name: (counts[name], name))
     shown = [f"{one_line(name, 30)} {counts[name]:,}" for name in order]
-    rest = f", … and {len(shown) - 12} more" if len(shown) > 12 else ""
+    if len(shown) > _SHOWN:
+        half = _SHOWN // 2
+        shown = [*shown[:half], f"… {len(shown) - 2 * half} more …", *shown[-half:]]
     few = [name for name in order if counts[name] < _FEW]
-    told = [f"samples of each class: {', '.join(shown[:12])}{rest}"]
+    told = [f"samples of each class, the smallest first: {', '.join(shown)}"]
     if few:
         named = ", ".join(one_line(name, 30) for name in few[:5])
         told.append(f"fewer than {_FEW} samples: {named}{', …' if len(few) > 5 else ''}")
@@ -216,11 +223,11 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
     keys = ", ".join(one_line(key, 40) for key in rows[0][1])
     if kind == "text" and (text is None or label is None):
         raise FleetError(
-            f"--text: {rows[0][0]} has the keys {keys}; to classify, it needs one of "
+            f"{rows[0][0]} has the keys {keys}; to classify, it needs one of "
             f"{', '.join(_TEXTS)} and one of {', '.join(_LABELS)}; {_FORMS}"
         )
     if kind == "assistant" and text is None and not {"prompt", "messages"} & rows[0][1].keys():
-        raise FleetError(f"--text: {rows[0][0]} has the keys {keys}; {_FORMS}")
+        raise FleetError(f"{rows[0][0]} has the keys {keys}; {_FORMS}")
     items: list[Mapping[str, Any]] = []
     kept: list[dict[str, Any]] = []
     for place, row in rows:
@@ -249,7 +256,8 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
     if owner is not None:
         settings["partition"] = {"scheme": "natural", "column": owner}
     told = [
-        f"{len(items):,} texts{f' of {len(counts)} classes' if counts else ''}; {counted}",
+        f"{len(items):,} texts{f' of {len(counts)} classes' if counts else ''}",
+        counted,
         *_about_classes(counts),
         *([f"{owner} says whose a text is: {owners} of them"] if owner else []),
     ]
@@ -259,7 +267,26 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
         owners=owners,
         told=told,
         broken=broken,
+        texts=items,
     )
+
+
+def counted_again(found: Found, known: TextPreprocessing, checkpoint: str | Path) -> Found:
+    """The same texts, with their length in the tokens of another vocabulary.
+
+    Args:
+        found: from :func:`look_at_texts`.
+        known: a tokenizer of that vocabulary.
+        checkpoint: the model's.
+    """
+    size, lengths = len(known.tokenizer["model"]["vocab"]), _lengths(found.texts, known)
+    source = f"by a vocabulary of {size:,} tokens"
+    most = _most(found.template, checkpoint)
+    tokens, counted = _kept_length(found.template, lengths, most, source)
+    # The line after the number of texts is the one of their length.
+    told = [found.told[0], counted, *found.told[2:]]
+    settings = {**found.settings, "max_tokens": tokens}
+    return replace(found, tokens=tokens, settings=settings, told=told)
 
 
 _FORMS = (
@@ -301,27 +328,51 @@ def _owner(rows: Sequence[Mapping[str, Any]]) -> tuple[str | None, int | None]:
 def _tokens(
     kind: Template, items: Sequence[Mapping[str, Any]], checkpoint: str | Path
 ) -> tuple[int, str]:
-    """The tokens to which texts are cut or padded, and how they were found.
-
-    Texts to classify are cut to a length that 95 of 100 have; those of an assistant stay whole.
-    """
+    """The tokens to which texts are cut or padded, and a line about their lengths."""
     if is_known(checkpoint):
         lengths = [int(_TOKENS_A_CHARACTER * len(str(item))) + 3 for item in items]
-        source = "by their characters"
-    elif kind == "text":
-        known = TextPreprocessing.of_checkpoint(checkpoint, _LONGEST[kind])
-        tokenizer = Tokenizer.from_str(known.document())
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        encoded = tokenizer.encode_batch([item["text"] for item in items])
-        lengths, source = [len(each.ids) for each in encoded], "by the checkpoint's tokenizer"
-    else:
-        language = LanguagePreprocessing.of_checkpoint(checkpoint, _LONGEST[kind])
-        assert isinstance(language, LanguagePreprocessing)
-        lengths = [language.length(item) for item in items]
-        source = "by the checkpoint's tokenizer"
-    lengths.sort()
-    wanted = lengths[(95 * len(lengths)) // 100 if kind == "text" else -1]
-    tokens = min(max(8, 8 * -(-wanted // 8)), _LONGEST[kind])
-    spread = f"{lengths[len(lengths) // 2]} tokens in the median, {lengths[-1]} at most, {source}"
-    return tokens, spread
+        return _kept_length(kind, lengths, _LONGEST[kind], "by their characters")
+    reader = TextPreprocessing if kind == "text" else LanguagePreprocessing
+    lengths = _lengths(items, reader.of_checkpoint(checkpoint, _LONGEST[kind]))
+    return _kept_length(kind, lengths, _most(kind, checkpoint), "by the checkpoint's tokenizer")
+
+
+def _lengths(items: Sequence[Mapping[str, Any]], known: TextPreprocessing) -> list[int]:
+    """Tokens of each text, none of which is cut."""
+    if isinstance(known, LanguagePreprocessing):
+        return [known.length(item) for item in items]
+    tokenizer = Tokenizer.from_str(known.document())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [len(each.ids) for each in tokenizer.encode_batch([item["text"] for item in items])]
+
+
+def _most(kind: Template, checkpoint: str | Path) -> int:
+    """Tokens of the longest text that a model takes, or that anybody should want of it."""
+    from acme_fleet.models.backbone.checkpoints import read_checkpoint
+    from acme_fleet.models.families import family_of, most_tokens
+
+    config = read_checkpoint(checkpoint).config
+    if family_of(config).grid == "image":  # refused where its shape is read
+        return _LONGEST[kind]
+    return min(_LONGEST[kind], most_tokens(config))
+
+
+def _kept_length(kind: Template, lengths: list[int], most: int, source: str) -> tuple[int, str]:
+    """The tokens to which texts are cut or padded, and a line about it.
+
+    No text is cut, unless a few to classify are far longer than the others.
+    """
+    lengths = sorted(lengths)
+    usual, wanted = lengths[int(_OFTEN * len(lengths))], lengths[-1]
+    if kind == "text" and wanted > _STRETCH * usual:
+        wanted = usual
+    tokens = min(max(8, 8 * -(-wanted // 8)), most)
+    told = f"{lengths[len(lengths) // 2]} tokens in the median, {lengths[-1]} at most, {source}"
+    if cut := sum(length > tokens for length in lengths):
+        told += (
+            f"; max_tokens: {tokens} cuts {cut:,} of them"
+            if kind == "text"
+            else f"; {cut:,} are longer than the {tokens} that can be learned: shorten them"
+        )
+    return tokens, told

@@ -13,24 +13,28 @@ import yaml
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import list_source
 from acme_fleet.data.image import ImagePreprocessing
-from acme_fleet.data.partition import World, check_shares
+from acme_fleet.data.language import LanguagePreprocessing
+from acme_fleet.data.partition import World, check_shares, load_world, public_vocabulary
 from acme_fleet.data.samples import Samples, Splits
-from acme_fleet.data.shares import Labels, share_out
+from acme_fleet.data.shares import Labels, Shares, share_out
+from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.inspection.plan import check_feasible, make_plan
 from acme_fleet.outside import resolved
+from acme_fleet.report.warnings import FEW
 from acme_fleet.starting.devices import DEFAULT_TYPE, Wanted, wanted_devices
+from acme_fleet.starting.have import Have, Template
 from acme_fleet.starting.look import (
     Found,
     Progress,
-    Template,
+    counted_again,
     look_at_dataset,
     look_at_images,
     look_at_texts,
 )
 from acme_fleet.starting.shape import is_known, shape_of_images, shape_of_texts
-from acme_fleet.starting.written import Reference, own_vit, written
+from acme_fleet.starting.written import LEVELS, Reference, own_vit, written
 
 CHECKPOINTS: dict[Template, str] = {
     "text": "sentence-transformers/all-MiniLM-L6-v2",
@@ -42,34 +46,28 @@ _MOST_DEVICES = 12  # where the data say how many owners there are
 
 
 @dataclass(frozen=True)
-class Have:
-    """Data, checkpoint and devices by the options of `acme init`; one kind of data at most."""
-
-    images: Path | None = None
-    text: Path | None = None
-    dataset: str | None = None
-    checkpoint: str | Path | None = None
-    devices: str | None = None
-    template: Template | None = None
-
-
-@dataclass(frozen=True)
 class New:
     """A fleet file to be written.
 
     Attributes:
+        path: where it will be.
         content: its text.
         found: the data; of a template alone what stands for them.
         fleet: the file as it is read, with paths that are absolute.
         reference: the model to begin with.
+        devices: who gets a model.
         with_data: the data are there, not only a template's places for them.
+        problem: why its plan does not work out; none if it does, or was not tried.
     """
 
+    path: Path
     content: str
     found: Found
     fleet: Fleet
     reference: Reference
+    devices: Sequence[Wanted]
     with_data: bool
+    problem: str | None = None
 
 
 def new_fleet(path: Path, have: Have, progress: Progress) -> New:
@@ -83,6 +81,7 @@ def new_fleet(path: Path, have: Have, progress: Progress) -> New:
     Raises:
         FleetError: naming the option that is wrong, and what would be right.
     """
+    have.check()
     found = _found(path, have, progress)
     if have.template not in (None, found.template):
         raise FleetError(
@@ -95,44 +94,104 @@ def new_fleet(path: Path, have: Have, progress: Progress) -> New:
         reference = Reference(checkpoint, *shape_of_images(checkpoint, found.side))
     else:
         reference = Reference(checkpoint, shape_of_texts(checkpoint, found.tokens))
-    folder = resolved(path.parent)
-    placed = {key: _placed(value, folder) for key, value in found.settings.items()}
-    if isinstance(checkpoint, Path) or (checkpoint and Path(checkpoint).is_dir()):
-        reference = replace(reference, checkpoint=_placed(Path(checkpoint), folder))
     devices = wanted_devices(have.devices or str(_how_many(found)))
-    content = written(replace(found, settings=placed), reference, devices, _name(path))
-    fleet = Fleet.parse(yaml.safe_load(content), str(path)).with_paths_from(folder)
     _check_owners(found, devices)
     given = have.images or have.text or have.dataset
-    return New(content, found, fleet, reference, given is not None or found.template == "vision")
+    with_data = given is not None or found.template == "vision"
+    new = _composed(path, found, reference, devices, with_data)
+    if found.texts and new.fleet.backbone.vocabulary and can_be_checked(new):
+        return _in_its_vocabulary(new)
+    return new
 
 
-def check_works(new: New) -> None:
-    """Everybody gets enough samples, and each cluster a candidate that it can store.
+def _composed(
+    path: Path,
+    found: Found,
+    reference: Reference,
+    devices: Sequence[Wanted],
+    with_data: bool,
+    level: int = 0,
+) -> New:
+    """The file; ``level`` is the range of its candidates."""
+    folder, checkpoint = resolved(path.parent), reference.checkpoint
+    settings = {key: _placed(value, folder) for key, value in found.settings.items()}
+    placed = reference
+    if isinstance(checkpoint, Path) or (checkpoint and Path(checkpoint).is_dir()):
+        placed = replace(reference, checkpoint=_placed(Path(checkpoint), folder))
+    content = written(replace(found, settings=settings), placed, devices, _name(path), level)
+    fleet = Fleet.parse(yaml.safe_load(content), str(path)).with_paths_from(folder)
+    return New(path, content, found, fleet, reference, devices, with_data)
 
-    Data and weights are not loaded, only labels and a checkpoint.
 
-    Raises:
-        FleetError: naming the device and the numbers.
+def _in_its_vocabulary(new: New) -> New:
+    """The same, with texts as long as they are in the smaller vocabulary that the run makes."""
+    fleet, checkpoint = new.fleet, new.reference.checkpoint
+    assert checkpoint is not None
+    assert fleet.backbone.vocabulary is not None
+    reader = TextPreprocessing if new.found.template == "text" else LanguagePreprocessing
+    whole = reader.of_checkpoint(checkpoint, fleet.data.max_tokens)
+    kept = public_vocabulary(fleet, whole, fleet.backbone.vocabulary)
+    found = counted_again(new.found, whole.cut(kept), checkpoint)
+    reference = replace(new.reference, shape=replace(new.reference.shape, tokens=found.tokens))
+    return _composed(new.path, found, reference, new.devices, new.with_data)
+
+
+def tried(new: New) -> New:
+    """The file after its plan was tried, with smaller candidates where a device needs them.
+
+    Everybody must get enough samples, and each cluster a candidate that it can store. Of images
+    only the labels are read. :attr:`New.problem` tells what does not work out; ``found.told`` gets
+    a line on the samples of a device, and on smaller candidates.
     """
-    listed = list_source(new.fleet.data)
-    check_shares(share_out(new.fleet, Labels.of(listed)), None)
-    size, found = new.fleet.backbone.vocabulary, new.found
-    shape = new.reference.shape
-    inputs: dict[str, Any] = {
-        name: torch.zeros(1, found.tokens, dtype=torch.int64)
-        for name in ("input_ids", "attention_mask")
-    }
-    if found.template == "vision":
-        inputs = {"pixel_values": torch.zeros(1, shape.channels, shape.side, shape.side)}
+    try:
+        shares = share_out(new.fleet, Labels.of(list_source(new.fleet.data)))
+        check_shares(shares, None)
+        world = _world(new)
+        of = new.fleet, world.public, world.classes, world.vocabulary
+        reference = untrained_reference(*of, shape_alone=True)
+    except FleetError as error:
+        return replace(new, problem=str(error))
+    told, of_level = [_about_shares(shares)], new
+    for level in range(LEVELS):
+        found = replace(new.found, told=[*new.found.told, *told])
+        of_level = _composed(new.path, found, new.reference, new.devices, new.with_data, level)
+        try:
+            check_feasible(of_level.fleet, make_plan(of_level.fleet, world, reference))
+        except FleetError as error:
+            of_level = replace(of_level, problem=str(error))
+            told = [
+                told[0],
+                "candidates smaller than usual are among them, for small devices",
+            ]
+        else:
+            break
+    return of_level
+
+
+def _about_shares(shares: Shares) -> str:
+    """The samples that devices get, and if these are few."""
+    parts = list(zip(*(map(len, three) for three in shares.devices.values()), strict=True))
+    train, validation, test = (
+        f"{min(part)}" if min(part) == max(part) else f"{min(part)} to {max(part)}"
+        for part in parts
+    )
+    told = (
+        f"a device gets {train} samples to train on, {validation} to validate on, {test} to test on"
+    )
+    if min(*parts[1], *parts[2]) < FEW:
+        told += f"; fewer than {FEW} say little: name fewer devices, or give more data"
+    return told
+
+
+def _world(new: New) -> World:
+    """The public samples: all texts as a run reads them; for images one that stands for all."""
+    if new.found.template != "vision":
+        return load_world(new.fleet)
+    shape, classes = new.reference.shape, list_source(new.fleet.data).classes
+    inputs = {"pixel_values": torch.zeros(1, shape.channels, shape.side, shape.side)}
     sample = Samples(inputs, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
-    public = Splits(sample, sample, sample)
-    kept = None if size is None else list(range(size))
-    of = new.fleet, public, listed.classes, kept
-    reference = untrained_reference(*of, shape_alone=True)
     shown = ImagePreprocessing.centred(1, 1, 1)  # nothing is prepared by it
-    world = World({}, {}, listed.classes, shown, public, kept)
-    check_feasible(new.fleet, make_plan(new.fleet, world, reference))
+    return World({}, {}, classes, shown, Splits(sample, sample, sample))
 
 
 def can_be_checked(new: New) -> bool:
@@ -142,32 +201,34 @@ def can_be_checked(new: New) -> bool:
     return new.with_data and here and not new.found.broken
 
 
+def advice(new: New) -> list[str]:
+    """Lines on what would be better than the file as it is, or could not be tried."""
+    checkpoint = new.reference.checkpoint
+    if checkpoint is None:
+        return [
+            "the run trains its reference from your public images alone, which is weak with few: "
+            "better is a pre-trained one, --checkpoint FOLDER or facebook/dinov2-small of the hub"
+        ]
+    if new.with_data and is_known(checkpoint):
+        return [
+            f"the plan was not tried: {checkpoint} is downloaded from the hub by check and run; "
+            f"without a network name a model that is here: --checkpoint FOLDER"
+        ]
+    return []
+
+
 def _found(path: Path, have: Have, progress: Progress) -> Found:
-    given = {"--images": have.images, "--text": have.text, "--dataset": have.dataset}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise FleetError(f"give one of {' and '.join(named)}, not both")
     if have.images is not None:
         return look_at_images(have.images, progress)
     if have.dataset is not None:
         return look_at_dataset(have.dataset, progress)
     if have.text is not None:
         checkpoint = have.checkpoint or CHECKPOINTS["text"]
-        return look_at_texts(have.text, checkpoint, _of_texts(have.template))
-    if have.template is None:
-        raise FleetError(
-            "say what you have: --images FOLDER, --text FILE.jsonl or --dataset NAME; or begin "
-            "with --template vision, text or assistant"
-        )
+        return look_at_texts(have.text, checkpoint, have.template)
     if have.template == "vision":
         return look_at_dataset("digits", progress)
+    assert have.template is not None
     return _example(have.template, path.parent)
-
-
-def _of_texts(template: Template | None) -> Template | None:
-    if template == "vision":
-        raise FleetError("--template: vision is for --images or --dataset, not for --text")
-    return template
 
 
 def _example(template: Template, folder: Path) -> Found:

@@ -15,7 +15,12 @@ from acme_fleet.starting.devices import Wanted, storage_bytes
 from acme_fleet.starting.look import Found
 from acme_fleet.starting.shape import Shape
 
-PUBLIC, VALIDATION, TRAINED = 0.4, 0.2, 0.75  # shares: the cloud's, of validation, not of tests
+PUBLIC, EDGE, TESTED = 0.4, 0.15, 0.25
+"""Shares: the cloud's, the edge servers' relative to their devices', and of tests."""
+_VALIDATION, _MORE_VALIDATION = 0.2, 0.3  # of train samples; the second where samples are few
+_VALIDATED = 15  # validation samples of a device that are wanted
+LEVELS = 3
+"""Ranges of candidates, each with smaller ones than the one before."""
 _VISITS = {"reference": 240_000, "checkpoint": 16_000, "distillation": 40_000, "local": 15_000}
 """Samples, counted once an epoch, that a training stage sees about; examples have such numbers."""
 _OPERATIONS = 1.2e14
@@ -50,7 +55,9 @@ def own_vit(found: Found) -> Reference:
     return Reference(None, shape, side)
 
 
-def written(found: Found, reference: Reference, devices: Sequence[Wanted], name: str) -> str:
+def written(
+    found: Found, reference: Reference, devices: Sequence[Wanted], name: str, level: int = 0
+) -> str:
     """The fleet file, with its comments.
 
     Args:
@@ -58,7 +65,10 @@ def written(found: Found, reference: Reference, devices: Sequence[Wanted], name:
         reference: the model to begin with.
         devices: who gets a model.
         name: of the fleet.
+        level: the range of candidates, below :data:`LEVELS`.
     """
+    validation = _validation(found, devices)
+    public = _public(found, validation)
     lines = [
         "# Written by `acme init` from what it found; change what you like. docs/settings.md has",
         "# every setting, `acme check` shows the plan, `acme run` customises the fleet.",
@@ -69,31 +79,33 @@ def written(found: Found, reference: Reference, devices: Sequence[Wanted], name:
         "seed: 0",
         "threads: 1                  # of each operation; by rounding, they decide the numbers too",
         "",
-        *_data(found, reference),
+        *_data(found, reference, validation),
         "",
-        *_reference(found, reference),
+        *_reference(found, reference, public),
         "",
-        *_backbone(found, reference, devices),
+        *_backbone(found, reference, devices, public, level),
         "",
-        *_training(found, devices),
+        *_training(found, devices, validation),
         "",
         *_clusters(reference.shape, devices),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _data(found: Found, reference: Reference) -> list[str]:
+def _data(found: Found, reference: Reference, validation: float) -> list[str]:
     settings = dict(found.settings)
     partition = settings.pop("partition", None)
     lines = ["data:", *(f"  {key}: {_yaml(value)}" for key, value in settings.items())]
     if reference.image_size is not None:
         lines.append(f"  image_size: {reference.image_size}")
     if "test" not in settings:
-        lines.append("  test_share: 0.25           # held out for tests: there is no test set")
+        lines.append(f"  test_share: {TESTED}           # held out for tests: there is no test set")
     lines += [
         f"  public: {PUBLIC}                # the cloud's share, on no device; or a path",
-        "  edge_share: 0.15           # the edge servers' own, relative to their devices'",
+        f"  edge_share: {EDGE}           # the edge servers' own, relative to their devices'",
     ]
+    if validation != _VALIDATION:
+        lines.append(f"  validation: {validation}            # of the train samples: yours are few")
     if partition:
         told = f"{{scheme: natural, column: {_yaml(partition['column'])}}}"
         lines.append(f"  partition: {told}   # a device for each value")
@@ -105,10 +117,10 @@ def _data(found: Found, reference: Reference) -> list[str]:
     return lines
 
 
-def _reference(found: Found, reference: Reference) -> list[str]:
+def _reference(found: Found, reference: Reference, public: int) -> list[str]:
     if reference.checkpoint is None:
         shape = reference.shape
-        epochs = _epochs("reference", _public(found), shape)
+        epochs = _epochs("reference", public, shape)
         flips = ["  crop_padding: 4            # random crops and mirror images while it trains"]
         flips += ["  flip: true"]
         return [
@@ -119,7 +131,7 @@ def _reference(found: Found, reference: Reference) -> list[str]:
             f"  training: {{epochs: {epochs}, batch_size: 32, learning_rate: 0.001}}",
             *(flips if found.channels == 3 else []),
         ]
-    epochs, batch = _epochs("checkpoint", _public(found), reference.shape), _batch(found)
+    epochs, batch = _epochs("checkpoint", public, reference.shape), _batch(public)
     rate = {"vision": "0.00005", "text": "0.0001", "assistant": "0.0001"}[found.template]
     return [
         "reference:",
@@ -129,19 +141,24 @@ def _reference(found: Found, reference: Reference) -> list[str]:
     ]
 
 
-def _backbone(found: Found, reference: Reference, devices: Sequence[Wanted]) -> list[str]:
+def _backbone(
+    found: Found, reference: Reference, devices: Sequence[Wanted], public: int, level: int
+) -> list[str]:
     shape = reference.shape
-    epochs = _epochs("distillation", _public(found), shape)
+    epochs = _epochs("distillation", public, shape)
     own = reference.checkpoint is None
-    depths = sorted({max(1, round(shape.layers * share)) for share in (0.5, 0.75, 1.0)})
-    widths = "[0.25, 0.5, 0.75, 1.0]" if own else "[0.5, 1.0]"
+    shares = (0.5, 0.75, 1.0) if level < LEVELS - 1 else (0.25, 0.5, 1.0)
+    depths = sorted({max(1, round(shape.layers * share)) for share in shares})
+    widths = "[0.25, 0.5, 0.75, 1.0]" if own else ("[0.5, 1.0]", *["[0.25, 0.5, 1.0]"] * 2)[level]
+    hidden = ("", "[0.5, 1.0]", "[0.25, 0.5, 1.0]")[level]
     executed = [set(each.of.precisions) for each in devices]
     precisions = [p for p in ("int8", "float32") if any(p in known for known in executed)]
     rate = "0.001" if own else "0.0003"
-    training = f"epochs: {epochs}, batch_size: {_batch(found)}, learning_rate: {rate}"
+    training = f"epochs: {epochs}, batch_size: {_batch(public)}, learning_rate: {rate}"
     lines = [
         "backbone:                    # the candidates that devices get one of",
         f"  widths: {widths}         # shares of the heads and neurons of each layer",
+        *([f"  hidden: {hidden}         # shares of the hidden size"] * (level > 0)),
         f"  depths: {depths}           # layers",
         f"  precisions: [{', '.join(precisions)}]   # of weights as they ship; also int4, float16",
     ]
@@ -159,13 +176,13 @@ def _backbone(found: Found, reference: Reference, devices: Sequence[Wanted]) -> 
         f"    recovery: {{{training}}}   # of the chosen one",
         *logits,
         "selection:",
-        "  performance_window: 0.1    # how much loss may be given up for energy and size",
+        "  performance_window: 0.1    # loss that may be given up for energy and size: with 0.02",
+        "                             # devices that store more get larger backbones",
     ]
 
 
-def _training(found: Found, devices: Sequence[Wanted]) -> list[str]:
-    count = sum(len(each.names) for each in devices)
-    each = round((1 - PUBLIC) * TRAINED * found.samples / count)
+def _training(found: Found, devices: Sequence[Wanted], validation: float) -> list[str]:
+    each = max(1, round((1 - validation) * _of_a_device(found, devices)))
     batch = 16 if each < 500 else 32
     return [
         "header: {blocks: 2, cells: 1, channels: 24}",
@@ -174,7 +191,7 @@ def _training(found: Found, devices: Sequence[Wanted]) -> list[str]:
         "personalization:",
         "  rounds: 2",
         f"  local: {{epochs: {_epochs('local', each)}, batch_size: {batch}, learning_rate: 0.002}}"
-        f"   # about {each:,} samples on a device",
+        f"   # about {each:,} samples of a device to train on",
     ]
 
 
@@ -200,10 +217,26 @@ def _clusters(shape: Shape, devices: Sequence[Wanted]) -> list[str]:
     return lines
 
 
-def _public(found: Found) -> int:
+def _validation(found: Found, devices: Sequence[Wanted]) -> float:
+    """The share of train samples to validate on: more of few samples."""
+    enough = _VALIDATION * _of_a_device(found, devices) >= _VALIDATED
+    return _VALIDATION if enough else _MORE_VALIDATION
+
+
+def _of_a_device(found: Found, devices: Sequence[Wanted]) -> float:
+    """Samples of a device, about: those to train and to validate on."""
+    count = sum(len(each.names) for each in devices)
+    return (1 - PUBLIC) * _untested(found) / count / (1 + EDGE)
+
+
+def _public(found: Found, validation: float) -> int:
     """Public samples that the cloud trains on, about."""
-    tests = 1.0 if "test" in found.settings else TRAINED
-    return max(1, round(found.samples * PUBLIC * tests * (1 - VALIDATION)))
+    return max(1, round(PUBLIC * _untested(found) * (1 - validation)))
+
+
+def _untested(found: Found) -> float:
+    """Samples that are not for tests."""
+    return found.samples * (1.0 if "test" in found.settings else 1 - TESTED)
 
 
 def _epochs(stage: str, samples: int, shape: Shape | None = None) -> int:
@@ -214,8 +247,8 @@ def _epochs(stage: str, samples: int, shape: Shape | None = None) -> int:
     return min(max(1, round(visits / max(1, samples))), _EPOCHS[stage])
 
 
-def _batch(found: Found) -> int:
-    return 16 if _public(found) < 2000 else 32
+def _batch(public: int) -> int:
+    return 16 if public < 2000 else 32
 
 
 def _number(value: float) -> str:

@@ -149,6 +149,12 @@ def _print_choice(console: Console, found: Explanation) -> None:
         f"{reason}",
         highlight=False,
     )
+    if chosen is not best:
+        console.print(
+            "Less loss, for more energy and size and within the same limit, is what a smaller "
+            "selection.performance_window would choose.",
+            highlight=False,
+        )
 
 
 def _print_limits(console: Console, found: Explanation) -> None:

@@ -34,8 +34,8 @@ ROWS = 40
 _COLUMNS = 8
 
 
-def print_plan(fleet: Fleet, plan: Plan) -> None:
-    """The clusters, the candidates with exact sizes, and the bytes to expect on each link."""
+def print_candidates(fleet: Fleet, plan: Plan) -> None:
+    """The reference, the public data, the memory, and the candidates with exact sizes."""
     console = table_console()
     for told in (_reference_text(fleet), _public_text(fleet, plan), _memory_text(plan)):
         console.print(told, soft_wrap=True, markup=False, highlight=False)
@@ -43,7 +43,10 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
     if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
         order = sorted(limits, key=lambda name: limits[name])
         limits = {name: limits[name] for name in (order[0], order[-1])}
-    table = Table(title=f"{fleet.name}: candidates δ(θ0, w, d) with the smallest header")
+    table = Table(
+        title=f"{fleet.name}: candidates with the smallest header",
+        caption="the words: docs/glossary.md",
+    )
     columns = ["width", "depth", "bytes", *(f"{n} ≤ {bytes_text(limits[n])}" for n in limits)]
     hidden = any(variant.hidden < 1 for variant in plan.grid.variants)
     columns[1:1] = ["hidden"] if hidden else []
@@ -61,7 +64,6 @@ def print_plan(fleet: Fleet, plan: Plan) -> None:
         of = [variant.precision] if rounds else []
         table.add_row(*shares, f"{variant.depth}", *of, f"{size:,}", *fits)
     console.print(table)
-    _print_links(console, fleet, plan)
 
 
 def _reference_text(fleet: Fleet) -> str:
@@ -90,7 +92,9 @@ def _memory_text(plan: Plan) -> str:
     return f"memory of the cloud's training: {needed} at least, activations on top"
 
 
-def _print_links(console: Console, fleet: Fleet, plan: Plan) -> None:
+def print_links(fleet: Fleet, plan: Plan) -> None:
+    """Print the bytes to expect on each link."""
+    console = table_console()
     from acme_fleet.edge.parts import kinds  # loads torch
 
     table = Table(title="expected bytes on each link, before the messages' frames")

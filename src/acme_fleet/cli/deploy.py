@@ -97,7 +97,8 @@ def serve(
 ) -> None:
     """Answer HTTP requests with an artifact, without torch: /predict, /health and /metrics.
 
-    Language models answer in OpenAI's form: /v1/completions, /v1/chat/completions and /v1/models.
+    A language model's answers in OpenAI's form, in place of /predict: /v1/completions,
+    /v1/chat/completions and /v1/models.
 
     \b
     acme serve runs/mine/artifacts/cam-1

@@ -271,9 +271,10 @@ def print_left_out(console: Console, count: int, kind: str) -> None:
         console.print(f"… and {count - ROWS:,} more {kind}", highlight=False)
 
 
-def print_test_result(device: str, task: Task, result: Evaluation) -> None:
-    """One line."""
+def print_test_result(device: str, task: Task, result: Evaluation, samples: int) -> None:
+    """One line; a text has several tokens that are judged."""
+    tokens = f", {result.count:,} tokens" if task.per_token else ""
     table_console().print(
         f"{device}: {task.written(result)}, loss {result.loss:.4f} "
-        f"on its {result.count} test samples"
+        f"on its {samples:,} test samples{tokens}"
     )

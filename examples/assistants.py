@@ -1,7 +1,7 @@
 """Ten assistants of one real language model: ``python examples/assistants.py DATA CHECKPOINT``.
 
 DATA is a folder with CLINC150 as ``train.jsonl`` and ``test.jsonl`` (``text``, ``intent`` and
-``domain`` on each line; CC BY 3.0, Larson et al. 2019), CHECKPOINT a decoder that fits the memory,
+``domain`` on each line; CC BY 3.0, Larson et al. 2019, github.com/clinc/oos-eval), CHECKPOINT a decoder that fits the memory,
 such as SmolLM2-135M-Instruct. A device is asked for the intent of a sentence, and says it in words;
 each has one domain. ``--quick`` takes few texts and epochs, to see the whole path.
 """
@@ -73,6 +73,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
+    for name in ("train.jsonl", "test.jsonl"):
+        if not (arguments.data / name).is_file():
+            parser.error(
+                f"{arguments.data} has no {name}: CLINC150 (github.com/clinc/oos-eval), a line as "
+                '{"text": "what is my balance", "intent": "balance", "domain": "banking"}'
+            )
 
     beside = arguments.out.parent / f"{arguments.out.name}-instructions"
     settings = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())

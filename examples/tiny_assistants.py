@@ -1,8 +1,8 @@
 """A small LLaMA for six devices, each with a domain: ``python examples/tiny_assistants.py DATA``.
 
 DATA is a folder with CLINC150 as ``train.jsonl`` and ``test.jsonl`` (``text``, ``intent`` and
-``domain`` on each line; CC BY 3.0, Larson et al. 2019, github.com/clinc/oos-eval). The LLaMA is trained first, from nothing,
-on sentences of all domains that no device has.
+``domain`` on each line; CC BY 3.0, Larson et al. 2019, github.com/clinc/oos-eval).
+The LLaMA is trained first, from nothing, on sentences of all domains that no device has.
 """
 
 import argparse

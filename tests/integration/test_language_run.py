@@ -109,7 +109,13 @@ def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
     assert "perplexity" in own.output
     explained = CliRunner().invoke(app, ["explain", str(path), "--device", name])
     assert "Perplexities: " in explained.output
-    assert "What each device writes" in (path / "report.html").read_text()
+    assert ", share of tokens: coarse header" in " ".join(explained.output.split())
+    page = (path / "report.html").read_text()
+    assert "What each device writes" in page
+    assert "of the tokens right" in page
+    assert "hidden state</text>" in page
+    for word in ("[CLS] token", "Wilson", "Classes, and which", "0 classes"):
+        assert word not in page.partition("<dl")[0]
     long = CliRunner().invoke(app, ["predict", folder, "on", "--tokens", "90"])
     assert "with 90 new ones that is more than the 64 that the model takes" in long.output
     data = str(path.parent / "rows.jsonl")

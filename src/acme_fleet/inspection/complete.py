@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -99,7 +100,13 @@ class Writer:
             half = len(real) // 2
             (prompt, answer), *_ = [*prompted(one), (real[:half], real[half:])]
             written = self._behind(prompt, len(answer))
-            yield TestedText(text(prompt.tolist()), written, text(answer.tolist()))
+            yield TestedText(self._lines(prompt.tolist()), written, text(answer.tolist()))
+
+    def _lines(self, numbers: list[int]) -> str:
+        """The text of tokens, with a line between what special ones separate, as in a chat."""
+        text = self.preprocessing.text
+        groups = groupby(numbers, key=lambda number: text([number]) == "")
+        return "\n".join(text(list(part)).strip() for special, part in groups if not special)
 
     def _behind(self, tokens: Int[Tensor, " prompt"], most: int) -> str:
         written = self.model.most_probable([tokens], most, self.preprocessing.pad_id)[0]

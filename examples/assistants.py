@@ -1,9 +1,10 @@
 """Ten assistants of one real language model: ``python examples/assistants.py DATA CHECKPOINT``.
 
 DATA is a folder with CLINC150 as ``train.jsonl`` and ``test.jsonl`` (``text``, ``intent`` and
-``domain`` on each line; CC BY 3.0, Larson et al. 2019), CHECKPOINT a decoder that fits the memory,
-such as SmolLM2-135M-Instruct. A device is asked for the intent of a sentence, and says it in words;
-each has one domain. ``--quick`` takes few texts and epochs, to see the whole path.
+``domain`` on each line; CC BY 3.0, Larson et al. 2019, github.com/clinc/oos-eval),
+CHECKPOINT a decoder that fits the memory, such as SmolLM2-135M-Instruct. A device is asked for the
+intent of a sentence, and says it in words; each has one domain. ``--quick`` takes few texts and
+epochs, to see the whole path.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import yaml
 import acme_fleet
 from acme_fleet.inspection.complete import Writer
 from acme_fleet.pipeline import customize
-from acme_fleet.report.terminal.run import LiveStages, print_summary
+from acme_fleet.report.terminal.progress import LiveStages
+from acme_fleet.report.terminal.run import print_summary
 
 PUBLIC, OWN, TEST = 3000, 300, 100  # sentences: the cloud's, a device's, a device's to be judged on
 QUICK_PUBLIC, QUICK_OWN, QUICK_TEST = 400, 48, 16
@@ -73,6 +75,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
+    for name in ("train.jsonl", "test.jsonl"):
+        if not (arguments.data / name).is_file():
+            parser.error(
+                f"{arguments.data} has no {name}: CLINC150 (github.com/clinc/oos-eval), a line as "
+                '{"text": "what is my balance", "intent": "balance", "domain": "banking"}'
+            )
 
     beside = arguments.out.parent / f"{arguments.out.name}-instructions"
     settings = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())

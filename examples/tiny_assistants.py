@@ -1,8 +1,8 @@
 """A small LLaMA for six devices, each with a domain: ``python examples/tiny_assistants.py DATA``.
 
 DATA is a folder with CLINC150 as ``train.jsonl`` and ``test.jsonl`` (``text``, ``intent`` and
-``domain`` on each line; CC BY 3.0, Larson et al. 2019). The LLaMA is trained first, from nothing,
-on sentences of all domains that no device has.
+``domain`` on each line; CC BY 3.0, Larson et al. 2019, github.com/clinc/oos-eval).
+The LLaMA is trained first, from nothing, on sentences of all domains that no device has.
 """
 
 import argparse
@@ -51,6 +51,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
+    for name in ("train.jsonl", "test.jsonl"):
+        if not (arguments.data / name).is_file():
+            parser.error(
+                f"{arguments.data} has no {name}: CLINC150 (github.com/clinc/oos-eval), a line as "
+                '{"text": "what is my balance", "intent": "balance", "domain": "banking"}'
+            )
 
     beside = arguments.out.parent / f"{arguments.out.name}-llama"
     paths = split(arguments.data, beside / "sentences")

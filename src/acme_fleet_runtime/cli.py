@@ -16,7 +16,8 @@ from acme_fleet_runtime.answers import write_answers, write_lines
 from acme_fleet_runtime.errors import AcmeError, FleetError
 from acme_fleet_runtime.inputs import Skipped, find_inputs
 from acme_fleet_runtime.outside import reason
-from acme_fleet_runtime.writer import Wish, Writer, open_artifact
+from acme_fleet_runtime.prompts import read_prompts, shown
+from acme_fleet_runtime.writer import Writer, open_artifact
 
 HOST, PORT, TOKEN = "127.0.0.1", 8080, "ACME_TOKEN"
 _DONE, _IN_PART, _WRONG_INPUT, _INTERRUPTED = 0, 1, 2, 130
@@ -100,12 +101,10 @@ def _predict(options: Any) -> int:
 
 
 def _complete(writer: Writer, options: Any) -> int:
-    for text in (*map(str, options.files), *options.text):
-        says = [{"role": "user", "content": text}]
-        prompt = writer.asked(says) if options.chat else writer.prompt(text)
-        written = writer.complete(prompt, Wish(options.tokens))
-        shown = written if options.chat else f"{text}{written}"
-        _say(json.dumps({"prompt": text, "text": written}) if options.json else shown)
+    for text in read_prompts(options.files, options.text, lines=options.lines):
+        written = writer.answer(text, options.tokens, options.chat)
+        answer = {"prompt": text, "text": written}
+        _say(json.dumps(answer) if options.json else shown(text, written))
     return _DONE
 
 

@@ -179,6 +179,11 @@ class Writer:
         """The whole text behind a prompt; see :meth:`write`."""
         return "".join(piece.text for piece in self.write(prompt, wish))
 
+    def answer(self, text: str, most: int, chat: bool) -> str:
+        """The most probable text behind a prompt, or to what a user says in a ``chat``."""
+        says = [{"role": "user", "content": text}]
+        return self.complete(self.asked(says) if chat else self.prompt(text), Wish(most))
+
 
 def open_artifact(folder: str | Path, threads: int = 0) -> Runner | Writer:
     """Check an artifact's files, and start it, whatever it does.

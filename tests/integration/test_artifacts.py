@@ -189,6 +189,13 @@ def test_the_default_place_and_an_older_artifact(finished, quick_format: Any, tm
     (place / "model.npz").write_bytes(b"old")  # is replaced, too
     assert _acme("export", run, "--device", "cam-1", "--format", "npz").exit_code == 0
     assert (place / "model.npz").stat().st_size > 3
+    before = (place / "manifest.json").read_bytes()
+    told = _acme("export", run, "--device", "cam-1", "--format", "safetensors")
+    assert told.exit_code == 2
+    assert "cam-1 holds an artifact for numpy; this one is for pytorch" in " ".join(
+        told.stderr.split()
+    )
+    assert (place / "manifest.json").read_bytes() == before
 
 
 def test_a_folder_of_something_else_is_not_touched(finished, quick_format: Any, tmp_path: Path):

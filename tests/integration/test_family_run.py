@@ -183,7 +183,7 @@ def test_a_fleet_of_a_family(family: str, tmp_path: Path) -> None:
         assert (sizes.hidden, sizes.layers) == (12, 2)
         assert set(config.heads_per_layer) == {sizes.heads // 2}
         assert device.size_bytes == (folder / "model.safetensors").stat().st_size <= 26_000
-        _, result = predict_test_data(path, device.name)
+        result = predict_test_data(path, device.name).evaluation
         assert (result.score, result.count) == (device.accuracy, device.test_samples)
         rule = read_preprocessing(folder)
         if family in _IMAGES:

@@ -17,6 +17,7 @@ from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.data.partition import HostData, load_world
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
+from acme_fleet.inspection.examples import find_examples
 from acme_fleet.links.wire import read_message
 from acme_fleet.messages.edge_device import HeaderAssignment
 from acme_fleet.messages.header_plan import HeaderPlan
@@ -101,12 +102,30 @@ def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
     assert answer["text"]
     own = CliRunner().invoke(app, ["predict", str(path), "--device", name])
     assert f"{name}: token accuracy" in own.output
+    assert summary.devices[0].language is not None
+    tests, tokens = summary.devices[0].test_samples, summary.devices[0].language.tokens
+    assert f"on its {tests} test samples, {tokens} tokens" in " ".join(own.output.split())
+    assert own.output.count("=> | ") == own.output.count("    in the data: ") == 5
     assert "perplexity" in own.output
     explained = CliRunner().invoke(app, ["explain", str(path), "--device", name])
     assert "Perplexities: " in explained.output
-    assert "What each device writes" in (path / "report.html").read_text()
+    assert ", share of tokens: coarse header" in " ".join(explained.output.split())
+    page = (path / "report.html").read_text()
+    assert "What each device writes" in page
+    assert "of the tokens right" in page
+    assert "hidden state</text>" in page
+    for word in ("[CLS] token", "Wilson", "Classes, and which", "0 classes"):
+        assert word not in page.partition("<dl")[0]
     long = CliRunner().invoke(app, ["predict", folder, "on", "--tokens", "90"])
     assert "with 90 new ones that is more than the 64 that the model takes" in long.output
+    data = str(path.parent / "rows.jsonl")
+    assert "is a file, and a language model takes prompts" in _told("predict", folder, data)
+    assert "holds JSON; --lines takes plain texts" in _told("predict", folder, "--lines", data)
+    assert "--top counts classes" in _told("predict", folder, "on", "--top", "2")
+    prompts = path.parent / "prompts.txt"
+    prompts.write_text("turn light on =>\n\nturn light =>\n")
+    lines = _told("predict", folder, "--lines", str(prompts), "--tokens", "2").splitlines()
+    assert [line.partition(" | ")[0] for line in lines] == ["turn light on =>", "turn light =>"]
     chat = CliRunner().invoke(app, ["predict", folder, "on", "--chat"])
     assert "messages need a chat template" in chat.output
     told = CliRunner().invoke(app, ["export", str(path), "--all", "--format", "executorch"])
@@ -129,7 +148,21 @@ def test_an_artifact_has_the_losses_of_the_run(run: tuple[Path, Summary], tmp_pa
     assert manifest.limit is not None
     assert manifest.limit.fits
     answered = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), "turn light on =>"])
-    assert answered.stdout.startswith("turn light on =>")
+    assert answered.stdout.startswith("turn light on => | ")
+
+
+def test_a_report_shows_prompts_and_expected_answers(run: tuple[Path, Summary]):
+    path, summary = run
+    examples = find_examples(path)[summary.devices[0].name]
+    asked = [json.loads(line) for line in (path.parent / "rows.jsonl").read_text().splitlines()]
+    known = {(row["prompt"], row["answer"]) for row in asked}
+    assert len(examples) == 4
+    assert {(one.text, one.label) for one in examples} <= known
+    assert not any(one.judged for one in examples)
+
+
+def _told(*arguments: str) -> str:
+    return CliRunner().invoke(app, list(arguments)).output
 
 
 @pytest.mark.slow

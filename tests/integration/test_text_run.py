@@ -114,7 +114,7 @@ def test_folder_alone_is_enough(run: tuple[Path, Summary]):
 def test_predict(run: tuple[Path, Summary], tmp_path: Path):
     path, summary = run
     for device in summary.devices:
-        _, result = predict_test_data(path, device.name)
+        result = predict_test_data(path, device.name).evaluation
         assert (result.score, result.count) == (device.accuracy, device.test_samples)
     (tmp_path / "a.txt").write_text("please play a song\n")
     told = CliRunner().invoke(

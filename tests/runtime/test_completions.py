@@ -264,7 +264,7 @@ def test_the_small_command_completes(speaker: Path, capsys: pytest.CaptureFixtur
     assert main(["predict", str(speaker), "light", "--tokens", "2"]) == 0
     assert main(["predict", str(speaker), "light", "--chat", "--json"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "lightlamp rain"
+    assert first == "light | lamp rain"
     assert json.loads(second) == {"prompt": "light", "text": "light lamp rain sun"}
     writer = open_artifact(speaker)
     assert isinstance(writer, Writer)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app
+from acme_fleet.config.data import ABSENT
 from acme_fleet.config.training import Training
 from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.data.samples import Samples
@@ -24,6 +25,7 @@ from acme_fleet.training.language_pretraining import (
     LanguageRecipe,
     pretrain_language,
 )
+from acme_fleet_runtime.chat import ChatTemplate
 from tiny_language import written, written_rows
 
 _RECIPE = LanguageRecipe("tiny", Training(epochs=2, batch_size=16, learning_rate=0.02), 40)
@@ -65,12 +67,39 @@ def test_the_command_trains_it_and_names_what_is_wrong(tmp_path: Path):
     told = CliRunner().invoke(app, ["pretrain", *options, "--out", str(tmp_path / "out")])
     assert told.exit_code == 0, told.output
     assert "a token on 3 texts" in told.output
-    chats = [{"messages": [{"role": "assistant", "content": "on"}]}]
-    path = written(chats, tmp_path / "chats.jsonl")
-    with pytest.raises(FleetError, match="messages need a chat template"):
-        pretrain_language(path, "text", _RECIPE, tmp_path / "chat")
+    short = CliRunner().invoke(
+        app, ["pretrain", *options, "--max-tokens", "3", "--out", str(tmp_path / "refused")]
+    )
+    assert "more than the 3 of --max-tokens" in " ".join(short.output.split())
+    assert not (tmp_path / "refused").exists()
+    again = CliRunner().invoke(app, ["pretrain", *options, "--out", str(tmp_path / "refused")])
+    assert again.exit_code == 0, again.output
     with pytest.raises(FleetError, match="there is no nano; choose one of llama-nano"):
         pretrain_language(data, "text", LanguageRecipe("nano", _RECIPE.training), tmp_path / "no")
+
+
+def test_messages_bring_a_chat_template(tmp_path: Path):
+    says = [("system", "be brief"), ("user", "turn the light"), ("assistant", "on")]
+    chat = {"messages": [{"role": role, "content": content} for role, content in says]}
+    data = written([chat] * 60, tmp_path / "chats.jsonl")
+    pretrain_language(data, "text", _RECIPE, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.apply_chat_template(chat["messages"], tokenize=False) == (
+        "<|begin|>system\nbe brief<|end|><|begin|>user\nturn the light<|end|>"
+        "<|begin|>assistant\non<|end|>"
+    )
+    rule = LanguagePreprocessing.of_checkpoint(tmp_path / "model", 40)
+    _, labels = rule.learned([chat])
+    learned = labels[labels != ABSENT].tolist()
+    assert rule.text(learned) == "on"
+    assert learned[-1] == rule.end
+    begun = ChatTemplate(rule.chat_template or "", rule.special_tokens).written(
+        chat["messages"][:2]
+    )
+    assert begun.endswith("turn the light<|end|><|begin|>assistant\n")
+    prompts = written([{"prompt": "a b", "answer": "c"}] * 60, tmp_path / "prompts.jsonl")
+    pretrain_language(prompts, "text", _RECIPE, tmp_path / "plain")
+    assert AutoTokenizer.from_pretrained(tmp_path / "plain").chat_template is None
 
 
 def test_its_vocabulary_can_be_cut(tmp_path: Path):

@@ -129,7 +129,7 @@ def test_a_folder_of_something_else_is_left_alone(trained: Path, digits: Source,
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / RECORD).write_text('{"recipe": {}, "samples": 3}')
-    with pytest.raises(RunError, match="something else"):
+    with pytest.raises(RunError, match="other data or options: repeat that"):
         pretrain(digits, _recipe(), begun)
 
 

@@ -97,7 +97,8 @@ def serve(
 ) -> None:
     """Answer HTTP requests with an artifact, without torch: /predict, /health and /metrics.
 
-    Language models answer in OpenAI's form: /v1/completions, /v1/chat/completions and /v1/models.
+    A language model's answers in OpenAI's form, in place of /predict: /v1/completions,
+    /v1/chat/completions and /v1/models.
 
     \b
     acme serve runs/mine/artifacts/cam-1
@@ -157,8 +158,12 @@ def _measured(manifest: Manifest) -> list[str]:
     if isinstance(took, Latency):
         parts.append(f"{took.median_ms:.3g} ms (PyTorch {took.pytorch_ms:.3g})")
     elif took is not None:
+        speeds = [
+            f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
+            for speed in (took.tokens_per_s, took.pytorch_tokens_per_s)
+        ]
         parts.append(
-            f"{took.tokens_per_s:.3g} tokens a second (PyTorch {took.pytorch_tokens_per_s:.3g}), "
+            f"{speeds[0]} tokens a second (PyTorch {speeds[1]}), "
             f"the first after {took.first_token_ms:.3g} ms ({took.pytorch_first_token_ms:.3g})"
         )
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from acme_fleet.cli.app import DEPLOY, app, say
 
 if TYPE_CHECKING:
     from acme_fleet_runtime.answers import Classifier
+
+_SHOWN = 5  # test texts of a language model
 
 
 @app.command(rich_help_panel=DEPLOY)
@@ -24,14 +27,16 @@ def predict(
         list[Path] | None,
         typer.Argument(
             help="Files, folders (with all below them); - is standard input (texts). For a "
-            "language model prompts."
+            "language model prompts, or with --lines files of prompts."
         ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Name of the device; a run directory needs it.")
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text; may be given again.")] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="A file holds one text a line.")] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="A file holds one text, or prompt, a line.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="A JSON object a line, and nothing else.")
     ] = False,
@@ -55,6 +60,7 @@ def predict(
     acme predict runs/mine/devices/speaker-2 --text "turn the light on"
     acme predict runs/mine/devices/speaker-2 --lines -   < texts
     acme predict runs/mine/devices/helper-1 "how do i"   what a language model writes behind it
+    acme predict runs/mine/devices/helper-1 --lines prompts.txt
 
     A file that cannot be read is told on its line; the others are answered, and the exit code is 1.
     """
@@ -62,13 +68,21 @@ def predict(
     from acme_fleet.report.terminal.predictions import print_answers
     from acme_fleet_runtime.answers import write_answers
     from acme_fleet_runtime.inputs import Skipped, find_inputs
+    from acme_fleet_runtime.prompts import read_prompts, shown
 
     if not files and not text:
         if lines or as_json or top:
             raise FleetError("--lines, --json and --top need files or --text")
         _predict_test_data(place, device)
         return
-    if _completed(place, device, [*map(str, files or []), *(text or [])], tokens, chat, as_json):
+    writer = _writer_in(place, device)
+    if writer is not None:
+        if top:
+            raise FleetError("--top counts classes; a language model has none")
+        for prompt in read_prompts(files or [], text or [], lines=lines):
+            written = writer(prompt, tokens, chat)
+            answer = {"prompt": prompt, "text": written}
+            say(json.dumps(answer) if as_json else shown(prompt, written))
         return
     own, skipped = _model_in(place, device), Skipped()
     inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)
@@ -83,45 +97,29 @@ def predict(
         raise typer.Exit(1)
 
 
-def _completed(
-    place: Path, device: str | None, prompts: list[str], tokens: int, chat: bool, as_json: bool
-) -> bool:
-    """Print what a language model writes behind prompts; false for any other model."""
+def _writer_in(place: Path, device: str | None) -> Callable[[str, int, bool], str] | None:
+    """Writes behind a prompt at most so many tokens, perhaps as a chat; none of a classifier."""
     from acme_fleet.errors import FleetError
     from acme_fleet_runtime.manifest import is_artifact, read_manifest
 
     if device is None and is_artifact(place):
-        if not read_manifest(place).writes:
-            return False
-        match read_manifest(place).program.name:
+        manifest = read_manifest(place)
+        if not manifest.writes:
+            return None
+        match manifest.program.name:
             case "onnxruntime":
-                _continued(place, prompts, tokens, chat, as_json)
-                return True
+                from acme_fleet_runtime.writer import Writer as Runtime
+                from acme_fleet_runtime.writer import open_artifact
+
+                artifact = open_artifact(place)
+                assert isinstance(artifact, Runtime)  # by its manifest
+                return artifact.answer
             case "llama.cpp":
                 raise FleetError(f"{place} is for llama.cpp: python {place / 'run.py'} TEXT")
     from acme_fleet.inspection.complete import Writer
 
     writer = Writer.open(place, device)
-    if writer is None:
-        return False
-    for answer in writer.complete(prompts, tokens, chat=chat):
-        shown = answer.text if chat else f"{answer.prompt}{answer.text}"
-        say(json.dumps(vars(answer)) if as_json else shown)
-    return True
-
-
-def _continued(place: Path, prompts: list[str], tokens: int, chat: bool, as_json: bool) -> None:
-    """Print what an artifact writes behind prompts, without torch."""
-    from acme_fleet_runtime.writer import Wish, Writer, open_artifact
-
-    writer = open_artifact(place)
-    assert isinstance(writer, Writer)  # by its manifest
-    for prompt in prompts:
-        says = [{"role": "user", "content": prompt}]
-        begun = writer.asked(says) if chat else writer.prompt(prompt)
-        text = writer.complete(begun, Wish(tokens))
-        shown = text if chat else f"{prompt}{text}"
-        say(json.dumps({"prompt": prompt, "text": text}) if as_json else shown)
+    return None if writer is None else writer.answer
 
 
 def _model_in(place: Path, device: str | None) -> Classifier[Any]:
@@ -138,12 +136,18 @@ def _model_in(place: Path, device: str | None) -> Classifier[Any]:
 
 def _predict_test_data(place: Path, device: str | None) -> None:
     from acme_fleet.errors import FleetError
+    from acme_fleet.inspection.complete import tested_texts
     from acme_fleet.inspection.predict import predict_test_data
     from acme_fleet.report.terminal.run import print_test_result
+    from acme_fleet_runtime.prompts import shown
 
     if device is None:
         _model_in(place, device)  # a missing folder, or a missing --device, comes first
         raise FleetError(
             f"name files for the model of {place}; only a run directory knows test data"
         )
-    print_test_result(device, *predict_test_data(place, device))
+    tested = predict_test_data(place, device)
+    print_test_result(device, tested.task, tested.evaluation, len(tested.samples))
+    if tested.task.per_token:
+        for one in tested_texts(tested.model.folder, tested.samples, _SHOWN):
+            say(f"{shown(one.prompt, one.text)}\n    in the data: {one.expected}")

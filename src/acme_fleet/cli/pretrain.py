@@ -58,7 +58,8 @@ def pretrain(
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and compiled.")] = "cpu",
 ) -> None:
     """Train a reference model from data alone; it goes on where it was interrupted."""
-    with _options_named({"data.train": "--data", "`data.image_size`": "--image-size"}):
+    options = {"data.train": "--data", "data.max_tokens": "--max-tokens"}
+    with _options_named({**options, "`data.image_size`": "--image-size"}):
         from acme_fleet.config.training import Training
         from acme_fleet.data.datasets import load_source
         from acme_fleet.data.sources.archives import data_at

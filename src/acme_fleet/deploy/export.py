@@ -51,6 +51,7 @@ _LIBRARIES = (
     *("acme-fleet", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "gguf"),
     "llama-cpp-python",
 )
+_ALONE = "not the personal model: the device's header was left out, this is the backbone alone"
 NOTE, CARD = "LICENSE-NOTE.txt", "README.md"
 _LARGEST_CARD = 2**20  # bytes of a checkpoint's README
 
@@ -142,7 +143,8 @@ def export(
     """Write an artifact of a device's model.
 
     The folder appears when everything is verified; until then, and after a refusal, an older
-    artifact there stays as it was.
+    artifact there stays as it was. One of another format, or with a header where this has none,
+    is not replaced.
 
     Args:
         origin: the model.
@@ -154,7 +156,8 @@ def export(
     Raises:
         ArtifactError: with the numbers, if the artifact does not compute what PyTorch does.
         FleetError: if the model cannot be written in this format.
-        RunError: if the folder holds something else, or cannot be written.
+        RunError: if the folder holds something else, another kind of artifact too, or cannot be
+            written.
     """
     form = chosen(FORMATS, format_name, "--format")
     writes = read_description(origin.model.folder).writes
@@ -170,11 +173,11 @@ def export(
         model = replace(model, model=CustomizedModel(model.model.backbone, NoHeader()).eval())
     with _replacing_folder(out) as folder, using(_THREADS):
         written = form.write(model, folder)
+        if without_header:
+            written = replace(written, notes=(_ALONE, *written.notes))
+        _check_same_kind(out, written)
         examine = _examined_language if writes else _examined
         verified, measured = examine(form, origin, model, folder, force)
-        if without_header:
-            note = "the device's header was left out: this is the backbone alone"
-            written = replace(written, notes=(note, *written.notes))
         (folder / "run.py").write_text(written.script, encoding="utf-8")
         if origin.reference is not None:
             _note_license(origin.reference, folder)
@@ -335,6 +338,25 @@ def _listed_files(folder: Path) -> set[str]:
         document = json.loads(read_regular(folder / MANIFEST, LARGEST_MANIFEST))
     files = document.get("files") if isinstance(document, dict) else None
     return {MANIFEST, *files} if isinstance(files, dict) else set()
+
+
+def _check_same_kind(out: Path, written: Written) -> None:
+    """Refuse to replace an artifact of another format, or of another model."""
+    if not is_artifact(out):
+        return
+    try:
+        old = read_manifest(out)
+    except ArtifactError:  # damaged, or of an older version
+        return
+    kinds = [
+        f"{program.name}{', without the header' if _ALONE in notes else ''}"
+        for program, notes in ((old.program, old.notes), (written.program, written.notes))
+    ]
+    if kinds[0] != kinds[1]:
+        raise RunError(
+            f"{out} holds an artifact for {kinds[0]}; this one is for {kinds[1]}: choose another "
+            f"--out, or remove that folder"
+        )
 
 
 @contextmanager

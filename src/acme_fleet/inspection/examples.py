@@ -13,7 +13,7 @@ from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError
-from acme_fleet.inspection.complete import Writer
+from acme_fleet.inspection.complete import tested_texts
 from acme_fleet.inspection.predict import DeviceModel
 from acme_fleet.report.page.facts import listed_devices
 from acme_fleet.report.page.pictures import Example, image_address
@@ -27,7 +27,6 @@ _EACH = 8
 _SIDE = 96  # pixels
 _MOST_BYTES = 700_000  # of all
 _LONGEST = 300  # characters of a text
-_TOKENS = 24  # that a language model writes
 
 
 def find_examples(run_dir: str | Path) -> dict[str, list[Example]]:
@@ -54,7 +53,7 @@ def find_examples(run_dir: str | Path) -> dict[str, list[Example]]:
                 break
             folder, test = run.device(name), world.private[name].test
             if task_of(fleet.task).per_token:
-                found[name] = list(_written(folder, world, test))
+                found[name] = list(_written(folder, test))
             else:
                 found[name] = list(_answered(folder, world, test))
             left -= sum(len(one.image or one.text or "") for one in found[name])
@@ -80,18 +79,11 @@ def _shown(world: World, inputs: dict[str, Tensor], label: str, answer: str) -> 
     return Example(label, answer, text=_text(form.ready(), inputs)[:_LONGEST])
 
 
-def _written(folder: Path, world: World, test: Samples) -> Iterator[Example]:
-    """The beginnings of some texts, and what the model writes behind them."""
-    form, writer = world.preprocessing, Writer.open(folder, None)
-    if writer is None or isinstance(form, ImagePreprocessing):
-        return
-    texts = [_text(form.ready(), test[n : n + 1].inputs) for n in range(min(_EACH // 2, len(test)))]
-    words = [text.split() for text in texts]
-    halves = [(" ".join(w[: len(w) // 2]), " ".join(w[len(w) // 2 :])) for w in words if len(w) > 1]
-    for (prompt, rest), answer in zip(
-        halves, writer.complete([prompt for prompt, _ in halves], _TOKENS), strict=True
-    ):
-        yield Example(rest[:_LONGEST], answer.text[:_LONGEST], text=prompt[:_LONGEST], judged=False)
+def _written(folder: Path, test: Samples) -> Iterator[Example]:
+    """Prompts with the answers in the data, and what the model writes."""
+    for one in tested_texts(folder, test, _EACH // 2):
+        expected, written = one.expected[:_LONGEST], one.text[:_LONGEST]
+        yield Example(expected, written, text=one.prompt[-_LONGEST:], judged=False)
 
 
 def _text(tokenizer: Tokenizer, inputs: dict[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.data.partition import HostData, load_world
+from acme_fleet.data.samples import Samples
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.features import CustomizedModel
 from acme_fleet.models.shipped import load_device_model, read_class_names, read_preprocessing
@@ -159,8 +160,18 @@ def predict_files(run_dir: Path, device: str, files: list[Path]) -> list[Predict
     return predictions
 
 
-def predict_test_data(run_dir: Path, device: str) -> tuple[Task, Evaluation]:
-    """Evaluate on the device's own full test set; returns the task, which judged, and its result.
+@dataclass(frozen=True)
+class Tested:
+    """A device's model on its own full test set: the task, which judged, and the result."""
+
+    task: Task
+    evaluation: Evaluation
+    model: DeviceModel
+    samples: Samples
+
+
+def predict_test_data(run_dir: Path, device: str) -> Tested:
+    """Evaluate a device's model on its own full test set.
 
     Raises:
         RunError: if the run or the device does not exist, or has no finished model.
@@ -174,7 +185,7 @@ def predict_test_data(run_dir: Path, device: str) -> tuple[Task, Evaluation]:
         test = data.splits(device, own.class_names, own.preprocessing).test
     with threads(run.fleet.threads):
         task = task_of(run.fleet.task)
-        return task, evaluate(task, own.model, test)
+        return Tested(task, evaluate(task, own.model, test), own, test)
 
 
 def _folder(run: RunDirectory, device: str) -> Path:

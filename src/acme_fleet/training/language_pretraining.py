@@ -38,6 +38,14 @@ from acme_fleet.training.loop import fit
 from acme_fleet.training.pretraining import RECORD, started
 
 BEGIN, END, PADDING = "<|begin|>", "<|end|>", "<|pad|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ bos_token }}{{ message.role }}\n{{ message.content }}{{ eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
+)
+"""Of a model that is trained on messages: each one's role, a line feed and its content, between the
+tokens that begin and end a text."""
 _HELD_OUT = 0.05  # of the texts to validate on, and as many to test on
 _CONTEXT = 512  # tokens that the model's positions go up to
 
@@ -92,6 +100,8 @@ def pretrain_language(
 ) -> dict[str, Any]:
     """Train a tokenizer and a LLaMA on texts, and save both; stopped, it goes on.
 
+    Where there are messages, the tokenizer gets :data:`CHAT_TEMPLATE`.
+
     Args:
         data: JSON Lines, see :func:`acme_fleet.data.language.read_language`.
         text_key: of plain texts.
@@ -113,34 +123,49 @@ def pretrain_language(
         )
     check_paths([data], "--data", folders=False)
     items = list(read_language([data], Columns(text_key, "label"), "--data").items)
+    material = _prepared(items, recipe)  # refused texts leave no folder behind
     with held(folder):
         try:
-            return _pretrained(items, recipe, folder, progress)
+            return _pretrained(material, recipe, folder, progress)
         except WriteError as error:
             raise WriteError(f"{error}; the same command goes on with what is finished") from error
 
 
-def _pretrained(
-    items: list[Item],
-    recipe: LanguageRecipe,
-    folder: Path,
-    progress: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    state, training = started(folder, recipe.describe(), len(items)), recipe.training
-    shape = DECODERS[recipe.model]
-    tokenizer = _tokenizer([_plain(item) for item in items], shape.vocabulary)
-    with writing(folder / "tokenizer.json"):
-        tokenizer.save_pretrained(folder)
+@dataclass(frozen=True)
+class _Material:
+    """A new tokenizer, and the texts in its tokens."""
+
+    tokenizer: PreTrainedTokenizerFast
+    samples: Samples
+
+
+def _prepared(items: list[Item], recipe: LanguageRecipe) -> _Material:
+    template = CHAT_TEMPLATE if any("messages" in item for item in items) else None
+    vocabulary = DECODERS[recipe.model].vocabulary
+    tokenizer = _tokenizer([_plain(item) for item in items], vocabulary, template)
     preprocessing = LanguagePreprocessing(
         tokenizer=_document(tokenizer),
         max_tokens=recipe.max_tokens,
         pad_id=_number(tokenizer, PADDING),
         special_tokens={k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        chat_template=template,
     )
     inputs, labels = preprocessing.learned(items)
-    everything = Samples(inputs, labels, torch.ones(len(items), dtype=torch.int64))
-    known, validation, test = _parts(everything, recipe.seed)
-    config = _config(shape, tokenizer)
+    return _Material(tokenizer, Samples(inputs, labels, torch.ones(len(items), dtype=torch.int64)))
+
+
+def _pretrained(
+    material: _Material,
+    recipe: LanguageRecipe,
+    folder: Path,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    tokenizer, samples, training = material.tokenizer, material.samples, recipe.training
+    state = started(folder, recipe.describe(), len(samples))
+    with writing(folder / "tokenizer.json"):
+        tokenizer.save_pretrained(folder)
+    known, validation, test = _parts(samples, recipe.seed)
+    config = _config(DECODERS[recipe.model], tokenizer)
     model = new_language_model(config, recipe.seed)
 
     def tell(epoch: int, note: str) -> None:
@@ -152,7 +177,7 @@ def _pretrained(
     _save(model.eval(), config, folder)
     record = {
         "recipe": recipe.describe(),
-        "samples": len(items),
+        "samples": len(samples),
         "params": sum(p.numel() for p in model.parameters()),
         "validation": _figures(model, validation),
         "test": _figures(model, test),
@@ -173,14 +198,13 @@ def new_language_model(config: LlamaConfig, seed: int) -> LanguageModel:
 
 def _plain(item: Item) -> str:
     if "messages" in item:
-        raise FleetError(
-            "--data: messages need a chat template, which a model that is trained from texts alone "
-            "has not; give text, or prompt and answer"
-        )
+        return "\n".join(text for message in item["messages"] for text in message.values())
     return "".join(item.values())
 
 
-def _tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def _tokenizer(
+    texts: Sequence[str], vocabulary: int, template: str | None
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE: any text can be written in it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -196,7 +220,11 @@ def _tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PADDING
+        tokenizer_object=tokenizer,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PADDING,
+        chat_template=template,
     )
 
 

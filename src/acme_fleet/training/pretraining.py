@@ -156,7 +156,6 @@ def _pretrain(
     place: torch.device,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    state = started(folder, recipe.describe(), len(source.train))
     labels = source.train.labels.numpy()
     random = np.random.default_rng(derive_seed(recipe.seed, "pretraining", "split"))
     known, held_out = (
@@ -166,6 +165,7 @@ def _pretrain(
     _, channels, rows, columns = known.inputs["pixel_values"].shape
     config = vit_config(Reference(model=recipe.model), (channels, rows, columns))
     classifier = new_vit(CLASSIFICATION, config, source.classes, recipe.seed).to(place)
+    state = started(folder, recipe.describe(), len(source.train))  # nothing is refused behind it
     if place.type == "cuda":
         classifier.compile()
 
@@ -217,7 +217,10 @@ def started(folder: Path, recipe: dict[str, Any], samples: int) -> EpochState:
         raise RunError(f"{folder} holds a finished model; choose another --out")
     if path.exists():
         if read_marked_json(path) != begun:
-            raise RunError(f"{folder} holds an unfinished training of something else")
+            raise RunError(
+                f"{folder} holds an unfinished training with other data or options: repeat that "
+                f"command, choose another --out, or remove the folder"
+            )
     elif any(entry.name != LOCK for entry in folder.iterdir()):
         raise RunError(f"{folder} is not an empty directory; choose another --out")
     else:

@@ -253,7 +253,7 @@ class Graph:
     height: float
 
 
-def header_graph(genotype: Mapping[str, Any]) -> Graph | None:
+def header_graph(genotype: Mapping[str, Any], *, tokens: bool = False) -> Graph | None:
     """Lay out a cell; none if the genotype is not understood.
 
     Every node has a row of its own, so its output can run to the right without crossing a box,
@@ -291,7 +291,8 @@ def header_graph(genotype: Mapping[str, Any]) -> Graph | None:
             kind = ("last", "penultimate")[source] if source < 2 else "inner"
             wires.append((kind, f"M{start} {y[source]}H{turn}V{top + 10.5}H{left + 4}"))
     ends = [node for node in range(2, len(y)) if node not in used]
-    _add_tail(boxes, wires, x[-1], [(x[columns[node]] + 112, y[node]) for node in ends])
+    loose = [(x[columns[node]] + 112, y[node]) for node in ends]
+    _add_tail(boxes, wires, x[-1], loose, tokens=tokens)
     return Graph(boxes, wires, x[-1] + 266, max(y) + 28)
 
 
@@ -300,16 +301,24 @@ def _add_tail(
     wires: list[tuple[str, str]],
     left: float,
     ends: Sequence[tuple[float, float]],
+    *,
+    tokens: bool,
 ) -> None:
-    """Loose ends, concatenated, pooled, joined with the [CLS] token, classified."""
+    """Loose ends, concatenated, pooled, joined with the [CLS] token, classified.
+
+    Of a language model: brought to the hidden size, added to each token's state, for its head.
+    """
     top, bottom = min(y for _, y in ends), max(y for _, y in ends)
     middle = (top + bottom) / 2
     wires += [("inner", f"M{x} {y}H{left}") for x, y in ends]
     boxes.append(("upright", left, top - 26, 24, bottom - top + 52, "concat"))
-    boxes.append(("source", left + 106, middle - 60, 84, 26, "[CLS] token"))
+    boxes.append(
+        ("source", left + 106, middle - 60, 84, 26, "hidden state" if tokens else "[CLS] token")
+    )
     wires.append(("last", f"M{left + 148} {middle - 34}V{middle - 15}"))
     reach = left + 24
-    for offset, width, label in ((42, 46, "pool"), (106, 84, "join"), (210, 56, "linear")):
+    labels = ("linear", "add", "head") if tokens else ("pool", "join", "linear")
+    for offset, width, label in zip((42, 106, 210), (46, 84, 56), labels, strict=True):
         wires.append(("inner", f"M{reach} {middle}H{left + offset}"))
         boxes.append(("tail", left + offset, middle - 15, width, 30, label))
         reach = left + offset + width

@@ -106,6 +106,8 @@ def accuracy(rows: Sequence[Row]) -> Figure:
         if device is None:
             continue
         interval = wilson(device.accuracy, device.test_samples)
+        if device.language is not None:  # a share of tokens, which are not independent
+            interval = device.accuracy, device.accuracy
         low = min(low, interval[0], device.accuracy_coarse, device.accuracy_linear)
         if device.accuracy_probe is not None:
             low = min(low, device.accuracy_probe)

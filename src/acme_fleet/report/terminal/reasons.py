@@ -200,9 +200,10 @@ def _print_limits(console: Console, found: Explanation) -> None:
 def _print_measured(console: Console, found: Explanation) -> None:
     if (own := found.measured) is None:
         return
+    of = "" if own.language is None else ", share of tokens"
     words = (
-        f"On the test data of {own.name}: coarse header {own.accuracy_coarse:.3f}, linear header "
-        f"{own.accuracy_linear:.3f}, final {own.accuracy:.3f} ({bytes_text(own.size_bytes)})"
+        f"On the test data of {own.name}{of}: coarse header {own.accuracy_coarse:.3f}, linear "
+        f"header {own.accuracy_linear:.3f}, final {own.accuracy:.3f} ({bytes_text(own.size_bytes)})"
     )
     if (probe := found.probe) and own.accuracy_probe is not None:
         words += (
@@ -224,7 +225,10 @@ def _measured_on(candidates: Sequence[Candidate]) -> str:
             "Loss: squared error of the pooled features over the reference's variance, public "
             "validation data without labels. The accuracy is not known."
         ) + estimates
-    return f"Loss and accuracy: public validation data, the reference's linear header.{estimates}"
+    return (
+        f"Loss and accuracy: public validation data, the reference's own classifier or language "
+        f"head.{estimates}"
+    )
 
 
 def _points(other: float | None, now: float | None) -> str:

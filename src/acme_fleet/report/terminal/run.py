@@ -190,7 +190,9 @@ def _language_table(summary: Summary) -> Table:
 def print_summary(summary: Summary) -> None:
     """The devices, the clusters' choices and the traffic."""
     console = table_console()
-    table = Table(title=f"{summary.name}, seed {summary.seed}")
+    tokens = any(device.language for device in summary.devices)
+    measure = "token accuracy" if tokens else "accuracy"
+    table = Table(title=f"{summary.name}, seed {summary.seed}: {measure} on devices' test data")
     columns = ["device", "cluster", "w, d", "size", "limit", "coarse", "linear", "final", "tests"]
     if summary.probe:
         columns[7:7] = ["ten lines", "averaged"]
@@ -214,10 +216,10 @@ def print_summary(summary: Summary) -> None:
         )
     console.print(table)
     print_left_out(console, len(summary.devices), "devices; summary.json has them")
-    if any(device.language for device in summary.devices):
+    if tokens:
         console.print(_language_table(summary))
     traffic, reference = summary.traffic, summary.reference
-    known = f", accuracy {accuracy_text(reference.accuracy)} on public test data"
+    known = f", {measure} {accuracy_text(reference.accuracy)} on public test data"
     seconds = duration_text(round(sum(summary.seconds.values())))
     console.print(
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
@@ -280,9 +282,10 @@ def print_left_out(console: Console, count: int, kind: str) -> None:
         console.print(f"… and {count - ROWS:,} more {kind}", highlight=False)
 
 
-def print_test_result(device: str, task: Task, result: Evaluation) -> None:
-    """One line."""
+def print_test_result(device: str, task: Task, result: Evaluation, samples: int) -> None:
+    """One line; a text has several tokens that are judged."""
+    tokens = f", {result.count:,} tokens" if task.per_token else ""
     table_console().print(
         f"{device}: {task.written(result)}, loss {result.loss:.4f} "
-        f"on its {result.count} test samples"
+        f"on its {samples:,} test samples{tokens}"
     )

@@ -571,7 +571,7 @@ def test_the_revision_is_asked_for_everywhere(tmp_path, hub):
 
 def test_a_name_that_is_neither_folder_nor_on_the_hub_says_both(hub):
     with pytest.raises(
-        FleetError, match=r"models/mine: there is no such folder, and the hub did not .* not a mod"
+        FleetError, match=r"models/mine: there is no such folder, and the hub gave no .* not a mod"
     ):
         load_backbone("models/mine")
 

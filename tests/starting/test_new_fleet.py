@@ -250,6 +250,20 @@ def test_images_to_a_checked_plan(photos: Path, tmp_path: Path):
     assert "better is a pre-trained one, --checkpoint FOLDER" in result.output
 
 
+@pytest.mark.parametrize(("classes", "rule"), [(20, ("both", "holders", 7)), (2, (None, None, 2))])
+def test_few_texts_of_a_class_on_a_device_are_mixed_by_rows(
+    tmp_path: Path, text_checkpoint: Path, classes: int, rule: tuple[str | None, str | None, int]
+):
+    rows = [{"text": "light on", "label": f"c{n % classes}"} for n in range(400)]
+    texts, path = write_rows(tmp_path / "said.jsonl", rows), tmp_path / "mine.yaml"
+    told = _acme("init", path, "--text", texts, "--checkpoint", text_checkpoint, "--devices", "4")
+    assert told.exit_code == 0, told.output
+    own = Fleet.from_yaml(path).personalization
+    default = type(own)()
+    expected = (rule[0] or default.mix, rule[1] or default.classifier, rule[2])
+    assert (own.mix, own.classifier, own.rounds) == expected
+
+
 def test_samples_of_a_device_are_those_of_the_plan(photos: Path, tmp_path: Path):
     """Of few samples more are for validation, and that they are few is said."""
     path = tmp_path / "mine.yaml"

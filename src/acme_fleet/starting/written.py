@@ -30,6 +30,7 @@ _EPOCHS = {"reference": 60, "checkpoint": 4, "distillation": 20, "local": 15}
 _VOCABULARY = 10_000
 _PLAIN = re.compile(r"[\w./][\w./-]*", re.ASCII)
 _OWN_SIDE = 64  # pixels at most, where the run trains a small ViT from nothing
+_FEW_OF_A_CLASS = 5  # texts on a device
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,26 @@ def _training(found: Found, devices: Sequence[Wanted], validation: float) -> lis
         "header: {blocks: 2, cells: 1, channels: 24}",
         "search: {steps: 30, children_per_step: 4, rivals: false, fine_tuning: "
         f"{{epochs: {_epochs('local', each)}, batch_size: {batch}, learning_rate: 0.002}}}}",
+        *_personalization(found, each, batch),
+    ]
+
+
+def _personalization(found: Found, each: int, batch: int) -> list[str]:
+    """Two rounds; with few texts of a class on a device, what wins there: rows by class."""
+    told = f"   # about {each:,} samples of a device to train on"
+    if found.template == "text" and each < _FEW_OF_A_CLASS * len(found.classes):
+        return [
+            "personalization:             # few texts of a class on a device: peers' weights help,",
+            "  rounds: 7                  # and cost bytes; docs/personalisation.md compares",
+            "  mix: both",
+            "  classifier: holders        # rows by class, from the devices that hold it",
+            f"  local: {{epochs: 5, batch_size: 32, learning_rate: 0.004}}{told}",
+        ]
+    return [
         "personalization:",
         "  rounds: 2",
         f"  local: {{epochs: {_epochs('local', each)}, batch_size: {batch}, learning_rate: 0.002}}"
-        f"   # about {each:,} samples of a device to train on",
+        f"{told}",
     ]
 
 

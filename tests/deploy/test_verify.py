@@ -49,6 +49,23 @@ def test_what_is_equal_is_accepted():
     assert (accuracy.artifact, accuracy.pytorch, accuracy.samples) == (1, 1, 40)
 
 
+def test_one_sample_is_lost_at_any_number_of_them():
+    """Shares of samples are rounded: 21/22 − 20/22 is more than 1/22."""
+    for samples in range(1, 41):
+        labels = LABELS[:samples].copy()
+        labels[0] = (labels[0] + 1) % 4  # the artifact's mistake, PyTorch's with another image
+
+        def pytorch(inputs: Inputs, labels: np.ndarray = labels) -> np.ndarray:
+            logits = by_brightness(inputs)
+            first = (inputs["pixels"] == PIXELS[0]).reshape(len(logits), -1).all(axis=1)
+            logits[first] = 255 * np.eye(4, dtype=np.float32)[labels[0]]
+            return logits
+
+        evidence = Evidence("validation", Judged({"pixels": PIXELS[:samples]}, labels))
+        told = "; ".join(found(by_brightness, pytorch, evidence).refusals)
+        assert "accuracy is" not in told
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

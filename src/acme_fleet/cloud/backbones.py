@@ -114,8 +114,15 @@ class Backbones:
         else:
             start = self._untouched()
             before = clone_state(start)  # stages train what they get
+
+            def train(model: Classifier, progress: Progress) -> Classifier:
+                trained = self._train_reference(model, progress).cpu()
+                if told := _FOUND.get(origin_of(settings, before, trained)):
+                    progress(1, 1, told)
+                return trained
+
             with diverging("training the reference", "reference.training.learning_rate"):
-                reference = self._staged("reference", start, self._train_reference)
+                reference = self._staged("reference", start, train)
             self._origin = origin_of(settings, before, reference)
         return described(self._task, reference, self._public.test, self._origin), reference
 
@@ -189,11 +196,8 @@ class Backbones:
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
         settings, draw = self._settings.reference, self._draw("reference training")
         public, augment = self._public, self._augment
-        rest, before = (draw, augment, progress), clone_state(model)
-        trained = train_reference(self._task, model, settings, public, *rest, self._numbers(model))
-        if told := _FOUND.get(origin_of(settings, before, trained)):
-            progress(1, 1, told)
-        return trained
+        rest = draw, augment, progress, self._numbers(model)
+        return train_reference(self._task, model, settings, public, *rest)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone

@@ -185,8 +185,8 @@ def distribute(
             else:
                 own = load_own(device.data, fleet.data, source, _whose(device))
                 private[device.name] = _own_splits(fleet, device.name, own)
-    world = World(shared, private, source.classes, source.preprocessing, public)
-    return replace(world, owners=shares.owners)
+    of = source.classes, source.preprocessing, public
+    return World(shared, private, *of, owners=shares.owners)
 
 
 def raw_bytes(splits: Splits) -> int:

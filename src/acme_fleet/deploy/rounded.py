@@ -67,7 +67,7 @@ class Exact(nn.Module):
     """Not a number where a session's products of bytes overflow, else what it is given.
 
     On x86 processors without VNNI, ONNX Runtime adds pairs of products in 16 bits, unless the
-    session has the entry ``session.x64quantprecision``, as the runner's and ``run.py``'s have.
+    session has the entry ``session.x64quantprecision``, which the runner and ``run.py`` see to.
     Without it answers would be wrong by a little; the largest pair of products shows that.
     """
 

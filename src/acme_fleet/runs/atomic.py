@@ -33,7 +33,7 @@ def replacing(path: Path, *, private: bool = False, durable: bool = True) -> Ite
     Raises:
         WriteError: naming ``path``, if the system does not let it be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = _beside(path)
     with writing(path):
         make_folder(path.parent, private=private)
         try:
@@ -73,7 +73,7 @@ def check_writable(path: Path) -> None:
     Raises:
         WriteError: naming ``path``, if no file can be written there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = _beside(path)
     with writing(path):
         make_folder(path.parent)
         partial.touch(exist_ok=False)
@@ -99,6 +99,11 @@ def make_folder(path: Path, *, private: bool = False) -> None:
         path.mkdir(mode=0o700 if private else 0o777, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path) from error
+
+
+def _beside(path: Path) -> Path:
+    """A new name for a file that is to take the place of ``path``; see :data:`_PARTIAL`."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def is_partial(path: Path) -> bool:

@@ -118,7 +118,7 @@ def test_every_scale_is_a_fleet(path: Path, tmp_path: Path):
     data = bench.settings()["fleet"]["data"]
     if data["source"] not in ("digits", "arrays"):
         data["train"] = ["somewhere"]
-    if bench.extra.pop("checkpoint", None):
+    if bench.extra.pop("checkpoint", None) or bench.extra.pop("reference", None):
         bench.settings()["fleet"]["reference"]["checkpoint"] = "somewhere"
     assert len(bench.fleet.clusters) >= 2
 

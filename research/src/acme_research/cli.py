@@ -23,13 +23,14 @@ def reproduce(
     name: Annotated[
         str | None, typer.Argument(help="fig7a, say; without it, all are listed.")
     ] = None,
-    scale: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
+    scale: Annotated[str, typer.Option(help="smoke, small, real or full.")] = "smoke",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Run a table or figure of the paper again (a clone of the project has the stories).
 
     Further options are handed on to the story:
-    --data FOLDER of the data sets, for small and full;
+    --data FOLDER of the data sets, for all scales but smoke;
+    --references FOLDER with dinov2-small, the reference at scale real;
     --out FOLDER of finished pieces (runs/reproduce);
     --results FOLDER of figures and pictures (the clone's own);
     --checkpoint NAME or ./FOLDER of a ViT that is there already, for the reference, or of the

@@ -48,7 +48,7 @@ from acme_research.frame.settings import (
     shape_of,
 )
 
-Scale = Literal["smoke", "small", "full"]
+Scale = Literal["smoke", "small", "real", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class Options:
     threads: int = 1
     jobs: int = 1
     checkpoint: str | None = None
+    references: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,21 @@ class Bench:
             return tiny_bert(self.options.out.resolve() / "tiny-bert", WORDS)
         if "checkpoint" in self.extra:
             return _packaged(self.extra["checkpoint"])
+        if "reference" in self.extra:
+            return self._real(self.extra["reference"])
         return self._pretrained() if "pretraining" in self.extra else None
+
+    def _real(self, name: str) -> Path:
+        """A real checkpoint among those of ``--references``."""
+        references = self.options.references or os.environ.get("ACME_REFERENCES")
+        if references is None:
+            raise FleetError(
+                f"scale {self.options.scale} needs --references, the folder in which {name} is"
+            )
+        folder = Path(references).resolve() / name
+        if not (folder / "config.json").exists():
+            raise FleetError(f"--references: {folder} holds no checkpoint; it has no config.json")
+        return folder
 
     def _pretrained(self) -> Path:
         """The pre-trained reference, made by ``acme pretrain``'s function if it is not there."""

@@ -9,7 +9,7 @@ from typing import Any
 from acme_research.frame.places import PAGE, RESULTS
 from acme_research.stories import NAMES as STORIES
 
-SCALES = ("full", "small", "smoke")
+SCALES = ("full", "real", "small", "smoke")
 ENOUGH_SEEDS = 3
 NO_PROBE = ("fig9", "fig10", "stratos-mahjong", "stratos-words", "stratos-switch")
 """Stories in which no model is read by a logistic regression: they choose models, compare devices'
@@ -29,17 +29,18 @@ def render(results: list[dict[str, Any]]) -> str:
     goals = [(r, goal) for r in results if r["scale"] != "smoke" for goal in r["goals"]]
     missed = [f"- **{_where(r)}**: {_goal(g)}" for r, g in goals if not g["met"]]
     reached = [f"- {_where(r)}: {_goal(g)}" for r, g in goals if g["met"]]
-    absent = f"- Not measured at `small` or `full`: {', '.join(missing)}." if missing else ""
+    absent = f"- Measured at no scale but `smoke`: {', '.join(missing)}." if missing else ""
     parts = [
         "<!-- written by acme_research.frame.page from results/*.json -->",
         "# The paper's evaluation, redone",
-        "`acme reproduce NAME --scale smoke|small|full` runs a story again; without a name it\n"
-        "lists them. `smoke` only shows that the stories run. Means over seeds with Student's\n"
-        "95 % interval, full test sets, choices on validation data; every seed is in the file.\n"
+        "`acme reproduce NAME --scale smoke|small|real|full` runs a story again; without a name\n"
+        "it lists them. `smoke` only shows that the stories run, `real` is on DINOv2-small.\n"
+        "Means over seeds with Student's 95 % interval, full test sets, choices on validation\n"
+        "data; every seed is in the file.\n"
         "Beside every accuracy stands the probe, the rival that needs ten lines: the reference\n"
         "untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.\n"
-        "A rival's bytes are of the file that it would ship, its accuracy is of float32 weights;\n"
-        "the probe's bytes are of int8.\n"
+        "A rival's bytes and accuracy are of the file that it would ship, but those from scratch\n"
+        "have the accuracy of float32 weights where bytes are of int8; the probe's are of int8.\n"
         "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
         "and of checkpoints that were fine-tuned always and pooled by their first token.",
         "## Goals that are missed",

@@ -180,12 +180,13 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
         help="a ViT that is there already, google/vit-base-patch16-224 say: the reference; of "
         "Stratos' stories the folder of the scale's teacher",
     )
+    parser.add_argument("--references", type=Path, help="the folder with real checkpoints")
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where models are trained")
     parser.add_argument("--threads", type=int, default=1, help="of each job")
     parser.add_argument("--jobs", type=int, help="processes; as many as there are CPU cores")
     options = Options(**vars(parser.parse_args(arguments)))
     if options.scale == "smoke" and options.data:
-        parser.error("--data is for --scale small and full; smoke makes its own")
+        parser.error("--data is for the other scales; smoke makes its own")
     if options.checkpoint and options.results == RESULTS and not story.teacher:
         parser.error("--checkpoint needs --results: the clone's own are of the scales' references")
     if options.seeds < 1:

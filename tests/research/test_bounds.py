@@ -38,9 +38,15 @@ def _bench(cluster: Cluster) -> Any:
 def test_a_rival_is_rounded_to_the_smallest_precision_of_its_devices(
     able: list[Precision], precision: Precision
 ):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     with seeded(0):
-        config = ViTConfig(**sizes, intermediate_size=64, image_size=8, patch_size=4)
+        config = ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            image_size=8,
+            patch_size=4,
+        )
         backbone = ViTModel(config, add_pooling_layer=False)
     before = copy.deepcopy(backbone.state_dict())
     cluster = _cluster(*able)

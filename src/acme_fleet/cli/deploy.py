@@ -63,7 +63,7 @@ def export(
             raise FleetError("name a folder with --out: a device's folder alone has no place")
         origin = origin_alone(place, named)
         done = export(origin, format_name, out, force=force, without_header=without_header)
-        _tell(done)
+        tell_exported(done)
         _record(record, [done], None)
         return
     run, failed, written = RunDirectory.open(place), 0, []
@@ -74,7 +74,7 @@ def export(
         try:
             origin = origin_in_run(run, name, named)
             done = export(origin, format_name, target, force=force, without_header=without_header)
-            _tell(done)
+            tell_exported(done)
             written.append(done)
         except AcmeError as error:
             if not every:
@@ -116,7 +116,8 @@ def _record(registry: Registry | None, written: list[Exported], run: Path | None
             registry.record(one.folder, run=run)
 
 
-def _tell(done: Exported) -> None:
+def tell_exported(done: Exported) -> None:
+    """Print what was written, how it was verified, and what speaks against it."""
     from acme_fleet.report.words import bytes_text
 
     manifest = done.manifest

@@ -299,6 +299,36 @@ def deploy(
 
 
 @distill.command()
+def export(
+    path: Annotated[
+        Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the artifact.")],
+    format_name: Annotated[str, typer.Option("--format", help="gguf or onnx.")] = "gguf",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write what the verification refuses.")
+    ] = False,
+) -> None:
+    """Write the student at its precision for llama.cpp or ONNX Runtime, verified against PyTorch.
+
+    \b
+    acme distill export runs/sums --out student                  # student/model.gguf
+    acme distill export runs/sums --format onnx --out student    # then: acme serve student
+    """
+    from acme_fleet.cli.deploy import tell_exported
+    from acme_fleet.deploy.export import export
+    from acme_fleet.deploy.student import origin_of_student
+    from acme_fleet.errors import FleetError
+    from acme_fleet.stratos.run_directory import DistillDirectory
+
+    run = DistillDirectory.open(path)
+    if format_name == "safetensors":
+        raise FleetError(f"--format safetensors: {run.student} is that already")
+    origin = origin_of_student(run)
+    tell_exported(export(origin, format_name, out, force=force))
+
+
+@distill.command()
 def report(
     path: Annotated[
         Path, typer.Argument(help="A directory of `acme distill run`.", show_default=False)

@@ -8,12 +8,13 @@ from acme_fleet_runtime.manifest import Accuracy, Latency, Manifest, TokenAccura
 _MOST_LABELS = 20
 
 
-def card(manifest: Manifest, needs: str) -> str:
+def card(manifest: Manifest, needs: str, *, student: bool = False) -> str:
     """``README.md``: a header that the hub reads, and the model in words.
 
     Args:
         manifest: of the artifact.
         needs: packages that ``run.py`` needs.
+        student: it is of a distillation, not of a device.
     """
     images, runs = manifest.takes_images, manifest.program.name == "onnxruntime"
     if images or runs or not manifest.writes:
@@ -23,7 +24,7 @@ def card(manifest: Manifest, needs: str) -> str:
     parts = [
         _header(manifest),
         f"# {manifest.name}",
-        _about(manifest),
+        _about(manifest, student),
         "## Use",
         f"```\npip install {needs}\npython run.py {example}\n```",
         f"With acme-fleet's runner, which checks the files and can serve them:\n\n"
@@ -33,9 +34,9 @@ def card(manifest: Manifest, needs: str) -> str:
         "## Accuracy",
         _accuracy(manifest),
         "## Data",
-        _data(manifest),
+        _data(manifest, student),
         "## Limits",
-        _limits(manifest),
+        _limits(manifest, student),
         "## Measured at the export",
         _measured(manifest),
     ]
@@ -53,7 +54,7 @@ def _header(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _about(manifest: Manifest) -> str:
+def _about(manifest: Manifest, student: bool) -> str:
     what = "A classifier of images" if manifest.takes_images else "A classifier of texts"
     what = "A language model" if manifest.writes else what
     size = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
@@ -65,10 +66,12 @@ def _about(manifest: Manifest) -> str:
     if manifest.limit is not None:
         fits = "fits" if manifest.limit.fits else "does **not** fit"
         limit = f" It {fits} the device's limit of {bytes_text(manifest.limit.storage_bytes)}."
+    made = f"for the device `{manifest.name}`, customised by acme-fleet from {origin}"
+    if student:
+        made = f"for the task `{manifest.name}`, distilled by acme-fleet: {origin}"
     return (
-        f"{what} for the device `{manifest.name}`, customised by "
-        f"acme-fleet from {origin}. Its weights are in "
-        f"{manifest.precision}; the model's file has {bytes_text(size)}.{limit}"
+        f"{what} {made}. Its weights are in {manifest.precision}; the model's file has "
+        f"{bytes_text(size)}.{limit}"
     )
 
 
@@ -77,8 +80,8 @@ def _accuracy(manifest: Manifest) -> str:
         return "Not measured: the device's data were not there at the export."
     if manifest.writes:
         rows = [
-            "| data of the device | tokens | loss per token | of the device's model | most "
-            "probable tokens that are right | of the device's model |",
+            "| data | tokens | loss per token | of the model in PyTorch | most probable tokens "
+            "that are right | of the model in PyTorch |",
             "|---|---:|---:|---:|---:|---:|",
             *(_token_row(one) for one in manifest.accuracy if isinstance(one, TokenAccuracy)),
         ]
@@ -107,7 +110,9 @@ def _token_row(one: TokenAccuracy) -> str:
     )
 
 
-def _data(manifest: Manifest) -> str:
+def _data(manifest: Manifest, student: bool) -> str:
+    if student:
+        return "It learned from the task's questions with replies, which are not in this folder."
     if manifest.writes:
         return (
             "The header was trained on the device's private texts, which are not in this folder, "
@@ -123,8 +128,14 @@ def _data(manifest: Manifest) -> str:
     )
 
 
-def _limits(manifest: Manifest) -> str:
+def _limits(manifest: Manifest, student: bool) -> str:
     notes = [f"- {note[0].upper()}{note[1:]}." for note in manifest.notes]
+    if student:
+        lines = [
+            "- It was made for the questions of one task; at others it may be much worse.",
+            "- What it writes may be wrong.",
+        ]
+        return "\n".join([*lines, *notes])
     if manifest.writes:
         lines = [
             "- It was made for the texts of one device; on others it may be much worse.",

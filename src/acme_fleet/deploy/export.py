@@ -65,16 +65,25 @@ class Origin:
         name: of the device.
         evidence: to verify on.
         task: what was learned.
+        trained: names of the classes that the device has seen.
         limit: the device's storage in bytes; none where it is not known.
         reference: what it was made from; none where that is not known.
+        student: it is of a distillation, not of a device.
     """
 
     model: DeviceModel
     name: str
     evidence: Evidence
     task: str
+    trained: tuple[str, ...] = ()
     limit: int | None = None
     reference: Reference | None = None
+    student: bool = False
+
+    @property
+    def writes(self) -> bool:
+        """True for a language model."""
+        return self.task == "generation"
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,8 @@ def origin_in_run(run: RunDirectory, device: str, samples: Sequence[Path]) -> Or
     model = open_model(run.path, device)
     evidence = of_files(model, samples) if samples else of_run(model, fleet, device)
     limit = next(each.storage for each in fleet.devices if each.name == device)
-    return Origin(model, device, evidence, fleet.task, limit, _reference(fleet))
+    trained = tuple(read_description(model.folder).trained_classes)
+    return Origin(model, device, evidence, fleet.task, trained, limit, _reference(fleet))
 
 
 def origin_alone(folder: Path, samples: Sequence[Path]) -> Origin:
@@ -132,9 +142,11 @@ def origin_alone(folder: Path, samples: Sequence[Path]) -> Origin:
         RunError: if it has no model.
     """
     model = open_model(folder, None)
-    task = "generation" if read_description(folder).writes else "classification"
+    description = read_description(folder)
+    task = "generation" if description.writes else "classification"
     evidence = of_files(model, samples) if samples else at_random(model)
-    return Origin(model, resolved(folder).name, evidence, task)
+    trained = tuple(description.trained_classes)
+    return Origin(model, resolved(folder).name, evidence, task, trained)
 
 
 def export(
@@ -160,7 +172,7 @@ def export(
             written.
     """
     form = chosen(FORMATS, format_name, "--format")
-    writes = read_description(origin.model.folder).writes
+    writes = origin.writes
     if (form.begin if writes else form.start) is None:
         able = [n for n, each in FORMATS.items() if (each.begin if writes else each.start)]
         kind = "language models" if writes else "classifiers"
@@ -182,7 +194,9 @@ def export(
         if origin.reference is not None:
             _note_license(origin.reference, folder)
         about = _described(origin, written, verified, measured, folder)
-        (folder / CARD).write_text(card(about, form.needs), encoding="utf-8")
+        (folder / CARD).write_text(
+            card(about, form.needs, student=origin.student), encoding="utf-8"
+        )
         manifest = _described(origin, written, verified, measured, folder)
         (folder / MANIFEST).write_text(manifest.written(), encoding="utf-8")
         read_manifest(folder)  # what cannot be read again is not put in place
@@ -251,7 +265,6 @@ def _described(
     folder: Path,
 ) -> Manifest:
     """The manifest, with the files that there are now."""
-    description = read_description(origin.model.folder)
     entries = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
     size = entries[written.model].size_bytes
     limit = None if origin.limit is None else Limit(origin.limit, size, size <= origin.limit)
@@ -266,8 +279,8 @@ def _described(
         inputs=written.inputs,
         outputs=written.outputs,
         preparation=preparation(origin.model),
-        labels=tuple(description.class_names),
-        trained_labels=tuple(description.trained_classes),
+        labels=tuple(origin.model.class_names),
+        trained_labels=origin.trained,
         reference=origin.reference,
         verification=verified.verification,
         accuracy=verified.accuracy,

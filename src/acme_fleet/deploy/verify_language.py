@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from acme_fleet.deploy.base import Inputs, Logits, Writing
 from acme_fleet.deploy.samples import Evidence, Judged
 from acme_fleet.deploy.verify import TOLERANCES, Verified, machine, told
 from acme_fleet.models.auto_language import AcmeForCausalLM
-from acme_fleet.models.features import CustomizedModel
+from acme_fleet.models.features import CustomizedModel, language_logits
 from acme_fleet.models.header.module import Header
 from acme_fleet.tasks.base import Evaluation
 from acme_fleet.tasks.generation import GENERATION
@@ -180,15 +181,13 @@ def speed(
     """
     length = int((part.inputs["attention_mask"][0] != 0).sum())
     ids = part.inputs["input_ids"][0, : min(length, _LONGEST_PROMPT, max(1, room - _TOKENS))]
-    assert isinstance(model.header, Header)
-    whole, prompt = AcmeForCausalLM.of(model.backbone, model.header), ids.tolist()
+    step, prompt = _step(model), ids.tolist()
 
     def in_pytorch(prompt: Sequence[int]) -> Iterator[int]:
         cache, new = None, torch.tensor([list(prompt)])
         while True:
             with torch.no_grad():
-                output = whole(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, logits = output.past_key_values, output.logits
+                logits, cache = step(new, cache)
             new = _best(logits)
             yield int(new)
 
@@ -199,6 +198,26 @@ def speed(
     medians = np.median(np.array(timed), axis=0)
     ours, theirs = medians.tolist()
     return Speed(ours[0], ours[1], theirs[0], theirs[1], len(prompt), threads, machine())
+
+
+def _step(model: CustomizedModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+    """From new tokens and what is remembered to the last one's logits, and what is then."""
+    header, backbone = model.header, model.backbone
+    if isinstance(header, Header):
+        whole = AcmeForCausalLM.of(backbone, header)
+
+        def with_header(new: Tensor, cache: Any) -> tuple[Tensor, Any]:
+            found = whole(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            return found.logits, found.past_key_values
+
+        return with_header
+
+    def alone(new: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        found = backbone(new, past_key_values=cache, use_cache=True)
+        last = found.last_hidden_state[:, -1:].transpose(1, 2)
+        return language_logits(backbone, last).transpose(1, 2), found.past_key_values
+
+    return alone
 
 
 def _best(logits: Tensor) -> Tensor:

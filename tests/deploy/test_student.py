@@ -63,7 +63,8 @@ def test_a_student_answers_alike_in_its_artifact(run: Path, tmp_path: Path):
 def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path):
     safetensors = ["--format", "safetensors", "--out", str(tmp_path / "out")]
     said = CliRunner().invoke(app, ["distill", "export", str(run), *safetensors])
-    assert said.exit_code == 1
+    assert said.exit_code == 2
+    assert f"{run / 'student'} is that already" in said.output
     unfinished = tmp_path / "run"
     DistillDirectory.create(unfinished, Request.from_yaml(run.parent / "task.yaml"), resume=False)
     with pytest.raises(RunError, match="not finished"):

@@ -100,6 +100,21 @@ def fleet_diff(
     _table([("", f"artifact {first}", f"artifact {second}"), *rows])
 
 
+@fleet.command("mirror")
+def fleet_mirror(
+    to: Annotated[str, typer.Option(help="MLflow's URI: http://…, or sqlite:///mlflow.db.")],
+    registry: RegistryOption = None,
+    name: FleetOption = None,
+) -> None:
+    """Enter artifacts that it lacks into MLflow's model registry: names, tags and paths."""
+    from acme_fleet.deploy.registry.mirror import NEWEST, mirror
+
+    entered = mirror(_opened(registry).artifacts(name), to)
+    for version in entered:
+        say(f"entered {version}")
+    say(f"{len(entered)} new; the alias {NEWEST} is each device's last artifact")
+
+
 def _opened(where: str | None) -> Registry:
     from acme_fleet.errors import FleetError
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from acme_fleet.config.devices import Precision
 from acme_fleet.runs.directory import Directory
 from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
 from acme_fleet.stratos.request import Request
@@ -173,7 +174,7 @@ class DistillSummary(_Record):
     served: Served
     taught: Served
     examples: list[Example]
-    precision: str
+    precision: Precision
     min_accuracy: float | None
     max_p95_latency_ms: float | None
     training_s: Amount

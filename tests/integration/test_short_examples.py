@@ -29,7 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(folder: Path, *command: str, **variables: str) -> str:
-    """What a command prints; the commands of this environment are on the PATH."""
+    """The output of a command; the commands of this environment are on the PATH."""
     own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": own, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(command, cwd=folder, env=variables, text=True, stdout=subprocess.PIPE)

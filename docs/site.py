@@ -9,7 +9,10 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 _ROOT = Path(__file__).parents[1]
-_PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "research/README.md")
+_PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("examples/README.md", "research/README.md"),
+)
 _FIGURES = "research/results/*-small.*"
 _HERE = re.compile(r"(\]\(|src=\")(?:docs/)")
 _ABOVE = re.compile(r"\]\(\.\./")

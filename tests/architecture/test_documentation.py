@@ -25,7 +25,11 @@ from tiny_fleet import tiny
 _ROOT = Path(__file__).parents[2]
 _PAGES = [
     path
-    for path in (_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *(_ROOT / "docs").glob("*.md"))
+    for path in (
+        *(_ROOT / folder / "README.md" for folder in (".", "examples", "research")),
+        *(_ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
+        *(_ROOT / "docs").glob("*.md"),
+    )
     if path.name != "settings.md"  # written by the program
 ]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -33,6 +37,7 @@ _SCHEDULE = r"(?:[\d*/]+ ){5}"  # of cron
 _COMMAND = re.compile(
     rf"(?:{_SCHEDULE}|docker compose exec \S+ )?(?:\S+/)?(acme|acme-runtime|make|python) (.*)"
 )
+_ROW = re.compile(r"^\| `(.+?)`", re.MULTILINE)  # of a table that begins with a command
 _COMMANDS = typer.main.get_command(app)
 
 
@@ -51,6 +56,8 @@ def _commands() -> Iterator[Any]:
             if found := _COMMAND.match(line):
                 words = shlex.split(re.split(r" [>&|]{1,2} ", found[2])[0], comments=True)
                 yield pytest.param(found[1], words, id=f"{place} {' '.join(words)[:60]}")
+    for words in map(shlex.split, _ROW.findall((_ROOT / "examples/README.md").read_text())):
+        yield pytest.param(words[0], words[1:], id=f"examples {' '.join(words[1:])[:60]}")
 
 
 def _parse(words: list[str]) -> None:
@@ -76,8 +83,8 @@ def test_command_can_be_typed_as_it_stands(program: str, words: list[str]):
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in words if "=" not in word} <= set(targets)
-    elif words[0].endswith(".py"):
-        assert (_ROOT / words[0]).is_file()
+    elif program != "python" or words[0].endswith(".py"):  # sh, jupyter lab
+        assert any((_ROOT / word).is_file() for word in words)
 
 
 @pytest.mark.parametrize(("place", "block"), [*_blocks({"python"})])

@@ -56,7 +56,7 @@ def _talk(parts: SimpleNamespace, answer: Any, headers: list[dict[str, Any]]) ->
     """The answers to a role's questions within a second."""
     ours, theirs = socket.socketpair()
     grid, frames = _Grid(answer), []
-    thread = threading.Thread(target=parts.relay._serve, args=(theirs, grid))
+    thread = threading.Thread(target=parts.relay._serve, args=(theirs, grid, Path("no bell")))
     with ours, theirs:
         thread.start()
         for header in headers:

@@ -12,12 +12,13 @@ from acme_fleet.errors import FleetError
 from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
 
+_PULL = "pull-messages"
 _FLEET = (
-    "activate-node|deactivate-node|send-node-heartbeat|pull-messages|push-messages|"
+    "activate-node|deactivate-node|send-node-heartbeat|push-messages|"
     "get-run|get-fab|push-object|pull-object|confirm-message-received"
 )
 CONNECTIONS = 1024
-"""Of one address at the same time; each has a second one to the SuperLink, of 4096 in all."""
+"""Of one address at the same time; each has a second one on this host, of 4096 in all."""
 _TEMPLATE = """\
 daemon off;
 pid "{state}/nginx/nginx.pid";
@@ -46,22 +47,43 @@ http {{
     client_body_timeout 20s;
     send_timeout 20s;
     reset_timedout_connection on;
+    upstream superlink {{
+        server 127.0.0.1:{local_port};
+        keepalive 64;
+        keepalive_timeout 4s;  # the SuperLink closes after five
+    }}
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host 127.0.0.1:{local_port};
+    proxy_ssl_verify on;
+    proxy_ssl_trusted_certificate "{keys}/{ca}";
+    proxy_ssl_name localhost;
     server {{
         listen {address}:{port} ssl;
         ssl_certificate "{keys}/{server}";
         ssl_certificate_key "{keys}/{server_key}";
         ssl_protocols TLSv1.2 TLSv1.3;
         ssl_session_tickets off;
+        # A SuperNode ends its heartbeat for good at a 500 (a full disk); 503 is asked again.
+        proxy_intercept_errors on;
+        error_page 500 =503 /busy;
         location ~ ^/v1/fleet/({fleet})$ {{
             limit_except POST {{ deny all; }}
-            proxy_pass https://127.0.0.1:{local_port}$uri;
-            proxy_http_version 1.1;
-            proxy_ssl_verify on;
-            proxy_ssl_trusted_certificate "{keys}/{ca}";
-            proxy_ssl_name localhost;
-            # A SuperNode ends its heartbeat for good at a 500 (a full disk); 503 is asked again.
-            proxy_intercept_errors on;
-            error_page 500 =503 /busy;
+            proxy_pass https://superlink$uri;
+        }}
+        # Who asks for work waits until there is some; see waiting_room.py.
+        location = /v1/fleet/{pull} {{
+            limit_except POST {{ deny all; }}
+            auth_request /waiting;
+            proxy_pass https://superlink$uri;
+        }}
+        location = /waiting {{
+            internal;
+            proxy_pass http://127.0.0.1:{waiting_port}/;
+            proxy_method GET;
+            proxy_pass_request_body off;
+            proxy_set_header Connection close;
+            proxy_set_header Content-Length "";
         }}
         location = /busy {{ internal; return 503; }}
         location / {{ return 404; }}
@@ -70,7 +92,7 @@ http {{
 """
 
 
-def proxy_command(site: Site) -> list[str]:
+def proxy_command(site: Site, waiting_port: int) -> list[str]:
     """Write the proxy's configuration; return the command that starts it.
 
     Raises:
@@ -80,7 +102,7 @@ def proxy_command(site: Site) -> list[str]:
     folder = site.state / "nginx"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nginx.conf"
-    path.write_text(configuration(site))
+    path.write_text(configuration(site, waiting_port))
     return [program, "-e", "stderr", "-p", str(folder), "-c", str(path)]
 
 
@@ -96,8 +118,13 @@ def nginx() -> str:
     return found
 
 
-def configuration(site: Site) -> str:
-    """The proxy's configuration."""
+def configuration(site: Site, waiting_port: int) -> str:
+    """The proxy's configuration.
+
+    Args:
+        site: the host.
+        waiting_port: of its waiting room, on the loopback interface.
+    """
     address = f"[{site.address}]" if ":" in site.address else site.address
     return _TEMPLATE.format(
         state=site.state,
@@ -109,5 +136,7 @@ def configuration(site: Site) -> str:
         server_key=certificates.SERVER_KEY,
         ca=certificates.CA,
         fleet=_FLEET,
+        pull=_PULL,
+        waiting_port=waiting_port,
         connections=CONNECTIONS,
     )

@@ -24,6 +24,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.shorthand import profiles_of
 from acme_fleet.errors import FleetError
 from acme_fleet.network.flower.channel import LONGEST_PATH
+from acme_fleet.network.flower.frames import BELL
 from acme_fleet.network.hosts.names import instead_of, is_host, is_ip
 from acme_fleet.outside import resolved
 
@@ -143,6 +144,16 @@ class Site(Settings):
     def relay_socket(self) -> Path:
         """The socket where this host's role waits for the relay to those below."""
         return self.state / "relay.sock"
+
+    @property
+    def bell_socket(self) -> Path:
+        """The socket at which the relay rings when a message for a node is there."""
+        return self.state / BELL
+
+    @property
+    def nodes_file(self) -> Path:
+        """Who is which node at this host's SuperLink."""
+        return self.state / "nodes.json"
 
     def load_fleet(self) -> Fleet:
         """The fleet, in which this host must have its place.

@@ -50,18 +50,22 @@ def services(site: Site, path: Path, members: Sequence[str]) -> list[Service]:
     if site.serves:
         superlink = SuperLink(site)
         home = environment(site.state / "flower" / "superlink")
+        port = _free_port()
+        room = [sys.executable, "-m", "acme_fleet.network.hosts.waiting_room"]
+        room += [str(site.nodes_file), str(site.bell_socket), str(port)]
         found += [
             Service(
                 "superlink", superlink.command(), home, ready=lambda: superlink.register(members)
             ),
-            Service("proxy", proxy_command(site), home, ready=lambda: _answers(site)),
+            Service("waiting", room, home),
+            Service("proxy", proxy_command(site, port), home, ready=lambda: _answers(site)),
         ]
     if site.upstream:
         plain = environment(site.state / "flower" / "role")
         command = [sys.executable, "-m", "acme_fleet.network.hosts.role", str(path.resolve())]
         home = environment(site.state / "flower" / "supernode")
         write_stub(site.state / "bin", site.apps_socket, program("flwr-clientapp"))
-        home["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.5"  # not the usual second
+        home["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.25"  # not the usual second
         home["PATH"] = f"{site.state / 'bin'}{os.pathsep}{home['PATH']}"
         warm = [sys.executable, "-m", "acme_fleet.network.hosts.warm", str(site.apps_socket)]
         found += [

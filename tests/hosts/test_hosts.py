@@ -607,7 +607,9 @@ def test_a_host_writes_to_its_state_only(
     site = Site.from_yaml(path)
     state, read_only = str(site.state), (str(site.keys), str(path), sys.executable)
     named = set(re.findall(r'["\s](/[^"\s;]+)"?[;\s]', configuration(site, _ROOM)))
-    named -= {each for each in named if each.startswith("/v1/fleet/") or each == "/busy"}
+    named -= {
+        each for each in named if each.startswith("/v1/fleet/") or each in ("/busy", "/waiting")
+    }
     for service in services(site, path, ["cam-1"]):
         named |= {each for each in service.command if each.startswith("/")}
         named.add(service.environment["FLWR_HOME"])
@@ -628,7 +630,7 @@ def test_proxy_is_looked_for_where_it_listens(
         port = listener.getsockname()[1]
         for address, found in (("127.0.0.2", True), ("127.0.0.3", False), ("0.0.0.0", False)):
             path = write_site(role="cloud", address=address, port=port)
-            _, proxy = services(Site.from_yaml(path), path, [])
+            *_, proxy = services(Site.from_yaml(path), path, [])
             assert proxy.ready is not None
             if found:
                 proxy.ready()

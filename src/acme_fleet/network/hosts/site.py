@@ -63,6 +63,7 @@ class Site(Settings):
         local_port: of the SuperLink, on the loopback interface only.
         upstream: ``host:port`` of the server that an edge or device dials.
         grace_s: how long a peer below may be out of reach before it is given up.
+        mutual_tls: who dials shows a certificate too; the same on both ends of a line.
     """
 
     role: Role
@@ -75,6 +76,7 @@ class Site(Settings):
     local_port: Port = 9444
     upstream: Endpoint | None = None
     grace_s: PositiveFloat = 300.0
+    mutual_tls: bool = False
     _file: Path = PrivateAttr(default=Path("site"))
 
     @model_validator(mode="after")

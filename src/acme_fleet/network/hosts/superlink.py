@@ -98,25 +98,26 @@ class SuperLink:
                 self._flwr("supernode", "unregister", str(entry["node"]), "local")
                 del nodes[name]
                 self._write_down(nodes)
-        for name in members:
+        for name in paths:
             if name not in nodes:
                 told = self._flwr("supernode", "register", str(paths[name]), "local")
                 nodes[name] = {"node": int(told["node-id"]), "key": texts[name]}
                 self._write_down(nodes)
 
-    def nodes(self, members: Sequence[str]) -> Mapping[str, int]:
-        """The members' nodes as they were registered.
+    def nodes(self, members: Sequence[str]) -> Mapping[str, int | None]:
+        """The members' nodes as they were registered; None for one whose key was revoked.
 
         Raises:
             RunError: if they were not.
         """
         known = self._known()
-        if not set(members) <= known.keys():
+        out = {name for name in members if certificates.shut_out(self._site.keys, name).exists()}
+        if not set(members) <= known.keys() | out:
             raise RunError(
                 f"no nodes are registered in {self._site.nodes_file}; is "
                 f"`acme up {self._site.role}` running on this host?"
             )
-        return {name: int(known[name]["node"]) for name in members}
+        return {name: None if name in out else int(known[name]["node"]) for name in members}
 
     def start_relay(self) -> None:
         """Submit the relay for this host's role.

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
+from acme_fleet.failures import own_process
 from acme_fleet.network.hosts.superlink import registered
 
 HOLD_S = 20.0
@@ -150,5 +151,11 @@ async def open_room(nodes: Path, bell: Path, port: int) -> None:
             await server.serve_forever()
 
 
+def main() -> int:
+    """The process's own command: NODES BELL PORT."""
+    nodes, bell, port = sys.argv[1:]
+    return own_process(lambda: asyncio.run(open_room(Path(nodes), Path(bell), int(port))))
+
+
 if __name__ == "__main__":
-    asyncio.run(open_room(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main())

@@ -22,6 +22,7 @@ from acme_fleet.network.flower.frames import BELL, Header, receive_frame, ring, 
 _POLL_S = 0.2
 _TOGETHER = 2**23  # bytes of questions that are sent at a time
 _LONELY_S = 60.0  # without its role's process for so long, it ends
+_UNKNOWN = {"error": "the SuperLink knows no such node; was its key revoked?", "passing": True}
 
 Inbox = queue.SimpleQueue[tuple[Header, bytes] | None]
 
@@ -67,10 +68,14 @@ def _serve(connection: socket.socket, grid: Grid, bell: Path) -> bool:
             if frame[0].get("stop"):
                 return True
             frames.append(frame)
-        if frames:
-            waiting |= _push(grid, bell, frames)
-            continue
         try:
+            if frames:
+                sent = _push(grid, bell, frames)
+                waiting |= sent
+                for header, _ in frames:
+                    if header["id"] not in sent.values():
+                        send_frame(connection, {"id": header["id"], **_UNKNOWN})
+                continue
             for header, payload in _pull(grid, waiting):
                 send_frame(connection, header, payload)
         except OSError:

@@ -11,8 +11,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 _PIECE = 2**14
@@ -67,6 +66,11 @@ class BadLine:
             _reset(*pair)
         self.cut += len(pairs)
         return len(pairs)
+
+    def mend(self) -> None:
+        """Make it a good line."""
+        self.delay_s, self.cut_share, self.silent = 0.0, 0.0, False
+        self.cut_after = self.bytes_up = self.bytes_down = 0
 
     def close(self) -> None:
         """Take the line down."""
@@ -149,14 +153,3 @@ def _reset(*ends: socket.socket) -> None:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def bad_lines(targets: dict[str, int]) -> Iterator[dict[str, BadLine]]:
-    """A line for each host that dials, by name, to the port that it dials."""
-    lines = {name: BadLine(port, seed=n) for n, (name, port) in enumerate(targets.items())}
-    try:
-        yield lines
-    finally:
-        for line in lines.values():
-            line.close()

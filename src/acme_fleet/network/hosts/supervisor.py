@@ -50,6 +50,7 @@ class Service:
 
     def start(self, say: Callable[[str], None]) -> None:
         """Start it; it ends with this process."""
+        self._seen, self._settling = self._stamps(), False
         self.process = subprocess.Popen(
             list(self.command),
             env=dict(self.environment),
@@ -72,9 +73,9 @@ class Service:
 
     def look(self, say: Callable[[str], None]) -> None:
         """Look at its files; a change that has settled since the last look is passed on."""
-        stamps = [] if self.watched is None else [_stamp(path) for path in self.watched()]
+        stamps = self._stamps()
         if stamps != self._seen:
-            self._settling, self._seen = bool(self._seen), stamps
+            self._settling, self._seen = True, stamps
             return
         if not self._settling or self.process is None or self.process.poll() is not None:
             return
@@ -87,6 +88,9 @@ class Service:
                 self.changed()
         except AcmeError as error:
             say(f"{self.name:<10} cannot: {error}")
+
+    def _stamps(self) -> list[object]:
+        return [] if self.watched is None else [_stamp(path) for path in self.watched()]
 
     def signal(self, number: int) -> None:
         """Send a signal to it and to whatever it started."""

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BENCHMARKS := $(filter-out __init__ search_setup round_latency network_scale superlink_load batched_vs_flower \
 	versus_probe importance_forms features_kept artifact_vs_quantized scale_devices scale_cluster hostile_peers,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
 
-.PHONY: help demo test check test-slow test-network test-faults fuzz supply-chain bench docs clean
+.PHONY: help demo test check test-slow test-network test-soak test-faults fuzz supply-chain bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,10 @@ test-slow: $(VENV)/.developer ## minutes-long examples, more draws; ACME_DATA=fo
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile thorough
 
 test-network: .venv-network/.done ## many hosts over Flower on this machine; needs nginx
-	.venv-network/bin/python -m pytest -m network tests/network
+	.venv-network/bin/python -m pytest -m 'network and not slow' tests/network
+
+test-soak: .venv-network/.done ## run after run over Flower while lines and processes fail; SECONDS=1800
+	ACME_SOAK_S=$(or $(SECONDS),1800) .venv-network/bin/python -m pytest -m slow tests/network/test_soak.py
 
 test-faults: $(VENV)/.developer ## runs that are killed, moved, out of disk, damaged: a night's number of them
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults

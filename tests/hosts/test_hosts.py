@@ -49,6 +49,7 @@ _FLEET: dict[str, Any] = {
         {"name": "south", "devices": [{"name": "cam-2", "storage": "1 MB"}]},
     ]
 }
+_ROOM = 1236  # port of the waiting room
 _SITE: dict[str, Any] = {"fleet": "fleet.yaml", "state": "state", "keys": "keys"}
 
 
@@ -430,9 +431,13 @@ def test_the_server_above_may_come_up_later(make_keys: Any, write_site: Any):
 
 
 def test_proxy_passes_on_nothing_but_what_nodes_need(write_site: Any):
-    text = configuration(Site.from_yaml(write_site(role="cloud", port=1234, local_port=1235)))
+    text = configuration(
+        Site.from_yaml(write_site(role="cloud", port=1234, local_port=1235)), _ROOM
+    )
     assert "listen 0.0.0.0:1234 ssl;" in text
-    assert text.count("proxy_pass https:") == 1
+    passed_on = re.findall(r"proxy_pass (\S+);", text)
+    assert passed_on == [*["https://superlink$uri"] * 2, f"http://127.0.0.1:{_ROOM}/"]
+    assert "server 127.0.0.1:1235;" in text
     assert "location / { return 404; }" in text
     assert "control" not in text
     assert "runtime" not in text
@@ -440,7 +445,7 @@ def test_proxy_passes_on_nothing_but_what_nodes_need(write_site: Any):
 
 
 def test_one_address_cannot_take_all_of_the_proxys_connections(write_site: Any):
-    text = configuration(Site.from_yaml(write_site(role="cloud")))
+    text = configuration(Site.from_yaml(write_site(role="cloud")), _ROOM)
     limit = int(re.findall(r"limit_conn addresses (\d+);", text)[0])
     (all_connections,) = re.findall(r"worker_connections (\d+);", text)
     assert 2 * limit < int(all_connections)  # each has a second one to the SuperLink
@@ -601,8 +606,10 @@ def test_a_host_writes_to_its_state_only(
     path = write_site(role="edge", name="north", upstream="a:1")
     site = Site.from_yaml(path)
     state, read_only = str(site.state), (str(site.keys), str(path), sys.executable)
-    named = set(re.findall(r'["\s](/[^"\s;]+)"?[;\s]', configuration(site)))
-    named -= {each for each in named if each.startswith("/v1/fleet/") or each == "/busy"}
+    named = set(re.findall(r'["\s](/[^"\s;]+)"?[;\s]', configuration(site, _ROOM)))
+    named -= {
+        each for each in named if each.startswith("/v1/fleet/") or each in ("/busy", "/waiting")
+    }
     for service in services(site, path, ["cam-1"]):
         named |= {each for each in service.command if each.startswith("/")}
         named.add(service.environment["FLWR_HOME"])
@@ -611,7 +618,7 @@ def test_a_host_writes_to_its_state_only(
     assert len(named - outside) > 8
     # nginx makes these at its start, wherever it was compiled to, unless it is told where.
     for place in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
-        assert f'{place}_temp_path "{state}/nginx/' in configuration(site)
+        assert f'{place}_temp_path "{state}/nginx/' in configuration(site, _ROOM)
 
 
 def test_proxy_is_looked_for_where_it_listens(
@@ -623,7 +630,7 @@ def test_proxy_is_looked_for_where_it_listens(
         port = listener.getsockname()[1]
         for address, found in (("127.0.0.2", True), ("127.0.0.3", False), ("0.0.0.0", False)):
             path = write_site(role="cloud", address=address, port=port)
-            _, proxy = services(Site.from_yaml(path), path, [])
+            *_, proxy = services(Site.from_yaml(path), path, [])
             assert proxy.ready is not None
             if found:
                 proxy.ready()
@@ -639,7 +646,7 @@ def test_nginx_takes_its_configuration(make_keys: Any, tmp_path: Path):
     make_keys(folder=folder)
     (folder / "fleet.yaml").write_text(yaml.safe_dump(_FLEET))
     (folder / "site.yaml").write_text(yaml.safe_dump(_SITE | {"role": "cloud"}))
-    command = proxy_command(Site.from_yaml(folder / "site.yaml"))
+    command = proxy_command(Site.from_yaml(folder / "site.yaml"), _ROOM)
     told = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
 

@@ -20,6 +20,7 @@ from acme_fleet.network.flower.frames import receive_frame, send_frame
 # Flower's own imports warn about click; ours do not come by here.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
+_NOBODY = 8
 _APP = Path(acme_fleet.__file__).parent / "network" / "flower" / "app"
 
 
@@ -40,12 +41,15 @@ class _Grid:
         self._answer, self._replies = answer, []
         self.pushed: list[Any] = []
 
-    def push_messages(self, messages: Any) -> list[str]:
+    def push_messages(self, messages: Any) -> list[str | None]:
         for message in messages:
             message.metadata.__dict__["_message_id"] = f"m{len(self.pushed)}"
             self.pushed.append(message)
-            self._replies += self._answer(message)
-        return [message.metadata.message_id for message in messages]
+            if message.metadata.dst_node_id != _NOBODY:
+                self._replies += self._answer(message)
+        return [
+            m.metadata.message_id if m.metadata.dst_node_id != _NOBODY else None for m in messages
+        ]
 
     def pull_messages(self, ids: Any) -> list[Any]:
         replies, self._replies = self._replies, []
@@ -56,7 +60,7 @@ def _talk(parts: SimpleNamespace, answer: Any, headers: list[dict[str, Any]]) ->
     """The answers to a role's questions within a second."""
     ours, theirs = socket.socketpair()
     grid, frames = _Grid(answer), []
-    thread = threading.Thread(target=parts.relay._serve, args=(theirs, grid))
+    thread = threading.Thread(target=parts.relay._serve, args=(theirs, grid, Path("no bell")))
     with ours, theirs:
         thread.start()
         for header in headers:
@@ -98,6 +102,33 @@ def test_relay_passes_frames_and_names_what_failed(parts: SimpleNamespace):
     (malformed,) = [header for header, _ in frames if header["id"] == "id2"]
     assert "malformed" in malformed["error"]
     assert len(frames) == 3, "an answer that does not repeat the question's id is dropped"
+
+
+def test_relay_says_at_once_that_a_node_is_not_known(parts: SimpleNamespace):
+    from flwr.app import Message
+
+    def answer(message: Any) -> list[Any]:
+        header, _ = parts.record.unpack(message.content)
+        return [Message(parts.record.pack({"id": header["id"]}, b"answer"), reply_to=message)]
+
+    headers = [_header(0), {**_header(1), "node": _NOBODY}, _header(2)]
+    frames = {header["id"]: (header, payload) for header, payload in _talk(parts, answer, headers)}
+    assert frames["id0"] == ({"id": "id0"}, b"answer")
+    assert frames["id2"] == ({"id": "id2"}, b"answer")
+    refused, payload = frames["id1"]
+    assert "no such node" in refused["error"]
+    assert refused["passing"]
+    assert not payload
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
+def test_payloads_of_any_size_arrive_and_small_ones_in_few_parts(size: int, parts: SimpleNamespace):
+    inflatable = importlib.import_module("flwr.supercore.inflatable.inflatable_object")
+    payload = bytes(n % 251 for n in range(size))
+    content = parts.record.pack({"id": "id0"}, payload)
+    assert parts.record.unpack(content) == ({"id": "id0"}, payload)
+    small = size <= 2**20
+    assert (len(inflatable.get_all_nested_objects(content)) <= 2) == small
 
 
 def test_shim_asks_the_role_and_repeats_the_id(parts: SimpleNamespace, tmp_path: Path):

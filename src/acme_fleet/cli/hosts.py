@@ -74,3 +74,27 @@ def keys_device(
     from acme_fleet.network.hosts.keygen import device_key
 
     say(device_key(keys_dir, name, fleet))
+
+
+@keys.command("certify")
+def keys_certify(
+    name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
+    keys_dir: KeysDir = Path("keys"),
+) -> None:
+    """Make the certificate of a device or edge for mutual TLS, at the authority."""
+    need_flower()
+    from acme_fleet.network.hosts.keygen import certify
+
+    say(certify(keys_dir, name))
+
+
+@keys.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(help="The device or edge.", show_default=False)],
+    keys_dir: KeysDir = Path("keys"),
+) -> None:
+    """Shut a device or edge out, at its server and at the authority."""
+    need_flower()
+    from acme_fleet.network.hosts.keygen import revoke
+
+    say(revoke(keys_dir, name))

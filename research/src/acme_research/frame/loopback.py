@@ -26,6 +26,7 @@ from acme_fleet.runs.sealed import read_sealed_json
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
 STARTED = "--- started\n"
+_FOR_ALL = ("mutual_tls",)
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Hosts:
         site: entries for every site file, e.g. ``grace_s``.
         wrap: what to put before a host's command, e.g. ``ip netns exec``.
         address: where a server is reached.
+        dial: the port that a host dials, by its name and its server's port.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Hosts:
     site: Mapping[str, Any] = field(default_factory=dict)
     wrap: Callable[[str], list[str]] = lambda _: []
     address: Callable[[str], str] = lambda _: "127.0.0.1"
+    dial: Callable[[str, int], int] = lambda _, port: port
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def set_up(self) -> None:
@@ -62,8 +65,9 @@ class Hosts:
             extra = {"port": port, "local_port": local, "address": "0.0.0.0"}
             self._site(server, upstream.get(server), extra)
             for name in members:
-                upstream[name] = f"{self.address(server)}:{port}"
+                upstream[name] = f"{self.address(server)}:{self.dial(name, port)}"
                 self._acme("keys", "device", name)
+                self._acme("keys", "certify", name)
                 public = self.keys(name) / "node.pub"
                 peers = self.keys(server) / "peers"
                 peers.mkdir(exist_ok=True)
@@ -71,7 +75,8 @@ class Hosts:
         for device in self.fleet.devices:
             self._site(device.name, upstream[device.name], {})
         for name in self.names:
-            (self.keys(name) / "ca.crt").write_bytes((self.folder / "keys/ca.crt").read_bytes())
+            for file in ("ca.crt", "revoked.crl"):
+                (self.keys(name) / file).write_bytes((self.folder / "keys" / file).read_bytes())
 
     @property
     def names(self) -> list[str]:
@@ -178,7 +183,7 @@ class Hosts:
             "keys": f"keys/{name}",
             **({"upstream": upstream} if upstream else {}),
             **extra,
-            **(self.site if self.role(name) != "device" else {}),
+            **{k: v for k, v in self.site.items() if k in _FOR_ALL or self.role(name) != "device"},
         }
         self.config(name).write_text(yaml.safe_dump(content))
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from acme_fleet.errors import ProtocolError
 from acme_fleet.outside import reading
 
+BELL = "bell.sock"
+"""A host's socket at which the relay rings, beside the relay's own."""
 MAX_HEADER, MAX_PAYLOAD = 2**20, 2**31 - 1
 _PIECE = 2**20
 _LENGTHS = struct.Struct(">IQ")
@@ -49,6 +53,13 @@ def parse_header(text: bytes | str) -> Header:
     if not isinstance(header, dict):
         raise ProtocolError("a header that is no JSON object, or too large, was refused")
     return header
+
+
+def ring(bell: Path, node: int) -> None:
+    """Say that a message for a node is at the SuperLink, if there is somebody who listens."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as caller:
+        caller.setblocking(False)
+        caller.sendto(str(node).encode(), str(bell))
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:

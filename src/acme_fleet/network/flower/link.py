@@ -45,7 +45,7 @@ class _Ask:
     """A question and how it stands."""
 
     peer: str
-    node: int
+    node: int | None
     request: bytes
     name: str
     occasion: str = ""
@@ -68,7 +68,8 @@ class FlowerLink:
     Args:
         owner: the role that asks.
         channel: the way to the SuperLink.
-        nodes: each peer's node, as registered with its key. Order of the members.
+        nodes: each peer's node, as registered with its key; None if that was revoked. Order of
+            the members.
         identity: which run of which fleet.
         below: the names of those whom a peer serves itself; it may tell of them.
         tier: the other end of an edge server's link: the owner's tier, or the peers'.
@@ -81,7 +82,7 @@ class FlowerLink:
         self,
         owner: str,
         channel: Channel,
-        nodes: Mapping[str, int],
+        nodes: Mapping[str, int | None],
         identity: RunIdentity,
         journal: Journal,
         tier: LinkTier,
@@ -137,7 +138,9 @@ class FlowerLink:
         self, asks: list[_Ask], reply: type[Message], timeout_s: float
     ) -> dict[str, Message | Failure]:
         deadline = time.monotonic() + timeout_s
-        answers: dict[str, Message | Failure] = {}
+        answers: dict[str, Message | Failure] = {
+            ask.peer: Failure("its key was revoked") for ask in asks if ask.node is None
+        }
         relay = 0
         while len(answers) < len(asks):
             self._journal.stop_if_cancelled()

@@ -1,9 +1,9 @@
-"""The certificate authority, the servers' certificates and the nodes' keys."""
+"""The certificate authority, the servers' and nodes' certificates, the nodes' keys."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -30,6 +32,7 @@ from acme_fleet.errors import FleetError
 CA, CA_KEY = "ca.crt", "ca.key"
 SERVER, SERVER_KEY = "server.crt", "server.key"
 NODE_KEY, NODE_PUBLIC, PEERS = "node.key", "node.pub", "peers"
+NODE, REVOKED = "node.crt", "revoked.crl"
 _YEARS = 5
 _STRANGE = "{}: {} does not belong to the {} beside it; copy what one `acme keys init` made"
 
@@ -49,6 +52,7 @@ def make_authority(folder: Path) -> bool:
     )
     _write_private(folder / CA_KEY, key)
     _write_certificate(folder / CA, certificate)
+    _write_revoked(folder, [])
     return True
 
 
@@ -59,25 +63,10 @@ def make_server(authority: Path, folder: Path, hosts: Sequence[str]) -> None:
         FleetError: if there is no authority, or the server has a certificate already.
     """
     _refuse_existing(folder / SERVER_KEY)
-    try:
-        issuer = x509.load_pem_x509_certificate((authority / CA).read_bytes())
-        signer = load_pem_private_key((authority / CA_KEY).read_bytes(), None)
-    except (OSError, ValueError) as error:
-        raise FleetError(f"no usable certificate authority in {authority}: {error}") from error
-    assert isinstance(signer, EllipticCurvePrivateKey)
     key = generate_private_key(SECP384R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
     names = [_general_name(host) for host in dict.fromkeys((*hosts, "localhost", "127.0.0.1"))]
-    certificate = (
-        _builder(subject, issuer.subject, key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-        )
-        .sign(signer, hashes.SHA384())
+    certificate = _issue(
+        authority, hosts[0], key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, names
     )
     _write_private(folder / SERVER_KEY, key)
     _write_certificate(folder / SERVER, certificate)
@@ -97,17 +86,119 @@ def make_node(folder: Path) -> None:
     (folder / NODE_PUBLIC).write_bytes(public + b"\n")
 
 
+def make_client(authority: Path, folder: Path, name: str) -> None:
+    """Make the certificate that a node shows its server, for the public key in a folder.
+
+    It is of the node's own key: nothing secret leaves the node.
+
+    Raises:
+        FleetError: if there is no authority or public key, or there is a certificate already.
+    """
+    _refuse_existing(folder / NODE)
+    path = folder / NODE_PUBLIC
+    try:
+        key = load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FleetError(
+            f"{name}: no usable public key in {path}: {error}; copy there the {NODE_PUBLIC} that "
+            f"`acme keys device {name}` made"
+        ) from error
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise FleetError(f"{name}: {path} is no key that `acme keys device {name}` made")
+    certificate = _issue(authority, name, key, ExtendedKeyUsageOID.CLIENT_AUTH)
+    _write_certificate(folder / NODE, certificate)
+
+
+def revoke(authority: Path, folder: Path) -> None:
+    """Add a node's certificate to the list of those that no server takes any more.
+
+    Raises:
+        FleetError: if there is no authority, or the certificate or the list is damaged.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / NODE).read_bytes())
+        path = authority / REVOKED
+        old = list(x509.load_pem_x509_crl(path.read_bytes())) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise FleetError(f"cannot use {folder / NODE} or {authority / REVOKED}: {error}") from error
+    if certificate.serial_number not in {entry.serial_number for entry in old}:
+        now = datetime.now(UTC)
+        entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+        _write_revoked(authority, [*old, entry.revocation_date(now).build()])
+
+
+def make_loopback(folder: Path) -> None:
+    """Make a key and a certificate for 127.0.0.1 that only this host's own processes trust."""
+    key = generate_private_key(SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    names = x509.SubjectAlternativeName([_general_name("127.0.0.1")])
+    certificate = (
+        _builder(name, name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    (folder / SERVER_KEY).unlink(missing_ok=True)
+    _write_private(folder / SERVER_KEY, key)
+    _write_certificate(folder / SERVER, certificate)
+
+
+def write_client_key(keys: Path, folder: Path) -> None:
+    """Write a node's key into another folder, in the form that OpenSSL reads."""
+    key = load_ssh_private_key((keys / NODE_KEY).read_bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    (folder / NODE_KEY).unlink(missing_ok=True)
+    _write_private(folder / NODE_KEY, key)
+
+
 def check_server(folder: Path, where: str) -> None:
-    """Refuse a certificate that is not of the authority beside it, or not of the key beside it.
+    """Refuse a server's certificate that is not of the authority or the key beside it.
 
     Raises:
         FleetError: naming the files.
     """
+    _check(folder, SERVER, SERVER_KEY, where, load_pem_private_key)
+
+
+def check_client(folder: Path, where: str) -> None:
+    """Refuse a node's certificate that is not of the authority or the key beside it.
+
+    Raises:
+        FleetError: naming the files.
+    """
+    _check(folder, NODE, NODE_KEY, where, load_ssh_private_key)
+
+
+def check_revoked(folder: Path, where: str) -> None:
+    """Refuse a list of revoked certificates that is not of the authority beside it, or too old.
+
+    Raises:
+        FleetError: naming the file.
+    """
+    path = folder / REVOKED
     try:
-        authority, server = (
-            x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in (CA, SERVER)
+        authority = x509.load_pem_x509_certificate((folder / CA).read_bytes())
+        crl = x509.load_pem_x509_crl(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FleetError(f"{where}: cannot use {path}: {error}") from error
+    key = authority.public_key()
+    if not isinstance(key, EllipticCurvePublicKey) or not crl.is_signature_valid(key):
+        raise FleetError(_STRANGE.format(where, path, CA))
+    end = crl.next_update_utc
+    if end is not None and end < datetime.now(UTC):
+        raise FleetError(
+            f"{where}: {path} was good until {end:%d %B %Y}; `acme keys revoke` writes a new one"
         )
-        key = load_pem_private_key((folder / SERVER_KEY).read_bytes(), None)
+
+
+def _check(
+    folder: Path, name: str, key_name: str, where: str, load: Callable[[bytes, None], object]
+) -> None:
+    try:
+        authority, certificate = (
+            x509.load_pem_x509_certificate((folder / each).read_bytes()) for each in (CA, name)
+        )
+        key = load((folder / key_name).read_bytes(), None)
     except OSError as error:
         raise FleetError(
             f"{where}: cannot read {error.filename}: {error.strerror}; start the host as its owner"
@@ -116,20 +207,25 @@ def check_server(folder: Path, where: str) -> None:
         text = f"{where}: a certificate or key in {folder} is damaged: {error}"
         raise FleetError(text) from error
     try:
-        server.verify_directly_issued_by(authority)
+        certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError) as error:
-        raise FleetError(_STRANGE.format(where, folder / SERVER, CA)) from error
-    if key.public_key() != server.public_key():
-        raise FleetError(_STRANGE.format(where, folder / SERVER, SERVER_KEY))
+        raise FleetError(_STRANGE.format(where, folder / name, CA)) from error
+    own = isinstance(key, EllipticCurvePrivateKey) and key.public_key() == certificate.public_key()
+    if not own:
+        raise FleetError(_STRANGE.format(where, folder / name, key_name))
 
 
 def public_keys(folder: Path, members: Sequence[str]) -> Mapping[str, Path]:
-    """The public keys of those who may dial this host.
+    """The public keys of those who may dial this host; a revoked one has none.
 
     Raises:
         FleetError: naming those whose key is missing, or stands for two of them.
     """
-    paths = {name: folder / PEERS / f"{name}.pub" for name in members}
+    paths = {
+        name: folder / PEERS / f"{name}.pub"
+        for name in members
+        if not shut_out(folder, name).exists()
+    }
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing:
         raise FleetError(
@@ -147,6 +243,11 @@ def public_keys(folder: Path, members: Sequence[str]) -> Mapping[str, Path]:
     return paths
 
 
+def shut_out(folder: Path, name: str) -> Path:
+    """The place of the public key of a peer that a host lets in no more."""
+    return folder / PEERS / f"{name}.revoked"
+
+
 def require(folder: Path, names: Sequence[str], where: str) -> None:
     """Refuse to start without the files that a host needs.
 
@@ -155,12 +256,65 @@ def require(folder: Path, names: Sequence[str], where: str) -> None:
     """
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        makers = ["init" if name != NODE_KEY else "device" for name in missing]
+        makers = [{NODE_KEY: "device", NODE: "certify"}.get(name, "init") for name in missing]
         commands = " and ".join(f"`acme keys {maker}`" for maker in dict.fromkeys(makers))
         raise FleetError(
             f"{where}: {folder} lacks {', '.join(missing)}; {commands} made or will make them, "
             f"and said what to copy here"
         )
+
+
+def _issue(
+    authority: Path,
+    name: str,
+    key: EllipticCurvePublicKey,
+    purpose: x509.ObjectIdentifier,
+    hosts: Sequence[x509.GeneralName] = (),
+) -> x509.Certificate:
+    """A certificate of the authority for a key.
+
+    Raises:
+        FleetError: if there is no authority.
+    """
+    issuer, signer = _authority(authority)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    builder = (
+        _builder(subject, issuer.subject, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
+    )
+    if hosts:
+        builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+    return builder.sign(signer, hashes.SHA384())
+
+
+def _authority(folder: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
+    try:
+        issuer = x509.load_pem_x509_certificate((folder / CA).read_bytes())
+        signer = load_pem_private_key((folder / CA_KEY).read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise FleetError(f"no usable certificate authority in {folder}: {error}") from error
+    assert isinstance(signer, EllipticCurvePrivateKey)
+    return issuer, signer
+
+
+def _write_revoked(folder: Path, entries: Sequence[x509.RevokedCertificate]) -> None:
+    issuer, signer = _authority(folder)
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now - timedelta(days=1))
+        .next_update(now + timedelta(days=365 * _YEARS))
+    )
+    for entry in entries:
+        builder = builder.add_revoked_certificate(entry)
+    crl = builder.sign(signer, hashes.SHA384())
+    (folder / REVOKED).write_bytes(crl.public_bytes(Encoding.PEM))
 
 
 def _builder(

@@ -37,7 +37,8 @@ def init_keys(folder: Path, hosts: Sequence[str], fleet: Path | None) -> str:
     lines = [
         f"{'made' if made else 'used'} the certificate authority in {folder}; keep "
         f"{folder / certificates.CA_KEY} offline, it lets its holder pose as any server",
-        f"every host: copy {folder / certificates.CA} into its keys folder",
+        f"every host: copy {folder / certificates.CA} into its keys folder; with mutual TLS "
+        f"{certificates.REVOKED} too, cloud and edges",
     ]
     for name, addresses in servers.items():
         certificates.make_server(folder, folder / name, addresses)
@@ -86,6 +87,50 @@ def device_key(folder: Path, name: str, fleet: Path | None) -> str:
         f"{certificates.PEERS}/{name}.pub",
     ]
     return "\n".join(lines if fleet else [*lines, _UNCHECKED])
+
+
+def certify(folder: Path, name: str) -> str:
+    """A certificate for the key of a device or edge, which mutual TLS asks for; what to copy where.
+
+    Args:
+        folder: of the authority.
+        name: the device's or edge's.
+
+    Raises:
+        FleetError: if there is no authority or public key, or there is a certificate already.
+    """
+    own = folder / _named(name, name)
+    certificates.make_client(folder, own, name)
+    return f"{name}: copy {own / certificates.NODE} into its keys folder, beside its key"
+
+
+def revoke(folder: Path, name: str) -> str:
+    """Shut a device or edge out, at its server or at the authority; what to do next.
+
+    Args:
+        folder: the keys of its server, or of the authority.
+        name: the device's or edge's.
+
+    Raises:
+        FleetError: if the folder has nothing that lets it in.
+    """
+    peer = folder / certificates.PEERS / f"{_named(name, name)}.pub"
+    lines = []
+    if peer.exists():
+        peer.rename(certificates.shut_out(folder, name))
+        lines.append(f"{name}: its key is let in no more, from the next second if this host is up")
+    if (folder / certificates.CA_KEY).exists() and (folder / name / certificates.NODE).exists():
+        certificates.revoke(folder, folder / name)
+        lines.append(
+            f"{name}: copy {folder / certificates.REVOKED} into the keys folder of the cloud and "
+            f"of every edge"
+        )
+    if not lines:
+        raise FleetError(
+            f"{name}: {folder} has neither {certificates.PEERS}/{name}.pub, which its server has, "
+            f"nor {certificates.CA_KEY} and {name}/{certificates.NODE}, which the authority has"
+        )
+    return "\n".join(lines)
 
 
 def _server(host: str) -> tuple[str, list[str]]:

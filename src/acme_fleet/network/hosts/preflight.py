@@ -36,7 +36,14 @@ def checked(path: Path, role: str) -> tuple[Site, Fleet]:
     needed = [certificates.CA]
     needed += [certificates.SERVER, certificates.SERVER_KEY] if site.serves else []
     needed += [certificates.NODE_KEY] if site.upstream else []
+    if site.mutual_tls:
+        needed += [certificates.REVOKED] if site.serves else []
+        needed += [certificates.NODE] if site.upstream else []
     certificates.require(site.keys, needed, f"{path}: keys")
+    if site.mutual_tls and site.serves:
+        certificates.check_revoked(site.keys, f"{path}: keys")
+    if site.mutual_tls and site.upstream:
+        certificates.check_client(site.keys, f"{path}: keys")
     if site.serves:
         certificates.check_server(site.keys, f"{path}: keys")
         certificates.public_keys(site.keys, site.members(fleet))

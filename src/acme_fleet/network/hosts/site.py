@@ -24,6 +24,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.shorthand import profiles_of
 from acme_fleet.errors import FleetError
 from acme_fleet.network.flower.channel import LONGEST_PATH
+from acme_fleet.network.flower.frames import BELL
 from acme_fleet.network.hosts.names import instead_of, is_host, is_ip
 from acme_fleet.outside import resolved
 
@@ -62,6 +63,7 @@ class Site(Settings):
         local_port: of the SuperLink, on the loopback interface only.
         upstream: ``host:port`` of the server that an edge or device dials.
         grace_s: how long a peer below may be out of reach before it is given up.
+        mutual_tls: who dials shows a certificate too; the same on both ends of a line.
     """
 
     role: Role
@@ -74,6 +76,7 @@ class Site(Settings):
     local_port: Port = 9444
     upstream: Endpoint | None = None
     grace_s: PositiveFloat = 300.0
+    mutual_tls: bool = False
     _file: Path = PrivateAttr(default=Path("site"))
 
     @model_validator(mode="after")
@@ -143,6 +146,16 @@ class Site(Settings):
     def relay_socket(self) -> Path:
         """The socket where this host's role waits for the relay to those below."""
         return self.state / "relay.sock"
+
+    @property
+    def bell_socket(self) -> Path:
+        """The socket at which the relay rings when a message for a node is there."""
+        return self.state / BELL
+
+    @property
+    def nodes_file(self) -> Path:
+        """Who is which node at this host's SuperLink."""
+        return self.state / "nodes.json"
 
     def load_fleet(self) -> Fleet:
         """The fleet, in which this host must have its place.

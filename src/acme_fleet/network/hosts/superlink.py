@@ -47,13 +47,18 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Node:
-    """A member of this host's fleet as it was registered."""
+class Node:
+    """A member of this host's fleet as it was registered: its number, and its public key."""
 
     __pydantic_config__ = STRICT
 
     node: int
     key: str
+
+
+def registered(file: Path) -> dict[str, Node]:
+    """Those who were registered, by name; see :attr:`Site.nodes_file`."""
+    return read_sealed_json(file, dict[str, Node]) if file.exists() else {}
 
 
 class SuperLink:
@@ -93,25 +98,26 @@ class SuperLink:
                 self._flwr("supernode", "unregister", str(entry["node"]), "local")
                 del nodes[name]
                 self._write_down(nodes)
-        for name in members:
+        for name in paths:
             if name not in nodes:
                 told = self._flwr("supernode", "register", str(paths[name]), "local")
                 nodes[name] = {"node": int(told["node-id"]), "key": texts[name]}
                 self._write_down(nodes)
 
-    def nodes(self, members: Sequence[str]) -> Mapping[str, int]:
-        """The members' nodes as they were registered.
+    def nodes(self, members: Sequence[str]) -> Mapping[str, int | None]:
+        """The members' nodes as they were registered; None for one whose key was revoked.
 
         Raises:
             RunError: if they were not.
         """
         known = self._known()
-        if not set(members) <= known.keys():
+        out = {name for name in members if certificates.shut_out(self._site.keys, name).exists()}
+        if not set(members) <= known.keys() | out:
             raise RunError(
-                f"no nodes are registered in {self._nodes_file}; is `acme up {self._site.role}` "
-                f"running on this host?"
+                f"no nodes are registered in {self._site.nodes_file}; is "
+                f"`acme up {self._site.role}` running on this host?"
             )
-        return {name: int(known[name]["node"]) for name in members}
+        return {name: None if name in out else int(known[name]["node"]) for name in members}
 
     def start_relay(self) -> None:
         """Submit the relay for this host's role.
@@ -122,18 +128,12 @@ class SuperLink:
         socket = f'socket="{self._site.relay_socket}"'
         self._flwr("run", str(APP), "local", "--run-config", socket)
 
-    @property
-    def _nodes_file(self) -> Path:
-        return self._site.state / "nodes.json"
-
     def _write_down(self, nodes: Mapping[str, Any]) -> None:
-        write_sealed_json(self._nodes_file, nodes)
+        write_sealed_json(self._site.nodes_file, nodes)
 
     def _known(self) -> dict[str, dict[str, Any]]:
         database = self._site.state / "superlink.db"
-        if not self._nodes_file.exists() or not database.exists():
-            return {}
-        nodes = read_sealed_json(self._nodes_file, dict[str, _Node])
+        nodes = registered(self._site.nodes_file) if database.exists() else {}
         return {name: asdict(node) for name, node in nodes.items()}
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:

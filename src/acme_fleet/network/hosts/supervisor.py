@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from acme_fleet.errors import RunError
+from acme_fleet.errors import AcmeError, RunError
 
 # Container engines give ten seconds unless told otherwise.
 _STOP_S, _START_S = 8.0, 90.0
@@ -30,19 +31,26 @@ class Service:
         name: stands before each of its lines.
         command, environment: what is started.
         ready: raises RunError while it is not ready for those started after it.
+        watched: the files that it has read, which may be replaced.
+        changed: called when they were; without it the process gets SIGHUP and reads them again.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     ready: Callable[[], None] | None = None
+    watched: Callable[[], Sequence[Path]] | None = None
+    changed: Callable[[], None] | None = None
     process: subprocess.Popen[str] | None = None
     started: float = 0.0
     pause_s: float = _FIRST_PAUSE_S
     again_at: float = field(default=0.0)
+    _seen: list[object] = field(default_factory=list)
+    _settling: bool = False
 
     def start(self, say: Callable[[str], None]) -> None:
         """Start it; it ends with this process."""
+        self._seen, self._settling = self._stamps(), False
         self.process = subprocess.Popen(
             list(self.command),
             env=dict(self.environment),
@@ -62,6 +70,27 @@ class Service:
         with process.stdout:
             for line in process.stdout:
                 say(f"{self.name:<10} {line.rstrip()}")
+
+    def look(self, say: Callable[[str], None]) -> None:
+        """Look at its files; a change that has settled since the last look is passed on."""
+        stamps = self._stamps()
+        if stamps != self._seen:
+            self._settling, self._seen = True, stamps
+            return
+        if not self._settling or self.process is None or self.process.poll() is not None:
+            return
+        self._settling = False
+        say(f"{self.name:<10} takes what has changed in its files")
+        try:
+            if self.changed is None:
+                self.process.send_signal(signal.SIGHUP)
+            else:
+                self.changed()
+        except AcmeError as error:
+            say(f"{self.name:<10} cannot: {error}")
+
+    def _stamps(self) -> list[object]:
+        return [] if self.watched is None else [_stamp(path) for path in self.watched()]
 
     def signal(self, number: int) -> None:
         """Send a signal to it and to whatever it started."""
@@ -90,6 +119,7 @@ def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> Non
         while not stopped.wait(0.5):
             for service in services:
                 _revive(service, say)
+                service.look(say)
     finally:
         say("stopping")
         _stop(services)
@@ -144,6 +174,14 @@ def _revive(service: Service, say: Callable[[str], None]) -> None:
     elif now >= service.again_at:
         service.again_at = 0.0
         service.start(say)
+
+
+def _stamp(path: Path) -> object:
+    """A value that changes with a file; also when it comes or goes."""
+    with suppress(OSError):
+        found = path.stat()
+        return str(path), found.st_ino, found.st_mtime_ns, found.st_size
+    return str(path)
 
 
 def _end_with_parent() -> None:

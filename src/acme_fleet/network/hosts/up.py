@@ -15,6 +15,7 @@ from acme_fleet.network.hosts.proxy import proxy_command
 from acme_fleet.network.hosts.site import Site
 from acme_fleet.network.hosts.superlink import SuperLink, environment, program
 from acme_fleet.network.hosts.supervisor import Service, keep_running
+from acme_fleet.network.hosts.tunnel import prepare
 from acme_fleet.network.hosts.warm import write_stub
 from acme_fleet.runs.locks import held
 
@@ -50,35 +51,62 @@ def services(site: Site, path: Path, members: Sequence[str]) -> list[Service]:
     if site.serves:
         superlink = SuperLink(site)
         home = environment(site.state / "flower" / "superlink")
+        port = _free_port()
+        room = [sys.executable, "-m", "acme_fleet.network.hosts.waiting_room"]
+        room += [str(site.nodes_file), str(site.bell_socket), str(port)]
+        shown = [certificates.CA, certificates.SERVER, certificates.SERVER_KEY]
+        shown += [certificates.REVOKED] if site.mutual_tls else []
         found += [
             Service(
-                "superlink", superlink.command(), home, ready=lambda: superlink.register(members)
+                "superlink",
+                superlink.command(),
+                home,
+                ready=lambda: superlink.register(members),
+                watched=lambda: sorted((site.keys / certificates.PEERS).glob("*")),
+                changed=lambda: superlink.register(members),
             ),
-            Service("proxy", proxy_command(site), home, ready=lambda: _answers(site)),
+            Service("waiting", room, home),
+            Service(
+                "proxy",
+                proxy_command(site, port),
+                home,
+                ready=lambda: _answers(site),
+                watched=lambda: [site.keys / name for name in shown],
+            ),
         ]
     if site.upstream:
         plain = environment(site.state / "flower" / "role")
         command = [sys.executable, "-m", "acme_fleet.network.hosts.role", str(path.resolve())]
         home = environment(site.state / "flower" / "supernode")
         write_stub(site.state / "bin", site.apps_socket, program("flwr-clientapp"))
-        home["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.5"  # not the usual second
+        home["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.25"  # not the usual second
         home["PATH"] = f"{site.state / 'bin'}{os.pathsep}{home['PATH']}"
         warm = [sys.executable, "-m", "acme_fleet.network.hosts.warm", str(site.apps_socket)]
-        found += [
-            Service(site.role, command, plain),
-            Service("apps", warm, home),
-            Service("supernode", supernode_command(site), home),
-        ]
+        found += [Service(site.role, command, plain), Service("apps", warm, home)]
+        above, authority = site.upstream, site.keys / certificates.CA
+        if site.mutual_tls:
+            folder, port = site.state / "tunnel", str(_free_port())
+            prepare(site.keys, folder)
+            tunnel = [sys.executable, "-m", "acme_fleet.network.hosts.tunnel"]
+            tunnel += [port, above, str(site.keys), str(folder)]
+            found.append(Service("tunnel", tunnel, plain))
+            above, authority = f"127.0.0.1:{port}", folder / certificates.SERVER
+        found.append(Service("supernode", supernode_command(site, above, authority), home))
     return found
 
 
-def supernode_command(site: Site) -> list[str]:
-    """The command that dials the server above; its own interface is on the loopback interface."""
-    assert site.upstream is not None
+def supernode_command(site: Site, above: str, authority: Path) -> list[str]:
+    """The command that dials the server above; its own interface is on the loopback interface.
+
+    Args:
+        site: the host.
+        above: ``host:port``, of the server or of the way there.
+        authority: the certificate that vouches for it.
+    """
     return [
         program("flower-supernode"),
-        *("--superlink", site.upstream),
-        *("--root-certificates", str(site.keys / certificates.CA)),
+        *("--superlink", above),
+        *("--root-certificates", str(authority)),
         *("--auth-supernode-private-key", str(site.keys / certificates.NODE_KEY)),
         *("--host", "127.0.0.1"),
         *("--port", str(_free_port())),

@@ -1,4 +1,8 @@
-"""A frame in a Flower message: the header as text, the payload as one array of bytes."""
+"""A frame in a Flower message.
+
+Flower moves every part of a message by a request of its own. So a small payload goes with the
+header, which makes three parts; a large one is an array, six parts and more, in pieces of 5 MiB.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from acme_fleet.network.flower.frames import Header, parse_header
 
+SMALL = 2**20
+"""Bytes of a payload that goes with the header."""
+
 
 def pack(header: Header, payload: bytes) -> RecordDict:
     """A frame as the content of a message."""
-    content = RecordDict({"header": ConfigRecord({"json": json.dumps(header)})})
-    if payload:
+    small = len(payload) <= SMALL
+    told = {"json": json.dumps(header), **({"payload": payload} if small else {})}
+    content = RecordDict({"header": ConfigRecord(told)})
+    if not small:
         array = Array(dtype="uint8", shape=(len(payload),), stype="bytes", data=payload)
-        content["payload"] = ArrayRecord({"bytes": array})  # arrays travel in pieces of 5 MiB
+        content["payload"] = ArrayRecord({"bytes": array})
     return content
 
 
@@ -25,6 +34,11 @@ def unpack(content: RecordDict) -> tuple[Header, bytes]:
         ProtocolError: if its header is malformed.
         KeyError, TypeError: if it holds something else.
     """
-    header = parse_header(str(content.config_records["header"]["json"]))
-    records = content.array_records
-    return header, bytes(records["payload"]["bytes"].data) if records else b""
+    told = content.config_records["header"]
+    header = parse_header(str(told["json"]))
+    if records := content.array_records:
+        return header, bytes(records["payload"]["bytes"].data)
+    payload = told["payload"]
+    if not isinstance(payload, bytes):
+        raise TypeError("its payload is no bytes")
+    return header, payload

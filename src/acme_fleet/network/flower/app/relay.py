@@ -10,16 +10,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 from record import pack, unpack
 
 from acme_fleet.errors import AcmeError
-from acme_fleet.network.flower.frames import Header, receive_frame, send_frame
+from acme_fleet.network.flower.frames import BELL, Header, receive_frame, ring, send_frame
 
 _POLL_S = 0.2
+_TOGETHER = 2**23  # bytes of questions that are sent at a time
 _LONELY_S = 60.0  # without its role's process for so long, it ends
+_UNKNOWN = {"error": "the SuperLink knows no such node; was its key revoked?", "passing": True}
 
 Inbox = queue.SimpleQueue[tuple[Header, bytes] | None]
 
@@ -29,9 +32,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Serve the role's process until it says that it has finished."""
-    for connection in _connections(str(context.run_config["socket"])):
+    path = str(context.run_config["socket"])
+    for connection in _connections(path):
         with connection:
-            if _serve(connection, grid):
+            if _serve(connection, grid, Path(path).with_name(BELL)):
                 return
 
 
@@ -50,20 +54,28 @@ def _connections(path: str) -> Iterator[socket.socket]:
         since = time.monotonic()
 
 
-def _serve(connection: socket.socket, grid: Grid) -> bool:
+def _serve(connection: socket.socket, grid: Grid, bell: Path) -> bool:
     """Pass messages until the connection ends; whether the role has finished."""
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     waiting: dict[str, str] = {}
     while True:
-        while not inbox.empty():
+        frames: list[tuple[Header, bytes]] = []
+        while not inbox.empty() and sum(len(payload) for _, payload in frames) < _TOGETHER:
             frame = inbox.get()
             if frame is None:
                 return False
             if frame[0].get("stop"):
                 return True
-            waiting |= _push(grid, *frame)
+            frames.append(frame)
         try:
+            if frames:
+                sent = _push(grid, bell, frames)
+                waiting |= sent
+                for header, _ in frames:
+                    if header["id"] not in sent.values():
+                        send_frame(connection, {"id": header["id"], **_UNKNOWN})
+                continue
             for header, payload in _pull(grid, waiting):
                 send_frame(connection, header, payload)
         except OSError:
@@ -79,11 +91,17 @@ def _read(connection: socket.socket, inbox: Inbox) -> None:
         inbox.put(None)
 
 
-def _push(grid: Grid, header: Header, payload: bytes) -> dict[str, str]:
-    """Send one message; its id at Flower and the role's id for it."""
-    node, patience = int(header.pop("node")), float(header["patience"])
-    message = Message(pack(header, payload), node, "query", ttl=patience)
-    return {str(number): header["id"] for number in grid.push_messages([message]) if number}
+def _push(grid: Grid, bell: Path, frames: list[tuple[Header, bytes]]) -> dict[str, str]:
+    """Send messages, and ring for each; their ids at Flower, and the role's id for each."""
+    messages, nodes = [], [int(header.pop("node")) for header, _ in frames]
+    for node, (header, payload) in zip(nodes, frames, strict=True):
+        ttl = float(header["patience"])
+        messages.append(Message(pack(header, payload), node, "query", ttl=ttl))
+    numbers = list(grid.push_messages(messages))
+    for node in nodes:
+        ring(bell, node)
+    asked = zip(numbers, (header["id"] for header, _ in frames), strict=False)
+    return {str(number): own for number, own in asked if number}
 
 
 def _pull(grid: Grid, waiting: dict[str, str]) -> Iterator[tuple[Header, bytes]]:

@@ -35,9 +35,10 @@ from acme_fleet.report.warnings import commonest_share, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
-from acme_fleet.runs.journal import Journal, Observer, PlanObserver, read_journal
+from acme_fleet.runs.forecast import Earlier
+from acme_fleet.runs.journal import Journal, Observer, PlanObserver, finished_stages, read_journal
 from acme_fleet.runs.locks import held
-from acme_fleet.runs.progress import progress_file
+from acme_fleet.runs.progress import begun_stages, progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (
     Summary,
@@ -90,7 +91,8 @@ def customize(
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
         if isinstance(observer, PlanObserver):
-            observer.plan(expected_work(fleet, plan))
+            earlier = Earlier(finished_stages(run.events), begun_stages(run.path))
+            observer.plan(expected_work(fleet, plan), earlier)
         try:
             return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:

@@ -7,7 +7,7 @@ of thousands of devices gets a few lines. A warning changes nothing: test data c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
             ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
         ),
         *_of_memory(plan.memory_bytes),
+        *_alone({c.name: [d.name for d in c.devices] for c in fleet.clusters}),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
     ]
 
@@ -90,8 +91,29 @@ def run_warnings(
         *_of_models(summary, several),
         *_of_probe(summary),
         *_narrow({c.name: (c.feasible, len(c.candidates)) for c in clusters}),
+        *_alone({c.name: c.device_names for c in clusters}),
         *_sentence("rounds were missed, or what was sent in them was refused", missed),
         *_sentence("the header's update was shortened", shortened),
+    ]
+
+
+def _alone(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Devices without peers, by group: a cluster, or its devices with one backbone.
+
+    A fleet of one device needs no word on it.
+    """
+    alone = {name: own[0] for name, own in groups.items() if len(own) == 1 < len(groups)}
+    return [
+        *_sentence(
+            "the device is alone in its cluster and learns from no other",
+            ((0, device) for name, device in alone.items() if ":" not in name),
+            "list it in a cluster with others",
+        ),
+        *_sentence(
+            "no other device of the cluster has the same backbone, so that it learns from none",
+            ((0, device) for name, device in alone.items() if ":" in name),
+            "selection.matching: cluster gives all of a cluster the same",
+        ),
     ]
 
 

@@ -42,6 +42,12 @@ def share_text(ratio: float) -> str:
     return f"{100 * ratio:.3g} % of" if ratio < 1.995 else f"{ratio:.3g} times"
 
 
+def percent_text(ratio: float) -> str:
+    """A share with two digits at least, e.g. ``0.41 %``, ``4.1 %`` or ``41 %``."""
+    percent = 100 * ratio
+    return f"{percent:.2g} %" if percent < 9.95 else f"{percent:.0f} %"
+
+
 def perplexity_text(loss: float) -> str:
     """e to a loss per token, e.g. ``12.3``."""
     return f"{math.exp(min(loss, 69)):.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 _ENOUGH = 0.02  # of a kind of work, before its own speed counts
 
@@ -21,6 +22,18 @@ class Expected:
     work: float
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Seconds that processes before this one spent on a run's stages, by actor and name.
+
+    Attributes:
+        finished: on stages that are over. begun: on others, which go on.
+    """
+
+    finished: Mapping[tuple[str, str], float]
+    begun: Mapping[tuple[str, str], float]
+
+
 class Forecast:
     """Follows the stages of a run, whose names begin as ``expected`` says.
 
@@ -28,15 +41,22 @@ class Forecast:
     none yet, the speed of all work so far counts.
     """
 
-    def __init__(self, expected: Mapping[str, Expected]) -> None:
+    def __init__(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
         self._expected = dict(expected)
         self._stages: dict[tuple[str, str], tuple[float, float, float]] = {}
         """Start, latest time and share done of each stage, by actor and name."""
+        if earlier:
+            self._stages = {key: (0.0, taken, 1.0) for key, taken in earlier.finished.items()}
+            self._begun = dict(earlier.begun)
+
+    _begun: Mapping[tuple[str, str], float] = MappingProxyType({})
 
     def stage(self, actor: str, name: str, share: float, now: float) -> None:
         """A stage has done this share of its work, from 0 to 1; ``now`` in seconds."""
-        started = self._stages.get((actor, name), (now, now, 0.0))[0]
-        self._stages[actor, name] = started, now, share
+        key = actor, name
+        if key not in self._stages or share < self._stages[key][2]:  # perhaps done once more
+            self._stages[key] = now - self._begun.get(key, 0.0), now, share
+        self._stages[key] = self._stages[key][0], now, share
 
     @property
     def done(self) -> float:

@@ -130,6 +130,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     """Print what would leave each device, its most bytes, and the promise of noise."""
     from acme_fleet.personalization.disclosure import what_leaves  # loads torch
     from acme_fleet.personalization.rules import rule_of
+    from acme_fleet.tasks.registry import task_of
 
     personalization = fleet.personalization
     table = Table(title="what would leave each device; samples and labels never do")
@@ -137,7 +138,8 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
         table.add_column(column, justify="right" if column.startswith("bytes") else "left")
     upload = rule_of(personalization).upload_type.__name__
     most = {"FeatureSample": plan.feature_bytes, upload: plan.round_bytes}
-    for one in what_leaves(personalization):
+    writes = task_of(fleet.task).per_token
+    for one in what_leaves(personalization, writes=writes):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)
     console = table_console()

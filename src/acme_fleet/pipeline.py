@@ -36,7 +36,7 @@ from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
 from acme_fleet.runs.forecast import Earlier
-from acme_fleet.runs.journal import Journal, Observer, PlanObserver, finished_stages, read_journal
+from acme_fleet.runs.journal import Journal, Observer, finished_stages, read_journal
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.progress import begun_stages, progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
@@ -90,9 +90,6 @@ def customize(
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
-        if isinstance(observer, PlanObserver):
-            earlier = Earlier(finished_stages(run.events), begun_stages(run.path))
-            observer.plan(expected_work(fleet, plan), earlier)
         try:
             return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:
@@ -127,7 +124,9 @@ def _run(
     connect: Connect | None,
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
+    earlier = Earlier(finished_stages(run.events), begun_stages(run.path))
     with progress_file(run.path, observer) as progress:
+        progress.plan(expected_work(fleet, plan), earlier)
         return _customized(fleet, world, initial, plan, run, Journal(run.events, progress), connect)
 
 

@@ -19,6 +19,7 @@ from acme_fleet.cli import EXAMPLE, app
 from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.failures import called
 from acme_fleet.inspection.plan import examine
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.report.terminal.run import print_summary
@@ -47,6 +48,24 @@ def _change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
+
+
+def test_lines_to_paste_name_the_command_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own = tmp_path / "a folder" / "acme"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh")
+    own.chmod(0o755)
+    for typed, path, said in (
+        (own, "", f"'{own}'"),
+        (own, own.parent, "acme"),
+        ("pytest", "", "acme"),
+        ("x/acme_fleet/__main__.py", "", "acme"),
+    ):
+        monkeypatch.setattr("sys.argv", [str(typed)])
+        monkeypatch.setenv("PATH", str(path))
+        assert called() == said
 
 
 # --- help -------------------------------------------------------------------------------------

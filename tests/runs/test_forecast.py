@@ -65,3 +65,20 @@ def test_a_run_that_goes_on_knows_what_was_done_and_how_fast():
     assert forecast.left_s() == pytest.approx(10)
     forecast.stage("cloud", "reference", 0.0, now=510.0)  # its files were damaged: once more
     assert forecast.done == pytest.approx(100 / 300)
+
+
+def test_a_search_that_may_not_be_needed_is_counted_until_that_is_known():
+    expected = {"header search": Expected(2, 200, 180), "round ": Expected(1, 50)}
+    forecast = Forecast(expected)
+    forecast.stage("north", "header search", 0.0, now=0.0)
+    assert forecast.at_most
+    forecast.stage("north", "header search", 1.0, now=1.0)  # it searched for nothing
+    assert forecast.at_most
+    assert forecast.done == pytest.approx(10 / 160)
+    assert forecast.left_s() == pytest.approx(15)
+    forecast.stage("south", "header search", 0.0, now=1.0)
+    forecast.stage("south", "header search", 0.5, now=6.0)
+    assert not forecast.at_most
+    assert forecast.done == pytest.approx(60 / 160)
+    forecast.stage("south", "header search", 1.0, now=11.0)
+    assert forecast.left_s() == pytest.approx(5)

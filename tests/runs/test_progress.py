@@ -12,6 +12,7 @@ import pytest
 
 from acme_fleet.errors import FleetError
 from acme_fleet.runs.directory import PROGRESS
+from acme_fleet.runs.forecast import Expected
 from acme_fleet.runs.progress import ProgressFile, begun_stages, progress_file
 
 
@@ -103,3 +104,14 @@ def test_the_time_of_a_stage_goes_on_after_an_interruption(tmp_path: Path) -> No
     for damaged in ("[]", "{", '{"stages": [{"actor": "cloud"}]}', '{"stages": 3}'):
         (tmp_path / PROGRESS).write_text(damaged)
         assert begun_stages(tmp_path) == {}
+
+
+def test_the_whole_run_is_told_to_who_watches(tmp_path: Path) -> None:
+    with progress_file(tmp_path) as progress:
+        progress.plan({"reference": Expected(1, 100.0), "elastic": Expected(1, 300.0)})
+        progress.stage("cloud", "reference", 0, 1)
+        time.sleep(0.01)
+        progress.stage("cloud", "reference", 1, 1)
+    whole = told(tmp_path)["whole"]
+    assert whole["done"] == 0.25
+    assert whole["left_s"] > 0

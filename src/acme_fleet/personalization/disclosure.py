@@ -36,7 +36,8 @@ def what_leaves(personalization: Personalization, *, writes: bool = False) -> li
     reported = f"sizes, {measured}, test samples and raw bytes"
     profile = "name, storage, precisions, constants of its energy"
     features = (
-        f"features of {rows} training samples, a row each, {privacy.sketch_bits} bits a number"
+        f"features of {rows} training samples at most, a row each, "
+        f"{privacy.sketch_bits} bits a number"
         if (rows := personalization.rows_sent)
         else "no feature, only that it is there"
     )

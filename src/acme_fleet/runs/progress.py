@@ -16,7 +16,7 @@ from acme_fleet.errors import AcmeError, WriteError
 from acme_fleet.outside import one_line, read_regular
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.directory import PROGRESS
-from acme_fleet.runs.forecast import Earlier, Expected
+from acme_fleet.runs.forecast import Earlier, Expected, Forecast
 from acme_fleet.runs.journal import Observer, PlanObserver
 
 _EVERY_S = 0.5
@@ -36,6 +36,7 @@ class ProgressFile:
         self._stages: dict[tuple[str, str], dict[str, Any]] = {}
         self._before = begun_stages(folder)
         self._begun: dict[tuple[str, str], float] = {}
+        self._forecast: Forecast | None = None
         self._ended: dict[str, str] | None = None
         self._lock = threading.Lock()
         self._written, self._timer = 0.0, None
@@ -46,6 +47,8 @@ class ProgressFile:
         """See :class:`acme_fleet.runs.journal.Observer`."""
         with self._lock:
             key = actor, name
+            if self._forecast:
+                self._forecast.stage(actor, name, done / total if total else 1.0, time.monotonic())
             if done == total:
                 self._stages.pop(key, None)
                 self._begun.pop(key, None)
@@ -68,6 +71,7 @@ class ProgressFile:
 
     def plan(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
         """See :class:`acme_fleet.runs.journal.PlanObserver`."""
+        self._forecast = Forecast(expected, earlier)
         if isinstance(self._then, PlanObserver):
             self._then.plan(expected, earlier)
 
@@ -95,12 +99,20 @@ class ProgressFile:
             if self._ended is None:
                 self._write()
 
+    def _whole(self) -> dict[str, float | None] | None:
+        """The share of the whole run that is done, and the seconds that are left, about."""
+        whole = self._forecast
+        if whole is None:
+            return None
+        return {"done": whole.done, "left_s": whole.left_s(), "at_most": whole.at_most}
+
     def _write(self) -> None:
         self._written, self._timer = time.monotonic(), None
         document = {
             "pid": os.getpid(),
             "updated": _now(),
             "stages": list(self._stages.values())[-_MOST_STAGES:],
+            "whole": self._whole(),
             "ended": self._ended,
         }
         with suppress(WriteError), replacing(self._path, durable=False) as file:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 _CLASSES = 6  # that are named
 
 
-def print_holdings(fleet: Fleet, plan: Plan) -> None:
-    """A row for each device, or for each cluster where there are many; then all warnings."""
+def print_holdings(fleet: Fleet, plan: Plan) -> int:
+    """A row for each device, or for each cluster where there are many; then all warnings.
+
+    Returns:
+        The number of warnings.
+    """
     by_device = len(plan.holdings) <= ROWS
     classes = any(own.classes for own in plan.holdings.values())  # tokens have none
     table = Table(title=f"samples{' and classes' * classes} that each device holds")
@@ -48,7 +52,9 @@ def print_holdings(fleet: Fleet, plan: Plan) -> None:
     console.print(table)
     if not by_device:
         print_left_out(console, len(fleet.clusters), "clusters")
-    print_warnings(plan_warnings(fleet, plan))
+    warnings = plan_warnings(fleet, plan)
+    print_warnings(warnings)
+    return len(warnings)
 
 
 def _together(held: Sequence[Holding], *, classes: bool) -> tuple[str, ...]:

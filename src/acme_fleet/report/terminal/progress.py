@@ -14,7 +14,7 @@ from rich.table import Column
 from rich.text import Text
 
 from acme_fleet.outside import one_line
-from acme_fleet.report.words import duration_text
+from acme_fleet.report.words import brief_duration_text, left_text
 from acme_fleet.runs.forecast import Earlier, Expected, Forecast
 
 _FINISHED = 20  # bars of finished stages that stay
@@ -31,7 +31,7 @@ class _Elapsed(ProgressColumn):
         """See :class:`ProgressColumn`."""
         elapsed = task.finished_time if task.finished else task.elapsed
         whole = (elapsed or 0.0) + task.fields["before"]
-        return Text(_short(whole), style="progress.elapsed")
+        return Text(brief_duration_text(whole), style="progress.elapsed")
 
 
 class _Left(ProgressColumn):
@@ -41,7 +41,7 @@ class _Left(ProgressColumn):
         """See :class:`ProgressColumn`."""
         if not task.fields["alone"] or task.finished or task.time_remaining is None:
             return Text("")
-        return Text(_left(task.time_remaining), style="progress.remaining")
+        return Text(left_text(task.time_remaining), style="progress.remaining")
 
 
 class LiveStages:
@@ -113,6 +113,13 @@ class LiveStages:
         else:
             self._log(key, done, total, note)
 
+    def _left(self) -> str:
+        """The time that the whole run has left, in words; empty where it is not known."""
+        left = self._forecast.left_s() if self._forecast else None
+        if self._forecast is None or left is None:
+            return ""
+        return left_text(left, at_most=self._forecast.at_most)
+
     # --- bars ---
 
     def _draw(self, key: tuple[str, str], done: int, total: int, note: str) -> None:
@@ -124,11 +131,9 @@ class LiveStages:
         update = {"completed": done, "total": total, "note": note, "of": of}
         self._progress.update(self._tasks[key], **update)
         if self._forecast is not None and self._whole is not None:
-            share, left = self._forecast.done, self._forecast.left_s()
-            update = {"completed": share, "of": f"{share:.0%}"}
-            self._progress.update(
-                self._whole, description="" if left is None else _left(left), **update
-            )
+            share = self._forecast.done
+            update = {"completed": share, "of": f"{share:.0%}", "description": self._left()}
+            self._progress.update(self._whole, **update)
         if done == total and key not in self._finished:
             self._finished.append(key)
         room = self._console.height - _MARGIN
@@ -144,7 +149,9 @@ class LiveStages:
             if done == total:
                 taken = time.monotonic() - self._begun.pop(key, begun)
                 self._now = None if not self._begun else self._now
-                self._say(f"{key[0]}: {key[1]} done in {_short(taken)}{note and f'; {note}'}")
+                self._say(
+                    f"{key[0]}: {key[1]} done in {brief_duration_text(taken)}{note and f'; {note}'}"
+                )
             else:
                 told = f" {done} of {total}" if total > 1 else ""
                 self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}", begun
@@ -155,10 +162,10 @@ class LiveStages:
             with self._lock:
                 if self._now is None or time.monotonic() < self._told + self._every_s:
                     continue
-                left = self._forecast.left_s() if self._forecast else None
-                rest = "" if left is None else f"; the whole run has {_left(left)}"
+                left = self._left()
+                rest = f"; the whole run has {left}" if left else ""
                 words, begun = self._now
-                self._say(f"{words} ({_short(time.monotonic() - begun)} so far{rest})")
+                self._say(f"{words} ({brief_duration_text(time.monotonic() - begun)} so far{rest})")
 
     def _say(self, line: str) -> None:
         self._told = time.monotonic()
@@ -174,12 +181,3 @@ def _text(form: str, style: str = "none", **column: Any) -> TextColumn:
 def _fields(actor: str, *, before: float = 0.0, alone: bool = False) -> dict[str, Any]:
     """``before``: seconds before an interruption. ``alone``: no plan tells of the whole."""
     return {"actor": actor, "of": "", "note": "", "before": before, "alone": alone}
-
-
-def _left(seconds: float) -> str:
-    return f"about {_short(seconds)} left"
-
-
-def _short(seconds: float) -> str:
-    """A duration without parts of a second, where it is long enough."""
-    return duration_text(round(seconds) if seconds >= 10 else round(seconds, 1))

@@ -64,6 +64,16 @@ def print_candidates(fleet: Fleet, plan: Plan) -> None:
         of = [variant.precision] if rounds else []
         table.add_row(*shares, f"{variant.depth}", *of, f"{size:,}", *fits)
     console.print(table)
+    largest = int(plan.sizes.max())
+    if len(plan.sizes) > 1 and all(
+        len(plan.fitting(limit, executed[name])) == len(plan.sizes)
+        for name, limit in plan.limits.items()
+    ):
+        console.print(
+            f"all candidates, up to {bytes_text(largest)}, fit all devices: limits decide nothing, "
+            f"and selection.performance_window does; a smaller one gives larger models",
+            soft_wrap=True,
+        )
 
 
 def _reference_text(fleet: Fleet) -> str:

@@ -16,7 +16,13 @@ from acme_fleet.inspection.plan import Holding, examine
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.terminal.holdings import print_holdings
 from acme_fleet.report.terminal.run import print_candidates, print_summary
-from acme_fleet.report.warnings import commonest_share, notes, plan_warnings, run_warnings
+from acme_fleet.report.warnings import (
+    commonest_share,
+    notes,
+    plan_warnings,
+    planned_only,
+    run_warnings,
+)
 from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import DeviceSummary, Summary
 from tiny_fleet import tiny
@@ -104,6 +110,19 @@ def test_devices_without_peers():
     fleet = fleet.model_copy(update={"clusters": [*fleet.clusters, alone]})
     plan = replace(examine(tiny()), limits={"north": 10**9, "far": 10**9})
     assert any(f"no other: {few[0].name}; list it" in line for line in plan_warnings(fleet, plan))
+
+
+def test_devices_that_no_artifact_runs_on():
+    fleet = tiny()
+    (cluster, *rest) = fleet.clusters
+    (first, *others) = cluster.devices
+    assert planned_only(fleet) == []
+    devices = [first.model_copy(update={"runs_artifacts": False}), *others]
+    changed = [cluster.model_copy(update={"devices": devices}), *rest]
+    fleet = fleet.model_copy(update={"clusters": changed})
+    (told,) = planned_only(fleet)
+    assert told.endswith(f"to plan with: {first.name}")
+    assert told in plan_warnings(fleet, examine(tiny()))
 
 
 def test_the_worst_are_named_and_the_others_counted():

@@ -99,7 +99,10 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
 def _memory_text(plan: Plan) -> str:
     """The least memory for the cloud's training, in words."""
     needed = bytes_text(plan.memory_bytes)
-    return f"memory of the cloud's training: {needed} at least, activations on top"
+    return (
+        f"memory of the cloud's training: {needed} at least for weights and gradients; with "
+        f"activations and libraries often several times that"
+    )
 
 
 def print_links(fleet: Fleet, plan: Plan) -> None:

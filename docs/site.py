@@ -1,4 +1,7 @@
-"""Puts into the site of ``mkdocs.yml`` those pages of the clone that are not in ``docs/``."""
+"""Puts into the site of ``mkdocs.yml`` those pages of the clone that are not in ``docs/``.
+
+References in docstrings lose the marks of Sphinx, which mkdocstrings shows as they are.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ _ROOT = Path(__file__).parents[1]
 _PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "research/README.md")
 _FIGURES = "research/results/*-small.*"
 _HERE = re.compile(r"(\]\(|src=\")(?:docs/)")
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(<code>)~?")
 _ABOVE = re.compile(r"\]\(\.\./")
 
 
@@ -30,3 +34,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return markdown.replace("](../docs/", "](../")
         return _HERE.sub(r"\1", markdown)
     return _ABOVE.sub("](", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """A page as HTML, with names in docstrings alone where they had a role."""
+    return _ROLE.sub(r"\1", html)

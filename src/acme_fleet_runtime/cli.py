@@ -104,7 +104,7 @@ def _complete(writer: Writer, options: Any) -> int:
     for text in read_prompts(options.files, options.text, lines=options.lines):
         written = writer.answer(text, options.tokens, options.chat)
         answer = {"prompt": text, "text": written}
-        _say(json.dumps(answer) if options.json else shown(text, written))
+        _say(json.dumps(answer) if options.json else shown(text, written, chat=options.chat))
     return _DONE
 
 

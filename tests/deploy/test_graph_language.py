@@ -166,6 +166,14 @@ def test_commands_run_it_without_torch(done: Exported, shipped: complete.Writer)
     )
     assert own.stdout.startswith(f"what{theirs.text}")
     assert own.returncode == 0, own.stderr
+    asked = subprocess.run(
+        [sys.executable, "run.py", "--chat", "what"],
+        cwd=done.folder,
+        capture_output=True,
+        text=True,
+    )
+    (answer,) = shipped.complete(["what"], 32, chat=True)
+    assert asked.stdout.strip() == f"what | {answer.text}".strip()
     card = (done.folder / "README.md").read_text()
     assert "pipeline_tag: text-generation" in card
     assert "tokens a second" in card

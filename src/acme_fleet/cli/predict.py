@@ -82,7 +82,7 @@ def predict(
         for prompt in read_prompts(files or [], text or [], lines=lines):
             written = writer(prompt, tokens, chat)
             answer = {"prompt": prompt, "text": written}
-            say(json.dumps(answer) if as_json else shown(prompt, written))
+            say(json.dumps(answer) if as_json else shown(prompt, written, chat=chat))
         return
     own, skipped = _model_in(place, device), Skipped()
     inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)

@@ -270,9 +270,11 @@ def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: 
         say(overhead_text(read_events(RunDirectory(out).events)))
     say(f"report: {(out / REPORT).resolve()}")
     if summary.devices and not many_hosts:
-        place, name = shlex.quote(str(out)), shlex.quote(summary.devices[0].name)
+        computed = list(summary.update.computed) if summary.update else []
+        place, name = shlex.quote(str(out)), (computed or [summary.devices[0].name])[0]
+        which = f"--device {name}" if len(computed) == 1 else "--all"
         say(f"next: {called()} explain {place} --device {name}   why it got this model")
-        say(f"      {called()} export {place} --all   artifacts for the devices' runtimes")
+        say(f"      {called()} export {place} {which}   artifacts for the devices' runtimes")
     if summary.lost:
         command = RunDirectory(out).resume_command
         say(

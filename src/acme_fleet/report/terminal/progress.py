@@ -116,7 +116,7 @@ class LiveStages:
     def _left(self) -> str:
         """The time that the whole run has left, in words; empty where it is not known."""
         left = self._forecast.left_s() if self._forecast else None
-        if self._forecast is None or left is None:
+        if self._forecast is None or left is None or self._forecast.done >= 1:
             return ""
         return left_text(left, at_most=self._forecast.at_most)
 

@@ -154,7 +154,7 @@ def test_who_holds_a_folder(tmp_path: Path) -> None:
     with _holder(tmp_path) as process:
         assert holder(tmp_path / LOCK) == str(process.pid)
         begun = RunDirectory(tmp_path)
-        with pytest.raises(RunError, match=rf"not finished; process {process.pid} is at work on"):
+        with pytest.raises(RunError, match=rf"not finished: process {process.pid} is at work on"):
             begun.finished()
         process.communicate("")
     (tmp_path / LOCK).write_text("1")  # of a process that was killed

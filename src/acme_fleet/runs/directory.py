@@ -231,8 +231,9 @@ class Directory(ABC, Generic[Kind]):
             RunError: if it is not, with the command that goes on with it.
         """
         if not self.summary.exists():
-            next_step = self._at_work() or f"go on with it: {self.resume_command}"
-            raise RunError(f"{self.path} is not finished; {next_step}")
+            if at_work := self._at_work():
+                raise RunError(f"{self.path} is not finished: {at_work}")
+            raise RunError(f"{self.path} is not finished; go on with it: {self.resume_command}")
         return self.summary
 
 

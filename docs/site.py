@@ -1,4 +1,7 @@
-"""Puts into the site of ``mkdocs.yml`` those pages of the clone that are not in ``docs/``."""
+"""Puts into the site of ``mkdocs.yml`` those pages of the clone that are not in ``docs/``.
+
+References in docstrings lose the marks of Sphinx, which mkdocstrings shows as they are.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ _PAGES = (
 )
 _FIGURES = "research/results/*-small.*"
 _HERE = re.compile(r"(\]\(|src=\")(?:docs/)")
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(<code>)~?")
 _ABOVE = re.compile(r"\]\(\.\./")
 
 
@@ -33,3 +37,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return markdown.replace("](../docs/", "](../")
         return _HERE.sub(r"\1", markdown)
     return _ABOVE.sub("](", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """A page as HTML, with names in docstrings alone where they had a role."""
+    return _ROLE.sub(r"\1", html)

@@ -133,6 +133,7 @@ def test_without_pandas_it_says_how_to_get_it(run: Run, monkeypatch: pytest.Monk
 def test_the_front_of_a_cluster(run: Run):
     figure = run.plot_front("south")
     assert figure.axes
+    assert figure._repr_png_().startswith(b"\x89PNG")  # so that any notebook shows it
     with pytest.raises(RunError, match="no cluster 'west'; it has north"):
         run.plot_front("west")
 

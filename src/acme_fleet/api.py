@@ -233,16 +233,21 @@ class DeviceRun:
         ]
         return [dict(pairs) for pairs in order]
 
-    def complete(self, *prompts: str, tokens: int = 40) -> list[str]:
+    def complete(self, *prompts: str, tokens: int = 40, chat: bool = False) -> list[str]:
         """Continuations of prompts by a language model.
 
+        Args:
+            prompts: texts; with ``chat`` what a user says, by the chat template.
+            tokens: new ones at most.
+            chat: see there.
+
         Raises:
-            FleetError: if the device has another model.
+            FleetError: if the device has another model, or no chat template.
         """
         writer = self._writer()
         if writer is None:
             raise FleetError(f"{self.summary.name} classifies; use predict")
-        return [answer.text for answer in writer.complete(prompts, tokens)]
+        return [answer.text for answer in writer.complete(prompts, tokens, chat=chat)]
 
     def _writer(self) -> Writer | None:
         from acme_fleet.inspection.complete import Writer

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from acme_fleet.errors import AcmeError
@@ -26,6 +29,14 @@ _MOVES = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _SHORT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory")  # RuntimeErrors of torch
+
+
+def called() -> str:
+    """The command as this process was called, such as ``.venv/bin/acme``, for lines to paste."""
+    typed = Path(sys.argv[0])
+    if typed.name != "acme" or shutil.which("acme") in (str(typed), str(typed.absolute())):
+        return "acme"
+    return shlex.quote(str(typed))
 
 
 def say(text: str, *, error: bool = False) -> None:

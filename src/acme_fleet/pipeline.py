@@ -31,13 +31,14 @@ from acme_fleet.messages.base import Message
 from acme_fleet.models.features import Classifier
 from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summarize
 from acme_fleet.report.page.html import write_report
-from acme_fleet.report.warnings import commonest_share, run_warnings
+from acme_fleet.report.warnings import commonest_share, planned_only, run_warnings
 from acme_fleet.roles import cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
-from acme_fleet.runs.journal import Journal, Observer, PlanObserver, read_journal
+from acme_fleet.runs.forecast import Earlier
+from acme_fleet.runs.journal import Journal, Observer, finished_stages, read_journal
 from acme_fleet.runs.locks import held
-from acme_fleet.runs.progress import progress_file
+from acme_fleet.runs.progress import begun_stages, progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.runs.summary import (
     Summary,
@@ -89,8 +90,6 @@ def customize(
     with held(Path(out)):
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
-        if isinstance(observer, PlanObserver):
-            observer.plan(expected_work(fleet, plan))
         try:
             return _run(fleet, world, reference, plan, run, observer, connect)
         except WriteError as error:
@@ -125,7 +124,9 @@ def _run(
     connect: Connect | None,
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
+    earlier = Earlier(finished_stages(run.events), begun_stages(run.path))
     with progress_file(run.path, observer) as progress:
+        progress.plan(expected_work(fleet, plan), earlier)
         return _customized(fleet, world, initial, plan, run, Journal(run.events, progress), connect)
 
 
@@ -177,7 +178,7 @@ def _customized(
         "left_out": cloud.left_out,
         "compute": cloud.backbones.numbers,
         "damaged_events": len(damaged),
-        "warnings": run_warnings(summary, plan.holdings, commonest),
+        "warnings": run_warnings(summary, plan.holdings, commonest) + planned_only(fleet),
     }
     summary = summary.model_copy(update=told)
     write_report(summary, events, run.report)

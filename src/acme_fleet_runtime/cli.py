@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("to", type=Path, help="the device's folder of releases")
     rollback.set_defaults(command=_rollback)
     predict.add_argument(
-        "files", type=Path, nargs="*", help="files, folders; - is standard input; prompts"
+        "files", type=Path, nargs="*", help="files, folders, words of a text; - is standard input"
     )
     predict.add_argument("--text", action="append", default=[], help="a text; may be given again")
     predict.add_argument("--lines", action="store_true", help="a file holds one text a line")
@@ -104,7 +104,7 @@ def _complete(writer: Writer, options: Any) -> int:
     for text in read_prompts(options.files, options.text, lines=options.lines):
         written = writer.answer(text, options.tokens, options.chat)
         answer = {"prompt": text, "text": written}
-        _say(json.dumps(answer) if options.json else shown(text, written))
+        _say(json.dumps(answer) if options.json else shown(text, written, chat=options.chat))
     return _DONE
 
 

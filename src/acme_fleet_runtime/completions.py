@@ -157,6 +157,8 @@ class CompletionsHandler(Handler):
 
     def _check_model(self, model: Any) -> None:
         name = self._writer.manifest.name
+        if model is None:
+            raise Refused(404, f"`model` is missing; this server has {name!r}")
         if model != name:
             shown = one_line(str(model), 60)
             raise Refused(404, f"there is no model {shown!r}; this server has {name!r}")

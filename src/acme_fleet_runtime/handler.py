@@ -255,6 +255,8 @@ class Handler(BaseHTTPRequestHandler):
         if kind not in _TYPES and kind != "application/json":
             images = f"send {_SENT}" if kind.startswith("image/") else ""
             told = "send application/json, or an image as image/png or image/jpeg"
+            if not self._runner.takes_images:
+                told = 'send application/json: {"texts": ["…"]}'
             raise Refused(415, images or told)
         if not body:
             raise Refused(400, "the body is empty")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from acme_fleet_runtime.texts import LONGEST_TEXT
 
 STDIN = "-"
 _BEGINNING = 4096  # bytes that show a text
+_NAMED = re.compile(r"[/\\]|\.\w{1,6}$")  # in an argument that should be a file
 # Such a file is an image: if it cannot be decoded, that is an error, and it is not left out.
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
@@ -92,7 +94,8 @@ def find_inputs(
     """Every input in the order of the arguments; folders sorted by name, the given texts last.
 
     Args:
-        paths: files and folders; ``-`` is standard input, of texts only.
+        paths: files and folders; ``-`` is standard input, of texts only. For a model of texts,
+            words with a space that name no file and look like none are a text.
         texts: given as they are.
         skipped: counts the files in folders that are left out.
         images: the model takes images and not texts.
@@ -117,10 +120,27 @@ def _found(
         elif _is_folder(path):
             for one in _in_folder(path, skipped, images):
                 yield from _lines_of(one) if lines and not one.error else [one]
+        elif not images and not lines and not _exists(path):
+            yield _no_file(str(path))
         else:
             yield from _lines_of(Input(str(path))) if lines else [Input(str(path))]
     for text in texts:
         yield _decoded(os.fsencode(text), Input(""))
+
+
+def _no_file(argument: str) -> Input:
+    """An argument that is no file: a text, where that is clear."""
+    if " " in argument and not _NAMED.search(argument):
+        return _decoded(os.fsencode(argument), Input(""))
+    told = f"cannot read {one_line(argument, 200)} as a text: no such file or folder"
+    return Input(argument, error=f"{told}; --text takes these words themselves")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except (OSError, ValueError):  # too long for a name
+        return False
 
 
 def _is_folder(path: Path) -> bool:

@@ -54,6 +54,25 @@ def release(path: Path, descriptor: int | None) -> None:
             os.close(descriptor)
 
 
+def holder(path: Path) -> str | None:
+    """The number of another process that holds a file; none where no other is known to."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        process = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        known = error.errno in _HELD and process.isdigit() and process != str(os.getpid())
+        return process if known else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _lock(path: Path, descriptor: int, kind: type[AcmeError]) -> bool:
     """Lock the file; whether its system has locks.
 

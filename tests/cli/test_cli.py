@@ -19,11 +19,12 @@ from acme_fleet.cli import EXAMPLE, app
 from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.failures import called
 from acme_fleet.inspection.plan import examine
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
 
 _COMMANDS = (
@@ -47,6 +48,24 @@ def _change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
+
+
+def test_lines_to_paste_name_the_command_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own = tmp_path / "a folder" / "acme"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh")
+    own.chmod(0o755)
+    for typed, path, said in (
+        (own, "", f"'{own}'"),
+        (own, own.parent, "acme"),
+        ("pytest", "", "acme"),
+        ("x/acme_fleet/__main__.py", "", "acme"),
+    ):
+        monkeypatch.setattr("sys.argv", [str(typed)])
+        monkeypatch.setenv("PATH", str(path))
+        assert called() == said
 
 
 # --- help -------------------------------------------------------------------------------------
@@ -373,11 +392,19 @@ def test_stages_in_a_log_file_are_a_line_each(capsys: pytest.CaptureFixture[str]
     ]
 
 
+def test_a_stage_that_was_resumed_tells_its_whole_time(capsys: pytest.CaptureFixture[str]):
+    with LiveStages() as stages:
+        stages.plan({"reference": Expected(1, 1.0)}, Earlier({}, {("cloud", "reference"): 120.0}))
+        stages.stage("cloud", "reference", 3, 4)
+        stages.stage("cloud", "reference", 4, 4)
+    assert capsys.readouterr().out == "cloud: reference done in 2 min\n"
+
+
 def test_stage_of_a_peer_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """Rich would take the closing tag for an error, and the link for a link."""
-    evil = "[/red] [link=file:///etc]x"
+    evil = "[/red] [link=file:/]x"
     with LiveStages() as stages:
         stages.stage("north", evil, 0, 2, evil)
         stages.stage("north", evil, 1, 1)
@@ -429,6 +456,28 @@ def test_a_terminal_shows_the_whole_run_and_a_log_file_says_what_is_left(
     assert "whole run" in shown
     assert "25%" in shown
     assert "left" in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_a_stage_is_one_line_of_a_terminal_however_long_its_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "20")
+    earlier = Earlier({("cloud", "reference"): 130.0}, {("cloud", "elastic"): 3690.0})
+    with LiveStages() as stages:
+        stages.plan({"reference": Expected(1, 50.0), "elastic": Expected(1, 50.0)}, earlier)
+        stages.stage("cloud", "elastic", 9, 20, "loss 0.2, validation accuracy 0.9091, the best")
+        for number in range(30):
+            stages.stage(f"a-device-with-a-name-{number}", "fine-tuning", 1, 1, "reward 0.909 " * 9)
+    last = re.split(r"\x1b\[\d*[A-K]", capsys.readouterr().out)[-1]
+    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", last).strip().splitlines()
+    assert len(lines) == 17  # of 20
+    assert all(len(line) <= width for line in lines)
+    assert re.match(r"whole run +about [\dhmins ]+ left .* 7\d% ", lines[0])
+    assert re.match(r"cloud +elastic .* 9/20 1 h 1 min ", lines[1])
+    assert re.match(r"a-device-with-a… fine-tuning .* 1/1 0 s ", lines[-1])
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,24 @@ def test_command_that_said_nothing_of_its_signal(body: str, code: int):
     )
     assert told.returncode == code
     assert ("a bug" in told.stderr) == (code == 70)
+
+
+def test_an_early_signal_is_told_before_anything_is_imported() -> None:
+    """A stand-in for the command line sends the signal while it is imported."""
+    early = """
+import os, signal, sys, types
+class Importing:
+    def find_spec(self, name, *_):
+        if name.startswith("acme_fleet.cli"):
+            os.kill(os.getpid(), int(sys.argv[1]))
+            signal.pause()
+sys.meta_path.insert(0, Importing())
+from acme_fleet.__main__ import main
+main()
+"""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        ended = subprocess.run(
+            [sys.executable, "-c", early, str(int(number))], capture_output=True, text=True
+        )
+        assert ended.returncode == 128 + number
+        assert ended.stderr.splitlines()[-1] == "interrupted"

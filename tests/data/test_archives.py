@@ -94,7 +94,9 @@ def _class_folders(root: Path) -> None:
         Image.new("L", (4, 4)).save(root / name / "1.png")
 
 
-def test_class_folders_with_and_without_a_test_set(tmp_path: Path):
+def test_class_folders_with_and_without_a_test_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     _class_folders(tmp_path / "plain")
     assert data_at(tmp_path / "plain").train == [tmp_path / "plain"]
     assert data_at(tmp_path / "plain").test is None
@@ -102,6 +104,10 @@ def test_class_folders_with_and_without_a_test_set(tmp_path: Path):
     _class_folders(tmp_path / "split" / "test")
     data = data_at(tmp_path / "split")
     assert (data.train, data.test) == ([tmp_path / "split/train"], [tmp_path / "split/test"])
+    assert caplog.text == ""
+    _class_folders(tmp_path / "split" / "valid")
+    assert data_at(tmp_path / "split") == data
+    assert "neither train nor test, so left out of" in caplog.text
 
 
 def test_parquet_columns_are_found_by_their_usual_names(tmp_path: Path):

@@ -51,8 +51,14 @@ def _untyped() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def _exported(checkpoint: Path, folder: Path, precision: Precision, share: float = 1.0) -> Exported:
-    own = writer_folder(checkpoint, folder / "own", SEARCHED, precision, share)
+def _exported(
+    checkpoint: Path,
+    folder: Path,
+    precision: Precision,
+    share: float = 1.0,
+    header: Genotype = SEARCHED,
+) -> Exported:
+    own = writer_folder(checkpoint, folder / "own", header, precision, share)
     with _untyped():
         return export(origin_alone(own, ()), "onnx", folder / "artifact", force=False)
 
@@ -75,6 +81,16 @@ def shipped(done: Exported) -> complete.Writer:
     opened = complete.Writer.open(done.folder.parent / "own", None)
     assert opened is not None
     return opened
+
+
+def test_a_header_that_remembers_nothing(tmp_path: Path):
+    """Of identities alone, as where there are too few texts for a search."""
+    blocks = tuple(Block(inputs=own, operations=("identity",) * 2) for own in ((0, 0), (2, 2)))
+    checkpoint = bytewise_decoder(tmp_path / "decoder", num_hidden_layers=1)
+    header = Genotype(blocks=blocks, cells=1, channels=4)
+    done = _exported(checkpoint, tmp_path, "int8", header=header)
+    assert [port.name for port in done.manifest.inputs][2:] == ["past.0.key", "past.0.value"]
+    assert done.manifest.verification.same_class > 0.98
 
 
 def test_it_is_verified_at_once_and_token_by_token(done: Exported):
@@ -150,6 +166,14 @@ def test_commands_run_it_without_torch(done: Exported, shipped: complete.Writer)
     )
     assert own.stdout.startswith(f"what{theirs.text}")
     assert own.returncode == 0, own.stderr
+    asked = subprocess.run(
+        [sys.executable, "run.py", "--chat", "what"],
+        cwd=done.folder,
+        capture_output=True,
+        text=True,
+    )
+    (answer,) = shipped.complete(["what"], 32, chat=True)
+    assert asked.stdout.strip() == f"what | {answer.text}".strip()
     card = (done.folder / "README.md").read_text()
     assert "pipeline_tag: text-generation" in card
     assert "tokens a second" in card

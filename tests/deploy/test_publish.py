@@ -74,6 +74,31 @@ def test_other_devices_stay(site: Site):
     assert site.pull().state == "new"
 
 
+def test_another_fleets_device_of_the_same_name_is_refused(site: Site):
+    """Its devices would get a model that answers something else at their next pull."""
+    folder = site.artifact("float16")
+    labels = [f"other-{number}" for number in range(len(read_manifest(folder).labels))]
+    change_manifest(folder, lambda it: {**it, "labels": labels, "trained_labels": labels})
+    with pytest.raises(DeliveryError, match=r"another fleet's\? .* or with --other"):
+        publish([folder], site.folder, site.publisher)
+    assert site.publisher.signed("targets").targets["cam-1/release.json"].custom["number"] == 1
+    (done,) = publish([folder], site.folder, site.publisher, other=True)
+    assert (done.number, done.new) == (2, True)
+
+
+def test_a_device_of_a_run_without_an_artifact_is_told(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    site.artifact()
+    for name in (DEVICE, "cam-5"):
+        (tmp_path / "devices" / name).mkdir(parents=True)
+        (tmp_path / "devices" / name / "model.safetensors").touch()
+    result = CliRunner().invoke(app, ["publish", ".", "--to", "site"])
+    assert result.exit_code == 0, result.output
+    assert "not published: cam-5 has no artifact; acme export . --device cam-5" in result.stderr
+
+
 def test_keys_are_private_and_apart(site: Site, tmp_path: Path):
     folder = site.root / "publisher"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from acme_fleet import open_run
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.language import LanguagePreprocessing
@@ -159,6 +160,13 @@ def test_a_report_shows_prompts_and_expected_answers(run: tuple[Path, Summary]):
     assert len(examples) == 4
     assert {(one.text, one.label) for one in examples} <= known
     assert not any(one.judged for one in examples)
+
+
+def test_a_chat_without_a_template_is_refused_from_python_too(run: tuple[Path, Summary]):
+    device = open_run(run[0]).device(run[1].devices[0].name)
+    assert len(device.complete("turn light on =>", tokens=3)) == 1
+    with pytest.raises(FleetError, match="messages need a chat template"):
+        device.complete("on", chat=True)
 
 
 def _told(*arguments: str) -> str:

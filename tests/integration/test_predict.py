@@ -230,6 +230,20 @@ def test_folder_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (skipped.count, skipped.names) == (1, [str(tmp_path / "c.png")])
 
 
+def test_words_that_name_no_file_are_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = Path("turn the light on, please.")
+    (one,), _ = _found(monkeypatch, b"", words, lines=False)
+    assert (one.file, one.text, one.error) == ("", str(words), "")
+    for named in ("light", "my tickets.txt", f"{tmp_path}/my tickets", "on/off the light"):
+        (one,), _ = _found(monkeypatch, b"", Path(named), lines=False)
+        assert one.text is None
+        assert "no such file or folder; --text takes these words" in one.error
+    (tmp_path / "a text").write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    (one,), _ = _found(monkeypatch, b"", Path("a text"), lines=False)
+    assert (one.file, one.text) == ("a text", None)
+
+
 def test_text_with_half_a_character_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch):
     (one,), _ = _found(monkeypatch, b"", lines=False, texts=["a\udcff"])
     assert "as a text" in one.error

@@ -38,7 +38,7 @@ class StopAt(Observer):
     stop: Callable[[], None] | None = None
     stopped: bool = False
 
-    def plan(self, expected: object) -> None:
+    def plan(self, expected: object, earlier: object = None) -> None:
         pass
 
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:

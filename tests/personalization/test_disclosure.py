@@ -91,6 +91,12 @@ def test_protections_are_told_where_they_are_on_and_only_there():
     assert [one.kind for one in masked if "masked" in one.protection] == ["MaskedUpload"]
 
 
+def test_a_language_model_reports_losses_and_shares_of_tokens():
+    told = what_leaves(Personalization(), writes=True)[-1].holds
+    assert "shares of right tokens and answers" in told
+    assert "accuracies" not in told
+
+
 def test_what_is_not_sent_is_not_told():
     alike = Personalization(similarity="none", mix="both", classifier="holders")
     told = {one.kind: one for one in what_leaves(alike)}

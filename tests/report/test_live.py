@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from email.message import Message
 from http.client import HTTPConnection, HTTPResponse
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -312,11 +313,24 @@ def test_new_runs_are_found_and_removed_ones_forgotten(tmp_path: Path):
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path):
-    with pytest.raises(RunError, match="no such folder; name a run directory"):
-        Board([tmp_path / "none"])
-    result = CliRunner().invoke(command, ["ui", str(tmp_path / "none")])
+    (tmp_path / "file").touch()
+    for place, told in (
+        (tmp_path / "none" / "mine", "no such folder"),
+        (tmp_path / "file", "file"),
+    ):
+        with pytest.raises(RunError, match=told):
+            Board([place])
+    result = CliRunner().invoke(command, ["ui", str(tmp_path / "none" / "mine")])
     assert result.exit_code == 2
     assert "no such folder" in result.output.replace("\n", " ")
+
+
+def test_a_run_that_is_about_to_begin_is_awaited(tmp_path: Path):
+    board = Board([tmp_path / "mine"], clock=count(0, 100).__next__)
+    assert board.awaited == [tmp_path / "mine"]
+    assert board.runs() == {}
+    begun(tmp_path / "mine")
+    assert list(board.runs()) == ["mine"]
 
 
 # --- HTTP -------------------------------------------------------------------------------------

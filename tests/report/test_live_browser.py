@@ -99,6 +99,7 @@ def test_it_follows_a_run_to_its_end(runs: Path, address: str, tab: Tab, tmp_pat
     try:
         tab.wait("document.querySelector('.badge.running')", 120)
         tab.wait("document.querySelector('.now progress')", 120)
+        tab.wait("/ %, .* left/.test(document.querySelector('.now .whole')?.innerText)", 120)
         tab.wait("document.querySelectorAll('.plots svg').length === 2", 120)
         tab.wait("document.querySelector('.reward svg polyline')", 120)
         keep(tab, "running")

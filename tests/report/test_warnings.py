@@ -16,7 +16,13 @@ from acme_fleet.inspection.plan import Holding, examine
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.terminal.holdings import print_holdings
 from acme_fleet.report.terminal.run import print_candidates, print_summary
-from acme_fleet.report.warnings import commonest_share, notes, plan_warnings, run_warnings
+from acme_fleet.report.warnings import (
+    commonest_share,
+    notes,
+    plan_warnings,
+    planned_only,
+    run_warnings,
+)
 from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import DeviceSummary, Summary
 from tiny_fleet import tiny
@@ -84,6 +90,41 @@ def test_rounds_and_narrow_limits():
     ]
 
 
+def test_devices_without_peers():
+    """Of a cluster, in the plan and after the run; of a backbone, after the run."""
+    assert not [line for line in run_warnings(make_summary(1), {}, {}) if "alone" in line]
+    told = run_warnings(make_summary(1, 3), {}, {})
+    assert [line for line in told if "learns from no" in line] == [
+        "the device is alone in its cluster and learns from no other: dev-0-0; list it in a "
+        "cluster with others"
+    ]
+    summary = make_summary(2, 1)
+    of_two = summary.clusters[1].model_copy(update={"name": "site-0:2"})
+    told = run_warnings(
+        summary.model_copy(update={"clusters": [summary.clusters[0], of_two]}), {}, {}
+    )
+    assert any("the same backbone, so that it learns from none: dev-1-0" in line for line in told)
+    fleet = tiny()
+    few = [*fleet.clusters[0].devices[:1]]
+    alone = fleet.clusters[0].model_copy(update={"name": "far", "devices": few})
+    fleet = fleet.model_copy(update={"clusters": [*fleet.clusters, alone]})
+    plan = replace(examine(tiny()), limits={"north": 10**9, "far": 10**9})
+    assert any(f"no other: {few[0].name}; list it" in line for line in plan_warnings(fleet, plan))
+
+
+def test_devices_that_no_artifact_runs_on():
+    fleet = tiny()
+    (cluster, *rest) = fleet.clusters
+    (first, *others) = cluster.devices
+    assert planned_only(fleet) == []
+    devices = [first.model_copy(update={"runs_artifacts": False}), *others]
+    changed = [cluster.model_copy(update={"devices": devices}), *rest]
+    fleet = fleet.model_copy(update={"clusters": changed})
+    (told,) = planned_only(fleet)
+    assert told.endswith(f"to plan with: {first.name}")
+    assert told in plan_warnings(fleet, examine(tiny()))
+
+
 def test_the_worst_are_named_and_the_others_counted():
     held = {f"d{n}": _holding(test=n) for n in range(1, 8)}
     summary = _summary(*({"name": name, "test_samples": own.test} for name, own in held.items()))
@@ -139,6 +180,22 @@ def test_check_shows_samples_and_classes_of_each_device(capsys: pytest.CaptureFi
     for name, own in plan.holdings.items():
         classes = f"{len(own.classes)}: {', '.join(own.classes)}"
         assert told[name] == [str(own.train), str(own.validation), str(own.test), classes]
+
+
+def test_check_of_tokens_has_no_column_of_classes(capsys: pytest.CaptureFixture[str]):
+    fleet, plan = tiny(), examine(tiny())
+    held = {name: replace(own, classes=(), untested=()) for name, own in plan.holdings.items()}
+    print_holdings(fleet, replace(plan, holdings=held))
+    shown = capsys.readouterr().out
+    assert "samples that each device holds" in shown
+    assert "classes" not in shown
+
+
+def test_limits_that_decide_nothing_are_told(capsys: pytest.CaptureFixture[str]):
+    fleet, plan = tiny(), examine(tiny())
+    for limit, told in ((10**9, True), (int(plan.sizes.max()) - 1, False)):
+        print_candidates(fleet, replace(plan, limits={c.name: limit for c in fleet.clusters}))
+        assert ("fit all devices: limits decide nothing" in capsys.readouterr().out) == told
 
 
 def test_thousands_of_devices_are_bounded(capsys: pytest.CaptureFixture[str], tmp_path):

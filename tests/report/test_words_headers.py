@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from acme_fleet.messages.results import HeaderContender
-from acme_fleet.report.words import header_text
+from acme_fleet.report.words import header_text, left_text, percent_text
 
 
 def contender(name: str, accuracy: float, evaluated: int = 0) -> HeaderContender:
@@ -37,3 +37,16 @@ def test_what_ships_and_why(
 
 def test_a_run_of_before_says_nothing() -> None:
     assert header_text([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0004, "0.04 %"), (0.0041, "0.41 %"), (0.0994, "9.9 %"), (0.0996, "10 %"), (1.14, "114 %")],
+)
+def test_a_share_has_two_digits(share: float, words: str) -> None:
+    assert percent_text(share) == words
+
+
+def test_the_time_left_in_words() -> None:
+    assert left_text(9.96) == "about 10 s left"
+    assert left_text(80, at_most=True) == "at most 1 min 20 s left"

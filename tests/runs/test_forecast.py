@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from acme_fleet.runs.forecast import Expected, Forecast
+from acme_fleet.runs.forecast import Earlier, Expected, Forecast
 
 
 def test_at_one_speed_it_is_exact():
@@ -52,3 +52,33 @@ def test_more_stages_than_expected_are_no_more_than_all():
         forecast.stage(f"cam-{number}", "round 1", 1.0, now=number + 1.0)
     assert forecast.done == 1.0
     assert forecast.left_s() == 0.0
+
+
+def test_a_run_that_goes_on_knows_what_was_done_and_how_fast():
+    """Ten operations a second before the interruption, and after it."""
+    expected = {"reference": Expected(1, 100), "elastic": Expected(1, 200)}
+    earlier = Earlier({("cloud", "reference"): 10.0}, {("cloud", "elastic"): 8.0})
+    forecast = Forecast(expected, earlier)
+    assert forecast.left_s() == pytest.approx(20)
+    forecast.stage("cloud", "elastic", 0.0, now=500.0)
+    forecast.stage("cloud", "elastic", 0.5, now=502.0)
+    assert forecast.left_s() == pytest.approx(10)
+    forecast.stage("cloud", "reference", 0.0, now=510.0)  # its files were damaged: once more
+    assert forecast.done == pytest.approx(100 / 300)
+
+
+def test_a_search_that_may_not_be_needed_is_counted_until_that_is_known():
+    expected = {"header search": Expected(2, 200, 180), "round ": Expected(1, 50)}
+    forecast = Forecast(expected)
+    forecast.stage("north", "header search", 0.0, now=0.0)
+    assert forecast.at_most
+    forecast.stage("north", "header search", 1.0, now=1.0)  # it searched for nothing
+    assert forecast.at_most
+    assert forecast.done == pytest.approx(10 / 160)
+    assert forecast.left_s() == pytest.approx(15)
+    forecast.stage("south", "header search", 0.0, now=1.0)
+    forecast.stage("south", "header search", 0.5, now=6.0)
+    assert not forecast.at_most
+    assert forecast.done == pytest.approx(60 / 160)
+    forecast.stage("south", "header search", 1.0, now=11.0)
+    assert forecast.left_s() == pytest.approx(5)

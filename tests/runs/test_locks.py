@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from acme_fleet.errors import RunError, WriteError
-from acme_fleet.runs.locks import LOCK, held
+from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.runs.locks import LOCK, held, holder
 from acme_fleet_runtime import locks
 
 _HOLDER = """
@@ -144,3 +145,17 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path):
     with pytest.raises(WriteError, match="the name is too long"):
         held(tmp_path / ("y" * 300)).__enter__()
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_who_holds_a_folder(tmp_path: Path) -> None:
+    assert holder(tmp_path / LOCK) is None
+    with held(tmp_path):
+        assert holder(tmp_path / LOCK) is None  # not another process
+    with _holder(tmp_path) as process:
+        assert holder(tmp_path / LOCK) == str(process.pid)
+        begun = RunDirectory(tmp_path)
+        with pytest.raises(RunError, match=rf"not finished: process {process.pid} is at work on"):
+            begun.finished()
+        process.communicate("")
+    (tmp_path / LOCK).write_text("1")  # of a process that was killed
+    assert holder(tmp_path / LOCK) is None

@@ -12,7 +12,8 @@ import pytest
 
 from acme_fleet.errors import FleetError
 from acme_fleet.runs.directory import PROGRESS
-from acme_fleet.runs.progress import ProgressFile, progress_file
+from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.progress import ProgressFile, begun_stages, progress_file
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -88,3 +89,29 @@ def test_a_file_that_cannot_be_written_hinders_nobody(tmp_path: Path) -> None:
     with progress_file(tmp_path) as progress:
         progress.stage("cloud", "reference", 0, 1)
     assert list(tmp_path.iterdir()) == [tmp_path / PROGRESS]
+
+
+def test_the_time_of_a_stage_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    assert begun_stages(tmp_path) == {}
+    first = {"actor": "cloud", "stage": "reference", "spent": 100.0}
+    (tmp_path / PROGRESS).write_text(json.dumps({"stages": [first]}))
+    for _ in range(2):
+        with progress_file(tmp_path) as progress:
+            progress.stage("cloud", "reference", 0, 3)
+            progress.stage("north", "search", 0, 3)
+    begun = begun_stages(tmp_path)
+    assert begun["cloud", "reference"] >= 100 > begun["north", "search"]
+    for damaged in ("[]", "{", '{"stages": [{"actor": "cloud"}]}', '{"stages": 3}'):
+        (tmp_path / PROGRESS).write_text(damaged)
+        assert begun_stages(tmp_path) == {}
+
+
+def test_the_whole_run_is_told_to_who_watches(tmp_path: Path) -> None:
+    with progress_file(tmp_path) as progress:
+        progress.plan({"reference": Expected(1, 100.0), "elastic": Expected(1, 300.0)})
+        progress.stage("cloud", "reference", 0, 1)
+        time.sleep(0.01)
+        progress.stage("cloud", "reference", 1, 1)
+    whole = told(tmp_path)["whole"]
+    assert whole["done"] == 0.25
+    assert whole["left_s"] > 0

@@ -222,6 +222,8 @@ def test_refusals_are_json(
 def test_texts_that_cannot_be_meant(start: Start, texts: Runner):
     client = start(texts, replace(Limits(), characters=50, samples=3))
     assert client.predict({"texts": [""]})[0] == 422
+    code, told, _ = client.ask("POST", "/predict", b"light", "text/plain")
+    assert (code, '{"texts": ' in told["error"]) == (415, True)
     assert "more than 50" in client.predict({"texts": ["a" * 51]})[1]["error"]
     assert "4 entries" in client.predict({"texts": ["light"] * 4})[1]["error"]
     body = b'{"texts": ["\\ud800"]}'

@@ -264,6 +264,24 @@ def test_few_texts_of_a_class_on_a_device_are_mixed_by_rows(
     assert (own.mix, own.classifier, own.rounds) == expected
 
 
+def test_few_photos_of_a_class_on_a_device_are_mixed_by_rows(photos: Path, tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    assert _acme("init", path, "--images", photos, "--devices", "2").exit_code in (0, 1)
+    own = Fleet.from_yaml(path).personalization
+    assert (own.mix, own.classifier, own.rounds) == ("both", "holders", 7)
+
+
+def test_comments_of_the_file_are_in_a_column(photos: Path, tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    _acme("init", path, "--images", photos, "--devices", "door=esp32-camera")
+    lines = path.read_text().splitlines()
+    beside = [match for line in lines if (match := re.fullmatch(r"(.*[^ #])( +)# .*", line))]
+    places = {len(code) + len(gap) for code, gap in (m.groups() for m in beside) if len(code) < 28}
+    assert len(beside) > 5
+    assert places == {29}
+    assert Fleet.from_yaml(path).devices[0].runs_artifacts is False
+
+
 def test_samples_of_a_device_are_those_of_the_plan(photos: Path, tmp_path: Path):
     """Of few samples more are for validation, and that they are few is said."""
     path = tmp_path / "mine.yaml"

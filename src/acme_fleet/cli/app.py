@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from acme_fleet.cli.added import ADDED, added_command, added_names
-from acme_fleet.failures import explain, prepare_output, say
+from acme_fleet.failures import called, explain, prepare_output, say
 
-__all__ = ["CUSTOMISE", "DELIVER", "DEPLOY", "DISTIL", "HOSTS", "app", "say"]
+__all__ = ["CUSTOMISE", "DELIVER", "DEPLOY", "DISTIL", "HOSTS", "app", "called", "say"]
 
 CUSTOMISE = "Customise a fleet"
 DEPLOY = "Use and deploy the models"

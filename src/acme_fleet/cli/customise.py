@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import CUSTOMISE, DEPLOY, app, say
+from acme_fleet.cli.app import CUSTOMISE, DEPLOY, app, called, say
 from acme_fleet.cli.hosts import need_flower
 from acme_fleet.cli.init import EXAMPLE
 from acme_fleet.cli.signals import exit_code
@@ -50,7 +50,10 @@ def check(path: FleetFile) -> None:
     print_links(fleet, plan)
     print_limits(fleet, plan)
     print_leaving(fleet, plan)
-    print_holdings(fleet, plan)
+    warnings = print_holdings(fleet, plan)
+    told = {0: "nothing to warn of", 1: "one warning, which lets it run"}
+    run_it = f"{called()} run {shlex.quote(str(path))} --out runs/{fleet.name}"
+    say(f"{told.get(warnings, f'{warnings} warnings, which let it run')}; next: {run_it}")
 
 
 @app.command(rich_help_panel=CUSTOMISE)
@@ -267,9 +270,11 @@ def run_and_tell(out: Path, work: Callable[[Observer], Summary], *, many_hosts: 
         say(overhead_text(read_events(RunDirectory(out).events)))
     say(f"report: {(out / REPORT).resolve()}")
     if summary.devices and not many_hosts:
-        place, name = shlex.quote(str(out)), shlex.quote(summary.devices[0].name)
-        say(f"next: acme explain {place} --device {name}   why it got this model")
-        say(f"      acme export {place} --all   artifacts for the devices' runtimes")
+        computed = list(summary.update.computed) if summary.update else []
+        place, name = shlex.quote(str(out)), (computed or [summary.devices[0].name])[0]
+        which = f"--device {name}" if len(computed) == 1 else "--all"
+        say(f"next: {called()} explain {place} --device {name}   why it got this model")
+        say(f"      {called()} export {place} {which}   artifacts for the devices' runtimes")
     if summary.lost:
         command = RunDirectory(out).resume_command
         say(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import DELIVER, app, say
+from acme_fleet.cli.app import DELIVER, app, called, say
 from acme_fleet.cli.fleet import RegistryOption, open_registry
 from acme_fleet.cli.hosts import keys
 from acme_fleet.outside import listed
@@ -54,6 +55,9 @@ def publish(
     force: Annotated[
         bool, typer.Option("--force", help="A new release also where the artifact is the same.")
     ] = False,
+    other: Annotated[
+        bool, typer.Option("--other", help="Also over a release of another task or classes.")
+    ] = False,
 ) -> None:
     """Publish exported artifacts, signed, in a folder that any static file server can serve.
 
@@ -74,7 +78,8 @@ def publish(
         say(f"{to}: {_valid(publisher)}")
         return
     record, artifacts = open_registry(registry), artifacts_of(place, device or [])
-    done = _publish(artifacts, to, publisher, bundles, force=force)
+    done = _publish(artifacts, to, publisher, bundles, force=force, other=other)
+    _tell_missing(place, artifacts, device)
     if record is not None:
         for folder, one in zip(artifacts, done, strict=True):
             record.record(folder, (to, one.number))
@@ -86,20 +91,38 @@ def publish(
         say(f"NAME is its own: {listed([one.device for one in done], 20)}")
 
 
+def _tell_missing(place: Path, artifacts: list[Path], named: list[str] | None) -> None:
+    """Devices of a run that have a model and no artifact, where all were to be published."""
+    from acme_fleet.models.storage import WEIGHTS
+    from acme_fleet_runtime.manifest import read_manifest
+
+    known = {read_manifest(folder).name for folder in artifacts}
+    models = [] if named else sorted((place / "devices").glob(f"*/{WEIGHTS}"))
+    for name in [path.parent.name for path in models if path.parent.name not in known]:
+        again = f"{called()} export {shlex.quote(str(place))} --device {name}"
+        say(f"not published: {name} has no artifact; {again}", error=True)
+
+
 def _whose(done: list[Published]) -> str:
     """The device to name in a command: the only one, or a place for each one's name."""
     return done[0].device if len(done) == 1 else "NAME"
 
 
 def _publish(
-    artifacts: list[Path], to: Path, publisher: Publisher, bundles: Path | None, *, force: bool
+    artifacts: list[Path],
+    to: Path,
+    publisher: Publisher,
+    bundles: Path | None,
+    *,
+    force: bool,
+    other: bool,
 ) -> list[Published]:
     """Publish artifacts, write their bundles, and tell it."""
     from acme_fleet.deploy.delivery.publish import bundle, publish
 
     fresh = not publisher.exists
     try:
-        done = publish(artifacts, to, publisher, force=force)
+        done = publish(artifacts, to, publisher, force=force, other=other)
     finally:
         if fresh and publisher.exists:
             say(_advice(publisher))

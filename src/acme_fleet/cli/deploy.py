@@ -68,6 +68,7 @@ def export(
         return
     run, failed, written = RunDirectory.open(place), 0, []
     names = devices_of(run, device, every=every)
+    planned = {own.name for own in run.fleet.devices if not own.runs_artifacts}
     parent = out or place / ARTIFACTS
     for name in names:
         target = parent if out is not None and not every else parent / name
@@ -75,6 +76,11 @@ def export(
             origin = origin_in_run(run, name, named)
             done = export(origin, format_name, target, force=force, without_header=without_header)
             tell_exported(done)
+            if name in planned:
+                say(
+                    f"{name}: no runtime is for this device; the artifact runs on others",
+                    error=True,
+                )
             written.append(done)
         except AcmeError as error:
             if not every:

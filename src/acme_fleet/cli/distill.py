@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acme_fleet.cli.app import DISTIL, Host, Port, Token, app, say
+from acme_fleet.cli.app import DISTIL, Host, Port, Token, app, called, say
 from acme_fleet.cli.signals import stop_explained
 
 distill = typer.Typer(
@@ -26,7 +26,7 @@ def init(path: TaskFile) -> None:
 
     written = write_example(path)
     say(f"wrote {', '.join(str(each) for each in written)}")
-    say(f"look at its plan with: acme distill plan {path}")
+    say(f"look at its plan with: {called()} distill plan {path}")
 
 
 @distill.command()
@@ -125,8 +125,8 @@ def ask(
             f"{found.answer_tokens} ({workload.answer_tokens}); {found.cut} answers were cut off"
         )
     if not explain:
-        say(f"mark them with: acme distill strategy {path} {out}")
-    say(f"data of the right ones: acme distill keep {path} {out} --out DATA.jsonl")
+        say(f"mark them with: {called()} distill strategy {path} {out}")
+    say(f"data of the right ones: {called()} distill keep {path} {out} --out DATA.jsonl")
 
 
 @distill.command()

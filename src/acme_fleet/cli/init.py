@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from acme_fleet.cli.app import CUSTOMISE, app, say
+from acme_fleet.cli.app import CUSTOMISE, app, called, say
 
 if TYPE_CHECKING:
     from acme_fleet.starting.have import Have
@@ -68,7 +69,7 @@ def init(
             raise FleetError(f"{option} is empty")
     if all(given is None for given in (images, text, template, *named.values())):
         _write(path, EXAMPLE.read_text(encoding="utf-8"))
-        say(f"wrote {path}; look at its plan with: acme check {path}")
+        say(f"wrote {path}; look at its plan with: {called()} check {path}")
         return
     from acme_fleet.starting.have import Have
 
@@ -96,7 +97,7 @@ def _asked(path: Path, have: Have) -> New:
     from acme_fleet.starting.new import can_be_checked, new_fleet, tried
 
     with LiveStages() as stages:
-        new = new_fleet(path, have, lambda done, total: stages.stage("data", "look", done, total))
+        new = new_fleet(path, have, partial(stages.stage, "data", "reading"))
     return tried(new) if can_be_checked(new) else new
 
 
@@ -118,12 +119,13 @@ def _tell(path: Path, new: New) -> None:
         say(f"… and {len(broken) - _SHOWN:,} more", error=True)
     if broken:
         say(f"wrote {path}")
-        say(f"a run refuses these; repair or remove them, then: acme check {path}", error=True)
+        again = f"{called()} check {path}"
+        say(f"a run refuses these; repair or remove them, then: {again}", error=True)
     elif new.problem is not None:
         say(f"wrote {path}")
         say(f"the plan does not work out yet: {new.problem}", error=True)
-        say(f"change {path}, then: acme check {path}", error=True)
+        say(f"change {path}, then: {called()} check {path}", error=True)
     else:
-        say(f"wrote {path}; look at its plan with: acme check {path}")
+        say(f"wrote {path}; look at its plan with: {called()} check {path}")
         return
     raise typer.Exit(1)

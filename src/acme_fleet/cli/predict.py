@@ -26,8 +26,8 @@ def predict(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Files, folders (with all below them); - is standard input (texts). For a "
-            "language model prompts, or with --lines files of prompts."
+            help="Files, folders (with all below them), or several words as a text; - is standard "
+            "input (texts). For a language model prompts, or with --lines files of prompts."
         ),
     ] = None,
     device: Annotated[
@@ -57,7 +57,7 @@ def predict(
     acme predict runs/mine --device cam-1 a.png photos
     acme predict runs/mine/devices/cam-1 photos --json --top 3
     acme predict runs/mine/artifacts/cam-1 photos    without torch, in ONNX Runtime
-    acme predict runs/mine/devices/speaker-2 --text "turn the light on"
+    acme predict runs/mine/devices/speaker-2 "turn the light on"
     acme predict runs/mine/devices/speaker-2 --lines -   < texts
     acme predict runs/mine/devices/helper-1 "how do i"   what a language model writes behind it
     acme predict runs/mine/devices/helper-1 --lines prompts.txt
@@ -82,7 +82,7 @@ def predict(
         for prompt in read_prompts(files or [], text or [], lines=lines):
             written = writer(prompt, tokens, chat)
             answer = {"prompt": prompt, "text": written}
-            say(json.dumps(answer) if as_json else shown(prompt, written))
+            say(json.dumps(answer) if as_json else shown(prompt, written, chat=chat))
         return
     own, skipped = _model_in(place, device), Skipped()
     inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)

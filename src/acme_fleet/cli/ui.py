@@ -44,4 +44,6 @@ def ui(
         raise FleetError(
             f"acme ui needs {error.name}: pip install -c constraints.txt 'acme-fleet[ui]'"
         ) from error
-    serve(board, host, port, token, say)
+    for place in board.awaited:
+        say(f"{place} is not there yet; it is shown when a run begins there")
+    serve(board, host, port, token, lambda line: say(f"{line}\nCtrl-C ends it"))

@@ -115,6 +115,8 @@ class Device(Settings):
     """Energy constants of the device."""
     precisions: Precisions = ("int8", "float32")
     """Precisions of weights that the device's runtime executes."""
+    runs_artifacts: bool = True
+    """A runtime of ``acme export`` is for the device; without one its model is to plan with."""
     data: Path | None = None
     """File or folder of the device's samples; none: it gets some by ``data.partition``."""
 

@@ -24,6 +24,7 @@ from acme_fleet.deploy.whole import INPUTS, OUTPUTS, OfImages, OfLanguage, OfTex
 from acme_fleet.errors import FleetError
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import CustomizedModel, language_weight
+from acme_fleet.outside import one_line
 from acme_fleet_runtime.engine import onnx_runtime
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ def _traced(
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ or error
         raise FleetError(
-            f"PyTorch cannot export this model to ONNX: {str(cause).splitlines()[0][:300]}"
+            f"PyTorch cannot export this model to ONNX, which --format safetensors does not need; "
+            f"please report it: {one_line(str(cause), 1000)}"
         ) from error
 
 

@@ -114,7 +114,7 @@ class OfLanguage(_Whole):
                 torch.where(window[:, 0, room:, None], x, 0.0).transpose(1, 2)
                 for x in (last, before)
             ]
-            held = memory[-1] if room else last.new_zeros(len(last), 0, 0)
+            held = memory[-1] if room else last.new_zeros(last.shape[0], 0, 0)
             changed, added = self.header(*maps, window, places, held)
             last = changed.transpose(1, 2)
             if room:

@@ -21,7 +21,7 @@ State = Literal["fine", "note", "optional", "wrong"]
 """``optional`` is an extra that is not installed; ``wrong`` will stop a run or spoil it."""
 _PACKAGE = "acme-fleet"
 _FOR = {
-    "data": "images, parquet files, the hub's data sets",
+    "data": "parquet files, the hub's data sets",
     "export": "acme export, acme serve",
     "mobile": "acme export --format executorch",
     "delivery": "acme publish, acme pull",

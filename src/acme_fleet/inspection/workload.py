@@ -62,9 +62,11 @@ def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
     judged = shared / _PARTS * (search.steps * search.children_per_step + search.final_samples)
     tuned = shared / 2 * search.fine_tuning.epochs
     passed = header * (_TRAINED * (steps + tuned) + judged)
-    work = {"header search": Expected(groups, backbone * shared + passed)}
+    tried = backbone * shared + passed
+    sure = search.when == "always" or search.backbone_learning_rate > 0
+    work = {"header search": Expected(groups, tried, 0.0 if sure else passed)}
     if search.rivals:
-        work["header rivals"] = Expected(groups, 3 * passed)
+        work["header rivals"] = Expected(groups, 3 * passed, 0.0 if sure else 3 * passed)
 
     def trained(training: Training) -> float:
         return _TRAINED * header * held * training.epochs

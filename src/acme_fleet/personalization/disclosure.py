@@ -19,14 +19,25 @@ class Leaving:
     protection: str
 
 
-def what_leaves(personalization: Personalization) -> list[Leaving]:
-    """Every kind of message that a device sends, in the order of Algorithm 2."""
+def what_leaves(personalization: Personalization, *, writes: bool = False) -> list[Leaving]:
+    """Every kind of message that a device sends, in the order of Algorithm 2.
+
+    Args:
+        personalization: of the fleet.
+        writes: the models are language models.
+    """
     privacy, rule = personalization.privacy, rule_of(personalization)
     protection = "; ".join(rule.protections()) or NOT_PROTECTED
-    reported = "sizes, three accuracies, latency, counts of neurons, test samples and raw bytes"
+    measured = (
+        "losses, shares of right tokens and answers, speed, counts of neurons, tokens and answers"
+        if writes
+        else "three accuracies, latency, counts of neurons"
+    )
+    reported = f"sizes, {measured}, test samples and raw bytes"
     profile = "name, storage, precisions, constants of its energy"
     features = (
-        f"features of {rows} training samples, a row each, {privacy.sketch_bits} bits a number"
+        f"features of {rows} training samples at most, a row each, "
+        f"{privacy.sketch_bits} bits a number"
         if (rows := personalization.rows_sent)
         else "no feature, only that it is there"
     )

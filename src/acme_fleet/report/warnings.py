@@ -7,7 +7,7 @@ of thousands of devices gets a few lines. A warning changes nothing: test data c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ FEW = 10
 """Samples below which a share of them says little: one is more than ten points."""
 _NEARLY_ALL = 0.1  # of the candidates are left
 _MARGIN = 1.05  # times the reference: the whole model with a header in place of its classifier
+
+_MIX = "; where samples of a class are few, personalization.mix: both often helps"
 
 Cases = Iterable[tuple[float, str]]
 """A case's severity, and the case in words."""
@@ -49,6 +51,8 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
             ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
         ),
         *_of_memory(plan.memory_bytes),
+        *_alone({c.name: [d.name for d in c.devices] for c in fleet.clusters}),
+        *planned_only(fleet),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
     ]
 
@@ -61,6 +65,15 @@ def _of_memory(needed: int) -> list[str]:
         f"the cloud's training needs {bytes_text(needed)} of memory at least, this machine has "
         f"{bytes_text(machine)}: it must run elsewhere, or the reference be smaller"
     ]
+
+
+def planned_only(fleet: Fleet) -> list[str]:
+    """Devices that no artifact runs on, as the fleet file says."""
+    devices = [device for cluster in fleet.clusters for device in cluster.devices]
+    return _sentence(
+        "no runtime of `acme export` is for the device, so that its model is to plan with",
+        ((0, device.name) for device in devices if not device.runs_artifacts),
+    )
 
 
 def run_warnings(
@@ -90,8 +103,29 @@ def run_warnings(
         *_of_models(summary, several),
         *_of_probe(summary),
         *_narrow({c.name: (c.feasible, len(c.candidates)) for c in clusters}),
+        *_alone({c.name: c.device_names for c in clusters}),
         *_sentence("rounds were missed, or what was sent in them was refused", missed),
         *_sentence("the header's update was shortened", shortened),
+    ]
+
+
+def _alone(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Devices without peers, by group: a cluster, or its devices with one backbone.
+
+    A fleet of one device needs no word on it.
+    """
+    alone = {name: own[0] for name, own in groups.items() if len(own) == 1 < len(groups)}
+    return [
+        *_sentence(
+            "the device is alone in its cluster and learns from no other",
+            ((0, device) for name, device in alone.items() if ":" not in name),
+            "list it in a cluster with others",
+        ),
+        *_sentence(
+            "no other device of the cluster has the same backbone, so that it learns from none",
+            ((0, device) for name, device in alone.items() if ":" in name),
+            "selection.matching: cluster gives all of a cluster the same",
+        ),
     ]
 
 
@@ -110,6 +144,7 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
         for d in devices
         if d.size_bytes > _MARGIN * reference
     )
+    mixed = "" if summary.personalization.mixes_weights else ", or set personalization.mix: both"
     return [
         *_sentence(
             "the model answers no better than the most frequent class of the test set", no_better
@@ -121,6 +156,7 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
         *_sentence(
             "the model is worse on the test set than the coarse one; validation data chose it",
             (case for case in coarse if case[0] > 0),
+            f"raise data.validation, or give more data{mixed}",
         ),
         *_sentence(f"the model is larger than the reference of {bytes_text(reference)}", larger),
     ]
@@ -146,6 +182,7 @@ def _of_probe(summary: Summary) -> list[str]:
             told.append(
                 f"{rival} on {place}) has {_share(theirs)} on the test sets, what ships has "
                 f"{_share(ours)}, both means; it is better on {better} of {len(pairs)} devices"
+                + ("" if summary.personalization.mixes_weights else _MIX)
             )
     return told
 

@@ -31,6 +31,16 @@ def duration_text(seconds: float) -> str:
     return f"{hours} h" + (f" {minutes} min" if minutes else "")
 
 
+def brief_duration_text(seconds: float) -> str:
+    """A duration without parts of a second, where it is long enough."""
+    return duration_text(round(seconds) if seconds >= 10 else round(seconds, 1))
+
+
+def left_text(seconds: float, *, at_most: bool = False) -> str:
+    """The time that something has left, e.g. ``about 1 min 20 s left``."""
+    return f"{'at most' if at_most else 'about'} {brief_duration_text(seconds)} left"
+
+
 def energy_text(joules: float) -> str:
     """An energy as people write it, e.g. ``59 mJ``."""
     value, unit = (1000 * joules, "mJ") if joules < 0.0995 else (joules, "J")
@@ -40,6 +50,12 @@ def energy_text(joules: float) -> str:
 def share_text(ratio: float) -> str:
     """A ratio as people write it before what it is of, e.g. ``1.4 % of`` or ``49 times``."""
     return f"{100 * ratio:.3g} % of" if ratio < 1.995 else f"{ratio:.3g} times"
+
+
+def percent_text(ratio: float) -> str:
+    """A share with two digits at least, e.g. ``0.41 %``, ``4.1 %`` or ``41 %``."""
+    percent = 100 * ratio
+    return f"{percent:.2g} %" if percent < 9.95 else f"{percent:.0f} %"
 
 
 def perplexity_text(loss: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.journal import Observer, PlanObserver
 from acme_fleet.runs.notes import numbers_in
 from acme_fleet.runs.summary import Summary
@@ -52,10 +52,10 @@ class CallbackObserver(Observer):
         self._callbacks, self._other = callbacks, other
         self._begun: dict[tuple[str, str], float] = {}
 
-    def plan(self, expected: Mapping[str, Expected]) -> None:
+    def plan(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
         """See :class:`PlanObserver`."""
         if isinstance(self._other, PlanObserver):
-            self._other.plan(expected)
+            self._other.plan(expected, earlier)
 
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         """See :class:`Observer`."""

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import DamagedError, FleetError, RunError
+from acme_fleet.failures import called
 from acme_fleet.outside import read_regular, reading
 from acme_fleet.runs.atomic import is_partial, replacing
-from acme_fleet.runs.locks import LOCK
+from acme_fleet.runs.locks import LOCK, holder
 from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
 
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
@@ -139,10 +140,18 @@ class Directory(ABC, Generic[Kind]):
             self._refuse_others()
 
     def _begun_already(self) -> RunError:
-        return RunError(
-            f"{self.path} already holds a run; choose another --out, or go on with it: "
-            f"{self.resume_command}"
-        )
+        told = f"{self.path} already holds a run; choose another --out, or"
+        if at_work := self._at_work():
+            return RunError(f"{told} wait: {at_work}")
+        return RunError(f"{told} go on with it: {self.resume_command}")
+
+    def _at_work(self) -> str | None:
+        """Another process that works here, and how to watch it."""
+        process = holder(self.path / LOCK)
+        if process is None:
+            return None
+        watch = f"{called()} ui {shlex.quote(str(self.path))}"
+        return f"process {process} is at work on it; watch it with: {watch}"
 
     def _is_bare(self) -> bool:
         """True if a run has left its settings and identity here and nothing else."""
@@ -222,6 +231,8 @@ class Directory(ABC, Generic[Kind]):
             RunError: if it is not, with the command that goes on with it.
         """
         if not self.summary.exists():
+            if at_work := self._at_work():
+                raise RunError(f"{self.path} is not finished: {at_work}")
             raise RunError(f"{self.path} is not finished; go on with it: {self.resume_command}")
         return self.summary
 
@@ -247,11 +258,11 @@ class RunDirectory(Directory[Fleet]):
     @property
     def resume_command(self) -> str:
         """See the base class."""
-        command = ["acme", "run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
+        command = ["run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
         if self.identity.exists():
             config = read_sealed_json(self.identity, Identity).config
             command += ["--engine", "flower", "--config", config]
-        return shlex.join(command)
+        return f"{called()} {shlex.join(command)}"
 
     @property
     def identity(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,10 +16,25 @@ class Expected:
     Attributes:
         count: of such stages.
         work: of all of them together, in operations; only shares matter.
+        perhaps: the part of it that a stage may turn out not to need: it ends then without a word
+            on its progress.
     """
 
     count: int
     work: float
+    perhaps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Seconds that processes before this one spent on a run's stages, by actor and name.
+
+    Attributes:
+        finished: on stages that are over. begun: on others, which go on.
+    """
+
+    finished: Mapping[tuple[str, str], float]
+    begun: Mapping[tuple[str, str], float]
 
 
 class Forecast:
@@ -28,47 +44,72 @@ class Forecast:
     none yet, the speed of all work so far counts.
     """
 
-    def __init__(self, expected: Mapping[str, Expected]) -> None:
+    def __init__(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
         self._expected = dict(expected)
+        self._begun = dict(earlier.begun) if earlier else {}
         self._stages: dict[tuple[str, str], tuple[float, float, float]] = {}
         """Start, latest time and share done of each stage, by actor and name."""
+        self._did = dict.fromkeys(expected, 0.0)
+        """Sums of the shares, by kind."""
+        self._spent = dict.fromkeys(expected, 0.0)
+        """Seconds, by kind."""
+        self._decided = dict.fromkeys(expected, 0)
+        self._needless = dict.fromkeys(expected, 0)
+        """Stages that are under way or over, and those without the part that may be needless."""
+        for key, taken in (earlier.finished if earlier else {}).items():
+            self._note(key, (0.0, taken, 1.0))
 
     def stage(self, actor: str, name: str, share: float, now: float) -> None:
         """A stage has done this share of its work, from 0 to 1; ``now`` in seconds."""
-        started = self._stages.get((actor, name), (now, now, 0.0))[0]
-        self._stages[actor, name] = started, now, share
+        key = actor, name
+        started, _, before = self._stages.get(key, (0.0, 0.0, math.inf))
+        if share < before:  # it begins; perhaps once more
+            started = now - self._begun.get(key, 0.0)
+        self._note(key, (started, now, share))
+
+    def _note(self, key: tuple[str, str], to: tuple[float, float, float]) -> None:
+        fits = [kind for kind in self._expected if key[1].startswith(kind)]
+        if not fits:
+            return
+        kind = max(fits, key=len)
+        old = self._stages.get(key, (0.0, 0.0, 0.0))
+        self._did[kind] += to[2] - old[2]
+        self._spent[kind] += (to[1] - to[0]) - (old[1] - old[0])
+        self._decided[kind] += (to[2] > 0) - (old[2] > 0)
+        if key in self._stages and old[2] == 0 and to[2] == 1:
+            self._needless[kind] += 1
+        self._stages[key] = to
 
     @property
     def done(self) -> float:
         """The share of all work that is done, from 0 to 1."""
-        total = sum(each.work for each in self._expected.values())
-        did = sum(self._share(kind) * each.work for kind, each in self._expected.items())
+        did, total = (sum(each.values()) for each in self._work())
         return did / total if total else 0.0
+
+    @property
+    def at_most(self) -> bool:
+        """True while less work than expected may be left."""
+        return any(e.perhaps and self._decided[k] < e.count for k, e in self._expected.items())
 
     def left_s(self) -> float | None:
         """Seconds that are left, about; none while too little was measured."""
-        spent = {kind: self._seconds(kind) for kind in self._expected}
-        did = {kind: self._share(kind) * each.work for kind, each in self._expected.items()}
+        spent = self._spent
+        did, work = self._work()
         if not sum(spent.values()) or self.done < _ENOUGH:
             return None
         overall = sum(did.values()) / sum(spent.values())
         left = 0.0
-        for kind, each in self._expected.items():
-            own = did[kind] / spent[kind] if spent[kind] and did[kind] else 0.0
-            speed = own if self._share(kind) >= _ENOUGH and own else overall
-            left += (each.work - did[kind]) / speed
+        for kind, of_kind in work.items():
+            own = did[kind] / spent[kind] if spent[kind] else 0.0
+            speed = own if did[kind] >= _ENOUGH * of_kind and own else overall
+            left += (of_kind - did[kind]) / speed
         return left
 
-    def _of(self, kind: str) -> list[tuple[float, float, float]]:
-        """Its stages, by the longest kind that their name begins with."""
-        return [
-            value
-            for (_, name), value in self._stages.items()
-            if max((k for k in self._expected if name.startswith(k)), key=len, default="") == kind
-        ]
-
-    def _share(self, kind: str) -> float:
-        return min(1.0, sum(share for *_, share in self._of(kind)) / self._expected[kind].count)
-
-    def _seconds(self, kind: str) -> float:
-        return sum(latest - started for started, latest, _ in self._of(kind))
+    def _work(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The work that is done, and all of it, by kind."""
+        did, work = {}, {}
+        for kind, each in self._expected.items():
+            spared = each.perhaps * min(1.0, self._needless[kind] / each.count)
+            work[kind] = each.work - spared
+            did[kind] = each.work * min(1.0, self._did[kind] / each.count) - spared
+        return did, work

@@ -35,7 +35,7 @@ from acme_fleet.runs.events import (
     StageEvent,
     Tier,
 )
-from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.notes import Progress
 
 _CHECK, _COUNT = "check", ".count"
@@ -67,8 +67,8 @@ class Observer(Protocol):
 class PlanObserver(Protocol):
     """An observer that is also told the stages that a run will have, before the first one."""
 
-    def plan(self, expected: Mapping[str, Expected]) -> None:
-        """Stages by the beginnings of their names."""
+    def plan(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
+        """Stages by the beginnings of their names, and the time spent before an interruption."""
         ...
 
 
@@ -194,6 +194,12 @@ class Events(NamedTuple):
 
     events: list[Event]
     damaged: dict[int, str]
+
+
+def finished_stages(path: Path) -> dict[tuple[str, str], float]:
+    """Seconds of each stage that is over, by actor and name; the latest, where it was repeated."""
+    stages = (event for event in read_events(path) if isinstance(event, StageEvent))
+    return {(event.actor, event.stage): event.seconds for event in stages}
 
 
 def read_events(path: Path) -> list[Event]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from acme_fleet.errors import RunError
 from acme_fleet.runs.atomic import make_folder, writing
-from acme_fleet_runtime.locks import acquire, release
+from acme_fleet_runtime.locks import acquire, holder, release
+
+__all__ = ["LOCK", "held", "held_file", "holder"]
 
 LOCK = ".acme-lock"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from acme_fleet.errors import AcmeError, WriteError
-from acme_fleet.outside import one_line
+from acme_fleet.outside import one_line, read_regular
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.directory import PROGRESS
-from acme_fleet.runs.forecast import Expected
+from acme_fleet.runs.forecast import Earlier, Expected, Forecast
 from acme_fleet.runs.journal import Observer, PlanObserver
 
 _EVERY_S = 0.5
@@ -34,6 +34,9 @@ class ProgressFile:
         """``then`` is told the same."""
         self._path, self._then = folder / PROGRESS, then
         self._stages: dict[tuple[str, str], dict[str, Any]] = {}
+        self._before = begun_stages(folder)
+        self._begun: dict[tuple[str, str], float] = {}
+        self._forecast: Forecast | None = None
         self._ended: dict[str, str] | None = None
         self._lock = threading.Lock()
         self._written, self._timer = 0.0, None
@@ -44,9 +47,14 @@ class ProgressFile:
         """See :class:`acme_fleet.runs.journal.Observer`."""
         with self._lock:
             key = actor, name
+            if self._forecast:
+                self._forecast.stage(actor, name, done / total if total else 1.0, time.monotonic())
             if done == total:
                 self._stages.pop(key, None)
+                self._begun.pop(key, None)
             else:
+                now = time.monotonic()
+                spent = self._before.get(key, 0.0) + now - self._begun.setdefault(key, now)
                 began = self._stages.get(key, {}).get("began") or _now()
                 self._stages[key] = {
                     "actor": one_line(actor, 100),
@@ -55,15 +63,17 @@ class ProgressFile:
                     "total": total,
                     "note": one_line(note, 200),
                     "began": began,
+                    "spent": round(spent, 3),
                 }
             self._write_soon()
         if self._then:
             self._then.stage(actor, name, done, total, note)
 
-    def plan(self, expected: Mapping[str, Expected]) -> None:
+    def plan(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
         """See :class:`acme_fleet.runs.journal.PlanObserver`."""
+        self._forecast = Forecast(expected, earlier)
         if isinstance(self._then, PlanObserver):
-            self._then.plan(expected)
+            self._then.plan(expected, earlier)
 
     def end(self, how: str, reason: str = "") -> None:
         """Note that the run is not at work any more: ``finished``, ``interrupted``, ``failed``."""
@@ -89,16 +99,32 @@ class ProgressFile:
             if self._ended is None:
                 self._write()
 
+    def _whole(self) -> dict[str, float | None] | None:
+        """The share of the whole run that is done, and the seconds that are left, about."""
+        whole = self._forecast
+        if whole is None:
+            return None
+        return {"done": whole.done, "left_s": whole.left_s(), "at_most": whole.at_most}
+
     def _write(self) -> None:
         self._written, self._timer = time.monotonic(), None
         document = {
             "pid": os.getpid(),
             "updated": _now(),
             "stages": list(self._stages.values())[-_MOST_STAGES:],
+            "whole": self._whole(),
             "ended": self._ended,
         }
         with suppress(WriteError), replacing(self._path, durable=False) as file:
             file.write_text(json.dumps(document), encoding="utf-8")
+
+
+def begun_stages(folder: Path) -> dict[tuple[str, str], float]:
+    """Seconds spent on each stage that a process before left unfinished, by actor and name."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        stages = json.loads(read_regular(folder / PROGRESS))["stages"]
+        return {(one["actor"], one["stage"]): float(one["spent"]) for one in stages}
+    return {}
 
 
 @contextmanager

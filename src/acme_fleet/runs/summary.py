@@ -242,7 +242,8 @@ class Summary(_Record):
         told = f"{self.name}, seed {self.seed}: {len(self.devices):,} devices"
         if self.devices:
             mean = sum(device.accuracy for device in self.devices) / len(self.devices)
-            told += f", accuracy {mean:.3f} in the mean"
+            tokens = any(device.language for device in self.devices)
+            told += f", {'token ' * tokens}accuracy {mean:.3f} in the mean"
         return told + (f", {len(self.lost)} clusters lost" if self.lost else "")
 
     def __repr__(self) -> str:

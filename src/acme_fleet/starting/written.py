@@ -28,9 +28,11 @@ _OPERATIONS = 1.2e14
 _EPOCHS = {"reference": 60, "checkpoint": 4, "distillation": 20, "local": 15}
 """Epochs of a stage at most."""
 _VOCABULARY = 10_000
+_COMMENT = re.compile(r"(?P<code>.*?[^\s#])\s{2,}# (?P<comment>.*)")
+_COLUMN = 29  # of comments, where what they are on is shorter
 _PLAIN = re.compile(r"[\w./][\w./-]*", re.ASCII)
 _OWN_SIDE = 64  # pixels at most, where the run trains a small ViT from nothing
-_FEW_OF_A_CLASS = 5  # texts on a device
+_FEW_OF_A_CLASS = 10  # samples on a device
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,16 @@ def written(
         "",
         *_clusters(reference.shape, devices),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(_aligned, lines)) + "\n"
+
+
+def _aligned(line: str) -> str:
+    """A line with its comment, if it has one, in the same column as the others'."""
+    match = _COMMENT.fullmatch(line)
+    if match is None or '"' in line:
+        return line
+    code = f"{match['code']} "
+    return f"{code:<{_COLUMN - 1}} # {match['comment']}"
 
 
 def _data(found: Found, reference: Reference, validation: float) -> list[str]:
@@ -98,7 +109,8 @@ def _data(found: Found, reference: Reference, validation: float) -> list[str]:
     partition = settings.pop("partition", None)
     lines = ["data:", *(f"  {key}: {_yaml(value)}" for key, value in settings.items())]
     if reference.image_size is not None:
-        lines.append(f"  image_size: {reference.image_size}")
+        told = f"pixels: whole patches of {reference.shape.patch}, about your images' size"
+        lines.append(f"  image_size: {reference.image_size}   # {told}")
     if "test" not in settings:
         lines.append(f"  test_share: {TESTED}           # held out for tests: there is no test set")
     lines += [
@@ -194,11 +206,11 @@ def _training(found: Found, devices: Sequence[Wanted], validation: float) -> lis
 
 
 def _personalization(found: Found, each: int, batch: int) -> list[str]:
-    """Two rounds; with few texts of a class on a device, what wins there: rows by class."""
+    """Two rounds; with few samples of a class on a device, what wins there: rows by class."""
     told = f"   # about {each:,} samples of a device to train on"
-    if found.template == "text" and each < _FEW_OF_A_CLASS * len(found.classes):
+    if found.template != "assistant" and each < _FEW_OF_A_CLASS * len(found.classes):
         return [
-            "personalization:             # few texts of a class on a device: peers' weights help,",
+            "personalization:             # few samples of a class on each: peers' weights help",
             "  rounds: 7                  # and cost bytes; docs/personalisation.md compares",
             "  mix: both",
             "  classifier: holders        # rows by class, from the devices that hold it",
@@ -223,7 +235,7 @@ def _clusters(shape: Shape, devices: Sequence[Wanted]) -> list[str]:
         energy = ", ".join(f"{key}: {_number(own)}" for key, own in each.of.energy(shape).items())
         rest = (
             f"storage: {each.of.storage}, precisions: [{', '.join(each.of.precisions)}], "
-            f"energy: {{{energy}}}"
+            f"energy: {{{energy}}}{'' if each.of.runs_artifacts else ', runs_artifacts: false'}"
         )
         lines += [
             f"  - name: {each.kind}-site",

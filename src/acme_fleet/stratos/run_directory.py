@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from acme_fleet.config.devices import Precision
+from acme_fleet.failures import called
 from acme_fleet.runs.directory import Directory
 from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
 from acme_fleet.stratos.request import Request
@@ -218,8 +219,8 @@ class DistillDirectory(Directory[Request]):
     @property
     def resume_command(self) -> str:
         """See the base class."""
-        of = "acme", "distill", "run", str(self.path / self.document), "--out", str(self.path)
-        return shlex.join([*of, "--resume"])
+        of = "distill", "run", str(self.path / self.document), "--out", str(self.path)
+        return f"{called()} {shlex.join([*of, '--resume'])}"
 
     @property
     def choice(self) -> Path:

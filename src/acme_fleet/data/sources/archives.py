@@ -14,7 +14,7 @@ from acme_fleet.config.data import Data
 from acme_fleet.data.raw import RawSamples, as_objects, class_list
 from acme_fleet.data.sources.files import optional_module
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import reading
+from acme_fleet.outside import listed, one_line, reading
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +115,10 @@ def _parts(path: Path) -> tuple[Literal["arrays", "images", "parquet"], list[Pat
         raise FleetError(f"--data: {path} is no .npz file, .parquet file or folder")
     for train, test in (("train", "test"), ("cars_train", "cars_test")):
         if (path / train).is_dir():
+            others = [p.name for p in sorted(path.iterdir()) if p.is_dir()]
+            if other := [name for name in others if name not in (train, test)]:
+                told = listed([one_line(name, 60) for name in other])
+                _log.warning(f"--data: neither {train} nor {test}, so left out of {path}: {told}")
             return "images", [path / train], [p for p in [path / test] if p.is_dir()]
     return "images", [path], []
 

@@ -17,6 +17,7 @@ from acme_fleet.outside import listed, one_line, reading, resolved
 from acme_fleet.runs.atomic import replacing
 from acme_fleet.runs.locks import LOCK, held
 from acme_fleet_runtime.delivery.release import (
+    FILES,
     FORMAT,
     METADATA,
     VERSION,
@@ -37,6 +38,7 @@ from acme_fleet_runtime.manifest import (
     is_artifact,
     read_manifest,
 )
+from acme_fleet_runtime.strict import parse_json
 
 _CONTENT = {LOCK, METADATA, "targets", "files"}  # of a site
 
@@ -96,6 +98,7 @@ def publish(
     publisher: Publisher,
     *,
     force: bool = False,
+    other: bool = False,
 ) -> list[Published]:
     """Publish artifacts: what devices see changes in one step, when everything is written.
 
@@ -104,10 +107,12 @@ def publish(
         site: the folder to publish to; other devices' releases in it stay.
         publisher: signs; without keys yet, they are made.
         force: make a new release of an artifact that is the published one.
+        other: also over a release of another task or with other classes.
 
     Raises:
         ArtifactError: if an artifact is damaged, or does not run here.
-        DeliveryError: if a key is not here, or the site is another one.
+        DeliveryError: if a key is not here, the site is another one, or a device would get a model
+            of another task or with other classes.
         WriteError: if the system does not let it be written.
     """
     _check_apart(site, publisher.folder)
@@ -117,6 +122,8 @@ def publish(
             publisher.create()
         adopt(publisher, site)
         targets = publisher.signed("targets")
+        for each in [] if other else artifacts:
+            _check_alike(read_manifest(each), targets, site)
         done = [_published(each, targets, site, publisher, force=force) for each in artifacts]
         _check_complete(site, targets)
         if any(one.new for one in done):
@@ -222,6 +229,26 @@ def _published(
     _write(site / _place(manifest.name, entry), content)
     targets.targets[name] = entry
     return Published(manifest.name, release.number, size, new=True, forced=_forced(manifest))
+
+
+def _check_alike(manifest: Manifest, targets: Any, site: Path) -> None:
+    """A device's next release must answer what its last one does: fleets may use the same names."""
+    before = targets.targets.get(target_of(manifest.name))
+    path = site / FILES / str(before.custom.get("manifest")) if before else None
+    if path is None or not path.is_file():
+        return
+    with reading(f"cannot read {path}", DeliveryError):
+        known = parse_json(path.read_bytes())
+        same = known["task"] == manifest.task and {*known["labels"]} == {*manifest.labels}
+    if not same:
+        had, has = (
+            f"{task} with {listed([one_line(label, 30) for label in labels], 4) or 'no classes'}"
+            for task, labels in ((known["task"], known["labels"]), (manifest.task, manifest.labels))
+        )
+        raise DeliveryError(
+            f"{manifest.name} has a release in {site} for {one_line(had, 200)}, and this one is "
+            f"for {has}: another fleet's? Publish to a site of its own, or with --other"
+        )
 
 
 def _forced(manifest: Manifest) -> bool:

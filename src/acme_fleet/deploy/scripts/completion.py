@@ -1,6 +1,6 @@
-"""Go on with texts by this folder alone: python run.py TEXT…
+"""Go on with texts by this folder alone: python run.py TEXT…  (or --chat TEXT…)
 
-It needs: pip install onnxruntime numpy tokenizers
+It needs: pip install onnxruntime numpy tokenizers, and for --chat jinja2
 """
 
 import json
@@ -33,20 +33,36 @@ def written(prompt, session, ends):
         yield new[0]
 
 
+def chat(text, special):
+    """A user's words by the chat template, up to where the answer begins."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    template = made.from_string((HERE / "chat_template.jinja").read_text(encoding="utf-8"))
+    says = [{"role": "user", "content": text}]
+    return template.render(messages=says, add_generation_prompt=True, **special)
+
+
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.stderr.write("usage: python run.py TEXT…\n")
+    texts = [text for text in sys.argv[1:] if text != "--chat"]
+    if not texts:
+        sys.stderr.write("usage: python run.py [--chat] TEXT…\n")
         sys.exit(2)
     rule = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["preparation"]
     tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")  # exact at int8
     session, failed = onnxruntime.InferenceSession(HERE / "model.onnx", options), False
-    for text in sys.argv[1:]:
+    for text in texts:
         try:
-            prompt = [n for n in tokenizer.encode(text).ids if n not in rule["ends"]]
+            if "--chat" in sys.argv:
+                asked = chat(text, rule["special_tokens"])
+                prompt = tokenizer.encode(asked, add_special_tokens=False).ids
+            else:
+                prompt = [n for n in tokenizer.encode(text).ids if n not in rule["ends"]]
             numbers = list(written(prompt, session, rule["ends"]))
-            sys.stdout.write(f"{text}{tokenizer.decode(numbers)}\n")
+            parted = " | " if "--chat" in sys.argv else ""
+            sys.stdout.write(f"{text}{parted}{tokenizer.decode(numbers)}\n")
         except Exception as error:  # noqa: BLE001 (the others are answered nevertheless)
             failed = True
             sys.stderr.write(f"{text!r}: {' '.join(str(error).split())}\n")

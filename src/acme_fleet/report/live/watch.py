@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from acme_fleet.errors import AcmeError, DamagedError, RunError
 from acme_fleet.outside import one_line, read_regular, reading, resolved
 from acme_fleet.report.live.fleet_state import FleetState
+from acme_fleet.report.words import left_text
 from acme_fleet.runs.directory import (
     CHOICES,
     FLEET,
@@ -127,11 +128,20 @@ def _status(progress: dict[str, Any], *, finished: bool) -> dict[str, Any]:
         return {"status": ended["how"], "reason": ended["reason"]}
     if progress and _alive(progress.get("pid")):
         told = {"now": progress["stages"], "updated": progress["updated"]}
-        return {"status": "running", "reason": "", **told}
+        return {"status": "running", "reason": "", "whole": _whole(progress.get("whole")), **told}
     if finished:
         return {"status": "finished", "reason": ""}
     reason = "its process has ended without a word: it was killed, or the machine stopped"
     return {"status": "stopped", "reason": reason if progress else "nothing works on it"}
+
+
+def _whole(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The share of the whole run that is done, and in words the time that is left."""
+    if not told:
+        return None
+    left = told["left_s"]
+    words = None if left is None else left_text(left, at_most=told["at_most"])
+    return {"done": told["done"], "left": words}
 
 
 def _alive(pid: object) -> bool:
@@ -171,16 +181,18 @@ class Board:
     """The runs of some folders: each is a run, or holds runs."""
 
     def __init__(self, places: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
-        """Look at all of them.
+        """Look at all of them; what is in a folder that can come to be is shown when it is there.
 
         Raises:
-            RunError: if a folder is missing.
+            RunError: if a place is a file, or the folder around it is missing.
         """
         self._places, self._clock = list(places), clock
         for place in self._places:
-            if not place.is_dir():
-                what = "it is a file" if place.exists() else "no such folder"
-                raise RunError(f"{place}: {what}; name a run directory, or a folder of runs")
+            if place.exists() and not place.is_dir():
+                raise RunError(f"{place}: it is a file; name a run directory, or a folder of runs")
+            if not place.absolute().parent.is_dir():
+                raise RunError(f"{place}: no such folder, and none around it")
+        self.awaited = [place for place in self._places if not place.exists()]
         self._lock = threading.Lock()
         self._runs: dict[str, Watched] = {}
         self._looked_at: float | None = None

@@ -91,11 +91,20 @@ def short(name: str, limit: int = 22) -> str:
     return name if len(name) <= limit else f"{name[:keep]}…{name[-keep:]}"
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows by itself, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=150, facecolor="white", bbox_inches="tight")
+        return buffer.getvalue()
+
+
 def canvas(
     width: float, height: float, *, left: float, right: float, top: float, bottom: float
 ) -> tuple[Figure, Axes]:
     """A figure with one set of axes; all in inches, so that figures line up on the page."""
-    figure = Figure(figsize=(width, height))
+    figure = Drawing(figsize=(width, height))
     wide, high = (width - left - right) / width, (height - top - bottom) / height
     return figure, figure.add_axes((left / width, bottom / height, wide, high))
 

@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from acme_fleet.outside import one_line
 from acme_fleet.report.overhead import overhead_table
+from acme_fleet.report.page.device_tables import device_table, language_table
 from acme_fleet.report.page.events import TimeLine, link_flows, stage_table, time_line
 from acme_fleet.report.page.facts import (
     MOST_LISTED,
@@ -36,12 +37,11 @@ from acme_fleet.report.page.facts import (
 from acme_fleet.report.page.glossary import GLOSSARY
 from acme_fleet.report.page.pictures import Example, matrix_picture
 from acme_fleet.report.words import (
-    accuracy_text,
     bytes_text,
     duration_text,
     energy_text,
     header_text,
-    perplexity_text,
+    percent_text,
     share_text,
 )
 from acme_fleet.runs.atomic import replacing
@@ -56,11 +56,6 @@ _MOST_CLUSTERS = 24  # one by one
 _MOST_BYTES = 400_000  # of all pictures of matrices
 _SCRIPT = Path(__file__).with_name("page.js")
 _TABLES = {
-    "device-table": [
-        *("device", "cluster", "fits", "size kB", "limit kB", "right %", "reference %"),
-        *("linear %", "ten lines %", "test samples", "classes", "training samples", "ms"),
-        "sent kB",
-    ],
     "cluster-table": [
         *("cluster", "devices", "right %", "lowest %", "reference %", "smallest kB"),
         *("largest kB", "backbone", "candidates that fit"),
@@ -70,8 +65,9 @@ _TABLES = {
         "taken for",
     ],
 }
-"""The columns of tables that are sorted, searched and, on a phone, stacked."""
+"""The columns of tables that are sorted, searched and, on a phone, stacked, beside the devices'."""
 _TEXTS = ("device", "cluster", "fits", "backbone", "class", "taken for")
+"""Columns of texts; the others hold numbers."""
 
 
 def write_report(
@@ -94,7 +90,10 @@ def write_report(
     from acme_fleet.personalization.disclosure import what_leaves
     from acme_fleet.report.page import canvas, plots
 
-    leaving = what_leaves(summary.personalization)
+    writes = any(device.language for device in summary.devices)
+    leaving = what_leaves(summary.personalization, writes=writes)
+    tabled, listed = tabled_devices(summary.devices), listed_devices(summary.devices)
+    table = device_table(tabled, summary) if tabled else None
     color = cluster_colors(summary, canvas.CLUSTER_COLORS)
     line, flows = time_line(summary, events), link_flows(events)
     kinds, script = kinds_sent(summary, [one.kind for one in leaving]), _SCRIPT.read_text()
@@ -106,12 +105,13 @@ def write_report(
             facts=Facts.of(summary),
             took=_took(summary, line),
             aggregated=len(summary.devices) > MOST_LISTED,
-            tabled=tabled_devices(summary.devices),
-            listed=listed_devices(summary.devices),
+            device_table=table,
+            language_table=language_table(listed),
+            listed=listed,
             cluster_rows=cluster_facts(summary),
             examples=examples or {},
             glossary=GLOSSARY,
-            labels=_TABLES,
+            labels=_TABLES | {"device-table": table.columns if table else []},
             texts=_TEXTS,
             script=Markup(script),
             script_hash=script_hash(script),
@@ -202,7 +202,7 @@ def environment() -> jinja2.Environment:
     for name, words in (
         *(("bytes", bytes_text), ("seconds", duration_text)),
         *(("energy", energy_text), ("share", share_text), ("milliseconds", _milliseconds)),
-        *(("perplexity", perplexity_text), ("accuracy", accuracy_text)),
+        ("percent", percent_text),
     ):
         environment.filters[name] = lambda value, words=words: words(value).replace(" ", "\u00a0")
     environment.filters["line"] = lambda text: one_line(text, 500)

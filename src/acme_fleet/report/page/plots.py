@@ -33,7 +33,7 @@ from acme_fleet.report.page.canvas import (
 from acme_fleet.report.page.event_plots import timeline, traffic
 from acme_fleet.report.page.events import Flow, TimeLine
 from acme_fleet.report.page.facts import MOST_LISTED
-from acme_fleet.report.words import bytes_text, energy_text
+from acme_fleet.report.words import bytes_text, energy_text, percent_text
 from acme_fleet.runs.events import LinkTier
 from acme_fleet.runs.summary import Candidate, ClusterSummary, DeviceSummary, Summary
 from acme_fleet.selection.front import interval_end
@@ -215,7 +215,7 @@ def sizes(rows: Sequence[Row]) -> Figure:
             )
         else:
             axes.plot(0.985 * end, y, ">", color=INK, markersize=4, zorder=4)
-        share = f"{100 * device.size_bytes / device.capacity_bytes:.0f} %"
+        share = percent_text(device.size_bytes / device.capacity_bytes)
         cells(axes, y, {50: bytes_text(device.size_bytes)}, INK)
         cells(axes, y, {82: share, 124: bytes_text(device.capacity_bytes)}, MUTED)
     cells(axes, -1, {50: "size", 82: "of", 124: "limit"}, MUTED)

@@ -19,43 +19,53 @@ if TYPE_CHECKING:
 _CLASSES = 6  # that are named
 
 
-def print_holdings(fleet: Fleet, plan: Plan) -> None:
-    """A row for each device, or for each cluster where there are many; then all warnings."""
+def print_holdings(fleet: Fleet, plan: Plan) -> int:
+    """A row for each device, or for each cluster where there are many; then all warnings.
+
+    Returns:
+        The number of warnings.
+    """
     by_device = len(plan.holdings) <= ROWS
-    table = Table(title="samples and classes that each device holds")
+    classes = any(own.classes for own in plan.holdings.values())  # tokens have none
+    table = Table(title=f"samples{' and classes' * classes} that each device holds")
     table.add_column("device" if by_device else "cluster")
     owned = by_device and any(own.owner is not None for own in plan.holdings.values())
     if owned:
         table.add_column("whose")
     for column in ("train", "validation", "test"):
         table.add_column(column, justify="right")
-    table.add_column("classes in train")
+    if classes:
+        table.add_column("classes in train")
     table.add_column("look at")
     if by_device:
         for name, own in plan.holdings.items():
             counts = (str(count) for count in (own.train, own.validation, own.test))
             whose = [one_line(own.owner or "", 40)] if owned else []
-            table.add_row(one_line(name, 60), *whose, *counts, _named(own.classes), notes(own))
+            named = [_named(own.classes)] * classes
+            table.add_row(one_line(name, 60), *whose, *counts, *named, notes(own))
     else:
         for cluster in fleet.clusters[:ROWS]:
             held = [plan.holdings[d.name] for d in cluster.devices if d.name in plan.holdings]
-            table.add_row(f"{one_line(cluster.name, 60)}: {len(held):,} devices", *_together(held))
+            cells = _together(held, classes=classes)
+            table.add_row(f"{one_line(cluster.name, 60)}: {len(held):,} devices", *cells)
     console = table_console()
     console.print(table)
     if not by_device:
         print_left_out(console, len(fleet.clusters), "clusters")
-    print_warnings(plan_warnings(fleet, plan))
+    warnings = plan_warnings(fleet, plan)
+    print_warnings(warnings)
+    return len(warnings)
 
 
-def _together(held: Sequence[Holding]) -> tuple[str, ...]:
+def _together(held: Sequence[Holding], *, classes: bool) -> tuple[str, ...]:
     if not held:
-        return ("–",) * 5
+        return ("–",) * (4 + classes)
     signs = sum(bool(notes(own)) for own in held)
     return (
         _span(own.train for own in held),
         _span(own.validation for own in held),
         _span(own.test for own in held),
-        _span(len(own.classes) for own in held),
+        *[_span(len(own.classes) for own in held)] * classes,
         f"{signs:,} of them" if signs else "",
     )
 
@@ -66,7 +76,7 @@ def _span(counts: Iterable[int]) -> str:
 
 
 def _named(classes: Sequence[str]) -> str:
-    if not classes:  # tokens, and no samples, have labels
+    if not classes:
         return "–"
     names = ", ".join(one_line(name, 20) for name in classes[:_CLASSES])
     return f"{len(classes)}: {names}" + (", …" if len(classes) > _CLASSES else "")

@@ -10,16 +10,18 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from acme_fleet.outside import one_line
-from acme_fleet.report.words import duration_text
-from acme_fleet.runs.forecast import Expected, Forecast
+from acme_fleet.report.words import brief_duration_text, left_text
+from acme_fleet.runs.forecast import Earlier, Expected, Forecast
 
 _FINISHED = 20  # bars of finished stages that stay
 _EVERY_S = 30.0
 """A log file gets a line at least so often."""
 _WHOLE = "whole run"
+_MARGIN = 4  # lines of the terminal that bars leave
 
 
 class _Elapsed(ProgressColumn):
@@ -28,18 +30,18 @@ class _Elapsed(ProgressColumn):
     def render(self, task: Task) -> Text:
         """See :class:`ProgressColumn`."""
         elapsed = task.finished_time if task.finished else task.elapsed
-        return Text(_short(elapsed or 0.0), style="progress.elapsed")
+        whole = (elapsed or 0.0) + task.fields["before"]
+        return Text(brief_duration_text(whole), style="progress.elapsed")
 
 
 class _Left(ProgressColumn):
-    """The time that is left, about."""
+    """The time that a stage has left, where it is the whole that is shown."""
 
     def render(self, task: Task) -> Text:
         """See :class:`ProgressColumn`."""
-        left = task.fields["left"] if task.fields["whole"] else task.time_remaining
-        if left is None or task.finished:
+        if not task.fields["alone"] or task.finished or task.time_remaining is None:
             return Text("")
-        return Text(f"about {_short(left)} left", style="progress.remaining")
+        return Text(left_text(task.time_remaining), style="progress.remaining")
 
 
 class LiveStages:
@@ -53,16 +55,18 @@ class LiveStages:
         self._console = Console(markup=False)
         widgets = self._console.is_jupyter and find_spec("ipywidgets") is not None
         self._live = self._console.is_terminal or widgets
+        # A line each, however long a note is: bar and note share what the other columns leave.
         self._progress = Progress(
-            TextColumn("{task.fields[actor]:<14}", style="bold", markup=False),
-            TextColumn("{task.description:<20}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[of]:>7}", markup=False),
-            _Elapsed(),
-            _Left(),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            _text("{task.fields[actor]:<14}", "bold", max_width=16),
+            _text("{task.description:<22}", max_width=24),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40)),
+            _text("{task.fields[of]:>5}"),
+            _Elapsed(table_column=Column(no_wrap=True)),
+            _Left(table_column=Column(no_wrap=True)),
+            _text("{task.fields[note]}", "dim", ratio=3),
             console=self._console,
             disable=not self._live,
+            expand=True,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._finished: list[tuple[str, str]] = []
@@ -70,6 +74,7 @@ class LiveStages:
         self._forecast: Forecast | None = None
         self._lock = threading.Lock()
         self._begun: dict[tuple[str, str], float] = {}
+        self._before: dict[tuple[str, str], float] = {}  # seconds before an interruption
         self._now: tuple[str, float] | None = None  # the stage under way, and its beginning
         self._told = time.monotonic()
         self._every_s = every_s
@@ -90,10 +95,12 @@ class LiveStages:
             self._heartbeat.join()
         self._progress.stop()
 
-    def plan(self, expected: Mapping[str, Expected]) -> None:
+    def plan(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
         """See :class:`acme_fleet.runs.journal.PlanObserver`."""
-        self._forecast = Forecast(expected)
-        self._whole = self._progress.add_task(_WHOLE, total=1.0, **_fields("", whole=True))
+        self._forecast = Forecast(expected, earlier)
+        self._whole = self._progress.add_task("", total=1.0, **_fields(_WHOLE))
+        for (actor, name), spent in (earlier.begun if earlier else {}).items():
+            self._before[one_line(actor, 40), one_line(name, 40)] = spent
 
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         """See :class:`acme_fleet.runs.journal.Observer`."""
@@ -106,34 +113,45 @@ class LiveStages:
         else:
             self._log(key, done, total, note)
 
+    def _left(self) -> str:
+        """The time that the whole run has left, in words; empty where it is not known."""
+        left = self._forecast.left_s() if self._forecast else None
+        if self._forecast is None or left is None or self._forecast.done >= 1:
+            return ""
+        return left_text(left, at_most=self._forecast.at_most)
+
     # --- bars ---
 
     def _draw(self, key: tuple[str, str], done: int, total: int, note: str) -> None:
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(key[1], total=total, **_fields(key[0]))
+            before, alone = self._before.pop(key, 0.0), self._forecast is None
+            fields = _fields(key[0], before=before, alone=alone)
+            self._tasks[key] = self._progress.add_task(key[1], total=total, **fields)
         of = f"{done}/{total}"
         update = {"completed": done, "total": total, "note": note, "of": of}
         self._progress.update(self._tasks[key], **update)
         if self._forecast is not None and self._whole is not None:
             share = self._forecast.done
-            update = {"completed": share, "of": f"{share:.0%}", "left": self._forecast.left_s()}
+            update = {"completed": share, "of": f"{share:.0%}", "description": self._left()}
             self._progress.update(self._whole, **update)
-        if done != total:
-            return
-        if key not in self._finished:
+        if done == total and key not in self._finished:
             self._finished.append(key)
-        if len(self._finished) > _FINISHED:
+        room = self._console.height - _MARGIN
+        while self._finished and (len(self._finished) > _FINISHED or len(self._tasks) > room):
             self._progress.remove_task(self._tasks.pop(self._finished.pop(0)))
 
     # --- lines ---
 
     def _log(self, key: tuple[str, str], done: int, total: int, note: str) -> None:
         with self._lock:
-            begun = self._begun.setdefault(key, time.monotonic())
+            before = self._before.pop(key, 0.0)
+            begun = self._begun.setdefault(key, time.monotonic() - before)
             if done == total:
                 taken = time.monotonic() - self._begun.pop(key, begun)
                 self._now = None if not self._begun else self._now
-                self._say(f"{key[0]}: {key[1]} done in {_short(taken)}{note and f'; {note}'}")
+                self._say(
+                    f"{key[0]}: {key[1]} done in {brief_duration_text(taken)}{note and f'; {note}'}"
+                )
             else:
                 told = f" {done} of {total}" if total > 1 else ""
                 self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}", begun
@@ -144,20 +162,22 @@ class LiveStages:
             with self._lock:
                 if self._now is None or time.monotonic() < self._told + self._every_s:
                     continue
-                left = self._forecast.left_s() if self._forecast else None
-                rest = "" if left is None else f"; the whole run has about {_short(left)} left"
+                left = self._left()
+                rest = f"; the whole run has {left}" if left else ""
                 words, begun = self._now
-                self._say(f"{words} ({_short(time.monotonic() - begun)} so far{rest})")
+                self._say(f"{words} ({brief_duration_text(time.monotonic() - begun)} so far{rest})")
 
     def _say(self, line: str) -> None:
         self._told = time.monotonic()
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def _fields(actor: str, *, whole: bool = False) -> dict[str, Any]:
-    return {"actor": actor, "of": "", "note": "", "left": None, "whole": whole}
+def _text(form: str, style: str = "none", **column: Any) -> TextColumn:
+    """A column of texts that are cut where they are too long."""
+    own = Column(no_wrap=True, overflow="ellipsis", **column)
+    return TextColumn(form, style=style, markup=False, table_column=own)
 
 
-def _short(seconds: float) -> str:
-    """A duration without parts of a second, where it is long enough."""
-    return duration_text(round(seconds) if seconds >= 10 else round(seconds, 1))
+def _fields(actor: str, *, before: float = 0.0, alone: bool = False) -> dict[str, Any]:
+    """``before``: seconds before an interruption. ``alone``: no plan tells of the whole."""
+    return {"actor": actor, "of": "", "note": "", "before": before, "alone": alone}

@@ -64,6 +64,16 @@ def print_candidates(fleet: Fleet, plan: Plan) -> None:
         of = [variant.precision] if rounds else []
         table.add_row(*shares, f"{variant.depth}", *of, f"{size:,}", *fits)
     console.print(table)
+    largest = int(plan.sizes.max())
+    if len(plan.sizes) > 1 and all(
+        len(plan.fitting(limit, executed[name])) == len(plan.sizes)
+        for name, limit in plan.limits.items()
+    ):
+        console.print(
+            f"all candidates, up to {bytes_text(largest)}, fit all devices: limits decide nothing, "
+            f"and selection.performance_window does; a smaller one gives larger models",
+            soft_wrap=True,
+        )
 
 
 def _reference_text(fleet: Fleet) -> str:
@@ -89,7 +99,10 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
 def _memory_text(plan: Plan) -> str:
     """The least memory for the cloud's training, in words."""
     needed = bytes_text(plan.memory_bytes)
-    return f"memory of the cloud's training: {needed} at least, activations on top"
+    return (
+        f"memory of the cloud's training: {needed} at least for weights and gradients; with "
+        f"activations and libraries often several times that"
+    )
 
 
 def print_links(fleet: Fleet, plan: Plan) -> None:
@@ -130,6 +143,7 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
     """Print what would leave each device, its most bytes, and the promise of noise."""
     from acme_fleet.personalization.disclosure import what_leaves  # loads torch
     from acme_fleet.personalization.rules import rule_of
+    from acme_fleet.tasks.registry import task_of
 
     personalization = fleet.personalization
     table = Table(title="what would leave each device; samples and labels never do")
@@ -137,7 +151,8 @@ def print_leaving(fleet: Fleet, plan: Plan) -> None:
         table.add_column(column, justify="right" if column.startswith("bytes") else "left")
     upload = rule_of(personalization).upload_type.__name__
     most = {"FeatureSample": plan.feature_bytes, upload: plan.round_bytes}
-    for one in what_leaves(personalization):
+    writes = task_of(fleet.task).per_token
+    for one in what_leaves(personalization, writes=writes):
         size = bytes_text(most[one.kind]) if one.kind in most else "< 1 kB"
         table.add_row(one.kind, one.often, one.holds, size, one.protection)
     console = table_console()

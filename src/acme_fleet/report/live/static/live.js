@@ -77,6 +77,14 @@ const rows = (body, cells) => fill(body, cells.map((row) => {
   return line;
 }));
 
+const wholeRun = ({ done, left }) => {
+  const item = el("li", "the whole run ", "whole"), bar = el("progress");
+  bar.setAttribute("aria-label", "the whole run");
+  bar.value = done;
+  item.append(bar, el("span", `${Math.round(100 * done)} %${left ? `, ${left}` : ""}`, "note"));
+  return item;
+};
+
 const showHead = (card, run) => {
   part(card, "h2").textContent = run.name + (run.seed === undefined ? "" : `, seed ${run.seed}`);
   card.setAttribute("aria-label", `Run ${run.id}`);
@@ -99,7 +107,8 @@ const showHead = (card, run) => {
   }
   part(card, ".now").hidden = run.status !== "running";
   const now = run.now || [];
-  fill(part(card, ".now ul"), now.length ? now.slice(0, 12).map((stage) => {
+  const whole = run.whole ? [wholeRun(run.whole)] : [];
+  fill(part(card, ".now ul"), [...whole, ...(now.length ? now.slice(0, 12).map((stage) => {
     const item = el("li");
     item.append(el("span", `${stage.actor}: ${stage.stage} `));
     const bar = el("progress");
@@ -109,7 +118,7 @@ const showHead = (card, run) => {
     const note = [stage.total > 1 ? `${stage.done} of ${stage.total}` : "", stage.note].filter(Boolean).join(", ");
     if (note) item.append(el("span", note, "note"));
     return item;
-  }) : [el("li", "between two stages")]);
+  }) : [el("li", "between two stages")])]);
 };
 
 const chips = (list, items, most) => {

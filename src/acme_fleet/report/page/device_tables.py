@@ -1,0 +1,79 @@
+"""Tables of devices: a column for what is known of them; one without any value is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from acme_fleet.report.words import accuracy_text, duration_text, perplexity_text
+from acme_fleet.runs.summary import DeviceSummary, Summary
+
+_NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names of columns, and the cells of each row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @staticmethod
+    def of(rows: Iterable[Mapping[str, str]]) -> Table:
+        """From rows with the same columns, of which those with a value stay."""
+        made = list(rows)
+        columns = [name for name in made[0] if any(row[name] != _NONE for row in made)]
+        return Table(columns, [[row[name] for name in columns] for row in made])
+
+
+def device_table(devices: Sequence[DeviceSummary], summary: Summary) -> Table:
+    """Sizes, shares of right answers and samples of these devices, which are at least one."""
+    return Table.of(_row(device, summary.sent.get(device.name)) for device in devices)
+
+
+def _row(device: DeviceSummary, sent: Mapping[str, Sequence[int]] | None) -> dict[str, str]:
+    return {
+        "device": device.name,
+        "cluster": device.cluster,
+        "fits": "yes" if device.size_bytes <= device.capacity_bytes else "NO",
+        "size kB": f"{device.size_bytes / 1000:.1f}",
+        "limit kB": f"{device.capacity_bytes / 1000:.6g}",
+        "right %": _percent(device.accuracy),
+        "reference %": _percent(device.accuracy_reference),
+        "linear %": _percent(device.accuracy_linear),
+        "ten lines %": _percent(device.accuracy_probe),
+        "test samples": str(device.test_samples),
+        "classes": str(len(device.classes) or _NONE),
+        "training samples": str(device.train_samples or _NONE),
+        "ms": f"{1000 * device.latency_s:.2f}",
+        "sent kB": f"{sum(map(sum, sent.values())) / 1000:.1f}" if sent else _NONE,
+    }
+
+
+def language_table(devices: Iterable[DeviceSummary]) -> Table | None:
+    """Perplexities, speed and answers of language models; none where no device has one."""
+    rows = [_written(device) for device in devices if device.language]
+    return Table.of(rows) if rows else None
+
+
+def _written(device: DeviceSummary) -> dict[str, str]:
+    own = device.language
+    assert own is not None
+    return {
+        "device": device.name,
+        "coarse": perplexity_text(own.loss_coarse),
+        "linear": perplexity_text(own.loss_linear),
+        "LoRA": _NONE if own.loss_lora is None else perplexity_text(own.loss_lora),
+        "final": perplexity_text(own.loss),
+        "loss per token": f"{own.loss:.3f}",
+        "tokens": f"{own.tokens}",
+        "first token": duration_text(own.first_token_s),
+        "tokens/s": f"{own.tokens_per_s:.0f}",
+        "answers": str(own.answers or _NONE),
+        "right, coarse": accuracy_text(own.exact_coarse),
+        "right, final": accuracy_text(own.exact),
+    }
+
+
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * share:.1f}"

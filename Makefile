@@ -57,7 +57,7 @@ supply-chain: ## hashed lock, SBOM (CycloneDX) and known vulnerabilities, into s
 bench: $(VENV)/.bench ## benchmarks; one of them with NAME=selection_scale
 	@for name in $(or $(NAME),$(BENCHMARKS)); do $(BIN)/python -m acme_research.benchmarks.$$name || exit 1; done
 
-docs: $(VENV)/.docs ## the documentation as a site, build/site/README.html
+docs: $(VENV)/.docs ## the documentation as a site, build/site/index.html
 	$(BIN)/mkdocs build
 
 clean: ## remove the environment and caches

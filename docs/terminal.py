@@ -28,7 +28,7 @@ _THEME = TerminalTheme(
         *((110, 170, 240), (198, 146, 233), (99, 205, 205), (222, 226, 230)),
     ],
 )
-# Rich's own with neither a font from elsewhere nor a window's buttons.
+# Rich's own without a font from elsewhere.
 _SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;

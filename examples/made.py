@@ -18,7 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from acme_fleet.data.sources.moved_digits import read_moved_digits
 
 MADE = Path(__file__).resolve().parents[1] / "made"
-SHEETS = {"ada": 128, "ben": 130, "eva": 128, "leo": 128, "mia": 124, "tom": 130}  # digits of each
+# Sheets of digits by other people, in the data set's order; the names are made up.
+SHEETS = {"ada": 128, "ben": 130, "eva": 128, "leo": 128, "mia": 124, "tom": 130}
 SAID = {
     "light": "turn switch the light lamp on off bright dark please",
     "weather": "what is the weather will it rain sun wind tomorrow",
@@ -62,11 +63,15 @@ def small_bert(folder: Path) -> None:
     """A BERT as the hub has them, in a folder; it knows these words and has learned nothing."""
     words = dict.fromkeys(" ".join(SAID.values()).split())
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = BertConfig(
-        vocab_size=len(tokens), max_position_embeddings=16, intermediate_size=64, **sizes
+        vocab_size=len(tokens),
+        max_position_embeddings=16,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
     )
+    torch.manual_seed(0)
     BertModel(config).save_pretrained(folder)
     BertTokenizerFast(vocab={t: n for n, t in enumerate(tokens)}).save_pretrained(folder)
 

@@ -28,6 +28,10 @@ def test_columns_without_a_value_are_left_out():
     assert not {"classes", "ten lines %", "reference %", "training samples"} & set(table.columns)
     first = summary.devices[0]
     assert table.rows[0][:4] == ["dev-0-0", "site-0", "yes", f"{first.size_bytes / 1000:.1f}"]
+    large = first.model_copy(update={"size_bytes": 22_100_000, "capacity_bytes": 256_000_000})
+    table = device_table([large, *summary.devices[1:]], summary)
+    assert table.columns[3:5] == ["size MB", "limit MB"]
+    assert table.rows[0][3:5] == ["22.1", "256"]
     known: list[DeviceSummary] = [
         first.model_copy(update={"accuracy_probe": 0.5, "train_samples": 9}),
         *summary.devices[1:],

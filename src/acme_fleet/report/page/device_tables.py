@@ -9,6 +9,7 @@ from acme_fleet.report.words import accuracy_text, duration_text, perplexity_tex
 from acme_fleet.runs.summary import DeviceSummary, Summary
 
 _NONE = "–"
+_LARGE = 10_000_000  # bytes; a table of such models has megabytes
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,20 @@ class Table:
 
 def device_table(devices: Sequence[DeviceSummary], summary: Summary) -> Table:
     """Sizes, shares of right answers and samples of these devices, which are at least one."""
-    return Table.of(_row(device, summary.sent.get(device.name)) for device in devices)
+    large = max(device.size_bytes for device in devices) >= _LARGE
+    unit, scale = ("MB", 1e6) if large else ("kB", 1e3)
+    return Table.of(_row(each, summary.sent.get(each.name), unit, scale) for each in devices)
 
 
-def _row(device: DeviceSummary, sent: Mapping[str, Sequence[int]] | None) -> dict[str, str]:
+def _row(
+    device: DeviceSummary, sent: Mapping[str, Sequence[int]] | None, unit: str, scale: float
+) -> dict[str, str]:
     return {
         "device": device.name,
         "cluster": device.cluster,
         "fits": "yes" if device.size_bytes <= device.capacity_bytes else "NO",
-        "size kB": f"{device.size_bytes / 1000:.1f}",
-        "limit kB": f"{device.capacity_bytes / 1000:.6g}",
+        f"size {unit}": f"{device.size_bytes / scale:.1f}",
+        f"limit {unit}": f"{device.capacity_bytes / scale:.6g}",
         "right %": _percent(device.accuracy),
         "reference %": _percent(device.accuracy_reference),
         "linear %": _percent(device.accuracy_linear),

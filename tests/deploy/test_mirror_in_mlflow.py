@@ -27,7 +27,7 @@ class _Refused(Exception):
 
 
 class _Client:
-    """What is used of MLflow's client; pages of one version."""
+    """The methods of MLflow's client that are used here; pages of one version."""
 
     kept: ClassVar[dict[str, dict[str, list[Any]]]] = defaultdict(dict)
     aliases: ClassVar[dict[tuple[str, str, str], str]] = {}

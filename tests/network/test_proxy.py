@@ -52,7 +52,7 @@ class _Answers(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
@@ -68,7 +68,7 @@ class _SuperLink(ThreadingHTTPServer):
             self.socket, server_side=True, do_handshake_on_connect=False
         )
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         pass  # connections that the proxy has cut
 
 

@@ -26,7 +26,7 @@ from acme_research.frame.places import RESULTS
 from acme_research.frame.record import commit, write_benchmark
 
 _ROUNDS = 3
-# Between a SuperNode's requests: its pause after the hold, and heartbeats; fixed in Flower 1.41.
+# Between a SuperNode's requests: the hold with its own pause, and heartbeats; fixed in Flower 1.41.
 _POLL_S, _BEAT_S = 3.0 + HOLD_S, 20.0
 _FLEETS = [(1, 100), (10, 1_000), (100, 100_000), (1_000, 1_000_000)]  # edges, devices
 

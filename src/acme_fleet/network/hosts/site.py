@@ -154,7 +154,7 @@ class Site(Settings):
 
     @property
     def nodes_file(self) -> Path:
-        """Who is which node at this host's SuperLink."""
+        """The file of names and nodes at this host's SuperLink."""
         return self.state / "nodes.json"
 
     def load_fleet(self) -> Fleet:

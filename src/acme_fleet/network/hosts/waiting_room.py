@@ -39,7 +39,7 @@ _ANSWER = b"HTTP/1.0 204 No Content\r\n\r\n"
 
 @dataclass
 class _Place:
-    """Where one node waits: messages sent that it has not come for, and the bell while it waits."""
+    """A place of one node: messages sent that it has not come for, its bell while it waits."""
 
     rings: int = 0
     bell: asyncio.Event | None = None

@@ -28,7 +28,7 @@ def fleet() -> Fleet:
 
 @pytest.fixture(scope="module")
 def whole(fleet: Fleet) -> Iterator[tuple[Hosts, Lines]]:
-    with over_lines(fleet, grace_s=120) as found:
+    with over_lines(fleet, grace_s=60) as found:
         yield found
 
 
@@ -92,7 +92,6 @@ def test_a_revoked_device_is_refused_and_a_silent_one_is_left_out(
     """The last test: nobody lets the revoked device in again."""
     for line in lines.values():
         line.mend()
-    hosts.configure("north", grace_s=15)
     out = "losses"
     run = hosts.run(out=out)
     wait_for(lambda: hosts.sent(out, "north", "cam-1", "RoundStart") > 0, RUN_S)

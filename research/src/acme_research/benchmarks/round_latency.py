@@ -28,7 +28,7 @@ from acme_research.frame.intervals import bootstrap_interval
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
 from acme_research.frame.record import write_benchmark
 
-_ROUNDS, _GOAL_S = 8, 10.0
+_ROUNDS, _GOAL_S = 8, 4.0
 _SETTLE_S, _IDLE_S = 30.0, 40.0
 _COLD = {
     "a role with torch": "import acme_fleet.device.client, acme_fleet.data.partition",

@@ -11,7 +11,7 @@ import importlib.util
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acme_fleet.config.devices import Cluster, Precision, common
@@ -26,6 +26,7 @@ from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier, CustomizedModel, feature_samples, feature_sizes
 from acme_fleet.models.header.by_hand import HAND_MADE, hand_made
 from acme_fleet.models.header.module import LinearHeader, build_header, initial_tensors
+from acme_fleet.models.probe import refit
 from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.seeding import seeded
 from acme_fleet.tasks.classification import CLASSIFICATION
@@ -74,7 +75,8 @@ def quantised(backbone: Backbone, cluster: Cluster, bench: Bench) -> Backbone:
 def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     """DynaBERT's recipe: the most accurate width and depth that fits, a linear classifier.
 
-    It is recovered as a chosen backbone is.
+    It is recovered as a chosen backbone is, and its classifier is a regression on its own features
+    where that is better than the whole reference's.
     """
     table = bench.candidates()
     able, limit = executed(cluster, bench), limit_of(cluster)
@@ -84,10 +86,27 @@ def dynabert(cluster: Cluster, bench: Bench) -> dict[str, Any]:
     variant = Variant(*(table[part][best] for part in ("width", "depth", "hidden", "precision")))
     small = bench.recovered(variant)
     shapes = shapes_of(small.backbone), shapes_of(small.head)
+    parts = (feature_samples(small.backbone, s) for s in _known(bench))
+    small.head.load_state_dict(_own_head(small.head, *parts))
     return {
         "accuracy": personal_accuracies(Plain(small).eval(), cluster, bench, "dynabert"),
         "size_bytes": stored_size(stored_model(*shapes, variant.precision)),
     }
+
+
+def _known(bench: Bench) -> tuple[Samples, Samples]:
+    public = bench.world.public
+    return public.train, public.validation
+
+
+def _own_head(head: nn.Linear, train: Samples, validation: Samples) -> dict[str, Tensor]:
+    """A linear classifier's tensors, or a regression's where validation finds it better."""
+    state = {name: value.detach() for name, value in head.state_dict().items()}
+    if CLASSIFICATION.probe is None:
+        return state
+    fitted = refit(CLASSIFICATION.probe, state, train, validation)
+    given, own = (evaluate(CLASSIFICATION, LinearHeader(h), validation) for h in (state, fitted))
+    return fitted if own.better_than(given) else state
 
 
 def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
@@ -160,7 +179,7 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     trained on the public data; the best is chosen by the public validation data. None where not
     even one layer fits.
     """
-    reference, public = bench.reference, bench.world.public
+    reference = bench.reference
     sizes = dimensions(reference.backbone.config)
     room = parameter_count(largest_header(bench.fleet.header, reference).shapes())
     for depth in range(sizes.layers, 0, -1):
@@ -174,9 +193,9 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     else:
         return None
     backbone = quantised(backbone, cluster, bench)
-    train, validation = (feature_samples(backbone, s) for s in (public.train, public.validation))
+    train, validation = (feature_samples(backbone, s) for s in _known(bench))
     maps = tuple(train.inputs["last"].shape[1:])
-    state = {name: value.detach() for name, value in reference.head.state_dict().items()}
+    state = _own_head(reference.head, train, validation)
     found = []
     for kind in ("linear", *HAND_MADE):
         draw = bench.draw("early exit", cluster.name, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from acme_fleet.errors import RunError
 from acme_fleet.stratos.distill import distil
 from acme_fleet.stratos.request import Request
 from acme_fleet.stratos.run_directory import DistillDirectory, DistillSummary
+from acme_fleet_runtime.manifest import TokenAccuracy
 from acme_fleet_runtime.writer import open_artifact
 from tiny_distillation import SHAPE, task, teacher
+from tiny_language import bytewise_decoder
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,17 @@ def test_it_is_verified_on_the_texts_that_chose_it(run: Path, tmp_path: Path):
     assert done.manifest.verification.data == "validation"
     assert done.manifest.verification.samples == len(origin.evidence.first)
     assert not done.refusals
+
+
+def test_a_student_with_a_byte_level_tokenizer_is_written_for_llama_cpp(run: Path, tmp_path: Path):
+    pytest.importorskip("gguf", reason="pip install 'acme-fleet[gguf]'")
+    of_bytes = tmp_path / "run"
+    shutil.copytree(run, of_bytes)
+    shutil.rmtree(of_bytes / "student")
+    bytewise_decoder(of_bytes / "student")
+    origin = origin_of_student(DistillDirectory.open(of_bytes))
+    done = export(origin, "gguf", tmp_path / "out", force=False)
+    assert (tmp_path / "out" / "model.gguf").stat().st_size < 0.5 * done.shipped_bytes
+    (measured,) = done.manifest.accuracy
+    assert isinstance(measured, TokenAccuracy)
+    assert measured.artifact_loss == pytest.approx(measured.pytorch_loss, abs=0.01)

@@ -79,7 +79,7 @@ def test_choice_after_recovery_is_by_the_rule_among_the_recovered(table, rule, r
     tried = found.feasible[np.isfinite(losses[found.feasible])]
     assert after.chosen in (tried if tried.size else [found.chosen])
     assert after.front is found.front
-    window = 1e-6  # only the best of them competes
+    window = 1e-6  # only the best of them competes, and what is as good within the window
     if tried.size and rule == "nearest" and np.ptp(losses[tried]) > 1e-3:
         best = choose_recovered(objectives, found, losses, window, rule).chosen
-        assert losses[best] == pytest.approx(losses[tried].min())
+        assert losses[best] == pytest.approx(losses[tried].min(), abs=window)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bad_line import BadLine
 
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.runs.summary import Summary
 from acme_research.frame.loopback import Hosts, hosts_up, short_folder
 from tiny_fleet import tiny
 
@@ -54,14 +50,3 @@ def over_lines(fleet: Fleet, grace_s: float) -> Iterator[tuple[Hosts, Lines]]:
     finally:
         for line in lines.values():
             line.close()
-
-
-def finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str) -> Summary:
-    """Wait for a run, not for ever; its summary."""
-    try:
-        code = process.wait(timeout=RUN_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert code == 0, hosts.log(out)
-    return Summary.read(hosts.folder / out / "summary.json")

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bad_fleet import RUN_S, Lines, bad_fleet, finish, over_lines
+from bad_fleet import RUN_S, Lines, bad_fleet, over_lines
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.network.hosts import certificates, keygen
 from acme_fleet.network.hosts.site import Site
 from acme_fleet.pipeline import customize
-from acme_research.frame.loopback import Hosts, wait_for
+from acme_research.frame.loopback import Hosts, finish, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_same_models_over_bad_lines_while_a_servers_certificate_is_renewed(
     lines["cam-1"].cut_all()  # what was held up is lost
     lines["cam-1"].silent = False
     lines["north"].cut_all()
-    summary = finish(run, hosts, out)
+    summary = finish(run, hosts, out, RUN_S)
     assert all(cluster.lost == {} for cluster in summary.clusters)
     for device in fleet.devices:
         expected = (tmp_path / "run" / "devices" / device.name / "model.safetensors").read_bytes()
@@ -99,7 +99,7 @@ def test_a_revoked_device_is_refused_and_a_silent_one_is_left_out(
     for folder in (hosts.folder / "keys", hosts.keys("north")):  # the authority, and its server
         keygen.revoke(folder, "cam-3")
     shutil.copy(hosts.folder / "keys" / certificates.REVOKED, hosts.keys("north"))
-    summary = finish(run, hosts, out)
+    summary = finish(run, hosts, out, RUN_S)
     (north,) = summary.clusters
     assert set(north.lost) == {"cam-2", "cam-3"}
     assert all("out of reach" in reason for reason in north.lost.values())
@@ -114,7 +114,7 @@ def test_a_revoked_device_is_refused_and_a_silent_one_is_left_out(
 
     lines["cam-2"].silent = False
     again = "again"
-    summary = finish(hosts.run(out=again), hosts, again)
+    summary = finish(hosts.run(out=again), hosts, again, RUN_S)
     (north,) = summary.clusters
     assert set(north.lost) == {"cam-3"}, "the silent one is back, the revoked one is not"
     assert "its key was revoked" in north.lost["cam-3"]

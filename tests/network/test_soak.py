@@ -12,10 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bad_fleet import RUN_S, Lines, bad_fleet, finish, over_lines
+from bad_fleet import RUN_S, Lines, bad_fleet, over_lines
 
 from acme_fleet.pipeline import customize
-from acme_research.frame.loopback import Hosts, descendants, wait_for
+from acme_research.frame.loopback import Hosts, descendants, finish, wait_for
 
 _SECONDS = float(os.environ.get("ACME_SOAK_S", "1800"))
 _GRACE_S = 240
@@ -85,7 +85,7 @@ def test_nothing_is_lost_and_nothing_grows(tmp_path: Path, capsys: pytest.Captur
                 if line.silent:
                     line.cut_all()
                     line.silent = False
-            summary = finish(run, hosts, out)
+            summary = finish(run, hosts, out, RUN_S)
             assert summary.clusters[0].lost == {}, out
             for name, model in models.items():
                 assert hosts.model(out, name) == model, (out, name)

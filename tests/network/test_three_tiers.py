@@ -39,7 +39,15 @@ from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.events import FaultEvent, messages_of, stages_of
 from acme_fleet.runs.journal import Journal, read_events
 from acme_fleet.runs.summary import Summary
-from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, short_folder, wait_for
+from acme_research.frame.loopback import (
+    Hosts,
+    cpu_s,
+    descendants,
+    finish,
+    hosts_up,
+    short_folder,
+    wait_for,
+)
 from tiny_fleet import tiny
 
 _RUN_S = 420
@@ -126,23 +134,13 @@ def _stages(path: Path) -> Counter[tuple[str, str]]:
     return Counter((e.actor, e.stage) for e in stages if e.tier != "rivals")
 
 
-def _finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str) -> Summary:
-    try:
-        code = process.wait(timeout=_RUN_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert code == 0, hosts.log(out)
-    return Summary.read(hosts.folder / out / "summary.json")
-
-
 # --- a run as it should be, and who else can get in ---------------------------------------------
 
 
 def test_the_same_models_bytes_and_report_as_embedded(
     fleet: Fleet, hosts: Hosts, expected: Embedded
 ):
-    found = _finish(hosts.run(out="same"), hosts, "same")
+    found = finish(hosts.run(out="same"), hosts, "same", _RUN_S)
     for device in fleet.devices:
         assert hosts.model("same", device.name) == expected.model(device.name), device.name
     events, known = hosts.folder / "same" / "events.jsonl", expected.path / "events.jsonl"
@@ -283,7 +281,7 @@ def test_everything_that_can_fail_fails_and_the_run_ends(
 
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    summary = _finish(hosts.run("--resume", out=out), hosts, out)
+    summary = finish(hosts.run("--resume", out=out), hosts, out, _RUN_S)
 
     assert "superlink  ended with" in hosts.log("south")
     assert [device.name for device in summary.devices] == [d.name for d in fleet.devices]
@@ -331,7 +329,7 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
         # Its first answer has come, and was no answer: it is not asked before the next round.
         wait_for(lambda: hosts.sent(out, "north", "cam-1", "WeightsUpdate") > 0, _RUN_S)
         hosts.down("cam-2", kill=True)
-        summary = _finish(run, hosts, out)
+        summary = finish(run, hosts, out, _RUN_S)
     hosts.configure("north", grace_s=_GRACE_S)
 
     # A question that is late is asked again, and the report is damaged each time.

@@ -79,7 +79,8 @@ def publish(
         return
     record, artifacts = open_registry(registry), artifacts_of(place, device or [])
     done = _publish(artifacts, to, publisher, bundles, force=force, other=other)
-    _tell_missing(place, artifacts, device)
+    if not device:
+        _tell_missing(place, {one.device for one in done})
     if record is not None:
         for folder, one in zip(artifacts, done, strict=True):
             record.record(folder, (to, one.number))
@@ -91,14 +92,12 @@ def publish(
         say(f"NAME is its own: {listed([one.device for one in done], 20)}")
 
 
-def _tell_missing(place: Path, artifacts: list[Path], named: list[str] | None) -> None:
-    """Devices of a run that have a model and no artifact, where all were to be published."""
+def _tell_missing(place: Path, published: set[str]) -> None:
+    """Devices of a run that have a model and no artifact."""
     from acme_fleet.models.storage import WEIGHTS
-    from acme_fleet_runtime.manifest import read_manifest
 
-    known = {read_manifest(folder).name for folder in artifacts}
-    models = [] if named else sorted((place / "devices").glob(f"*/{WEIGHTS}"))
-    for name in [path.parent.name for path in models if path.parent.name not in known]:
+    models = {path.parent.name for path in (place / "devices").glob(f"*/{WEIGHTS}")}
+    for name in sorted(models - published):
         again = f"{called()} export {shlex.quote(str(place))} --device {name}"
         say(f"not published: {name} has no artifact; {again}", error=True)
 

@@ -23,6 +23,7 @@ from acme_fleet.runs.directory import Identity, RunDirectory
 from acme_fleet.runs.events import messages_of
 from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.sealed import read_sealed_json
+from acme_fleet.runs.summary import Summary
 
 ACME = [str(Path(sys.executable).with_name("acme"))]
 STARTED = "--- started\n"
@@ -220,6 +221,17 @@ def wait_for(condition: Callable[[], bool], timeout_s: float, every_s: float = 0
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(every_s)
+
+
+def finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str, timeout_s: float) -> Summary:
+    """Wait for a run, not for ever; its summary."""
+    try:
+        code = process.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert code == 0, hosts.log(out)
+    return Summary.read(hosts.folder / out / "summary.json")
 
 
 def descendants(pid: int) -> list[int]:

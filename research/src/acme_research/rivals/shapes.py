@@ -222,7 +222,7 @@ def limit_of(cluster: Cluster) -> int:
     return min(device.storage for device in cluster.devices)
 
 
-def shipped_bytes(rival: Rival, limit: int, bench: Bench) -> int:
+def rival_bytes(rival: Rival, limit: int, bench: Bench) -> int:
     """Bytes of a rival's file on the devices of a limit."""
     fleet = bench.unprepared
     devices = [cluster.precisions for cluster in fleet.clusters if limit_of(cluster) == limit]
@@ -236,7 +236,7 @@ def widest(shape: str, limit: int, bench: Bench) -> int | None:
     classes, fitting, too_wide = bench.images.classes, 0, 2
 
     def fits(k: int) -> bool:
-        return shipped_bytes(make(shape, k, bench, classes), limit, bench) <= limit
+        return rival_bytes(make(shape, k, bench, classes), limit, bench) <= limit
 
     while fits(too_wide):
         fitting, too_wide = too_wide, min(2 * too_wide, _WIDEST)

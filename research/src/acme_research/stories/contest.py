@@ -31,7 +31,7 @@ from acme_research.rivals.shapes import (
     limit_of,
     personal_accuracies,
     pretrain_rival,
-    shipped_bytes,
+    rival_bytes,
     trained,
 )
 
@@ -199,7 +199,7 @@ def _light_weight(shape: str, cluster: Cluster, bench: Bench) -> Entry | None:
     if rival is None:
         return None
     accuracies = personal_accuracies(rival, cluster, bench, shape)
-    return {"accuracy": accuracies, "size_bytes": shipped_bytes(rival, limit, bench)}
+    return {"accuracy": accuracies, "size_bytes": rival_bytes(rival, limit, bench)}
 
 
 def find(rows: list[dict[str, dict[str, Entry]]]) -> Findings:

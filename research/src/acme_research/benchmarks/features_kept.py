@@ -13,32 +13,69 @@ from __future__ import annotations
 
 import argparse
 import copy
-from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
-from acme_fleet.config.backbone import Distillation
+from acme_fleet.config.backbone import Distillation, Pooling
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
-from acme_fleet.data.samples import Samples
+from acme_fleet.data.partition import load_world
+from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import Lesson, distill, recovery_of
 from acme_fleet.distillation.importance import features_objective, taylor_importance
+from acme_fleet.distillation.reference import checkpoint_backbone
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
-from acme_fleet.models.probe import pooled_features
+from acme_fleet.models.features import Classifier
+from acme_fleet.models.pooling import poolings_of
+from acme_fleet.models.probe import choose_pooling
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.tasks.probe import fit_probe
-from acme_research.benchmarks.importance_forms import CASES, Whole, whole_model
 from acme_research.frame.intervals import mean_interval, student_interval, text
 from acme_research.frame.record import write_benchmark
+from acme_research.frame.references import data_of, parser_on_references, probed
 
+CASES = {"minilm-l6": 0.15, "dinov2-small": 0.08}  # share of the data set's samples that is used
 CUTS = {"half": ((0.5, 1.0), 0.98), "quarter": ((0.5, 0.5), 0.95)}
 """Shares of heads and neurons and of the hidden size, and the goal."""
 LABELS, SAMPLES, BATCH = 50, 512, 32
 LESSON = Lesson("features", logits=False)
+
+
+class Whole(NamedTuple):
+    """The untouched checkpoint, with a regression on its features as the classifier."""
+
+    model: Classifier
+    public: Splits
+    pooling: Pooling
+
+
+def whole_model(name: str, seed: int, given: argparse.Namespace) -> Whole:
+    """Load one seed's samples and the checkpoint."""
+    fleet = Fleet.parse(
+        {
+            "name": name,
+            "seed": seed,
+            "data": {**data_of(name, given.data), "public": CASES[name]},
+            "reference": {"checkpoint": given.references / name},
+            "clusters": [{"name": "hub", "devices": [{"name": "device", "storage": "150 MB"}]}],
+        }
+    )
+    world = load_world(fleet, [])
+    public, classes = world.public, len(world.classes)
+    backbone, known = checkpoint_backbone(fleet.reference, public.train.inputs)
+    backbone.to(given.accelerator)
+    ways = poolings_of(backbone.config, known)
+    pooling, probe = choose_pooling(fit_probe, backbone, public, classes, ways)
+    backbone.config.pooling = pooling
+    head = nn.Linear(probe.weight.shape[1], classes)
+    head.load_state_dict(probe.tensors())
+    return Whole(Classifier(backbone, head).to(given.accelerator).eval(), public, pooling)
 
 
 def few_labels(samples: Samples, each: int, seed: int) -> Samples:
@@ -71,11 +108,7 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     parts = few_labels(public.train, LABELS, seed), public.validation, public.test
 
     def judged(backbone: Any) -> float:
-        """A regression on its features, tested, in percent."""
-        known, seen, test = (
-            (pooled_features(backbone, part, [way])[way], part.labels.numpy()) for part in parts
-        )
-        return 100 * fit_probe(known, seen, classes).accuracy(*test)
+        return probed(backbone, way, parts, classes)
 
     row: dict[str, Any] = {"seed": seed, "pooling": way, "whole": judged(whole.model.backbone)}
     row["samples"] = {part: len(getattr(public, part)) for part in vars(public)}
@@ -84,7 +117,7 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         variant = Variant(width, layers, hidden)
         training = Training(epochs=given.epochs, batch_size=BATCH, learning_rate=given.rate)
         student = recovered(whole, variant, training, seed)
-        small = student.extract(student.shape(variant)).eval().to(given.device)
+        small = student.extract(student.shape(variant)).eval().to(given.accelerator)
         row[cut] = {"accuracy": judged(small)}
         row[cut]["kept"] = row[cut]["accuracy"] / row["whole"]
         told = f"{row[cut]['accuracy']:.1f} of {row['whole']:.1f} %"
@@ -93,17 +126,11 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--references", type=Path, required=True)
+    parser = parser_on_references(__doc__)
     parser.add_argument("--reference", action="append", choices=list(CASES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    given.data, given.references = given.data.resolve(), given.references.resolve()
     torch.set_num_threads(given.threads)
     names = given.reference or list(CASES)
     runs = {name: [one_seed(name, seed, given) for seed in given.seeds] for name in names}

@@ -5,9 +5,8 @@ headers), between its sixteen cells by linear interpolation; random accuracy cur
 noise; independent random objectives. Each with 1 - accuracy and with a cross-entropy as the loss.
 Then candidates that were measured in real runs, five of digits and one of 20 classes of CIFAR-100,
 with their validation loss, scored by their validation accuracy and by the accuracy on test data
-that no choice saw (``research/results/candidates.json``, written by
-``acme_research.ablations.candidate_tables``). All with random constants of Eq. 2. Every storage
-limit from 10 % to 100 % of the reference model and every window is tried.
+that no choice saw (``research/results/candidates.json``). All with random constants of Eq. 2. Every
+storage limit from 10 % to 100 % of the reference model and every window is tried.
 """
 
 from __future__ import annotations

@@ -96,11 +96,16 @@ def file_of(result: dict[str, Any]) -> str:
 def _others() -> str:
     return (
         "## Other stories\n\n"
-        "`acme_research.ablations` has `backbone_ablations`, `recovery`, `header_search`,\n"
-        "`personalisation`, `privacy`, `device_matching` and `demo_gain`, whose results\n"
-        "[backbones](../docs/backbones.md), [header search](../docs/header_search.md),\n"
-        "[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and\n"
-        "[costs](../docs/costs.md) discuss."
+        "`acme_research.ablations` has `personalisation`, `privacy_attacks`, `demo_gain` and\n"
+        "`device_matching_runs`, which [personalisation](../docs/personalisation.md),\n"
+        "[privacy](../docs/privacy.md), [results](../docs/results.md) and\n"
+        "[costs](../docs/costs.md) discuss.\n\n"
+        "Programs that measured decisions of long ago are no longer in the tree, their figures\n"
+        "are in `results/`: `git show 662380a:research/src/acme_research/ablations/NAME.py` shows\n"
+        "`backbone_ablations`, `recovery`, `header_search`, `device_matching`, `privacy`,\n"
+        "`candidate_tables` and what `personalisation_methods` tried, `…/benchmarks/NAME.py`\n"
+        "`header_reference`, `importance_forms` and `batched_vs_flower`. They run in a clone of\n"
+        "that commit."
     )
 
 

@@ -32,7 +32,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return changed(read_config(path.parent / other), content) if other else content
 
 
+def benchmark_config(name: str) -> dict[str, Any]:
+    """A benchmark's settings, ``configs/benchmarks/NAME.yaml``."""
+    return read_config(CONFIGS / "benchmarks" / f"{name}.yaml")
+
+
 def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings with some of them changed, section by section."""
     both = {
         name: changed(base[name], value)
         for name, value in changes.items()

@@ -16,8 +16,7 @@ from acme_fleet.models.storage import write_tensors
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.ablations import personalisation as algorithm2
-from acme_research.ablations import personalisation_features
-from acme_research.ablations.personalisation_fleets import World
+from acme_research.ablations import personalisation_fleets as fleets
 from acme_research.frame.bench import Bench
 from acme_research.frame.drawing import bars, level
 from acme_research.frame.intervals import mean_interval, paired, text
@@ -34,9 +33,7 @@ def features(bench: Bench) -> Path:
     path = bench.options.out / f"features-{what}.safetensors"
     if not path.exists():
         tensors, about = (
-            personalisation_features.text(bench.data_folder / "clinc150")
-            if what == "text"
-            else personalisation_features.digits()
+            fleets.text(bench.data_folder / "clinc150") if what == "text" else fleets.digits()
         )
         write_tensors(path, tensors, about)
     return path
@@ -62,16 +59,16 @@ def measure(bench: Bench) -> dict[str, Any]:
     return told
 
 
-def _world(bench: Bench, partition: str) -> World:
-    tensors, about = algorithm2.load(features(bench))
+def _world(bench: Bench, partition: str) -> fleets.World:
+    tensors, about = fleets.load(features(bench))
     what = bench.extra["personalisation"]["features"]
-    return algorithm2.make_world(what, tensors, about, partition, bench.seed)
+    return fleets.make_world(what, tensors, about, partition, bench.seed)
 
 
-def _regressions(bench: Bench, partition: str, world: World | None = None) -> dict[str, Any]:
+def _regressions(bench: Bench, partition: str, world: fleets.World | None = None) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         own = world or _world(bench, partition)
-        _, about = algorithm2.load(features(bench))
+        _, about = fleets.load(features(bench))
         return on_features(own.private, own.shared, about["classes"], about.get("bytes"))
 
     what = bench.extra["personalisation"]["features"]

@@ -108,7 +108,7 @@ def _encode(backbone: PreTrainedModel, tokenizer, sentences: list[str]) -> dict[
 
 def _read(path: Path, each: int | None = None) -> list[dict[Any, Any]]:
     """Rows of a file, at most so many of each intent."""
-    rows = pd.read_json(path, lines=True, dtype=False)
+    rows = pd.read_json(path, lines=True)
     return (rows.groupby("intent").head(each) if each else rows).to_dict("records")
 
 

@@ -30,7 +30,7 @@ from acme_research.frame.record import write_benchmark
 from acme_research.frame.references import data_of, parser_on_references, probed
 from acme_research.frame.settings import benchmark_config, changed
 
-REFERENCE, GOAL = "dinov2-small", 20.0
+REFERENCE = "dinov2-small"
 LIMITS = (12_000_000, 6_000_000, 3_000_000, 1_500_000)
 ARMS = {"ours": ["int4", "int8", "float32"], "float32": ["float32"]}
 CONFIG = benchmark_config("artifact_vs_quantized")
@@ -132,15 +132,11 @@ def main() -> None:
         print(f"{limit} bytes: {text(told, 1, 1)} points")
     differences = [row["difference"] for row in rows]
     write_benchmark(
-        name="artifact_vs_quantized",
-        value=fmean(differences),
-        unit="points of accuracy, ours - the float32 pick at equal bytes, mean over four limits",
-        better="higher",
-        goal=GOAL,
-        rival="the same choice among float32 candidates, with the same recovery",
+        "artifact_vs_quantized",
+        fmean(differences),
+        student_interval(differences),
+        {"limits": by_limit, "grid": GRID, "runs": rows},
         seeds=given.seeds,
-        interval=student_interval(differences),
-        details={"limits": by_limit, "grid": GRID, "runs": rows},
     )
 
 

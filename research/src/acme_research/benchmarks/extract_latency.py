@@ -25,10 +25,9 @@ from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
-REPETITIONS, GOAL = 60, 1 / 3
+REPETITIONS = 60
 
 
 def mask(backbone: PreTrainedModel, arch: Architecture) -> None:
@@ -89,19 +88,14 @@ def main() -> None:
         REPETITIONS,
     )
     medians = print_medians(seconds, digits=2)
-    value, interval = ratio_of_medians(seconds["extracted"], seconds["full"])
     parameters = parameter_count(shapes_of(small))
     file_bytes = {name: file_sizes(model) for name, model in (("full", full), ("extracted", small))}
     print(f"{parameters:,} parameters in files of {file_bytes['extracted']} bytes")
-    write_benchmark(
-        name="extract_latency",
-        value=value,
-        unit="latency of the extracted backbone / of the full one, batch 1",
-        better="lower",
-        goal=GOAL,
-        rival="the full model (and the masked one, see details)",
-        interval=interval,
-        details={
+    write_ratio(
+        "extract_latency",
+        seconds["extracted"],
+        seconds["full"],
+        {
             "model": "ViT-tiny, 224 x 224, 12 layers",
             "kept": {"layers": arch.layers, "heads": arch.heads, "neurons": arch.neurons},
             "repetitions": REPETITIONS,
@@ -114,7 +108,6 @@ def main() -> None:
             "CPU seconds to know the sizes of 1,000 candidates": seconds_for_sizes(full),
         },
     )
-    print(f"{value:.3f} of the full model's, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

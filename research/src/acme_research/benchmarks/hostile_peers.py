@@ -24,13 +24,12 @@ from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import ByClassUpload, HeaderUpload, OpenUpload, Upload
 from acme_fleet.pipeline import customize
-from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import student_interval
 from acme_research.frame.many_devices import many_devices
 from acme_research.frame.record import write_benchmark
-from acme_research.frame.runs import parser_of
+from acme_research.frame.runs import finished_run, parser_of, same_search
 
-DEVICES, LIARS, EACH, GOAL = 10, 3, 150, 1.0
+DEVICES, LIARS, EACH = 10, 3, 150
 
 RULES: dict[str, dict[str, Any]] = {
     "importance": {"mix": "importance"},
@@ -112,20 +111,11 @@ def lying(names: list[str], lie: Callable[[Upload, Any], Upload] | None) -> type
 
 def run(fleet: Fleet, prepared: Path, place: Path, device: type[Any]) -> float:
     """The honest devices' mean accuracy in a run that goes on after the search."""
-    place.mkdir()
-    (place / "fleet.yaml").write_text(fleet.to_yaml())
-    for name in ("cloud", "rivals"):
-        shutil.copytree(prepared / name, place / name)
-    for edge in prepared.glob("edges/*"):
-        (place / "edges" / edge.name).mkdir(parents=True)
-        for name in ("coarse.safetensors", "contenders.json"):
-            shutil.copy(edge / name, place / "edges" / edge.name)
     known, client.DeviceClient = client.DeviceClient, device
     try:
-        customize(fleet, place, resume=True)
+        devices = finished_run(fleet, place, same_search(prepared)).devices
     finally:
         client.DeviceClient = known
-    devices = Summary.read(place / "summary.json").devices
     honest = [d.accuracy for d in devices if int(d.name.removeprefix("d")) < DEVICES - LIARS]
     shutil.rmtree(place)
     return float(np.mean(honest))
@@ -175,20 +165,16 @@ def main() -> None:
     where = next(v for rule in losses.values() for v in rule.values() if np.mean(v) == worst)
     low, high = student_interval(where)
     write_benchmark(
-        name="hostile_peers",
-        value=round(worst, 2),
-        unit="points of accuracy that honest devices lose, worst rule and lie",
-        better="lower",
-        goal=GOAL,
-        rival="the same three devices silent, in the same run",
-        interval=(round(low, 2), round(high, 2)),
-        seeds=seeds,
-        details={
+        "hostile_peers",
+        round(worst, 2),
+        (round(low, 2), round(high, 2)),
+        {
             "points lost": losses,
             "accuracy with silent peers": {
                 rule: [result[rule]["silent"] for result in results] for rule in RULES
             },
         },
+        seeds=seeds,
     )
 
 

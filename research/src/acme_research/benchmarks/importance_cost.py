@@ -21,10 +21,9 @@ from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.tasks.classification import CLASSIFICATION
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
-BATCH, CLASSES, REPETITIONS, GOAL = 8, 100, 15, 1.5
+BATCH, CLASSES, REPETITIONS = 8, 100, 15
 
 
 def main() -> None:
@@ -60,17 +59,12 @@ def main() -> None:
     sizes = dimensions(config)
     passes = 1 + sizes.layers * (sizes.heads + sizes.neurons)
     exact = medians["ablation of one layer's heads"] / (1 + sizes.heads) * passes
-    value, interval = ratio_of_medians(seconds["importance of all units"], seconds["training step"])
     print(f"{'ablation of all units':<32}{1000 * exact:9.0f} ms ({passes} passes)")
-    write_benchmark(
-        name="importance_cost",
-        value=value,
-        unit="CPU time of importance / of one training step, same batch",
-        better="lower",
-        goal=GOAL,
-        rival="one training step (forward, backward, AdamW)",
-        interval=interval,
-        details={
+    write_ratio(
+        "importance_cost",
+        seconds["importance of all units"],
+        seconds["training step"],
+        {
             "model": "ViT-tiny, 224 x 224",
             "batch": BATCH,
             "repetitions": REPETITIONS,
@@ -79,7 +73,6 @@ def main() -> None:
             "exact ablation / importance": exact / medians["importance of all units"],
         },
     )
-    print(f"{value:.2f} of a training step, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

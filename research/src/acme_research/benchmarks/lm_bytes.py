@@ -131,19 +131,15 @@ def main() -> None:
         for row in one["limits"]:
             print(f"    {row}")
     write_benchmark(
-        name="lm_bytes",
-        value=float(np.median(smallest)),
-        unit="bytes, of the whole model's in float32",
-        better="lower",
-        goal=0.10,
-        rival="the whole fine-tuned model in float32",
-        seeds=list(range(options.seeds)),
-        interval=(min(smallest), max(smallest)),
-        details={
+        "lm_bytes",
+        float(np.median(smallest)),
+        (min(smallest), max(smallest)),
+        {
             "seeds": found,
             "reference": options.reference,
             "quick": options.quick,
         },
+        seeds=list(range(options.seeds)),
     )
 
 

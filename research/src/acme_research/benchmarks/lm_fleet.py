@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,13 @@ import yaml
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
-from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.training.language_pretraining import LanguageRecipe, pretrain_language
 from acme_fleet.training.pretraining import finished
 from acme_research.frame.places import EXAMPLES
-from acme_research.frame.runs import finished_run, same_cloud
-from acme_research.frame.settings import changed
+from acme_research.frame.runs import finished_run, same_search
+from acme_research.frame.settings import benchmark_config, changed
 
-_TINY: dict[str, Any] = {
-    "reference": {"training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.001}},
-    "backbone": {
-        "vocabulary": None,
-        "widths": [0.5, 1.0],
-        "depths": [2, 3],
-        "precisions": ["int4", "int8"],
-        "distillation": {
-            "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.002},
-            "recovery": {"epochs": 3, "batch_size": 64, "learning_rate": 0.002},
-        },
-    },
-    "search": {"fine_tuning": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003}},
-    "personalization": {"local": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003}},
-}
-"""Changes of ``examples/assistants.yaml`` for the LLaMA that is trained from nothing."""
 _TINY_STORAGE = {"160 MB": "500 kB", "80 MB": "260 kB"}
 
 
@@ -89,7 +71,7 @@ def settings_of(options: Options, seed: int) -> dict[str, Any]:
     settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
     paths = example.split(options.data, options.out / "instructions", quick=options.quick)
     if options.checkpoint is None:
-        settings = changed(settings, _TINY)
+        settings = changed(settings, benchmark_config("lm_tiny"))
         for cluster in settings["clusters"]:
             for device in cluster["devices"]:
                 device["storage"] = _TINY_STORAGE[device["storage"]]
@@ -129,15 +111,4 @@ def run_of(
     """
     fleet = Fleet.parse(changed(settings_of(options, seed), changes))
     path = options.out / f"seed-{seed}" / name
-
-    def begin(run: RunDirectory) -> None:
-        assert like is not None
-        same_cloud(like)(run)
-        for cluster in fleet.clusters:
-            run.edge(cluster.name).mkdir(parents=True)
-            for kept in ("coarse.safetensors", "contenders.json"):
-                made = RunDirectory(like).edge(cluster.name) / kept
-                if made.exists():
-                    shutil.copy(made, run.edge(cluster.name))
-
-    return path, finished_run(fleet, path, None if like is None else begin)
+    return path, finished_run(fleet, path, None if like is None else same_search(like))

@@ -32,8 +32,7 @@ from acme_fleet.models.header.module import build_header, initial_tensors
 from acme_fleet.models.shipped import save_device_model
 from acme_fleet_runtime.steps import most_probable
 from acme_fleet_runtime.writer import Writer, open_artifact
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
 PROMPT, NEW, REPETITIONS = 16, 24, 9
 GENOTYPE = Genotype(
@@ -86,17 +85,11 @@ def main() -> None:
             sizes[name] = done.manifest.files["model.onnx"].size_bytes
         seconds = cpu_times(actions, REPETITIONS)
     medians = print_medians(seconds, 3)
-    first = f"artifact, {options.shares[0]:.0%}"
-    value, interval = ratio_of_medians(seconds["eager PyTorch"], seconds[first])
-    write_benchmark(
-        name="lm_speed",
-        value=value,
-        unit="tokens a second of CPU time, artifact / whole model in eager PyTorch",
-        better="higher",
-        goal=5.0,
-        rival="transformers' generate() with its cache, float32",
-        interval=interval,
-        details={
+    write_ratio(
+        "lm_speed",
+        seconds["eager PyTorch"],
+        seconds[f"artifact, {options.shares[0]:.0%}"],
+        {
             "CPU seconds, medians": medians,
             "bytes": sizes,
             "precision": options.precision,

@@ -118,15 +118,10 @@ def main() -> None:
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
     details = {"runs": runs, "model": model, "predicted": predicted}
     write_benchmark(
-        name="network_scale",
-        value=round(wall),
-        unit="devices an edge's SuperLink can bear on one core while idle",
-        better="higher",
-        goal=1000,
-        rival="none: the engine's own limit",
-        # Not of seeds: what each run alone would say.
-        interval=(round(min(alone)), round(max(alone))),
-        details=details,
+        "network_scale",
+        round(wall),
+        (round(min(alone)), round(max(alone))),
+        details,
         seconds=sum(run["up_s"] + run["run_s"] for run in runs),
     )
     partial.unlink(missing_ok=True)

@@ -27,8 +27,9 @@ from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
 from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
 from acme_research.frame.record import write_benchmark
+from acme_research.frame.settings import benchmark_config, changed
 
-_ROUNDS, _GOAL_S = 8, 4.0
+_ROUNDS = 8
 _SETTLE_S, _IDLE_S = 30.0, 40.0
 _COLD = {
     "a role with torch": "import acme_fleet.device.client, acme_fleet.data.partition",
@@ -42,34 +43,12 @@ def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
     path = folder / "digits.npz"
     np.savez(path, images=digits.items, labels=digits.labels)
     names = [{"name": f"d{i}", "storage": "60 kB"} for i in range(devices)]
-    return Fleet.parse(
-        {
-            "reference": {
-                "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
-                "training": {"epochs": 1},
-            },
-            "data": {
-                **{"source": "arrays", "train": str(path)},
-                **{"public": 0.2, "edge_share": 0.2, "validation": 0.25},
-            },
-            "backbone": {
-                "widths": [1.0],
-                "depths": [1],
-                "importance_samples": 32,
-                "distillation": {"training": {"epochs": 1}},
-            },
-            "header": {"blocks": 1, "channels": 4},
-            "search": {"steps": 1, "rivals": False, "fine_tuning": {"epochs": 1}},
-            "personalization": {
-                "rounds": rounds,
-                "local": {"epochs": 1},
-                "prune_share": 0.05,
-                "mix": "weights",
-                "feature_samples": 4,
-            },
-            "clusters": [{"name": "north", "devices": names}],
-        }
-    )
+    own = {
+        "data": {"train": str(path)},
+        "personalization": {"rounds": rounds},
+        "clusters": [{"name": "north", "devices": names}],
+    }
+    return Fleet.parse(changed(benchmark_config("round_latency"), own))
 
 
 def rounds_of(events: list[Event]) -> dict[str, np.ndarray]:
@@ -179,14 +158,7 @@ def main() -> None:
         **{k: v for k, v in network.items() if k != "rounds"},
     }
     write_benchmark(
-        name="round_latency",
-        value=round(float(np.median(total)), 2),
-        unit="s",
-        better="lower",
-        goal=_GOAL_S,
-        rival="the same round on the embedded link",
-        interval=(round(low, 2), round(high, 2)),
-        details=details,
+        "round_latency", round(float(np.median(total)), 2), (round(low, 2), round(high, 2)), details
     )
     print(f"round: {np.median(total):.2f} s, of which engine {np.median(overhead):.2f} s")
     print(f"embedded: {np.median(embedded['total']):.3f} s; cold starts {cold}")

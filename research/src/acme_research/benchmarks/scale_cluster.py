@@ -96,14 +96,10 @@ def main() -> None:
     cost = paired(scores["all pairs"], scores["near"])
     print("accuracy, all pairs less near:", cost)
     write_benchmark(
-        name="scale_cluster",
-        value=slope,
-        unit="exponent of processor seconds of the similarity in the number of devices",
-        better="lower",
-        goal=1.1,
-        rival="exact distances between all pairs, in the same process",
-        interval=(slope, slope),
-        details={
+        "scale_cluster",
+        slope,
+        (slope, slope),
+        {
             **rows,
             "interval": "one seed, one run of each size",
             "accuracy of all pairs": float(np.mean(scores["all pairs"])),

@@ -38,14 +38,10 @@ def main(counts: list[int]) -> None:
         partial.write_text(json.dumps(runs))
     slope = round(exponent(runs), 3)
     write_benchmark(
-        name="scale_devices",
-        value=slope,
-        unit="exponent of processor seconds in the number of devices",
-        better="lower",
-        goal=1.1,
-        rival="none: distances between all pairs have the exponent 2",
-        interval=(slope, slope),
-        details={"runs": runs, "interval": "one seed, one run of each size"},
+        "scale_devices",
+        slope,
+        (slope, slope),
+        {"runs": runs, "interval": "one seed, one run of each size"},
     )
     partial.unlink()
 

@@ -33,7 +33,6 @@ from acme_research.frame.record import write_benchmark
 
 _POLL_S = 3.0  # between an answer and a SuperNode's next request; fixed in Flower 1.41
 _MEASURED_S = 92.0  # four times a device's pause and its wait
-_GOAL = 1000
 
 
 @contextmanager
@@ -131,17 +130,11 @@ def main() -> None:
     each = float(count @ cores / (count @ count))  # nobody asks: nothing is used
     alone = count / cores
     write_benchmark(
-        name="superlink_load",
-        value=round(1 / each),
-        unit="idle devices that fill a core of their server",
-        better="higher",
-        goal=_GOAL,
-        rival="none: the engine's own limit",
-        # Not of seeds: what each run alone would say.
-        interval=(round(alone.min()), round(alone.max())),
-        details={"runs": runs, "cores_a_device": each},
+        "superlink_load",
+        round(1 / each),
+        (round(alone.min()), round(alone.max())),
+        {"runs": runs, "cores_a_device": each},
     )
-    print(f"{1 / each:.0f} idle devices fill a core")
 
 
 if __name__ == "__main__":

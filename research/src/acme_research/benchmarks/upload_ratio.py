@@ -7,25 +7,20 @@ with 8 bits, at an accuracy that does not differ from half precision's (the diff
 """
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import acme_fleet
-from acme_fleet.runs.events import messages_of
-from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.record import write_benchmark
-from acme_research.frame.runs import cifar20, finished_run
+from acme_research.frame.runs import cifar20, finished_run, same_search
 
 KINDS: dict[str, dict[str, Any]] = {
     "half precision": {},
     "8 bits": {"sketch_bits": 8},
 }
-GOAL = 0.01
 
 
 def fleet_of(data: Path, seed: int, privacy: dict[str, Any]) -> acme_fleet.Fleet:
@@ -40,20 +35,8 @@ def run(data: Path, runs: Path, seed: int, kind: str) -> Summary:
     first, own = (
         runs / f"seed-{seed}-{name.replace(' ', '-')}" for name in (next(iter(KINDS)), kind)
     )
-    begin = None if own == first else lambda _: share(first, own)
+    begin = None if own == first else same_search(first)
     return finished_run(fleet_of(data, seed, KINDS[kind]), own, begin)
-
-
-def share(first: Path, own: Path) -> None:
-    """Take over phases 1 and 2-1."""
-    shutil.copytree(first / "cloud", own / "cloud", dirs_exist_ok=True)
-    for edge in first.glob("edges/*"):
-        (own / "edges" / edge.name).mkdir(parents=True)
-        for path in (*edge.glob("coarse.*"), *edge.glob("contenders.*"), *edge.glob("parts.*")):
-            shutil.copy(path, own / "edges" / edge.name)
-    sent = messages_of(read_events(first / "events.jsonl"))
-    profiles = [message.record() for message in sent if message.type == "DeviceProfile"]
-    (own / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in profiles))
 
 
 def main() -> None:
@@ -85,15 +68,11 @@ def main() -> None:
         }
         print(f"{kind:24} {details['features'][kind]}")
     write_benchmark(
-        name="upload_ratio",
-        value=fmean(ratios["8 bits"]),
-        unit="bytes uploaded by devices ÷ bytes of their raw data",
-        better="lower",
-        goal=GOAL,
-        rival="uploading the raw data",
+        "upload_ratio",
+        fmean(ratios["8 bits"]),
+        student_interval(ratios["8 bits"]),
+        details,
         seeds=arguments.seeds,
-        interval=student_interval(ratios["8 bits"]),
-        details=details,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
 from acme_fleet.training.pretraining import Recipe, finished, pretrain
 from acme_research.frame.generated import WORDS, rooms, tiny_bert, turned_digits
-from acme_research.frame.runs import candidate_columns, finished_run, same_cloud
+from acme_research.frame.runs import candidate_columns, finished_run, same_search
 from acme_research.frame.settings import (
     changed,
     config_of,
@@ -307,17 +306,7 @@ class Bench:
         if fleet == self.fleet:
             return self.summary
 
-        def begin(run: RunDirectory) -> None:
-            same_cloud(self.run_folder)(run)
-            if (probe := self.run_folder / "rivals").exists():
-                shutil.copytree(probe, path / "rivals")
-            for cluster in fleet.clusters:
-                finished = RunDirectory(self.run_folder).edge(cluster.name)
-                run.edge(cluster.name).mkdir(parents=True)
-                for kept in ("coarse.safetensors", "contenders.json"):
-                    shutil.copy(finished / kept, run.edge(cluster.name))
-
-        return finished_run(fleet, path, begin)
+        return finished_run(fleet, path, same_search(self.run_folder))
 
     @property
     def run_folder(self) -> Path:

@@ -15,9 +15,9 @@ import numpy as np
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.sources.files import read_digits
 from acme_fleet.pipeline import customize
+from acme_research.frame.settings import benchmark_config, changed
 
 _EACH, _PUBLIC, _NOISE = 20, 2000, 20  # samples of a device, of the cloud, and levels of noise
-_CLASSES = (["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8", "9"])
 
 
 def many_devices(
@@ -38,35 +38,10 @@ def many_devices(
     images = raw.items[index] + draw.integers(-_NOISE, _NOISE + 1, (samples, *raw.items.shape[1:]))
     data = folder / f"digits-{count}-{seed}.npz"
     np.savez(data, images=images.clip(0, 255).astype(np.uint8), labels=raw.labels[index])
-    training = {"epochs": 10, "batch_size": 32, "learning_rate": 0.01}
-    search = {"steps": 3, "children_per_step": 2, "weight_updates_per_step": 1}
-    local = {"epochs": 2, "batch_size": 16, "learning_rate": 0.02}
-    rounds = {"rounds": 2, "local": local, "feature_samples": 12, "mix": "both"}
-    content = {
-        "name": "many",
+    own = {
         "seed": seed,
-        "compute": "float32",
-        "devices_at_once": 200,
-        "data": {
-            "source": "arrays",
-            "train": str(data),
-            "public": _PUBLIC / samples,
-            "partition": {"scheme": "pathological", "classes": _CLASSES},
-        },
-        "reference": {
-            "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
-            "training": training,
-        },
-        "backbone": {
-            "widths": [0.5, 1.0],
-            "depths": [1, 2],
-            "precisions": ["float32"],
-            "importance_samples": 64,
-            "distillation": {"training": {"epochs": 2, "learning_rate": 0.003}},
-        },
-        "header": {"blocks": 1, "channels": 6},
-        "search": {**search, "final_samples": 3, "rivals": False, "fine_tuning": {"epochs": 1}},
-        "personalization": rounds | personalization,
+        "data": {"train": str(data), "public": _PUBLIC / samples},
+        "personalization": personalization,
         "clusters": [
             {
                 "name": "north",
@@ -74,7 +49,7 @@ def many_devices(
             }
         ],
     }
-    return Fleet.parse(content)
+    return Fleet.parse(changed(benchmark_config("many_devices"), own))
 
 
 def measured_run(fleet: Fleet, out: Path) -> dict[str, Any]:

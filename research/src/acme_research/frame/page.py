@@ -16,6 +16,31 @@ NO_PROBE = ("fig9", "fig10", "stratos-mahjong", "stratos-words", "stratos-switch
 data, or let models write."""
 
 
+_HOW = """\
+`acme reproduce NAME --scale smoke|small|real|full` runs a story again; without a name
+it lists them. `smoke` only shows that the stories run, `real` is on DINOv2-small.
+Means over seeds with Student's 95 % interval, full test sets, choices on validation
+data; every seed is in the file.
+Beside every accuracy stands the probe, the rival that needs ten lines: the reference
+untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.
+A rival's bytes and accuracy are of the file that it would ship, but those from scratch
+have the accuracy of float32 weights where bytes are of int8; the probe's are of int8.
+Results of before 27 November 2026 are of headers that did not start as a regression,
+and of checkpoints that were fine-tuned always and pooled by their first token."""
+_OTHERS = """\
+## Other stories
+
+`acme_research.ablations` has `personalisation`, `privacy_attacks` and `demo_gain`, which
+[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and
+[results](../docs/results.md) discuss.
+
+Programs that measured decisions of long ago are no longer in the tree, their figures are in
+`results/`: `git show 662380a:research/src/acme_research/ablations/NAME.py` shows
+`backbone_ablations`, `recovery`, `header_search`, `device_matching`, `device_matching_runs`,
+`privacy`, `candidate_tables` and what `personalisation_methods` tried, `…/benchmarks/NAME.py`
+`header_reference`, `importance_forms` and `batched_vs_flower`. They run in a clone of it."""
+
+
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The results of at least three seeds, in the stories' and the scales' order."""
     paths = [folder / f"{name}-{scale}.json" for name in STORIES for scale in SCALES]
@@ -33,23 +58,14 @@ def render(results: list[dict[str, Any]]) -> str:
     parts = [
         "<!-- written by acme_research.frame.page from results/*.json -->",
         "# The paper's evaluation, redone",
-        "`acme reproduce NAME --scale smoke|small|real|full` runs a story again; without a name\n"
-        "it lists them. `smoke` only shows that the stories run, `real` is on DINOv2-small.\n"
-        "Means over seeds with Student's 95 % interval, full test sets, choices on validation\n"
-        "data; every seed is in the file.\n"
-        "Beside every accuracy stands the probe, the rival that needs ten lines: the reference\n"
-        "untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.\n"
-        "A rival's bytes and accuracy are of the file that it would ship, but those from scratch\n"
-        "have the accuracy of float32 weights where bytes are of int8; the probe's are of int8.\n"
-        "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
-        "and of checkpoints that were fine-tuned always and pooled by their first token.",
+        _HOW,
         "## Goals that are missed",
         "\n".join(filter(None, [*missed, absent])) or "None of those that were measured.",
         "## Goals that are reached",
         "\n".join(reached) or "None yet.",
         "## Results",
         *(_section(name, [r for r in results if r["name"] == name]) for name in STORIES),
-        _others(),
+        _OTHERS,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -91,22 +107,6 @@ def _section(name: str, results: list[dict[str, Any]]) -> str:
 def file_of(result: dict[str, Any]) -> str:
     """The picture of a result, relative to the page."""
     return f"results/{result['name']}-{result['scale']}.svg"
-
-
-def _others() -> str:
-    return (
-        "## Other stories\n\n"
-        "`acme_research.ablations` has `personalisation`, `privacy_attacks`, `demo_gain` and\n"
-        "`device_matching_runs`, which [personalisation](../docs/personalisation.md),\n"
-        "[privacy](../docs/privacy.md), [results](../docs/results.md) and\n"
-        "[costs](../docs/costs.md) discuss.\n\n"
-        "Programs that measured decisions of long ago are no longer in the tree, their figures\n"
-        "are in `results/`: `git show 662380a:research/src/acme_research/ablations/NAME.py` shows\n"
-        "`backbone_ablations`, `recovery`, `header_search`, `device_matching`, `privacy`,\n"
-        "`candidate_tables` and what `personalisation_methods` tried, `…/benchmarks/NAME.py`\n"
-        "`header_reference`, `importance_forms` and `batched_vs_flower`. They run in a clone of\n"
-        "that commit."
-    )
 
 
 if __name__ == "__main__":

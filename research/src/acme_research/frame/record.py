@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.places import RESULTS
+from acme_research.frame.settings import benchmark_config
 
 _STARTED = time.perf_counter()
 
@@ -42,25 +44,33 @@ def write_result(name: str, result: dict[str, Any]) -> None:
 def write_benchmark(
     name: str,
     value: float,
-    unit: str,
-    better: Literal["higher", "lower"],
-    goal: float,
-    rival: str,
     interval: tuple[float, float],
     details: dict[str, Any],
     seeds: Sequence[int] = (0,),
     seconds: float | None = None,
+    instead: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a benchmark's result.
+    """Write a benchmark's result, and print it.
 
-    ``value`` is measured against ``rival`` in the same run; ``interval`` is its 95 % interval
-    over the seeds (or repetitions), ``seconds`` since the process began unless given. ``details``
-    holds what else the printed table shows.
+    Args:
+        name: in ``configs/benchmarks/all.yaml``, which has unit, goal and rival.
+        value: measured against the rival in the same run.
+        interval: its 95 % interval over the seeds (or repetitions).
+        details: what else the printed table shows.
+        seeds: one observation each.
+        seconds: since the process began unless given.
+        instead: of that file's entries, where the run decides what the rival or the unit is.
     """
+    told = {"name": name, "value": value} | benchmark_config("all")[name] | (instead or {})
+    print(f"{name}: {value:.4g} {told['unit']}, {list(interval)}; goal {told['goal']}")
     took = time.perf_counter() - _STARTED if seconds is None else seconds
-    told = {"name": name, "value": value, "unit": unit, "better": better, "goal": goal}
-    told |= {"rival": rival, "seeds": list(seeds), "interval": list(interval)}
-    write_result(name, {**told, "seconds": round(took, 1), "details": details})
+    told |= {"seeds": list(seeds), "interval": list(interval), "seconds": round(took, 1)}
+    write_result(name, {**told, "details": details})
+
+
+def write_ratio(name: str, ours: np.ndarray, rival: np.ndarray, details: dict[str, Any]) -> None:
+    """Write a benchmark whose value is a median ÷ the other's, see :func:`.ratio_of_medians`."""
+    write_benchmark(name, *ratio_of_medians(ours, rival), details)
 
 
 def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:

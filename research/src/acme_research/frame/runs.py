@@ -105,6 +105,22 @@ def same_cloud(other: Path) -> Callable[[RunDirectory], object]:
     return lambda run: shutil.copytree(RunDirectory(other).cloud, run.cloud, dirs_exist_ok=True)
 
 
+def same_search(other: Path) -> Callable[[RunDirectory], object]:
+    """To begin a run with the cloud's stages, the rivals and the coarse headers of another."""
+
+    def begin(run: RunDirectory) -> None:
+        same_cloud(other)(run)
+        if (rivals := other / "rivals").exists():
+            shutil.copytree(rivals, run.path / "rivals")
+        for edge in other.glob("edges/*"):
+            run.edge(edge.name).mkdir(parents=True)
+            for name in ("coarse.safetensors", "contenders.json"):
+                if (made := edge / name).exists():
+                    shutil.copy(made, run.edge(edge.name))
+
+    return begin
+
+
 def candidate_columns(
     fleet: Fleet, grid: Grid, elastic: ElasticClassifier, validation: Samples, test: Samples
 ) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ runs them, and Greedy-Accuracy with a look-up like ours.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +16,7 @@ from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.selection.choice import choose, match, match_many
-from acme_research.frame.record import write_benchmark
+from acme_research.frame.record import wall_times, write_benchmark
 from acme_research.rivals.selection import greedy_accuracy, greedy_size, trade_off_scores
 
 WINDOW = Selection().performance_window
@@ -49,14 +48,8 @@ def make_clusters(sizes: np.ndarray, count: int, seed: int) -> tuple[np.ndarray,
 
 
 def seconds_of(function: Callable[[], object], repetitions: int = REPETITIONS) -> np.ndarray:
-    """Sorted times of the repetitions, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return np.sort(times)
+    """Sorted times of the repetitions."""
+    return np.sort(wall_times({"": function}, repetitions)[""])
 
 
 def greedy_look_up(losses: np.ndarray, sizes: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -111,13 +104,14 @@ def time_one_by_one(count: int = 1000) -> dict[str, float]:
 
 
 def time_large(count: int = 1_000_000) -> dict[str, float]:
-    """Seconds for ``count`` devices by look-up, ours and Greedy-Accuracy's."""
+    """Seconds for ``count`` devices by Greedy-Accuracy's look-up, and for one choice of ours."""
     tables, sizes = make_tables(12, 12, seed=0)
     limits, _ = make_clusters(sizes, count, seed=1)
-    losses = tables[0, :, 0]
-    greedy = np.median(seconds_of(lambda: greedy_look_up(losses, sizes, limits)))
-    one = np.median(seconds_of(lambda: choose(tables[0], WINDOW)))
-    return {"Greedy-Accuracy look-up s": float(greedy), "one choice of 144, s": float(one)}
+    ways: dict[str, Callable[[], object]] = {
+        "Greedy-Accuracy look-up s": lambda: greedy_look_up(tables[0, :, 0], sizes, limits),
+        "one choice of 144, s": lambda: choose(tables[0], WINDOW),
+    }
+    return {name: float(np.median(seconds_of(way))) for name, way in ways.items()}
 
 
 def main() -> None:

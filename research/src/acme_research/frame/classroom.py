@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -217,6 +217,11 @@ class Classroom:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         return distil(request, run.path, resume=run.exists(), device=self.device)
 
+    def taught(self, name: str, request: Request, **learning: Path | None) -> DistillSummary:
+        """The student of a task that learns from these files."""
+        own = request.learning.model_copy(update=learning)
+        return self.student(name, request.model_copy(update={"learning": own}))
+
     def weights(self, name: str) -> Path:
         """The student's folder."""
         return DistillDirectory(self.folder / name).student
@@ -230,11 +235,21 @@ class Classroom:
         out = request.data.test.with_name(f"answers-{name}.jsonl")
         return examined(request, self._writer(weights), read_questions(request.data).test, out)
 
+    def marked(
+        self, name: str, tasks: Mapping[str, Request], weights: str | Path
+    ) -> dict[str, dict[str, Any]]:
+        """Marks in several tasks, as JSON has them."""
+        found = {of: self.marks(name, each, weights) for of, each in tasks.items()}
+        return {
+            of: {"right": m.right, "asked": m.asked, "share": m.share, "interval": [*m.interval]}
+            for of, m in found.items()
+        }
 
-def told(marks: Marks) -> dict[str, Any]:
-    """Marks as JSON has them."""
-    of = {"right": marks.right, "asked": marks.asked, "share": marks.share}
-    return {**of, "interval": list(marks.interval)}
+
+def shares(rows: Sequence[dict[str, Any]], name: str, task: str) -> list[float]:
+    """Right answers of the teacher or a student in a task, by seed."""
+    marks = [r["teacher"] if name == "teacher" else r["students"][name]["marks"] for r in rows]
+    return [each[task]["share"] for each in marks]
 
 
 def _shared(bench: Bench) -> object:

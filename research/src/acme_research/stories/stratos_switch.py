@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from acme_fleet.stratos.request import Request
 from acme_research.frame.bench import Bench
-from acme_research.frame.classroom import SHARED, Classroom, Program, told
+from acme_research.frame.classroom import SHARED, Classroom, Program
 from acme_research.frame.drawing import line
 from acme_research.frame.intervals import mean_interval, paired, text
 from acme_research.frame.story import Findings, Goal, Story
@@ -31,8 +31,8 @@ def task(bench: Bench, name: str) -> dict[str, Any]:
     found = {way: student(bench, name, way) for way in BY_HAND}
     if covered.strategy not in found:
         found[covered.strategy] = student(bench, name, covered.strategy)
-    marks = told(room.marks("teacher", request, room.teacher))
-    return {"coverage": vars(covered), "teacher": marks, "students": found}
+    marks = room.marked("teacher", {name: request}, room.teacher)
+    return {"coverage": vars(covered), "teacher": marks[name], "students": found}
 
 
 def request_of(room: Classroom, name: str) -> Request:
@@ -64,8 +64,7 @@ def student(bench: Bench, name: str, way: str) -> dict[str, Any]:
             learning["made"] = room.made(request, count - right)
         if not any(learning.values()):
             return {"right": 0, "asked": 0, "share": start_of(bench, name), "learned": 0}
-        own = request.learning.model_copy(update=learning)
-        summary = room.student(f"{name}-{way}", request.model_copy(update={"learning": own}))
+        summary = room.taught(f"{name}-{way}", request, **learning)
         marks = summary.student
         return {
             **{"right": marks.right, "asked": marks.asked, "share": marks.right / marks.asked},

@@ -19,15 +19,12 @@ import torch
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Splits
-from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.storage import read_tensors
-from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.simulation.probe_rival import measure_probe
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.record import write_result
-from acme_research.frame.runs import demo, finished_run, parser_of
+from acme_research.frame.runs import demo, finished_run, parser_of, reference_of
 
 TEN_LINES = ("probe", "probe averaged", "features", "features averaged")
 
@@ -55,11 +52,9 @@ def whole_reference(path: Path) -> tuple[dict[str, dict[str, float]], int]:
         the mean of all, and of its own classifier among the classes that the device trained on.
         Bytes of the reference with a regression.
     """
-    fleet = Fleet.from_yaml(path / "fleet.yaml")
-    world = load_world(fleet)
-    model = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
-    model.load_state_dict(read_tensors(RunDirectory(path).cloud / "reference.safetensors")[0])
-    measured = measure_probe(model.eval().backbone, None, world, lambda *_: None)  # rounds it
+    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
+    model = reference_of(path, world)
+    measured = measure_probe(model.backbone, None, world, lambda *_: None)  # rounds it
     itself = {name: accuracy_among_own(model, own) for name, own in world.private.items()}
     columns = {"features": measured.alone, "features averaged": measured.averaged}
     return columns | {"whole reference": itself}, measured.size_bytes_int8

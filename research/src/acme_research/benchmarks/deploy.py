@@ -99,14 +99,11 @@ def device_folder(backbone: ViTModel, precision: Precision, folder: Path) -> Pat
     small = extract(elastic, architecture(sizes, 0.5, sizes.layers))
     config = {**config_document(small), "precision": precision}
     kept = backbone_from(config, pack(small.state_dict(), precision))
-    features = feature_sizes(kept.config)
     block = Block(inputs=(0, 1), operations=("conv3", "avg_pool"))
     plan = HeaderPlan(
         genotype=Genotype(blocks=(block,), cells=1, channels=32),
-        hidden=features.hidden,
         classes=CLASSES,
-        axes=features.axes,
-        pooled=features.pooled,
+        **feature_sizes(kept.config)._asdict(),
     )
     tensors = initial_tensors(plan.shapes(), torch.Generator().manual_seed(0))
     header = build_header(plan, tensors)

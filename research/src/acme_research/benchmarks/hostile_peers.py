@@ -154,19 +154,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = [measured(seed, Path(folder)) for seed in seeds]
     losses = {
-        rule: {
-            lie: [result[rule][lie] for result in results]
-            for lie in results[0][rule]
-            if lie != "silent"
-        }
+        rule: {lie: [r[rule][lie] for r in results] for lie in results[0][rule] if lie != "silent"}
         for rule in RULES
     }
-    worst = max(float(np.mean(v)) for rule in losses.values() for v in rule.values())
-    where = next(v for rule in losses.values() for v in rule.values() if np.mean(v) == worst)
-    low, high = student_interval(where)
+    worst = max((each for lies in losses.values() for each in lies.values()), key=np.mean)
+    low, high = student_interval(worst)
     write_benchmark(
         "hostile_peers",
-        round(worst, 2),
+        round(float(np.mean(worst)), 2),
         (round(low, 2), round(high, 2)),
         {
             "points lost": losses,

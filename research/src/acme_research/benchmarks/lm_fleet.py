@@ -5,10 +5,9 @@ Without a checkpoint a LLaMA is trained first, from nothing, on the public instr
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-from dataclasses import dataclass
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +25,22 @@ from acme_research.frame.settings import benchmark_config, changed
 _TINY_STORAGE = {"160 MB": "500 kB", "80 MB": "260 kB"}
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line's."""
-
-    data: Path
-    out: Path
-    seeds: int
-    checkpoint: Path | None
-    quick: bool
-
-    @property
-    def reference(self) -> str:
-        """The whole model, in words."""
-        if self.checkpoint is None:
-            return "a LLaMA of 0.3 million parameters, trained from nothing"
-        return self.checkpoint.name
-
-
-def read_options(doc: str | None) -> Options:
+def read_options(doc: str | None) -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser = ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder of CLINC150")
     parser.add_argument("--out", type=Path, default=Path("runs/lm"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--checkpoint", type=Path, help="a decoder, in the place of a tiny one")
     parser.add_argument("--quick", action="store_true", help="few texts and epochs")
-    return Options(**vars(parser.parse_args()))
+    return parser.parse_args()
+
+
+def about(options: Namespace) -> dict[str, Any]:
+    """For a result's details: the whole model, in words, and how much was done."""
+    tiny = "a LLaMA of 0.3 million parameters, trained from nothing"
+    reference = options.checkpoint.name if options.checkpoint else tiny
+    return {"reference": reference, "quick": options.quick}
 
 
 def _example() -> Any:
@@ -65,7 +53,7 @@ def _example() -> Any:
     return module
 
 
-def settings_of(options: Options, seed: int) -> dict[str, Any]:
+def settings_of(options: Namespace, seed: int) -> dict[str, Any]:
     """The fleet's settings, and its data and reference in place."""
     example = _example()
     settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
@@ -84,7 +72,7 @@ def settings_of(options: Options, seed: int) -> dict[str, Any]:
     return settings | {"seed": seed}
 
 
-def _pretrained(public: Path, options: Options) -> Path:
+def _pretrained(public: Path, options: Namespace) -> Path:
     folder = (options.out / "llama").resolve()
     if not (folder.exists() and finished(folder)):
         rows = [json.loads(line) for line in public.read_text().splitlines()]
@@ -98,7 +86,7 @@ def _pretrained(public: Path, options: Options) -> Path:
 
 
 def run_of(
-    options: Options, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
+    options: Namespace, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
 ) -> tuple[Path, Summary]:
     """A finished run, which begins with the cloud's stages and headers of another, if there is one.
 

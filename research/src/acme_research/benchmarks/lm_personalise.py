@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from acme_fleet.runs.summary import Summary
-from acme_research.benchmarks.lm_fleet import read_options, run_of
+from acme_research.benchmarks.lm_fleet import about, read_options, run_of
 from acme_research.frame.intervals import student_interval
 from acme_research.frame.record import write_benchmark
 
@@ -61,8 +61,7 @@ def main() -> None:
         (interval[0], interval[1]),
         {
             "methods": rows,
-            "reference": options.reference,
-            "quick": options.quick,
+            **about(options),
         },
         seeds=list(range(options.seeds)),
         instead={"rival": rival},

@@ -25,11 +25,10 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.storage import read_tensors, write_json
+from acme_fleet.models.storage import write_json
 from acme_fleet.pipeline import assemble
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
@@ -37,7 +36,7 @@ from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
 from acme_fleet.training.pretraining import Recipe, finished, pretrain
 from acme_research.frame.generated import WORDS, rooms, tiny_bert, turned_digits
-from acme_research.frame.runs import candidate_columns, finished_run, same_search
+from acme_research.frame.runs import candidate_columns, finished_run, reference_of, same_search
 from acme_research.frame.settings import (
     changed,
     config_of,
@@ -282,12 +281,7 @@ class Bench:
     def reference(self) -> Classifier:
         """θ0 as it was before reordering and distillation."""
         _ = self.elastic  # its making leaves the reference on disk
-        model = untrained_reference(
-            self.fleet, self.world.public, self.world.classes, self.world.vocabulary
-        )
-        tensors, _ = read_tensors(RunDirectory(self.run_folder).cloud / "reference.safetensors")
-        model.load_state_dict(tensors)
-        return model.requires_grad_(False).eval()
+        return reference_of(self.run_folder, self.world)
 
     @cached_property
     def summary(self) -> Summary:

@@ -17,11 +17,12 @@ from acme_fleet.cli import EXAMPLE
 from acme_fleet.cloud.objectives import Grid, candidate_quality, candidate_sizes
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import load_source
-from acme_fleet.data.partition import distribute
+from acme_fleet.data.partition import World, distribute
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
+from acme_fleet.models.storage import read_tensors
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
@@ -84,6 +85,14 @@ def trained_digits(seed: int) -> TrainedDigits:
     draw = generator(seed, "reference training")
     fit(CLASSIFICATION, reference, train, fleet.reference.training, draw, validation=validation)
     return TrainedDigits(fleet, reference, train, validation, source.test)
+
+
+def reference_of(path: Path, world: World) -> Classifier:
+    """The trained reference of a run, frozen, before it was made elastic."""
+    run = RunDirectory.open(path)
+    model = untrained_reference(run.fleet, world.public, world.classes, world.vocabulary)
+    model.load_state_dict(read_tensors(run.cloud / "reference.safetensors")[0])
+    return model.requires_grad_(False).eval()
 
 
 def finished_run(

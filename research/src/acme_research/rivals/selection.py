@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import moocore
 import numpy as np
 from jaxtyping import Float, Int, Real
 
@@ -81,22 +80,3 @@ def efficiency_ratio(accuracies: Column, costs: Column) -> Float[np.ndarray, " c
     Accuracy / cost, in accuracy per unit of the cost.
     """
     return accuracies / costs
-
-
-def hypervolume(
-    points: Float[np.ndarray, "points objectives"],
-    objectives: Float[np.ndarray, "candidates objectives"],
-) -> float:
-    """Share of the box between a table's ideal and worst point that ``points`` dominate.
-
-    Higher is better; 1 is the ideal point. Does not depend on units.
-
-    Args:
-        points: rows of the table, a front say.
-        objectives: the whole table. An objective that all candidates have in common is left out.
-    """
-    varies = np.ptp(objectives, axis=0) > 0
-    if not varies.any():
-        return 1.0
-    ideal, spread = objectives.min(axis=0)[varies], np.ptp(objectives, axis=0)[varies]
-    return float(moocore.hypervolume((points[:, varies] - ideal) / spread, ref=1.0))

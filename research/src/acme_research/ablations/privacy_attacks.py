@@ -18,8 +18,6 @@ Means over devices with Student's 95 % interval; half of the devices swap the tw
 others. An attack that fails shows nothing about a better one.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable

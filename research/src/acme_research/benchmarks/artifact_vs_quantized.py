@@ -10,8 +10,6 @@ what each would ship, at its precision, and tested on the public test data. Besi
 whole reference at the largest precision that fits.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from statistics import fmean

@@ -5,8 +5,6 @@ and of together are taken in turn, 100 devices at a time, so that a busy machine
 devices are timed together only; their time one after another is scaled from 500.
 """
 
-from __future__ import annotations
-
 import resource
 import time
 from collections.abc import Callable, Iterator

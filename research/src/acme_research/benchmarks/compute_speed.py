@@ -5,8 +5,6 @@ teacher and optimiser included. ``auto`` measures as a run does, then both take 
 chooses float32 both sides are the same work, and the ratio is the noise of the measurement.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from functools import partial

@@ -8,8 +8,6 @@ ships by default; details have the other precisions. Random weights have no accu
 ``artifact_vs_quantized`` measures it on real references.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

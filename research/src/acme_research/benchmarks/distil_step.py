@@ -5,8 +5,6 @@ student as an ordinary small module of its own and each teacher once: what a ste
 at least. More than 1 is the price of running views of shared weights.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import ViTConfig, ViTModel

@@ -4,8 +4,6 @@ A probe calibrates this machine, then other shapes and numbers of tokens are mea
 Times are CPU seconds of one thread, so that other work on the machine matters little.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ Batch 1 at 224 × 224. The masked full model computes the same function as the e
 all layers' and units' work: what pruning by masks would ship.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from itertools import islice, product
@@ -77,19 +75,14 @@ def main() -> None:
     small, masked = extract(full, arch), as_elastic(full)
     mask(masked, arch)
     pixels = torch.randn(1, 3, 224, 224)
-    torch.testing.assert_close(
-        small(pixels).last_hidden_state, masked(pixels).last_hidden_state, rtol=1e-4, atol=1e-4
-    )
-    seconds = cpu_times(
-        {
-            name: lambda m=m: m(pixels)
-            for name, m in {"full": full, "masked": masked, "extracted": small}.items()
-        },
-        REPETITIONS,
-    )
+    outputs = (model(pixels).last_hidden_state for model in (small, masked))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    models = {"full": full, "masked": masked, "extracted": small}
+    works = {name: lambda m=model: m(pixels) for name, model in models.items()}
+    seconds = cpu_times(works, REPETITIONS)
     medians = print_medians(seconds, digits=2)
     parameters = parameter_count(shapes_of(small))
-    file_bytes = {name: file_sizes(model) for name, model in (("full", full), ("extracted", small))}
+    file_bytes = {name: file_sizes(models[name]) for name in ("full", "extracted")}
     print(f"{parameters:,} parameters in files of {file_bytes['extracted']} bytes")
     write_ratio(
         "extract_latency",

@@ -9,8 +9,6 @@ on public samples whose labels nobody reads. A regression with at most 50 labels
 fitted to the features of both; test data are held out from everything.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 from statistics import fmean
@@ -107,10 +105,11 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     public, way, classes = whole.public, whole.pooling, whole.model.head.out_features
     parts = few_labels(public.train, LABELS, seed), public.validation, public.test
 
-    def judged(backbone: Any) -> float:
-        return probed(backbone, way, parts, classes)
-
-    row: dict[str, Any] = {"seed": seed, "pooling": way, "whole": judged(whole.model.backbone)}
+    row: dict[str, Any] = {
+        "seed": seed,
+        "pooling": way,
+        "whole": probed(whole.model.backbone, way, parts, classes),
+    }
     row["samples"] = {part: len(getattr(public, part)) for part in vars(public)}
     layers = whole.model.backbone.config.num_hidden_layers
     for cut, ((width, hidden), _) in CUTS.items():
@@ -118,10 +117,9 @@ def one_seed(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         training = Training(epochs=given.epochs, batch_size=BATCH, learning_rate=given.rate)
         student = recovered(whole, variant, training, seed)
         small = student.extract(student.shape(variant)).eval().to(given.accelerator)
-        row[cut] = {"accuracy": judged(small)}
-        row[cut]["kept"] = row[cut]["accuracy"] / row["whole"]
-        told = f"{row[cut]['accuracy']:.1f} of {row['whole']:.1f} %"
-        print(f"{name}, seed {seed}, {cut}: {told}", flush=True)
+        accuracy = probed(small, way, parts, classes)
+        row[cut] = {"accuracy": accuracy, "kept": accuracy / row["whole"]}
+        print(f"{name}, seed {seed}, {cut}: {accuracy:.1f} of {row['whole']:.1f} %", flush=True)
     return row
 
 

@@ -6,8 +6,6 @@ are silent; the loss is the honest devices' mean accuracy there less that with t
     python -m acme_research.benchmarks.hostile_peers --seeds 2
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping

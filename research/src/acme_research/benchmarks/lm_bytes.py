@@ -6,8 +6,6 @@ with the fine-tuned reference, whole and in float32, on the device's own test pr
 the whole model rounded to int8 and int4, without a header: who cannot beat that should see it.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from typing import Any
 

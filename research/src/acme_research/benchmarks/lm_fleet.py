@@ -3,8 +3,6 @@
 Without a checkpoint a LLaMA is trained first, from nothing, on the public instructions.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from argparse import ArgumentParser, Namespace

@@ -7,8 +7,6 @@ round; both prune nothing. All begin with the same backbones and headers. The he
 bytes, LoRA, stands beside by its loss. With ``--checkpoint`` the same is done on a real decoder.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

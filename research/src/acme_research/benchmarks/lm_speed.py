@@ -7,8 +7,6 @@ the checkpoint, cut without recovery: speed does not depend on them. Details hav
 an artifact.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 from dataclasses import replace

@@ -7,8 +7,6 @@ three rounds and, as ours, with seven. The best rival is chosen by the mean over
 case, which favours the rivals.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

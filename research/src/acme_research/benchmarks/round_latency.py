@@ -6,8 +6,6 @@ is the same run on the embedded link. What the persistent role and the warm fork
 by starting what they replace.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -25,7 +23,7 @@ from acme_fleet.pipeline import customize
 from acme_fleet.runs.events import Event, messages_of, stages_of
 from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
-from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
+from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, of_process
 from acme_research.frame.record import write_benchmark
 from acme_research.frame.settings import benchmark_config, changed
 
@@ -109,14 +107,9 @@ def _idle(hosts: Hosts) -> dict[str, float]:
 
 def _memory(hosts: Hosts, name: str) -> float:
     """Proportional set size of a host's processes, MB."""
-    total = 0
-    for pid in descendants(hosts.processes[name].pid):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return round(total / 1000, 1)
+    files = (of_process(pid, "smaps_rollup") for pid in descendants(hosts.processes[name].pid))
+    lines = (line for file in files for line in file.splitlines() if line.startswith("Pss:"))
+    return round(sum(int(line.split()[1]) for line in lines) / 1000, 1)
 
 
 def _cpu(hosts: Hosts, name: str) -> float:
@@ -128,13 +121,9 @@ def cold_start(code: str) -> float:
     """Processor seconds of a process that only imports; the median of three."""
     found = []
     for _ in range(3):
-        before = os.times()
+        before = sum(os.times()[2:4])  # of children, as user and in the kernel
         subprocess.run([sys.executable, "-c", code], check=True)
-        after = os.times()
-        found.append(
-            after.children_user + after.children_system
-            - before.children_user - before.children_system
-        )  # fmt: skip
+        found.append(sum(os.times()[2:4]) - before)
     return round(float(np.median(found)), 2)
 
 
@@ -144,10 +133,8 @@ def main() -> None:
         customize(tiny(4, Path(folder)), Path(folder) / "run")
         embedded = rounds_of(read_events(Path(folder) / "run" / "events.jsonl"))
     cold = {name: cold_start(code) for name, code in _COLD.items()}
-    total, overhead = (
-        network["rounds"]["total"],
-        network["rounds"]["total"] - network["rounds"]["computed"],
-    )
+    total = network["rounds"]["total"]
+    overhead = total - network["rounds"]["computed"]
     low, high = bootstrap_interval(lambda picks: np.median(total[picks], axis=1), len(total))
     details = {
         "round_s": np.round(total, 2).tolist(),

@@ -5,8 +5,6 @@ seconds of both ways, and the share of the weights that goes to devices of a rec
 Then whole runs of one fleet of 120 devices with either: the accuracy that near devices cost.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,12 +14,7 @@ import numpy as np
 
 from acme_fleet.cloud import replies
 from acme_fleet.edge import similarity
-from acme_fleet.edge.similarity import (
-    debias,
-    distance_matrix,
-    mixing_weights,
-    near_weights,
-)
+from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights, near_weights
 from acme_fleet.messages.peer_weights import PeerWeights
 from acme_fleet.pipeline import customize
 from acme_research.frame.intervals import paired

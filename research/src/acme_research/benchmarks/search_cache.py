@@ -3,8 +3,6 @@
 ``python -m acme_research.benchmarks.search_cache``; see ``search_setup.py`` for the shapes.
 """
 
-from __future__ import annotations
-
 from acme_fleet.models.features import feature_samples
 from acme_research.benchmarks.search_setup import make_contest, make_search
 from acme_research.frame.record import cpu_times, write_ratio

@@ -4,8 +4,6 @@
 thread; see ``search_setup.py`` for the shapes.
 """
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

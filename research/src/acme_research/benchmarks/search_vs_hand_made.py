@@ -5,8 +5,6 @@ fig7b``, where both were trained side by side on the same backbones and data; th
 largest scale that was measured. A seed's mean over the backbones' depths is one observation.
 """
 
-from __future__ import annotations
-
 from acme_research.frame.intervals import text
 from acme_research.frame.page import read_results
 from acme_research.frame.record import write_benchmark

@@ -9,8 +9,6 @@ that no choice saw (``research/results/candidates.json``). All with random const
 storage limit from 10 % to 100 % of the reference model and every window is tried.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable

@@ -5,8 +5,6 @@ The rivals get the same table: Greedy-Accuracy and Greedy-Size device by device,
 runs them, and Greedy-Accuracy with a look-up like ours.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 

@@ -6,8 +6,6 @@ send one PNG after the other on connections that stay open, to both servers in t
 ``pip install 'acme-fleet-research[bench]'``.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import signal

@@ -7,8 +7,6 @@ latency, time and cost. All of them are then measured, in CPU seconds, and each 
 what was measured. The weights are the defaults of a task file. No other server was measured.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from pathlib import Path

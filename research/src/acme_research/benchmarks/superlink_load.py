@@ -8,8 +8,6 @@ are counted for the server's processes alone, so that one machine may hold them 
 """
 
 # pyright: reportMissingImports=false
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -7,9 +7,12 @@ with 8 bits, at an accuracy that does not differ from half precision's (the diff
 """
 
 import argparse
+import itertools
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 import acme_fleet
 from acme_fleet.runs.summary import Summary
@@ -17,10 +20,7 @@ from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.record import write_benchmark
 from acme_research.frame.runs import cifar20, finished_run, same_search
 
-KINDS: dict[str, dict[str, Any]] = {
-    "half precision": {},
-    "8 bits": {"sketch_bits": 8},
-}
+KINDS: dict[str, dict[str, Any]] = {"half precision": {}, "8 bits": {"sketch_bits": 8}}
 
 
 def fleet_of(data: Path, seed: int, privacy: dict[str, Any]) -> acme_fleet.Fleet:
@@ -48,30 +48,25 @@ def main() -> None:
     if not arguments.data.exists():
         print(f"skipped: no CIFAR-100 in {arguments.data}; name its folder with --data")
         return
-    found = {kind: [] for kind in KINDS}
-    for seed in arguments.seeds:
-        for kind in KINDS:
-            summary = run(arguments.data, arguments.runs, seed, kind)
-            found[kind].append(
-                (summary.traffic.upload_ratio, fmean(d.accuracy for d in summary.devices))
-            )
-            print(f"seed {seed}, {kind}: ratio {found[kind][-1][0]:.5f}, {found[kind][-1][1]:.4f}")
-    ratios = {kind: [ratio for ratio, _ in rows] for kind, rows in found.items()}
-    details: dict[str, Any] = {"features": {}}
-    for kind, rows in found.items():
-        lost = [100 * (b - a) for (_, a), (_, b) in zip(rows, found["half precision"], strict=True)]
-        details["features"][kind] = {
-            "ratio": fmean(ratios[kind]),
-            "accuracy": fmean(accuracy for _, accuracy in rows),
-            "points lost": (told := mean_interval(lost, 3))["mean"],
-            "interval": told["interval"],
-        }
-        print(f"{kind:24} {details['features'][kind]}")
+    rows: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for seed, kind in itertools.product(arguments.seeds, KINDS):
+        summary = run(arguments.data, arguments.runs, seed, kind)
+        accuracy = fmean(device.accuracy for device in summary.devices)
+        rows[kind].append((summary.traffic.upload_ratio, accuracy))
+        print(f"seed {seed}, {kind}: ratio {summary.traffic.upload_ratio:.5f}, {accuracy:.4f}")
+    columns = {kind: list(zip(*each, strict=True)) for kind, each in rows.items()}
+    details: dict[str, Any] = {}
+    for kind, (ratios, accuracies) in columns.items():
+        told = mean_interval(100 * np.subtract(columns["half precision"][1], accuracies), 3)
+        details[kind] = {"ratio": fmean(ratios), "accuracy": fmean(accuracies)}
+        details[kind] |= {"points lost": told["mean"], "interval": told["interval"]}
+        print(f"{kind:24} {details[kind]}")
+    ratios = columns["8 bits"][0]
     write_benchmark(
         "upload_ratio",
-        fmean(ratios["8 bits"]),
-        student_interval(ratios["8 bits"]),
-        details,
+        fmean(ratios),
+        student_interval(ratios),
+        {"features": details},
         seeds=arguments.seeds,
     )
 

@@ -11,8 +11,6 @@ the rival's own bytes in int8, or a third of them. Same splits, full test sets, 
 seed is one observation. Runs are kept in ``--runs`` and go on where they stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One seed of a story of Stratos: teacher, task files and students by ``acme distill``'s code."""
 
-from __future__ import annotations
-
 import json
 import runpy
 from collections.abc import Iterator, Mapping, Sequence

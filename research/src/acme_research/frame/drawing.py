@@ -1,7 +1,5 @@
 """Bars and lines with intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Data that a story makes for itself, where a scale must do without a download."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Means over seeds with Student's 95 % interval, and intervals by drawing again."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A fleet of many hosts on one machine: every host has its own processes, keys and disk."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -237,12 +235,9 @@ def finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str, timeout_s: 
 def descendants(pid: int) -> list[int]:
     """A process and all that it started, the deepest last."""
     children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    for path in Path("/proc").glob("[0-9]*"):
+        if fields := _stat(int(path.name)):
+            children.setdefault(int(fields[1]), []).append(int(path.name))
     found = [pid]
     for each in found:
         found += children.get(each, [])
@@ -251,18 +246,23 @@ def descendants(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process, and of those that it waited for; none if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def command_line(pid: int) -> str:
+    return of_process(pid, "cmdline").replace("\0", " ")
+
+
+def of_process(pid: int, file: str) -> str:
+    """What the kernel tells of a process; nothing if it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _stat(pid: int) -> list[str]:
+    return of_process(pid, "stat").rpartition(")")[2].split()
 
 
 def _signal(pid: int, number: int) -> None:

@@ -1,7 +1,5 @@
 """A fleet of any number of devices in one cluster, on digits with noise; its run in one process."""
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

@@ -1,7 +1,5 @@
 """``research/README.md``: written from the result files, so that it cannot drift from them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

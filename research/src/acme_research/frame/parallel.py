@@ -3,8 +3,6 @@
 A piece is trained on ``--threads`` threads wherever it is made, so the figures are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter

@@ -6,8 +6,6 @@ logistic regression on its pooled features is all that is trained, see
 rival.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,10 +1,6 @@
 """Result files, with the commit and the machine that they are of, and CPU times."""
 
-from __future__ import annotations
-
 import json
-import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from acme_fleet.profiling.fit import machine_text
 from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.places import RESULTS
 from acme_research.frame.settings import benchmark_config
@@ -25,7 +22,7 @@ _STARTED = time.perf_counter()
 def origin() -> dict[str, str]:
     """The machine, the commit and the time, for a result."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"hardware": hardware(), "commit": commit(), "date": now}
+    return {"hardware": machine_text(on_gpu=False), "commit": commit(), "date": now}
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -39,6 +36,12 @@ def write_result(name: str, result: dict[str, Any]) -> None:
     path = RESULTS / f"{name}.json"
     write_record(path, result | origin())
     print(f"wrote {path}")
+
+
+def partial_runs(name: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Where a benchmark keeps its finished runs, and those of before; another commit has others."""
+    path = RESULTS / f"{name}-{commit()}.partial.json"
+    return path, json.loads(path.read_text()) if path.exists() else []
 
 
 def write_benchmark(
@@ -108,16 +111,6 @@ def print_medians(seconds: dict[str, np.ndarray], digits: int = 0) -> dict[str, 
     for name, median in medians.items():
         print(f"{name:<32}{1000 * median:9.{digits}f} ms")
     return medians
-
-
-def hardware() -> str:
-    """The processor and its cores."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def commit() -> str:

@@ -1,7 +1,5 @@
 """Real checkpoints and their data sets, for the benchmarks that need both."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The scales' files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

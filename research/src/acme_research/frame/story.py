@@ -4,8 +4,6 @@ A story says what one seed measures, how seeds are summed up, and how that is dr
 that took time is a piece: a JSON file in ``--out`` that is not computed again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -5,8 +5,6 @@ mixes nothing; Alone and Avg differ from ACME in nothing else. FedAvg applies it
 header's weights (:func:`acme_fleet.personalization.weights.mix_headers`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The rivals of the choice by Eq. 13, and the figures by which choices are compared (IV-B3)."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float, Int, Real
 

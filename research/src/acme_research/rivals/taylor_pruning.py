@@ -1,7 +1,5 @@
 """Torch-Pruning's Taylor pruning of a ViT, as in its own example."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 from typing import Any

@@ -1,7 +1,5 @@
 """Fig. 1: size, architecture, accuracy and energy of every sub-network of one model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

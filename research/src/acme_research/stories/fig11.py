@@ -4,8 +4,6 @@ The mathematics of Algorithm 2 on cached features, as in ``personalisation.py``:
 the same devices, splits, coarse header and number of trainings.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -89,28 +87,19 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     numbers: dict[str, Any] = {}
     gains: dict[str, dict[str, list[float]]] = {}
     for partition in rows[0]:
-        gains[partition] = {
-            name: [
-                float(np.mean(np.subtract(row[partition][name]["test"], row[partition]["coarse"])))
-                for row in rows
-            ]
+        here = [row[partition] for row in rows]
+        own = gains[partition] = {
+            name: [float(np.mean(np.subtract(row[name]["test"], row["coarse"]))) for row in here]
             for name in METHODS
         }
         numbers[partition] = {
-            "gain": {name: mean_interval(values) for name, values in gains[partition].items()},
-            "against Alone": {
-                name: paired(values, gains[partition]["Alone"])
-                for name, values in gains[partition].items()
-                if name != "Alone"
-            },
+            "gain": {name: mean_interval(values) for name, values in own.items()},
+            "against Alone": {name: paired(own[name], own["Alone"]) for name in METHODS[1:]},
         }
 
     def over(name: str, rival: str) -> dict[str, Any]:
-        gaps = [
-            np.mean([gains[p][name][i] - gains[p][rival][i] for p in gains])
-            for i in range(len(rows))
-        ]
-        return mean_interval([float(gap) for gap in gaps])
+        gaps = [np.subtract(own[name], own[rival]) for own in gains.values()]
+        return mean_interval(np.mean(gaps, axis=0).tolist())
 
     printed, ours = over("ACME as printed", "Alone"), over(OURS, "Alone")
     numbers |= {"as printed - Alone": printed, "weights, debiased - Alone": ours}

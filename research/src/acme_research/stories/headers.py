@@ -1,7 +1,5 @@
 """The searched header against hand-made ones of its size, on one backbone (Fig. 7b, 8, 12)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.axes import Axes

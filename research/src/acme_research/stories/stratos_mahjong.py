@@ -1,7 +1,5 @@
 """Stratos: a student learns what its teacher lacks, Mahjong's waits, and keeps what is replayed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure

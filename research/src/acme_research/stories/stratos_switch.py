@@ -1,7 +1,5 @@
 """Stratos: the strategy by measured coverage against both by hand, on tasks from known to rare."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stratos: word problems, of which the teacher knows something: imitate it, or inject answers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

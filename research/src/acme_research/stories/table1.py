@@ -1,7 +1,5 @@
 """Table I: search space and upload against a centralised system."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure

@@ -82,20 +82,15 @@ def text(data: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @torch.no_grad()
 def _encode(backbone: PreTrainedModel, tokenizer, sentences: list[str]) -> dict[str, Tensor]:
-    inputs = tokenizer(
-        sentences, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
-    )
+    padded = {"padding": True, "truncation": True, "max_length": TOKENS}
+    inputs = tokenizer(sentences, return_tensors="pt", **padded)
     run = activations(backbone, dict(inputs))
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     before = F.layer_norm(run.hidden[-2], run.hidden[-2].shape[-1:])
 
     def segments(tokens: Tensor) -> Tensor:
-        return torch.stack(
-            [
-                F.adaptive_avg_pool1d(row[:length].T, SEGMENTS)
-                for row, length in zip(tokens, lengths, strict=True)
-            ]
-        ).half()
+        rows = [row[:length].T for row, length in zip(tokens, lengths, strict=True)]
+        return torch.stack([F.adaptive_avg_pool1d(row, SEGMENTS) for row in rows]).half()
 
     # The checkpoint's own sentence embedding is the mean over the tokens.
     means = [row[:length].mean(dim=0) for row, length in zip(run.final, lengths, strict=True)]

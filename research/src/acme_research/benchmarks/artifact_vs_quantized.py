@@ -81,11 +81,8 @@ def chosen(seed: int, arm: str, given: argparse.Namespace) -> dict[str, Any]:
         def judged(variant: Variant) -> dict[str, Any]:
             row = cloud.grid.variants.index(variant)
             alone = cloud.backbones.recovered(elastic, variant)
-            return {
-                "variant": str(variant),
-                "bytes": int(choices[0].objectives[row, 2]),
-                "accuracy": accuracy(alone.extract(alone.shape(variant))),
-            }
+            told = {"variant": str(variant), "bytes": int(choices[0].objectives[row, 2])}
+            return told | {"accuracy": accuracy(alone.extract(alone.shape(variant)))}
 
         for choice in choices:
             found[str(choice.storage_bytes)] = judged(cloud.grid.variants[choice.selection.chosen])

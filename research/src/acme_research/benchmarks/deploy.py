@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTModel
+from transformers import PreTrainedModel, ViTConfig, ViTModel
 
 from acme_fleet.config.devices import Precision
+from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.deploy.export import export, origin_alone
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
@@ -103,11 +104,17 @@ def device_folder(backbone: ViTModel, precision: Precision, folder: Path) -> Pat
         classes=CLASSES,
         **feature_sizes(kept.config)._asdict(),
     )
+    names = [f"class-{number}" for number in range(CLASSES)]
+    return saved(folder, kept, plan, ImagePreprocessing.centred(SIDE, SIDE, 3), names)
+
+
+def saved(
+    folder: Path, backbone: PreTrainedModel, plan: HeaderPlan, rule: Preprocessing, names: list[str]
+) -> Path:
+    """A device's folder with a backbone and an untrained header of a plan."""
     tensors = initial_tensors(plan.shapes(), torch.Generator().manual_seed(0))
     header = build_header(plan, tensors)
-    names = [f"class-{number}" for number in range(CLASSES)]
-    rule = ImagePreprocessing.centred(SIDE, SIDE, 3)
-    save_device_model(folder, CustomizedModel(kept, header), header, names, rule, names)
+    save_device_model(folder, CustomizedModel(backbone, header), header, names, rule, names)
     return folder
 
 

@@ -46,8 +46,6 @@ def main() -> None:
         found = ratios(calibration, settings)
     errors = {kind: np.abs(np.array(each) - 1) for kind, each in found.items()}
     medians = {kind: float(np.median(each)) for kind, each in errors.items()}
-    for kind, each in errors.items():
-        print(f"{kind:<10} median error {medians[kind]:6.1%}   largest {each.max():6.1%}")
     worst = max(medians, key=lambda kind: medians[kind])
     unit = f"median |predicted ÷ measured - 1| of {worst}, the largest of the four kinds"
     write_benchmark(

@@ -112,10 +112,7 @@ def main() -> None:
         "lm_bytes",
         float(np.median(smallest)),
         (min(smallest), max(smallest)),
-        {
-            "seeds": found,
-            **about(options),
-        },
+        {"seeds": found, **about(options)},
         seeds=list(range(options.seeds)),
     )
 

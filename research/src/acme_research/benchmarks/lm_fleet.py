@@ -3,8 +3,8 @@
 Without a checkpoint a LLaMA is trained first, from nothing, on the public instructions.
 """
 
-import importlib.util
 import json
+import runpy
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -41,21 +41,11 @@ def about(options: Namespace) -> dict[str, Any]:
     return {"reference": reference, "quick": options.quick}
 
 
-def _example() -> Any:
-    """The module of ``examples/assistants.py``, whose data these are."""
-    spec = importlib.util.spec_from_file_location("assistants", EXAMPLES / "assistants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def settings_of(options: Namespace, seed: int) -> dict[str, Any]:
     """The fleet's settings, and its data and reference in place."""
-    example = _example()
+    example = runpy.run_path(str(EXAMPLES / "assistants.py"))  # whose data these are
     settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
-    paths = example.split(options.data, options.out / "instructions", quick=options.quick)
+    paths = example["split"](options.data, options.out / "instructions", quick=options.quick)
     if options.checkpoint is None:
         settings = changed(settings, benchmark_config("lm_tiny"))
         for cluster in settings["clusters"]:
@@ -65,7 +55,7 @@ def settings_of(options: Namespace, seed: int) -> dict[str, Any]:
     else:
         settings["reference"]["checkpoint"] = str(options.checkpoint.resolve())
     if options.quick:
-        example.reduced(settings)
+        example["reduced"](settings)
     settings["data"] |= paths
     return settings | {"seed": seed}
 

@@ -51,16 +51,13 @@ def main() -> None:
     exact = {name: np.array([row["exact"] for row in of]) for name, of in rows.items()}
     rival = max(("local-only", "FedAvg"), key=lambda name: exact[name].mean())
     gain = 100 * (exact["ours"] - exact[rival])
-    low, high = student_interval(gain) if len(gain) > 1 else (float("-inf"), float("inf"))
-    interval = tuple(float(np.clip(end, -100, 100)) for end in (low, high))
+    low, high = student_interval(gain) if len(gain) > 1 else (-100.0, 100.0)
+    interval = max(low, -100.0), min(high, 100.0)
     write_benchmark(
         "lm_personalise",
         float(gain.mean()),
-        (interval[0], interval[1]),
-        {
-            "methods": rows,
-            **about(options),
-        },
+        interval,
+        {"methods": rows, **about(options)},
         seeds=list(range(options.seeds)),
         instead={"rival": rival},
     )

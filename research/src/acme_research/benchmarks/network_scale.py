@@ -107,16 +107,15 @@ def main() -> None:
     wall = (1 - idle0) / max(1e-9, model["edge_idle_cpu_share_per_device"])
     alone = [(1 - idle0) * r["devices"] / (r["idle_cpu_share"]["north"] - idle0) for r in runs]
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
-    details = {"runs": runs, "model": model, "predicted": predicted}
     write_benchmark(
         "network_scale",
         round(wall),
         (round(min(alone)), round(max(alone))),
-        details,
+        {"runs": runs, "model": model, "predicted": predicted},
         seconds=sum(run["up_s"] + run["run_s"] for run in runs),
     )
     partial.unlink(missing_ok=True)
-    print(json.dumps(details["model"], indent=1))
+    print(json.dumps(model, indent=1))
 
 
 if __name__ == "__main__":

@@ -51,19 +51,16 @@ def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
 
 def rounds_of(events: list[Event]) -> dict[str, np.ndarray]:
     """Seconds of each round, and of what its slowest device computed in it; shape (rounds,)."""
-    starts, ends, computed = [], [], []
     messages = messages_of(events)
-    sent = [m for m in messages if (m.type, m.receiver) == ("RoundStart", "d0")]
+    starts = [m.at_s for m in messages if (m.type, m.receiver) == ("RoundStart", "d0")]
     done: dict[str, list[float]] = {}
     for message in messages:
         if message.type == "RoundReport":
             done.setdefault(message.sender, []).append(message.at_s)
-    for number, start in enumerate(sent):
-        starts.append(start.at_s)
-        ends.append(max(times[number] for times in done.values()))
-        stage = f"round {number + 1}"
-        computed.append(max(e.seconds for e in stages_of(events) if e.stage == stage))
-    return {"total": np.array(ends) - np.array(starts), "computed": np.array(computed)}
+    ends = np.max([times[: len(starts)] for times in done.values()], axis=0)
+    stages, names = stages_of(events), [f"round {n}" for n in range(1, len(starts) + 1)]
+    computed = [max(e.seconds for e in stages if e.stage == name) for name in names]
+    return {"total": ends - np.array(starts), "computed": np.array(computed)}
 
 
 def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:

@@ -92,12 +92,11 @@ def time_one_by_one(count: int = 1000) -> dict[str, float]:
     for name, way in ways.items():
         figures[f"{name}: us per device"] = 1e6 * float(np.median(seconds_of(way, 3))) / count
         figures[f"{name}: mean score"] = float(scores[types, np.asarray(way())].mean())
-    for how in ("one by one", "look-up"):
-        for rival in ("Greedy-Accuracy", "Greedy-Size"):
-            if f"{rival}, {how}: mean score" in figures:
-                for unit, words in (("us per device", "time"), ("mean score", "score")):
-                    ratio = figures[f"ours, {how}: {unit}"] / figures[f"{rival}, {how}: {unit}"]
-                    figures[f"{words} / {rival}'s, {how}"] = ratio
+    for rival in [name for name in ways if not name.startswith("ours")]:
+        name, how = rival.split(", ")
+        for unit, words in (("us per device", "time"), ("mean score", "score")):
+            ratio = figures[f"ours, {how}: {unit}"] / figures[f"{rival}: {unit}"]
+            figures[f"{words} / {name}'s, {how}"] = ratio
     return figures
 
 

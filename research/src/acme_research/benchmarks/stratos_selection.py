@@ -63,13 +63,8 @@ def measured(room: Classroom, request: Request, pair: str) -> dict[str, Any]:
         marks = [id(each) in right for each in replies]
         writer = Writer(run.student, "student", _CPU)
         prompts = [writer.tokens(request.data.prompt_of(each.text)) for each in questions[:40]]
-        latency = measure_latency(
-            TorchGenerator(writer.model),
-            prompts,
-            writer.end,
-            request.workload.answer_tokens,
-            time.process_time,
-        )
+        ours, tokens = TorchGenerator(writer.model), request.workload.answer_tokens
+        latency = measure_latency(ours, prompts, writer.end, tokens, time.process_time)
         return {
             "pilot": sum(marks[:PILOT]),
             "accuracy": sum(marks[PILOT:]) / FINAL,
@@ -96,20 +91,12 @@ def choices(room: Classroom) -> dict[str, Any]:
     piloted.write_text(yaml.safe_dump(content, sort_keys=False))
     plan = make_plan(request.model_copy(update={"pairs": piloted}))
     price, hours = plan.offers[0].price.amount, request.workload.serving_hours
-    costs = {
-        name: told["training_time"] / 3600 * price + hours * price for name, told in table.items()
-    }
     order = [pair.name for pair in plan.possible]
-    found = np.array(
-        [
-            [
-                1 - table[name]["accuracy"],
-                *(table[name][k] for k in ("latency", "training_time")),
-                costs[name],
-            ]
-            for name in order
-        ]
-    )
+    told = [table[name] for name in order]
+    columns = {key: np.array([each[key] for each in told]) for key in told[0]}
+    spent = columns["training_time"]
+    cost = spent / 3600 * price + hours * price
+    found = np.column_stack([1 - columns["accuracy"], columns["latency"], spent, cost])
     weights = [getattr(request.weights, name) for name in OBJECTIVES]
     best, scores = oracle(found, weights)
     assert np.allclose(scores, deployment_scores(found, weights))

@@ -36,9 +36,8 @@ _MEASURED_S = 92.0  # four times a device's pause and its wait
 @contextmanager
 def server(folder: Path, names: list[str]) -> Iterator[tuple[int, int]]:
     """A cloud host that knows as many edge servers; its process and its port."""
-    clusters = [
-        {"name": name, "devices": [{"name": f"{name}-x", "storage": "1 MB"}]} for name in names
-    ]
+    device = {"storage": "1 MB"}
+    clusters = [{"name": n, "devices": [{"name": f"{n}-x", **device}]} for n in names]
     (folder / "fleet.yaml").write_text(yaml.safe_dump({"clusters": clusters}))
     certificates.make_authority(folder / "keys")
     certificates.make_server(folder / "keys", folder / "keys", ["127.0.0.1"])
@@ -86,10 +85,8 @@ def load(devices: int) -> dict[str, Any]:
         with server(folder, names) as (process, port):
             registered = time.monotonic() - begun
             stopped, seconds = threading.Event(), []
-            asking = [
-                threading.Thread(target=ask, args=(folder / name, port, stopped, seconds))
-                for name in names
-            ]
+            places = [(folder / name, port, stopped, seconds) for name in names]
+            asking = [threading.Thread(target=ask, args=place) for place in places]
             for thread in asking:
                 thread.start()
                 time.sleep((_POLL_S + HOLD_S) / devices)  # spread, as devices are

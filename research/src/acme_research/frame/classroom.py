@@ -37,6 +37,16 @@ from acme_research.frame.settings import changed, digest
 Row = dict[str, str]
 _PROGRAMS = Path(__file__).parents[1] / "programs"
 _FEWEST = 8  # texts to learn and validate on
+_SHAPE = {  # entries of a teacher's shape, and the names that transformers have for them
+    "family": "model_type",
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "key_heads": "num_key_value_heads",
+    "neurons": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "context": "max_position_embeddings",
+}
 _MACHINE = {"vcpus": 2, "memory_gib": 16, "per_hour": 0.12, "date": "2026-01-01"}
 
 
@@ -112,30 +122,18 @@ class Classroom:
     def _tables(self) -> dict[str, str]:
         """Files of the pair and of the machine."""
         config = read_checkpoint(self.teacher).config
-        shape = {
-            "family": config.model_type,
-            "layers": config.num_hidden_layers,
-            "hidden": config.hidden_size,
-            "heads": config.num_attention_heads,
-            "key_heads": config.num_key_value_heads,
-            "neurons": config.intermediate_size,
-            "vocabulary": config.vocab_size,
-            "context": config.max_position_embeddings,
-            "tied": True,
-        }
-        model = {
-            **{"name": "teacher", "weights": self.teacher, "licence": "apache-2.0"},
-            **{"may_teach": True, "tokenizer": "own", "shape": shape},
-        }
+        shape = {key: getattr(config, name) for key, name in _SHAPE.items()} | {"tied": True}
+        model = {"name": "teacher", "weights": self.teacher, "licence": "apache-2.0"}
+        model |= {"may_teach": True, "tokenizer": "own", "shape": shape}
         cuts = [{"teacher": "teacher", **self.settings["cut"]}]
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "pairs": {"teachers": [model], "cuts": cuts},
-            "machines": {"machines": [self.machine]},
-        }
-        for name, table in content.items():
-            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-        return {name: str(self.folder / f"{name}.yaml") for name in content}
+        pairs, machines = {"teachers": [model], "cuts": cuts}, {"machines": [self.machine]}
+        paths = {}
+        for name, table in (("pairs", pairs), ("machines", machines)):
+            path = self.folder / f"{name}.yaml"
+            path.write_text(yaml.safe_dump(table, sort_keys=False))
+            paths[name] = str(path)
+        return paths
 
     # --- tasks ---
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,16 +174,11 @@ class Hosts:
         _signal(self.part(name, command), signal.SIGKILL)
 
     def _site(self, name: str, upstream: str | None, extra: dict[str, Any]) -> None:
-        content: dict[str, Any] = {
-            "role": self.role(name),
-            "name": name,
-            "fleet": "fleet.yaml",
-            "state": f"state/{name}",
-            "keys": f"keys/{name}",
-            **({"upstream": upstream} if upstream else {}),
-            **extra,
-            **{k: v for k, v in self.site.items() if k in _FOR_ALL or self.role(name) != "device"},
-        }
+        content: dict[str, Any] = {"role": self.role(name), "name": name, "fleet": "fleet.yaml"}
+        content |= {"state": f"state/{name}", "keys": f"keys/{name}", **extra}
+        content |= {"upstream": upstream} if upstream else {}
+        server = self.role(name) != "device"
+        content |= {k: v for k, v in self.site.items() if server or k in _FOR_ALL}
         self.config(name).write_text(yaml.safe_dump(content))
 
     def _acme(self, *arguments: str) -> None:
@@ -271,10 +266,8 @@ def _signal(pid: int, number: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    with ExitStack() as open_ones:
+        probes = [open_ones.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -48,7 +48,8 @@ def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 def render(results: list[dict[str, Any]]) -> str:
     """The page."""
-    missing = [name for name in STORIES if not _at_scale(results, name)]
+    measured = {r["name"] for r in results if r["scale"] != "smoke"}
+    missing = [name for name in STORIES if name not in measured]
     goals = [(r, goal) for r in results if r["scale"] != "smoke" for goal in r["goals"]]
     missed = [f"- **{_where(r)}**: {_goal(g)}" for r, g in goals if not g["met"]]
     reached = [f"- {_where(r)}: {_goal(g)}" for r, g in goals if g["met"]]
@@ -73,10 +74,6 @@ def write_page() -> None:
     PAGE.write_text(render(read_results()))
 
 
-def _at_scale(results: list[dict[str, Any]], name: str) -> bool:
-    return any(r["name"] == name and r["scale"] != "smoke" for r in results)
-
-
 def _where(result: dict[str, Any]) -> str:
     return f"{result['name']}, {result['scale']}"
 
@@ -99,12 +96,8 @@ def _section(name: str, results: list[dict[str, Any]]) -> str:
             probe = result.get("probe")
             told = probe["headline"] if probe else "not measured then"
             lines.append(f"| the probe, {result['scale']} | {told} |")
-    return "\n".join([*lines, "", f"![{name}]({file_of(results[0])})"])
-
-
-def file_of(result: dict[str, Any]) -> str:
-    """The picture of a result, relative to the page."""
-    return f"results/{result['name']}-{result['scale']}.svg"
+    picture = f"results/{name}-{results[0]['scale']}.svg"
+    return "\n".join([*lines, "", f"![{name}]({picture})"])
 
 
 if __name__ == "__main__":

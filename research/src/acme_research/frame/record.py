@@ -16,6 +16,7 @@ from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.places import RESULTS
 from acme_research.frame.settings import benchmark_config
 
+Action = Callable[[], object]
 _STARTED = time.perf_counter()
 
 
@@ -76,25 +77,19 @@ def write_ratio(name: str, ours: np.ndarray, rival: np.ndarray, details: dict[st
     write_benchmark(name, *ratio_of_medians(ours, rival), details)
 
 
-def cpu_times(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
+def cpu_times(actions: Mapping[str, Action], repetitions: int) -> dict[str, np.ndarray]:
     """CPU seconds of each action, shape ``(repetitions,)``, measured in turns after a warm-up.
 
     CPU time of one thread, so that what else the machine does does not count.
     """
     torch.set_num_threads(1)
-    return _times(actions, repetitions, time.process_time)
+    return wall_times(actions, repetitions, time.process_time)
 
 
 def wall_times(
-    actions: Mapping[str, Callable[[], object]], repetitions: int
+    actions: Mapping[str, Action], repetitions: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, np.ndarray]:
     """The same by the clock, for work on several threads or a GPU."""
-    return _times(actions, repetitions, time.perf_counter)
-
-
-def _times(
-    actions: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float]
-) -> dict[str, np.ndarray]:
     seconds = {name: np.zeros(repetitions) for name in actions}
     for repetition in range(-2, repetitions):
         for name, action in actions.items():

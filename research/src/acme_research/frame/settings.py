@@ -71,14 +71,12 @@ def on_checkpoint(
     ratio = _layers(sizes.layers, sizes.hidden, sizes.neurons) / _layers(
         vit.layers, vit.hidden_size, vit.neurons
     )
+
+    def scaled(device: dict[str, Any]) -> dict[str, Any]:
+        return {**device, "storage": round(ratio * parse_bytes(device["storage"]))}
+
     clusters = [
-        {
-            **cluster,
-            "devices": [
-                {**device, "storage": round(ratio * parse_bytes(device["storage"]))}
-                for device in cluster["devices"]
-            ],
-        }
+        {**cluster, "devices": [scaled(device) for device in cluster["devices"]]}
         for cluster in fleet["clusters"]
     ]
     images = {"image_size": config.image_size}

@@ -4,6 +4,7 @@ Bytes are of the file that would ship, with the backbone at the smallest precisi
 have and the cluster's devices execute, and accuracies are of a backbone that is rounded like that.
 """
 
+import bisect
 import copy
 import importlib.util
 from typing import Any, TypeVar
@@ -132,13 +133,9 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     def bytes_of(model: Classifier) -> int:
         return shipped_bytes(model.backbone, model.head, cluster, bench)
 
-    low, high = 0, grid
-    while high - low > 1:
-        middle = (low + high) // 2
-        if middle and bytes_of(pruned(middle)) <= limit_of(cluster):
-            low = middle
-        else:
-            high = middle
+    # The widest that fits: sizes rise with the width, and 0 is none.
+    widths, limit = range(1, grid), limit_of(cluster)
+    low = bisect.bisect_right(widths, limit, key=lambda kept: bytes_of(pruned(kept)))
     if low == 0:
         return None
     student = pruned(low).requires_grad_(True)

@@ -71,10 +71,7 @@ def _race(
             "params": parameter_count(shapes_of(header)),
             "size_bytes": file_size(shapes),
         }
-    found["searched"] |= {
-        "evaluated": result.evaluated,
-        "header": result.plan.genotype.describe(),
-    }
+    found["searched"] |= {"evaluated": result.evaluated, "header": result.plan.genotype.describe()}
     return found
 
 

@@ -60,10 +60,8 @@ def student(bench: Bench, name: str) -> dict[str, Any]:
 
 def find(rows: list[dict[str, Any]]) -> Findings:
     names = ("teacher", *STUDENTS)
-    table = {
-        task: {name: mean_interval(shares(rows, name, task)) for name in names}
-        for task in ("hands", "known")
-    }
+    both = ("hands", "known")
+    table = {task: {n: mean_interval(shares(rows, n, task)) for n in names} for task in both}
     ours, theirs = shares(rows, STUDENTS[0], "hands"), shares(rows, "teacher", "hands")
     lost, forgot = (
         paired(shares(rows, STUDENTS[2], "known"), shares(rows, name, "known"))

@@ -89,10 +89,8 @@ def student(bench: Bench, name: str) -> dict[str, Any]:
 
 def find(rows: list[dict[str, Any]]) -> Findings:
     sets = list(rows[0]["teacher"])
-    table = {
-        of: {name: mean_interval(shares(rows, name, of)) for name in ("teacher", *STUDENTS)}
-        for of in sets
-    }
+    names = ("teacher", *STUDENTS)
+    table = {of: {n: mean_interval(shares(rows, n, of)) for n in names} for of in sets}
     first, second = (
         [sum(shares(rows, name, of)[i] for of in sets) / len(sets) for i in range(len(rows))]
         for name in STUDENTS
@@ -120,9 +118,8 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     sets = [name for name in result["numbers"] if name in ("made", *SETS)]
-    for axes, name in zip(
-        figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets, strict=True
-    ):
+    (places,) = figure.subplots(1, len(sets), sharey=True, squeeze=False)
+    for axes, name in zip(places, sets, strict=True):
         bars(axes, result["numbers"][name], f"{name}, % right")
 
 

@@ -75,14 +75,12 @@ def evaluate(
     seconds = [sum(summary.seconds.values()) for summary in summaries]
     by_seed = [seed_means(*pair) for pair in zip(summaries, references, strict=True)]
     best = [max(means[name] for name in TEN_LINES) for means in by_seed]
+    columns = {name: [means[name] for means in by_seed] for name in by_seed[0]}
+    rivals = {name: column for name, column in columns.items() if name != "final"}
     return {
-        **{
-            f"final - {name}": gain(by_seed, [means[name] for means in by_seed])
-            for name in by_seed[0]
-            if name != "final"
-        },
+        **{f"final - {name}": gain(by_seed, column) for name, column in rivals.items()},
         "final - best of ten lines": gain(by_seed, best),
-        "accuracy": {n: statistics.fmean(means[n] for means in by_seed) for n in by_seed[0]},
+        "accuracy": {name: statistics.fmean(column) for name, column in columns.items()},
         "accuracy by seed": by_seed,
         "probe bytes": [s.probe.size_bytes for s in summaries if s.probe],
         "features bytes": sizes,

@@ -18,6 +18,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ from acme_research.rivals import aggregation
 LOCAL = Training(epochs=10, batch_size=16, learning_rate=2e-3)
 ROUNDS, FEATURE_SAMPLES = 3, 32
 RIVALS = ("Alone", "FedAvg", "FedAvg, seven rounds", "Pooled")
-PROBE = "regressions"
+PROBE, SEED = "regressions", itemgetter("seed")
 UNUSED = Protection("device", Privacy(), 0, Path("unused"))  # open rules have no keys
 Run = dict[str, Any]
 First = dict[Any, list[Trained]]
@@ -289,7 +290,7 @@ def row(own: list[Run], by_method: dict[str, list[Run]], probes: list[Run]) -> d
             for name, (runs, key) in rivals.items()
             if {*seeds_of(own)} & {*seeds_of(runs)}
         },
-        "by seed": [round(float(np.mean(r["test"])), 5) for r in sorted(own, key=_seed)],
+        "by seed": [round(float(np.mean(r["test"])), 5) for r in sorted(own, key=SEED)],
         "devices below coarse": sum(int((g < 0).sum()) for g in gains),
         "devices below coarse by more than two errors": sum(
             int((gain < -2 * error).sum()) for gain, error in zip(gains, errors, strict=True)
@@ -306,11 +307,7 @@ def mean(runs: list[Run], key: str) -> float:
 
 
 def seeds_of(runs: list[Run]) -> list[int]:
-    return sorted(map(_seed, runs))
-
-
-def _seed(run: Run) -> int:
-    return run["seed"]
+    return sorted(map(SEED, runs))
 
 
 def fleet_of(run: Run) -> str:

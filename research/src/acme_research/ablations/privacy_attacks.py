@@ -38,7 +38,7 @@ from acme_fleet.data.datasets import load_source
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.device.importance import ImportanceAccumulator
 from acme_fleet.device.refinement import train_header
-from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
@@ -47,14 +47,13 @@ from acme_fleet.privacy.protection import Protection
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
+from acme_research.ablations.personalisation_fleets import BLOCK
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.record import write_result
 
 DEVICES, MEMBERS, OWN, CANDIDATES = 20, 40, 600, 200
 HIDDEN = 32
-GENOTYPE = Genotype(
-    blocks=(Block(inputs=(0, 1), operations=("conv3", "conv1")),), cells=1, channels=8
-)
+GENOTYPE = Genotype(blocks=(BLOCK,), cells=1, channels=8)
 LOCAL = Training(epochs=30, batch_size=16, learning_rate=5e-3)
 FEATURES: dict[str, dict[str, Any]] = {
     "as they are": {},

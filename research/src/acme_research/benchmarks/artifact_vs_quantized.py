@@ -2,12 +2,11 @@
 
 ``python -m acme_research.benchmarks.artifact_vs_quantized --data DATA --references REFERENCES``
 
-DATA holds ``cifar100``, REFERENCES the checkpoint ``dinov2-small``. One elastic backbone of 20
-classes; a cluster for each limit. Ours chooses among widths, hidden sizes, depths and precisions,
-the rival among the same in float32 alone: what the product did before precision was an axis. Both
-try three finalists and recover the choice. A regression on the public training data is fitted to
-what each would ship, at its precision, and tested on the public test data. Beside them stands the
-whole reference at the largest precision that fits.
+DINOv2-small on 20 classes of CIFAR-100: one elastic backbone, a cluster for each limit. Ours
+chooses among widths, hidden sizes, depths and precisions, the rival among the same in float32
+alone. Both try three finalists and recover the choice. A regression on the public training data is
+fitted to what each would ship, at its precision, and tested on the public test data. Beside them
+stands the whole reference at the largest precision that fits.
 """
 
 import argparse

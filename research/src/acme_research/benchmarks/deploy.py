@@ -159,12 +159,10 @@ def main() -> None:
         backbone = save_reference(reference)
         picture = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         Image.fromarray(picture).save(photo)
-        artifacts = {}
+        artifacts = {each: folder / each / "artifact" for each in get_args(Precision)}
         for precision in get_args(Precision):
             device = device_folder(backbone, precision, folder / precision / "device")
-            origin = origin_alone(device, [])
-            export(origin, "onnx", folder / precision / "artifact", force=False)
-            artifacts[precision] = folder / precision / "artifact"
+            export(origin_alone(device, []), "onnx", artifacts[precision], force=False)
         seconds = latencies(reference, artifacts)
         medians = print_medians(seconds)
         runs = starts(reference, artifacts, photo)
@@ -176,7 +174,6 @@ def main() -> None:
         "memory": {name: np.array([run.peak_bytes for run in each]) for name, each in runs.items()},
         "start": {name: np.array([run.cpu_s for run in each]) for name, each in runs.items()},
     }
-    print(f"\n{'the reference in eager PyTorch ÷':<34}" + "".join(f"{c:>10}" for c in columns))
     ratios = {
         name: {
             column: ratio_of_medians(values["eager PyTorch"][: len(values[name])], values[name])
@@ -184,14 +181,10 @@ def main() -> None:
         }
         for name in artifacts
     }
-    for name, row in ratios.items():
-        print(f"{'artifact in ' + name:<34}" + "".join(f"{row[c][0]:10.2f}" for c in columns))
     for column, values in columns.items():
-        value, interval = ratios[SHIPPED][column]
         write_benchmark(
             f"deploy_{column}",
-            value,
-            interval,
+            *ratios[SHIPPED][column],
             {
                 "model": f"ViT-S, {SIDE} x {SIDE}, random weights",
                 "precision": SHIPPED,

@@ -76,14 +76,10 @@ def _pretrained(public: Path, options: Namespace) -> Path:
 def run_of(
     options: Namespace, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
 ) -> tuple[Path, Summary]:
-    """A finished run, which begins with the cloud's stages and headers of another, if there is one.
+    """A finished run in the folder ``name``, with changes of the fleet's settings.
 
-    Args:
-        options: of the command line.
-        seed: of the fleet.
-        name: of the run's folder.
-        changes: of the fleet's settings; those of ``personalization`` alone after ``like``.
-        like: another run's folder.
+    It begins with the cloud's stages and headers of ``like``, another run's folder, if there is
+    one; the changes are then those of ``personalization`` alone.
     """
     fleet = Fleet.parse(changed(settings_of(options, seed), changes))
     path = options.out / f"seed-{seed}" / name

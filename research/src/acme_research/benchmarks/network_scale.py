@@ -75,6 +75,7 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
     """Load of one edge and of the cloud; the cloud's SuperLink bears an edge as one a device."""
     each = devices / edges
     idle = model["edge_idle_cpu_share_per_device"]
+    memory_mb = model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each
     return {
         "edges": edges,
         "devices": devices,
@@ -83,8 +84,7 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
         "edge_idle_cores": model["edge_idle_cpu_share"] + idle * each,
         "edge_cpu_s_per_round": 2 * each * model["edge_cpu_s_per_question"],
         "edge_similarity_s": model["edge_similarity_s_per_pair"] * each * (each - 1) / 2,
-        "edge_memory_gb": (model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each)
-        / 1e3,
+        "edge_memory_gb": memory_mb / 1e3,
         "cloud_requests_a_second": edges * (1 / _POLL_S + 1 / _BEAT_S),
         "cloud_idle_cores": model["edge_idle_cpu_share"] + idle * edges,
     }

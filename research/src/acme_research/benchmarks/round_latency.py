@@ -6,6 +6,7 @@ is the same run on the embedded link. What the persistent role and the warm fork
 by starting what they replace.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -144,8 +145,7 @@ def main() -> None:
     write_benchmark(
         "round_latency", round(float(np.median(total)), 2), (round(low, 2), round(high, 2)), details
     )
-    print(f"round: {np.median(total):.2f} s, of which engine {np.median(overhead):.2f} s")
-    print(f"embedded: {np.median(embedded['total']):.3f} s; cold starts {cold}")
+    print(json.dumps(details, indent=1))
 
 
 if __name__ == "__main__":

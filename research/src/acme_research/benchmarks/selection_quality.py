@@ -128,17 +128,16 @@ def measured(fleet: str, scored_by: str) -> Callable[[np.random.Generator], Tabl
     return draw
 
 
+MADE = {"random curves": curves, "independent": independent}
 FAMILIES: dict[str, Callable[[np.random.Generator], Table]] = {
     "paper, linear, 16 cells": paper(LINEAR, 4),
     "paper, linear, 144": paper(LINEAR, 12),
     "paper, searched, 16 cells": paper(SEARCHED, 4),
     "paper, searched, 144": paper(SEARCHED, 12),
-    "random curves": curves,
-    "independent": independent,
+    **MADE,
     "paper, linear, 144, CE": cross_entropy(paper(LINEAR, 12)),
     "paper, searched, 144, CE": cross_entropy(paper(SEARCHED, 12)),
-    "random curves, CE": cross_entropy(curves),
-    "independent, CE": cross_entropy(independent),
+    **{f"{name}, CE": cross_entropy(draw) for name, draw in MADE.items()},
     "measured, digits": measured("digits", "accuracy"),
     "measured, digits, on test": measured("digits", "test_accuracy"),
     "measured, CIFAR-20": measured("cifar20", "accuracy"),

@@ -139,8 +139,6 @@ def main() -> None:
     nearest = min(rivals, key=lambda rival: float(np.mean(gains[rival])))
     told = mean_interval(gains[nearest])
     low, high = told["interval"] or (told["mean"], told["mean"])
-    share = float(np.mean(near))
-    print(f"above {nearest}: {told['mean']:.1%}; of the oracle's score: {share:.1%}")
     write_benchmark(
         "stratos_selection",
         told["mean"],

@@ -3,12 +3,11 @@
 ``python -m acme_research.benchmarks.versus_probe --data DATA --references REFERENCES [--case NAME
 ...]``; the cases are in ``configs/benchmarks/versus_probe.yaml``.
 
-DATA holds ``clinc150`` and ``cifar100``, REFERENCES the checkpoints ``minilm-l6`` and
-``dinov2-small``. The rival is in every run's own summary: the untouched checkpoint in int8 with a
-regression on each device, and the mean of all devices' regressions. Where devices hold one sample
-of each class the rival is that mean. In cases with a limit every model, header included, fits into
-the rival's own bytes in int8, or a third of them. Same splits, full test sets, paired by device; a
-seed is one observation. Runs are kept in ``--runs`` and go on where they stopped.
+The rival is in every run's own summary: the untouched checkpoint in int8 with a regression on each
+device, and the mean of all devices' regressions. Where devices hold one sample of each class the
+rival is that mean. In cases with a limit every model, header included, fits into the rival's own
+bytes in int8, or a third of them. Same splits, full test sets, paired by device; a seed is one
+observation. Runs are kept in ``--runs`` and go on where they stopped.
 """
 
 import argparse
@@ -116,12 +115,7 @@ def main() -> None:
         rows = []
         for seed in given.seeds:
             rows.append(row := compared(name, run(name, seed, given)))
-            print(
-                f"{name}, seed {seed}: {row['accuracy']:.1f} %, probe {row['probe']:.1f}, averaged "
-                f"{row['probe averaged']:.1f}: {row['difference']:+.1f} points, "
-                f"{row['seconds']} s, {row['reference']}",
-                flush=True,
-            )
+            print(f"{name}, seed {seed}: {row}", flush=True)
         told, goal = mean_interval([row["difference"] for row in rows]), CASES[name]["goal"]
         print(f"{name}: {text(told, 2, 1)}, goal {goal:+.1f}")
         details[name] = {"goal": goal, **told, "runs": rows}

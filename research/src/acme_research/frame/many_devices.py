@@ -21,14 +21,9 @@ _EACH, _PUBLIC, _NOISE = 20, 2000, 20  # samples of a device, of the cloud, and 
 def many_devices(
     count: int, folder: Path, seed: int = 0, each: int = _EACH, **personalization: Any
 ) -> Fleet:
-    """Devices of three kinds of data, small headers, 200 trained at a time.
+    """Devices of three kinds of data, in one cluster, with ``each`` samples and small headers.
 
-    Args:
-        count: of the devices, all in one cluster.
-        folder: gets the data set.
-        seed: of data and fleet.
-        each: samples of a device.
-        personalization: settings of Algorithm 2 in place of the usual ones.
+    ``folder`` gets the data set; ``personalization`` are settings in place of the usual ones.
     """
     raw, draw = read_digits(), np.random.default_rng(seed)
     samples = each * count + _PUBLIC
@@ -36,16 +31,12 @@ def many_devices(
     images = raw.items[index] + draw.integers(-_NOISE, _NOISE + 1, (samples, *raw.items.shape[1:]))
     data = folder / f"digits-{count}-{seed}.npz"
     np.savez(data, images=images.clip(0, 255).astype(np.uint8), labels=raw.labels[index])
+    devices = [{"name": f"d{n}", "storage": "60 kB"} for n in range(count)]
     own = {
         "seed": seed,
         "data": {"train": str(data), "public": _PUBLIC / samples},
         "personalization": personalization,
-        "clusters": [
-            {
-                "name": "north",
-                "devices": [{"name": f"d{n}", "storage": "60 kB"} for n in range(count)],
-            }
-        ],
+        "clusters": [{"name": "north", "devices": devices}],
     }
     return Fleet.parse(changed(benchmark_config("many_devices"), own))
 

@@ -29,12 +29,7 @@ def shared_by_seeds(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
 
 
 def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
-    """Let ``--jobs`` processes do the parts of all seeds, one stage after the other.
-
-    Args:
-        stages: what there is to do.
-        benches: the seeds that are not measured yet, at least one.
-    """
+    """Let ``--jobs`` processes do the parts of all seeds, at least one, stage after stage."""
     workers = Parallel(  # parts take from none to many minutes: they are not handed out in batches
         n_jobs=benches[0].options.jobs,
         batch_size=1,  # type: ignore[arg-type]

@@ -104,14 +104,9 @@ def on_features(
 ) -> Figures:
     """The rival on kept features of a frozen whole backbone, whose weights are not rounded.
 
-    Args:
-        private: each device's features, ``pooled`` among them.
-        public: features that all devices may see; they scale.
-        classes: of the whole fleet.
-        whole: bytes of the backbone, where they are known.
-
-    Returns:
-        ``accuracy`` by way, of each device, and ``size_bytes`` with the largest regression.
+    ``private`` and ``public`` have ``pooled`` features, the public ones scale; ``whole`` are bytes
+    of the backbone, where they are known. Returns ``accuracy`` by way, of each device, and
+    ``size_bytes`` with the largest regression.
     """
 
     def read(samples: Samples) -> Read:

@@ -20,8 +20,8 @@ def parser_on_references(doc: str | None, runs: str | None = None) -> argparse.A
     and ``dinov2-small``.
     """
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("--data", type=_resolved, required=True)
-    parser.add_argument("--references", type=_resolved, required=True)
+    parser.add_argument("--data", type=_resolved, required=True, help="has clinc150, cifar100")
+    parser.add_argument("--references", type=_resolved, required=True, help="checkpoints")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -48,13 +48,9 @@ def data_of(reference: str, folder: Path) -> dict[str, Any]:
 def probed(
     backbone: PreTrainedModel, way: Pooling, parts: Sequence[Samples], classes: int
 ) -> float:
-    """Accuracy in percent of a logistic regression on a backbone's pooled features.
+    """Accuracy in percent of a logistic regression on a backbone's features, pooled in one way.
 
-    Args:
-        backbone: in evaluation mode.
-        way: of pooling.
-        parts: training, validation and test samples.
-        classes: their number.
+    ``parts`` are training, validation and test samples.
     """
     read = [(pooled_features(backbone, part, [way])[way], part.labels.numpy()) for part in parts]
     train, validation, test = read

@@ -64,11 +64,9 @@ def student(bench: Bench, name: str, way: str) -> dict[str, Any]:
             return {"right": 0, "asked": 0, "share": start_of(bench, name), "learned": 0}
         summary = room.taught(f"{name}-{way}", request, **learning)
         marks = summary.student
-        return {
-            **{"right": marks.right, "asked": marks.asked, "share": marks.right / marks.asked},
-            **{"learned": sum(summary.texts.values()), "seconds": summary.training_s},
-            "start": summary.start.right / summary.start.asked,
-        }
+        told = {"right": marks.right, "asked": marks.asked, "share": marks.right / marks.asked}
+        told |= {"learned": sum(summary.texts.values()), "seconds": summary.training_s}
+        return told | {"start": summary.start.right / summary.start.asked}
 
     return bench.piece(f"students/{name}/{way}", work)
 

@@ -249,7 +249,7 @@ def command_line(pid: int) -> str:
 
 
 def of_process(pid: int, file: str) -> str:
-    """What the kernel tells of a process; nothing if it has ended."""
+    """A file of a process in ``/proc``; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
     except OSError:

@@ -40,7 +40,7 @@ def write_result(name: str, result: dict[str, Any]) -> None:
 
 
 def partial_runs(name: str) -> tuple[Path, list[dict[str, Any]]]:
-    """Where a benchmark keeps its finished runs, and those of before; another commit has others."""
+    """File of a benchmark's finished runs at this commit, and the runs that it has already."""
     path = RESULTS / f"{name}-{commit()}.partial.json"
     return path, json.loads(path.read_text()) if path.exists() else []
 

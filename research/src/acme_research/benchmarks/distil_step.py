@@ -75,7 +75,7 @@ def main() -> None:
         {
             "model": "ViT-tiny, 64 x 64, patch 8",
             "batch": BATCH,
-            "students (width, depth)": STUDENTS,
+            "students (width, depth)": [(each.width, each.depth) for each in STUDENTS],
             "repetitions": REPETITIONS,
             "median CPU seconds, one thread": print_medians(seconds),
         },

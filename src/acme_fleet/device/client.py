@@ -73,11 +73,7 @@ class DeviceClient:
         memory: FeatureMemory | None = None,
         keep: Callable[[str], None] | None = None,
     ) -> None:
-        """Open the folder, in which the work goes on.
-
-        ``memory`` is that of the process's devices; without one the device has its own. ``keep``
-        takes over what it finished in an earlier run, by that run's identity.
-        """
+        """``memory`` is that of the process's devices; ``keep`` takes over an earlier run's work."""
         self._settings = settings
         self._task = task
         self._personalization = personalization

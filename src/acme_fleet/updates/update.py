@@ -150,7 +150,7 @@ def _take_over(
 
 
 def _requests(groups: Sequence[Takeover], identity: str) -> dict[str, TakeoverRequest]:
-    """What each edge server is to take over; those of which nothing is are left out."""
+    """A message to each edge server that takes something over."""
     taken: defaultdict[str, list[TakenGroup]] = defaultdict(list)
     for group in groups:
         if (own := group.taken()) is not None:

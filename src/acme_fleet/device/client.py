@@ -73,7 +73,7 @@ class DeviceClient:
         memory: FeatureMemory | None = None,
         keep: Callable[[str], None] | None = None,
     ) -> None:
-        """``memory`` is that of the process's devices; ``keep`` takes over an earlier run's work."""
+        """``memory`` is that of its process's devices; ``keep`` takes over its work of a run."""
         self._settings = settings
         self._task = task
         self._personalization = personalization

@@ -123,6 +123,8 @@ class CloudServer:
         labelled = candidates.quality.scores is not None
         return replace(candidates, recovered=Quality(losses, scores if labelled else None))
 
+    # --- an update: what an earlier run has finished ---
+
     @property
     def parts(self) -> Mapping[str, Sequence[Part]]:
         """By cluster, what its edge server has told of its devices."""

@@ -19,8 +19,8 @@ from acme_fleet.report.terminal.run import print_candidates, print_summary
 from acme_fleet.report.warnings import (
     commonest_share,
     notes,
+    of_fleet,
     plan_warnings,
-    planned_only,
     run_warnings,
 )
 from acme_fleet.report.words import bytes_text
@@ -116,13 +116,21 @@ def test_devices_that_no_artifact_runs_on():
     fleet = tiny()
     (cluster, *rest) = fleet.clusters
     (first, *others) = cluster.devices
-    assert planned_only(fleet) == []
+    plan = examine(fleet)
+    assert of_fleet(fleet, plan) == []
     devices = [first.model_copy(update={"runs_artifacts": False}), *others]
     changed = [cluster.model_copy(update={"devices": devices}), *rest]
     fleet = fleet.model_copy(update={"clusters": changed})
-    (told,) = planned_only(fleet)
+    (told,) = of_fleet(fleet, plan)
     assert told.endswith(f"to plan with: {first.name}")
-    assert told in plan_warnings(fleet, examine(tiny()))
+    assert told in plan_warnings(fleet, plan)
+
+
+def test_a_reference_that_has_learned_the_fleets_data():
+    plan = replace(examine(tiny()), learned_before=["data.train (said.jsonl)"])
+    (told,) = of_fleet(tiny(), plan)
+    assert told.endswith("flatters it: data.train (said.jsonl); pre-train it on others")
+    assert told in plan_warnings(tiny(), plan)
 
 
 def test_the_worst_are_named_and_the_others_counted():

@@ -52,7 +52,7 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
         ),
         *_of_memory(plan.memory_bytes),
         *_alone({c.name: [d.name for d in c.devices] for c in fleet.clusters}),
-        *planned_only(fleet),
+        *of_fleet(fleet, plan),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
     ]
 
@@ -67,13 +67,21 @@ def _of_memory(needed: int) -> list[str]:
     ]
 
 
-def planned_only(fleet: Fleet) -> list[str]:
-    """Devices that no artifact runs on, as the fleet file says."""
-    devices = [device for cluster in fleet.clusters for device in cluster.devices]
-    return _sentence(
-        "no runtime of `acme export` is for the device, so that its model is to plan with",
-        ((0, device.name) for device in devices if not device.runs_artifacts),
-    )
+def of_fleet(fleet: Fleet, plan: Plan) -> list[str]:
+    """Signs that hold before and after a run: devices that no artifact runs on, as the fleet file
+    says, and a reference that has learned the fleet's own data."""
+    return [
+        *_sentence(
+            "no runtime of `acme export` is for the device, so that its model is to plan with",
+            ((0, device.name) for device in fleet.devices if not device.runs_artifacts),
+        ),
+        *_sentence(
+            "the reference was pre-trained on the fleet's own data, and every figure on them "
+            "flatters it",
+            ((0, each) for each in plan.learned_before),
+            "pre-train it on others",
+        ),
+    ]
 
 
 def run_warnings(

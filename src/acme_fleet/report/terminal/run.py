@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from acme_fleet.report.words import (
 from acme_fleet.runs.summary import Summary, UpdateSummary
 
 if TYPE_CHECKING:
+    from acme_fleet.inspection.duration import Duration
     from acme_fleet.inspection.plan import Plan
     from acme_fleet.tasks.base import Evaluation, Task
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 ROWS = 40
 """Of a table at most: a fleet may have thousands of devices."""
 _COLUMNS = 8
+_UNSURE = 2.0  # times too short or too long an expected duration may be
 
 
 def print_candidates(fleet: Fleet, plan: Plan) -> None:
@@ -137,6 +140,29 @@ def print_links(fleet: Fleet, plan: Plan) -> None:
         )
     console.print(table)
     print_left_out(console, len(fleet.clusters), "clusters")
+
+
+def print_duration(expected: Duration | None) -> None:
+    """Print how long a run may take here, from half to twice of what some steps say."""
+    if expected is None:
+        return
+    longest = expected.seconds
+    least = (longest - expected.needless_s) / _UNSURE
+    table_console().print(
+        f"a run takes about {duration_text(_rounded(least))} to "
+        f"{duration_text(_rounded(longest * _UNSURE))} on this machine, as busy as it is now: some "
+        f"steps of the reference's training were timed, all other work is an estimate",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _rounded(seconds: float) -> float:
+    """Seconds to one digit, minutes and hours to two."""
+    digits = 1 if seconds < 100 else 2
+    unit = 60.0 if seconds >= 100 else 1.0
+    scale = 10 ** max(0, int(log10(max(seconds / unit, 1))) + 1 - digits)
+    return unit * max(1, round(seconds / unit / scale)) * scale
 
 
 def print_leaving(fleet: Fleet, plan: Plan) -> None:

@@ -58,8 +58,8 @@ def test_nothing_to_warn_of():
         ({}, {"classes": ("a",)}, 1.0, "nothing to tell apart on a device with one class: cam (a)"),
         ({"accuracy": 0.0}, {}, 0.6, "most frequent class of the test set: cam (0.0 % against 60."),
         ({"accuracy": 0.75}, {}, 0.75, "test set: cam (75.0 % against 75.0 %)"),
-        ({"accuracy_linear": 0.8}, {}, 0.5, "which chooses nothing: cam (by 5.0 points)"),
-        ({"accuracy_coarse": 0.8}, {}, 0.5, "validation data chose it: cam (by 5.0 points)"),
+        ({"accuracy_linear": 0.8, "test_samples": 100}, {}, 0.5, "which chooses nothing: cam (by 5.0 points)"),
+        ({"accuracy_coarse": 0.8, "test_samples": 100}, {}, 0.5, "validation data chose it: cam (by 5.0 points)"),
         ({"size_bytes": 1_300_000}, {}, 0.5, "the reference of 1.22 MB: cam (1.3 MB)"),
     ],
 )
@@ -86,8 +86,22 @@ def test_rounds_and_narrow_limits():
     assert [line.rpartition(": ")[2] for line in told] == [
         f"{cluster.name} (1 of {total} candidates)",
         "cam (2)",
-        "cam (to 0.25 of its length)",
+        "cam (to 0.25 of its length); its data may be unlike the others', or wrong",
     ]
+    cluster = cluster.model_copy(update={"missed": {}, "shortened": {"cam": 0.98}})
+    told = run_warnings(summary.model_copy(update={"clusters": [cluster]}), {}, {})
+    assert not any("shortened" in line for line in told)
+
+
+def test_an_answer_or_two_more_are_chance():
+    def told(*devices: tuple[str, float, int]) -> bool:
+        own = ({"name": n, "accuracy_linear": s, "test_samples": t} for n, s, t in devices)
+        return any("a linear header" in line for line in run_warnings(_summary(*own), {}, {}))
+
+    assert not told(("cam", 0.85, 40))  # 4 of 40
+    assert told(("cam", 0.875, 40))  # 5 of 40
+    assert told(("a", 0.80, 40), ("b", 0.80, 40), ("c", 0.80, 40))  # 2 each
+    assert not told(("a", 0.80, 40), ("b", 0.80, 40), ("c", 0.70, 40))
 
 
 def test_devices_without_peers():

@@ -227,15 +227,17 @@ def _run(
 ) -> None:
     from acme_fleet.runs.directory import RunDirectory
 
-    if not resume:
+    if seed is not None:
+        fleet = fleet.model_copy(update={"seed": seed})
+    if resume:
+        RunDirectory(out).require_same(fleet.with_paths_from(Path.cwd()))
+    else:
         RunDirectory(out).require_startable()
     say(f"{fleet.name}: reading its data; the run goes to {out}")
     from acme_fleet.pipeline import customize
     from acme_fleet.runs.callbacks import run_watched
     from acme_fleet.tracking import tracker
 
-    if seed is not None:
-        fleet = fleet.model_copy(update={"seed": seed})
     watchers: list[Callback] = [tracker(*track)] if track else []
     if resume and not RunDirectory(out).begun():
         say(f"there is nothing in {out} to go on with; the run starts")

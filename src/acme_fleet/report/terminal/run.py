@@ -204,12 +204,13 @@ def _epsilon(value: float | None) -> str:
 
 def _language_table(summary: Summary) -> Table:
     """Perplexities on the devices' own test texts, and shares of answers that are exactly right."""
-    table = Table(title="perplexity, and answers that are exactly right")
+    table = Table(title="perplexity, and the share of answers that are exactly right")
     columns = ["device", "coarse", "linear", "final", "loss per token", "tokens", "tokens/s"]
+    exact_columns = ["answers", "right, coarse", "right, final"]
     answered = any(d.language.answers for d in summary.devices if d.language)
     rival = any(d.language.loss_lora is not None for d in summary.devices if d.language)
     columns[3:3] = ["LoRA"] * rival
-    for column in columns + ["answers", "coarse", "final"] * answered:
+    for column in columns + exact_columns * answered:
         table.add_column(column, justify="left" if column == "device" else "right")
     for device in summary.devices[:ROWS]:
         if (own := device.language) is None:

@@ -58,8 +58,18 @@ def test_nothing_to_warn_of():
         ({}, {"classes": ("a",)}, 1.0, "nothing to tell apart on a device with one class: cam (a)"),
         ({"accuracy": 0.0}, {}, 0.6, "most frequent class of the test set: cam (0.0 % against 60."),
         ({"accuracy": 0.75}, {}, 0.75, "test set: cam (75.0 % against 75.0 %)"),
-        ({"accuracy_linear": 0.8, "test_samples": 100}, {}, 0.5, "which chooses nothing: cam (by 5.0 points)"),
-        ({"accuracy_coarse": 0.8, "test_samples": 100}, {}, 0.5, "validation data chose it: cam (by 5.0 points)"),
+        (
+            {"accuracy_linear": 0.8, "test_samples": 100},
+            {},
+            0.5,
+            "which chooses nothing: cam (by 5.0 points)",
+        ),
+        (
+            {"accuracy_coarse": 0.8, "test_samples": 100},
+            {},
+            0.5,
+            "validation data chose it: cam (by 5.0 points)",
+        ),
         ({"size_bytes": 1_300_000}, {}, 0.5, "the reference of 1.22 MB: cam (1.3 MB)"),
     ],
 )

@@ -81,9 +81,7 @@ def _speed(fleet: Fleet, model: Classifier, seen: Examined, clock: Callable[[], 
     return operations / max(min(taken, best(_TRIES)), 1e-9)
 
 
-def _step(
-    model: Classifier, batch: Samples, numbers: Numbers, clock: Callable[[], float]
-) -> float:
+def _step(model: Classifier, batch: Samples, numbers: Numbers, clock: Callable[[], float]) -> float:
     """Seconds of a forward and a backward pass."""
     started = clock()
     with mixed_precision(model.backbone.device, numbers):

@@ -100,7 +100,7 @@ class Directory(ABC, Generic[Kind]):
         return run
 
     def require_same(self, settings: Kind) -> None:
-        """Refuse to go on with a run of other settings; where no run is, there is nothing to refuse.
+        """Refuse to go on with a run of other settings; where no run is, nothing is refused.
 
         Raises:
             RunError: naming what differs, and the command that goes on.

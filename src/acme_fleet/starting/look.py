@@ -259,7 +259,11 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
         f"{len(items):,} texts{f' of {len(counts)} classes' if counts else ''}",
         counted,
         *_about_classes(counts),
-        *([f"{owner} says whose a text is: {len(values)} of them, {listed(values, 6)}"] if owner else []),
+        *(
+            [f"{owner} says whose a text is: {len(values)} of them, {listed(values, 6)}"]
+            if owner
+            else []
+        ),
     ]
     return Found(
         *(kind, settings, len(items), dict(counts)),

@@ -223,8 +223,8 @@ def test_losses_that_a_trial_leaves_larger_have_a_reason(tmp_path: Path) -> None
 
     told = shown(0.2, None, None, 0.0)
     assert "2 shapes spread over the front were tried" in told
-    assert "Losses of 0.5, 1 have grown: a training begins anew" in told
-    assert "1, 2 has nobody to learn from and stays as it was." in told
+    assert "Losses of w, d = 0.5, 1 have grown: a training begins anew" in told
+    assert "w, d = 1, 2 has nobody to learn from and stays as it was." in told
     assert "have grown" not in shown(-0.1, None, None, 0.0)
     assert "Limit: 500 bytes, the storage of s-0 itself." in told
 

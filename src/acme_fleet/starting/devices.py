@@ -103,6 +103,8 @@ def about_devices(devices: Sequence[Wanted]) -> list[str]:
     for each in devices:
         named = listed(list(each.names), 3)
         told = f"{named}: {each.of.title}, {each.of.storage} for the model of each"
+        if len(each.names) == 1 < len(devices):
+            told += "; alone in its cluster, it learns from no other: name more of its kind"
         if not each.of.runs_artifacts:
             told += "; no runtime of `acme export` is for it: it is a kind to plan with"
         lines.append(told)

@@ -163,10 +163,10 @@ def _grown(tried: Iterable[Candidate]) -> str:
     """A reason for losses that a trial leaves larger than they were, and for those as they were."""
     told, changes = "", [((c.recovered_loss or 0) - c.loss, c) for c in tried]
     if same := [_name(c) for change, c in changes if change == 0]:
-        told += f" {listed(same)} has nobody to learn from and stays as it was."
+        told += f" w, d = {'; '.join(same[:3])} has nobody to learn from and stays as it was."
     if grown := [_name(c) for change, c in changes if change > 0]:
         told += (
-            f" Losses of {listed(grown)} have grown: a training begins anew at its full learning "
+            f" Losses of w, d = {'; '.join(grown[:3])} have grown: a training begins anew at its full learning "
             f"rate, and the share was too short, or the public samples too few, to come back. More "
             f"recovery epochs or fewer selection.finalists give each more."
         )
@@ -229,7 +229,7 @@ def _print_measured(console: Console, found: Explanation) -> None:
         )
     if (language := own.language) is not None:
         losses = language.loss_coarse, language.loss_linear, language.loss
-        words += f". Perplexities: {', '.join(map(perplexity_text, losses))}"
+        words += f". Perplexities of the three: {', '.join(map(perplexity_text, losses))}"
     console.print(f"{words}.", highlight=False)
 
 

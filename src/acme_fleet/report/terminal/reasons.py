@@ -166,9 +166,9 @@ def _grown(tried: Iterable[Candidate]) -> str:
         told += f" w, d = {'; '.join(same[:3])} has nobody to learn from and stays as it was."
     if grown := [_name(c) for change, c in changes if change > 0]:
         told += (
-            f" Losses of w, d = {'; '.join(grown[:3])} have grown: a training begins anew at its full learning "
-            f"rate, and the share was too short, or the public samples too few, to come back. More "
-            f"recovery epochs or fewer selection.finalists give each more."
+            f" Losses of w, d = {'; '.join(grown[:3])} have grown: a training begins anew at its "
+            f"full learning rate, and the share was too short, or the public samples too few, to "
+            f"come back. More recovery epochs or fewer selection.finalists give each more."
         )
     return told
 

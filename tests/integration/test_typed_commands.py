@@ -109,7 +109,7 @@ def test_delivery(here: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_deploy_and_updates(here: Path):
-    """What they export and publish is of a run that was not updated, which the guide's is."""
+    """Exports and a publication of a run that was not updated; the guide's update is elsewhere."""
     customize(tiny(**SHORT), out="runs/mine", progress=False)
     for page, expected in (("deploy", ["export", "predict"]), ("updates", ["export", "publish"])):
         done = []

@@ -46,7 +46,7 @@ def features_chance(
 def hits_chance(old: tuple[int, int], new: tuple[int, int]) -> float:
     """Fisher's exact test of two shares, each as the right ones and all."""
     table = [[right, count - right] for right, count in (old, new)]
-    return float(fisher_exact(table).pvalue)
+    return float(fisher_exact(table).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def gain_chance(before: Bool[np.ndarray, " samples"], after: Bool[np.ndarray, " samples"]) -> float:

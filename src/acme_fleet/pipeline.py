@@ -31,7 +31,7 @@ from acme_fleet.messages.base import Message
 from acme_fleet.models.features import Classifier
 from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summarize
 from acme_fleet.report.page.html import write_report
-from acme_fleet.report.warnings import commonest_share, planned_only, run_warnings
+from acme_fleet.report.warnings import commonest_share, of_fleet, run_warnings
 from acme_fleet.roles import FindRun, cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
@@ -178,7 +178,7 @@ def _customized(
         "left_out": cloud.left_out,
         "compute": cloud.backbones.numbers,
         "damaged_events": len(damaged),
-        "warnings": run_warnings(summary, plan.holdings, commonest) + planned_only(fleet),
+        "warnings": run_warnings(summary, plan.holdings, commonest) + of_fleet(fleet, plan),
     }
     summary = summary.model_copy(update=told)
     write_report(summary, events, run.report)

@@ -141,7 +141,7 @@ def write_lines(answers: Iterable[Classified | Refused], top: int | None) -> tup
             refused += 1
             told = [f"error: {answer.reason}"]
         else:
-            told = [f"{p:.3f}  {one_line(name)}" for name, p in answer.best(top or 1)]
+            told = [f"{one_line(name)}  {p:.3f}" for name, p in answer.best(top or 1)]
         sys.stdout.writelines(f"{label}  {line}\n" for line in told)
         sys.stdout.flush()
     return total, refused

@@ -450,7 +450,8 @@ class TestRunDirectory:
         message = r"run of another fleet or seed; .* another --out"
         with pytest.raises(RunError, match=message) as refusal:
             RunDirectory.create(tmp_path / "run", fleet.model_copy(update=change), resume=True)
-        assert str(refusal.value).splitlines()[1:] == [told]
+        assert str(refusal.value).splitlines()[1:] == ["What differs:", told]
+        assert "go on with that run: acme run " in str(refusal.value)
 
     def test_only_what_differs_is_told(self, tmp_path: Path, fleet: Fleet):
         content = fleet.model_dump(mode="json")
@@ -460,7 +461,7 @@ class TestRunDirectory:
         with pytest.raises(RunError) as refusal:
             RunDirectory.create(tmp_path / "run", Fleet.parse(content), resume=True)
         before = fleet.personalization.local.epochs
-        assert set(str(refusal.value).splitlines()[1:]) == {
+        assert set(str(refusal.value).splitlines()[2:]) == {
             f"personalization.local.epochs: {before} there, 77 here",
             "clusters.0.devices: other entries there, other entries here",
         }

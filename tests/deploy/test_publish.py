@@ -309,7 +309,10 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told("publish", ".", "--to", "site", "--device", DEVICE)
     assert "is installed" in told("pull", "--from", "site", "--device", DEVICE, "--to", "device")
     assert "is installed again, in place of 2-" in told("rollback", "device")
-    assert "valid until" in told("publish", "--to", "site", "--refresh")
+    refreshed = told("publish", "--to", "site", "--refresh", "--days", "60")
+    assert "valid until" in refreshed
+    assert refreshed.endswith("publish --to site --refresh --days 60\n")
+    assert "before then: acme publish --to site --refresh\n" in again
     shown = told("keys", "show")
     assert shown.startswith("fingerprint ")
     assert shown.count("(here)") == 3

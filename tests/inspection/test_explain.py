@@ -204,6 +204,31 @@ def test_the_window_that_gave_up_loss_is_named(tmp_path: Path) -> None:
         assert ("a smaller selection.performance_window would choose" in told) == named
 
 
+def test_losses_that_a_trial_leaves_larger_have_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    write_run(path, BY_HAND, {"s": [(500, SLOW)]})
+    summary = Summary.read(path / "summary.json")
+    (cluster,) = summary.clusters
+
+    def shown(*after: float | None) -> str:
+        candidates = [
+            one.model_copy(update={"recovered_loss": None if grown is None else one.loss + grown})
+            for one, grown in zip(cluster.candidates, after, strict=True)
+        ]
+        clusters = [cluster.model_copy(update={"candidates": candidates})]
+        summary.model_copy(update={"clusters": clusters}).write(path / "summary.json")
+        done = CliRunner().invoke(app, ["explain", str(path), "--device", "s-0"])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    told = shown(0.2, None, None, 0.0)
+    assert "2 shapes spread over the front were tried" in told
+    assert "Losses of w, d = 0.5, 1 have grown: a training begins anew" in told
+    assert "w, d = 1, 2 has nobody to learn from and stays as it was." in told
+    assert "have grown" not in shown(-0.1, None, None, 0.0)
+    assert "Limit: 500 bytes, the storage of s-0 itself." in told
+
+
 def test_command_when_everything_fits(run: Path) -> None:
     shown = CliRunner().invoke(app, ["explain", str(run), "--device", "s-0"])
     assert "a larger limit buys nothing" in " ".join(shown.output.split())

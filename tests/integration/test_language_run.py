@@ -109,7 +109,7 @@ def test_commands_show_what_it_writes(run: tuple[Path, Summary]):
     assert own.output.count("=> | ") == own.output.count("    in the data: ") == 5
     assert "perplexity" in own.output
     explained = CliRunner().invoke(app, ["explain", str(path), "--device", name])
-    assert "Perplexities: " in explained.output
+    assert "Perplexities of the three: " in explained.output
     assert ", share of tokens: coarse header" in " ".join(explained.output.split())
     page = (path / "report.html").read_text()
     assert "What each device writes" in page

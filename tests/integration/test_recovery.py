@@ -142,7 +142,7 @@ def test_a_choice_after_recovery_is_explained(tried: Any) -> None:
             shown = CliRunner().invoke(app, ["explain", str(path), "--device", name])
             words = " ".join(shown.output.split())
             assert "shapes spread over the front were tried" in words
-            assert "chosen of the recovered" in words
+            assert "chosen of the tried, loss then" in words
     shown = CliRunner().invoke(app, ["explain", str(path)])
     assert "chosen after recovery" in " ".join(shown.output.split())
     assert "after a share of the recovery" in (path / "report.html").read_text()

@@ -277,6 +277,10 @@ def test_drift_is_seen_where_there_is_some(finished, tmp_path: Path):
         assert drift.distance is not None
         assert drift.within is not None
         assert drift.distance > drift.within > 0
+        assert {"shares of classes", "accuracy", "features"} == drift.chances.keys()
+        assert set(drift.changed) >= {"features"}
+    assert "shares of classes" in few.changed
+    assert few.gains
     assert few.after.score > few.before.score
     assert few.after.count == few.before.count < 120
     assert {shift.name for shift in few.classes if shift.new} <= {"0", "1", "2"}
@@ -290,6 +294,8 @@ def test_drift_is_told_in_words(finished, tmp_path: Path):
     assert told.exit_code == 0, told.output
     for part in ("shipped", "refreshed", "shares of classes", "Wasserstein", "a refresh on the"):
         assert part in told.output
+    assert "the data has changed: " in told.output
+    assert "a refresh is " in told.output
     told = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "nowhere.npz")])
     assert told.exit_code == 2
     assert "device cam-2: data" in told.output

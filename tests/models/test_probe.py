@@ -49,6 +49,22 @@ def test_two_classes_and_one():
     assert only.accuracy(*_blobs(4, [4])) == 1.0
 
 
+def test_rounding_in_a_constant_feature_is_not_learned():
+    """Scaled to a deviation of 1 it would be the largest number of another model's features."""
+    noise = np.random.default_rng(5)
+
+    def with_noise(seed: int, size: float = 2e-9) -> tuple[np.ndarray, np.ndarray]:
+        features, labels = _blobs(seed, [0, 2, 3])
+        rounding = 3 + size * noise.normal(size=(len(features), 1))
+        return np.hstack([features, rounding]), labels
+
+    probe = fit_probe(with_noise(0), with_noise(1), 6)
+    plain = fit_probe(_blobs(0, [0, 2, 3]), _blobs(1, [0, 2, 3]), 6)
+    assert np.abs(probe.weight).max() < 2 * np.abs(plain.weight).max()
+    students = with_noise(2, 0.01)  # which does not repeat the reference's rounding
+    assert probe.accuracy(*students) == plain.accuracy(*_blobs(2, [0, 2, 3]))
+
+
 HEADER = HeaderPlan(
     genotype=Genotype(
         blocks=(Block(inputs=(0, 1), operations=("conv3", "conv1")),), cells=1, channels=3

@@ -19,8 +19,8 @@ from acme_fleet.report.terminal.run import print_candidates, print_summary
 from acme_fleet.report.warnings import (
     commonest_share,
     notes,
+    of_fleet,
     plan_warnings,
-    planned_only,
     run_warnings,
 )
 from acme_fleet.report.words import bytes_text
@@ -58,8 +58,18 @@ def test_nothing_to_warn_of():
         ({}, {"classes": ("a",)}, 1.0, "nothing to tell apart on a device with one class: cam (a)"),
         ({"accuracy": 0.0}, {}, 0.6, "most frequent class of the test set: cam (0.0 % against 60."),
         ({"accuracy": 0.75}, {}, 0.75, "test set: cam (75.0 % against 75.0 %)"),
-        ({"accuracy_linear": 0.8}, {}, 0.5, "which chooses nothing: cam (by 5.0 points)"),
-        ({"accuracy_coarse": 0.8}, {}, 0.5, "validation data chose it: cam (by 5.0 points)"),
+        (
+            {"accuracy_linear": 0.8, "test_samples": 100},
+            {},
+            0.5,
+            "which chooses nothing: cam (by 5.0 points)",
+        ),
+        (
+            {"accuracy_coarse": 0.8, "test_samples": 100},
+            {},
+            0.5,
+            "validation data chose it: cam (by 5.0 points)",
+        ),
         ({"size_bytes": 1_300_000}, {}, 0.5, "the reference of 1.22 MB: cam (1.3 MB)"),
     ],
 )
@@ -86,8 +96,22 @@ def test_rounds_and_narrow_limits():
     assert [line.rpartition(": ")[2] for line in told] == [
         f"{cluster.name} (1 of {total} candidates)",
         "cam (2)",
-        "cam (to 0.25 of its length)",
+        "cam (to 0.25 of its length); its data may be unlike the others', or wrong",
     ]
+    cluster = cluster.model_copy(update={"missed": {}, "shortened": {"cam": 0.98}})
+    told = run_warnings(summary.model_copy(update={"clusters": [cluster]}), {}, {})
+    assert not any("shortened" in line for line in told)
+
+
+def test_an_answer_or_two_more_are_chance():
+    def told(*devices: tuple[str, float, int]) -> bool:
+        own = ({"name": n, "accuracy_linear": s, "test_samples": t} for n, s, t in devices)
+        return any("a linear header" in line for line in run_warnings(_summary(*own), {}, {}))
+
+    assert not told(("cam", 0.85, 40))  # 4 of 40
+    assert told(("cam", 0.875, 40))  # 5 of 40
+    assert told(("a", 0.80, 40), ("b", 0.80, 40), ("c", 0.80, 40))  # 2 each
+    assert not told(("a", 0.80, 40), ("b", 0.80, 40), ("c", 0.70, 40))
 
 
 def test_devices_without_peers():
@@ -116,13 +140,21 @@ def test_devices_that_no_artifact_runs_on():
     fleet = tiny()
     (cluster, *rest) = fleet.clusters
     (first, *others) = cluster.devices
-    assert planned_only(fleet) == []
+    plan = examine(fleet)
+    assert of_fleet(fleet, plan) == []
     devices = [first.model_copy(update={"runs_artifacts": False}), *others]
     changed = [cluster.model_copy(update={"devices": devices}), *rest]
     fleet = fleet.model_copy(update={"clusters": changed})
-    (told,) = planned_only(fleet)
+    (told,) = of_fleet(fleet, plan)
     assert told.endswith(f"to plan with: {first.name}")
-    assert told in plan_warnings(fleet, examine(tiny()))
+    assert told in plan_warnings(fleet, plan)
+
+
+def test_a_reference_that_has_learned_the_fleets_data():
+    plan = replace(examine(tiny()), learned_before=["data.train (said.jsonl)"])
+    (told,) = of_fleet(tiny(), plan)
+    assert told.endswith("flatters it: data.train (said.jsonl); pre-train it on others")
+    assert told in plan_warnings(tiny(), plan)
 
 
 def test_the_worst_are_named_and_the_others_counted():

@@ -157,12 +157,12 @@ def test_command_line(images: Path, texts: Path, tmp_path: Path, capsys: Any):
         (tmp_path / name).write_bytes(b"no image")
     assert main(["predict", str(images), str(tmp_path)]) == 0
     told = capsys.readouterr()
-    assert told.out.endswith("  lower left\n")
+    assert told.out.endswith("  lower left  1.000\n")
     assert told.err.startswith("skipped, no image: 2")
     (tmp_path / "b.png").write_bytes(b"noise")
     assert main(["predict", str(images), str(tmp_path)]) == 1
     told = capsys.readouterr()
-    assert "a.png  1.000  lower left\n" in told.out
+    assert "a.png  lower left  1.000\n" in told.out
     assert "b.png as an image: Pillow knows no such format" in told.out
     assert "error: 1 of 2 could not be read" in told.err
     assert main(["predict", str(images), str(tmp_path / "b.png")]) == 1
@@ -209,9 +209,12 @@ def _script_of(folder: Path, name: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_scripts_answer_as_the_runner(images: Path, texts: Path, tmp_path: Path):
+def test_scripts_answer_as_the_runner(images: Path, texts: Path, tmp_path: Path, capsys: Any):
     quadrant(3, mode="RGBA").save(tmp_path / "a.png")
-    name, label, probability = _script_of(images, "images", str(tmp_path / "a.png")).split("  ")
+    line = _script_of(images, "images", str(tmp_path / "a.png"))
+    assert main(["predict", str(images), str(tmp_path / "a.png")]) == 0
+    assert capsys.readouterr().out == line  # the same columns
+    name, label, probability = line.split("  ")
     (answer,) = Runner.open(images).classify([Input(name)])
     assert isinstance(answer, Classified)
     assert answer.probabilities[label] == pytest.approx(float(probability), abs=6e-4)

@@ -130,6 +130,7 @@ def test_an_owner_column_decides_who_gets_what(tmp_path: Path, text_checkpoint: 
     rows = [{**row, "speaker": f"s{n % 3}"} for n, row in enumerate(said(60))]
     found = look_at_texts(write_rows(tmp_path / "a.jsonl", rows), text_checkpoint, None)
     assert found.owners == 3
+    assert found.told[-1] == "speaker says whose a text is: 3 of them, s0, s1, s2"
     assert found.settings["partition"] == {"scheme": "natural", "column": "speaker"}
     given = ("--text", tmp_path / "a.jsonl", "--checkpoint", text_checkpoint)
     result = _acme("init", tmp_path / "a.yaml", *given, "--devices", "4")
@@ -195,12 +196,28 @@ def test_a_storage_is_a_type_with_the_costs_of_the_default_one():
     assert (small.of.gflops, small.of.busy_w) == (pi.gflops, pi.busy_w)
 
 
+@pytest.mark.parametrize(
+    ("devices", "names"),
+    [
+        ("gateway=20MB:2", ["gateway-site"]),
+        ("20MB:2,raspberry-pi-5:2", ["raspberry-pi-5-site", "20MB-site"]),
+        ("door=1GB,door-2=2GB", ["2GB-site", "1GB-site"]),
+        ("door=1GB,hall=1GB", ["1GB-site"]),
+    ],
+)
+def test_a_cluster_is_named_as_its_devices_are(devices: str, names: list[str]):
+    lines = written._clusters(Shape(2, 8, 16, 4), wanted_devices(devices))
+    assert [line.split()[-1] for line in lines if line.startswith("  - name: ")] == names
+
+
 def test_storage_and_a_missing_runtime_are_told():
     pis, cameras, plain, _ = about_devices(wanted_devices("raspberry-pi-5:5,esp32-camera,20MB"))
     assert pis.startswith("pi-1, pi-2, pi-3 and 2 more: Raspberry Pi 5, 256 MB for the model")
     assert "no runtime of `acme export` is for it" in cameras
     assert not any("no runtime" in line for line in (pis, plain))
     assert "20MB for the model" in plain
+    (only,) = about_devices(wanted_devices("gateway=20MB:2"))  # who names storages knows how
+    assert only.startswith("gateway-1, gateway-2: a device with the speed")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +381,7 @@ def test_a_vocabulary_that_is_cut_is_the_one_that_tokens_are_counted_by(
     path = tmp_path / "mine.yaml"
     result = _acme("init", path, "--text", tmp_path / "a.jsonl", "--checkpoint", llama)
     assert result.exit_code == 0, result.output
-    assert "by a vocabulary of 260 tokens" in result.output
+    assert "in a vocabulary that is cut to 260 tokens, those of your texts first" in result.output
     assert Fleet.from_yaml(path).data.max_tokens > whole
     assert _acme("check", path).exit_code == 0
 

@@ -39,18 +39,26 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
 def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
     fleet = _read(path)
-    from acme_fleet.inspection.plan import check_feasible, examine
+    from acme_fleet.inspection.duration import expected_duration
+    from acme_fleet.inspection.plan import check_feasible, examine_whole
     from acme_fleet.report.terminal.holdings import print_holdings
     from acme_fleet.report.terminal.reasons import print_limits
-    from acme_fleet.report.terminal.run import print_candidates, print_leaving, print_links
+    from acme_fleet.report.terminal.run import (
+        print_candidates,
+        print_duration,
+        print_leaving,
+        print_links,
+    )
 
-    plan = examine(fleet)
+    seen = examine_whole(fleet)
+    plan = seen.plan
     print_candidates(fleet, plan)
     check_feasible(fleet, plan)
     print_links(fleet, plan)
     print_limits(fleet, plan)
     print_leaving(fleet, plan)
     warnings = print_holdings(fleet, plan)
+    print_duration(expected_duration(fleet, seen))
     told = {0: "nothing to warn of", 1: "one warning, which lets it run"}
     run_it = f"{called()} run {shlex.quote(str(path))} --out runs/{fleet.name}"
     say(f"{told.get(warnings, f'{warnings} warnings, which let it run')}; next: {run_it}")
@@ -219,15 +227,17 @@ def _run(
 ) -> None:
     from acme_fleet.runs.directory import RunDirectory
 
-    if not resume:
+    if seed is not None:
+        fleet = fleet.model_copy(update={"seed": seed})
+    if resume:
+        RunDirectory(out).require_same(fleet.with_paths_from(Path.cwd()))
+    else:
         RunDirectory(out).require_startable()
     say(f"{fleet.name}: reading its data; the run goes to {out}")
     from acme_fleet.pipeline import customize
     from acme_fleet.runs.callbacks import run_watched
     from acme_fleet.tracking import tracker
 
-    if seed is not None:
-        fleet = fleet.model_copy(update={"seed": seed})
     watchers: list[Callback] = [tracker(*track)] if track else []
     if resume and not RunDirectory(out).begun():
         say(f"there is nothing in {out} to go on with; the run starts")

@@ -27,6 +27,7 @@ DeviceFolder = Annotated[
     Path, typer.Option("--to", help="The device's folder of releases.", show_default=False)
 ]
 FOLDER = Path("publisher")
+_DAYS = 30  # that a site is valid without a refresh
 
 
 @app.command(rich_help_panel=DELIVER)
@@ -50,7 +51,7 @@ def publish(
     ] = False,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="Devices refuse what was not refreshed for longer.")
-    ] = 30,
+    ] = _DAYS,
     registry: RegistryOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="A new release also where the artifact is the same.")
@@ -76,6 +77,7 @@ def publish(
     if place is None:
         refresh_site(to, publisher)
         say(f"{to}: {_valid(publisher)}")
+        say(_due(to, publisher))
         return
     record, artifacts = open_registry(registry), artifacts_of(place, device or [])
     done = _publish(artifacts, to, publisher, bundles, force=force, other=other)
@@ -132,6 +134,7 @@ def _publish(
             bundle(to, one.device, path)
             say(f"wrote {path}")
     say(f"wrote {to}: {_valid(publisher)}")
+    say(_due(to, publisher))
     return done
 
 
@@ -216,7 +219,7 @@ def keys_rotate(
     say(f"without a use: {', '.join(map(str, old))}; remove it, and its copies")
 
 
-def _publisher(folder: Path, days: int = 30) -> Publisher:
+def _publisher(folder: Path, days: int = _DAYS) -> Publisher:
     from datetime import UTC, datetime
 
     from acme_fleet.deploy.delivery.signing import Publisher
@@ -226,6 +229,14 @@ def _publisher(folder: Path, days: int = 30) -> Publisher:
 
 def _valid(publisher: Publisher) -> str:
     return f"valid until {publisher.signed('timestamp').expires:%Y-%m-%d %H:%M} UTC"
+
+
+def _due(to: Path, publisher: Publisher) -> str:
+    """The command that is due before devices refuse what a site offers."""
+    words = [called(), "publish", "--to", str(to), "--refresh"]
+    words += [] if publisher.folder == FOLDER else ["--keys", str(publisher.folder)]
+    words += [] if publisher.days == _DAYS else ["--days", str(publisher.days)]
+    return f"devices refuse it later; at least once before then: {shlex.join(words)}"
 
 
 def _advice(publisher: Publisher) -> str:

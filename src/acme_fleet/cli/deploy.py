@@ -125,13 +125,13 @@ def tell_exported(done: Exported) -> None:
     from acme_fleet.report.words import bytes_text
 
     manifest = done.manifest
-    model = next(e.size_bytes for n, e in manifest.files.items() if n.startswith("model."))
+    name, model = next((n, e) for n, e in manifest.files.items() if n.startswith("model."))
     limit = manifest.limit
     told = [
-        f"{bytes_text(manifest.size_bytes)} in {manifest.precision} (all files; the model's file "
-        f"{bytes_text(model)}, that of the run {bytes_text(done.shipped_bytes)})",
-        f"logits within {manifest.verification.largest_difference:.1g} of PyTorch's on "
-        f"{manifest.verification.samples} {manifest.verification.data} inputs",
+        f"{bytes_text(manifest.size_bytes)} in {manifest.precision}, all files ({name} "
+        f"{bytes_text(model.size_bytes)}, the run's model {bytes_text(done.shipped_bytes)})",
+        f"logits within {100 * manifest.verification.largest_difference:.1g} % of their spread of "
+        f"PyTorch's on {manifest.verification.samples} {manifest.verification.data} inputs",
         *_measured(manifest),
     ]
     say(f"{manifest.name}: {'; '.join(told)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -83,7 +83,8 @@ def pretrain(
             )
             say(f"wrote {out}; in a fleet file: reference: {{checkpoint: {out.resolve()}}}")
             return
-        source = load_source(data_at(data, image_size, classes))
+        found_at = data_at(data, image_size, classes)
+        source = load_source(found_at)
         training = Training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         recipe = recipe_for(source, model, training, patch_size, cutmix, seed)
         with stop_explained(again), LiveStages() as stages:
@@ -91,6 +92,7 @@ def pretrain(
                 source,
                 recipe,
                 out,
+                paths=[data, *cast("list[Path]", found_at.train)],
                 torch_device=device,
                 progress=lambda done, of, note: stages.stage("cloud", "pretrain", done, of, note),
             )

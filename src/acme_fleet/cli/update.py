@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acme_fleet.cli.app import CUSTOMISE, app
+from acme_fleet.cli.app import CUSTOMISE, app, called, say
 from acme_fleet.cli.customise import RunDir, run_and_tell
 from acme_fleet.cli.hosts import need_flower
 
@@ -77,6 +78,14 @@ def drift(
     It computes on this machine alone, writes nothing and sends nothing.
     """
     from acme_fleet.report.terminal.drifts import print_drift
+    from acme_fleet.runs.directory import FLEET
     from acme_fleet.updates.drift import measure_drift
 
-    print_drift(device, measure_drift(run_dir, device, data))
+    found = measure_drift(run_dir, device, data)
+    print_drift(device, found)
+    if found.gains or found.gains is None:
+        words = ["update", str(run_dir), "--fleet", "NEW.yaml", "--out", "NEW-RUN"]
+        say(
+            f"to refresh: a copy of {run_dir / FLEET} with {device}'s `data: {data}`, then: "
+            f"{called()} {shlex.join([*words, '--refresh', device])}"
+        )

@@ -14,6 +14,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.datasets import Listed, Prepared, Source, strata
 from acme_fleet.data.samples import stratified_split
 from acme_fleet.errors import FleetError
+from acme_fleet.outside import listed
 from acme_fleet.seeding import derive_seed
 
 Indices = Int64[np.ndarray, " _"]
@@ -242,7 +243,8 @@ def _owners(
     if others := [name for name in names if name not in by_name]:
         raise FleetError(
             f"data.partition: device {named[0]} is named as a value of column {column!r}, and "
-            f"{others[0]} is not: name all devices as their values, or none"
+            f"{others[0]} is not: name all devices as their values, or none; there are "
+            f"{listed(list(by_name), 6)}"
         )
     return [by_name[name] for name in names]
 

@@ -219,7 +219,8 @@ class DeviceClient:
         task, assignment, features = self._judging, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model", "device") as progress:
             judged = task.written(state.best_evaluation)
-            progress(1, 1, f"validation {judged}, the best of all its states")
+            best = "the least loss" if state.best_evaluation.by_loss else "the best"
+            progress(1, 1, f"validation {judged}, {best} of all its states")
             backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(

@@ -86,11 +86,11 @@ class Explanation:
             return f"infeasible by {excess:,} B"
         recovered = candidates[row].recovered_loss
         if row == self.match.chosen and recovered is not None:
-            return f"chosen of the recovered, loss {recovered:.4f}"
+            return f"chosen of the tried, loss then {recovered:.4f}"
         if row == self.match.chosen:
             return f"chosen, distance {self.distances[row]:.3f}"
         if recovered is not None:
-            return f"tried, loss {recovered:.4f}"
+            return f"tried, loss then {recovered:.4f}"
         if row in self.distances:
             return f"front, distance {self.distances[row]:.3f}"
         if row in self.match.front:

@@ -14,6 +14,7 @@ from acme_fleet.config.devices import Precision, common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.header import Header
 from acme_fleet.cost.size import file_size, parameter_count, shapes_of
+from acme_fleet.data.learned import learned_before
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
 from acme_fleet.distillation.importance import check_objective
@@ -91,6 +92,7 @@ class Plan:
             and moments of AdamW, and a batch's logits.
         holdings: samples and classes of each device by name, of those whose data were read.
         header_weights: of the largest header.
+        learned_before: settings whose data the reference was pre-trained on, with their paths.
     """
 
     grid: Grid
@@ -105,6 +107,7 @@ class Plan:
     memory_bytes: int
     holdings: dict[str, Holding]
     header_weights: int
+    learned_before: list[str]
 
     @property
     def public_samples(self) -> int:
@@ -117,13 +120,33 @@ class Plan:
         return np.sort(self.sizes[known & (self.sizes <= limit)])
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A fleet's data, its reference before any training, and its plan.
+
+    Attributes:
+        world: everybody's samples.
+        reference: of a ViT that the run trains the shape alone.
+        plan: see :func:`make_plan`.
+    """
+
+    world: World
+    reference: Classifier
+    plan: Plan
+
+
 def examine(fleet: Fleet) -> Plan:
     """Load the data and make the plan, see :func:`make_plan`."""
+    return examine_whole(fleet).plan
+
+
+def examine_whole(fleet: Fleet) -> Examined:
+    """Load the data and the reference, and make the plan."""
     task_of(fleet.task).check(fleet)
     world = load_world(fleet)
     of = fleet, world.public, world.classes, world.vocabulary
     reference = untrained_reference(*of, shape_alone=True)
-    return make_plan(fleet, world, reference)
+    return Examined(world, reference, make_plan(fleet, world, reference))
 
 
 def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
@@ -171,6 +194,7 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
             for name, splits in world.private.items()
         },
         header_weights=parameter_count(header.shapes()),
+        learned_before=learned_before(fleet),
     )
 
 

@@ -8,7 +8,7 @@ from acme_fleet.inspection.plan import Plan
 from acme_fleet.runs.forecast import Expected
 from acme_fleet.tasks.registry import task_of
 
-_TRAINED = 3  # a step's operations over those of its forward pass
+TRAINED = 3  # a step's operations over those of its forward pass
 _PARTS = 4  # of an edge server's data, of which two are trained on
 
 
@@ -27,20 +27,20 @@ def expected_work(fleet: Fleet, plan: Plan) -> dict[str, Expected]:
     train, validation, _ = plan.public_parts
     distilled = fleet.backbone.distillation
     students = 2 + distilled.random_subnetworks
-    step = _TRAINED * students * middle + whole  # the teacher passes a batch once
+    step = TRAINED * students * middle + whole  # the teacher passes a batch once
     epochs = distilled.training.epochs
     reference = fleet.reference.training.epochs
     shapes = {(v.width, v.depth, v.hidden) for v in plan.grid.variants}
     work = {
-        "reference": Expected(1, _TRAINED * whole * train * reference),
-        "reordered": Expected(1, _TRAINED * whole * min(train, fleet.backbone.importance_samples)),
+        "reference": Expected(1, TRAINED * whole * train * reference),
+        "reordered": Expected(1, TRAINED * whole * min(train, fleet.backbone.importance_samples)),
         "width-elastic": Expected(1, step * train * epochs),
         "elastic": Expected(1, step * train * epochs),
         "candidate losses": Expected(1, middle * validation * len(plan.grid.variants)),
     }
     groups = len(fleet.clusters)
     if distilled.recovery is not None:
-        alone = (_TRAINED * middle + whole) * train * distilled.recovery.epochs
+        alone = (TRAINED * middle + whole) * train * distilled.recovery.epochs
         tried = min(fleet.selection.finalists, len(shapes))
         work["recovered-"] = Expected(groups, groups * alone)
         if fleet.selection.finalists > 1:
@@ -61,7 +61,7 @@ def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
     steps = search.steps * search.weight_updates_per_step * search.batch_size * groups
     judged = shared / _PARTS * (search.steps * search.children_per_step + search.final_samples)
     tuned = shared / 2 * search.fine_tuning.epochs
-    passed = header * (_TRAINED * (steps + tuned) + judged)
+    passed = header * (TRAINED * (steps + tuned) + judged)
     tried = backbone * shared + passed
     sure = search.when == "always" or search.backbone_learning_rate > 0
     work = {"header search": Expected(groups, tried, 0.0 if sure else passed)}
@@ -69,7 +69,7 @@ def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
         work["header rivals"] = Expected(groups, 3 * passed, 0.0 if sure else 3 * passed)
 
     def trained(training: Training) -> float:
-        return _TRAINED * header * held * training.epochs
+        return TRAINED * header * held * training.epochs
 
     rounds = settings.rounds
     each = trained(settings.local)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from acme_fleet.config.data import ABSENT
 from acme_fleet.outside import listed, one_line
 from acme_fleet.report.words import bytes_text
-from acme_fleet.runs.summary import Summary
+from acme_fleet.runs.summary import DeviceSummary, Summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FEW = 10
 """Samples below which a share of them says little: one is more than ten points."""
+_BY_CHANCE = 5  # right answers more than another model's on the same samples
+_SHORTER = 0.8  # of its length: a shorter update is worth a word
 _NEARLY_ALL = 0.1  # of the candidates are left
 _MARGIN = 1.05  # times the reference: the whole model with a header in place of its classifier
 
@@ -52,7 +54,7 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
         ),
         *_of_memory(plan.memory_bytes),
         *_alone({c.name: [d.name for d in c.devices] for c in fleet.clusters}),
-        *planned_only(fleet),
+        *of_fleet(fleet, plan),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
     ]
 
@@ -67,13 +69,21 @@ def _of_memory(needed: int) -> list[str]:
     ]
 
 
-def planned_only(fleet: Fleet) -> list[str]:
-    """Devices that no artifact runs on, as the fleet file says."""
-    devices = [device for cluster in fleet.clusters for device in cluster.devices]
-    return _sentence(
-        "no runtime of `acme export` is for the device, so that its model is to plan with",
-        ((0, device.name) for device in devices if not device.runs_artifacts),
-    )
+def of_fleet(fleet: Fleet, plan: Plan) -> list[str]:
+    """Signs that hold before and after a run: devices that no artifact runs on, as the fleet file
+    says, and a reference that has learned the fleet's own data."""
+    return [
+        *_sentence(
+            "no runtime of `acme export` is for the device, so that its model is to plan with",
+            ((0, device.name) for device in fleet.devices if not device.runs_artifacts),
+        ),
+        *_sentence(
+            "the reference was pre-trained on the fleet's own data, and every figure on them "
+            "flatters it",
+            ((0, each) for each in plan.learned_before),
+            "pre-train it on others",
+        ),
+    ]
 
 
 def run_warnings(
@@ -97,6 +107,7 @@ def run_warnings(
         (-scale, f"{name} (to {scale:.2g} of its length)")
         for c in clusters
         for name, scale in c.shortened.items()
+        if scale < _SHORTER
     )
     return [
         *(_of_holdings(present) if holdings else _few_tests(tests)),
@@ -105,7 +116,11 @@ def run_warnings(
         *_narrow({c.name: (c.feasible, len(c.candidates)) for c in clusters}),
         *_alone({c.name: c.device_names for c in clusters}),
         *_sentence("rounds were missed, or what was sent in them was refused", missed),
-        *_sentence("the header's update was shortened", shortened),
+        *_sentence(
+            "the header's update was far longer than its peers', and was shortened",
+            shortened,
+            "its data may be unlike the others', or wrong",
+        ),
     ]
 
 
@@ -137,8 +152,8 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
         for d in devices
         if (best := constant.get(d.name, -1.0)) >= d.accuracy
     )
-    linear = (_points(d.name, d.accuracy_linear - d.accuracy) for d in devices)
-    coarse = (_points(d.name, d.accuracy_coarse - d.accuracy) for d in devices)
+    linear = _beyond_chance(devices, "accuracy_linear")
+    coarse = _beyond_chance(devices, "accuracy_coarse")
     larger = (
         (d.size_bytes, f"{d.name} ({bytes_text(d.size_bytes)})")
         for d in devices
@@ -151,14 +166,31 @@ def _of_models(summary: Summary, constant: Mapping[str, float]) -> list[str]:
         ),
         *_sentence(
             "a linear header on the same backbone is better on the test set, which chooses nothing",
-            (case for case in linear if case[0] > 0),
+            linear,
         ),
         *_sentence(
             "the model is worse on the test set than the coarse one; validation data chose it",
-            (case for case in coarse if case[0] > 0),
+            coarse,
             f"raise data.validation, or give more data{mixed}",
         ),
         *_sentence(f"the model is larger than the reference of {bytes_text(reference)}", larger),
+    ]
+
+
+def _beyond_chance(devices: Sequence[DeviceSummary], field: str) -> list[tuple[float, str]]:
+    """Devices on which another model is better, by more answers than could be chance alone.
+
+    Both answer the same samples. With fewer than five more right answers even the clearest case,
+    in which the better one is never wrong where the other is right, has a chance of 1 in 16 (sign
+    test). Devices with less count where all devices together have more.
+    """
+    cases = [(getattr(d, field) - d.accuracy, d) for d in devices]
+    more = [better * (d.language.tokens if d.language else d.test_samples) for better, d in cases]
+    together = sum(more) >= _BY_CHANCE - 0.5
+    return [
+        _points(device.name, better)
+        for (better, device), own in zip(cases, more, strict=True)
+        if better > 0 and (together or own >= _BY_CHANCE - 0.5)
     ]
 
 

@@ -91,19 +91,29 @@ class Directory(ABC, Generic[Kind]):
         """
         run = cls(Path(path))
         if run.exists():
-            kept = run.as_written(settings).model_dump(mode="json")
-            changes = list(differences(kept, settings.model_dump(mode="json")))
-            if not resume and (changes or not run._is_bare()):
+            if not resume and (run._changes(settings) or not run._is_bare()):
                 raise run._begun_already()
-            if changes:
-                raise RunError(
-                    f"{run.path} is a run of another {cls.holds} or seed; choose another --out, or "
-                    f"ask for the same:\n" + _shown(changes)
-                )
+            run.require_same(settings)
         else:
             run._refuse_others()
             run._start(settings)
         return run
+
+    def require_same(self, settings: Kind) -> None:
+        """Refuse to go on with a run of other settings; where no run is, nothing is refused.
+
+        Raises:
+            RunError: naming what differs, and the command that goes on.
+        """
+        if self.exists() and (changes := self._changes(settings)):
+            raise RunError(
+                f"{self.path} is a run of another {self.holds} or seed; choose another --out, or "
+                f"go on with that run: {self.resume_command}\nWhat differs:\n{_shown(changes)}"
+            )
+
+    def _changes(self, settings: Kind) -> list[str]:
+        kept = self.as_written(settings).model_dump(mode="json")
+        return list(differences(kept, settings.model_dump(mode="json")))
 
     def exists(self) -> bool:
         """True if a run was begun here.

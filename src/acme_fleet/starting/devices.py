@@ -103,10 +103,14 @@ def about_devices(devices: Sequence[Wanted]) -> list[str]:
     for each in devices:
         named = listed(list(each.names), 3)
         told = f"{named}: {each.of.title}, {each.of.storage} for the model of each"
+        if len(each.names) == 1 < len(devices):
+            told += "; alone in its cluster, it learns from no other: name more of its kind"
         if not each.of.runs_artifacts:
             told += "; no runtime of `acme export` is for it: it is a kind to plan with"
         lines.append(told)
-    return [*lines, "storage of a device is yours to change in the file, or --devices 20MB:4"]
+    if all(_STORAGE.fullmatch(each.kind) for each in devices):
+        return lines
+    return [*lines, "storage is yours to change in the file, or --devices NAME=20MB:4"]
 
 
 def _type(kind: str, known: Mapping[str, DeviceType]) -> DeviceType:
@@ -130,7 +134,6 @@ def _type(kind: str, known: Mapping[str, DeviceType]) -> DeviceType:
             "title": f"a device with the speed and power of a {like.title}",
             "device": "device",
             "storage": kind,
-            "basis": f"those of a {like.title} stand in: {like.basis}",
         }
     )
 

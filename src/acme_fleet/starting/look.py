@@ -19,7 +19,7 @@ from acme_fleet.data.sources.archives import data_at
 from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.text import TextPreprocessing, json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import one_line, optional, reading, resolved
+from acme_fleet.outside import listed, one_line, optional, reading, resolved
 from acme_fleet.starting.have import Template
 from acme_fleet.starting.shape import is_known
 from acme_fleet_runtime.images import open_image
@@ -240,7 +240,7 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
         kept.append(row)
     if not items:
         raise FleetError(f"--text: none of {len(rows):,} lines can be used: {broken[0]}")
-    owner, owners = _owner(kept)
+    owner, values = _owner(kept)
     # Each line of a file has a label or none has.
     counts = Counter[str]()
     if label is not None and all(label in row for row in kept):
@@ -259,12 +259,16 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
         f"{len(items):,} texts{f' of {len(counts)} classes' if counts else ''}",
         counted,
         *_about_classes(counts),
-        *([f"{owner} says whose a text is: {owners} of them"] if owner else []),
+        *(
+            [f"{owner} says whose a text is: {len(values)} of them, {listed(values, 6)}"]
+            if owner
+            else []
+        ),
     ]
     return Found(
         *(kind, settings, len(items), dict(counts)),
         tokens=tokens,
-        owners=owners,
+        owners=len(values) or None,
         told=told,
         broken=broken,
         texts=items,
@@ -280,7 +284,7 @@ def counted_again(found: Found, known: TextPreprocessing, checkpoint: str | Path
         checkpoint: the model's.
     """
     size, lengths = len(known.tokenizer["model"]["vocab"]), _lengths(found.texts, known)
-    source = f"by a vocabulary of {size:,} tokens"
+    source = f"in a vocabulary that is cut to {size:,} tokens, those of your texts first"
     most = _most(found.template, checkpoint)
     tokens, counted = _kept_length(found.template, lengths, most, source)
     # The line after the number of texts is the one of their length.
@@ -316,13 +320,13 @@ def _item(
     return {"text": text_of(row, text, place)}
 
 
-def _owner(rows: Sequence[Mapping[str, Any]]) -> tuple[str | None, int | None]:
-    """A column with a usual name for the owner, that every row has, and how many there are."""
+def _owner(rows: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[str]]:
+    """A column with a usual name for the owner, that every row has, and its values."""
     for name in _OWNERS:
         values = {str(row.get(name)) for row in rows if isinstance(row.get(name), str | int)}
         if len(values) > 1 and all(isinstance(row.get(name), str | int) for row in rows):
-            return name, len(values)
-    return None, None
+            return name, sorted(values)
+    return None, []
 
 
 def _tokens(

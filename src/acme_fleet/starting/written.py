@@ -31,6 +31,7 @@ _VOCABULARY = 10_000
 _COMMENT = re.compile(r"(?P<code>.*?[^\s#])\s{2,}# (?P<comment>.*)")
 _COLUMN = 29  # of comments, where what they are on is shorter
 _PLAIN = re.compile(r"[\w./][\w./-]*", re.ASCII)
+_NUMBERED = re.compile(r"-\d+$", re.ASCII)
 _OWN_SIDE = 64  # pixels at most, where the run trains a small ViT from nothing
 _FEW_OF_A_CLASS = 10  # samples on a device
 
@@ -238,12 +239,20 @@ def _clusters(shape: Shape, devices: Sequence[Wanted]) -> list[str]:
             f"energy: {{{energy}}}{'' if each.of.runs_artifacts else ', runs_artifacts: false'}"
         )
         lines += [
-            f"  - name: {each.kind}-site",
-            f"    # {each.of.title}: {each.of.basis}",
+            f"  - name: {_yaml(_site(each, devices))}",
+            f"    # {each.of.title} ({each.of.basis})",
             "    devices:",
             *(f"      - {{name: {_yaml(name)}, {rest}}}" for name in each.names),
         ]
     return lines
+
+
+def _site(own: Wanted, devices: Sequence[Wanted]) -> str:
+    """The name of a cluster: what its devices were named, without their numbers, or their type."""
+    stems = {each.kind: {_NUMBERED.sub("", name) for name in each.names} for each in devices}
+    (first, *others) = stems[own.kind]
+    shared = others or first == own.of.device or sum(first in s for s in stems.values()) > 1
+    return f"{own.kind if shared else first}-site"
 
 
 def _validation(found: Found, devices: Sequence[Wanted]) -> float:

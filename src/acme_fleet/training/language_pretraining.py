@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTo
 from acme_fleet.config.training import Training
 from acme_fleet.data.checkpoint_files import WEIGHT_SUMS, weight_sums
 from acme_fleet.data.language import Item, LanguagePreprocessing, read_language
+from acme_fleet.data.learned import DATA_SUMS, digests
 from acme_fleet.data.raw import Columns
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.data.sources.registry import check_paths
@@ -126,7 +127,7 @@ def pretrain_language(
     material = _prepared(items, recipe)  # refused texts leave no folder behind
     with held(folder):
         try:
-            return _pretrained(material, recipe, folder, progress)
+            return _pretrained(data, material, recipe, folder, progress)
         except WriteError as error:
             raise WriteError(f"{error}; the same command goes on with what is finished") from error
 
@@ -155,6 +156,7 @@ def _prepared(items: list[Item], recipe: LanguageRecipe) -> _Material:
 
 
 def _pretrained(
+    data: Path,
     material: _Material,
     recipe: LanguageRecipe,
     folder: Path,
@@ -178,6 +180,7 @@ def _pretrained(
     record = {
         "recipe": recipe.describe(),
         "samples": len(samples),
+        DATA_SUMS: digests([data]),
         "params": sum(p.numel() for p in model.parameters()),
         "validation": _figures(model, validation),
         "test": _figures(model, test),

@@ -9,7 +9,7 @@ Hugging Face folder, which ``reference.checkpoint`` takes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,6 +23,7 @@ from acme_fleet.config.backbone import Reference, ViT
 from acme_fleet.config.training import Training
 from acme_fleet.data.checkpoint_files import PRETRAINING, WEIGHT_SUMS, weight_sums
 from acme_fleet.data.datasets import Source
+from acme_fleet.data.learned import DATA_SUMS, digests
 from acme_fleet.data.samples import Samples, stratified_split
 from acme_fleet.errors import FleetError, RunError, WriteError
 from acme_fleet.models.backbone.checkpoints import save_plain
@@ -118,6 +119,7 @@ def pretrain(
     recipe: Recipe,
     folder: Path,
     *,
+    paths: Sequence[Path] = (),
     torch_device: str = "cpu",
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def pretrain(
         recipe: what is trained, and how.
         folder: gets ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and
             ``pretraining.json``.
+        paths: of the data set, by whose bytes a fleet is told that its reference has learned them.
         torch_device: where to train.
         progress: called with finished and all epochs, and the validation accuracy in words.
 
@@ -144,7 +147,7 @@ def pretrain(
     place = training_device(torch_device, "--device")
     with held(folder):
         try:
-            return _pretrain(source, recipe, folder, place, progress)
+            return _pretrain(source, recipe, folder, place, progress, paths)
         except WriteError as error:
             raise WriteError(f"{error}; the same command goes on with what is finished") from error
 
@@ -155,6 +158,7 @@ def _pretrain(
     folder: Path,
     place: torch.device,
     progress: Callable[[int, int, str], None],
+    paths: Sequence[Path],
 ) -> dict[str, Any]:
     labels = source.train.labels.numpy()
     random = np.random.default_rng(derive_seed(recipe.seed, "pretraining", "split"))
@@ -184,6 +188,7 @@ def _pretrain(
     record = {
         "recipe": recipe.describe(),
         "samples": len(source.train),
+        DATA_SUMS: digests(paths),
         "params": sum(p.numel() for p in classifier.parameters()),
         "validation": _figures(model, held_out),
         "test": _figures(model, source.test),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -18,12 +19,14 @@ from acme_fleet.inspection.predict import open_model
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.module import Header
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.seeding import generator, threads
+from acme_fleet.seeding import derive_seed, generator, threads
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.tasks.registry import task_of
-from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.evaluation import answers, evaluate
+from acme_fleet.updates.chance import classes_chance, features_chance, gain_chance, hits_chance
 
 _MOST_ROWS = 200  # of a distance
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Drift:
         before, after: the shipped model, and one whose header has trained on a part of the new
             data, on another part of the new data.
         after_old: the latter on the old test samples.
+        chances: the probability that a change is chance, of each comparison that could be made.
+        gain_chance: that the gain from ``before`` to ``after`` is; none where it cannot be told.
     """
 
     task: Task
@@ -62,6 +67,18 @@ class Drift:
     before: Evaluation
     after: Evaluation
     after_old: Evaluation
+    chances: dict[str, float]
+    gain_chance: float | None
+
+    @property
+    def changed(self) -> list[str]:
+        """The comparisons beyond chance: at 5 % for all of them together (Bonferroni)."""
+        return [name for name, p in self.chances.items() if p * len(self.chances) < _LEVEL]
+
+    @property
+    def gains(self) -> bool | None:
+        """True if a refresh is shown to gain; none where that cannot be told."""
+        return None if self.gain_chance is None else self.gain_chance < _LEVEL
 
 
 def measure_drift(run_dir: str | Path, device: str, data: str | Path) -> Drift:
@@ -93,13 +110,16 @@ def measure_drift(run_dir: str | Path, device: str, data: str | Path) -> Drift:
         old, new = (_features(own.model.backbone, splits) for splits in parts)
         everything = _all(new)
         draw = generator(fleet.seed, device, "drift")
-        rows, distance, within = _distances(_all(old), everything, draw)
+        rows, distance, within, alike = _distances(_all(old), everything, draw)
         training = fleet.personalization.training_in_all
         trained, _ = train_header(task, header, new, training, draw)
+        on_old, on_new = evaluate(task, header, old.test), evaluate(task, header, everything)
+        seed = derive_seed(fleet.seed, device, "drift")
+        chances = _chances(task, (on_old, on_new), (_all(old), everything), seed)
         return Drift(
             task=task,
-            old=evaluate(task, header, old.test),
-            new=evaluate(task, header, everything),
+            old=on_old,
+            new=on_new,
             classes=_class_shifts(_all(old), everything, own.class_names),
             distance=distance,
             within=within,
@@ -107,6 +127,8 @@ def measure_drift(run_dir: str | Path, device: str, data: str | Path) -> Drift:
             before=evaluate(task, header, new.test),
             after=evaluate(task, trained, new.test),
             after_old=evaluate(task, trained, old.test),
+            chances=chances if alike is None else {**chances, "features": alike},
+            gain_chance=_gain_chance(task, header, trained, new.test),
         )
 
 
@@ -139,18 +161,42 @@ def _all(splits: Splits) -> Samples:
 
 def _distances(
     old: Samples, new: Samples, draw: torch.Generator
-) -> tuple[int, float | None, float | None]:
-    """Rows of each sample, the distance between old and new ones, and that within the old."""
+) -> tuple[int, float | None, float | None, float | None]:
+    """Rows of each sample, the distance between old and new ones, that within the old, and the
+    probability that the former is chance."""
     rows = min(_MOST_ROWS, len(new), len(old) // 2)
     if not rows:
-        return 0, None, None
+        return 0, None, None, None
     first, second = torch.randperm(len(old), generator=draw)[: 2 * rows].split(rows)
     chosen = torch.randperm(len(new), generator=draw)[:rows]
     before, again, after = (
         samples.inputs["pooled"][index].double().numpy()
         for samples, index in ((old, first), (old, second), (new, chosen))
     )
-    return rows, transport_distance(before, after), transport_distance(before, again)
+    alike = features_chance(before, after, np.random.default_rng(draw.initial_seed()))
+    return rows, transport_distance(before, after), transport_distance(before, again), alike
+
+
+def _chances(
+    task: Task, judged: tuple[Evaluation, Evaluation], data: tuple[Samples, Samples], seed: int
+) -> dict[str, float]:
+    """Chances of the changes in classes and hits; tokens have no such counts, being no draws."""
+    if not task.whole_hits:
+        return {}
+    most = 1 + max(int(samples.labels.max()) for samples in data)
+    old, new = (np.bincount(samples.labels.numpy(), minlength=most) for samples in data)
+    hits = [(round(each.score * each.count), each.count) for each in judged]
+    return {
+        "shares of classes": classes_chance(old, new, np.random.default_rng(seed)),
+        task.metric: hits_chance(*hits),
+    }
+
+
+def _gain_chance(task: Task, before: Header, after: Header, test: Samples) -> float | None:
+    if not task.whole_hits:
+        return None
+    right = [(answers(each, test) == test.labels).numpy() for each in (before, after)]
+    return gain_chance(*right)
 
 
 def _class_shifts(old: Samples, new: Samples, names: list[str]) -> list[ClassShift]:

@@ -45,6 +45,32 @@ def print_drift(device: str, drift: Drift) -> None:
         f"points on new data, {100 * (drift.after_old.score - drift.old.score):+.1f} on old",
         highlight=False,
     )
+    for line in verdict(drift):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def verdict(drift: Drift) -> list[str]:
+    """An answer to the two questions: has the data changed, and is a refresh worth it?"""
+    told = ", ".join(f"{name} (p {_p(p)})" for name, p in drift.chances.items())
+    changed = " and ".join(drift.changed)
+    level = "each counts below 0.05 divided by their number"
+    lines = []
+    if drift.chances:
+        head = f"the data has changed: {changed}" if changed else "no change beyond chance is shown"
+        lines.append(f"{head}; compared: {told}; {level}")
+    gain, count = 100 * (drift.after.score - drift.before.score), drift.after.count
+    if drift.gains:
+        lines.append(f"a refresh is shown to gain (p {_p(drift.gain_chance or 0)})")
+    elif drift.gains is not None:
+        lines.append(
+            f"a refresh is not shown to gain: {gain:+.1f} points on {count} samples may be chance "
+            f"(p {_p(drift.gain_chance or 0)})"
+        )
+    return lines
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
 def _score(drift: Drift, result: Evaluation) -> str:

@@ -52,7 +52,8 @@ def print_limits(fleet: Fleet, plan: Plan) -> None:
         admitted = _admitted(plan, limit, cluster.precisions)
         words = f"all {count}, one backbone" if together else f"all {count}"
         table.add_row(cluster.name, words, bytes_text(limit), *admitted)
-        for own, group in members.items() if count > 1 else ():
+        alike = len({(device.storage, device.precisions) for device in cluster.devices}) == 1
+        for own, group in members.items() if not alike else ():
             ends = dict.fromkeys(bytes_text(group[end].storage) for end in (0, -1))
             table.add_row(
                 "",
@@ -87,12 +88,12 @@ def print_explanation(found: Explanation) -> None:
         else f"matching: device. {device.name} was matched by its own limits, and is in the group "
         f"{cluster.name} of those that got the same backbone."
     )
-    console.print(
-        f"{whose} "
-        f"Limit: {cluster.storage_limit_bytes:,} bytes, the storage of {found.smallest.name}; "
-        f"{device.name} stores {device.storage:,}.",
-        highlight=False,
-    )
+    limit = f"Limit: {cluster.storage_limit_bytes:,} bytes, the storage of"
+    if device.storage == cluster.storage_limit_bytes:
+        limit = f"{limit} {device.name} itself."
+    else:
+        limit = f"{limit} {found.smallest.name}; {device.name} stores {device.storage:,}."
+    console.print(f"{whose} {limit}", highlight=False)
     _print_candidates(console, found)
     _print_choice(console, found)
     if found.kept is not None:
@@ -133,13 +134,14 @@ def _print_choice(console: Console, found: Explanation) -> None:
     best = min((candidates[row] for row in found.match.feasible), key=lambda c: c.loss)
     kind = "grid coordinates" if settings.rule == "literal" else "the objectives themselves"
     chosen = candidates[found.match.chosen]
-    tried = {c.variant.trained for c in candidates if c.recovered_loss is not None}
+    tried = {c.variant.trained: c for c in candidates if c.recovered_loss is not None}
     reason = (
         f"Of these w, d = {_name(chosen)} is nearest to the ideal point (rule {settings.rule}: in "
         f"{kind})."
         if not tried
-        else f"{len(tried)} shapes spread over the front were tried: after a share of the recovery "
-        f"w, d = {_name(chosen)} was the choice by the same rule ({settings.rule}: in {kind})."
+        else f"{len(tried)} shapes spread over the front were tried, trained alone for a share of "
+        f"the recovery: then w, d = {_name(chosen)} was the choice by the same rule "
+        f"({settings.rule}: in {kind}).{_grown(tried.values())}"
     )
     console.print(
         f"The best performer that fits is w, d = {_name(best)} with loss {best.loss:.4f}. "
@@ -149,12 +151,26 @@ def _print_choice(console: Console, found: Explanation) -> None:
         f"{reason}",
         highlight=False,
     )
-    if chosen is not best:
+    if chosen.variant.trained != best.variant.trained:
         console.print(
             "Less loss, for more energy and size and within the same limit, is what a smaller "
             "selection.performance_window would choose.",
             highlight=False,
         )
+
+
+def _grown(tried: Iterable[Candidate]) -> str:
+    """A reason for losses that a trial leaves larger than they were, and for those as they were."""
+    told, changes = "", [((c.recovered_loss or 0) - c.loss, c) for c in tried]
+    if same := [_name(c) for change, c in changes if change == 0]:
+        told += f" w, d = {'; '.join(same[:3])} has nobody to learn from and stays as it was."
+    if grown := [_name(c) for change, c in changes if change > 0]:
+        told += (
+            f" Losses of w, d = {'; '.join(grown[:3])} have grown: a training begins anew at its "
+            f"full learning rate, and the share was too short, or the public samples too few, to "
+            f"come back. More recovery epochs or fewer selection.finalists give each more."
+        )
+    return told
 
 
 def _print_limits(console: Console, found: Explanation) -> None:
@@ -213,7 +229,7 @@ def _print_measured(console: Console, found: Explanation) -> None:
         )
     if (language := own.language) is not None:
         losses = language.loss_coarse, language.loss_linear, language.loss
-        words += f". Perplexities: {', '.join(map(perplexity_text, losses))}"
+        words += f". Perplexities of the three: {', '.join(map(perplexity_text, losses))}"
     console.print(f"{words}.", highlight=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from acme_fleet.report.words import (
 from acme_fleet.runs.summary import Summary, UpdateSummary
 
 if TYPE_CHECKING:
+    from acme_fleet.inspection.duration import Duration
     from acme_fleet.inspection.plan import Plan
     from acme_fleet.tasks.base import Evaluation, Task
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 ROWS = 40
 """Of a table at most: a fleet may have thousands of devices."""
 _COLUMNS = 8
+_UNSURE = 2.0  # times too short or too long an expected duration may be
 
 
 def print_candidates(fleet: Fleet, plan: Plan) -> None:
@@ -139,6 +142,29 @@ def print_links(fleet: Fleet, plan: Plan) -> None:
     print_left_out(console, len(fleet.clusters), "clusters")
 
 
+def print_duration(expected: Duration | None) -> None:
+    """Print how long a run may take here, from half to twice of what some steps say."""
+    if expected is None:
+        return
+    longest = expected.seconds
+    least = (longest - expected.needless_s) / _UNSURE
+    table_console().print(
+        f"a run takes about {duration_text(_rounded(least))} to "
+        f"{duration_text(_rounded(longest * _UNSURE))} on this machine, as busy as it is now: some "
+        f"steps of the reference's training were timed, all other work is an estimate",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _rounded(seconds: float) -> float:
+    """Seconds to one digit, minutes and hours to two."""
+    digits = 1 if seconds < 100 else 2
+    unit = 60.0 if seconds >= 100 else 1.0
+    scale = 10 ** max(0, int(log10(max(seconds / unit, 1))) + 1 - digits)
+    return unit * max(1, round(seconds / unit / scale)) * scale
+
+
 def print_leaving(fleet: Fleet, plan: Plan) -> None:
     """Print what would leave each device, its most bytes, and the promise of noise."""
     from acme_fleet.personalization.disclosure import what_leaves  # loads torch
@@ -178,12 +204,13 @@ def _epsilon(value: float | None) -> str:
 
 def _language_table(summary: Summary) -> Table:
     """Perplexities on the devices' own test texts, and shares of answers that are exactly right."""
-    table = Table(title="perplexity, and answers that are exactly right")
+    table = Table(title="perplexity, and the share of answers that are exactly right")
     columns = ["device", "coarse", "linear", "final", "loss per token", "tokens", "tokens/s"]
+    exact_columns = ["answers", "right, coarse", "right, final"]
     answered = any(d.language.answers for d in summary.devices if d.language)
     rival = any(d.language.loss_lora is not None for d in summary.devices if d.language)
     columns[3:3] = ["LoRA"] * rival
-    for column in columns + ["answers", "coarse", "final"] * answered:
+    for column in columns + exact_columns * answered:
         table.add_column(column, justify="left" if column == "device" else "right")
     for device in summary.devices[:ROWS]:
         if (own := device.language) is None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
-from damage import damaged, garbage, misshapen, not_numbers
+from damage import damaged, garbage, misshapen, not_numbers, withheld
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
@@ -310,7 +310,7 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     out, disk = "losses", hosts.state("south")
     hosts.configure("north", grace_s=15)
     damages = {
-        "cam-2": {"WeightsUpload": [not_numbers]},
+        "cam-2": {"WeightsUpload": [not_numbers, *[withheld] * 9]},  # before it is killed
         "badge-1": {"DeviceReport": [garbage] * 9},
         "badge-2": {"WeightsUpload": [misshapen]},
     }

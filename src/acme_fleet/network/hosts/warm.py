@@ -21,7 +21,7 @@ from acme_fleet.network.flower.frames import receive_frame
 from acme_fleet.network.flower.soon import look_again_soon
 
 _COMMAND = "flwr-clientapp"
-_PRELOADED = ("flwr.app", "flwr.clientapp", "acme_fleet.network.flower.frames")
+_PRELOADED = ("flwr.app", "flwr.clientapp", "httpcore", "acme_fleet.network.flower.frames")
 _STUB = """\
 #!{python} -ISE
 import json, os, socket, struct, sys

@@ -409,7 +409,7 @@ def test_superlink_is_told_only_what_changed(fleet: Fleet, hosts: Hosts):
     certificates.make_node(hosts.folder / "new")
     peers = hosts.keys("cloud") / "peers"
     shutil.copy(hosts.folder / "new" / certificates.NODE_PUBLIC, peers / "north.pub")
-    superlink.register(members)
+    wait_for(lambda: superlink.nodes(members)["north"] != first["north"], 60)  # by the host
     second = superlink.nodes(members)
     assert second["south"] == first["south"]
     assert second["north"] != first["north"]

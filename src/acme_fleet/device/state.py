@@ -315,7 +315,7 @@ class DeviceFolder:
 
     def report(self) -> DeviceReport | None:
         """The report, if there is one."""
-        found = _finished(self._finished)
+        found = _finished(self.path)
         return found.report if found else None
 
     def finish(self, report: DeviceReport, answers: Answers | None) -> None:
@@ -338,13 +338,21 @@ def _read_trained(path: Path) -> TrainedState:
         return state, ImportanceSet.of(importance, state.current.plan.layers)
 
 
-def _finished(path: Path) -> Finished | None:
-    return if_sound(path, lambda path: read_sealed_json(path, Finished))
+def _finished(folder: Path) -> Finished | None:
+    """The end of a device's work, also one that an older version kept in three files."""
+    state = folder / _STATE
+    found = if_sound(state / _FINISHED, lambda path: read_sealed_json(path, Finished))
+    if found is not None:
+        return found
+    report = if_sound(state / "report.safetensors", lambda path: read_message(path, DeviceReport))
+    shipped = if_sound(state / "shipped.json", lambda path: read_sealed_json(path, dict[str, str]))
+    answers = if_sound(state / "answers.json", lambda path: read_sealed_json(path, Answers))
+    return None if report is None or shipped is None else Finished(report, shipped, answers)
 
 
 def kept_answers(folder: Path) -> Answers | None:
     """The answers that a device has noted; none of an older version's device."""
-    found = _finished(folder / _STATE / _FINISHED)
+    found = _finished(folder)
     return found.answers if found else None
 
 
@@ -353,7 +361,7 @@ def changed_files(folder: Path) -> list[str] | None:
 
     None, if what it saw is not known.
     """
-    kept = _finished(folder / _STATE / _FINISHED)
+    kept = _finished(folder)
     if kept is None:
         return None
     found = _digests(folder)

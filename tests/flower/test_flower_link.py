@@ -83,6 +83,7 @@ class _Relay:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flower, "WAIT_S", 0.3)
+    monkeypatch.setattr(flower, "_BACK_S", 0.1)
     monkeypatch.setattr(flower, "_AGAIN_S", 0.05)
     monkeypatch.setattr(flower, "_LOOK_S", 0.05)
     monkeypatch.setattr(flower, "_LATE_S", 0.2)
@@ -258,7 +259,7 @@ def test_peer_that_was_given_up_is_asked_once_and_not_waited_for(hosted, linked)
     host, there, tries = hosted("a", steady()), [False], []
 
     def comes_late(header: Header, payload: bytes) -> Answer:
-        tries.append(1)
+        tries.append(header["wait"])
         if there[0]:
             return host.answer(header, payload)
         return {"error": "the node is offline", "passing": True}, b""
@@ -267,8 +268,9 @@ def test_peer_that_was_given_up_is_asked_once_and_not_waited_for(hosted, linked)
     assert isinstance(_ask(link, "a")["a"], Failure)
     before = len(tries)
     assert before > 2
+    assert set(tries) == {0.3}
     assert isinstance(_ask(link, "a")["a"], Failure)
-    assert len(tries) == before + 1
+    assert tries[before:] == [0.1], "it has to say soon that it is back"
     there[0] = True
     assert _ask(link, "a") == {"a": report()}
 

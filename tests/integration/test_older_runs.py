@@ -13,12 +13,15 @@ from typer.testing import CliRunner
 
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.device.state import DeviceFolder, changed_files, kept_answers
 from acme_fleet.errors import DamagedError
+from acme_fleet.links.wire import encode
 from acme_fleet.models.storage import read_tensors, write_tensors
 from acme_fleet.pipeline import customize
 from acme_fleet.report.page.html import write_report
 from acme_fleet.runs.events import FigureEvent
 from acme_fleet.runs.journal import read_journal
+from acme_fleet.runs.sealed import read_sealed_json, write_sealed, write_sealed_json
 from acme_fleet.runs.summary import Summary
 from conftest import models_of
 from event_records import event_records
@@ -103,6 +106,25 @@ def test_state_without_the_evaluation_is_refused_with_what_to_do(finished, prepa
     told = str(refusal.value)
     assert told.startswith(f"cannot read {state}: it has no evaluation: an older version")
     assert "run again with another --out" in told
+
+
+def test_end_of_a_devices_work_is_read_from_three_files(finished, tmp_path: Path) -> None:
+    known = finished.path / "devices" / "cam-1"
+    report, answers = DeviceFolder(known).report(), kept_answers(known)
+    assert report is not None
+    path = shutil.copytree(known, tmp_path / "cam-1")
+    content = read_sealed_json(path / "state" / "finished.json", dict[str, Any])
+    (path / "state" / "finished.json").unlink()
+    assert DeviceFolder(path).report() is None
+    assert changed_files(path) is None
+    write_sealed(path / "state" / "report.safetensors", encode(report))
+    for name in ("shipped", "answers"):
+        write_sealed_json(path / "state" / f"{name}.json", content[name], private=True)
+    assert DeviceFolder(path).report() == report
+    assert kept_answers(path) == answers
+    assert changed_files(path) == []
+    (path / "model.safetensors").write_bytes(b"")
+    assert changed_files(path) == ["model.safetensors"]
 
 
 def _stopped(fleet: Fleet, path: Path) -> None:

@@ -17,7 +17,7 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.device import client
 from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.state import DeviceFolder
-from acme_fleet.errors import RunError
+from acme_fleet.errors import DamagedError, RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import RoundStart
 from acme_fleet.pipeline import customize
@@ -134,12 +134,31 @@ def test_features_are_computed_once_kept_on_disk_and_forgotten_in_the_end(
 def test_what_belongs_to_another_model_is_forgotten(finished, tmp_path: Path) -> None:
     path = shutil.copytree(finished.path / "devices" / "cam-1", tmp_path / "cam-1")
     folder = DeviceFolder(path)
-    assert folder.has_trained(0)
+    assert folder.has_trained(3)
     assert folder.report() is not None
     folder.accept(folder.assignment())
-    assert folder.has_trained(0)
+    assert folder.has_trained(3)
     other = folder.assignment().model_copy(update={"class_names": ["another"] * 10})
     folder.accept(other)
-    assert not folder.has_trained(0)
+    assert not folder.has_trained(3)
     assert folder.report() is None
     assert folder.assignment().class_names == other.class_names
+
+
+def test_the_last_state_and_the_one_before_are_kept_and_no_round_behind_begins_anew(
+    finished,
+) -> None:
+    for device in finished.fleet.devices:
+        folder = DeviceFolder(finished.path / "devices" / device.name)
+        state = sorted((folder.path / "state").iterdir())
+        assert [path.name for path in state] == [
+            "assignment.safetensors",
+            "finished.json",
+            "pruned-2.safetensors",
+            "secret",
+            "trained-3.safetensors",
+            "written",
+        ]
+        assert {path.stat().st_mode & 0o777 for path in state} == {0o600}
+        with pytest.raises(DamagedError, match=r"pruned-1\.safetensors: it was written once"):
+            folder.before(2, lambda: pytest.fail("it would begin anew"))

@@ -74,6 +74,12 @@ def garbage(answer: bytes) -> bytes:
     return bytes(251 - n % 251 for n in range(len(answer)))
 
 
+def withheld(answer: bytes) -> bytes:
+    """No answer at all: who asked waits for as long as it cares to."""
+    threading.Event().wait()
+    return answer
+
+
 def not_numbers(answer: bytes) -> bytes:
     """An importance set that has become NaN."""
     return _changed(answer, lambda own: torch.full_like(own, torch.nan))

@@ -16,6 +16,7 @@ import pytest
 
 import acme_fleet
 from acme_fleet.network.flower.frames import receive_frame, send_frame
+from acme_fleet.network.flower.soon import SOON_S, look_again_soon
 
 # Flower's own imports warn about click; ours do not come by here.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -119,6 +120,20 @@ def test_relay_says_at_once_that_a_node_is_not_known(parts: SimpleNamespace):
     assert "no such node" in refused["error"]
     assert refused["passing"]
     assert not payload
+
+
+@pytest.mark.parametrize("name", ["pull_objects", "pull_and_inflate_object_from_tree"])
+def test_parts_that_are_not_there_yet_are_looked_for_again_soon(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """In the constants of Flower's own functions; another version of it may have none."""
+    inflatable = importlib.import_module("flwr.supercore.inflatable.inflatable_utils")
+    pulling = getattr(inflatable, name)
+    known = dict(pulling.__kwdefaults__)
+    monkeypatch.setattr(pulling, "__kwdefaults__", dict(known))
+    assert known["initial_backoff"] >= SOON_S
+    look_again_soon()
+    assert pulling.__kwdefaults__ == {**known, "initial_backoff": SOON_S}
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])

@@ -62,6 +62,7 @@ def _held(hosts: Hosts, name: str) -> tuple[float, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(_SECONDS + 4 * RUN_S)  # the last run, and the hosts' start
 def test_nothing_is_lost_and_nothing_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     fleet, draw, done = bad_fleet(), random.Random(0), Counter[str]()
     customize(fleet, tmp_path / "run")

@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from damage import damaged, garbage, misshapen, not_numbers
+from damage import damaged, garbage, misshapen, not_numbers, withheld
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
@@ -31,7 +32,7 @@ from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
 from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
-from acme_fleet.network.hosts.superlink import SuperLink
+from acme_fleet.network.hosts.superlink import SuperLink, registered
 from acme_fleet.network.hosts.up import services
 from acme_fleet.pipeline import customize
 from acme_fleet.roles import device_role, edge_role
@@ -175,8 +176,11 @@ def _only_the_fleet_path_is_reachable(hosts: Hosts) -> None:
     """A node's path reaches the SuperLink, which asks for its key; all others end at the proxy."""
     for server in ("cloud", "north"):
         site = Site.from_yaml(hosts.config(server))
+        pull = "/v1/fleet/pull-messages"
+        asked = partial(_post, site.port, pull, site.keys / "ca.crt")
+        wait_for(lambda asked=asked: asked() != 503, 60)  # busy until its waiting room is there
         paths = {
-            "/v1/fleet/pull-messages": None,
+            pull: None,
             "/v1/control/start-run": 404,
             "/v1/control/register-node": 404,
             "/v1/runtime/push-messages": 404,
@@ -310,7 +314,7 @@ def test_devices_that_fail_are_named_and_the_others_do_as_if_those_were_silent(
     out, disk = "losses", hosts.state("south")
     hosts.configure("north", grace_s=15)
     damages = {
-        "cam-2": {"WeightsUpload": [not_numbers]},
+        "cam-2": {"WeightsUpload": [not_numbers, *[withheld] * 9]},  # before it is killed
         "badge-1": {"DeviceReport": [garbage] * 9},
         "badge-2": {"WeightsUpload": [misshapen]},
     }
@@ -401,7 +405,8 @@ def test_superlink_is_told_only_what_changed(fleet: Fleet, hosts: Hosts):
 
     The last test, as the edge whose key it was is shut out.
     """
-    superlink = SuperLink(Site.from_yaml(hosts.config("cloud")))
+    site = Site.from_yaml(hosts.config("cloud"))
+    superlink = SuperLink(site)
     members = [cluster.name for cluster in fleet.clusters]
     first = superlink.nodes(members)
     superlink.register(members)
@@ -409,7 +414,13 @@ def test_superlink_is_told_only_what_changed(fleet: Fleet, hosts: Hosts):
     certificates.make_node(hosts.folder / "new")
     peers = hosts.keys("cloud") / "peers"
     shutil.copy(hosts.folder / "new" / certificates.NODE_PUBLIC, peers / "north.pub")
-    superlink.register(members)
+
+    def renewed() -> bool:
+        """True once the host has let the new key in; in between it knows neither."""
+        known = registered(site.nodes_file)
+        return "north" in known and known["north"].node != first["north"]
+
+    wait_for(renewed, 60)
     second = superlink.nodes(members)
     assert second["south"] == first["south"]
     assert second["north"] != first["north"]

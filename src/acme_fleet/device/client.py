@@ -207,14 +207,13 @@ class DeviceClient:
         """Fine-tune once more, save the best model of all, and test it; once only."""
         report = self._folder.report()
         if report is None or changed_files(self._folder.path) != []:
-            made = self._finish()
-            self._folder.keep_shipped()
+            made, answers = self._finish()
             report = report or made  # a damaged model is saved again; figures stay as measured
-            self._folder.keep_report(report)
+            self._folder.finish(report, answers)
             self._folder.forget_features()
         return report
 
-    def _finish(self) -> DeviceReport:
+    def _finish(self) -> tuple[DeviceReport, Answers | None]:
         state, _ = self._trained(self._personalization.rounds)
         task, assignment, features = self._judging, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model", "device") as progress:
@@ -235,17 +234,17 @@ class DeviceClient:
             linear = self._linear_rival(assignment, features)
             headers = {"coarse": coarse, "best": state.best, "linear": linear}
             found = {name: evaluate(task, header, test) for name, header in headers.items()}
+            one, language, answers = self._private.test[:1].inputs, None, None
             if not task.per_token:
-                self._folder.keep_answers(Answers.of(state.best, features, assignment.class_names))
-            one, language = self._private.test[:1].inputs, None
-            if task.per_token:
+                answers = Answers.of(state.best, features, assignment.class_names)
+            else:
                 own = self._private.test
                 language = language_result(backbone, coarse, state.best, found, own)
                 if (rank := self._personalization.lora_rank) is not None:
                     training, draw = self._personalization.training_in_all, self._generator("lora")
                     rival = lora_rival(self._task, backbone, rank, self._private, training, draw)
                     language = with_rival(language, *rival)
-            return DeviceReport(
+            report = DeviceReport(
                 name=self._settings.name,
                 size_bytes=(self._folder.path / WEIGHTS).stat().st_size,
                 params=sum(p.numel() for p in model.parameters()),
@@ -263,6 +262,7 @@ class DeviceClient:
                 raw_data_bytes=raw_bytes(self._private),
                 language=language,
             )
+            return report, answers
 
     # --- parts ---
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples, Splits
@@ -38,7 +39,7 @@ TrainedState = tuple[HeaderState, ImportanceSet]
 """The state after a round's training, and its neurons' importance."""
 Made = TypeVar("Made")
 _SPLITS = ("train", "validation", "test")
-_STATE, _SHIPPED, _ANSWERS = "state", "state/shipped.json", "state/answers.json"
+_STATE, _FINISHED = "state", "finished.json"
 
 
 def _size_bytes(features: Splits) -> int:
@@ -71,6 +72,23 @@ class Answers:
         trained: list[int] = features.train.labels.tolist()
         train = Counter(names[label] for label in trained)
         return Answers(dict(train), {name: dict(counts) for name, counts in test.items()})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a device's work, in one file.
+
+    Attributes:
+        report: to the edge server.
+        shipped: checksums of the files that ship, by path in the device's folder.
+        answers: what only the device knows of its data; no message has a field for it.
+    """
+
+    __pydantic_config__ = STRICT
+
+    report: DeviceReport
+    shipped: dict[str, str]
+    answers: Answers | None = None
 
 
 class FeatureMemory:
@@ -154,7 +172,7 @@ class DeviceFolder:
         if if_sound(stored, read_sealed) == sent:
             return
         self._memory.drop(self.path)
-        for outdated in stored.parent.glob("*.safetensors"):
+        for outdated in (*stored.parent.glob("*.safetensors"), self._finished):
             remove(outdated)
         forget(stored.parent)
         write_sealed(stored, sent)
@@ -265,8 +283,19 @@ class DeviceFolder:
         return if_sound(self._file(f"trained-{number}"), _read_trained)
 
     def keep_trained(self, number: int, state: HeaderState, importance: ImportanceSet) -> None:
-        """Keep what the training of a round has made."""
+        """Keep what the training of a round has made, and nothing of the rounds behind it.
+
+        The last state before the round stays: the training can be done again from it.
+        """
         state.write(self._file(f"trained-{number}"), importance.by_layer())
+        pruned = (n for n in reversed(range(number)) if self._file(f"pruned-{n}").exists())
+        if (last := next(pruned, None)) is None:
+            return
+        remove(self._file("start"))
+        for behind in range(number):
+            remove(self._file(f"trained-{behind}"))
+            if behind < last:
+                remove(self._file(f"pruned-{behind}"))
 
     def trained(self, number: int) -> TrainedState:
         """The state after a round's training, and its neurons' importance.
@@ -286,19 +315,18 @@ class DeviceFolder:
 
     def report(self) -> DeviceReport | None:
         """The report, if there is one."""
-        return if_sound(self._file("report"), lambda path: read_message(path, DeviceReport))
+        found = _finished(self.path)
+        return found.report if found else None
 
-    def keep_report(self, report: DeviceReport) -> None:
-        """Keep the report: the work for this assignment is over."""
-        write_sealed(self._file("report"), encode(report))
+    def finish(self, report: DeviceReport, answers: Answers | None) -> None:
+        """Keep the report and what ships as it is: the work for this assignment is over."""
+        found = Finished(report, _digests(self.path), answers)
+        content = TypeAdapter(Finished).dump_python(found, mode="json")
+        write_sealed_json(self._finished, content, private=True)
 
-    def keep_answers(self, found: Answers) -> None:
-        """Keep what only the device knows of its test set; no message has a field for it."""
-        write_sealed_json(self.path / _ANSWERS, asdict(found), private=True)
-
-    def keep_shipped(self) -> None:
-        """Remember the files that ship as they are."""
-        write_sealed_json(self.path / _SHIPPED, _digests(self.path), private=True)
+    @property
+    def _finished(self) -> Path:
+        return self.path / _STATE / _FINISHED
 
     def _file(self, name: str) -> Path:
         return self.path / _STATE / f"{name}.safetensors"
@@ -310,21 +338,34 @@ def _read_trained(path: Path) -> TrainedState:
         return state, ImportanceSet.of(importance, state.current.plan.layers)
 
 
+def _finished(folder: Path) -> Finished | None:
+    """The end of a device's work, also one that an older version kept in three files."""
+    state = folder / _STATE
+    found = if_sound(state / _FINISHED, lambda path: read_sealed_json(path, Finished))
+    if found is not None:
+        return found
+    report = if_sound(state / "report.safetensors", lambda path: read_message(path, DeviceReport))
+    shipped = if_sound(state / "shipped.json", lambda path: read_sealed_json(path, dict[str, str]))
+    answers = if_sound(state / "answers.json", lambda path: read_sealed_json(path, Answers))
+    return None if report is None or shipped is None else Finished(report, shipped, answers)
+
+
 def kept_answers(folder: Path) -> Answers | None:
     """The answers that a device has noted; none of an older version's device."""
-    return if_sound(folder / _ANSWERS, lambda path: read_sealed_json(path, Answers))
+    found = _finished(folder)
+    return found.answers if found else None
 
 
 def changed_files(folder: Path) -> list[str] | None:
-    """Files that a device ships and that :meth:`DeviceFolder.keep_shipped` saw otherwise.
+    """Files that a device ships and that :meth:`DeviceFolder.finish` saw otherwise.
 
     None, if what it saw is not known.
     """
-    kept = if_sound(folder / _SHIPPED, lambda path: read_sealed_json(path, dict[str, str]))
+    kept = _finished(folder)
     if kept is None:
         return None
     found = _digests(folder)
-    return [name for name, digest in kept.items() if found.get(name) != digest]
+    return [name for name, digest in kept.shipped.items() if found.get(name) != digest]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ Runs of one fleet with real devices. Beside each lie stands the run in which the
 are silent; the loss is the honest devices' mean accuracy there less that with the lie, in points.
 
     python -m acme_research.benchmarks.hostile_peers --seeds 2
+    python -m acme_research.benchmarks.hostile_peers --rule masked  # also one of five
 """
 
 import shutil
@@ -20,14 +21,24 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.device import client
 from acme_fleet.errors import ProtocolError
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.edge_device import ByClassUpload, HeaderUpload, OpenUpload, Upload
+from acme_fleet.messages.edge_device import (
+    ByClassUpload,
+    HeaderUpload,
+    MaskedUpload,
+    OpenUpload,
+    Start,
+    Upload,
+)
+from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.personalization.base import Own
 from acme_fleet.pipeline import customize
 from acme_research.frame.intervals import student_interval
 from acme_research.frame.many_devices import many_devices
 from acme_research.frame.record import write_benchmark
 from acme_research.frame.runs import finished_run, parser_of, same_search
 
-DEVICES, LIARS, EACH = 10, 3, 150
+EACH = 150
+GROUPS = {"three of ten": (10, 3), "one of five": (5, 1)}
 
 RULES: dict[str, dict[str, Any]] = {
     "importance": {"mix": "importance"},
@@ -48,23 +59,41 @@ def _changed(upload: Upload, device: Any, change: Callable[[Tensors, Tensors], T
         same = {k: v for k, v in upload.header.items() if v.shape == start[k].shape}
         return upload.model_copy(update={"header": {**upload.header, **change(same, start)}})
     if isinstance(upload, OpenUpload):
-        turned = {k: v.max() + v.min() - v for k, v in upload.importance.items()}
-        return upload.model_copy(update={"importance": turned})
-    return upload
+        return upload.model_copy(update={"importance": _backwards(upload.importance)})
+    return _masked(upload, device)
+
+
+def _backwards(importance: Tensors) -> dict[str, Tensor]:
+    """The neurons of each layer in the opposite order of importance."""
+    return {k: v.max() + v.min() - v for k, v in importance.items()}
+
+
+def _masked(upload: Upload, device: Any) -> Upload:
+    """The shares of a set in which the order of the neurons is turned round; masks that cancel."""
+    state, own = device._trained(upload.round)
+    told = ImportanceSet.of(_backwards(own.by_layer()), own.layers)
+    return device._rule.upload(
+        device.start, Own(state.current, told, device._train_classes, device._protection)
+    )
 
 
 def turned(upload: Upload, device: Any) -> Upload:
     """The opposite of what was learned, twice as long: the longest that is not shortened."""
-
-    def change(own: Tensors, start: Tensors) -> Tensors:
-        return {k: start[k] - 2 * (own[k] - start[k]) for k in own}
-
-    return _changed(upload, device, change)
+    return _changed(
+        upload, device, lambda own, start: {k: start[k] - 2 * (own[k] - start[k]) for k in own}
+    )
 
 
 def noise(upload: Upload, device: Any) -> Upload:
-    """Noise as long as what was learned."""
+    """Noise as long as what was learned; in place of masked shares, any numbers."""
     draw = torch.Generator().manual_seed(upload.round)
+    if isinstance(upload, MaskedUpload):
+        limits = torch.iinfo(torch.int32)
+        shares = {
+            name: torch.randint(limits.min, limits.max, share.shape, generator=draw).int()
+            for name, share in upload.shares.items()
+        }
+        return upload.model_copy(update={"shares": shares})
 
     def change(own: Tensors, start: Tensors) -> Tensors:
         return {
@@ -87,18 +116,20 @@ def classes(upload: Upload, device: Any) -> Upload:
     return upload.model_copy(update={"header": header, "held": held})
 
 
-Lie = Callable[[Upload, Any], Upload]
-LIES: dict[str, Lie] = {"turned round": turned, "noise": noise, "classes": classes}
+LIES: dict[str, Callable[[Upload, Any], Upload]] = {
+    "turned round": turned,
+    "noise": noise,
+    "classes": classes,
+}
 
 
-TRIED = {"importance": ("turned round",), "masked": ("turned round",), "rows by class": tuple(LIES)}
-
-
-def lying(names: list[str], lie: Lie | None) -> type[Any]:
+def lying(names: list[str], lie: Callable[[Upload, Any], Upload] | None) -> type[Any]:
     """Devices of which those named lie; none are silent after they have got the model."""
 
     class Device(client.DeviceClient):
         def handle(self, message: Message) -> Message:
+            if isinstance(message, Start):
+                self.start = message
             answer = super().handle(message)
             if self._settings.name not in names or not isinstance(answer, Upload):
                 return answer
@@ -109,57 +140,83 @@ def lying(names: list[str], lie: Lie | None) -> type[Any]:
     return Device
 
 
-def run(fleet: Fleet, prepared: Path, place: Path, device: type[Any]) -> float:
+def run(fleet: Fleet, prepared: Path, place: Path, device: type[Any], liars: list[str]) -> float:
     """The honest devices' mean accuracy in a run that goes on after the search."""
     known, client.DeviceClient = client.DeviceClient, device
     try:
         devices = finished_run(fleet, place, same_search(prepared)).devices
     finally:
         client.DeviceClient = known
-    honest = [d.accuracy for d in devices if int(d.name.removeprefix("d")) < DEVICES - LIARS]
+    honest = [d.accuracy for d in devices if d.name not in liars]
     shutil.rmtree(place)
     return float(np.mean(honest))
 
 
-def measured(seed: int, folder: Path) -> dict[str, dict[str, float]]:
+def measured(
+    seed: int, folder: Path, group: str, rules: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, float]]:
     """By rule: accuracy of the honest with silent peers, and the loss in points by lie."""
-    liars = [f"d{n}" for n in range(DEVICES - LIARS, DEVICES)]
+    devices, lying_ones = GROUPS[group]
+    liars = [f"d{n}" for n in range(devices - lying_ones, devices)]
     base = {"rounds": 3, "local": {"epochs": 5, "batch_size": 16, "learning_rate": 0.02}}
-    many = many_devices(DEVICES, folder, seed, each=EACH, **base)
-    first = many.model_copy(update={"devices_at_once": 1})
-    prepared = folder / f"prepared-{seed}"
+    first = many_devices(devices, folder, seed, each=EACH, **base).model_copy(
+        update={"devices_at_once": 1}
+    )
+    prepared = folder / f"prepared-{devices}-{seed}"
     customize(first, prepared)
     found: dict[str, dict[str, float]] = {}
-    for rule, changes in RULES.items():
+    for rule, changes in rules.items():
         personalization = type(first.personalization).model_validate(
             {**first.personalization.model_dump(), **changes}
         )
         fleet = first.model_copy(update={"personalization": personalization})
-        silent = run(fleet, prepared, folder / "run", lying(liars, None))
+        silent = run(fleet, prepared, folder / "run", lying(liars, None), liars)
         found[rule] = {"silent": silent}
-        for name in TRIED.get(rule, ("turned round", "noise")):
-            accuracy = run(fleet, prepared, folder / "run", lying(liars, LIES[name]))
+        for name, lie in LIES.items():
+            if name == "classes" and rule != "rows by class":
+                continue
+            if rule == "importance" and name != "turned round":
+                continue
+            accuracy = run(fleet, prepared, folder / "run", lying(liars, lie), liars)
             found[rule][name] = 100 * (silent - accuracy)
-        print(seed, rule, {k: round(v, 3) for k, v in found[rule].items()}, flush=True)
+        print(seed, group, rule, {k: round(v, 3) for k, v in found[rule].items()}, flush=True)
     return found
 
 
 def main() -> None:
-    seeds = list(range(parser_of(__doc__, seeds=2).parse_args().seeds))
+    parser = parser_of(__doc__, seeds=2)
+    parser.add_argument("--rule", choices=RULES)
+    asked = parser.parse_args()
+    seeds, groups, rules, name = list(range(asked.seeds)), list(GROUPS)[:1], RULES, "hostile_peers"
+    if asked.rule:
+        groups, rules = list(GROUPS), {asked.rule: RULES[asked.rule]}
+        name = f"{name}_{asked.rule.replace(' ', '_')}"
     with tempfile.TemporaryDirectory() as folder:
-        results = [measured(seed, Path(folder)) for seed in seeds]
-    losses = {
-        rule: {lie: [r[rule][lie] for r in results] for lie in results[0][rule] if lie != "silent"}
-        for rule in RULES
+        results = {
+            group: [measured(seed, Path(folder), group, rules) for seed in seeds]
+            for group in groups
+        }
+    lost = {
+        group: {
+            rule: {lie: [r[rule][lie] for r in found] for lie in found[0][rule] if lie != "silent"}
+            for rule in rules
+        }
+        for group, found in results.items()
     }
-    silent = {rule: [result[rule]["silent"] for result in results] for rule in RULES}
-    worst = max((each for lies in losses.values() for each in lies.values()), key=np.mean)
+    losses = [of for rule in lost.values() for lies in rule.values() for of in lies.values()]
+    worst = max(losses, key=np.mean)
     low, high = student_interval(worst)
     write_benchmark(
-        "hostile_peers",
+        name,
         round(float(np.mean(worst)), 2),
         (round(low, 2), round(high, 2)),
-        {"points lost": losses, "accuracy with silent peers": silent},
+        {
+            "points lost": lost,
+            "accuracy with silent peers": {
+                group: {rule: [result[rule]["silent"] for result in found] for rule in rules}
+                for group, found in results.items()
+            },
+        },
         seeds=seeds,
     )
 

@@ -31,6 +31,7 @@ _AGAIN_S, _LOOK_S = 3.0, 1.0  # between two tries, and between two looks at the 
 _SLOWEST = 20_000.0  # bytes a second; slower than that is taken for lost
 # Beyond that: until a question without any answer is asked again, and until Flower drops it.
 _LATE_S, _SPARE_S = 20.0, 100.0
+_BACK_S = 1.0  # in place of WAIT_S: until a peer that was given up says at least that it is back
 
 
 class RunIdentity(NamedTuple):
@@ -169,14 +170,15 @@ class FlowerLink:
         payload = b"" if ask.known else ask.request
         ask.older.add(ask.id)
         ask.id, ask.again_at = secrets.token_hex(16), 0.0
-        wait = WAIT_S + len(payload) / _SLOWEST
+        ready = _BACK_S if ask.peer in self._given_up else WAIT_S
+        wait = ready + len(payload) / _SLOWEST
         ask.lost_at = time.monotonic() + wait + _LATE_S
         header: Header = {
             **self._identity._asdict(),
             "node": ask.node,
             "id": ask.id,
             "key": ask.key,
-            "wait": WAIT_S,
+            "wait": ready,
             "patience": wait + _SPARE_S,
             "told": self._told[ask.peer],
         }

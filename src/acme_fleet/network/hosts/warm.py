@@ -18,9 +18,10 @@ from pathlib import Path
 from acme_fleet.failures import explain
 from acme_fleet.network.flower.channel import listen
 from acme_fleet.network.flower.frames import receive_frame
+from acme_fleet.network.flower.soon import look_again_soon
 
 _COMMAND = "flwr-clientapp"
-_PRELOADED = ("flwr.app", "flwr.clientapp", "acme_fleet.network.flower.frames")
+_PRELOADED = ("flwr.app", "flwr.clientapp", "httpcore", "acme_fleet.network.flower.frames")
 _STUB = """\
 #!{python} -ISE
 import json, os, socket, struct, sys
@@ -49,6 +50,7 @@ def serve(path: Path) -> None:
     run = command.load()
     for name in _PRELOADED:
         importlib.import_module(name)
+    look_again_soon()
     gc.freeze()  # what is loaded stays shared
     listener = listen(path)
     while True:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -18,8 +19,10 @@ from record import pack, unpack
 
 from acme_fleet.errors import AcmeError
 from acme_fleet.network.flower.frames import BELL, Header, receive_frame, ring, send_frame
+from acme_fleet.network.flower.soon import look_again_soon
 
-_POLL_S = 0.2
+_POLL_S = 0.2  # between two looks for answers
+_MORE_S = 0.02  # a role's questions to all of its peers come one after the other
 _TOGETHER = 2**23  # bytes of questions that are sent at a time
 _LONELY_S = 60.0  # without its role's process for so long, it ends
 _UNKNOWN = {"error": "the SuperLink knows no such node; was its key revoked?", "passing": True}
@@ -32,6 +35,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Serve the role's process until it says that it has finished."""
+    look_again_soon()
     path = str(context.run_config["socket"])
     for connection in _connections(path):
         with connection:
@@ -60,27 +64,34 @@ def _serve(connection: socket.socket, grid: Grid, bell: Path) -> bool:
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     waiting: dict[str, str] = {}
     while True:
-        frames: list[tuple[Header, bytes]] = []
-        while not inbox.empty() and sum(len(payload) for _, payload in frames) < _TOGETHER:
-            frame = inbox.get()
-            if frame is None:
-                return False
-            if frame[0].get("stop"):
-                return True
-            frames.append(frame)
+        frames = _asked(inbox)
+        if any(frame is None or frame[0].get("stop") for frame in frames):
+            return None not in frames
+        questions = [frame for frame in frames if frame is not None]
         try:
-            if frames:
-                sent = _push(grid, bell, frames)
-                waiting |= sent
-                for header, _ in frames:
-                    if header["id"] not in sent.values():
-                        send_frame(connection, {"id": header["id"], **_UNKNOWN})
-                continue
+            sent = _push(grid, bell, questions) if questions else {}
+            waiting |= sent
+            for header, _ in questions:
+                if header["id"] not in sent.values():
+                    send_frame(connection, {"id": header["id"], **_UNKNOWN})
             for header, payload in _pull(grid, waiting):
                 send_frame(connection, header, payload)
         except OSError:
             return False
-        time.sleep(_POLL_S)
+
+
+def _asked(inbox: Inbox) -> list[tuple[Header, bytes] | None]:
+    """The next questions, to be sent together; none if there are none for a while."""
+    frames: list[tuple[Header, bytes] | None] = []
+    size, pause = 0, _POLL_S
+    with suppress(queue.Empty):
+        while size < _TOGETHER:
+            frame = inbox.get(timeout=pause)
+            frames.append(frame)
+            if frame is None or frame[0].get("stop"):
+                break
+            size, pause = size + len(frame[1]), _MORE_S
+    return frames
 
 
 def _read(connection: socket.socket, inbox: Inbox) -> None:

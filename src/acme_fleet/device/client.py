@@ -132,10 +132,8 @@ class DeviceClient:
 
     def training(self, number: int) -> LocalTraining:
         """The work of a round, whose result :meth:`keep` takes."""
-        self._begun = self._before(number)
-        return LocalTraining(
-            self._begun.current, self._features(), self._generator("round", number)
-        )
+        self._begun, draw = self._before(number), self._generator("round", number)
+        return LocalTraining(self._begun.current, self._features(), draw)
 
     def keep(self, number: int, trained: Trained) -> None:
         """Take the result of a round's training."""

@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Parts of benchmarks, and those that need Flower (.venv-network/bin/python -m acme_research.benchmarks.round_latency)
-# or data sets and checkpoints (versus_probe, importance_forms, features_kept, artifact_vs_quantized)
-BENCHMARKS := $(filter-out __init__ search_setup round_latency network_scale superlink_load batched_vs_flower \
-	versus_probe importance_forms features_kept artifact_vs_quantized scale_devices scale_cluster hostile_peers,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
+# or data sets and checkpoints (versus_probe, features_kept, artifact_vs_quantized, lm_*)
+BENCHMARKS := $(filter-out __init__ search_setup lm_% round_latency network_scale superlink_load \
+	versus_probe features_kept artifact_vs_quantized scale_devices scale_cluster hostile_peers,$(basename $(notdir $(wildcard research/src/acme_research/benchmarks/*.py))))
 
 .PHONY: help demo test check test-slow test-network test-soak test-faults fuzz supply-chain bench docs clean
 

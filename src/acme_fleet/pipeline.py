@@ -32,7 +32,7 @@ from acme_fleet.models.features import Classifier
 from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summarize
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.warnings import commonest_share, of_fleet, run_warnings
-from acme_fleet.roles import cloud_role, device_role, edge_role
+from acme_fleet.roles import FindRun, cloud_role, device_role, edge_role
 from acme_fleet.runs.atomic import remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
 from acme_fleet.runs.forecast import Earlier
@@ -241,12 +241,18 @@ def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) ->
     return cloud_role(fleet, world, edges, run, journal, reference)
 
 
-def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> Link:
+def embedded_link(
+    fleet: Fleet,
+    world: World,
+    run: RunDirectory,
+    journal: Journal,
+    earlier: FindRun | None = None,
+) -> Link:
     """All edge servers and devices, each with its own data and folder."""
     edges, memory = {}, FeatureMemory()
     for cluster in fleet.clusters:
         devices = {
-            device.name: device_role(fleet, device, world, run, journal, memory)
+            device.name: device_role(fleet, device, world, run, journal, memory, earlier)
             for device in cluster.devices
         }
         link = EmbeddedLink(
@@ -257,7 +263,7 @@ def embedded_link(fleet: Fleet, world: World, run: RunDirectory, journal: Journa
             _ahead(fleet, cluster, devices, journal),
             fleet.devices_at_once,
         )
-        edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal)
+        edges[cluster.name] = edge_role(fleet, cluster, world, link, run, journal, earlier)
     return EmbeddedLink("cloud", edges, journal, "cloud")
 
 

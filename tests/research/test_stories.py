@@ -13,11 +13,7 @@ import pytest
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.training.loop import fit
-from acme_research.ablations import (
-    personalisation,
-    personalisation_features,
-    personalisation_fleets,
-)
+from acme_research.ablations import personalisation, personalisation_fleets
 from acme_research.frame.bench import Bench, Options
 from acme_research.frame.page import STORIES
 from acme_research.frame.story import run
@@ -41,8 +37,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     short = {"epochs": 1, "last_epochs": 1, "rounds": 1}
     methods = {name: replace(personalisation.METHODS[name], **short) for name in fig11.METHODS}
     monkeypatch.setattr(personalisation, "METHODS", methods)
-    for module in (personalisation_features, personalisation_fleets):
-        monkeypatch.setattr(module, "fit", _fit_once)
+    monkeypatch.setattr(personalisation_fleets, "fit", _fit_once)
 
 
 def _fit_once(

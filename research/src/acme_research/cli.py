@@ -1,7 +1,5 @@
 """``acme reproduce``, the command that this package adds to ``acme``."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from acme_fleet.deploy.registry.store import Registry
     from acme_fleet_runtime.manifest import Manifest
 
-ARTIFACTS = "artifacts"
-
 
 @app.command(rich_help_panel=DEPLOY)
 def export(
@@ -55,7 +53,7 @@ def export(
     """
     from acme_fleet.deploy.export import devices_of, export, origin_alone, origin_in_run
     from acme_fleet.errors import AcmeError, FleetError
-    from acme_fleet.runs.directory import FLEET, RunDirectory
+    from acme_fleet.runs.directory import ARTIFACTS, FLEET, RunDirectory
 
     named, record = samples or [], open_registry(registry)
     if not every and device is None and not (place / FLEET).exists():

@@ -10,6 +10,7 @@ import typer
 
 from acme_fleet.cli.app import CUSTOMISE, app, called, say
 from acme_fleet.cli.customise import RunDir, run_and_tell
+from acme_fleet.cli.hosts import need_flower
 
 if TYPE_CHECKING:
     from acme_fleet.runs.journal import Observer
@@ -44,14 +45,20 @@ def update(
     Devices that did not change keep their folders bit for bit. Nothing in RUN_DIR is changed.
     """
     from acme_fleet.config.fleet import Fleet
-    from acme_fleet.updates.update import update as update_run
+    from acme_fleet.runs.directory import RunDirectory
 
+    many_hosts = RunDirectory.open(run_dir).identity.exists()
+    if many_hosts:
+        need_flower()
+        from acme_fleet.network.hosts.run import update_over_flower as update_run
+    else:
+        from acme_fleet.updates.update import update as update_run
     fleet = Fleet.from_yaml(fleet_file)
 
     def work(stages: Observer) -> Summary:
         return update_run(run_dir, fleet, out, refresh=refresh or (), observer=stages)
 
-    run_and_tell(out, work, many_hosts=False)
+    run_and_tell(out, work, many_hosts=many_hosts)
 
 
 @app.command(rich_help_panel=CUSTOMISE)

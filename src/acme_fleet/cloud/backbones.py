@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from acme_fleet.cloud.first_pass import Costs, Judge, judged
-from acme_fleet.cloud.objectives import Grid, Quality, sent_quality
+from acme_fleet.cloud.objectives import Grid, Quality, own_heads, sent_quality
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
@@ -28,7 +28,6 @@ from acme_fleet.distillation.elastic import (
     step_of,
 )
 from acme_fleet.distillation.importance import objective_of, taylor_importance
-from acme_fleet.distillation.maps import mapped_heads
 from acme_fleet.distillation.reference import (
     ReferenceResult,
     described,
@@ -59,7 +58,7 @@ from acme_fleet.training.precision import (
 )
 from acme_fleet.training.resume import EpochState
 
-_MAPPED = 1024  # public training samples that maps between features are fitted on
+_KNOWN = 1024  # public training samples that candidates' classifiers or maps are fitted to
 _FOUND: dict[Origin, str] = {
     "untouched": "the untouched checkpoint is kept: no epoch was better on validation data",
     "fine-tuned": "fine-tuned: better than the untouched checkpoint on validation data",
@@ -244,15 +243,12 @@ class Backbones:
         own = self._lesson().match == "states"
         return sorted({*shares, *([1.0] if own else [])})
 
-    def _mapped(self) -> Samples | None:
-        """Samples that maps to the reference's features are fitted on, if those judge candidates.
+    def _known(self) -> Samples | None:
+        """Samples that candidates' classifiers or maps are fitted to, where features are learned.
 
-        Features alone are learned up to a map where hidden sizes differ: the reference's classifier
-        reads them through it.
+        Where logits are learned too, θ0's classifier goes with each: none are needed.
         """
-        if min(self._settings.backbone.hidden) == 1 or self._lesson().logits:
-            return None
-        return self._public.train[:_MAPPED]
+        return None if self._lesson().logits else self._public.train[:_KNOWN]
 
     # --- a sub-network alone; beyond the paper ---
 
@@ -300,10 +296,11 @@ class Backbones:
 
     def head_of(self, elastic: ElasticClassifier, variant: Variant) -> nn.Linear:
         """The classifier that goes with a sub-network."""
-        known = self._mapped()
-        if known is None or variant.trained == elastic.whole:
+        known, fit = self._known(), self._task.probe
+        if known is None or fit is None or not known.labelled:
             return elastic.extract_head(elastic.shape(variant))
-        return mapped_heads(elastic, self._whole(elastic), [variant], known)[0]
+        heads = own_heads(fit, elastic, [variant], known, self._public.validation)
+        return heads[variant.trained]
 
     def _whole(self, elastic: ElasticClassifier) -> ElasticClassifier:
         """The whole model; of a checkpoint the reference, whose weights were never shared."""
@@ -391,7 +388,7 @@ class Backbones:
         if known is None or len(known.losses) != count:  # an older version's defaults were others
             with self._stage(stage) as progress:
                 elastic.classifier.to(self._accelerator)
-                models, known = (self._task, elastic, self._whole(elastic)), self._mapped()
+                models, known = (self._task, elastic, self._whole(elastic)), self._known()
                 found = work(partial(sent_quality, *models, progress=progress, known=known))
                 elastic.classifier.cpu()
             write_quality(path, found)

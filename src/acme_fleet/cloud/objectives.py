@@ -19,14 +19,16 @@ from acme_fleet.cost.size import stored_model, stored_size
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.elastic import relative_errors
-from acme_fleet.distillation.maps import mapped_heads, pooled_map, pooled_vectors
+from acme_fleet.distillation.maps import pooled_map, pooled_vectors
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import smallest_genotype
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.padding import by_length
-from acme_fleet.tasks.base import Evaluation, Task
+from acme_fleet.models.probe import refit
+from acme_fleet.models.storage import clone_state
+from acme_fleet.tasks.base import Evaluation, Fit, Task
 
 
 @dataclass(frozen=True)
@@ -160,16 +162,69 @@ def sent_quality(
         whole: what is sent in place of the whole of it: the reference, if features are learned.
         grid, progress: see :func:`candidate_quality`.
         validation: the public validation data, with or without labels.
-        known: public training data, where candidates have learned the reference's features alone
-            and differ in hidden size: each is judged through a linear map to them, fitted here.
+        known: public training data, where candidates have learned the reference's features alone:
+            each is judged with a classifier of its own, see :func:`own_heads`, or without labels
+            through a linear map to the reference's features, fitted here.
     """
     if not validation.labelled:
         return feature_quality(elastic, whole, grid, validation, progress, known=known)
-    heads = None if known is None else mapped_heads(elastic, whole, grid.variants, known)
-    found = candidate_quality(task, elastic, grid, validation, progress, heads=heads, whole=whole)
+    heads, before = None, 0
+    if known is not None and task.probe is not None:
+        cuts = {variant.trained for variant in grid.variants} - {elastic.whole}
+        batches = [-(-len(samples) // task.at_once) for samples in (known, validation)]
+        before, of, calls = len(cuts) * sum(batches), len(grid) * batches[1], itertools.count(1)
+        on_batch = lambda: progress(next(calls), before + of)  # noqa: E731
+        own = own_heads(task.probe, elastic, grid.variants, known, validation, on_batch)
+        heads = [own[variant.trained] for variant in grid.variants]
+
+    def after(done: int, of: int) -> None:
+        progress(before + done, before + of)
+
+    found = candidate_quality(task, elastic, grid, validation, after, heads=heads, whole=whole)
     if whole is not elastic:
         whole.classifier.cpu()
     return found
+
+
+@torch.no_grad()
+def own_heads(
+    fit: Fit,
+    elastic: ElasticClassifier,
+    variants: Sequence[Variant],
+    known: Samples,
+    validation: Samples,
+    on_batch: Callable[[], None] = lambda: None,
+) -> dict[Variant, nn.Linear]:
+    """The classifiers of sub-networks that have learned θ0's features alone.
+
+    θ0^H tells classes apart by small differences of θ0's features: on features that are nearly
+    those its loss says little of what they still tell. So each sub-network's is a probe on its own,
+    in float32. The whole model keeps θ0^H.
+
+    Args:
+        fit: the task's probe.
+        elastic: what they are cut from.
+        variants: the sub-networks, at any precision.
+        known: public training data.
+        validation: public validation data, which choose the strength of the regression.
+        on_batch: called after each batch of 256 of both.
+
+    Returns:
+        A classifier for each, by the variant in float32.
+    """
+
+    def features(variant: Variant, samples: Samples) -> Samples:
+        vectors = pooled_vectors(elastic, variant, samples, on_batch=on_batch)
+        return samples.with_inputs({"pooled": vectors.cpu()})
+
+    heads = {}
+    for variant in dict.fromkeys(variant.trained for variant in variants):
+        head = elastic.extract_head(elastic.shape(variant))
+        if variant != elastic.whole:
+            both = features(variant, known), features(variant, validation)
+            head.load_state_dict(refit(fit, clone_state(head), *both))
+        heads[variant] = head
+    return heads
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,18 @@ from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
 from acme_fleet.cloud.stored import read_kept
 from acme_fleet.config.devices import Part
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Splits
 from acme_fleet.distillation.reference import ReferenceResult
 from acme_fleet.links.base import Link
 from acme_fleet.links.roll_call import RollCall
-from acme_fleet.messages.cloud_edge import BackboneAssignment, ClusterProfile, ClusterReport
+from acme_fleet.messages.cloud_edge import (
+    BackboneAssignment,
+    ClusterProfile,
+    ClusterReport,
+    TakeoverReport,
+    TakeoverRequest,
+)
 from acme_fleet.messages.edge_device import ProfileRequest
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier, patches
@@ -115,6 +123,23 @@ class CloudServer:
         labelled = candidates.quality.scores is not None
         return replace(candidates, recovered=Quality(losses, scores if labelled else None))
 
+    # --- an update: what an earlier run has finished ---
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[Part]]:
+        """By cluster, what its edge server has told of its devices."""
+        return self._parts
+
+    def variant(self, choice: ClusterChoice) -> Variant:
+        """The backbone that was chosen."""
+        return self.grid.variants[choice.selection.chosen]
+
+    def take_over(self, requests: Mapping[str, TakeoverRequest]) -> dict[str, str]:
+        """Have edge servers begin with an earlier run's part; who cannot, and why."""
+        reports = self._edges.gather(requests, TakeoverReport)
+        refused = {n: why for report in reports.values() for n, why in report.refused.items()}
+        return self.lost | refused
+
     # --- line 19: backbones down, reports up ---
 
     def distribute(
@@ -139,7 +164,7 @@ class CloudServer:
                 edge: str, report: ClusterReport, asked: dict[str, ClusterChoice] = asked
             ) -> None:
                 chosen = asked[edge]
-                hidden = elastic.shape(self.grid.variants[chosen.selection.chosen]).hidden
+                hidden = elastic.shape(self.variant(chosen)).hidden
                 limits = chosen.storage_bytes, hidden
                 sent = Assigned(edge, self._parts[edge], chosen.parts, *limits)
                 check_finished(self._settings, self._initial, sent, report)
@@ -156,7 +181,7 @@ class CloudServer:
         return self._edges.lost
 
     def _assignment(self, elastic: ElasticClassifier, choice: ClusterChoice) -> BackboneAssignment:
-        variant = self.grid.variants[choice.selection.chosen]
+        variant = self.variant(choice)
         elastic = self.backbones.recovered(elastic, variant)
         backbone = elastic.extract(elastic.shape(variant))
         return BackboneAssignment(

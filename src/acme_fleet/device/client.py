@@ -29,6 +29,7 @@ from acme_fleet.messages.edge_device import (
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
+    KeepRequest,
     ProfileRequest,
     ReportRequest,
     RoundReport,
@@ -70,8 +71,9 @@ class DeviceClient:
         seed: int,
         journal: Journal,
         memory: FeatureMemory | None = None,
+        keep: Callable[[str], None] | None = None,
     ) -> None:
-        """``memory`` is that of the process's devices; without one the device has its own."""
+        """``memory`` is that of its process's devices; ``keep`` takes over its work of a run."""
         self._settings = settings
         self._task = task
         self._personalization = personalization
@@ -80,6 +82,7 @@ class DeviceClient:
         self._folder = DeviceFolder(folder, memory)
         self._seed = seed
         self._journal = journal
+        self._keep = keep
         secret = self._folder.secret
         self._protection = Protection(settings.name, personalization.privacy, seed, secret)
         self._round: int | None = None  # that was last asked for, since this process began
@@ -108,6 +111,9 @@ class DeviceClient:
             case Update() if isinstance(message, self._rule.update_type):
                 return self._prune(message)
             case ReportRequest():
+                return self._report()
+            case KeepRequest() if self._keep:
+                self._keep(message.run)
                 return self._report()
         raise ProtocolError(f"a device does not answer {type(message).__name__}")
 

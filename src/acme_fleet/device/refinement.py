@@ -25,13 +25,13 @@ from acme_fleet.models.header.module import (
     prune,
 )
 from acme_fleet.models.lora import with_lora
-from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.outside import listed
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
+from acme_fleet.training.start import refit_if_better
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,12 @@ class HeaderState:
         The probe stands in the place of the coarse header's linear part, and what its layers found
         is left out at first. A task without a probe starts with the coarse header.
         """
-        state = HeaderState(coarse, coarse, evaluate(task, coarse, features.validation))
-        if task.probe is None:
-            return state
-        tensors = coarse.state_dict()
+        tensors, validation = coarse.state_dict(), features.validation
         linear = without_prefix("classifier.pooled", tensors)
-        refitted = refit(task.probe, linear, features.train, features.validation)
-        own = build_header(coarse.plan, answering_as(tensors, refitted))
-        found = evaluate(task, own, features.validation)
-        return HeaderState(own, own, found) if found.better_than(state.best_evaluation) else state
+        refitted = refit_if_better(task, coarse, linear, features.train, validation)
+        if refitted is not None:
+            coarse = build_header(coarse.plan, answering_as(tensors, refitted))
+        return HeaderState(coarse, coarse, evaluate(task, coarse, validation))
 
     def with_current(self, task: Task, header: Header, validation: Samples) -> HeaderState:
         """The state after a change of the header."""

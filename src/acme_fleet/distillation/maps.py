@@ -3,8 +3,7 @@ learn and to compare, and are no part of a model. Beyond the paper."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -119,13 +118,15 @@ def pooled_vectors(
     batch_size: int = 256,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "samples pooled"]:
-    """Pooled vectors of a sub-network; of texts in the order of their lengths."""
+    """Pooled vectors of a sub-network."""
     arch, rows = model.shape(variant), []
     tensors = model.tensors(arch)
-    for batch in by_length(samples, batch_size)[0]:
+    batches, back = by_length(samples, batch_size)
+    for batch in batches:
         rows.append(model.run(arch, batch.inputs, tensors).activations.pooled)
         on_batch()
-    return torch.cat(rows)
+    together = torch.cat(rows)
+    return together if back is None else together[back]
 
 
 def pooled_map(
@@ -138,44 +139,3 @@ def pooled_map(
     hidden = student.shape(variant).hidden or student.sizes.hidden
     states = mine.shape[1] // hidden
     return least_squares(mine, theirs, states).requires_grad_(False)
-
-
-def mapped_heads(
-    student: ElasticClassifier,
-    teacher: ElasticClassifier,
-    variants: Sequence[Variant],
-    samples: Samples,
-) -> list[nn.Linear]:
-    """The teacher's classifier for each student, after a map from its pooled vectors.
-
-    A student that has learned the teacher's features alone has no classifier of its own. The whole
-    model keeps the one that it has.
-
-    Args:
-        student: what the students are cut from.
-        teacher: the whole model that they learned from.
-        variants: the students.
-        samples: what the maps are fitted to; labels are not used.
-    """
-    place, home = (m.classifier.backbone.device for m in (student, teacher))
-    teacher.classifier.to(place)
-    theirs = pooled_vectors(teacher, teacher.whole, samples)
-    head, heads = copy.deepcopy(teacher.classifier.head), []
-    teacher.classifier.to(home)
-    for variant in variants:
-        if variant.trained == student.whole:
-            heads.append(student.extract_head(student.shape(variant)))
-        else:
-            mine = pooled_vectors(student, variant, samples)
-            heads.append(through(head, pooled_map(student, variant, mine, theirs)))
-    return heads
-
-
-@torch.no_grad()
-def through(head: nn.Linear, before: nn.Linear) -> nn.Linear:
-    """A linear classifier after a map, as one linear classifier."""
-    joined = copy.deepcopy(before)
-    joined.out_features = head.out_features
-    joined.weight = nn.Parameter(head.weight @ before.weight)
-    joined.bias = nn.Parameter(head.weight @ before.bias + head.bias)
-    return joined

@@ -30,12 +30,12 @@ from acme_fleet.models.header.module import (
     build_header,
     linear_header,
 )
-from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverging, fit
+from acme_fleet.training.start import refit_if_better
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -138,11 +138,8 @@ class Contest:
         """The first answers of headers: θ0^H, or the task's probe on the edge's data if better."""
         if self.task.probe is None:
             return self.classifier
-        known, choice = self.features(backbone)
-        probe = refit(self.task.probe, self.classifier, known, choice)
-        sent = evaluate(self.task, LinearHeader(self.classifier), choice)
-        better = evaluate(self.task, LinearHeader(probe), choice).better_than(sent)
-        return probe if better else self.classifier
+        sent, data = LinearHeader(self.classifier), self.features(backbone)
+        return refit_if_better(self.task, sent, self.classifier, *data) or self.classifier
 
     def search(
         self,

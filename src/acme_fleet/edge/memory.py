@@ -101,6 +101,11 @@ class Rounds:
         path = folder / _ROUNDS
         return read_sealed_json(path, Rounds) if require(path) else Rounds()
 
+    @staticmethod
+    def begun(folder: Path) -> bool:
+        """True if there is progress on disk."""
+        return require(folder / _ROUNDS)
+
     def write(self, folder: Path) -> None:
         """Keep it on disk."""
         write_sealed_json(folder / _ROUNDS, asdict(self))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from acme_fleet.edge.memory import (
     recall_samples,
     remember,
 )
-from acme_fleet.edge.parts import Group, kinds, whole
+from acme_fleet.edge.parts import Group, folder_of, kinds, whole
 from acme_fleet.edge.peers import Peers
 from acme_fleet.edge.replies import (
     check_profile,
@@ -28,7 +28,8 @@ from acme_fleet.edge.replies import (
     check_sample,
 )
 from acme_fleet.edge.similarity import who_listens_to_whom
-from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
+from acme_fleet.edge.stored import COARSE, CONTENDERS, StoredContender, StoredPart, read_coarse
+from acme_fleet.edge.takeover import take_over
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.links.base import Link
 from acme_fleet.links.device_reports import check_report
@@ -38,12 +39,15 @@ from acme_fleet.messages.cloud_edge import (
     BackboneAssignment,
     ClusterProfile,
     ClusterReport,
+    TakeoverReport,
+    TakeoverRequest,
 )
 from acme_fleet.messages.edge_device import (
     DeviceProfile,
     DeviceReport,
     FeatureSample,
     HeaderAssignment,
+    KeepRequest,
     ProfileRequest,
     ReportRequest,
     RoundReport,
@@ -65,7 +69,6 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.tasks.registry import task_of
 
-_COARSE = "coarse.safetensors"
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
 _SILENT = "it never told its limits"
 
@@ -84,7 +87,9 @@ class EdgeServer:
         devices: Link,
         folder: Path,
         journal: Journal,
+        earlier: Callable[[str], Path] | None = None,
     ) -> None:
+        """``earlier`` finds this server's folder of an earlier run, by that run's identity."""
         self._name = name
         self._settings = settings
         self._task = task_of(settings.task)
@@ -93,6 +98,7 @@ class EdgeServer:
         self._shared = shared
         self._known = {device.name: device for device in settings.devices}
         self._folder = folder
+        self._earlier = earlier
         self._journal = journal
         self._devices = RollCall(
             name,
@@ -116,8 +122,10 @@ class EdgeServer:
             case ProfileRequest():
                 parts = [part for part, _ in self._parts()]
                 return ClusterProfile(name=self._name, parts=parts)
+            case TakeoverRequest() if self._earlier:
+                return self._take_over(message, self._earlier(message.run))
             case BackboneAssignment():
-                return self._customize(message, self._group(message))
+                return self._customize(message, self._group(message.parts))
         raise ProtocolError(f"an edge server does not answer {type(message).__name__}")
 
     # --- phase 1: statistics up ---
@@ -157,15 +165,36 @@ class EdgeServer:
             return _SILENT
         return read_sealed_json(self._folder / _LEFT_OUT, dict[str, str]).get(name, _SILENT)
 
-    def _group(self, assignment: BackboneAssignment) -> Group:
-        """Those for whom a backbone was sent."""
+    def _group(self, chosen: Sequence[int]) -> Group:
+        """The devices of these parts."""
         parts = self._parts()
-        if unknown := [number for number in assignment.parts if number >= len(parts)]:
+        if unknown := [number for number in chosen if number >= len(parts)]:
             raise ProtocolError(f"{self._name} has {len(parts)} parts and no number {unknown[0]}")
-        if len(set(assignment.parts)) < len(assignment.parts):
+        if len(set(chosen)) < len(chosen):
             raise ProtocolError(f"{self._name} got a backbone twice for one part")
-        everyone = self._devices.members()
-        return Group.choose(self._name, parts, assignment.parts, everyone, self._folder)
+        return Group.choose(self._name, parts, chosen, self._devices.members(), self._folder)
+
+    # --- an update: what an earlier run has finished ---
+
+    def _take_over(self, request: TakeoverRequest, earlier: Path) -> TakeoverReport:
+        """Have the settled devices keep their models, then copy what this server has of theirs.
+
+        Nothing is copied where one of them cannot: the update is then refused.
+        """
+        groups = [(taken, self._group(taken.parts)) for taken in request.groups]
+        refused: dict[str, str] = {}
+        for taken, group in groups:
+            there = [name for name in taken.settled if name in group.members]
+            asked = dict.fromkeys(there, KeepRequest(run=request.run))
+            kept = self._devices.gather(asked, DeviceReport)
+            lost = self._devices.lost
+            refused |= {n: lost.get(n, self._left_out(n)) for n in taken.settled if n not in kept}
+        if not refused:
+            for taken, group in groups:
+                take_over(folder_of(taken.before, earlier), group, taken.settled)
+        return TakeoverReport(refused=refused)
+
+    # --- phase 2 ---
 
     def _customize(self, assignment: BackboneAssignment, group: Group) -> ClusterReport:
         group.folder.mkdir(exist_ok=True)
@@ -204,7 +233,7 @@ class EdgeServer:
 
     def _coarse_model(self, assigned: Assigned, group: Group) -> CoarseModel:
         """Search and fine-tune the coarse header, or read what an earlier start left on disk."""
-        path, assignment = group.folder / _COARSE, assigned.message
+        path, assignment = group.folder / COARSE, assigned.message
         stored = if_sound(path, read_coarse)
         if stored is None:
             if path.exists() and self._settings.search.time_limit_s and Peers.read(group.folder):
@@ -236,10 +265,10 @@ class EdgeServer:
 
     def _contenders(self, coarse: CoarseModel, group: Group) -> list[HeaderContender]:
         """The searched header's results on the edge's own data, then those of its rivals."""
-        path = group.folder / "contenders.json"
+        path = group.folder / CONTENDERS
         stored = if_sound(path, lambda path: read_sealed_json(path, list[StoredContender]))
         if stored is None:
-            _, about = read_coarse(group.folder / _COARSE)
+            _, about = read_coarse(group.folder / COARSE)
             rivals: list[Contender] = []
             if self._settings.search.rivals:
                 with self._journal.stage(group.name, "header rivals", "edge") as progress:

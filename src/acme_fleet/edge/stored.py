@@ -12,6 +12,9 @@ from acme_fleet.config.devices import Part
 from acme_fleet.models.storage import read_tensors
 from acme_fleet.runs.sealed import typed
 
+COARSE, CONTENDERS = "coarse.safetensors", "contenders.json"
+"""Files of a group: its coarse model, and the headers that were tried."""
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

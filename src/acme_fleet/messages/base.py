@@ -96,6 +96,7 @@ Kept = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2
 Held = Annotated[Kept, Field(min_length=1), AfterValidator(_check_ascending)]
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 KeyOrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+RunIdentity = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32,64}$")]
 ClassName = Annotated[str, Field(max_length=200)]
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=2**16)]

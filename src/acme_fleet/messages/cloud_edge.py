@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from acme_fleet.config.backbone import Width
 from acme_fleet.config.devices import Name, Part, Precision
@@ -19,6 +19,7 @@ from acme_fleet.messages.base import (
     Message,
     PerDevice,
     Reason,
+    RunIdentity,
     Tensors,
     Weights,
 )
@@ -34,6 +35,37 @@ class ClusterProfile(Message):
     name: Name
     parts: Annotated[list[Part], Field(min_length=1, max_length=MOST_DEVICES)]
     """The whole cluster or, with ``selection.matching: device``, each kind of device."""
+
+
+class TakenGroup(BaseModel):
+    """A group of devices that begins with what one of an earlier run has finished."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parts: Annotated[list[Count], Field(min_length=1, max_length=MOST_DEVICES)]
+    """Places in the :class:`ClusterProfile`."""
+    before: GroupName
+    """The group of the earlier run, which had the same backbone."""
+    settled: Annotated[list[Name], PerDevice]
+    """Devices that keep what they finished there; the others are computed."""
+
+
+class TakeoverRequest(Message):
+    """Cloud to edge: begin this run with what you and your devices finished in an earlier one."""
+
+    limits = Limits(2**22, nested=2**16)
+
+    run: RunIdentity
+    """The earlier one."""
+    groups: Annotated[list[TakenGroup], Field(min_length=1, max_length=MOST_DEVICES)]
+
+
+class TakeoverReport(Message):
+    """Edge to cloud: it has begun, or which devices that should keep their models cannot."""
+
+    limits = Limits(2**23)
+
+    refused: Annotated[dict[Name, Reason], PerDevice]
 
 
 class BackboneAssignment(Message):

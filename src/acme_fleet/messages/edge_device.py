@@ -24,6 +24,7 @@ from acme_fleet.messages.base import (
     PerDevice,
     PerLayer,
     PublicKey,
+    RunIdentity,
     Shares,
     ShareSum,
     Tensors,
@@ -201,6 +202,12 @@ class RoundReport(Message):
 
 class ReportRequest(Message):
     """Edge to device: finish, save the model, report."""
+
+
+class KeepRequest(Message):
+    """Edge to device: keep what you finished in an earlier run, unchanged, and report it again."""
+
+    run: RunIdentity
 
 
 class DeviceReport(DeviceResult, Message):

@@ -18,7 +18,7 @@ from acme_fleet.runs.locks import LOCK, holder
 from acme_fleet.runs.sealed import STRICT, checksum, read_sealed_json
 
 FLEET, SUMMARY, REPORT, EVENTS = "fleet.yaml", "summary.json", "report.html", "events.jsonl"
-PROGRESS, CHOICES = "progress.json", "choices.json"
+PROGRESS, CHOICES, ARTIFACTS = "progress.json", "choices.json", "artifacts"
 _CHECKSUM = "# checksum, written by the run: "
 _MOST_CHANGES = 3
 
@@ -270,14 +270,21 @@ class RunDirectory(Directory[Fleet]):
         """See the base class."""
         command = ["run", str(self.path / FLEET), "--out", str(self.path), "--resume"]
         if self.identity.exists():
-            config = read_sealed_json(self.identity, Identity).config
-            command += ["--engine", "flower", "--config", config]
+            command += ["--engine", "flower", "--config", self.on_hosts().config]
         return f"{called()} {shlex.join(command)}"
 
     @property
     def identity(self) -> Path:
         """The file of a run on many hosts that holds its :class:`Identity`."""
         return self.cloud / "identity.json"
+
+    def on_hosts(self) -> Identity:
+        """The identity of a run on many hosts.
+
+        Raises:
+            DamagedError: if it is none, or the file is damaged.
+        """
+        return read_sealed_json(self.identity, Identity)
 
     @property
     def fleet(self) -> Fleet:
@@ -311,6 +318,10 @@ class RunDirectory(Directory[Fleet]):
     def device(self, name: str) -> Path:
         """A device's folder: its model, and its private state below it."""
         return self.path / "devices" / name
+
+    def artifact(self, name: str) -> Path:
+        """A device's artifact, unless it was exported to another place."""
+        return self.path / ARTIFACTS / name
 
 
 def is_run(path: Path, document: str) -> bool:

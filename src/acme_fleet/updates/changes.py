@@ -12,7 +12,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.variant import Variant
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import listed
-from acme_fleet.runs.summary import Summary
+from acme_fleet.runs.summary import ClusterSummary, Summary
 
 ALL = "all"
 """In place of names: every device."""
@@ -25,15 +25,18 @@ class Had:
 
     Attributes:
         edge: its edge server.
-        group: the devices that it shares a backbone with.
-        variant: that backbone.
+        group: the devices that it shares a backbone and a coarse header with.
         size_bytes: of what it ships.
     """
 
     edge: str
-    group: str
-    variant: Variant
+    group: ClusterSummary
     size_bytes: int
+
+    @property
+    def variant(self) -> Variant:
+        """Its backbone."""
+        return self.group.variant
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Changes:
         Raises:
             FleetError: if a setting differs that decides what would be kept, or a name is unknown.
         """
-        fleet = _dealt_as(old, fleet)
+        fleet = _dealt_as(old, fleet, many_hosts=summary.many_hosts)
         _check_same(old, fleet)
         names = {device.name for device in fleet.devices}
         if unknown := sorted({*refresh} - names - {ALL}):
@@ -66,10 +69,7 @@ class Changes:
         clusters = {cluster.name: cluster for cluster in summary.clusters}
         had = {
             device.name: Had(
-                clusters[device.cluster].edge,
-                device.cluster,
-                clusters[device.cluster].variant,
-                device.size_bytes,
+                clusters[device.cluster].edge, clusters[device.cluster], device.size_bytes
             )
             for device in summary.devices
         }
@@ -120,15 +120,22 @@ def _forced(device: Device, known: Device | None, had: Had | None, edge: str) ->
     return None
 
 
-def _dealt_as(old: Fleet, fleet: Fleet) -> Fleet:
+def _dealt_as(old: Fleet, fleet: Fleet, *, many_hosts: bool) -> Fleet:
     """The fleet with shares of the data set as they were dealt, whoever has left since."""
     dealt = old.data.dealt_to
     if dealt is None:
         dealt = [device.name for device in old.devices if device.data is None]
+    if not dealt and all(device.data is not None for device in fleet.devices):
+        return fleet
     if fleet.data.dealt_to not in (None, dealt):
         raise FleetError(
             f"data.dealt_to: the run dealt its data to {listed(dealt, 10)}, in this order; leave "
             f"the key out"
+        )
+    if many_hosts and fleet.data.dealt_to is None:
+        raise FleetError(
+            f"data: each host must know to whom the shares of the data set were dealt; write "
+            f"dealt_to: [{', '.join(dealt)}] below data into the fleet file of every host"
         )
     data = fleet.data.model_copy(update={"dealt_to": dealt})
     return fleet.model_copy(update={"data": data})

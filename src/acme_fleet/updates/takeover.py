@@ -1,52 +1,60 @@
-"""The part of a run that an update takes over: devices that keep their models, and their files."""
+"""The part of a run that an update takes over: models and headers that stay, and for whom."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from acme_fleet.cloud.choices import ClusterChoice
 from acme_fleet.cloud.stored import Kept
+from acme_fleet.config.devices import Part, group_name
+from acme_fleet.config.fleet import Fleet
+from acme_fleet.cost.size import stored_model, stored_size
 from acme_fleet.cost.variant import Variant
-from acme_fleet.device.state import changed_files
-from acme_fleet.edge.memory import SAMPLES, UPLOADS, Rounds
-from acme_fleet.edge.parts import Group, folder_of
-from acme_fleet.edge.peers import Peers
-from acme_fleet.edge.stored import StoredContender, StoredPart, read_coarse
-from acme_fleet.errors import DamagedError, FleetError
-from acme_fleet.messages.peer_weights import to_lists
-from acme_fleet.models.storage import sent_size, without_prefix
+from acme_fleet.errors import FleetError
+from acme_fleet.messages.cloud_edge import TakenGroup
+from acme_fleet.messages.header_plan import Genotype
+from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.outside import listed
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.runs.atomic import writing
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.sealed import read_sealed_json, write_sealed_json
+from acme_fleet.runs.summary import ClusterSummary
 from acme_fleet.updates.changes import Changes
 
-COARSE, CONTENDERS, PARTS = "coarse.safetensors", "contenders.json", "parts.json"
-ARTIFACTS = "artifacts"
+Parts = Mapping[str, Sequence[Part]]
+"""By cluster, what its edge server has told of its devices."""
 
 
-def parts_of(run: RunDirectory, edge: str) -> list[StoredPart]:
-    """The parts of a cluster that backbones are chosen for, and their devices."""
-    return read_sealed_json(run.edge(edge) / PARTS, list[StoredPart])
+def members_of(fleet: Fleet, edge: str, part: Part) -> list[str]:
+    """The devices of a part: all of the cluster, or all of that kind."""
+    cluster = next(cluster for cluster in fleet.clusters if cluster.name == edge)
+    if fleet.selection.matching == "cluster":
+        return [device.name for device in cluster.devices]
+    kind = part.storage_bytes, part.energies, {*part.precisions}
+    return [
+        device.name
+        for device in cluster.devices
+        if (device.storage, [device.energy], {*device.precisions}) == kind
+    ]
 
 
-def kept_candidates(changes: Changes, run: RunDirectory) -> list[Kept]:
+def kept_candidates(changes: Changes, parts: Parts) -> list[Kept]:
     """The candidates that parts keep: those of their devices that are not computed.
 
     A part of devices with other limits than before keeps theirs too, as long as it fits.
     """
     kept = []
-    for cluster in changes.fleet.clusters:
-        for number, part in enumerate(parts_of(run, cluster.name)):
-            own = [name for name in part.members if name not in changes.forced]
+    for edge, own_parts in parts.items():
+        for number, part in enumerate(own_parts):
+            members = members_of(changes.fleet, edge, part)
+            own = [name for name in members if name not in changes.forced]
             same = [name for name in own if not changes.has_other_limits(name)]
             if first := (same or own)[:1]:
-                kept.append(Kept(cluster.name, number, changes.had[first[0]].variant))
+                kept.append(Kept(edge, number, changes.had[first[0]].variant))
     return kept
 
 
@@ -56,8 +64,10 @@ class Takeover:
 
     Attributes:
         changes: of the whole fleet.
-        old, run: the directories before and after.
-        group: the devices, and their folder in the new run.
+        elastic: the backbones that groups get are parts of it.
+        name: the group's.
+        parts: those of its cluster that it is made of, by number.
+        members: its devices.
         variant: their backbone.
         settled: devices that keep their models.
         computed: the others, and why.
@@ -65,9 +75,10 @@ class Takeover:
     """
 
     changes: Changes
-    old: RunDirectory
-    run: RunDirectory
-    group: Group
+    elastic: ElasticClassifier
+    name: str
+    parts: list[int]
+    members: list[str]
     variant: Variant
     settled: list[str] = field(default_factory=list)
     computed: dict[str, str] = field(default_factory=dict)
@@ -75,21 +86,37 @@ class Takeover:
 
     @staticmethod
     def plan(
-        changes: Changes, old: RunDirectory, run: RunDirectory, choice: ClusterChoice, got: Variant
+        changes: Changes,
+        elastic: ElasticClassifier,
+        parts: Parts,
+        choice: ClusterChoice,
+        got: Variant,
     ) -> Takeover:
         """Decide for each device of a group.
+
+        Args:
+            changes: of the whole fleet.
+            elastic: the backbones that groups get are parts of it.
+            parts: of all clusters.
+            choice: of a backbone for some of them.
+            got: that backbone.
 
         Raises:
             FleetError: if devices would train again that did not change and were not asked to.
         """
-        parts = [(each.part, each.members) for each in parts_of(run, choice.edge)]
-        folder = run.edge(choice.edge)
-        everyone = [name for _, names in parts for name in names]
-        group = Group.choose(choice.edge, parts, choice.parts, everyone, folder)
-        found = Takeover(changes, old, run, group, got)
-        if moved := [name for name in group.members if found._would_move(name)]:
+        own = [parts[choice.edge][number] for number in choice.parts]
+        names = [name for part in own for name in members_of(changes.fleet, choice.edge, part)]
+        found = Takeover(
+            changes,
+            elastic,
+            group_name(choice.edge, len(parts[choice.edge]), choice.parts),
+            choice.parts,
+            names,
+            got,
+        )
+        if moved := [name for name in names if found._would_move(name)]:
             raise found._unasked(moved, f"get the backbone {got} in place of theirs")
-        for name in group.members:
+        for name in names:
             why = changes.forced.get(name) or found._outgrown(name)
             if why is None:
                 found.settled.append(name)
@@ -97,6 +124,11 @@ class Takeover:
                 found.computed[name] = why
         found._decide_header()
         return found
+
+    @property
+    def edge(self) -> str:
+        """The edge server of the group."""
+        return self.name.partition(":")[0]
 
     def _would_move(self, name: str) -> bool:
         """True if an unchanged device would lose its backbone for another one."""
@@ -116,123 +148,57 @@ class Takeover:
 
     def _decide_header(self) -> None:
         """Keep the header search of the group that had this backbone, if all can store it."""
-        edge = self.group.name.partition(":")[0]
         if self._before is None:
-            known = any(had.edge == edge for had in self.changes.had.values())
+            known = any(had.edge == self.edge for had in self.changes.had.values())
             self.searched = "its backbone is new to it" if known else "it is new"
             return
-        tight = [n for n in self.computed if self.changes.device(n).storage < self._header_bytes]
+        size = self._sent_bytes(self._before)
+        tight = [name for name in self.computed if self.changes.device(name).storage < size]
         if tight and self.settled:
-            told = f"search a header anew: theirs takes {self._header_bytes:,} bytes with its "
-            raise self._unasked(self.settled, f"{told}backbone, too many for {listed(tight)}")
+            told = f"search a header anew: theirs takes {size:,} bytes with its backbone"
+            raise self._unasked(self.settled, f"{told}, too many for {listed(tight)}")
         if tight:
             self.searched = f"its header was too large for {listed(tight)}"
 
     def _unasked(self, names: Sequence[str], what: str) -> FleetError:
         options = " ".join(f"--refresh {name}" for name in names)
         return FleetError(
-            f"cluster {self.group.name.partition(':')[0]}: {listed(names)} did not change and "
-            f"would {what}; ask for it with {options}, or with --refresh all, or put devices of "
-            f"other limits into a cluster of their own"
+            f"cluster {self.edge}: {listed(names)} did not change and would {what}; ask for it "
+            f"with {options}, or with --refresh all, or put devices of other limits into a cluster "
+            f"of their own"
         )
 
     @cached_property
-    def _before(self) -> Path | None:
-        """The earlier run's folder of the group with this backbone, or none."""
-        edge = self.group.name.partition(":")[0]
-        names = {
-            had.group
-            for had in self.changes.had.values()
-            if (had.edge, had.variant) == (edge, self.variant)
-        }
-        return folder_of(names.pop(), self.old.edge(edge)) if names else None
+    def _before(self) -> ClusterSummary | None:
+        """The group of the earlier run that had this backbone, or none."""
+        had = self.changes.had.values()
+        same = (one.group for one in had if (one.edge, one.variant) == (self.edge, self.variant))
+        return next(same, None)
 
-    @cached_property
-    def _header_bytes(self) -> int:
-        """Bytes of the backbone and the header that a device of the group receives."""
-        assert self._before is not None
-        tensors, _ = read_coarse(self._before / COARSE)
-        return sent_size(*(without_prefix(part, tensors) for part in ("backbone", "header")))
+    def _sent_bytes(self, group: ClusterSummary) -> int:
+        """Bytes of the backbone and the header that a device of a group receives."""
+        arch = self.elastic.shape(group.variant)
+        genotype = Genotype.model_validate(group.genotype)
+        header = self.elastic.classifier.header_plan(genotype, arch.hidden)
+        backbone = self.elastic.tensor_shapes(arch)
+        precision = group.variant.precision
+        return stored_size(stored_model(backbone, header.shapes(), precision))
 
-    def check_peers(self) -> None:
-        """Refuse what the devices that are computed would need of their peers and cannot have.
+    def taken(self) -> TakenGroup | None:
+        """The edge server's part of it; none where the group begins with nothing.
 
         Raises:
-            FleetError: naming the setting, or the devices without a sample.
-        """
-        if not (self.settled and self.computed):
-            return
-        assert self._before is not None
-        which = f"{listed(list(self.computed))} would learn from {listed(self.settled)}"
-        if rule_of(self.changes.fleet.personalization).hidden:
-            raise FleetError(
-                f"{which}, whose uploads nobody can read (personalization.privacy.masking): all "
-                f"must take part again: --refresh all"
-            )
-        samples = [self._before / SAMPLES / f"{name}.safetensors" for name in self.settled]
-        if absent := [path.stem for path in samples if not path.exists()]:
-            raise FleetError(
-                f"{which}, and {self.old.path} holds no feature sample of {listed(absent)}: an "
-                f"older version began it; all must take part again: --refresh all"
-            )
-
-    # --- files ---
-
-    def copy(self) -> None:
-        """Write into the new run what the group takes over.
-
-        Raises:
-            DamagedError: if a file of the earlier run is not as it was written.
+            FleetError: if devices that are computed would need what nobody can read.
         """
         if self._before is None or self.searched is not None:
-            return
-        self.group.folder.mkdir(parents=True, exist_ok=True)
-        _copy(self._before / COARSE, self.group.folder / COARSE)
-        self._copy_contenders()
-        for name in self.settled:
-            self._copy_device(name)
-        if self.settled:
-            self._write_progress()
-
-    def _copy_contenders(self) -> None:
-        """Rivals that the new limit leaves no room for are left out; two are the group's own."""
-        assert self._before is not None
-        found = read_sealed_json(self._before / CONTENDERS, list[StoredContender])
-        fit = found[:2] + [rival for rival in found[2:] if rival.params <= self.group.limit]
-        documents = [each.model_dump(mode="json") for each in fit]
-        write_sealed_json(self.group.folder / CONTENDERS, documents)
-
-    def _copy_device(self, name: str) -> None:
-        assert self._before is not None
-        source = self.old.device(name)
-        if changed := changed_files(source):
-            raise DamagedError(
-                f"{source / changed[0]} is not as the run left it; put back a copy, or let the "
-                f"device train again: --refresh {name}"
+            return None
+        if self.settled and self.computed and rule_of(self.changes.fleet.personalization).hidden:
+            raise FleetError(
+                f"{listed(list(self.computed))} would learn from {listed(self.settled)}, whose "
+                f"uploads nobody can read (personalization.privacy.masking): all must take part "
+                f"again: --refresh all"
             )
-        _copy(source, self.run.device(name))
-        for kind in (UPLOADS, SAMPLES):
-            path = Path(kind) / f"{name}.safetensors"
-            if (self._before / path).exists():
-                _copy(self._before / path, self.group.folder / path)
-        if (artifact := self.old.path / ARTIFACTS / name).exists():
-            _copy(artifact, self.run.path / ARTIFACTS / name)
-
-    def _write_progress(self) -> None:
-        """Rounds are over for those who are settled, and begin for the others, if there are any."""
-        assert self._before is not None
-        told, peers = Rounds.read(self._before), Peers.read(self._before)
-        missed = {n: count for n, count in told.missed.items() if n in self.settled}
-        shortened = {n: scale for n, scale in told.shortened.items() if n in self.settled}
-        if self.computed:
-            Rounds(0, missed, shortened, self.settled).write(self.group.folder)
-            return
-        Rounds(told.done, missed, shortened).write(self.group.folder)
-        if peers is not None:
-            names = [name for name in peers.devices if name in self.settled]
-            keys = {name: key for name, key in peers.keys.items() if name in names}
-            rows, columns = to_lists(peers.among(names))
-            Peers(names, rows, keys, columns).write(self.group.folder)
+        return TakenGroup(parts=self.parts, before=self._before.name, settled=self.settled)
 
 
 def copy_cloud(old: RunDirectory, run: RunDirectory) -> None:

@@ -1,13 +1,16 @@
 """A finished run becomes the run of another fleet; what did not change is taken over.
 
-The new directory is made beside its place and appears as a whole, with everything in it that is
-taken over. From there on it is an interrupted run, which goes on as any other.
+The new directory is made beside its place and appears as a whole. Before, the roles have taken over
+what each of them has finished in the earlier run, on one machine or on many hosts. From there on it
+is an interrupted run, which goes on as any other.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from acme_fleet.cloud.stored import write_kept
@@ -16,7 +19,9 @@ from acme_fleet.data.partition import load_world
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import RunError
 from acme_fleet.inspection.plan import check_feasible, make_plan
-from acme_fleet.pipeline import assemble, customize
+from acme_fleet.messages.cloud_edge import TakenGroup, TakeoverRequest
+from acme_fleet.pipeline import Connect, customize, embedded_link
+from acme_fleet.roles import cloud_role
 from acme_fleet.runs.atomic import writing
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal, Observer
@@ -28,6 +33,9 @@ from acme_fleet.training.precision import training_device
 from acme_fleet.updates.changes import Changes
 from acme_fleet.updates.takeover import Takeover, copy_cloud, copy_rival, kept_candidates
 
+_HERE = "0" * 32
+"""In place of a run's identity, where all of it is on this machine."""
+
 
 def update(
     previous: str | Path,
@@ -36,6 +44,7 @@ def update(
     *,
     refresh: Collection[str] = (),
     observer: Observer | None = None,
+    connect: Connect | None = None,
 ) -> Summary:
     """Give every device of a changed fleet its model; what did not change stays bit for bit.
 
@@ -45,18 +54,20 @@ def update(
         out: the new run directory.
         refresh: devices that train again though nothing changed, or ``all``.
         observer: is told about the progress.
+        connect: how the cloud reaches its edge servers, for a run on many hosts.
 
     Raises:
         FleetError: if another setting differs than clusters and devices, or devices would train
             again that were not asked to.
-        RunError: if the earlier run is not finished, or the new directory cannot be used.
+        RunError: if the earlier run is not finished, a host has not what it left there, or the new
+            directory cannot be used.
     """
     old, new = RunDirectory.open(previous), RunDirectory(Path(out))
     before = Summary.read(old.finished())
-    if before.many_hosts:
+    if before.many_hosts and connect is None:
         raise RunError(
-            f"{old.path} is a run on many hosts, each of which has its part of it; an update takes "
-            f"over from a run on one machine"
+            f"{old.path} is a run on many hosts, each of which has its part of it; say acme update "
+            f"on its cloud's host"
         )
     new.require_new()
     fleet = fleet.with_paths_from(Path.cwd())
@@ -67,13 +78,13 @@ def update(
     with held(making):  # refused where another update of the same name is at it
         try:
             _empty(making)
-            _take_over(changes, before, old, making, observer)
+            _take_over(changes, before, old, making, observer, connect)
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
     with writing(new.path):
         making.replace(new.path)
-    return customize(changes.fleet, new.path, resume=True, observer=observer)
+    return customize(changes.fleet, new.path, resume=True, observer=observer, connect=connect)
 
 
 def _empty(folder: Path) -> None:
@@ -92,10 +103,11 @@ def _take_over(
     old: RunDirectory,
     folder: Path,
     observer: Observer | None,
+    connect: Connect | None,
 ) -> None:
-    """Make a run directory of everything that is not computed again."""
+    """Make a run directory of everything that is not computed again; each host does its part."""
     fleet = changes.fleet
-    world = load_world(fleet)
+    world = load_world(fleet, None if connect is None else [])
     reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     check_feasible(fleet, make_plan(fleet, world, reference))
     run = RunDirectory.create(folder, fleet, resume=False)
@@ -103,20 +115,26 @@ def _take_over(
     if changes.same_data:
         copy_rival(old, run)
     journal = Journal(run.events, observer)
-    with threads(fleet.threads):
-        cloud = assemble(fleet, world, run, journal)
+    identity = old.on_hosts().run if connect else _HERE
+    with (
+        threads(fleet.threads),
+        connect(fleet, world, run, journal)
+        if connect
+        else nullcontext(embedded_link(fleet, world, run, journal, lambda _: old)) as edges,
+    ):
+        cloud = cloud_role(fleet, world, edges, run, journal, reference)
         _, elastic = cloud.prepare()
         cloud.match(elastic)  # edge servers note the parts that devices are in
-        write_kept(run.cloud, kept_candidates(changes, run))
-        choices = cloud.match(elastic)
-    groups = [
-        Takeover.plan(changes, old, run, choice, cloud.grid.variants[choice.selection.chosen])
-        for choice in choices
-    ]
+        write_kept(run.cloud, kept_candidates(changes, cloud.parts))
+        groups = [
+            Takeover.plan(changes, elastic, cloud.parts, choice, cloud.variant(choice))
+            for choice in cloud.match(elastic)
+        ]
+        requests = _requests(groups, identity)
+        if refused := cloud.take_over(requests):
+            told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise RunError(f"nothing was computed, as not all can keep what they have: {told}")
     for group in groups:
-        group.check_peers()
-    for group in groups:
-        group.copy()
         for name in group.settled:
             with journal.stage(name, "taken over", "device"):
                 pass
@@ -125,7 +143,16 @@ def _take_over(
         kept=[name for group in groups for name in group.settled],
         computed={name: why for group in groups for name, why in group.computed.items()},
         left=changes.left,
-        searched={group.group.name: group.searched for group in groups if group.searched},
+        searched={group.name: group.searched for group in groups if group.searched},
         sent_before=before.sent,
     )
     write_sealed_json(run.update, told.model_dump(mode="json"))
+
+
+def _requests(groups: Sequence[Takeover], identity: str) -> dict[str, TakeoverRequest]:
+    """A message to each edge server that takes something over."""
+    taken: defaultdict[str, list[TakenGroup]] = defaultdict(list)
+    for group in groups:
+        if (own := group.taken()) is not None:
+            taken[group.edge].append(own)
+    return {edge: TakeoverRequest(run=identity, groups=own) for edge, own in taken.items()}

@@ -12,7 +12,6 @@ ten lines is, in each seed, the best of the four regressions on the test set its
 
 import json
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,61 +19,45 @@ import torch
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Splits
-from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.storage import read_tensors
-from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.simulation.probe_rival import measure_probe
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.record import write_result
-from acme_research.frame.runs import demo, finished_run, parser_of
+from acme_research.frame.runs import demo, finished_run, parser_of, reference_of
 
 TEN_LINES = ("probe", "probe averaged", "features", "features averaged")
 
 
 def main() -> None:
     arguments = parser_of(__doc__, "demo_gain").parse_args()
-    summaries, references = [], []
+    summaries, references, sizes = [], [], []
     for seed in range(arguments.seeds):
         path = arguments.out / f"seed-{seed}"
         summaries.append(finished_run(demo(seed), path))
-        references.append(whole_reference(path))
+        columns, size_bytes = whole_reference(path)
+        references.append(columns)
+        sizes.append(size_bytes)
         print(f"seed {seed} done in {sum(summaries[-1].seconds.values()):.0f} s", flush=True)
-    result = evaluate(summaries, references)
+    result = evaluate(summaries, references, sizes)
     print(json.dumps(result, indent=2))
     write_result("demo_gain", result)
 
 
-@dataclass(frozen=True)
-class WholeReference:
-    """The trained reference of a run, whole and in int8, by device on its full test set.
+def whole_reference(path: Path) -> tuple[dict[str, dict[str, float]], int]:
+    """The trained reference of a finished run, whole and in int8.
 
-    Attributes:
-        features, features_averaged: of a regression on its features, and of the mean of all.
-        itself: of its own classifier, among the classes that the device trained on.
-        size_bytes: of the reference and a regression.
+    Returns:
+        By device, on its full test set: accuracies of a regression on the reference's features, of
+        the mean of all, and of its own classifier among the classes that the device trained on.
+        Bytes of the reference with a regression.
     """
-
-    features: dict[str, float]
-    features_averaged: dict[str, float]
-    itself: dict[str, float]
-    size_bytes: int
-
-
-def whole_reference(path: Path) -> WholeReference:
-    """Measure it on a finished run's own splits."""
-    fleet = Fleet.from_yaml(path / "fleet.yaml")
-    world = load_world(fleet)
-    model = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
-    model.load_state_dict(read_tensors(RunDirectory(path).cloud / "reference.safetensors")[0])
-    measured = measure_probe(model.eval().backbone, None, world, lambda *_: None)  # rounds it
-    return WholeReference(
-        measured.alone,
-        measured.averaged,
-        {name: accuracy_among_own(model, own) for name, own in world.private.items()},
-        measured.size_bytes_int8,
-    )
+    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
+    model = reference_of(path, world)
+    measured = measure_probe(model.backbone, None, world, lambda *_: None)  # rounds it
+    itself = {name: accuracy_among_own(model, own) for name, own in world.private.items()}
+    columns = {"features": measured.alone, "features averaged": measured.averaged}
+    return columns | {"whole reference": itself}, measured.size_bytes_int8
 
 
 @torch.no_grad()
@@ -85,22 +68,22 @@ def accuracy_among_own(model: Classifier, own: Splits) -> float:
     return float((answers == labels).double().mean())
 
 
-def evaluate(summaries: list[Summary], references: list[WholeReference]) -> dict[str, object]:
+def evaluate(
+    summaries: list[Summary], references: list[dict[str, dict[str, float]]], sizes: list[int]
+) -> dict[str, object]:
     devices = [device for summary in summaries for device in summary.devices]
     seconds = [sum(summary.seconds.values()) for summary in summaries]
     by_seed = [seed_means(*pair) for pair in zip(summaries, references, strict=True)]
     best = [max(means[name] for name in TEN_LINES) for means in by_seed]
+    columns = {name: [means[name] for means in by_seed] for name in by_seed[0]}
+    rivals = {name: column for name, column in columns.items() if name != "final"}
     return {
-        **{
-            f"final - {name}": gain(by_seed, [means[name] for means in by_seed])
-            for name in by_seed[0]
-            if name != "final"
-        },
+        **{f"final - {name}": gain(by_seed, column) for name, column in rivals.items()},
         "final - best of ten lines": gain(by_seed, best),
-        "accuracy": {n: statistics.fmean(means[n] for means in by_seed) for n in by_seed[0]},
+        "accuracy": {name: statistics.fmean(column) for name, column in columns.items()},
         "accuracy by seed": by_seed,
         "probe bytes": [s.probe.size_bytes for s in summaries if s.probe],
-        "features bytes": [reference.size_bytes for reference in references],
+        "features bytes": sizes,
         "device bytes": [device.size_bytes for device in devices],
         "reference accuracy": [summary.reference.accuracy for summary in summaries],
         "every device within its limit": all(d.size_bytes <= d.capacity_bytes for d in devices),
@@ -112,19 +95,13 @@ def evaluate(summaries: list[Summary], references: list[WholeReference]) -> dict
     }
 
 
-def seed_means(summary: Summary, reference: WholeReference) -> dict[str, float]:
+def seed_means(summary: Summary, reference: dict[str, dict[str, float]]) -> dict[str, float]:
     """Mean accuracy over a run's devices, by model."""
+    names = ("", "coarse", "linear", "probe", "probe averaged")
+    keys = {name or "final": "_".join(["accuracy", *name.split()]) for name in names}
     devices = summary.devices
-    columns = {
-        "final": [d.accuracy for d in devices],
-        "coarse": [d.accuracy_coarse for d in devices],
-        "linear": [d.accuracy_linear for d in devices],
-        "probe": [d.accuracy_probe for d in devices],
-        "probe averaged": [d.accuracy_probe_averaged for d in devices],
-        "features": [reference.features[d.name] for d in devices],
-        "features averaged": [reference.features_averaged[d.name] for d in devices],
-        "whole reference": [reference.itself[d.name] for d in devices],
-    }
+    columns = {name: [getattr(device, key) for device in devices] for name, key in keys.items()}
+    columns |= {name: [of[device.name] for device in devices] for name, of in reference.items()}
     return {name: statistics.fmean(column) for name, column in columns.items()}
 
 

@@ -18,8 +18,7 @@ Means over devices with Student's 95 % interval; half of the devices swap the tw
 others. An attack that fails shows nothing about a better one.
 """
 
-from __future__ import annotations
-
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +38,7 @@ from acme_fleet.data.datasets import load_source
 from acme_fleet.data.samples import Samples, Splits, join
 from acme_fleet.device.importance import ImportanceAccumulator
 from acme_fleet.device.refinement import train_header
-from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
+from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples
 from acme_fleet.models.header.module import Header, build_header, initial_tensors
@@ -48,14 +47,13 @@ from acme_fleet.privacy.protection import Protection
 from acme_fleet.seeding import generator
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import fit
+from acme_research.ablations.personalisation_fleets import BLOCK
 from acme_research.frame.intervals import mean_interval
 from acme_research.frame.record import write_result
 
 DEVICES, MEMBERS, OWN, CANDIDATES = 20, 40, 600, 200
 HIDDEN = 32
-GENOTYPE = Genotype(
-    blocks=(Block(inputs=(0, 1), operations=("conv3", "conv1")),), cells=1, channels=8
-)
+GENOTYPE = Genotype(blocks=(BLOCK,), cells=1, channels=8)
 LOCAL = Training(epochs=30, batch_size=16, learning_rate=5e-3)
 FEATURES: dict[str, dict[str, Any]] = {
     "as they are": {},
@@ -67,6 +65,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "sketch of 16, noise, ε = 10": {"sketch_dim": 16, "feature_noise": 0.5},
 }
 IMPORTANCE = {"as it is": None, "noise, ε = 10": 0.5, "noise, ε = 1": 3.73}
+
+
+def training(epochs: int) -> Training:
+    """On the edge server."""
+    return Training(epochs=epochs, batch_size=32, learning_rate=3e-3)
 
 
 class Stage:
@@ -85,25 +88,13 @@ class Stage:
         shape = tuple(self.own.inputs["pixel_values"].shape[1:])
         settings = Reference(model=ViT(hidden_size=HIDDEN, layers=2, heads=2, neurons=64))
         model = new_vit(CLASSIFICATION, vit_config(settings, shape), source.classes, 0)  # type: ignore[arg-type]
-        fit(
-            CLASSIFICATION,
-            model,
-            self.own,
-            Training(epochs=15, batch_size=32, learning_rate=3e-3),
-            generator(0, "reference"),
-        )
+        fit(CLASSIFICATION, model, self.own, training(15), generator(0, "reference"))
         self.backbone = model.backbone.eval()
         self.plan = HeaderPlan(genotype=GENOTYPE, hidden=HIDDEN, classes=10, axes=2)
         first = build_header(self.plan, initial_tensors(self.plan.shapes(), generator(0, "header")))
         public = self.features(self.own)
-        splits = Splits(public, public, public)
-        self.coarse, _ = train_header(
-            CLASSIFICATION,
-            first,
-            splits,
-            Training(epochs=2, batch_size=32, learning_rate=3e-3),
-            generator(0, "coarse"),
-        )
+        splits, draw = Splits(public, public, public), generator(0, "coarse")
+        self.coarse, _ = train_header(CLASSIFICATION, first, splits, training(2), draw)
 
     def features(self, samples: Samples) -> Samples:
         return feature_samples(self.backbone, samples)
@@ -119,15 +110,16 @@ class Stage:
         return train_header(CLASSIFICATION, self.coarse, splits, LOCAL, draw, to_mix=True)
 
 
-def auc(scores: Callable[[Samples], np.ndarray], members: Samples, others: Samples) -> float:
-    both = np.concatenate([scores(members), scores(others)])
-    truth = np.repeat([1, 0], [len(members), len(others)])
-    return float(roc_auc_score(truth, both))
+def auc(stage: Stage, device: int, scores: Callable[[Samples], np.ndarray]) -> float:
+    """Of scores that tell a device's training samples from others."""
+    parts = [stage.features(part) for part in stage.devices[device]]
+    truth = np.repeat([1, 0], [len(part) for part in parts])
+    return float(roc_auc_score(truth, np.concatenate([scores(part) for part in parts])))
 
 
 def from_features(stage: Stage, device: int, **privacy: Any) -> float:
     """The edge server projects candidates as the fleet's seed says; it cannot repeat the noise."""
-    members, others = (stage.features(part) for part in stage.devices[device])
+    members = stage.features(stage.devices[device][0])
     sent = stage.protection(device, **privacy).features(members.inputs["pooled"])
     known = {name: value for name, value in privacy.items() if name == "sketch_dim"}
     rows = (sent.values.double() * sent.scale).numpy()
@@ -137,7 +129,7 @@ def from_features(stage: Stage, device: int, **privacy: Any) -> float:
         made = (asked.values.double() * asked.scale).numpy()
         return -np.linalg.norm(made[:, None] - rows[None], axis=2).min(axis=1)
 
-    return auc(scores, members, others)
+    return auc(stage, device, scores)
 
 
 def own_set(header: Header, sample: Samples) -> Tensor:
@@ -150,7 +142,6 @@ def own_set(header: Header, sample: Samples) -> Tensor:
 
 
 def from_importance(stage: Stage, device: int, noise: float | None) -> float:
-    members, others = (stage.features(part) for part in stage.devices[device])
     header, importance = stage.trained(device)
     privacy = {} if noise is None else {"importance_noise": noise}
     sent = stage.protection(device, **privacy).importance(importance).normalized().flat().double()
@@ -161,12 +152,11 @@ def from_importance(stage: Stage, device: int, noise: float | None) -> float:
         own = torch.stack(sets).double()
         return torch.nn.functional.cosine_similarity(own, sent[None]).numpy()
 
-    return auc(scores, members, others)
+    return auc(stage, device, scores)
 
 
 @torch.no_grad()
 def from_header(stage: Stage, device: int) -> float:
-    members, others = (stage.features(part) for part in stage.devices[device])
     with torch.enable_grad():
         header, _ = stage.trained(device)
 
@@ -178,7 +168,7 @@ def from_header(stage: Stage, device: int) -> float:
         ]
         return (losses[0] - losses[1]).flatten().numpy()
 
-    return auc(scores, members, others)
+    return auc(stage, device, scores)
 
 
 def inverted(stage: Stage, device: int, **privacy: Any) -> tuple[float, float]:
@@ -200,25 +190,28 @@ def over_devices(measure: Callable[[int], float]) -> dict[str, Any]:
     return mean_interval([measure(device) for device in range(DEVICES)], 3)
 
 
+def on_features(stage: Stage, privacy: dict[str, Any]) -> dict[str, Any]:
+    """Both attacks on a feature sample under one protection."""
+    pairs = [inverted(stage, device, **privacy) for device in range(DEVICES)]
+    return {
+        "membership": over_devices(lambda device: from_features(stage, device, **privacy)),
+        "explained": mean_interval([explained for explained, _ in pairs], 3),
+        "found again": mean_interval([share for _, share in pairs], 3),
+    }
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder))
-        found: dict[str, Any] = {"features": {}, "importance": {}}
-        for name, privacy in FEATURES.items():
-            pairs = [inverted(stage, device, **privacy) for device in range(DEVICES)]
-            found["features"][name] = {
-                "membership": over_devices(lambda d, p=privacy: from_features(stage, d, **p)),
-                "explained": mean_interval([explained for explained, _ in pairs], 3),
-                "found again": mean_interval([share for _, share in pairs], 3),
-            }
-            print(name, found["features"][name], flush=True)
-        for name, noise in IMPORTANCE.items():
-            found["importance"][name] = over_devices(
-                lambda d, n=noise: from_importance(stage, d, n)
-            )
-            print(name, found["importance"][name], flush=True)
-        found["header"] = over_devices(lambda d: from_header(stage, d))
-        print("header", found["header"])
+        found = {
+            "features": {name: on_features(stage, own) for name, own in FEATURES.items()},
+            "importance": {
+                name: over_devices(lambda device, n=noise: from_importance(stage, device, n))
+                for name, noise in IMPORTANCE.items()
+            },
+            "header": over_devices(lambda device: from_header(stage, device)),
+        }
+    print(json.dumps(found, indent=1))
     write_result("privacy_attacks", found)
 
 

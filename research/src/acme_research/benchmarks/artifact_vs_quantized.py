@@ -2,91 +2,56 @@
 
 ``python -m acme_research.benchmarks.artifact_vs_quantized --data DATA --references REFERENCES``
 
-DATA holds ``cifar100``, REFERENCES the checkpoint ``dinov2-small``. One elastic backbone of 20
-classes; a cluster for each limit. Ours chooses among widths, hidden sizes, depths and precisions,
-the rival among the same in float32 alone: what the product did before precision was an axis. Both
-try three finalists and recover the choice. A regression on the public training data is fitted to
-what each would ship, at its precision, and tested on the public test data. Beside them stands the
-whole reference at the largest precision that fits.
+DINOv2-small on 20 classes of CIFAR-100: one elastic backbone, a cluster for each limit. Ours
+chooses among widths, hidden sizes, depths and precisions, the rival among the same in float32
+alone. Both try three finalists and recover the choice. A regression on the public training data is
+fitted to what each would ship, at its precision, and tested on the public test data. Beside them
+stands the whole reference at the largest precision that fits.
 """
-
-from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-import acme_fleet
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.partition import load_world
-from acme_fleet.models.probe import pooled_features
 from acme_fleet.pipeline import assemble
 from acme_fleet.report.terminal.progress import LiveStages
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from acme_fleet.seeding import threads
-from acme_fleet.tasks.probe import fit_probe
-from acme_research.benchmarks.versus_probe import data_of
 from acme_research.frame.intervals import mean_interval, student_interval, text
 from acme_research.frame.record import write_benchmark
+from acme_research.frame.references import data_of, parser_on_references, probed
+from acme_research.frame.settings import benchmark_config, changed
 
-REFERENCE, CLASSES, GOAL = "dinov2-small", 20, 20.0
+REFERENCE = "dinov2-small"
 LIMITS = (12_000_000, 6_000_000, 3_000_000, 1_500_000)
 ARMS = {"ours": ["int4", "int8", "float32"], "float32": ["float32"]}
-GRID = {"widths": [0.17, 0.34, 0.5, 0.67, 1.0], "hidden": [0.25, 0.5, 0.75, 1.0]}
-DEPTHS = [3, 6, 9, 12]
+CONFIG = benchmark_config("artifact_vs_quantized")
+GRID = {axis: CONFIG["backbone"][axis] for axis in ("widths", "hidden", "depths")}
 
 
-def fleet_of(seed: int, precisions: list[str], given: argparse.Namespace) -> acme_fleet.Fleet:
+def fleet_of(seed: int, precisions: list[str], given: argparse.Namespace) -> Fleet:
     """A cluster of one device for each limit."""
-    recovery = {"epochs": given.recovery, "batch_size": 32, "learning_rate": 5e-4}
-    return acme_fleet.Fleet.parse(
-        {
-            "name": "artifacts",
-            "seed": seed,
-            "accelerator": given.accelerator,
-            "threads": given.threads,
-            "data": {
-                **data_of(REFERENCE, given.data),
-                "classes": CLASSES,
-                "public": 0.8,
-                "partition": {"scheme": "iid"},
-            },
-            "reference": {
-                "checkpoint": given.references / REFERENCE,
-                "training": {"epochs": 4, "batch_size": 32, "learning_rate": 5e-5},
-            },
-            "backbone": {
-                **GRID,
-                "depths": DEPTHS,
-                "precisions": precisions,
-                "distillation": {
-                    "training": {
-                        "epochs": given.epochs,
-                        "batch_size": 32,
-                        "learning_rate": 3e-4,
-                    },
-                    "recovery": recovery,
-                    "random_subnetworks": 2,
-                },
-            },
-            "selection": {"performance_window": 0.01},
-            "header": {"blocks": 2, "cells": 1, "channels": 16},
-            "clusters": [
-                {
-                    "name": f"limit-{limit}",
-                    "devices": [
-                        {"name": f"d-{limit}", "storage": limit, "precisions": ARMS["ours"]}
-                    ],
-                }
-                for limit in LIMITS
-            ],
-        }
-    )
+    devices = [
+        {"name": f"d-{limit}", "storage": limit, "precisions": ARMS["ours"]} for limit in LIMITS
+    ]
+    epochs = {"training": {"epochs": given.epochs}, "recovery": {"epochs": given.recovery}}
+    own = {
+        "seed": seed,
+        "accelerator": given.accelerator,
+        "threads": given.threads,
+        "data": data_of(REFERENCE, given.data),
+        "reference": {"checkpoint": given.references / REFERENCE},
+        "backbone": {"precisions": precisions, "distillation": epochs},
+        "clusters": [
+            {"name": f"limit-{device['storage']}", "devices": [device]} for device in devices
+        ],
+    }
+    return Fleet.parse(changed(CONFIG, own))
 
 
 def chosen(seed: int, arm: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -100,15 +65,11 @@ def chosen(seed: int, arm: str, given: argparse.Namespace) -> dict[str, Any]:
         wanted = shutil.ignore_patterns("candidates.json", "tried-*", "recovered-*")
         shutil.copytree(shared, run.cloud, ignore=wanted)
     public = world.public
+    parts = public.train, public.validation, public.test
 
     def accuracy(backbone: Any) -> float:
-        way = backbone.config.pooling
-        backbone = backbone.eval().to(given.accelerator)
-        parts = (public.train, public.validation, public.test)
-        read = [
-            (pooled_features(backbone, part, [way])[way], part.labels.numpy()) for part in parts
-        ]
-        return 100 * fit_probe(read[0], read[1], len(world.classes)).accuracy(*read[2])
+        place = backbone.eval().to(given.accelerator)
+        return probed(place, backbone.config.pooling, parts, len(world.classes))
 
     found: dict[str, Any] = {}
     with threads(fleet.threads), LiveStages() as stages:
@@ -119,11 +80,8 @@ def chosen(seed: int, arm: str, given: argparse.Namespace) -> dict[str, Any]:
         def judged(variant: Variant) -> dict[str, Any]:
             row = cloud.grid.variants.index(variant)
             alone = cloud.backbones.recovered(elastic, variant)
-            return {
-                "variant": str(variant),
-                "bytes": int(choices[0].objectives[row, 2]),
-                "accuracy": accuracy(alone.extract(alone.shape(variant))),
-            }
+            told = {"variant": str(variant), "bytes": int(choices[0].objectives[row, 2])}
+            return told | {"accuracy": accuracy(alone.extract(alone.shape(variant)))}
 
         for choice in choices:
             found[str(choice.storage_bytes)] = judged(cloud.grid.variants[choice.selection.chosen])
@@ -148,23 +106,16 @@ def compared(seed: int, given: argparse.Namespace) -> dict[str, Any]:
             "- whole quantised": ours["accuracy"] - max(fits) if fits else None,
         }
         print(f"seed {seed}, {limit} bytes: {rows[limit]}", flush=True)
-    mean = float(np.mean([row["difference"] for row in rows.values()]))
+    mean = fmean(row["difference"] for row in rows.values())
     origin = arms["ours"]["origin"]
     return {"seed": seed, "origin": origin, "whole": whole, "limits": rows, "difference": mean}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--references", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = parser_on_references(__doc__, "artifact_vs_quantized")
     parser.add_argument("--epochs", type=int, default=6, help="of each step of distillation")
     parser.add_argument("--recovery", type=int, default=15, help="epochs")
-    parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs/artifact_vs_quantized"))
     given = parser.parse_args()
-    given.data, given.references = given.data.resolve(), given.references.resolve()
     given.runs.mkdir(parents=True, exist_ok=True)
     rows = [compared(seed, given) for seed in given.seeds]
     by_limit = {
@@ -175,15 +126,11 @@ def main() -> None:
         print(f"{limit} bytes: {text(told, 1, 1)} points")
     differences = [row["difference"] for row in rows]
     write_benchmark(
-        name="artifact_vs_quantized",
-        value=fmean(differences),
-        unit="points of accuracy, ours - the float32 pick at equal bytes, mean over four limits",
-        better="higher",
-        goal=GOAL,
-        rival="the same choice among float32 candidates, with the same recovery",
+        "artifact_vs_quantized",
+        fmean(differences),
+        student_interval(differences),
+        {"limits": by_limit, "grid": GRID, "runs": rows},
         seeds=given.seeds,
-        interval=student_interval(differences),
-        details={"limits": by_limit, "grid": {**GRID, "depths": DEPTHS}, "runs": rows},
     )
 
 

@@ -5,33 +5,24 @@ teacher and optimiser included. ``auto`` measures as a run does, then both take 
 chooses float32 both sides are the same work, and the ratio is the noise of the measurement.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import ViTConfig, ViTModel
 
 from acme_fleet.config.training import Training
-from acme_fleet.cost.variant import Variant
-from acme_fleet.distillation.elastic import DistillationStep, teach
-from acme_fleet.models.backbone.elastic import as_elastic
-from acme_fleet.models.backbone.supernet import ElasticClassifier
-from acme_fleet.models.features import Classifier
+from acme_fleet.distillation.elastic import teach
 from acme_fleet.seeding import threads
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import Optimization
 from acme_fleet.training.precision import Numbers, has_bfloat16, training_device, training_numbers
+from acme_research.benchmarks.distil_step import STEP, STUDENTS, student_of
 from acme_research.frame.intervals import ratio_of_medians
 from acme_research.frame.record import print_medians, wall_times, write_benchmark
 
-STUDENTS = [Variant(1.0, 12), Variant(0.25, 2), Variant(0.5, 6), Variant(0.75, 9)]
-STEP = DistillationStep([0.25, 0.5, 0.75, 1.0], [2, 6, 9, 12], True, 1.0, 1.0, 2)
-CLASSES, SIDE = 100, 56
+SIDE = 56
 
 
 def main() -> None:
@@ -43,15 +34,8 @@ def main() -> None:
     given = parser.parse_args()
     place = training_device(given.device, "--device")
     torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=384,
-        num_attention_heads=6,
-        intermediate_size=1536,
-        image_size=SIDE,
-        patch_size=14,
-    )
-    backbone = as_elastic(ViTModel(config, add_pooling_layer=False))
-    student = ElasticClassifier(Classifier(backbone, nn.Linear(384, CLASSES)).to(place))
+    student = student_of(384, 6, SIDE, 14)
+    student.classifier.to(place)
     teacher = student.frozen_copy()
     inputs = {"pixel_values": torch.randn(given.batch, 3, SIDE, SIDE)}
     training = Training(epochs=1, batch_size=given.batch, learning_rate=1e-5)
@@ -70,17 +54,10 @@ def main() -> None:
         chosen = training_numbers("auto", student.classifier, loss, path)
         works = {"float32": partial(step, "float32"), "auto": partial(step, chosen)}
         seconds = wall_times(works, given.repetitions)
-    value, interval = ratio_of_medians(seconds["float32"], seconds["auto"])
-    goal = 0.95 if chosen == "float32" else 5.0 if given.device == "cuda" else 2.0
     write_benchmark(
-        name="compute_speed" if given.device == "cpu" else "compute_speed_cuda",
-        value=value,
-        unit="seconds of a distillation step in float32 / in the automatic choice",
-        better="higher",
-        goal=goal,
-        rival="the same step in float32",
-        interval=interval,
-        details={
+        "compute_speed" if given.device == "cpu" else "compute_speed_cuda",
+        *ratio_of_medians(seconds["float32"], seconds["auto"]),
+        {
             "model": f"ViT-S, {SIDE} x {SIDE}, patches of 14",
             "chosen": chosen,
             "processor multiplies in bfloat16": has_bfloat16(place),
@@ -88,8 +65,8 @@ def main() -> None:
             "threads": given.threads,
             "median seconds": print_medians(seconds),
         },
+        instead={"goal": 0.95} if chosen == "float32" else None,
     )
-    print(f"auto is {chosen}: {value:.2f} times float32's speed, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ ships by default; details have the other precisions. Random weights have no accu
 ``artifact_vs_quantized`` measures it on real references.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -23,9 +21,10 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTModel
+from transformers import PreTrainedModel, ViTConfig, ViTModel
 
 from acme_fleet.config.devices import Precision
+from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.deploy.export import export, origin_alone
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
@@ -43,7 +42,6 @@ from acme_research.frame.record import cpu_times, print_medians, write_benchmark
 
 SIDE, CLASSES, REPETITIONS, STARTS = 224, 10, 40, 7
 SHIPPED: Precision = "int8"
-GOALS = {"latency": 6.0, "size": 10.0, "memory": 5.0, "start": 10.0}
 EAGER = """
 import sys, torch
 from PIL import Image
@@ -100,20 +98,23 @@ def device_folder(backbone: ViTModel, precision: Precision, folder: Path) -> Pat
     small = extract(elastic, architecture(sizes, 0.5, sizes.layers))
     config = {**config_document(small), "precision": precision}
     kept = backbone_from(config, pack(small.state_dict(), precision))
-    features = feature_sizes(kept.config)
     block = Block(inputs=(0, 1), operations=("conv3", "avg_pool"))
     plan = HeaderPlan(
         genotype=Genotype(blocks=(block,), cells=1, channels=32),
-        hidden=features.hidden,
         classes=CLASSES,
-        axes=features.axes,
-        pooled=features.pooled,
+        **feature_sizes(kept.config)._asdict(),
     )
+    names = [f"class-{number}" for number in range(CLASSES)]
+    return saved(folder, kept, plan, ImagePreprocessing.centred(SIDE, SIDE, 3), names)
+
+
+def saved(
+    folder: Path, backbone: PreTrainedModel, plan: HeaderPlan, rule: Preprocessing, names: list[str]
+) -> Path:
+    """A device's folder with a backbone and an untrained header of a plan."""
     tensors = initial_tensors(plan.shapes(), torch.Generator().manual_seed(0))
     header = build_header(plan, tensors)
-    names = [f"class-{number}" for number in range(CLASSES)]
-    rule = ImagePreprocessing.centred(SIDE, SIDE, 3)
-    save_device_model(folder, CustomizedModel(kept, header), header, names, rule, names)
+    save_device_model(folder, CustomizedModel(backbone, header), header, names, rule, names)
     return folder
 
 
@@ -158,12 +159,10 @@ def main() -> None:
         backbone = save_reference(reference)
         picture = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         Image.fromarray(picture).save(photo)
-        artifacts = {}
+        artifacts = {each: folder / each / "artifact" for each in get_args(Precision)}
         for precision in get_args(Precision):
             device = device_folder(backbone, precision, folder / precision / "device")
-            origin = origin_alone(device, [])
-            export(origin, "onnx", folder / precision / "artifact", force=False)
-            artifacts[precision] = folder / precision / "artifact"
+            export(origin_alone(device, []), "onnx", artifacts[precision], force=False)
         seconds = latencies(reference, artifacts)
         medians = print_medians(seconds)
         runs = starts(reference, artifacts, photo)
@@ -175,7 +174,6 @@ def main() -> None:
         "memory": {name: np.array([run.peak_bytes for run in each]) for name, each in runs.items()},
         "start": {name: np.array([run.cpu_s for run in each]) for name, each in runs.items()},
     }
-    print(f"\n{'the reference in eager PyTorch ÷':<34}" + "".join(f"{c:>10}" for c in columns))
     ratios = {
         name: {
             column: ratio_of_medians(values["eager PyTorch"][: len(values[name])], values[name])
@@ -183,19 +181,11 @@ def main() -> None:
         }
         for name in artifacts
     }
-    for name, row in ratios.items():
-        print(f"{'artifact in ' + name:<34}" + "".join(f"{row[c][0]:10.2f}" for c in columns))
     for column, values in columns.items():
-        value, interval = ratios[SHIPPED][column]
         write_benchmark(
-            name=f"deploy_{column}",
-            value=value,
-            unit=f"{column} of the reference in eager PyTorch / of the artifact of half of it",
-            better="higher",
-            goal=GOALS[column],
-            rival="the reference in eager PyTorch",
-            interval=interval,
-            details={
+            f"deploy_{column}",
+            *ratios[SHIPPED][column],
+            {
                 "model": f"ViT-S, {SIDE} x {SIDE}, random weights",
                 "precision": SHIPPED,
                 "medians": {name: float(np.median(each)) for name, each in values.items()},

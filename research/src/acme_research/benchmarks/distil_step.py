@@ -5,8 +5,6 @@ student as an ordinary small module of its own and each teacher once: what a ste
 at least. More than 1 is the price of running views of shared weights.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import ViTConfig, ViTModel
@@ -17,12 +15,24 @@ from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
 from acme_fleet.models.features import Classifier, activations
 from acme_fleet.tasks.classification import CLASSIFICATION
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
-BATCH, REPETITIONS, GOAL = 16, 12, 1.15
+BATCH, REPETITIONS = 16, 12
 STUDENTS = [Variant(1.0, 12), Variant(0.25, 2), Variant(0.5, 6), Variant(0.75, 9)]
 STEP = DistillationStep([0.25, 0.5, 0.75, 1.0], [2, 6, 9, 12], True, 1.0, 1.0, 2)
+
+
+def student_of(hidden: int, heads: int, side: int, patch: int) -> ElasticClassifier:
+    """An elastic ViT of 12 layers with random weights and 100 classes."""
+    config = ViTConfig(
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        image_size=side,
+        patch_size=patch,
+    )
+    backbone = as_elastic(ViTModel(config, add_pooling_layer=False))
+    return ElasticClassifier(Classifier(backbone, nn.Linear(hidden, 100)))
 
 
 def run_of(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> Run:
@@ -32,11 +42,7 @@ def run_of(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> Run:
 
 def main() -> None:
     torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=192, num_attention_heads=3, intermediate_size=768, image_size=64, patch_size=8
-    )
-    backbone = as_elastic(ViTModel(config, add_pooling_layer=False))
-    student = ElasticClassifier(Classifier(backbone, nn.Linear(192, 100)))
+    student = student_of(192, 3, 64, 8)
     teacher = student.frozen_copy()
     inputs = {"pixel_values": torch.randn(BATCH, 3, 64, 64)}
     shapes = [student.shape(variant) for variant in STUDENTS]
@@ -62,25 +68,18 @@ def main() -> None:
             module.zero_grad()
 
     seconds = cpu_times({"sandwich": sandwich_step, "one by one": one_by_one}, REPETITIONS)
-    value, interval = ratio_of_medians(seconds["sandwich"], seconds["one by one"])
-    medians = print_medians(seconds)
-    write_benchmark(
-        name="distil_step",
-        value=value,
-        unit="CPU time of a sandwich step / of its passes as separate modules",
-        better="lower",
-        goal=GOAL,
-        rival="ordinary small modules, one forward and backward pass each, teachers once",
-        interval=interval,
-        details={
+    write_ratio(
+        "distil_step",
+        seconds["sandwich"],
+        seconds["one by one"],
+        {
             "model": "ViT-tiny, 64 x 64, patch 8",
             "batch": BATCH,
-            "students (width, depth)": STUDENTS,
+            "students (width, depth)": [(each.width, each.depth) for each in STUDENTS],
             "repetitions": REPETITIONS,
-            "median CPU seconds, one thread": medians,
+            "median CPU seconds, one thread": print_medians(seconds),
         },
     )
-    print(f"{value:.3f}, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Batch 1 at 224 × 224. The masked full model computes the same function as the e
 all layers' and units' work: what pruning by masks would ship.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from itertools import islice, product
@@ -25,10 +23,9 @@ from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
-REPETITIONS, GOAL = 60, 1 / 3
+REPETITIONS = 60
 
 
 def mask(backbone: PreTrainedModel, arch: Architecture) -> None:
@@ -78,30 +75,20 @@ def main() -> None:
     small, masked = extract(full, arch), as_elastic(full)
     mask(masked, arch)
     pixels = torch.randn(1, 3, 224, 224)
-    torch.testing.assert_close(
-        small(pixels).last_hidden_state, masked(pixels).last_hidden_state, rtol=1e-4, atol=1e-4
-    )
-    seconds = cpu_times(
-        {
-            name: lambda m=m: m(pixels)
-            for name, m in {"full": full, "masked": masked, "extracted": small}.items()
-        },
-        REPETITIONS,
-    )
+    outputs = (model(pixels).last_hidden_state for model in (small, masked))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    models = {"full": full, "masked": masked, "extracted": small}
+    works = {name: lambda m=model: m(pixels) for name, model in models.items()}
+    seconds = cpu_times(works, REPETITIONS)
     medians = print_medians(seconds, digits=2)
-    value, interval = ratio_of_medians(seconds["extracted"], seconds["full"])
     parameters = parameter_count(shapes_of(small))
-    file_bytes = {name: file_sizes(model) for name, model in (("full", full), ("extracted", small))}
+    file_bytes = {name: file_sizes(models[name]) for name in ("full", "extracted")}
     print(f"{parameters:,} parameters in files of {file_bytes['extracted']} bytes")
-    write_benchmark(
-        name="extract_latency",
-        value=value,
-        unit="latency of the extracted backbone / of the full one, batch 1",
-        better="lower",
-        goal=GOAL,
-        rival="the full model (and the masked one, see details)",
-        interval=interval,
-        details={
+    write_ratio(
+        "extract_latency",
+        seconds["extracted"],
+        seconds["full"],
+        {
             "model": "ViT-tiny, 224 x 224, 12 layers",
             "kept": {"layers": arch.layers, "heads": arch.heads, "neurons": arch.neurons},
             "repetitions": REPETITIONS,
@@ -114,7 +101,6 @@ def main() -> None:
             "CPU seconds to know the sizes of 1,000 candidates": seconds_for_sizes(full),
         },
     )
-    print(f"{value:.3f} of the full model's, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

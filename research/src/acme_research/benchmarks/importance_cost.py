@@ -4,12 +4,8 @@ ViT-tiny at 224 × 224, a batch of 8. Beside it: exact ablation (Eq. 6), one for
 unit, measured for the heads of one layer and multiplied up.
 """
 
-from __future__ import annotations
-
 import torch
-from torch import nn
 from torch.nn import functional as F
-from transformers import ViTConfig, ViTModel
 
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.importance import (
@@ -17,25 +13,20 @@ from acme_fleet.distillation.importance import (
     labels_objective,
     taylor_importance,
 )
-from acme_fleet.models.backbone.elastic import as_elastic
 from acme_fleet.models.families import dimensions
-from acme_fleet.models.features import Classifier
 from acme_fleet.tasks.classification import CLASSIFICATION
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.benchmarks.distil_step import student_of
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
-BATCH, CLASSES, REPETITIONS, GOAL = 8, 100, 15, 1.5
+BATCH, REPETITIONS = 8, 15
 
 
 def main() -> None:
     torch.manual_seed(0)
-    config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
-    model = Classifier(
-        as_elastic(ViTModel(config, add_pooling_layer=False)), nn.Linear(192, CLASSES)
-    )
+    model = student_of(192, 3, 224, 16).classifier
     samples = Samples(
         {"pixel_values": torch.randn(BATCH, 3, 224, 224)},
-        torch.randint(CLASSES, (BATCH,)),
+        torch.randint(100, (BATCH,)),
         torch.ones(BATCH, dtype=torch.int64),
     )
     labels = labels_objective(CLASSIFICATION)
@@ -46,31 +37,25 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    seconds = cpu_times(
-        {
-            "training step": training_step,
-            "importance of all units": lambda: taylor_importance(model, samples, labels, BATCH),
-            "ablation of one layer's heads": lambda: ablation_importance(
-                CLASSIFICATION, model, samples, layer=0, heads=True
-            ),
-        },
-        REPETITIONS,
-    )
+    def ablation() -> None:
+        ablation_importance(CLASSIFICATION, model, samples, layer=0, heads=True)
+
+    works = {
+        "training step": training_step,
+        "importance of all units": lambda: taylor_importance(model, samples, labels, BATCH),
+        "ablation of one layer's heads": ablation,
+    }
+    seconds = cpu_times(works, REPETITIONS)
     medians = print_medians(seconds)
-    sizes = dimensions(config)
+    sizes = dimensions(model.backbone.config)
     passes = 1 + sizes.layers * (sizes.heads + sizes.neurons)
     exact = medians["ablation of one layer's heads"] / (1 + sizes.heads) * passes
-    value, interval = ratio_of_medians(seconds["importance of all units"], seconds["training step"])
     print(f"{'ablation of all units':<32}{1000 * exact:9.0f} ms ({passes} passes)")
-    write_benchmark(
-        name="importance_cost",
-        value=value,
-        unit="CPU time of importance / of one training step, same batch",
-        better="lower",
-        goal=GOAL,
-        rival="one training step (forward, backward, AdamW)",
-        interval=interval,
-        details={
+    write_ratio(
+        "importance_cost",
+        seconds["importance of all units"],
+        seconds["training step"],
+        {
             "model": "ViT-tiny, 224 x 224",
             "batch": BATCH,
             "repetitions": REPETITIONS,
@@ -79,7 +64,6 @@ def main() -> None:
             "exact ablation / importance": exact / medians["importance of all units"],
         },
     )
-    print(f"{value:.2f} of a training step, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ with the fine-tuned reference, whole and in float32, on the device's own test pr
 the whole model rounded to int8 and int4, without a header: who cannot beat that should see it.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +22,12 @@ from acme_fleet.models.auto_language import AcmeForCausalLM
 from acme_fleet.models.backbone.precision import pack
 from acme_fleet.models.features import Classifier
 from acme_fleet.models.header.module import answering_as, build_header, initial_tensors
-from acme_fleet.models.storage import backbone_from, config_document, read_tensors
-from acme_fleet.runs.directory import RunDirectory
+from acme_fleet.models.storage import backbone_from, config_document
 from acme_fleet.seeding import generator
 from acme_fleet.training.answers import exact_share, prompted
-from acme_research.benchmarks.lm_fleet import Options, read_options, run_of, settings_of
+from acme_research.benchmarks.lm_fleet import about, read_options, run_of, settings_of
 from acme_research.frame.record import write_benchmark
+from acme_research.frame.runs import reference_of
 
 SHARES = (0.28, 0.2, 0.15, 0.1, 0.07)
 """Limits, relative to the whole model in float32."""
@@ -43,24 +41,13 @@ def clusters_of(whole: int) -> list[dict[str, Any]]:
         {
             "name": f"share-{number}",
             "devices": [
-                {
-                    "name": f"device-{number}-{place}",
-                    "storage": round(share * whole),
-                    "precisions": ["int4", "int8"],
-                }
+                {"name": f"device-{number}-{place}", "storage": round(share * whole)}
+                | {"precisions": ["int4", "int8"]}
                 for place in (1, 2)
             ],
         }
         for number, share in enumerate(SHARES)
     ]
-
-
-def reference_of(run: Path, fleet: Fleet, world: World) -> Classifier:
-    """The fine-tuned reference of a run."""
-    model = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
-    tensors, _ = read_tensors(RunDirectory(run).cloud / "reference.safetensors")
-    model.load_state_dict(tensors)
-    return model.requires_grad_(False).eval()
 
 
 def plainly(reference: Classifier, backbone: PreTrainedModel) -> AcmeForCausalLM:
@@ -82,7 +69,7 @@ def whole_models(reference: Classifier, world: World, names: list[str]) -> dict[
     return found
 
 
-def measured(options: Options, seed: int) -> dict[str, Any]:
+def measured(options: Namespace, seed: int) -> dict[str, Any]:
     """One seed: exact answers of the whole model and, by limit, of the devices; and bytes."""
     settings = settings_of(options, seed)
     fleet = Fleet.parse(settings)
@@ -93,29 +80,20 @@ def measured(options: Options, seed: int) -> dict[str, Any]:
     shapes = shapes_of(bare.backbone)
     whole = file_size(shapes)
     path, summary = run_of(options, seed, "limits", {"clusters": clusters_of(whole)})
-    run = RunDirectory.open(path)
-    world = load_world(run.fleet)
+    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
     names = [device.name for device in summary.devices]
-    exact = whole_models(reference_of(path, run.fleet, world), world, names)
+    exact = whole_models(reference_of(path, world), world, names)
     rows = []
     for number, share in enumerate(SHARES):
         at = [i for i, name in enumerate(names) if name.startswith(f"device-{number}-")]
         devices = [summary.devices[i] for i in at]
         ours = np.mean([d.language.exact or 0.0 for d in devices if d.language])
-        rows.append(
-            {
-                "limit": share,
-                "bytes": float(np.mean([d.size_bytes for d in devices]) / whole),
-                "exact": float(ours),
-                "whole": float(exact["float32"][at].mean()),
-            }
-        )
+        size = float(np.mean([d.size_bytes for d in devices]) / whole)
+        row = {"limit": share, "bytes": size, "exact": float(ours)}
+        rows.append(row | {"whole": float(exact["float32"][at].mean())})
     rounded = {
-        precision: {
-            "bytes": file_size(shapes, precision) / whole,
-            "exact": float(exact[precision].mean()),
-        }
-        for precision in _ROUNDED
+        kind: {"bytes": file_size(shapes, kind) / whole, "exact": float(exact[kind].mean())}
+        for kind in _ROUNDED
     }
     return {"limits": rows, "whole": float(exact["float32"].mean()), "rounded": rounded}
 
@@ -131,19 +109,11 @@ def main() -> None:
         for row in one["limits"]:
             print(f"    {row}")
     write_benchmark(
-        name="lm_bytes",
-        value=float(np.median(smallest)),
-        unit="bytes, of the whole model's in float32",
-        better="lower",
-        goal=0.10,
-        rival="the whole fine-tuned model in float32",
+        "lm_bytes",
+        float(np.median(smallest)),
+        (min(smallest), max(smallest)),
+        {"seeds": found, **about(options)},
         seeds=list(range(options.seeds)),
-        interval=(min(smallest), max(smallest)),
-        details={
-            "seeds": found,
-            "reference": options.reference,
-            "quick": options.quick,
-        },
     )
 
 

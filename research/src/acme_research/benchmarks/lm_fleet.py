@@ -3,13 +3,9 @@
 Without a checkpoint a LLaMA is trained first, from nothing, on the public instructions.
 """
 
-from __future__ import annotations
-
-import argparse
-import importlib.util
 import json
-import shutil
-from dataclasses import dataclass
+import runpy
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,79 +13,41 @@ import yaml
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
-from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_fleet.training.language_pretraining import LanguageRecipe, pretrain_language
 from acme_fleet.training.pretraining import finished
 from acme_research.frame.places import EXAMPLES
-from acme_research.frame.runs import finished_run, same_cloud
-from acme_research.frame.settings import changed
+from acme_research.frame.runs import finished_run, same_search
+from acme_research.frame.settings import benchmark_config, changed
 
-_TINY: dict[str, Any] = {
-    "reference": {"training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.001}},
-    "backbone": {
-        "vocabulary": None,
-        "widths": [0.5, 1.0],
-        "depths": [2, 3],
-        "precisions": ["int4", "int8"],
-        "distillation": {
-            "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.002},
-            "recovery": {"epochs": 3, "batch_size": 64, "learning_rate": 0.002},
-        },
-    },
-    "search": {"fine_tuning": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003}},
-    "personalization": {"local": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003}},
-}
-"""Changes of ``examples/assistants.yaml`` for the LLaMA that is trained from nothing."""
 _TINY_STORAGE = {"160 MB": "500 kB", "80 MB": "260 kB"}
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line's."""
-
-    data: Path
-    out: Path
-    seeds: int
-    checkpoint: Path | None
-    quick: bool
-
-    @property
-    def reference(self) -> str:
-        """The whole model, in words."""
-        if self.checkpoint is None:
-            return "a LLaMA of 0.3 million parameters, trained from nothing"
-        return self.checkpoint.name
-
-
-def read_options(doc: str | None) -> Options:
+def read_options(doc: str | None) -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser = ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder of CLINC150")
     parser.add_argument("--out", type=Path, default=Path("runs/lm"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--checkpoint", type=Path, help="a decoder, in the place of a tiny one")
     parser.add_argument("--quick", action="store_true", help="few texts and epochs")
-    return Options(**vars(parser.parse_args()))
+    return parser.parse_args()
 
 
-def _example() -> Any:
-    """The module of ``examples/assistants.py``, whose data these are."""
-    spec = importlib.util.spec_from_file_location("assistants", EXAMPLES / "assistants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def about(options: Namespace) -> dict[str, Any]:
+    """For a result's details: the whole model, in words, and how much was done."""
+    tiny = "a LLaMA of 0.3 million parameters, trained from nothing"
+    reference = options.checkpoint.name if options.checkpoint else tiny
+    return {"reference": reference, "quick": options.quick}
 
 
-def settings_of(options: Options, seed: int) -> dict[str, Any]:
+def settings_of(options: Namespace, seed: int) -> dict[str, Any]:
     """The fleet's settings, and its data and reference in place."""
-    example = _example()
+    example = runpy.run_path(str(EXAMPLES / "assistants.py"))  # whose data these are
     settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
-    paths = example.split(options.data, options.out / "instructions", quick=options.quick)
+    paths = example["split"](options.data, options.out / "instructions", quick=options.quick)
     if options.checkpoint is None:
-        settings = changed(settings, _TINY)
+        settings = changed(settings, benchmark_config("lm_tiny"))
         for cluster in settings["clusters"]:
             for device in cluster["devices"]:
                 device["storage"] = _TINY_STORAGE[device["storage"]]
@@ -97,12 +55,12 @@ def settings_of(options: Options, seed: int) -> dict[str, Any]:
     else:
         settings["reference"]["checkpoint"] = str(options.checkpoint.resolve())
     if options.quick:
-        example.reduced(settings)
+        example["reduced"](settings)
     settings["data"] |= paths
     return settings | {"seed": seed}
 
 
-def _pretrained(public: Path, options: Options) -> Path:
+def _pretrained(public: Path, options: Namespace) -> Path:
     folder = (options.out / "llama").resolve()
     if not (folder.exists() and finished(folder)):
         rows = [json.loads(line) for line in public.read_text().splitlines()]
@@ -116,28 +74,13 @@ def _pretrained(public: Path, options: Options) -> Path:
 
 
 def run_of(
-    options: Options, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
+    options: Namespace, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
 ) -> tuple[Path, Summary]:
-    """A finished run, which begins with the cloud's stages and headers of another, if there is one.
+    """A finished run in the folder ``name``, with changes of the fleet's settings.
 
-    Args:
-        options: of the command line.
-        seed: of the fleet.
-        name: of the run's folder.
-        changes: of the fleet's settings; those of ``personalization`` alone after ``like``.
-        like: another run's folder.
+    It begins with the cloud's stages and headers of ``like``, another run's folder, if there is
+    one; the changes are then those of ``personalization`` alone.
     """
     fleet = Fleet.parse(changed(settings_of(options, seed), changes))
     path = options.out / f"seed-{seed}" / name
-
-    def begin(run: RunDirectory) -> None:
-        assert like is not None
-        same_cloud(like)(run)
-        for cluster in fleet.clusters:
-            run.edge(cluster.name).mkdir(parents=True)
-            for kept in ("coarse.safetensors", "contenders.json"):
-                made = RunDirectory(like).edge(cluster.name) / kept
-                if made.exists():
-                    shutil.copy(made, run.edge(cluster.name))
-
-    return path, finished_run(fleet, path, None if like is None else begin)
+    return path, finished_run(fleet, path, None if like is None else same_search(like))

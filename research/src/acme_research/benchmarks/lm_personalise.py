@@ -7,14 +7,12 @@ round; both prune nothing. All begin with the same backbones and headers. The he
 bytes, LoRA, stands beside by its loss. With ``--checkpoint`` the same is done on a real decoder.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from acme_fleet.runs.summary import Summary
-from acme_research.benchmarks.lm_fleet import read_options, run_of
+from acme_research.benchmarks.lm_fleet import about, read_options, run_of
 from acme_research.frame.intervals import student_interval
 from acme_research.frame.record import write_benchmark
 
@@ -53,23 +51,15 @@ def main() -> None:
     exact = {name: np.array([row["exact"] for row in of]) for name, of in rows.items()}
     rival = max(("local-only", "FedAvg"), key=lambda name: exact[name].mean())
     gain = 100 * (exact["ours"] - exact[rival])
-    low, high = student_interval(gain) if len(gain) > 1 else (float("-inf"), float("inf"))
-    interval = tuple(float(np.clip(end, -100, 100)) for end in (low, high))
-    print(f"ours − {rival}: {gain.mean():+.2f} points, {interval}")
+    low, high = student_interval(gain) if len(gain) > 1 else (-100.0, 100.0)
+    interval = max(low, -100.0), min(high, 100.0)
     write_benchmark(
-        name="lm_personalise",
-        value=float(gain.mean()),
-        unit="points of exact answers, ours - the better of local-only and FedAvg",
-        better="higher",
-        goal=1.0,
-        rival=rival,
+        "lm_personalise",
+        float(gain.mean()),
+        interval,
+        {"methods": rows, **about(options)},
         seeds=list(range(options.seeds)),
-        interval=(interval[0], interval[1]),
-        details={
-            "methods": rows,
-            "reference": options.reference,
-            "quick": options.quick,
-        },
+        instead={"rival": rival},
     )
 
 

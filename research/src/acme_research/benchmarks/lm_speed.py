@@ -7,8 +7,6 @@ the checkpoint, cut without recovery: speed does not depend on them. Details hav
 an artifact.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 from dataclasses import replace
@@ -27,13 +25,11 @@ from acme_fleet.deploy.export import export, origin_alone
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.checkpoints import load_language_model
 from acme_fleet.models.backbone.supernet import ElasticClassifier
-from acme_fleet.models.features import CustomizedModel, LanguageModel
-from acme_fleet.models.header.module import build_header, initial_tensors
-from acme_fleet.models.shipped import save_device_model
+from acme_fleet.models.features import LanguageModel
 from acme_fleet_runtime.steps import most_probable
 from acme_fleet_runtime.writer import Writer, open_artifact
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, print_medians, write_benchmark
+from acme_research.benchmarks.deploy import saved
+from acme_research.frame.record import cpu_times, print_medians, write_ratio
 
 PROMPT, NEW, REPETITIONS = 16, 24, 9
 GENOTYPE = Genotype(
@@ -49,11 +45,8 @@ def device_folder(checkpoint: Path, share: float, folder: Path, precision: Preci
     backbone = elastic.extract(shape)
     hidden = backbone.config.hidden_size
     plan = HeaderPlan(genotype=GENOTYPE, hidden=hidden, classes=hidden, axes=1, pooled=0)
-    header = build_header(plan, initial_tensors(plan.shapes(), torch.Generator().manual_seed(0)))
     rule = LanguagePreprocessing.of_checkpoint(checkpoint, 32)
-    model = CustomizedModel(backbone, header)
-    save_device_model(folder, model, header, ["texts"], rule, ["texts"])
-    return folder
+    return saved(folder, backbone, plan, rule, ["texts"])
 
 
 def main() -> None:
@@ -86,17 +79,11 @@ def main() -> None:
             sizes[name] = done.manifest.files["model.onnx"].size_bytes
         seconds = cpu_times(actions, REPETITIONS)
     medians = print_medians(seconds, 3)
-    first = f"artifact, {options.shares[0]:.0%}"
-    value, interval = ratio_of_medians(seconds["eager PyTorch"], seconds[first])
-    write_benchmark(
-        name="lm_speed",
-        value=value,
-        unit="tokens a second of CPU time, artifact / whole model in eager PyTorch",
-        better="higher",
-        goal=5.0,
-        rival="transformers' generate() with its cache, float32",
-        interval=interval,
-        details={
+    write_ratio(
+        "lm_speed",
+        seconds["eager PyTorch"],
+        seconds[f"artifact, {options.shares[0]:.0%}"],
+        {
             "CPU seconds, medians": medians,
             "bytes": sizes,
             "precision": options.precision,

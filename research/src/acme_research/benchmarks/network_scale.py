@@ -8,8 +8,6 @@ them; the seconds of a round are this machine's.
     python -m acme_research.benchmarks.network_scale refit  # what was measured so far, again
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -23,7 +21,7 @@ from acme_fleet.edge.similarity import distance_matrix
 from acme_fleet.network.hosts.waiting_room import HOLD_S
 from acme_research.benchmarks.round_latency import over_network
 from acme_research.frame.places import RESULTS
-from acme_research.frame.record import commit, write_benchmark
+from acme_research.frame.record import partial_runs, write_benchmark
 
 _ROUNDS = 3
 # Between a SuperNode's requests: the hold with its own pause, and heartbeats; fixed in Flower 1.41.
@@ -48,6 +46,8 @@ def fit(runs: list[dict[str, Any]]) -> dict[str, float]:
     working = np.array([r["cpu_s"]["north"] for r in runs]) - (idle0 + idle1 * devices) * seconds
     work0, work1 = line(asked, working)
     memory0, memory1 = line(devices, memory)
+    one_idle = np.array([run["idle_cpu_share"]["d0"] for run in runs])
+    one_working = np.array([run["cpu_s"]["d0"] for run in runs]) - one_idle * seconds
     return {
         "edge_idle_cpu_share": idle0,
         "edge_idle_cpu_share_per_device": idle1,
@@ -55,17 +55,10 @@ def fit(runs: list[dict[str, Any]]) -> dict[str, float]:
         "edge_cpu_s_per_question": work1,
         "edge_memory_mb": memory0,
         "edge_memory_mb_per_device": memory1,
-        "device_idle_cpu_share": float(np.mean([r["idle_cpu_share"]["d0"] for r in runs])),
-        "device_memory_mb": float(np.mean([r["memory_mb"]["d0"] for r in runs])),
-        "device_cpu_s_per_question": float(
-            np.mean(
-                [
-                    (r["cpu_s"]["d0"] - r["idle_cpu_share"]["d0"] * r["run_s"]) / (3 + 2 * _ROUNDS)
-                    for r in runs
-                ]
-            )
-        ),
-        "bytes_per_device": float(np.mean([r["bytes"] / r["devices"] for r in runs])),
+        "device_idle_cpu_share": float(one_idle.mean()),
+        "device_memory_mb": float(np.mean([run["memory_mb"]["d0"] for run in runs])),
+        "device_cpu_s_per_question": float(np.mean(one_working / (3 + 2 * _ROUNDS))),
+        "bytes_per_device": float(np.mean([run["bytes"] / run["devices"] for run in runs])),
     }
 
 
@@ -82,6 +75,7 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
     """Load of one edge and of the cloud; the cloud's SuperLink bears an edge as one a device."""
     each = devices / edges
     idle = model["edge_idle_cpu_share_per_device"]
+    memory_mb = model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each
     return {
         "edges": edges,
         "devices": devices,
@@ -90,17 +84,14 @@ def predict(model: dict[str, float], edges: int, devices: int) -> dict[str, floa
         "edge_idle_cores": model["edge_idle_cpu_share"] + idle * each,
         "edge_cpu_s_per_round": 2 * each * model["edge_cpu_s_per_question"],
         "edge_similarity_s": model["edge_similarity_s_per_pair"] * each * (each - 1) / 2,
-        "edge_memory_gb": (model["edge_memory_mb"] + model["edge_memory_mb_per_device"] * each)
-        / 1e3,
+        "edge_memory_gb": memory_mb / 1e3,
         "cloud_requests_a_second": edges * (1 / _POLL_S + 1 / _BEAT_S),
         "cloud_idle_cores": model["edge_idle_cpu_share"] + idle * edges,
     }
 
 
 def main() -> None:
-    # Of this commit only: another one may measure other things.
-    partial, refit = RESULTS / f"network_scale-{commit()}.partial.json", sys.argv[1:] == ["refit"]
-    runs = json.loads(partial.read_text()) if partial.exists() else []
+    (partial, runs), refit = partial_runs("network_scale"), sys.argv[1:] == ["refit"]
     if refit and not runs:
         runs = json.loads((RESULTS / "network_scale.json").read_text())["details"]["runs"]
     asked = [] if refit else map(int, sys.argv[1:] or ["4", "8", "16"])
@@ -116,21 +107,15 @@ def main() -> None:
     wall = (1 - idle0) / max(1e-9, model["edge_idle_cpu_share_per_device"])
     alone = [(1 - idle0) * r["devices"] / (r["idle_cpu_share"]["north"] - idle0) for r in runs]
     predicted = [predict(model, *fleet) for fleet in _FLEETS]
-    details = {"runs": runs, "model": model, "predicted": predicted}
     write_benchmark(
-        name="network_scale",
-        value=round(wall),
-        unit="devices an edge's SuperLink can bear on one core while idle",
-        better="higher",
-        goal=1000,
-        rival="none: the engine's own limit",
-        # Not of seeds: what each run alone would say.
-        interval=(round(min(alone)), round(max(alone))),
-        details=details,
+        "network_scale",
+        round(wall),
+        (round(min(alone)), round(max(alone))),
+        {"runs": runs, "model": model, "predicted": predicted},
         seconds=sum(run["up_s"] + run["run_s"] for run in runs),
     )
     partial.unlink(missing_ok=True)
-    print(json.dumps(details["model"], indent=1))
+    print(json.dumps(model, indent=1))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,24 @@ are then fine-tuned on the labels alike, without a teacher, and the epoch is cho
 The rival is the way with the best mean validation accuracy.
 """
 
-from __future__ import annotations
-
 import bisect
 import copy
 from importlib.metadata import version
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 
 from acme_fleet.config.backbone import Backbone
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
+from acme_fleet.data.datasets import load_source
+from acme_fleet.data.partition import distribute
 from acme_fleet.data.samples import Samples
 from acme_fleet.distillation.importance import labels_objective, taylor_importance
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.models.backbone.elastic import reorder
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.backbone.uneven_widths import Importance
@@ -34,11 +37,11 @@ from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
 from acme_research.frame.intervals import mean_interval, student_interval
+from acme_research.frame.places import EXAMPLES
 from acme_research.frame.record import write_benchmark
-from acme_research.frame.runs import trained_digits
 from acme_research.rivals.taylor_pruning import taylor_pruned
 
-SEEDS, WIDTH, GOAL = [0, 1, 2, 3, 4], 0.5, 0.0
+SEEDS, WIDTH = range(5), 0.5
 RECOVERY = Training(epochs=20, batch_size=16, learning_rate=0.002)
 WAYS = ("all dimensions", "heads and neurons", "heads and neurons, global")
 RIVALS = tuple(f"Torch-Pruning, {way}" for way in WAYS)
@@ -56,10 +59,10 @@ def taylor_pruned_to(reference: Classifier, samples: Samples, size: int, way: st
     def pruned(kept: int) -> Classifier:
         return taylor_pruned(reference, samples, 1 - kept / grid, way, WIDTH)
 
-    kept = bisect.bisect_left(
-        range(grid), size, lo=grid // 4, key=lambda kept: parameters(pruned(kept))
-    )
-    return pruned(kept)
+    def size_of(kept: int) -> int:
+        return parameters(pruned(kept))
+
+    return pruned(bisect.bisect_left(range(grid), size, lo=grid // 4, key=size_of))
 
 
 def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
@@ -79,24 +82,24 @@ def cuts(reference: Classifier, samples: Samples) -> dict[str, Classifier]:
 
 def run_seed(seed: int) -> dict[str, dict[str, float]]:
     """Accuracies and parameters of the reference and of each small model."""
-    known = trained_digits(seed)
-    row = {"reference": {"test": evaluate(CLASSIFICATION, known.reference, known.test).score}}
-    for name, model in cuts(known.reference, known.for_importance).items():
-        row[name] = {
-            "parameters": parameters(model),
-            "test before recovery": evaluate(CLASSIFICATION, model, known.test).score,
-        }
-        fit(
-            CLASSIFICATION,
-            model,
-            known.train,
-            RECOVERY,
-            generator(seed, "recovery"),
-            validation=known.validation,
-        )
+    content = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
+    fleet = Fleet.parse(content | {"seed": seed})
+    source = load_source(fleet.data)
+    world = distribute(fleet, source)
+    train, validation, test = world.public.train, world.public.validation, source.test
+    reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
+    draw, training = generator(seed, "reference training"), fleet.reference.training
+    fit(CLASSIFICATION, reference, train, training, draw, validation=validation)
+    row = {"reference": {"test": evaluate(CLASSIFICATION, reference, test).score}}
+    for_importance = train[: fleet.backbone.importance_samples]
+    for name, model in cuts(reference, for_importance).items():
+        before = evaluate(CLASSIFICATION, model, test).score
+        row[name] = {"parameters": parameters(model), "test before recovery": before}
+        draw = generator(seed, "recovery")
+        fit(CLASSIFICATION, model, train, RECOVERY, draw, validation=validation)
         row[name] |= {
-            "validation": evaluate(CLASSIFICATION, model, known.validation).score,
-            "test": evaluate(CLASSIFICATION, model, known.test).score,
+            "validation": evaluate(CLASSIFICATION, model, validation).score,
+            "test": evaluate(CLASSIFICATION, model, test).score,
         }
     return row
 
@@ -116,16 +119,12 @@ def main() -> None:
     differences = {
         name: column(OURS, "test") - column(name, "test") for name in rows[0] if name != OURS
     }
+    told = f"{rival} (the best of three ways by validation), {version('torch-pruning')}"
     write_benchmark(
-        name="prune_vs_torch_pruning",
-        value=float(differences[rival].mean()),
-        unit="test accuracy of ours - of Torch-Pruning's (0.01 is one point)",
-        better="higher",
-        goal=GOAL,
-        rival=f"{rival} (the best of three ways by validation), {version('torch-pruning')}",
-        seeds=SEEDS,
-        interval=student_interval(differences[rival]),
-        details={
+        "prune_vs_torch_pruning",
+        float(differences[rival].mean()),
+        student_interval(differences[rival]),
+        {
             "model": "the digits' ViT: 6 layers, 4 heads, hidden 64, 256 neurons",
             "recovery": f"fine-tuning on labels, {RECOVERY.model_dump()}",
             "mean": {
@@ -135,9 +134,9 @@ def main() -> None:
             "ours - others, test": {name: mean_interval(d) for name, d in differences.items()},
             "seeds": rows,
         },
+        seeds=SEEDS,
+        instead={"rival": told},
     )
-    low, high = student_interval(differences[rival])
-    print(f"{differences[rival].mean():+.4f} [{low:+.4f}, {high:+.4f}] against {rival}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ is the same run on the embedded link. What the persistent role and the warm fork
 by starting what they replace.
 """
 
-from __future__ import annotations
-
+import json
 import os
 import shutil
 import subprocess
@@ -25,10 +24,11 @@ from acme_fleet.pipeline import customize
 from acme_fleet.runs.events import Event, messages_of, stages_of
 from acme_fleet.runs.journal import read_events
 from acme_research.frame.intervals import bootstrap_interval
-from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up
+from acme_research.frame.loopback import Hosts, cpu_s, descendants, hosts_up, of_process
 from acme_research.frame.record import write_benchmark
+from acme_research.frame.settings import benchmark_config, changed
 
-_ROUNDS, _GOAL_S = 8, 4.0
+_ROUNDS = 8
 _SETTLE_S, _IDLE_S = 30.0, 40.0
 _COLD = {
     "a role with torch": "import acme_fleet.device.client, acme_fleet.data.partition",
@@ -42,51 +42,26 @@ def tiny(devices: int, folder: Path, rounds: int = _ROUNDS) -> Fleet:
     path = folder / "digits.npz"
     np.savez(path, images=digits.items, labels=digits.labels)
     names = [{"name": f"d{i}", "storage": "60 kB"} for i in range(devices)]
-    return Fleet.parse(
-        {
-            "reference": {
-                "model": {"hidden_size": 16, "layers": 2, "heads": 2, "neurons": 32},
-                "training": {"epochs": 1},
-            },
-            "data": {
-                **{"source": "arrays", "train": str(path)},
-                **{"public": 0.2, "edge_share": 0.2, "validation": 0.25},
-            },
-            "backbone": {
-                "widths": [1.0],
-                "depths": [1],
-                "importance_samples": 32,
-                "distillation": {"training": {"epochs": 1}},
-            },
-            "header": {"blocks": 1, "channels": 4},
-            "search": {"steps": 1, "rivals": False, "fine_tuning": {"epochs": 1}},
-            "personalization": {
-                "rounds": rounds,
-                "local": {"epochs": 1},
-                "prune_share": 0.05,
-                "mix": "weights",
-                "feature_samples": 4,
-            },
-            "clusters": [{"name": "north", "devices": names}],
-        }
-    )
+    own = {
+        "data": {"train": str(path)},
+        "personalization": {"rounds": rounds},
+        "clusters": [{"name": "north", "devices": names}],
+    }
+    return Fleet.parse(changed(benchmark_config("round_latency"), own))
 
 
 def rounds_of(events: list[Event]) -> dict[str, np.ndarray]:
     """Seconds of each round, and of what its slowest device computed in it; shape (rounds,)."""
-    starts, ends, computed = [], [], []
     messages = messages_of(events)
-    sent = [m for m in messages if (m.type, m.receiver) == ("RoundStart", "d0")]
+    starts = [m.at_s for m in messages if (m.type, m.receiver) == ("RoundStart", "d0")]
     done: dict[str, list[float]] = {}
     for message in messages:
         if message.type == "RoundReport":
             done.setdefault(message.sender, []).append(message.at_s)
-    for number, start in enumerate(sent):
-        starts.append(start.at_s)
-        ends.append(max(times[number] for times in done.values()))
-        stage = f"round {number + 1}"
-        computed.append(max(e.seconds for e in stages_of(events) if e.stage == stage))
-    return {"total": np.array(ends) - np.array(starts), "computed": np.array(computed)}
+    ends = np.max([times[: len(starts)] for times in done.values()], axis=0)
+    stages, names = stages_of(events), [f"round {n}" for n in range(1, len(starts) + 1)]
+    computed = [max(e.seconds for e in stages if e.stage == name) for name in names]
+    return {"total": ends - np.array(starts), "computed": np.array(computed)}
 
 
 def over_network(devices: int, rounds: int = _ROUNDS) -> dict[str, Any]:
@@ -130,14 +105,9 @@ def _idle(hosts: Hosts) -> dict[str, float]:
 
 def _memory(hosts: Hosts, name: str) -> float:
     """Proportional set size of a host's processes, MB."""
-    total = 0
-    for pid in descendants(hosts.processes[name].pid):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return round(total / 1000, 1)
+    files = (of_process(pid, "smaps_rollup") for pid in descendants(hosts.processes[name].pid))
+    lines = (line for file in files for line in file.splitlines() if line.startswith("Pss:"))
+    return round(sum(int(line.split()[1]) for line in lines) / 1000, 1)
 
 
 def _cpu(hosts: Hosts, name: str) -> float:
@@ -149,13 +119,9 @@ def cold_start(code: str) -> float:
     """Processor seconds of a process that only imports; the median of three."""
     found = []
     for _ in range(3):
-        before = os.times()
+        before = sum(os.times()[2:4])  # of children, as user and in the kernel
         subprocess.run([sys.executable, "-c", code], check=True)
-        after = os.times()
-        found.append(
-            after.children_user + after.children_system
-            - before.children_user - before.children_system
-        )  # fmt: skip
+        found.append(sum(os.times()[2:4]) - before)
     return round(float(np.median(found)), 2)
 
 
@@ -165,10 +131,8 @@ def main() -> None:
         customize(tiny(4, Path(folder)), Path(folder) / "run")
         embedded = rounds_of(read_events(Path(folder) / "run" / "events.jsonl"))
     cold = {name: cold_start(code) for name, code in _COLD.items()}
-    total, overhead = (
-        network["rounds"]["total"],
-        network["rounds"]["total"] - network["rounds"]["computed"],
-    )
+    total = network["rounds"]["total"]
+    overhead = total - network["rounds"]["computed"]
     low, high = bootstrap_interval(lambda picks: np.median(total[picks], axis=1), len(total))
     details = {
         "round_s": np.round(total, 2).tolist(),
@@ -179,17 +143,9 @@ def main() -> None:
         **{k: v for k, v in network.items() if k != "rounds"},
     }
     write_benchmark(
-        name="round_latency",
-        value=round(float(np.median(total)), 2),
-        unit="s",
-        better="lower",
-        goal=_GOAL_S,
-        rival="the same round on the embedded link",
-        interval=(round(low, 2), round(high, 2)),
-        details=details,
+        "round_latency", round(float(np.median(total)), 2), (round(low, 2), round(high, 2)), details
     )
-    print(f"round: {np.median(total):.2f} s, of which engine {np.median(overhead):.2f} s")
-    print(f"embedded: {np.median(embedded['total']):.3f} s; cold starts {cold}")
+    print(json.dumps(details, indent=1))
 
 
 if __name__ == "__main__":

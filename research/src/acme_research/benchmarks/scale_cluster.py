@@ -5,8 +5,7 @@ seconds of both ways, and the share of the weights that goes to devices of a rec
 Then whole runs of one fleet of 120 devices with either: the accuracy that near devices cost.
 """
 
-from __future__ import annotations
-
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,12 +15,7 @@ import numpy as np
 
 from acme_fleet.cloud import replies
 from acme_fleet.edge import similarity
-from acme_fleet.edge.similarity import (
-    debias,
-    distance_matrix,
-    mixing_weights,
-    near_weights,
-)
+from acme_fleet.edge.similarity import debias, distance_matrix, mixing_weights, near_weights
 from acme_fleet.messages.peer_weights import PeerWeights
 from acme_fleet.pipeline import customize
 from acme_research.frame.intervals import paired
@@ -43,12 +37,10 @@ def samples(devices: int, seed: int = 0) -> list[np.ndarray]:
     ]
 
 
-def exact(given: list[np.ndarray]) -> PeerWeights:
-    return mixing_weights(debias(distance_matrix(given), given), TEMPERATURE)
-
-
-def near(given: list[np.ndarray]) -> PeerWeights:
-    return near_weights(given, TEMPERATURE, debiased=True)
+WAYS: dict[str, Callable[[list[np.ndarray]], PeerWeights]] = {
+    "all pairs": lambda given: mixing_weights(debias(distance_matrix(given), given), TEMPERATURE),
+    "near": lambda given: near_weights(given, TEMPERATURE, debiased=True),
+}
 
 
 def within_kind(weights: PeerWeights) -> float:
@@ -58,10 +50,10 @@ def within_kind(weights: PeerWeights) -> float:
     return float((dense * (kind[:, None] == kind[None])).sum() / len(dense))
 
 
-def measure(way: Callable[[list[np.ndarray]], PeerWeights], devices: int) -> dict[str, float]:
+def measure(way: str, devices: int) -> dict[str, float]:
     given = samples(devices)
     begun = time.process_time()
-    weights = way(given)
+    weights = WAYS[way](given)
     seconds = time.process_time() - begun
     return {"devices": devices, "cpu_s": seconds, "within kind": within_kind(weights)}
 
@@ -83,27 +75,18 @@ def accuracies() -> dict[str, list[float]]:
 
 
 def main() -> None:
-    rows = {
-        "all pairs": [measure(exact, count) for count in EXACT],
-        "near": [measure(near, count) for count in SPARSE],
-    }
-    for name, found in rows.items():
-        for row in found:
-            print(name, row, flush=True)
+    sizes = {"all pairs": EXACT, "near": SPARSE}
+    rows = {way: [measure(way, count) for count in counts] for way, counts in sizes.items()}
+    print(json.dumps(rows, indent=1), flush=True)
     counts, seconds = (np.log([row[key] for row in rows["near"]]) for key in ("devices", "cpu_s"))
     slope = round(float(np.polyfit(counts, seconds, 1)[0]), 3)
     scores = accuracies()
     cost = paired(scores["all pairs"], scores["near"])
-    print("accuracy, all pairs less near:", cost)
     write_benchmark(
-        name="scale_cluster",
-        value=slope,
-        unit="exponent of processor seconds of the similarity in the number of devices",
-        better="lower",
-        goal=1.1,
-        rival="exact distances between all pairs, in the same process",
-        interval=(slope, slope),
-        details={
+        "scale_cluster",
+        slope,
+        (slope, slope),
+        {
             **rows,
             "interval": "one seed, one run of each size",
             "accuracy of all pairs": float(np.mean(scores["all pairs"])),

@@ -6,8 +6,6 @@
 The result is the exponent of processor seconds in the number of devices: 1 is linear.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile
@@ -16,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from acme_research.frame.many_devices import many_devices, measured_run
-from acme_research.frame.places import RESULTS
-from acme_research.frame.record import commit, write_benchmark
+from acme_research.frame.record import partial_runs, write_benchmark
 
 
 def exponent(runs: list[dict[str, float]]) -> float:
@@ -27,9 +24,7 @@ def exponent(runs: list[dict[str, float]]) -> float:
 
 
 def main(counts: list[int]) -> None:
-    # Of this commit only: another one may measure other things.
-    partial = RESULTS / f"scale_devices-{commit()}.partial.json"
-    runs = json.loads(partial.read_text()) if partial.exists() else []
+    partial, runs = partial_runs("scale_devices")
     for count in sorted({*counts} - {run["devices"] for run in runs}):
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
@@ -38,14 +33,10 @@ def main(counts: list[int]) -> None:
         partial.write_text(json.dumps(runs))
     slope = round(exponent(runs), 3)
     write_benchmark(
-        name="scale_devices",
-        value=slope,
-        unit="exponent of processor seconds in the number of devices",
-        better="lower",
-        goal=1.1,
-        rival="none: distances between all pairs have the exponent 2",
-        interval=(slope, slope),
-        details={"runs": runs, "interval": "one seed, one run of each size"},
+        "scale_devices",
+        slope,
+        (slope, slope),
+        {"runs": runs, "interval": "one seed, one run of each size"},
     )
     partial.unlink()
 

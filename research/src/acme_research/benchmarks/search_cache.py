@@ -3,12 +3,9 @@
 ``python -m acme_research.benchmarks.search_cache``; see ``search_setup.py`` for the shapes.
 """
 
-from __future__ import annotations
-
 from acme_fleet.models.features import feature_samples
 from acme_research.benchmarks.search_setup import make_contest, make_search
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import cpu_times, write_benchmark
+from acme_research.frame.record import cpu_times, write_ratio
 
 REPETITIONS = 20
 
@@ -25,19 +22,8 @@ def main() -> None:
         uncached.update_strategy()
 
     times = cpu_times({"cached": cached.step, "uncached": run_backbone_too}, REPETITIONS)
-    value, interval = ratio_of_medians(times["cached"], times["uncached"])
     details = {name: float(seconds.mean()) for name, seconds in times.items()}
-    print(f"cached ÷ uncached: {value:.2f} {interval}, seconds {details}")
-    write_benchmark(
-        name="search_cache",
-        value=value,
-        unit="CPU time of a step, cached / uncached",
-        better="lower",
-        goal=1.0,
-        rival="the same step, features computed for each batch",
-        interval=interval,
-        details=details,
-    )
+    write_ratio("search_cache", times["cached"], times["uncached"], details)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The shapes are those of the CIFAR-20 example: a ViT on 32 × 32 with 4 × 4 patc
 20 classes, 400 samples at the edge. Images are random: times do not depend on their values.
 """
 
-from __future__ import annotations
-
 import torch
 from transformers import PreTrainedModel
 
@@ -40,22 +38,12 @@ def make_contest() -> tuple[PreTrainedModel, Contest, torch.Generator]:
     head = elastic.classifier.head
     classifier = {"weight": head.weight.detach(), "bias": head.bias.detach()}
     data = split_shared_data(samples, draw)
-    return (
-        backbone,
-        Contest.of(CLASSIFICATION, backbone, classifier, FLEET.header, FLEET.search, data, 2**40),
-        draw,
-    )
+    header, search = FLEET.header, FLEET.search
+    contest = Contest.of(CLASSIFICATION, backbone, classifier, header, search, data, 2**40)
+    return backbone, contest, draw
 
 
 def make_search(backbone: PreTrainedModel, contest: Contest, draw: torch.Generator) -> HeaderSearch:
     """A search that has not begun."""
-    return HeaderSearch(
-        CLASSIFICATION,
-        backbone,
-        contest.classifier,
-        contest.space,
-        contest.fits,
-        contest.data,
-        contest.settings,
-        draw,
-    )
+    known = contest.classifier, contest.space, contest.fits, contest.data, contest.settings
+    return HeaderSearch(CLASSIFICATION, backbone, *known, draw)

@@ -5,18 +5,17 @@ headers), between its sixteen cells by linear interpolation; random accuracy cur
 noise; independent random objectives. Each with 1 - accuracy and with a cross-entropy as the loss.
 Then candidates that were measured in real runs, five of digits and one of 20 classes of CIFAR-100,
 with their validation loss, scored by their validation accuracy and by the accuracy on test data
-that no choice saw (``research/results/candidates.json``, written by
-``acme_research.ablations.candidate_tables``). All with random constants of Eq. 2. Every storage
-limit from 10 % to 100 % of the reference model and every window is tried.
+that no choice saw (``research/results/candidates.json``). All with random constants of Eq. 2. Every
+storage limit from 10 % to 100 % of the reference model and every window is tried.
 """
 
-from __future__ import annotations
-
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 from scipy.interpolate import RegularGridInterpolator
 
 from acme_fleet.config.backbone import Rule, Selection
@@ -40,7 +39,6 @@ LIMITS = np.linspace(0.1, 1.0, 19)
 WINDOWS = [0.02, 0.05, 0.1, 0.2]
 DEFAULT_WINDOW = Selection().performance_window
 ROOM = 0.5  # a limit "leaves room" from half of the reference model's size on; default window
-GOAL = 0.98
 
 # METHOD 10: rows depth 1, .75, .5, .25; columns width 1, .75, .5, .25.
 LINEAR = """.9207 .9060 .8677 .7054 .8955 .8723 .8075 .6206
@@ -51,7 +49,8 @@ SEARCHED = """.9524 .9367 .9234 .8400 .9365 .9268 .9063 .8203
 MEASURED = json.loads(CANDIDATES.read_text())
 
 Table = tuple[np.ndarray, np.ndarray]  # accuracies (candidates,), objectives (candidates, 3)
-Figures = dict[str, np.ndarray]
+RULES: tuple[Rule, ...] = get_args(Rule)
+BEST = "same-window oracle"
 
 
 def grid(side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,17 +128,16 @@ def measured(fleet: str, scored_by: str) -> Callable[[np.random.Generator], Tabl
     return draw
 
 
+MADE = {"random curves": curves, "independent": independent}
 FAMILIES: dict[str, Callable[[np.random.Generator], Table]] = {
     "paper, linear, 16 cells": paper(LINEAR, 4),
     "paper, linear, 144": paper(LINEAR, 12),
     "paper, searched, 16 cells": paper(SEARCHED, 4),
     "paper, searched, 144": paper(SEARCHED, 12),
-    "random curves": curves,
-    "independent": independent,
+    **MADE,
     "paper, linear, 144, CE": cross_entropy(paper(LINEAR, 12)),
     "paper, searched, 144, CE": cross_entropy(paper(SEARCHED, 12)),
-    "random curves, CE": cross_entropy(curves),
-    "independent, CE": cross_entropy(independent),
+    **{f"{name}, CE": cross_entropy(draw) for name, draw in MADE.items()},
     "measured, digits": measured("digits", "accuracy"),
     "measured, digits, on test": measured("digits", "test_accuracy"),
     "measured, CIFAR-20": measured("cifar20", "accuracy"),
@@ -154,127 +152,85 @@ def score_all(table: Table, limit: float, window: float, seed: int) -> dict[str,
     scores = trade_off_scores(accuracies, energies, sizes)
     near = np.where(losses <= losses[sizes <= limit].min() + window, sizes, np.inf)
     chosen = {
-        str(rule): match(objectives, sizes, limit, window, "cluster", rule).chosen
-        for rule in get_args(Rule)
+        str(rule): match(objectives, sizes, limit, window, "cluster", rule).chosen for rule in RULES
     } | {
         "Greedy-Accuracy": greedy_accuracy(losses, sizes, limit, "cluster"),
         "Greedy-Size": greedy_size(losses, sizes, limit, "cluster"),
         "Random": random_choice(sizes, limit, "cluster", np.random.default_rng(seed)),
-        "same-window oracle": window_oracle(scores, losses, sizes, limit, window, "cluster"),
+        BEST: window_oracle(scores, losses, sizes, limit, window, "cluster"),
         "oracle, loss within window": oracle(scores, near, limit, "cluster"),
         "oracle, no window": oracle(scores, sizes, limit, "cluster"),
     }
     return {name: float(scores[index]) for name, index in chosen.items()}
 
 
-def measure(draw: Callable[[np.random.Generator], Table], seed: int) -> Figures:
-    """Scores over all limits and windows of one table, with ``limit`` and ``window`` columns."""
+def measure(draw: Callable[[np.random.Generator], Table], seed: int) -> pd.DataFrame:
+    """Scores of one table, a row for each limit that something fits into and each window."""
     table = draw(np.random.default_rng(seed))
-    rows = [
-        {"limit": limit, "window": window, **score_all(table, limit, window, seed)}
-        for limit in LIMITS
-        if table[1][:, 2].min() <= limit
-        for window in WINDOWS
-    ]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    cases = itertools.product(LIMITS[table[1][:, 2].min() <= LIMITS], WINDOWS)
+    rows = [{"limit": at, "window": w, **score_all(table, at, w, seed)} for at, w in cases]
+    return pd.DataFrame(rows)
 
 
-def ratio(figures: list[Figures], name: str, rival: str = "same-window oracle") -> float:
+def ratio(scores: Any, name: str, rival: str = BEST) -> float:
     """Mean score ÷ the rival's mean score, over limits, windows and seeds."""
-    ours, theirs = (np.concatenate([f[key] for f in figures]) for key in (name, rival))
-    return float(ours.mean() / theirs.mean())
+    return float(scores[name].mean() / scores[rival].mean())
 
 
-def times(figures: list[Figures], name: str, rival: str) -> float | None:
+def times(scores: Any, name: str, rival: str) -> float | None:
     """The same where the rival's mean score is positive; otherwise a ratio says nothing."""
-    positive = np.concatenate([f[rival] for f in figures]).mean() > 0
-    return ratio(figures, name, rival) if positive else None
+    return ratio(scores, name, rival) if scores[rival].mean() > 0 else None
 
 
-def summarise(figures: list[Figures]) -> dict[str, float | None]:
+def summarise(scores: Any) -> dict[str, float | None]:
     """One row of the table that is printed."""
     row: dict[str, float | None] = {}
-    best = np.concatenate([f["same-window oracle"] for f in figures])
-    for rule in get_args(Rule):
-        gap = best - np.concatenate([f[rule] for f in figures])
-        row[rule] = ratio(figures, rule)
+    best = scores[BEST]
+    for rule in RULES:
+        gap = best - scores[rule]
+        row[rule] = ratio(scores, rule)
         row[f"{rule}: largest gap"] = float(gap.max())
-        row[f"{rule}: share within 2 %"] = float(np.mean(gap <= 0.02 * np.abs(best)))
-    others = {"limit", "window", "same-window oracle", *get_args(Rule)}
-    for rival in (name for name in figures[0] if name not in others):
-        row[rival] = ratio(figures, rival)
-    room = [
-        {
-            name: values[(f["limit"] >= ROOM) & (f["window"] == DEFAULT_WINDOW)]
-            for name, values in f.items()
-        }
-        for f in figures
-    ]
-    for rule in get_args(Rule):
+        row[f"{rule}: share within 2 %"] = float((gap <= 0.02 * best.abs()).mean())
+    rivals = scores.columns.drop(["limit", "window", BEST, *RULES])
+    row |= {rival: ratio(scores, rival) for rival in rivals}
+    room = scores[(scores["limit"] >= ROOM) & (scores["window"] == DEFAULT_WINDOW)]
+    for rule in RULES:
         row[f"{rule} / Greedy-Accuracy, room"] = times(room, rule, "Greedy-Accuracy")
     for rival in ("Greedy-Accuracy", "Greedy-Size"):
-        row[f"nearest / {rival}"] = times(figures, "nearest", rival)
+        row[f"nearest / {rival}"] = times(scores, "nearest", rival)
     for name in ("nearest", "Greedy-Accuracy", "Greedy-Size"):
-        row[f"score of {name}"] = float(np.concatenate([f[name] for f in figures]).mean())
+        row[f"score of {name}"] = float(scores[name].mean())
     return row
 
 
-def bootstrap(by_seed: list[list[Figures]], draws: int = 1000) -> tuple[float, float]:
+def interval(scores: Any) -> tuple[float, float]:
     """95 % interval of the default rule's ratio when seeds are drawn again."""
-    sums = np.array(
-        [
-            [sum(f[key].sum() for f in figures) for key in ("nearest", "same-window oracle")]
-            for figures in by_seed
-        ]
-    )
+    sums = scores.groupby("seed")[["nearest", BEST]].sum().to_numpy()
 
     def drawn(picks: np.ndarray) -> np.ndarray:
         ours, best = sums[picks].sum(axis=1).T
         return ours / best
 
-    return bootstrap_interval(drawn, len(sums), draws)
-
-
-def _cell(figure: float | None) -> str:
-    return f"{'–':>8}" if figure is None else f"{figure:8.3f}"
+    return bootstrap_interval(drawn, len(sums), 1000)
 
 
 def main() -> None:
-    results = {name: [measure(draw, seed) for seed in SEEDS] for name, draw in FAMILIES.items()}
-    everything = [figures for family in results.values() for figures in family]
-    rows = {name: summarise(family) for name, family in results.items()}
-    rows["all"] = summarise(everything)
-
-    columns = list(rows["all"])
-    for number, column in enumerate(columns):
-        print(f"({number}) {column}")
-    print(
-        f"{'mean score / same-window oracle':<32}"
-        + "".join(f"{f'({n})':>8}" for n in range(len(columns)))
-    )
-    for name, row in rows.items():
-        print(f"{name:<32}" + "".join(_cell(row[column]) for column in columns))
-    details: dict[str, Any] = {"windows": WINDOWS, "limits": LIMITS.tolist(), "tables": rows}
-    details["ratio by window"] = {
-        rule: {
-            str(w): ratio(
-                [{k: v[f["window"] == w] for k, v in f.items()} for f in everything], rule
-            )
-            for w in WINDOWS
-        }
-        for rule in get_args(Rule)
+    found = {(name, seed): measure(draw, seed) for name, draw in FAMILIES.items() for seed in SEEDS}
+    scores: Any = pd.concat(found)
+    scores.index.names = ["family", "seed", "case"]
+    rows = {name: summarise(scores.loc[name]) for name in FAMILIES} | {"all": summarise(scores)}
+    by_window = {
+        rule: {str(w): ratio(own, rule) for w, own in scores.groupby("window")} for rule in RULES
     }
-    print(details["ratio by window"])
+    print(pd.DataFrame(rows).to_string(float_format="{:.3f}".format, na_rep="–"))
+    print(pd.DataFrame(by_window))
+    details = {"windows": WINDOWS, "limits": LIMITS.tolist(), "tables": rows}
     write_benchmark(
-        name="selection_quality",
-        value=ratio(everything, "nearest"),
-        unit="mean trade-off score / the same-window oracle's",
-        better="higher",
-        goal=GOAL,
-        rival="exhaustive oracle of the trade-off score in the same performance interval",
+        "selection_quality",
+        ratio(scores, "nearest"),
+        interval(scores),
+        details | {"ratio by window": by_window},
         seeds=SEEDS,
-        interval=bootstrap([list(group) for group in zip(*results.values(), strict=True)]),
-        details=details,
     )
 
 

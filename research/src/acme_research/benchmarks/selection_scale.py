@@ -5,10 +5,7 @@ The rivals get the same table: Greedy-Accuracy and Greedy-Size device by device,
 runs them, and Greedy-Accuracy with a look-up like ours.
 """
 
-from __future__ import annotations
-
 import itertools
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -17,13 +14,12 @@ from acme_fleet.config.backbone import Selection
 from acme_fleet.config.devices import Energy
 from acme_fleet.cost.energy import energy_j
 from acme_fleet.selection.choice import choose, match, match_many
-from acme_research.frame.record import write_benchmark
+from acme_research.frame.record import wall_times, write_benchmark
 from acme_research.rivals.selection import greedy_accuracy, greedy_size, trade_off_scores
 
 WINDOW = Selection().performance_window
 TYPES = 8
 REPETITIONS = 5
-GOAL_S = 2.0
 
 
 def make_tables(widths: int, depths: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,14 +46,8 @@ def make_clusters(sizes: np.ndarray, count: int, seed: int) -> tuple[np.ndarray,
 
 
 def seconds_of(function: Callable[[], object], repetitions: int = REPETITIONS) -> np.ndarray:
-    """Sorted times of the repetitions, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return np.sort(times)
+    """Sorted times of the repetitions."""
+    return np.sort(wall_times({"": function}, repetitions)[""])
 
 
 def greedy_look_up(losses: np.ndarray, sizes: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -102,23 +92,23 @@ def time_one_by_one(count: int = 1000) -> dict[str, float]:
     for name, way in ways.items():
         figures[f"{name}: us per device"] = 1e6 * float(np.median(seconds_of(way, 3))) / count
         figures[f"{name}: mean score"] = float(scores[types, np.asarray(way())].mean())
-    for how in ("one by one", "look-up"):
-        for rival in ("Greedy-Accuracy", "Greedy-Size"):
-            if f"{rival}, {how}: mean score" in figures:
-                for unit, words in (("us per device", "time"), ("mean score", "score")):
-                    ratio = figures[f"ours, {how}: {unit}"] / figures[f"{rival}, {how}: {unit}"]
-                    figures[f"{words} / {rival}'s, {how}"] = ratio
+    for rival in [name for name in ways if not name.startswith("ours")]:
+        name, how = rival.split(", ")
+        for unit, words in (("us per device", "time"), ("mean score", "score")):
+            ratio = figures[f"ours, {how}: {unit}"] / figures[f"{rival}: {unit}"]
+            figures[f"{words} / {name}'s, {how}"] = ratio
     return figures
 
 
 def time_large(count: int = 1_000_000) -> dict[str, float]:
-    """Seconds for ``count`` devices by look-up, ours and Greedy-Accuracy's."""
+    """Seconds for ``count`` devices by Greedy-Accuracy's look-up, and for one choice of ours."""
     tables, sizes = make_tables(12, 12, seed=0)
     limits, _ = make_clusters(sizes, count, seed=1)
-    losses = tables[0, :, 0]
-    greedy = np.median(seconds_of(lambda: greedy_look_up(losses, sizes, limits)))
-    one = np.median(seconds_of(lambda: choose(tables[0], WINDOW)))
-    return {"Greedy-Accuracy look-up s": float(greedy), "one choice of 144, s": float(one)}
+    ways: dict[str, Callable[[], object]] = {
+        "Greedy-Accuracy look-up s": lambda: greedy_look_up(tables[0, :, 0], sizes, limits),
+        "one choice of 144, s": lambda: choose(tables[0], WINDOW),
+    }
+    return {name: float(np.median(seconds_of(way))) for name, way in ways.items()}
 
 
 def main() -> None:
@@ -126,35 +116,25 @@ def main() -> None:
     times = {count: time_matching(12, 12, count) for count in counts}
     medians = [float(np.median(times[count])) for count in counts]
     slope = float(np.polyfit(np.log(counts), np.log(medians), 1)[0])
-    wide = {
-        f"1,000 candidates x 100,000 clusters, {kinds} energy types, s": float(
-            np.median(time_matching(50, 20, 100_000, kinds))
-        )
-        for kinds in (1, TYPES)
-    }
-    figures = wide | time_one_by_one() | time_large()
-
-    for count, median in zip(counts, medians, strict=True):
-        print(f"144 candidates x {count:>9,} devices  {median:8.3f} s")
-    print(f"slope of log time over log devices  {slope:7.3f}   (1 is linear)")
+    figures = {}
+    for kinds in (1, TYPES):
+        name = f"1,000 candidates x 100,000 clusters, {kinds} energy types, s"
+        figures[name] = float(np.median(time_matching(50, 20, 100_000, kinds)))
+    figures |= time_one_by_one() | time_large()
     for name, figure in figures.items():
         print(f"{name:<60} {figure:10.4g}")
     write_benchmark(
-        name="selection_scale",
-        value=medians[-1],
-        unit="s for 1,000,000 devices x 144 candidates",
-        better="lower",
-        goal=GOAL_S,
-        rival="Greedy-Accuracy by look-up on the same table (details)",
-        seeds=[0, 1],
-        interval=(float(times[counts[-1]][0]), float(times[counts[-1]][-1])),
-        details={
+        "selection_scale",
+        medians[-1],
+        (float(times[counts[-1]][0]), float(times[counts[-1]][-1])),
+        {
             "seconds by devices": dict(zip(map(str, counts), medians, strict=True)),
             "slope": slope,
             "energy types": TYPES,
             "interval": f"fastest and slowest of {REPETITIONS} repetitions",
             **figures,
         },
+        seeds=[0, 1],
     )
 
 

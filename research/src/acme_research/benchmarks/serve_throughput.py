@@ -6,12 +6,9 @@ send one PNG after the other on connections that stay open, to both servers in t
 ``pip install 'acme-fleet-research[bench]'``.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -29,10 +26,10 @@ from PIL import Image
 
 from acme_fleet.deploy.export import export, origin_alone
 from acme_research.benchmarks.deploy import SHIPPED, SIDE, device_folder, save_reference
-from acme_research.frame.intervals import ratio_of_medians
-from acme_research.frame.record import write_benchmark
+from acme_research.frame.loopback import free_ports, wait_for
+from acme_research.frame.record import write_ratio
 
-CLIENTS, SECONDS, REPETITIONS, GOAL = 8, 8.0, 5, 3.0
+CLIENTS, SECONDS, REPETITIONS = 8, 8.0, 5
 RIVAL = """
 import io, sys
 import acme_fleet, torch, uvicorn
@@ -55,11 +52,16 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+def healthy(port: int) -> bool:
+    """True once the server answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -67,16 +69,7 @@ def serving(command: list[str], port: int) -> Iterator[None]:
     """A server's process, from its first healthy answer on."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        for _ in range(600):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            try:
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    break
-            except OSError:
-                time.sleep(0.1)
-            finally:
-                connection.close()
+        wait_for(lambda: healthy(port), 60)
         yield
     finally:
         process.send_signal(signal.SIGINT)
@@ -117,7 +110,7 @@ def main() -> None:
         small = device_folder(backbone, SHIPPED, folder / "small")
         export(origin_alone(small, []), "onnx", folder / "artifact", force=False)
         runner = str(Path(sysconfig.get_path("scripts")) / "acme-runtime")
-        ports = {"artifact": free_port(), "FastAPI": free_port()}
+        ports = dict(zip(("artifact", "FastAPI"), free_ports(2), strict=True))
         artifact = str(folder / "artifact")
         served = [runner, "serve", artifact, "--port", str(ports["artifact"])]
         rival = [sys.executable, "-c", RIVAL, str(plain), str(ports["FastAPI"])]
@@ -129,25 +122,19 @@ def main() -> None:
                     if repetition >= 0:
                         rates[name].append(rate)
     ours, theirs = (np.array(rates[name]) for name in ports)
-    value, interval = ratio_of_medians(ours, theirs)
     for name, each in rates.items():
         print(f"{name:<12}{np.median(each):8.1f} requests a second")
-    write_benchmark(
-        name="serve_throughput",
-        value=value,
-        unit="requests a second of acme-runtime serve / of FastAPI with PyTorch",
-        better="higher",
-        goal=GOAL,
-        rival="FastAPI and uvicorn with the transformers pipeline in float32",
-        interval=interval,
-        details={
+    write_ratio(
+        "serve_throughput",
+        ours,
+        theirs,
+        {
             "model": f"half of a ViT-S, {SIDE} x {SIDE}, {SHIPPED} in the artifact",
             "clients": CLIENTS,
             "cores": os.cpu_count(),
             "requests a second": rates,
         },
     )
-    print(f"{value:.2f} times, 95 % interval {interval}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ are counted for the server's processes alone, so that one machine may hold them 
 """
 
 # pyright: reportMissingImports=false
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -33,15 +31,13 @@ from acme_research.frame.record import write_benchmark
 
 _POLL_S = 3.0  # between an answer and a SuperNode's next request; fixed in Flower 1.41
 _MEASURED_S = 92.0  # four times a device's pause and its wait
-_GOAL = 1000
 
 
 @contextmanager
 def server(folder: Path, names: list[str]) -> Iterator[tuple[int, int]]:
     """A cloud host that knows as many edge servers; its process and its port."""
-    clusters = [
-        {"name": name, "devices": [{"name": f"{name}-x", "storage": "1 MB"}]} for name in names
-    ]
+    device = {"storage": "1 MB"}
+    clusters = [{"name": n, "devices": [{"name": f"{n}-x", **device}]} for n in names]
     (folder / "fleet.yaml").write_text(yaml.safe_dump({"clusters": clusters}))
     certificates.make_authority(folder / "keys")
     certificates.make_server(folder / "keys", folder / "keys", ["127.0.0.1"])
@@ -89,10 +85,8 @@ def load(devices: int) -> dict[str, Any]:
         with server(folder, names) as (process, port):
             registered = time.monotonic() - begun
             stopped, seconds = threading.Event(), []
-            asking = [
-                threading.Thread(target=ask, args=(folder / name, port, stopped, seconds))
-                for name in names
-            ]
+            places = [(folder / name, port, stopped, seconds) for name in names]
+            asking = [threading.Thread(target=ask, args=place) for place in places]
             for thread in asking:
                 thread.start()
                 time.sleep((_POLL_S + HOLD_S) / devices)  # spread, as devices are
@@ -131,17 +125,11 @@ def main() -> None:
     each = float(count @ cores / (count @ count))  # nobody asks: nothing is used
     alone = count / cores
     write_benchmark(
-        name="superlink_load",
-        value=round(1 / each),
-        unit="idle devices that fill a core of their server",
-        better="higher",
-        goal=_GOAL,
-        rival="none: the engine's own limit",
-        # Not of seeds: what each run alone would say.
-        interval=(round(alone.min()), round(alone.max())),
-        details={"runs": runs, "cores_a_device": each},
+        "superlink_load",
+        round(1 / each),
+        (round(alone.min()), round(alone.max())),
+        {"runs": runs, "cores_a_device": each},
     )
-    print(f"{1 / each:.0f} idle devices fill a core")
 
 
 if __name__ == "__main__":

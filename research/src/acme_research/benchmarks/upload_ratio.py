@@ -7,25 +7,20 @@ with 8 bits, at an accuracy that does not differ from half precision's (the diff
 """
 
 import argparse
-import json
-import shutil
+import itertools
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 import acme_fleet
-from acme_fleet.runs.events import messages_of
-from acme_fleet.runs.journal import read_events
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.intervals import mean_interval, student_interval
 from acme_research.frame.record import write_benchmark
-from acme_research.frame.runs import cifar20, finished_run
+from acme_research.frame.runs import cifar20, finished_run, same_search
 
-KINDS: dict[str, dict[str, Any]] = {
-    "half precision": {},
-    "8 bits": {"sketch_bits": 8},
-}
-GOAL = 0.01
+KINDS: dict[str, dict[str, Any]] = {"half precision": {}, "8 bits": {"sketch_bits": 8}}
 
 
 def fleet_of(data: Path, seed: int, privacy: dict[str, Any]) -> acme_fleet.Fleet:
@@ -40,20 +35,8 @@ def run(data: Path, runs: Path, seed: int, kind: str) -> Summary:
     first, own = (
         runs / f"seed-{seed}-{name.replace(' ', '-')}" for name in (next(iter(KINDS)), kind)
     )
-    begin = None if own == first else lambda _: share(first, own)
+    begin = None if own == first else same_search(first)
     return finished_run(fleet_of(data, seed, KINDS[kind]), own, begin)
-
-
-def share(first: Path, own: Path) -> None:
-    """Take over phases 1 and 2-1."""
-    shutil.copytree(first / "cloud", own / "cloud", dirs_exist_ok=True)
-    for edge in first.glob("edges/*"):
-        (own / "edges" / edge.name).mkdir(parents=True)
-        for path in (*edge.glob("coarse.*"), *edge.glob("contenders.*"), *edge.glob("parts.*")):
-            shutil.copy(path, own / "edges" / edge.name)
-    sent = messages_of(read_events(first / "events.jsonl"))
-    profiles = [message.record() for message in sent if message.type == "DeviceProfile"]
-    (own / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in profiles))
 
 
 def main() -> None:
@@ -65,35 +48,26 @@ def main() -> None:
     if not arguments.data.exists():
         print(f"skipped: no CIFAR-100 in {arguments.data}; name its folder with --data")
         return
-    found = {kind: [] for kind in KINDS}
-    for seed in arguments.seeds:
-        for kind in KINDS:
-            summary = run(arguments.data, arguments.runs, seed, kind)
-            found[kind].append(
-                (summary.traffic.upload_ratio, fmean(d.accuracy for d in summary.devices))
-            )
-            print(f"seed {seed}, {kind}: ratio {found[kind][-1][0]:.5f}, {found[kind][-1][1]:.4f}")
-    ratios = {kind: [ratio for ratio, _ in rows] for kind, rows in found.items()}
-    details: dict[str, Any] = {"features": {}}
-    for kind, rows in found.items():
-        lost = [100 * (b - a) for (_, a), (_, b) in zip(rows, found["half precision"], strict=True)]
-        details["features"][kind] = {
-            "ratio": fmean(ratios[kind]),
-            "accuracy": fmean(accuracy for _, accuracy in rows),
-            "points lost": (told := mean_interval(lost, 3))["mean"],
-            "interval": told["interval"],
-        }
-        print(f"{kind:24} {details['features'][kind]}")
+    rows: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for seed, kind in itertools.product(arguments.seeds, KINDS):
+        summary = run(arguments.data, arguments.runs, seed, kind)
+        accuracy = fmean(device.accuracy for device in summary.devices)
+        rows[kind].append((summary.traffic.upload_ratio, accuracy))
+        print(f"seed {seed}, {kind}: ratio {summary.traffic.upload_ratio:.5f}, {accuracy:.4f}")
+    columns = {kind: list(zip(*each, strict=True)) for kind, each in rows.items()}
+    details: dict[str, Any] = {}
+    for kind, (ratios, accuracies) in columns.items():
+        told = mean_interval(100 * np.subtract(columns["half precision"][1], accuracies), 3)
+        details[kind] = {"ratio": fmean(ratios), "accuracy": fmean(accuracies)}
+        details[kind] |= {"points lost": told["mean"], "interval": told["interval"]}
+        print(f"{kind:24} {details[kind]}")
+    ratios = columns["8 bits"][0]
     write_benchmark(
-        name="upload_ratio",
-        value=fmean(ratios["8 bits"]),
-        unit="bytes uploaded by devices ÷ bytes of their raw data",
-        better="lower",
-        goal=GOAL,
-        rival="uploading the raw data",
+        "upload_ratio",
+        fmean(ratios),
+        student_interval(ratios),
+        {"features": details},
         seeds=arguments.seeds,
-        interval=student_interval(ratios["8 bits"]),
-        details=details,
     )
 
 

@@ -1,11 +1,8 @@
 """One seed of one scale: its fleet, data, reference, elastic backbone and finished run."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from acme_fleet.cloud.objectives import candidate_quality, candidate_sizes
 from acme_fleet.cloud.server import CloudServer
 from acme_fleet.config.data import Data
 from acme_fleet.config.fleet import Fleet
@@ -26,19 +24,19 @@ from acme_fleet.cost.variant import Variant
 from acme_fleet.data.datasets import Source, load_source
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Samples, join
-from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.storage import read_tensors, write_json
+from acme_fleet.models.storage import write_json
 from acme_fleet.pipeline import assemble
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator, threads
+from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.pretraining import Recipe, finished, pretrain
 from acme_research.frame.generated import WORDS, rooms, tiny_bert, turned_digits
-from acme_research.frame.runs import candidate_columns, finished_run, same_cloud
+from acme_research.frame.runs import finished_run, reference_of, same_search
 from acme_research.frame.settings import (
     changed,
     config_of,
@@ -155,20 +153,20 @@ class Bench:
         Raises:
             FleetError: if it was not named.
         """
-        data = self.options.data or os.environ.get("ACME_DATA")
-        if data is None:
-            raise FleetError(f"scale {self.options.scale} needs --data, the data sets' folder")
-        return Path(data).resolve()
+        return self._named("data", "the folder with the data sets")
 
-    def _files(self, folder: str, train: list[str], test: list[str]) -> dict[str, Any]:
+    def _named(self, option: str, what: str) -> Path:
+        folder = getattr(self.options, option) or os.environ.get(f"ACME_{option.upper()}")
+        if folder is None:
+            raise FleetError(f"scale {self.options.scale} needs --{option}, {what}")
+        return Path(folder).resolve()
+
+    def _files(self, folder: str, **files: list[str]) -> dict[str, Any]:
         base = self.data_folder / folder
-        for name in (*train, *test):
+        for name in (*files["train"], *files["test"]):
             if not (base / name).exists():
                 raise FleetError(f"--data: {base / name} does not exist")
-        return {
-            "train": [str(base / name) for name in train],
-            "test": [str(base / name) for name in test],
-        }
+        return {part: [str(base / name) for name in names] for part, names in files.items()}
 
     def pretraining_source(self) -> Source:
         """The data that the reference is pre-trained on: none of them is any device's."""
@@ -178,11 +176,11 @@ class Bench:
     def recipe(self) -> Recipe:
         """The recipe of the reference's pre-training."""
         settings = self.extra["pretraining"]
-        model = shape_of(settings["model"]).model_copy(
-            update={"patch_size": settings["patch_size"]}
+        patches = {"patch_size": settings["patch_size"]}
+        model, training = shape_of(settings["model"]), Training(**settings["training"])
+        return Recipe(
+            model.model_copy(update=patches), training, **settings.get("augmentation", {})
         )
-        training = Training(**settings["training"])
-        return Recipe(model, training, **settings.get("augmentation", {}))
 
     def checkpoint(self) -> Path | None:
         """The reference's checkpoint; none where the cloud trains it from nothing."""
@@ -198,12 +196,7 @@ class Bench:
 
     def _real(self, name: str) -> Path:
         """A real checkpoint among those of ``--references``."""
-        references = self.options.references or os.environ.get("ACME_REFERENCES")
-        if references is None:
-            raise FleetError(
-                f"scale {self.options.scale} needs --references, the folder in which {name} is"
-            )
-        folder = Path(references).resolve() / name
+        folder = self._named("references", f"the folder in which {name} is") / name
         if not (folder / "config.json").exists():
             raise FleetError(f"--references: {folder} holds no checkpoint; it has no config.json")
         return folder
@@ -216,9 +209,7 @@ class Bench:
                 self.recipe(),
                 self._reference_folder,
                 torch_device=self.options.device,
-                progress=lambda done, of, note: print(
-                    f"pretraining {done}/{of}: {note}", flush=True
-                ),
+                progress=lambda *told: print("pretraining {}/{}: {}".format(*told), flush=True),
             )
         return self._reference_folder
 
@@ -283,12 +274,7 @@ class Bench:
     def reference(self) -> Classifier:
         """θ0 as it was before reordering and distillation."""
         _ = self.elastic  # its making leaves the reference on disk
-        model = untrained_reference(
-            self.fleet, self.world.public, self.world.classes, self.world.vocabulary
-        )
-        tensors, _ = read_tensors(RunDirectory(self.run_folder).cloud / "reference.safetensors")
-        model.load_state_dict(tensors)
-        return model.requires_grad_(False).eval()
+        return reference_of(self.run_folder, self.world)
 
     @cached_property
     def summary(self) -> Summary:
@@ -307,17 +293,7 @@ class Bench:
         if fleet == self.fleet:
             return self.summary
 
-        def begin(run: RunDirectory) -> None:
-            same_cloud(self.run_folder)(run)
-            if (probe := self.run_folder / "rivals").exists():
-                shutil.copytree(probe, path / "rivals")
-            for cluster in fleet.clusters:
-                finished = RunDirectory(self.run_folder).edge(cluster.name)
-                run.edge(cluster.name).mkdir(parents=True)
-                for kept in ("coarse.safetensors", "contenders.json"):
-                    shutil.copy(finished / kept, run.edge(cluster.name))
-
-        return finished_run(fleet, path, begin)
+        return finished_run(fleet, path, same_search(self.run_folder))
 
     @property
     def run_folder(self) -> Path:
@@ -335,7 +311,17 @@ class Bench:
 
     def _measure_candidates(self) -> dict[str, Any]:
         grid, validation = self._cloud.grid, self.world.public.validation
-        columns = candidate_columns(self.fleet, grid, self.elastic, validation, self.test)
+        seen, unseen = (
+            candidate_quality(CLASSIFICATION, self.elastic, grid, samples, lambda *_: None)
+            for samples in (validation, self.test)
+        )
+        columns = {
+            **grid.columns,
+            "size_bytes": candidate_sizes(self.elastic, grid, self.fleet.header),
+            "loss": seen.losses,
+            "accuracy": np.asarray(seen.scores),
+            "test_accuracy": np.asarray(unseen.scores),
+        }
         return {name: column.tolist() for name, column in columns.items()}
 
     def backbone(self, variant: Variant) -> PreTrainedModel:

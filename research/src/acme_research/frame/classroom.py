@@ -1,10 +1,8 @@
 """One seed of a story of Stratos: teacher, task files and students by ``acme distill``'s code."""
 
-from __future__ import annotations
-
 import json
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +37,16 @@ from acme_research.frame.settings import changed, digest
 Row = dict[str, str]
 _PROGRAMS = Path(__file__).parents[1] / "programs"
 _FEWEST = 8  # texts to learn and validate on
+_SHAPE = {  # entries of a teacher's shape, and the names that transformers have for them
+    "family": "model_type",
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "key_heads": "num_key_value_heads",
+    "neurons": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "context": "max_position_embeddings",
+}
 _MACHINE = {"vcpus": 2, "memory_gib": 16, "per_hour": 0.12, "date": "2026-01-01"}
 
 
@@ -114,30 +122,18 @@ class Classroom:
     def _tables(self) -> dict[str, str]:
         """Files of the pair and of the machine."""
         config = read_checkpoint(self.teacher).config
-        shape = {
-            "family": config.model_type,
-            "layers": config.num_hidden_layers,
-            "hidden": config.hidden_size,
-            "heads": config.num_attention_heads,
-            "key_heads": config.num_key_value_heads,
-            "neurons": config.intermediate_size,
-            "vocabulary": config.vocab_size,
-            "context": config.max_position_embeddings,
-            "tied": True,
-        }
-        model = {
-            **{"name": "teacher", "weights": self.teacher, "licence": "apache-2.0"},
-            **{"may_teach": True, "tokenizer": "own", "shape": shape},
-        }
+        shape = {key: getattr(config, name) for key, name in _SHAPE.items()} | {"tied": True}
+        model = {"name": "teacher", "weights": self.teacher, "licence": "apache-2.0"}
+        model |= {"may_teach": True, "tokenizer": "own", "shape": shape}
         cuts = [{"teacher": "teacher", **self.settings["cut"]}]
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "pairs": {"teachers": [model], "cuts": cuts},
-            "machines": {"machines": [self.machine]},
-        }
-        for name, table in content.items():
-            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-        return {name: str(self.folder / f"{name}.yaml") for name in content}
+        pairs, machines = {"teachers": [model], "cuts": cuts}, {"machines": [self.machine]}
+        paths = {}
+        for name, table in (("pairs", pairs), ("machines", machines)):
+            path = self.folder / f"{name}.yaml"
+            path.write_text(yaml.safe_dump(table, sort_keys=False))
+            paths[name] = str(path)
+        return paths
 
     # --- tasks ---
 
@@ -217,6 +213,11 @@ class Classroom:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         return distil(request, run.path, resume=run.exists(), device=self.device)
 
+    def taught(self, name: str, request: Request, **learning: Path | None) -> DistillSummary:
+        """The student of a task that learns from these files."""
+        own = request.learning.model_copy(update=learning)
+        return self.student(name, request.model_copy(update={"learning": own}))
+
     def weights(self, name: str) -> Path:
         """The student's folder."""
         return DistillDirectory(self.folder / name).student
@@ -230,11 +231,21 @@ class Classroom:
         out = request.data.test.with_name(f"answers-{name}.jsonl")
         return examined(request, self._writer(weights), read_questions(request.data).test, out)
 
+    def marked(
+        self, name: str, tasks: Mapping[str, Request], weights: str | Path
+    ) -> dict[str, dict[str, Any]]:
+        """Marks in several tasks, as JSON has them."""
+        found = {of: self.marks(name, each, weights) for of, each in tasks.items()}
+        return {
+            of: {"right": m.right, "asked": m.asked, "share": m.share, "interval": [*m.interval]}
+            for of, m in found.items()
+        }
 
-def told(marks: Marks) -> dict[str, Any]:
-    """Marks as JSON has them."""
-    of = {"right": marks.right, "asked": marks.asked, "share": marks.share}
-    return {**of, "interval": list(marks.interval)}
+
+def shares(rows: Sequence[dict[str, Any]], name: str, task: str) -> list[float]:
+    """Right answers of the teacher or a student in a task, by seed."""
+    marks = [r["teacher"] if name == "teacher" else r["students"][name]["marks"] for r in rows]
+    return [each[task]["share"] for each in marks]
 
 
 def _shared(bench: Bench) -> object:

@@ -1,7 +1,5 @@
 """Bars and lines with intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +11,8 @@ def bars(axes: Axes, told: dict[str, dict[str, Any]], label: str, factor: float 
     """A bar with its interval for each name."""
     places = np.arange(len(told))
     means = [factor * value["mean"] for value in told.values()]
-    axes.bar(
-        places, means, color=[f"C{i % 10}" for i in places], yerr=_errors(told.values(), factor)
-    )
+    colors, errors = [f"C{i % 10}" for i in places], _errors(told.values(), factor)
+    axes.bar(places, means, color=colors, yerr=errors)
     axes.set_xticks(places, list(told), rotation=30, ha="right")
     axes.set_ylabel(label)
     axes.grid(axis="y", alpha=0.3)
@@ -35,12 +32,10 @@ def line(
 
 
 def level(axes: Axes, probe: dict[str, Any] | None, place: str, start: float = 0.0) -> None:
-    """A line across for each way of the first rival of every run; none where it lacks.
+    """A line across for each way of the first rival of every run at a place of the story.
 
-    Args:
-        probe: as in a result file, none in one of before it was measured.
-        place: of the story.
-        start: accuracy that is taken off, where the others are gains.
+    ``probe`` is as in a result file, none in one of before it was measured; ``start`` is an
+    accuracy that is taken off, where the others are gains.
     """
     if probe is None:
         return

@@ -1,11 +1,10 @@
 """Data that a story makes for itself, where a scale must do without a download."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
@@ -55,14 +54,13 @@ def tiny_bert(folder: Path, words: Iterable[str]) -> Path:
         vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
         (folder / "vocab.txt").write_text("\n".join(vocabulary))
         BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-        config = BertConfig(
-            num_hidden_layers=2,
-            vocab_size=len(vocabulary),
-            max_position_embeddings=32,
-            hidden_size=16,
-            num_attention_heads=4,
-            intermediate_size=24,
-        )
+        sizes: dict[str, Any] = {
+            "num_hidden_layers": 2,
+            "hidden_size": 16,
+            "num_attention_heads": 4,
+        }
+        sizes |= {"hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 32}
+        config = BertConfig(vocab_size=len(vocabulary), **sizes)
         with seeded(0):
             BertModel(config).save_pretrained(folder)
     return folder

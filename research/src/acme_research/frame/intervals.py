@@ -1,7 +1,5 @@
 """Means over seeds with Student's 95 % interval, and intervals by drawing again."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,10 +60,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % interval of a statistic of ``count`` observations that are drawn again.
 
-    Args:
-        statistic: of drawn indices, shape ``(draws, count)``; one value for each draw.
-        count: observations.
-        draws: how often they are drawn.
+    ``statistic`` takes drawn indices, shape ``(draws, count)``, and has a value for each draw.
     """
     picks = np.random.default_rng(0).integers(0, count, (draws, count))
     low, high = np.quantile(statistic(picks), [0.025, 0.975])

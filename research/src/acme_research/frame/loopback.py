@@ -1,7 +1,5 @@
 """A fleet of many hosts on one machine: every host has its own processes, keys and disk."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -11,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,16 +174,11 @@ class Hosts:
         _signal(self.part(name, command), signal.SIGKILL)
 
     def _site(self, name: str, upstream: str | None, extra: dict[str, Any]) -> None:
-        content: dict[str, Any] = {
-            "role": self.role(name),
-            "name": name,
-            "fleet": "fleet.yaml",
-            "state": f"state/{name}",
-            "keys": f"keys/{name}",
-            **({"upstream": upstream} if upstream else {}),
-            **extra,
-            **{k: v for k, v in self.site.items() if k in _FOR_ALL or self.role(name) != "device"},
-        }
+        content: dict[str, Any] = {"role": self.role(name), "name": name, "fleet": "fleet.yaml"}
+        content |= {"state": f"state/{name}", "keys": f"keys/{name}", **extra}
+        content |= {"upstream": upstream} if upstream else {}
+        server = self.role(name) != "device"
+        content |= {k: v for k, v in self.site.items() if server or k in _FOR_ALL}
         self.config(name).write_text(yaml.safe_dump(content))
 
     def _acme(self, *arguments: str) -> None:
@@ -237,12 +230,9 @@ def finish(process: subprocess.Popen[bytes], hosts: Hosts, out: str, timeout_s: 
 def descendants(pid: int) -> list[int]:
     """A process and all that it started, the deepest last."""
     children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    for path in Path("/proc").glob("[0-9]*"):
+        if fields := _stat(int(path.name)):
+            children.setdefault(int(fields[1]), []).append(int(path.name))
     found = [pid]
     for each in found:
         found += children.get(each, [])
@@ -251,18 +241,23 @@ def descendants(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process, and of those that it waited for; none if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def command_line(pid: int) -> str:
+    return of_process(pid, "cmdline").replace("\0", " ")
+
+
+def of_process(pid: int, file: str) -> str:
+    """A file of a process in ``/proc``; empty if it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _stat(pid: int) -> list[str]:
+    return of_process(pid, "stat").rpartition(")")[2].split()
 
 
 def _signal(pid: int, number: int) -> None:
@@ -271,10 +266,8 @@ def _signal(pid: int, number: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    with ExitStack() as open_ones:
+        probes = [open_ones.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

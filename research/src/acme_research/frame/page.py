@@ -1,7 +1,5 @@
 """``research/README.md``: written from the result files, so that it cannot drift from them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,31 @@ NO_PROBE = ("fig9", "fig10", "stratos-mahjong", "stratos-words", "stratos-switch
 data, or let models write."""
 
 
+_HOW = """\
+`acme reproduce NAME --scale smoke|small|real|full` runs a story again; without a name
+it lists them. `smoke` only shows that the stories run, `real` is on DINOv2-small.
+Means over seeds with Student's 95 % interval, full test sets, choices on validation
+data; every seed is in the file.
+Beside every accuracy stands the probe, the rival that needs ten lines: the reference
+untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.
+A rival's bytes and accuracy are of the file that it would ship, but those from scratch
+have the accuracy of float32 weights where bytes are of int8; the probe's are of int8.
+Results of before 27 November 2026 are of headers that did not start as a regression,
+and of checkpoints that were fine-tuned always and pooled by their first token."""
+_OTHERS = """\
+## Other stories
+
+`acme_research.ablations` has `personalisation`, `privacy_attacks` and `demo_gain`, which
+[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and
+[results](../docs/results.md) discuss.
+
+Programs that measured decisions of long ago are no longer in the tree, their figures are in
+`results/`: `git show 662380a:research/src/acme_research/ablations/NAME.py` shows
+`backbone_ablations`, `recovery`, `header_search`, `device_matching`, `device_matching_runs`,
+`privacy`, `candidate_tables` and what `personalisation_methods` tried, `…/benchmarks/NAME.py`
+`header_reference`, `importance_forms` and `batched_vs_flower`. They run in a clone of it."""
+
+
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The results of at least three seeds, in the stories' and the scales' order."""
     paths = [folder / f"{name}-{scale}.json" for name in STORIES for scale in SCALES]
@@ -25,7 +48,8 @@ def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 def render(results: list[dict[str, Any]]) -> str:
     """The page."""
-    missing = [name for name in STORIES if not _at_scale(results, name)]
+    measured = {r["name"] for r in results if r["scale"] != "smoke"}
+    missing = [name for name in STORIES if name not in measured]
     goals = [(r, goal) for r in results if r["scale"] != "smoke" for goal in r["goals"]]
     missed = [f"- **{_where(r)}**: {_goal(g)}" for r, g in goals if not g["met"]]
     reached = [f"- {_where(r)}: {_goal(g)}" for r, g in goals if g["met"]]
@@ -33,23 +57,14 @@ def render(results: list[dict[str, Any]]) -> str:
     parts = [
         "<!-- written by acme_research.frame.page from results/*.json -->",
         "# The paper's evaluation, redone",
-        "`acme reproduce NAME --scale smoke|small|real|full` runs a story again; without a name\n"
-        "it lists them. `smoke` only shows that the stories run, `real` is on DINOv2-small.\n"
-        "Means over seeds with Student's 95 % interval, full test sets, choices on validation\n"
-        "data; every seed is in the file.\n"
-        "Beside every accuracy stands the probe, the rival that needs ten lines: the reference\n"
-        "untouched and whole (raw inputs without a checkpoint), and a logistic regression on it.\n"
-        "A rival's bytes and accuracy are of the file that it would ship, but those from scratch\n"
-        "have the accuracy of float32 weights where bytes are of int8; the probe's are of int8.\n"
-        "Results of before 27 November 2026 are of headers that did not start as a regression,\n"
-        "and of checkpoints that were fine-tuned always and pooled by their first token.",
+        _HOW,
         "## Goals that are missed",
         "\n".join(filter(None, [*missed, absent])) or "None of those that were measured.",
         "## Goals that are reached",
         "\n".join(reached) or "None yet.",
         "## Results",
         *(_section(name, [r for r in results if r["name"] == name]) for name in STORIES),
-        _others(),
+        _OTHERS,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -57,10 +72,6 @@ def render(results: list[dict[str, Any]]) -> str:
 def write_page() -> None:
     """Write the page anew."""
     PAGE.write_text(render(read_results()))
-
-
-def _at_scale(results: list[dict[str, Any]], name: str) -> bool:
-    return any(r["name"] == name and r["scale"] != "smoke" for r in results)
 
 
 def _where(result: dict[str, Any]) -> str:
@@ -85,23 +96,8 @@ def _section(name: str, results: list[dict[str, Any]]) -> str:
             probe = result.get("probe")
             told = probe["headline"] if probe else "not measured then"
             lines.append(f"| the probe, {result['scale']} | {told} |")
-    return "\n".join([*lines, "", f"![{name}]({file_of(results[0])})"])
-
-
-def file_of(result: dict[str, Any]) -> str:
-    """The picture of a result, relative to the page."""
-    return f"results/{result['name']}-{result['scale']}.svg"
-
-
-def _others() -> str:
-    return (
-        "## Other stories\n\n"
-        "`acme_research.ablations` has `backbone_ablations`, `recovery`, `header_search`,\n"
-        "`personalisation`, `privacy`, `device_matching` and `demo_gain`, whose results\n"
-        "[backbones](../docs/backbones.md), [header search](../docs/header_search.md),\n"
-        "[personalisation](../docs/personalisation.md), [privacy](../docs/privacy.md) and\n"
-        "[costs](../docs/costs.md) discuss."
-    )
+    picture = f"results/{name}-{results[0]['scale']}.svg"
+    return "\n".join([*lines, "", f"![{name}]({picture})"])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 A piece is trained on ``--threads`` threads wherever it is made, so the figures are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -31,12 +29,7 @@ def shared_by_seeds(benches: Sequence[Bench]) -> list[tuple[Bench, Part]]:
 
 
 def make_pieces(stages: Sequence[Stage], benches: Sequence[Bench]) -> None:
-    """Let ``--jobs`` processes do the parts of all seeds, one stage after the other.
-
-    Args:
-        stages: what there is to do.
-        benches: the seeds that are not measured yet, at least one.
-    """
+    """Let ``--jobs`` processes do the parts of all seeds, at least one, stage after stage."""
     workers = Parallel(  # parts take from none to many minutes: they are not handed out in batches
         n_jobs=benches[0].options.jobs,
         batch_size=1,  # type: ignore[arg-type]

@@ -1,7 +1,5 @@
 """Folders of a clone: what is measured is kept beside the code that measured it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 RESEARCH = Path(__file__).parents[3]

@@ -6,9 +6,8 @@ logistic regression on its pooled features is all that is trained, see
 rival.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from acme_fleet.data.samples import Samples, Splits
@@ -45,21 +44,16 @@ def of_devices(summary: Summary, devices: Sequence[DeviceSummary]) -> Figures | 
     if found is None or summary.probe is None:
         return None
     return {
-        "accuracy": {way: _mean(column) for way, column in found.items()},
+        "accuracy": {way: fmean(column) for way, column in found.items()},
         "size_bytes": summary.probe.size_bytes,
         "size_bytes_int8": summary.probe.size_bytes_int8,
     }
 
 
-def all_devices(summary: Summary) -> Places | None:
-    """The rival on all devices of a run."""
-    found = of_devices(summary, summary.devices)
-    return found and {"all devices": found}
-
-
 def of_run(bench: Bench) -> Places | None:
     """The rival on all devices of the fleet's run."""
-    return all_devices(bench.summary)
+    found = of_devices(bench.summary, bench.summary.devices)
+    return found and {"all devices": found}
 
 
 def on_public(bench: Bench) -> Places:
@@ -68,8 +62,17 @@ def on_public(bench: Bench) -> Places:
     known = (None, None)
     if reference.checkpoint is not None:
         known = checkpoint_backbone(reference, public.train.inputs)
-    encoder = Encoder.rounded(*known, public, len(bench.world.classes))
-    return {ON_PUBLIC: fitted(encoder, public.train, public.validation, bench.test, PUBLIC)}
+    classes = len(bench.world.classes)
+    encoder = Encoder.rounded(*known, public, classes)
+    read = [encoder.read(samples) for samples in (public.train, public.validation, bench.test)]
+    probe = fit_probe(read[0], read[1], classes)
+    row = 4 * (probe.weight.shape[1] + 1) * len(probe.seen)
+    found = {
+        "accuracy": {PUBLIC: probe.accuracy(*read[2])},
+        "size_bytes": row + encoder.size_bytes(int8=False),
+        "size_bytes_int8": row + encoder.size_bytes(int8=True),
+    }
+    return {ON_PUBLIC: found}
 
 
 def probe_over_seeds(seeds: Sequence[Places | None]) -> dict[str, Any] | None:
@@ -96,34 +99,14 @@ def _line(figures: Figures) -> str:
     return ", ".join([*ways, *sizes])
 
 
-def fitted(
-    encoder: Encoder, train: Samples, validation: Samples, test: Samples, way: str
-) -> Figures:
-    """One regression."""
-    labels = [samples.labels for samples in (train, validation, test)]
-    classes = 1 + max(int(own.max()) for own in labels)
-    probe = fit_probe(encoder.read(train), encoder.read(validation), classes)
-    row = 4 * (probe.weight.shape[1] + 1) * len(probe.seen)
-    return {
-        "accuracy": {way: probe.accuracy(*encoder.read(test))},
-        "size_bytes": row + encoder.size_bytes(int8=False),
-        "size_bytes_int8": row + encoder.size_bytes(int8=True),
-    }
-
-
 def on_features(
     private: Sequence[Splits], public: Samples, classes: int, whole: int | None
 ) -> Figures:
     """The rival on kept features of a frozen whole backbone, whose weights are not rounded.
 
-    Args:
-        private: each device's features, ``pooled`` among them.
-        public: features that all devices may see; they scale.
-        classes: of the whole fleet.
-        whole: bytes of the backbone, where they are known.
-
-    Returns:
-        ``accuracy`` by way, of each device, and ``size_bytes`` with the largest regression.
+    ``private`` and ``public`` have ``pooled`` features, the public ones scale; ``whole`` are bytes
+    of the backbone, where they are known. Returns ``accuracy`` by way, of each device, and
+    ``size_bytes`` with the largest regression.
     """
 
     def read(samples: Samples) -> Read:
@@ -135,7 +118,3 @@ def on_features(
     columns = {ALONE: list(found.alone.values()), AVERAGED: list(found.averaged.values())}
     row = 4 * (len(scaling.mean) + 1) * found.largest
     return {"accuracy": columns} | ({} if whole is None else {"size_bytes": whole + row})
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -1,33 +1,23 @@
 """Runs of known fleets, which go on where they stopped, and logs of finished parts."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from acme_fleet.cli import EXAMPLE
-from acme_fleet.cloud.objectives import Grid, candidate_quality, candidate_sizes
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.data.datasets import load_source
-from acme_fleet.data.partition import distribute
-from acme_fleet.data.samples import Samples
+from acme_fleet.data.partition import World
 from acme_fleet.distillation.reference import untrained_reference
-from acme_fleet.models.backbone.supernet import ElasticClassifier
 from acme_fleet.models.features import Classifier
+from acme_fleet.models.storage import read_tensors
 from acme_fleet.pipeline import customize
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
-from acme_fleet.seeding import generator
-from acme_fleet.tasks.classification import CLASSIFICATION
-from acme_fleet.training.loop import fit
 from acme_research.frame.places import EXAMPLES
 
 
@@ -45,11 +35,6 @@ def demo(seed: int) -> Fleet:
     return Fleet.from_yaml(EXAMPLE).model_copy(update={"seed": seed})
 
 
-def digits(seed: int) -> Fleet:
-    """The fleet of ``examples/digits.yaml``."""
-    return Fleet.from_yaml(EXAMPLES / "digits.yaml").model_copy(update={"seed": seed})
-
-
 def cifar20(data: Path, seed: int) -> dict[str, Any]:
     """The settings of ``examples/cifar20.yaml`` on the files in a folder."""
     settings = yaml.safe_load((EXAMPLES / "cifar20.yaml").read_text())
@@ -58,32 +43,12 @@ def cifar20(data: Path, seed: int) -> dict[str, Any]:
     return settings | {"seed": seed}
 
 
-@dataclass(frozen=True)
-class TrainedDigits:
-    """One seed's trained reference of the digits' fleet, its public data and the whole test set."""
-
-    fleet: Fleet
-    reference: Classifier
-    train: Samples
-    validation: Samples
-    test: Samples
-
-    @property
-    def for_importance(self) -> Samples:
-        """Samples on which the importance of units is measured."""
-        return self.train[: self.fleet.backbone.importance_samples]
-
-
-def trained_digits(seed: int) -> TrainedDigits:
-    """Train the reference of the digits' fleet."""
-    fleet = digits(seed)
-    source = load_source(fleet.data)
-    world = distribute(fleet, source)
-    train, validation = world.public.train, world.public.validation
-    reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
-    draw = generator(seed, "reference training")
-    fit(CLASSIFICATION, reference, train, fleet.reference.training, draw, validation=validation)
-    return TrainedDigits(fleet, reference, train, validation, source.test)
+def reference_of(path: Path, world: World) -> Classifier:
+    """The trained reference of a run, frozen, before it was made elastic."""
+    run = RunDirectory.open(path)
+    model = untrained_reference(run.fleet, world.public, world.classes, world.vocabulary)
+    model.load_state_dict(read_tensors(run.cloud / "reference.safetensors")[0])
+    return model.requires_grad_(False).eval()
 
 
 def finished_run(
@@ -105,23 +70,20 @@ def same_cloud(other: Path) -> Callable[[RunDirectory], object]:
     return lambda run: shutil.copytree(RunDirectory(other).cloud, run.cloud, dirs_exist_ok=True)
 
 
-def candidate_columns(
-    fleet: Fleet, grid: Grid, elastic: ElasticClassifier, validation: Samples, test: Samples
-) -> dict[str, np.ndarray]:
-    """Each candidate, its size, and its loss and accuracy on validation data and on ``test``."""
-    seen, unseen = (
-        candidate_quality(CLASSIFICATION, elastic, grid, samples, lambda *_: None)
-        for samples in (validation, test)
-    )
-    assert seen.scores is not None
-    assert unseen.scores is not None
-    return {
-        **grid.columns,
-        "size_bytes": candidate_sizes(elastic, grid, fleet.header),
-        "loss": seen.losses,
-        "accuracy": seen.scores,
-        "test_accuracy": unseen.scores,
-    }
+def same_search(other: Path) -> Callable[[RunDirectory], object]:
+    """To begin a run with the cloud's stages, the rivals and the coarse headers of another."""
+
+    def begin(run: RunDirectory) -> None:
+        same_cloud(other)(run)
+        if (rivals := other / "rivals").exists():
+            shutil.copytree(rivals, run.path / "rivals")
+        for edge in other.glob("edges/*"):
+            run.edge(edge.name).mkdir(parents=True)
+            for name in ("coarse.safetensors", "contenders.json"):
+                if (made := edge / name).exists():
+                    shutil.copy(made, run.edge(edge.name))
+
+    return begin
 
 
 def add_line(path: Path, row: dict[str, Any]) -> None:

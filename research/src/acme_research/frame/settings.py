@@ -1,7 +1,5 @@
 """The scales' files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -32,7 +30,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return changed(read_config(path.parent / other), content) if other else content
 
 
+def benchmark_config(name: str) -> dict[str, Any]:
+    """A benchmark's settings, ``configs/benchmarks/NAME.yaml``."""
+    return read_config(CONFIGS / "benchmarks" / f"{name}.yaml")
+
+
 def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings with some of them changed, section by section."""
     both = {
         name: changed(base[name], value)
         for name, value in changes.items()
@@ -67,14 +71,12 @@ def on_checkpoint(
     ratio = _layers(sizes.layers, sizes.hidden, sizes.neurons) / _layers(
         vit.layers, vit.hidden_size, vit.neurons
     )
+
+    def scaled(device: dict[str, Any]) -> dict[str, Any]:
+        return {**device, "storage": round(ratio * parse_bytes(device["storage"]))}
+
     clusters = [
-        {
-            **cluster,
-            "devices": [
-                {**device, "storage": round(ratio * parse_bytes(device["storage"]))}
-                for device in cluster["devices"]
-            ],
-        }
+        {**cluster, "devices": [scaled(device) for device in cluster["devices"]]}
         for cluster in fleet["clusters"]
     ]
     images = {"image_size": config.image_size}

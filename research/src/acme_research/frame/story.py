@@ -4,8 +4,6 @@ A story says what one seed measures, how seeds are summed up, and how that is dr
 that took time is a piece: a JSON file in ``--out`` that is not computed again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -189,13 +187,10 @@ def _options(story: Story, arguments: Sequence[str] | None) -> Options:
         parser.error("--data is for the other scales; smoke makes its own")
     if options.checkpoint and options.results == RESULTS and not story.teacher:
         parser.error("--checkpoint needs --results: the clone's own are of the scales' references")
-    if options.seeds < 1:
-        parser.error(f"--seeds is {options.seeds}; it must be 1 or more")
-    if options.threads < 1:
-        parser.error(f"--threads is {options.threads}; it must be 1 or more")
     if options.jobs is None:
         cores = joblib.cpu_count() if options.device == "cpu" else 1  # a GPU is not shared
-        options = replace(options, jobs=max(1, cores // options.threads))
-    if options.jobs < 1:
-        parser.error(f"--jobs is {options.jobs}; it must be 1 or more")
+        options = replace(options, jobs=max(1, cores // max(1, options.threads)))
+    for name in ("seeds", "threads", "jobs"):
+        if (value := getattr(options, name)) < 1:
+            parser.error(f"--{name} is {value}; it must be 1 or more")
     return options

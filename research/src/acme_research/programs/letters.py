@@ -3,7 +3,7 @@
 import random
 
 LETTERS = "abcdefghjkmn"
-_ASK = {
+_ASK = {  # by task; after and before are in the order of LETTERS
     "first": lambda letters: letters[0],
     "last": lambda letters: letters[-1],
     "second": lambda letters: letters[1],
@@ -13,37 +13,13 @@ _ASK = {
 }
 
 
-def first(seed):
-    """The first letter."""
-    return _made("first", seed)
+def _of(task):
+    def make(seed):
+        letters = random.Random(seed).choices(LETTERS, k=4)
+        answer = _ASK[task](letters)
+        return {"question": f"{task} {' '.join(letters)}", "answer": answer, "reply": answer}
+
+    return make
 
 
-def last(seed):
-    """The last letter."""
-    return _made("last", seed)
-
-
-def second(seed):
-    """The second letter."""
-    return _made("second", seed)
-
-
-def third(seed):
-    """The third letter."""
-    return _made("third", seed)
-
-
-def after(seed):
-    """The letter after the last one, in the order of :data:`LETTERS`."""
-    return _made("after", seed)
-
-
-def before(seed):
-    """The letter before the last one."""
-    return _made("before", seed)
-
-
-def _made(task, seed):
-    letters = random.Random(seed).choices(LETTERS, k=4)
-    answer = _ASK[task](letters)
-    return {"question": f"{task} {' '.join(letters)}", "answer": answer, "reply": answer}
+first, last, second, third, after, before = map(_of, _ASK)

@@ -5,8 +5,6 @@ mixes nothing; Alone and Avg differ from ACME in nothing else. FedAvg applies it
 header's weights (:func:`acme_fleet.personalization.weights.mix_headers`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,13 +36,9 @@ def jensen_shannon_distances(
 ) -> Square:
     """JS: mean Jensen-Shannon divergence over principal components, in bits, 0 to 1.
 
-    The components and the bins are those of all samples together: histograms over different
-    bins cannot be compared. Bins hold equally many of all samples.
-
-    Args:
-        samples: features of each device.
-        components: principal components, fewer if there are fewer samples or features.
-        bins: of each component.
+    The components (fewer if there are fewer samples or features) and the bins are those of all
+    samples together: histograms over different bins cannot be compared. Bins hold equally many of
+    all samples.
     """
     joined = np.concatenate(list(samples))
     pca = PCA(n_components=min(components, *joined.shape), svd_solver="full").fit(joined)

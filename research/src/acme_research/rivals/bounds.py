@@ -4,8 +4,7 @@ Bytes are of the file that would ship, with the backbone at the smallest precisi
 have and the cluster's devices execute, and accuracies are of a backbone that is rounded like that.
 """
 
-from __future__ import annotations
-
+import bisect
 import copy
 import importlib.util
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from acme_fleet.config.devices import Cluster, Precision, common
 from acme_fleet.cost.size import parameter_count, shapes_of, stored_model, stored_size
 from acme_fleet.cost.variant import Variant
-from acme_fleet.data.samples import Samples, Splits, join
+from acme_fleet.data.samples import Samples, join
 from acme_fleet.inspection.plan import largest_header
 from acme_fleet.messages.header_plan import Genotype, HeaderPlan
 from acme_fleet.models.backbone.elastic import Architecture, architecture, build, extract
@@ -38,6 +37,7 @@ from acme_research.frame.bench import Bench
 from acme_research.rivals.shapes import (
     Plain,
     adapted_accuracies,
+    features_of_splits,
     limit_of,
     personal_accuracies,
     personal_accuracy,
@@ -133,13 +133,9 @@ def torch_pruned(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     def bytes_of(model: Classifier) -> int:
         return shipped_bytes(model.backbone, model.head, cluster, bench)
 
-    low, high = 0, grid
-    while high - low > 1:
-        middle = (low + high) // 2
-        if middle and bytes_of(pruned(middle)) <= limit_of(cluster):
-            low = middle
-        else:
-            high = middle
+    # The widest that fits: sizes rise with the width, and 0 is none.
+    widths, limit = range(1, grid), limit_of(cluster)
+    low = bisect.bisect_right(widths, limit, key=lambda kept: bytes_of(pruned(kept)))
     if low == 0:
         return None
     student = pruned(low).requires_grad_(True)
@@ -199,20 +195,13 @@ def early_exit(cluster: Cluster, bench: Bench) -> dict[str, Any] | None:
     found = []
     for kind in ("linear", *HAND_MADE):
         draw = bench.draw("early exit", cluster.name, kind)
-        header = (
-            LinearHeader(state)
-            if kind == "linear"
-            else hand_made(kind, state, maps, min(room, spare - _FRAME), draw)
-        )
+        if kind == "linear":
+            header = LinearHeader(state)
+        else:
+            header = hand_made(kind, state, maps, min(room, spare - _FRAME), draw)
         if header is not None:
-            fit(
-                CLASSIFICATION,
-                header,
-                train,
-                bench.fleet.search.fine_tuning,
-                draw,
-                validation=validation,
-            )
+            tuning = bench.fleet.search.fine_tuning
+            fit(CLASSIFICATION, header, train, tuning, draw, validation=validation)
             found.append((evaluate(CLASSIFICATION, header, validation), kind, header))
     _, kind, header = max(found, key=lambda entry: (entry[0].score, -entry[0].loss))
     return {
@@ -259,24 +248,17 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
     train, validation = pooled(bench)
     settings = bench.fleet.reference
     epochs = bench.extra.get("centralised_epochs", settings.training.epochs)
+    training = settings.training.model_copy(update={"epochs": epochs})
+    augment = augmentation(settings.crop_padding, flip=settings.flip)
+    draw = bench.draw("centralised", cluster.name)
     with bench.accelerated(model):
-        fit(
-            CLASSIFICATION,
-            model,
-            train,
-            settings.training.model_copy(update={"epochs": epochs}),
-            bench.draw("centralised", cluster.name),
-            validation=validation,
-            augment=augmentation(settings.crop_padding, flip=settings.flip),
-        )
+        fit(CLASSIFICATION, model, train, training, draw, validation=validation, augment=augment)
     model.requires_grad_(False)
     backbone = quantised(model.backbone, cluster, bench)
     plain, adapted = [], []
     for device in cluster.devices:
         own = bench.world.private[device.name]
-        parts = Splits(
-            *(feature_samples(backbone, s) for s in (own.train, own.validation, own.test))
-        )
+        parts = features_of_splits(lambda samples: feature_samples(backbone, samples), own)
         plain.append(evaluate(CLASSIFICATION, model.header, parts.test).score)
         header = copy.deepcopy(model.header).requires_grad_(True)
         draw = bench.draw("centralised", device.name)
@@ -284,7 +266,7 @@ def centralised(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict
     return {
         "pooled": plain,
         "pooled, then adapted": adapted,
-        "size_bytes": _size(model, cluster, bench),
+        "size_bytes": shipped_bytes(model.backbone, model.header, cluster, bench),
     }
 
 
@@ -303,11 +285,10 @@ def whole(cluster: Cluster, bench: Bench) -> dict[str, Any]:
 
 def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[str, Any]:
     """The cluster's architecture, trained from scratch on each device's own data alone."""
-    accuracies = []
+    accuracies, size = [], 0
     training = bench.fleet.reference.training.model_copy(
         update={"epochs": bench.extra["local_only_epochs"], "learning_rate": 1e-3}
     )
-    size = 0
     for device in cluster.devices:
         own = bench.world.private[device.name]
         model = model_of(summary, bench, pretrained=False)
@@ -316,9 +297,5 @@ def local_only(cluster: Cluster, summary: ClusterSummary, bench: Bench) -> dict[
             fit(CLASSIFICATION, model, own.train, training, draw, validation=own.validation)
         shipped = CustomizedModel(quantised(model.backbone, cluster, bench), model.header)
         accuracies.append(evaluate(CLASSIFICATION, shipped, own.test).score)
-        size = _size(model, cluster, bench)
+        size = shipped_bytes(model.backbone, model.header, cluster, bench)
     return {"accuracy": accuracies, "size_bytes": size}
-
-
-def _size(model: CustomizedModel, cluster: Cluster, bench: Bench) -> int:
-    return shipped_bytes(model.backbone, model.header, cluster, bench)

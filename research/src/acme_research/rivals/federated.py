@@ -5,8 +5,6 @@ what ACME ships. FedPer (Arivazhagan et al. 2019) shares the backbone and leaves
 own classifier. Flower runs the rounds (:mod:`.flower_rounds`).
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import tempfile

@@ -5,8 +5,6 @@ asks for less than the whole model leaves the rest on the devices, and no messag
 """
 
 # pyright: reportMissingImports=false
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -210,28 +208,19 @@ class BestRound(FedAvg):
 def server_app(
     clients: int, rounds: int, ways: Mapping[str, State], found: dict[str, Best]
 ) -> ServerApp:
-    """One way after the other; ``found`` gets the best round of each.
+    """One way after the other; ``found`` gets the best round of each while the server runs.
 
-    Args:
-        clients: their number.
-        rounds: of each way.
-        ways: by name, the tensors that the clients have in common, as they begin.
-        found: filled while the server runs.
+    ``ways`` are, by name, the tensors that the clients have in common, as they begin.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         for way, start in ways.items():
-            strategy = BestRound(clients)
-            strategy.start(
-                grid,
-                ArrayRecord(torch_state_dict=dict(start)),
-                num_rounds=rounds,
-                timeout=math.inf,
-                train_config=ConfigRecord({"way": way}),
-                evaluate_config=ConfigRecord({"way": way}),
-            )
+            strategy, config = BestRound(clients), ConfigRecord({"way": way})
+            arrays = ArrayRecord(torch_state_dict=dict(start))
+            asked = {"train_config": config, "evaluate_config": config}
+            strategy.start(grid, arrays, num_rounds=rounds, timeout=math.inf, **asked)
             found[way] = strategy.best
 
     return app

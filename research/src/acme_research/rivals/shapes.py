@@ -9,10 +9,9 @@ of its own, adapted to the edge's and the device's own data for as many epochs a
 header is.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -301,21 +300,16 @@ def public_stage(model: nn.Module, bench: Bench, draw: torch.Generator) -> None:
     reference, distillation = bench.fleet.reference, bench.fleet.backbone.distillation
     epochs = reference.training.epochs + distillation.epochs_in_all
     rate = reference.training.learning_rate if "pretraining" in bench.extra else _LEARNING_RATE
+    training = reference.training.model_copy(update={"epochs": epochs, "learning_rate": rate})
+    augment = augmentation(reference.crop_padding, flip=reference.flip)
+    train, validation = bench.world.public.train, bench.world.public.validation
     with bench.accelerated(model):
-        fit(
-            CLASSIFICATION,
-            model,
-            bench.world.public.train,
-            reference.training.model_copy(update={"epochs": epochs, "learning_rate": rate}),
-            draw,
-            validation=bench.world.public.validation,
-            augment=augmentation(reference.crop_padding, flip=reference.flip),
-        )
+        fit(CLASSIFICATION, model, train, training, draw, validation=validation, augment=augment)
 
 
 @torch.no_grad()
 def features_of(
-    rival: Rival | Plain, samples: Samples, bench: Bench, batch_size: int = 256
+    rival: Rival | Plain, bench: Bench, samples: Samples, batch_size: int = 256
 ) -> Samples:
     """Samples whose inputs are what the classifier sees."""
     rival.eval()
@@ -328,13 +322,8 @@ def personal_accuracies(
     rival: Rival | Plain, cluster: Cluster, bench: Bench, purpose: str
 ) -> list[float]:
     """Test accuracy of each device of a cluster with a classifier of its own."""
-    return adapted_accuracies(
-        lambda samples: features_of(rival, samples, bench),
-        Head(rival.head),
-        cluster,
-        bench,
-        purpose,
-    )
+    features = partial(features_of, rival, bench)
+    return adapted_accuracies(features, Head(rival.head), cluster, bench, purpose)
 
 
 def adapted_accuracies(
@@ -357,11 +346,15 @@ def adapted_accuracies(
     fit(CLASSIFICATION, header, known, bench.fleet.search.fine_tuning, draw, validation=choice)
     accuracies = []
     for device in cluster.devices:
-        own = bench.world.private[device.name]
-        parts = Splits(*(features(s) for s in (own.train, own.validation, own.test)))
+        parts = features_of_splits(features, bench.world.private[device.name])
         draw = bench.draw("rival device", purpose, device.name)
         accuracies.append(personal_accuracy(header, parts, bench, draw))
     return accuracies
+
+
+def features_of_splits(features: Callable[[Samples], Samples], own: Splits) -> Splits:
+    """A device's samples as its header sees them."""
+    return Splits(*(features(samples) for samples in (own.train, own.validation, own.test)))
 
 
 def personal_accuracy(

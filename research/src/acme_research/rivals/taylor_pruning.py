@@ -1,7 +1,5 @@
 """Torch-Pruning's Taylor pruning of a ViT, as in its own example."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 from typing import Any
@@ -18,14 +16,11 @@ tp: Any = importlib.import_module("torch_pruning")  # may be missing
 def taylor_pruned(
     reference: Classifier, samples: Samples, ratio: float, way: str, heads_kept: float = 0.5
 ) -> Classifier:
-    """A model pruned in one of three ways.
+    """A model pruned by importance on samples in one of three ways: ``all dimensions``, ``heads and
+    neurons``, ``heads and neurons, global``.
 
-    Args:
-        reference: the whole model; its gradients are those of ``samples``.
-        samples: what importance is measured on.
-        ratio: share of the hidden size or of the neurons that goes.
-        way: all dimensions; heads and neurons; heads and neurons, global.
-        heads_kept: share of the heads that stays, but for all dimensions.
+    ``ratio`` is the share of the hidden size or of the neurons that goes, ``heads_kept`` that of
+    the heads that stays, but for all dimensions.
     """
     all_dimensions = way == "all dimensions"
     model = copy.deepcopy(reference)

@@ -1,7 +1,5 @@
 """One module for each table or figure of the paper, with its ``STORY``."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

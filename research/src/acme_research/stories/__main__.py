@@ -1,7 +1,5 @@
 """``python -m acme_research.stories NAME``: one story in a process of its own."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -1,7 +1,5 @@
 """Texts: sentences to a voice assistant, the devices of a domain each, MiniLM as the reference."""
 
-from __future__ import annotations
-
 from acme_research.frame.story import Story
 from acme_research.stories.contest import STAGES, draw, find, measure, of_limits
 

@@ -1,7 +1,5 @@
 """ACME's customised models against all others of the devices' storage limits (Fig. 7a, 13a)."""
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Fig. 1: size, architecture, accuracy and energy of every sub-network of one model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -28,28 +26,24 @@ def measure(bench: Bench) -> dict[str, Any]:
     near = np.abs(np.log(size[:, None] / size[None, :])) <= np.log1p(ALIKE)
     gaps = np.where(near, np.abs(accuracy[:, None] - accuracy[None, :]), 0)
     larger_worse = (size[:, None] > size[None, :]) & (accuracy[:, None] < accuracy[None, :])
+    pairs = len(size) * (len(size) - 1) / 2
     return {
         **table,
         "energy_j": energy.tolist(),
         "largest gap at like size": float(gaps.max()),
-        "pairs whose larger model is worse": float(
-            larger_worse.sum() / (len(size) * (len(size) - 1) / 2)
-        ),
+        "pairs whose larger model is worse": float(larger_worse.sum() / pairs),
         "rank correlation of size and accuracy": rank_correlation(size, accuracy),
         "test samples": len(bench.test),
     }
 
 
 def find(rows: list[dict[str, Any]]) -> Findings:
-    def over(key: str) -> dict[str, Any]:
-        return mean_interval([row[key] for row in rows])
-
     keys = (
         "largest gap at like size",
         "pairs whose larger model is worse",
         "rank correlation of size and accuracy",
     )
-    numbers = {key: over(key) for key in keys}
+    numbers = {key: mean_interval([row[key] for row in rows]) for key in keys}
     return Findings(
         f"models of like size (within 10 %) differ by up to {text(numbers[keys[0]])} points; of "
         f"two models the larger is worse in {text(numbers[keys[1]], 0)} % of pairs; rank "
@@ -66,10 +60,8 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         (left, "size_bytes", "size, MB", 1e-6),
         (right, "energy_j", "energy of the cluster's worst device, J", 1),
     ):
-        x = factor * np.array(rows[0][key])
-        points = axes.scatter(
-            x, accuracy, c=rows[0]["depth"], s=20 + 60 * np.array(rows[0]["width"])
-        )
+        x, areas = factor * np.array(rows[0][key]), 20 + 60 * np.array(rows[0]["width"])
+        points = axes.scatter(x, accuracy, c=rows[0]["depth"], s=areas)
         axes.set_xlabel(unit)
         level(axes, result.get("probe"), ON_PUBLIC)
         axes.grid(alpha=0.3)

@@ -4,8 +4,6 @@ Five devices: 0 to 2 share one distribution, 3 and 4 another. A matrix is good i
 similar peers are those of its own distribution.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from acme_research.rivals.aggregation import jensen_shannon_distances
 
 GROUP = np.array([0, 0, 0, 1, 1])
 SAMPLES = (16, 32, 64)
+KEYS = ("AUC", "weight on the own distribution")
 METHODS = ("Wasserstein, as printed", "Wasserstein, debiased", "JS")
 
 
@@ -77,13 +76,10 @@ def _own_share(weights: np.ndarray) -> float:
 def find(rows: list[dict[str, Any]]) -> Findings:
     numbers: dict[str, Any] = {}
     for count in rows[0]:
-        numbers[count] = {
-            name: {
-                key: mean_interval([row[count][name][key] for row in rows])
-                for key in ("AUC", "weight on the own distribution")
-            }
-            for name in METHODS
-        }
+        for name in METHODS:
+            columns = {key: [row[count][name][key] for row in rows] for key in KEYS}
+            told = {key: mean_interval(values) for key, values in columns.items()}
+            numbers.setdefault(count, {})[name] = told
         ours, theirs = (
             [row[count][name]["AUC"] for row in rows] for name in ("Wasserstein, debiased", "JS")
         )

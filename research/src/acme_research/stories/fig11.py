@@ -4,8 +4,6 @@ The mathematics of Algorithm 2 on cached features, as in ``personalisation.py``:
 the same devices, splits, coarse header and number of trainings.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ from acme_fleet.models.storage import write_tensors
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.evaluation import evaluate
 from acme_research.ablations import personalisation as algorithm2
-from acme_research.ablations import personalisation_features
-from acme_research.ablations.personalisation_fleets import World
+from acme_research.ablations import personalisation_fleets as fleets
 from acme_research.frame.bench import Bench
 from acme_research.frame.drawing import bars, level
 from acme_research.frame.intervals import mean_interval, paired, text
@@ -34,9 +31,7 @@ def features(bench: Bench) -> Path:
     path = bench.options.out / f"features-{what}.safetensors"
     if not path.exists():
         tensors, about = (
-            personalisation_features.text(bench.data_folder / "clinc150")
-            if what == "text"
-            else personalisation_features.digits()
+            fleets.text(bench.data_folder / "clinc150") if what == "text" else fleets.digits()
         )
         write_tensors(path, tensors, about)
     return path
@@ -62,16 +57,16 @@ def measure(bench: Bench) -> dict[str, Any]:
     return told
 
 
-def _world(bench: Bench, partition: str) -> World:
-    tensors, about = algorithm2.load(features(bench))
+def _world(bench: Bench, partition: str) -> fleets.World:
+    tensors, about = fleets.load(features(bench))
     what = bench.extra["personalisation"]["features"]
-    return algorithm2.make_world(what, tensors, about, partition, bench.seed)
+    return fleets.make_world(what, tensors, about, partition, bench.seed)
 
 
-def _regressions(bench: Bench, partition: str, world: World | None = None) -> dict[str, Any]:
+def _regressions(bench: Bench, partition: str, world: fleets.World | None = None) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         own = world or _world(bench, partition)
-        _, about = algorithm2.load(features(bench))
+        _, about = fleets.load(features(bench))
         return on_features(own.private, own.shared, about["classes"], about.get("bytes"))
 
     what = bench.extra["personalisation"]["features"]
@@ -92,28 +87,19 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     numbers: dict[str, Any] = {}
     gains: dict[str, dict[str, list[float]]] = {}
     for partition in rows[0]:
-        gains[partition] = {
-            name: [
-                float(np.mean(np.subtract(row[partition][name]["test"], row[partition]["coarse"])))
-                for row in rows
-            ]
+        here = [row[partition] for row in rows]
+        own = gains[partition] = {
+            name: [float(np.mean(np.subtract(row[name]["test"], row["coarse"]))) for row in here]
             for name in METHODS
         }
         numbers[partition] = {
-            "gain": {name: mean_interval(values) for name, values in gains[partition].items()},
-            "against Alone": {
-                name: paired(values, gains[partition]["Alone"])
-                for name, values in gains[partition].items()
-                if name != "Alone"
-            },
+            "gain": {name: mean_interval(values) for name, values in own.items()},
+            "against Alone": {name: paired(own[name], own["Alone"]) for name in METHODS[1:]},
         }
 
     def over(name: str, rival: str) -> dict[str, Any]:
-        gaps = [
-            np.mean([gains[p][name][i] - gains[p][rival][i] for p in gains])
-            for i in range(len(rows))
-        ]
-        return mean_interval([float(gap) for gap in gaps])
+        gaps = [np.subtract(own[name], own[rival]) for own in gains.values()]
+        return mean_interval(np.mean(gaps, axis=0).tolist())
 
     printed, ours = over("ACME as printed", "Alone"), over(OURS, "Alone")
     numbers |= {"as printed - Alone": printed, "weights, debiased - Alone": ours}

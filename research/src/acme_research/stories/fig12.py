@@ -1,7 +1,5 @@
 """Fig. 12: how many blocks B and cells U a header needs, on a large and on a small backbone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure

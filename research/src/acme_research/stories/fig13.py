@@ -1,7 +1,5 @@
 """Fig. 13: a second data set. (a) light-weight models, (b) headers at several depths."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure

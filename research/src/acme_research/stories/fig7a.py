@@ -1,7 +1,5 @@
 """Fig. 7 (a): customised models against light-weight ones under each storage limit."""
 
-from __future__ import annotations
-
 from acme_research.frame.story import Story
 from acme_research.stories.contest import STAGES, draw, find, measure, of_limits
 

@@ -1,7 +1,5 @@
 """Fig. 7 (b): the searched header against hand-made ones on backbones of several depths."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure

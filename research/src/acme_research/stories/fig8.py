@@ -1,7 +1,5 @@
 """Fig. 8: headers on backbones of several widths and depths."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fig. 9: matching models to devices, against Greedy-Accuracy, Greedy-Size and Random."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any
@@ -74,24 +72,21 @@ def _one_case(
         "Random": lambda: random_choice(sizes, limit, "cluster", random),
         "same-window oracle": lambda: window_oracle(seen, losses, sizes, limit, window, "cluster"),
     }
+    columns = {
+        SCORE: scores,
+        "accuracy": accuracy,
+        "size": sizes / sizes.max(),
+        "energy": energy / energy.max(),
+        "accuracy per energy": efficiency_ratio(accuracy, energy / energy.max()),
+        "accuracy per size": efficiency_ratio(accuracy, sizes / sizes.max()),
+    }
     figures = {}
     for name, choose in methods.items():
         start = time.process_time()
         chosen = np.array([choose() for _ in range(DRAWS)])
         seconds = (time.process_time() - start) / DRAWS
-        figures[name] = {
-            SCORE: float(scores[chosen].mean()),
-            "accuracy": float(accuracy[chosen].mean()),
-            "size": float((sizes[chosen] / sizes.max()).mean()),
-            "energy": float((energy[chosen] / energy.max()).mean()),
-            "accuracy per energy": float(
-                efficiency_ratio(accuracy, energy / energy.max())[chosen].mean()
-            ),
-            "accuracy per size": float(
-                efficiency_ratio(accuracy, sizes / sizes.max())[chosen].mean()
-            ),
-            SECONDS: seconds,
-        }
+        figures[name] = {key: float(column[chosen].mean()) for key, column in columns.items()}
+        figures[name][SECONDS] = seconds
     return figures
 
 
@@ -103,15 +98,12 @@ def find(rows: list[dict[str, Any]]) -> Findings:
     }
     ours, rival = ([m[name][SCORE] for m in means] for name in (OURS, RIVAL))
     # A score may be negative: the gain is a share of the rival's absolute value.
-    gain = mean_interval([(a - b) / abs(b) for a, b in zip(ours, rival, strict=True)])
-    slower = mean_interval([m[OURS][SECONDS] / m[RIVAL][SECONDS] for m in means])
     wide = max(WINDOWS)  # the widest, not the one that the test data like best
-    at_widest = mean_interval(
-        [
-            (m[f"ACME, window {wide:g}"][SCORE] - b) / abs(b)
-            for m, b in zip(means, rival, strict=True)
-        ]
+    gain, at_widest = (
+        mean_interval([(m[name][SCORE] - b) / abs(b) for m, b in zip(means, rival, strict=True)])
+        for name in (OURS, f"ACME, window {wide:g}")
     )
+    slower = mean_interval([m[OURS][SECONDS] / m[RIVAL][SECONDS] for m in means])
     numbers["score against Greedy-Accuracy"] = paired(ours, rival) | {
         "share of its absolute value": gain
     }

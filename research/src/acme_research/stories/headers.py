@@ -1,7 +1,5 @@
 """The searched header against hand-made ones of its size, on one backbone (Fig. 7b, 8, 12)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -73,10 +71,7 @@ def _race(
             "params": parameter_count(shapes_of(header)),
             "size_bytes": file_size(shapes),
         }
-    found["searched"] |= {
-        "evaluated": result.evaluated,
-        "header": result.plan.genotype.describe(),
-    }
+    found["searched"] |= {"evaluated": result.evaluated, "header": result.plan.genotype.describe()}
     return found
 
 

@@ -1,14 +1,12 @@
 """Stratos: a student learns what its teacher lacks, Mahjong's waits, and keeps what is replayed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from acme_fleet.stratos.request import Request
 from acme_research.frame.bench import Bench
-from acme_research.frame.classroom import SHARED, Classroom, Program, told
+from acme_research.frame.classroom import SHARED, Classroom, Program, shares
 from acme_research.frame.drawing import bars
 from acme_research.frame.intervals import mean_interval, paired, text
 from acme_research.frame.story import Findings, Goal, Story
@@ -19,30 +17,23 @@ STUDENTS = ("injection and replay", "injection alone", "replay alone")
 def measure(bench: Bench) -> dict[str, Any]:
     """Coverage of both tasks, and three students, on held-out questions of both."""
     room = Classroom(bench)
-    hands, known = tasks(room)
-    chosen = {name: room.covered(of) for name, of in (("hands", hands), ("known", known))}
-    found = {
-        "strategy": {name: vars(each) for name, each in chosen.items()},
+    both = tasks(room)
+    return {
+        "strategy": {name: vars(room.covered(of)) for name, of in both.items()},
         "students": {name: student(bench, name) for name in STUDENTS},
+        "teacher": room.marked("teacher", both, room.teacher),
     }
-    marks = {name: room.marks("teacher", of, room.teacher) for name, of in tasks_of(hands, known)}
-    return found | {"teacher": {name: told(each) for name, each in marks.items()}}
 
 
-def tasks(room: Classroom) -> tuple[Request, Request]:
+def tasks(room: Classroom) -> dict[str, Request]:
     """Hands, which the teacher lacks, and the task that it knows."""
-    counts, seed = room.settings["questions"], room.bench.seed
-    found = []
+    counts, found = room.settings["questions"], {}
     for name in ("hands", "known"):
         own = room.settings[name]
         program = Program(*own["program"])
-        test, train = program.take(seed, counts["test"], counts["train"])
-        found.append(room.task(name, train, test, program, **own["task"]))
-    return found[0], found[1]
-
-
-def tasks_of(hands: Request, known: Request) -> tuple[tuple[str, Request], tuple[str, Request]]:
-    return ("hands", hands), ("known", known)
+        test, train = program.take(room.bench.seed, counts["test"], counts["train"])
+        found[name] = room.task(name, train, test, program, **own["task"])
+    return found
 
 
 def student(bench: Bench, name: str) -> dict[str, Any]:
@@ -50,45 +41,32 @@ def student(bench: Bench, name: str) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         room = Classroom(bench)
-        hands, known = tasks(room)
-        counts = room.settings["questions"]
-        learning: dict[str, Any] = {}
+        both, counts = tasks(room), room.settings["questions"]
+        request, learning = both["hands"], {}
         if "injection" in name:
-            learning["made"] = room.made(hands, counts["made"])
+            learning["made"] = room.made(request, counts["made"])
         if "and replay" in name:
-            learning["replay"] = room.replay(known, counts["train"])
-        request = hands
+            learning["replay"] = room.replay(both["known"], counts["train"])
         if name == "replay alone":  # the known task is all that it learns
-            request, learning["replies"] = known, room.kept(known, counts["train"])
-        own = request.learning.model_copy(update=learning)
-        summary = room.student(name, request.model_copy(update={"learning": own}))
-        marks = {
-            of: room.marks(name, each.of_student, room.weights(name))
-            for of, each in tasks_of(hands, known)
-        }
-        return {
-            "summary": summary.model_dump(mode="json"),
-            "marks": {of: told(each) for of, each in marks.items()},
-        }
+            request = both["known"]
+            learning["replies"] = room.kept(request, counts["train"])
+        summary = room.taught(name, request, **learning)
+        asked = {of: each.of_student for of, each in both.items()}
+        marks = room.marked(name, asked, room.weights(name))
+        return {"summary": summary.model_dump(mode="json"), "marks": marks}
 
     return bench.piece(f"students/{name}", work)
 
 
 def find(rows: list[dict[str, Any]]) -> Findings:
-    def shares(task: str, name: str) -> list[float]:
-        places = [
-            row["teacher"] if name == "teacher" else row["students"][name]["marks"] for row in rows
-        ]
-        return [place[task]["share"] for place in places]
-
     names = ("teacher", *STUDENTS)
-    table = {
-        task: {name: mean_interval(shares(task, name)) for name in names}
-        for task in ("hands", "known")
-    }
-    ours, theirs = shares("hands", STUDENTS[0]), shares("hands", "teacher")
-    lost = paired(shares("known", STUDENTS[2]), shares("known", STUDENTS[0]))
-    forgot = paired(shares("known", STUDENTS[2]), shares("known", STUDENTS[1]))
+    both = ("hands", "known")
+    table = {task: {n: mean_interval(shares(rows, n, task)) for n in names} for task in both}
+    ours, theirs = shares(rows, STUDENTS[0], "hands"), shares(rows, "teacher", "hands")
+    lost, forgot = (
+        paired(shares(rows, STUDENTS[2], "known"), shares(rows, name, "known"))
+        for name in STUDENTS[:2]
+    )
     ours_mean, taught = table["hands"][STUDENTS[0]], table["hands"]["teacher"]
     strategies = sorted({row["strategy"]["hands"]["strategy"] for row in rows})
     headline = (

@@ -1,7 +1,5 @@
 """Stratos: the strategy by measured coverage against both by hand, on tasks from known to rare."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ from matplotlib.figure import Figure
 
 from acme_fleet.stratos.request import Request
 from acme_research.frame.bench import Bench
-from acme_research.frame.classroom import SHARED, Classroom, Program, told
+from acme_research.frame.classroom import SHARED, Classroom, Program
 from acme_research.frame.drawing import line
 from acme_research.frame.intervals import mean_interval, paired, text
 from acme_research.frame.story import Findings, Goal, Story
@@ -31,8 +29,8 @@ def task(bench: Bench, name: str) -> dict[str, Any]:
     found = {way: student(bench, name, way) for way in BY_HAND}
     if covered.strategy not in found:
         found[covered.strategy] = student(bench, name, covered.strategy)
-    marks = told(room.marks("teacher", request, room.teacher))
-    return {"coverage": vars(covered), "teacher": marks, "students": found}
+    marks = room.marked("teacher", {name: request}, room.teacher)
+    return {"coverage": vars(covered), "teacher": marks[name], "students": found}
 
 
 def request_of(room: Classroom, name: str) -> Request:
@@ -64,14 +62,11 @@ def student(bench: Bench, name: str, way: str) -> dict[str, Any]:
             learning["made"] = room.made(request, count - right)
         if not any(learning.values()):
             return {"right": 0, "asked": 0, "share": start_of(bench, name), "learned": 0}
-        own = request.learning.model_copy(update=learning)
-        summary = room.student(f"{name}-{way}", request.model_copy(update={"learning": own}))
+        summary = room.taught(f"{name}-{way}", request, **learning)
         marks = summary.student
-        return {
-            **{"right": marks.right, "asked": marks.asked, "share": marks.right / marks.asked},
-            **{"learned": sum(summary.texts.values()), "seconds": summary.training_s},
-            "start": summary.start.right / summary.start.asked,
-        }
+        told = {"right": marks.right, "asked": marks.asked, "share": marks.right / marks.asked}
+        told |= {"learned": sum(summary.texts.values()), "seconds": summary.training_s}
+        return told | {"start": summary.start.right / summary.start.asked}
 
     return bench.piece(f"students/{name}/{way}", work)
 

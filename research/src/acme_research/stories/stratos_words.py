@@ -1,7 +1,5 @@
 """Stratos: word problems, of which the teacher knows something: imitate it, or inject answers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +8,7 @@ from matplotlib.figure import Figure
 
 from acme_fleet.stratos.request import Request
 from acme_research.frame.bench import Bench
-from acme_research.frame.classroom import SHARED, Classroom, Program, Row, told
+from acme_research.frame.classroom import SHARED, Classroom, Program, Row, shares
 from acme_research.frame.drawing import bars
 from acme_research.frame.intervals import mean_interval, paired, text
 from acme_research.frame.story import Findings, Goal, Story
@@ -45,7 +43,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     request, others = tasks(room)
     chosen = room.covered(request)
     found = {name: student(bench, name) for name in STUDENTS}
-    marks = {name: told(room.marks("teacher", of, room.teacher)) for name, of in others.items()}
+    marks = room.marked("teacher", others, room.teacher)
     return {"coverage": vars(chosen), "teacher": marks, "students": found}
 
 
@@ -80,33 +78,21 @@ def student(bench: Bench, name: str) -> dict[str, Any]:
         request, others = tasks(room)
         count = room.settings["questions"]["learned"]
         if name == "alignment":
-            learning = {"replies": room.kept(request, count)}
+            summary = room.taught(name, request, replies=room.kept(request, count))
         else:
-            learning = {"made": room.made(request, count)}
-        own = request.learning.model_copy(update=learning)
-        summary = room.student(name, request.model_copy(update={"learning": own}))
-        marks = {
-            of: told(room.marks(name, each, room.weights(name))) for of, each in others.items()
-        }
+            summary = room.taught(name, request, made=room.made(request, count))
+        marks = room.marked(name, others, room.weights(name))
         return {"summary": summary.model_dump(mode="json"), "marks": marks}
 
     return bench.piece(f"students/{name}", work)
 
 
 def find(rows: list[dict[str, Any]]) -> Findings:
-    def shares(name: str, of: str) -> list[float]:
-        places = [
-            row["teacher"] if name == "teacher" else row["students"][name]["marks"] for row in rows
-        ]
-        return [place[of]["share"] for place in places]
-
     sets = list(rows[0]["teacher"])
-    table = {
-        of: {name: mean_interval(shares(name, of)) for name in ("teacher", *STUDENTS)}
-        for of in sets
-    }
+    names = ("teacher", *STUDENTS)
+    table = {of: {n: mean_interval(shares(rows, n, of)) for n in names} for of in sets}
     first, second = (
-        [sum(shares(name, of)[i] for of in sets) / len(sets) for i in range(len(rows))]
+        [sum(shares(rows, name, of)[i] for of in sets) / len(sets) for i in range(len(rows))]
         for name in STUDENTS
     )
     gain = paired(first, second)
@@ -132,9 +118,8 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     sets = [name for name in result["numbers"] if name in ("made", *SETS)]
-    for axes, name in zip(
-        figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets, strict=True
-    ):
+    (places,) = figure.subplots(1, len(sets), sharey=True, squeeze=False)
+    for axes, name in zip(places, sets, strict=True):
         bars(axes, result["numbers"][name], f"{name}, % right")
 
 

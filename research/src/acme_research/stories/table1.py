@@ -1,7 +1,5 @@
 """Table I: search space and upload against a centralised system."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -26,10 +24,7 @@ def ways(hidden: int) -> dict[str, dict[str, Any]]:
         "weights too": {"mix": "both"},
         "importance": {"mix": "importance"},
         "importance, 8 bits": {"mix": "importance", "privacy": {"sketch_bits": 8}},
-        CHEAPEST: {
-            "mix": "importance",
-            "privacy": {"sketch_bits": 8, "sketch_dim": hidden // 3},
-        },
+        CHEAPEST: {"mix": "importance", "privacy": {"sketch_bits": 8, "sketch_dim": hidden // 3}},
     }
 
 
@@ -104,12 +99,10 @@ def find(rows: list[dict[str, Any]]) -> Findings:
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
     left, right = figure.subplots(1, 2)
-    bars(
-        left,
-        {"space": result["numbers"][SPACE], "tried": result["numbers"][EVALUATED]},
-        "% of the centralised space",
-    )
-    uploads = {way: result["numbers"][way][UPLOAD] for way in result["seeds"][0]["ways"]}
+    numbers = result["numbers"]
+    spaces = {"space": numbers[SPACE], "tried": numbers[EVALUATED]}
+    bars(left, spaces, "% of the centralised space")
+    uploads = {way: numbers[way][UPLOAD] for way in result["seeds"][0]["ways"]}
     bars(right, uploads, "upload, % of the raw data")
 
 

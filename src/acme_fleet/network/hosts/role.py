@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import HostData
+from acme_fleet.errors import ProtocolError
 from acme_fleet.failures import own_process
 from acme_fleet.messages.base import Message
-from acme_fleet.messages.cloud_edge import BackboneAssignment
+from acme_fleet.messages.cloud_edge import BackboneAssignment, TakeoverRequest
 from acme_fleet.messages.edge_device import (
     HeaderAssignment,
+    KeepRequest,
     ProfileRequest,
     ReportRequest,
 )
@@ -30,7 +33,7 @@ from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.locks import held
 from acme_fleet.seeding import threads
 
-_EDGE_ANSWERS: list[type[Message]] = [ProfileRequest, BackboneAssignment]
+_EDGE_ANSWERS: list[type[Message]] = [ProfileRequest, TakeoverRequest, BackboneAssignment]
 
 
 def serve_role(path: Path) -> None:
@@ -57,6 +60,20 @@ def run_directory(site: Site, fleet: Fleet, run: str) -> RunDirectory:
     return directory
 
 
+def _earlier(site: Site, run: str) -> RunDirectory:
+    """This host's part of an earlier run.
+
+    Raises:
+        ProtocolError: if it has none.
+    """
+    directory = RunDirectory(_runs(site) / run)
+    if not directory.path.is_dir():
+        raise ProtocolError(
+            f"{site.name} has no {directory.path}, its part of the earlier run; put back a copy"
+        )
+    return directory
+
+
 def _runs(site: Site) -> Path:
     """The folder of all runs, which a host's role holds while it is up."""
     return site.state / "runs"
@@ -68,7 +85,8 @@ class _DeviceRuns:
     def __init__(self, site: Site, fleet: Fleet) -> None:
         rule = rule_of(fleet.personalization)
         in_rounds: list[type[Message]] = [rule.start_type, rule.update_type]
-        self.answers = [ProfileRequest, HeaderAssignment, *in_rounds, ReportRequest]
+        others = [ProfileRequest, KeepRequest, HeaderAssignment, ReportRequest]
+        self.answers: list[type[Message]] = [*others, *in_rounds]
         import_module("acme_fleet.device.client")  # now, not when the first question waits
         self._site, self._fleet = site, fleet
         self._device = next(d for d in fleet.devices if d.name == site.name)
@@ -77,7 +95,9 @@ class _DeviceRuns:
     def open(self, run: str) -> HostedRun:
         directory, board = run_directory(self._site, self._fleet, run), Board()
         journal = Journal(directory.events, board)
-        role = device_role(self._fleet, self._device, self._data, directory, journal)
+        earlier = partial(_earlier, self._site)
+        known = self._fleet, self._device, self._data
+        role = device_role(*known, directory, journal, earlier=earlier)
         return HostedRun(role, journal, directory.events, board, directory.path / "replies")
 
 
@@ -107,7 +127,9 @@ class _EdgeRuns:
             board,
             self._site.grace_s,
         )
-        role = edge_role(self._fleet, self._cluster, self._data, devices, directory, journal)
+        earlier = partial(_earlier, self._site)
+        known = self._fleet, self._cluster, self._data
+        role = edge_role(*known, devices, directory, journal, earlier)
         return HostedRun(role, journal, directory.events, board, replies=None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +16,12 @@ from acme_fleet.network.flower.channel import Channel
 from acme_fleet.network.flower.link import FlowerLink, RunIdentity
 from acme_fleet.network.hosts.site import Site, fingerprint
 from acme_fleet.network.hosts.superlink import SuperLink
-from acme_fleet.pipeline import customize
+from acme_fleet.pipeline import Connect, customize
 from acme_fleet.runs.directory import Identity, RunDirectory
 from acme_fleet.runs.journal import Journal, Observer
-from acme_fleet.runs.sealed import read_sealed_json, write_sealed_json
+from acme_fleet.runs.sealed import write_sealed_json
 from acme_fleet.runs.summary import Summary
+from acme_fleet.updates.update import update
 
 
 def customize_over_flower(
@@ -32,6 +33,25 @@ def customize_over_flower(
         FleetError: also if the site file is wrong, or of a fleet that differs.
         RunError: also if the host's SuperLink is not up, or an edge server cannot be reached.
     """
+    connect = _over_flower(fleet, config, observer)
+    return customize(fleet, out, resume=resume, observer=observer, connect=connect)
+
+
+def update_over_flower(
+    previous: Path, fleet: Fleet, out: Path, *, refresh: Collection[str], observer: Observer | None
+) -> Summary:
+    """As :func:`acme_fleet.updates.update.update`, of a run on many hosts, on its cloud host.
+
+    Raises:
+        FleetError, RunError: as :func:`customize_over_flower`.
+    """
+    config = Path(RunDirectory.open(previous).on_hosts().config)
+    connect = _over_flower(fleet, config, observer)
+    return update(previous, fleet, out, refresh=refresh, observer=observer, connect=connect)
+
+
+def _over_flower(fleet: Fleet, config: Path, observer: Observer | None) -> Connect:
+    """The way from the cloud host with this site file to its edge servers."""
     site = Site.from_yaml(config)
     if site.role != "cloud":
         raise FleetError(f"{config} is of a host whose role is {site.role}, not cloud")
@@ -66,7 +86,7 @@ def customize_over_flower(
         finally:
             channel.close()
 
-    return customize(fleet, out, resume=resume, observer=observer, connect=connect)
+    return connect
 
 
 def _identity(run: RunDirectory, config: Path) -> str:
@@ -75,4 +95,4 @@ def _identity(run: RunDirectory, config: Path) -> str:
     if not path.exists():
         identity = Identity(secrets.token_hex(16), str(config.resolve()))
         write_sealed_json(path, asdict(identity))
-    return read_sealed_json(path, Identity).run
+    return run.on_hosts().run

@@ -15,6 +15,7 @@ import acme_fleet
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.network.hosts import certificates
 from acme_fleet.network.hosts.site import Site
+from acme_fleet.outside import listed
 from acme_fleet.runs.sealed import STRICT, read_sealed_json, write_sealed_json
 
 APP = Path(acme_fleet.__file__).parent / "network" / "flower" / "app"
@@ -112,10 +113,10 @@ class SuperLink:
         """
         known = self._known()
         out = {name for name in members if certificates.shut_out(self._site.keys, name).exists()}
-        if not set(members) <= known.keys() | out:
+        if missing := [name for name in members if name not in known.keys() | out]:
             raise RunError(
-                f"no nodes are registered in {self._site.nodes_file}; is "
-                f"`acme up {self._site.role}` running on this host?"
+                f"{self._site.nodes_file} has no node of {listed(missing, 10)}; is `acme up "
+                f"{self._site.role}` running on this host, with the fleet file as it is now?"
             )
         return {name: None if name in out else int(known[name]["node"]) for name in members}
 

@@ -215,9 +215,8 @@ class DeviceClient:
         state, _ = self._trained(self._personalization.rounds)
         task, assignment, features = self._judging, self._folder.assignment(), self._features()
         with self._journal.stage(self._settings.name, "final model", "device") as progress:
-            judged = task.written(state.best_evaluation)
-            best = "the least loss" if state.best_evaluation.by_loss else "the best"
-            progress(1, 1, f"validation {judged}, {best} of all its states")
+            best = "least loss" if (found := state.best_evaluation).by_loss else "best"
+            progress(1, 1, f"validation {task.written(found)}, the {best} of all its states")
             backbone = self._folder.backbone(assignment)
             model = CustomizedModel(backbone, state.best).eval()
             save_device_model(

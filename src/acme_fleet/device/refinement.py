@@ -25,13 +25,14 @@ from acme_fleet.models.header.module import (
     prune,
 )
 from acme_fleet.models.lora import with_lora
+from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
 from acme_fleet.outside import listed
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import fit
-from acme_fleet.training.start import refit_if_better
+from acme_fleet.training.start import changed
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,28 @@ class HeaderState:
 
     @staticmethod
     def start(task: Task, coarse: Header, features: Splits) -> HeaderState:
-        """The state on arrival: the coarse header, or the task's probe on the device if better.
+        """The state on arrival: the best by validation data of the coarse header, and others.
 
-        The probe stands in the place of the coarse header's linear part, and what its layers found
-        is left out at first. A task without a probe starts with the coarse header.
+        Those are that header with its linear part changed as the device's samples say, a little or
+        more, and the task's probe in place of that part, without what its layers find. A task
+        without a probe starts with the coarse header.
         """
-        tensors, validation = coarse.state_dict(), features.validation
+        state = HeaderState(coarse, coarse, evaluate(task, coarse, features.validation))
+        if task.probe is None:
+            return state
+        tensors = coarse.state_dict()
         linear = without_prefix("classifier.pooled", tensors)
-        refitted = refit_if_better(task, coarse, linear, features.train, validation)
-        if refitted is not None:
-            coarse = build_header(coarse.plan, answering_as(tensors, refitted))
-        return HeaderState(coarse, coarse, evaluate(task, coarse, validation))
+        starts = [
+            tensors | with_prefix("classifier.pooled", own)
+            for own in changed(task, coarse, linear, features.train)
+        ]
+        probe = refit(task.probe, linear, features.train, features.validation)
+        for start in [*starts, answering_as(tensors, probe)]:
+            own = build_header(coarse.plan, start)
+            found = evaluate(task, own, features.validation)
+            if found.better_than(state.best_evaluation):
+                state = HeaderState(own, own, found)
+        return state
 
     def with_current(self, task: Task, header: Header, validation: Samples) -> HeaderState:
         """The state after a change of the header."""

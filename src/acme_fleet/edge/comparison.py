@@ -30,12 +30,13 @@ from acme_fleet.models.header.module import (
     build_header,
     linear_header,
 )
+from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.loop import Diverged, diverging, fit
-from acme_fleet.training.start import refit_if_better
+from acme_fleet.training.start import changed
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -135,11 +136,21 @@ class Contest:
         return replace(contest, classifier=contest.start(backbone))
 
     def start(self, backbone: PreTrainedModel) -> Mapping[str, Tensor]:
-        """The first answers of headers: θ0^H, or the task's probe on the edge's data if better."""
+        """The first answers of headers: θ0^H, a change of it, or the probe on the edge's data.
+
+        The best on the samples for the choice.
+        """
         if self.task.probe is None:
             return self.classifier
-        sent, data = LinearHeader(self.classifier), self.features(backbone)
-        return refit_if_better(self.task, sent, self.classifier, *data) or self.classifier
+        known, choice = self.features(backbone)
+        best, sent = self.classifier, LinearHeader(self.classifier)
+        found = evaluate(self.task, sent, choice)
+        probe = refit(self.task.probe, self.classifier, known, choice)
+        for linear in [*changed(self.task, sent, self.classifier, known), probe]:
+            told = evaluate(self.task, LinearHeader(linear), choice)
+            if told.better_than(found):
+                best, found = linear, told
+        return best
 
     def search(
         self,

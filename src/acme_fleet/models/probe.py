@@ -21,35 +21,23 @@ _MARGIN = 1.0  # logits by which a class without samples stays behind
 def refit(
     fit: Fit, classifier: Mapping[str, Tensor], train: Samples, validation: Samples
 ) -> dict[str, Tensor]:
-    """A linear classifier with a probe in place of its rows, see :func:`replaced`.
+    """A linear classifier with a probe in place of its rows.
+
+    Rows of classes without a training sample stay, and are lowered as far as is needed for none of
+    them to win on a training sample.
 
     Args:
         fit: the task's probe.
         classifier: ``weight`` and ``bias``, on the pooled vector.
         train, validation: features of a frozen backbone, see ``feature_samples``.
     """
-    return replaced(fitted(fit, classifier, train, validation), classifier, train)
-
-
-def fitted(
-    fit: Fit, classifier: Mapping[str, Tensor], train: Samples, validation: Samples
-) -> Probe:
-    """A task's probe on features, with a row for each of the classifier's."""
-    read = [(s.inputs["pooled"].numpy(), s.labels.numpy()) for s in (train, validation)]
-    return fit(read[0], read[1], len(classifier["bias"]))
-
-
-def replaced(probe: Probe, classifier: Mapping[str, Tensor], train: Samples) -> dict[str, Tensor]:
-    """A linear classifier with a probe's rows.
-
-    Rows of classes without a training sample stay, and are lowered as far as is needed for none of
-    them to win on a training sample.
-    """
     weight, bias = classifier["weight"], classifier["bias"]
-    own, seen = probe.tensors(), torch.zeros(len(bias), dtype=torch.bool)
+    data = [(s.inputs["pooled"].numpy(), s.labels.numpy()) for s in (train, validation)]
+    probe = fit(data[0], data[1], len(bias))
+    fitted, seen = probe.tensors(), torch.zeros(len(bias), dtype=torch.bool)
     seen[torch.from_numpy(probe.seen)] = True
-    rows = torch.where(seen[:, None], own["weight"], weight)
-    offsets = torch.where(seen, own["bias"], bias)
+    rows = torch.where(seen[:, None], fitted["weight"], weight)
+    offsets = torch.where(seen, fitted["bias"], bias)
     if not bool(seen.all()):
         scores = train.inputs["pooled"] @ rows.T + offsets
         lead = scores[:, seen].amax(dim=1) - scores[:, ~seen].amax(dim=1)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.config.data import ABSENT
 from acme_fleet.config.fleet import Fleet
-from acme_fleet.tasks.probe import Probe, Read, Scaling
+from acme_fleet.tasks.probe import Linear, Probe, Read, Scaling
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -105,6 +106,14 @@ class Fit(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """Fits what a linear head may add to given outputs."""
+
+    def __call__(self, train: Read, given: Float[np.ndarray, "samples scores"]) -> Sequence[Linear]:
+        """See :func:`acme_fleet.tasks.probe.fit_changes`."""
+        ...
+
+
 class Task(ABC):
     """A thing that can be learned, and how it is judged.
 
@@ -119,6 +128,7 @@ class Task(ABC):
             number of them over n, and a report of another score is refused.
         probe: fits a linear head to frozen features; a task without one starts from what training
             finds, and its runs have no regression as a rival.
+        changes: fits what a linear head may add to a header's outputs.
         at_once: samples that are evaluated together.
         per_token: True if each token of a text has an answer, which the model's own language head
             gives; a header then changes the token's last hidden state.
@@ -127,6 +137,7 @@ class Task(ABC):
     metric: ClassVar[str]
     whole_hits: ClassVar[bool] = False
     probe: ClassVar[Fit | None] = None
+    changes: ClassVar[Changes | None] = None
     at_once: ClassVar[int] = 256
     per_token: ClassVar[bool] = False
 

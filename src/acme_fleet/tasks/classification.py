@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from acme_fleet.config.backbone import LogitsLoss
 from acme_fleet.tasks.base import ABSENT, Reduction, Task, logits_distance
-from acme_fleet.tasks.probe import fit_probe
+from acme_fleet.tasks.probe import fit_changes, fit_probe
 
 
 class Classification(Task):
@@ -19,6 +19,7 @@ class Classification(Task):
     metric = "accuracy"
     whole_hits = True
     probe = staticmethod(fit_probe)
+    changes = staticmethod(fit_changes)
 
     def __init__(self, smoothing: float = 0.0) -> None:
         """``smoothing`` is the share of each label that is spread over all classes."""

@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -24,11 +26,12 @@ _LEAST_SCALE = 1e-4
 """Of the root mean square of all deviations: what varies less is rounding. all-MiniLM-L6-v2 has a
 channel with a deviation of 2e-9 beside 0.3; scaled to 1 it got a weight of 4.6 million, and any
 student's small error in it decided the answer."""
-_FEW = 100  # validation samples: of fewer, one decides too much
-_FOLDS = 5
+_SOLVER = {"maxiter": 200}
+_CHANGES = (0.003, 0.03, 0.3)  # C of a change to a given classifier
 
 Features = Float[np.ndarray, "_ features"]
 Labels = Int[np.ndarray, " _"]
+Flat = Float[np.ndarray, " numbers"]
 Read = tuple[Features, Labels]
 """Features and labels of some samples."""
 
@@ -50,6 +53,13 @@ class Scaling:
         return Scaling(features.mean(axis=0, dtype=np.float64), deviation)
 
 
+class Linear(NamedTuple):
+    """A linear classifier's numbers."""
+
+    weight: Float[np.ndarray, "classes features"]
+    bias: Float[np.ndarray, " classes"]
+
+
 @dataclass(frozen=True)
 class Probe:
     """A linear classifier on pooled features as they are.
@@ -58,16 +68,11 @@ class Probe:
         weight: of each class on each feature; zero for classes that it never saw.
         bias: of each class.
         seen: the classes in its training data, ascending.
-        score: the share of right answers to samples that were not fitted to: the validation data
-            or, where these are few, all samples in five folds.
-        crossed: true if it is of folds.
     """
 
     weight: Float[np.ndarray, "classes features"]
     bias: Float[np.ndarray, " classes"]
     seen: Int[np.ndarray, " seen"]
-    score: float = float("nan")
-    crossed: bool = False
 
     def accuracy(self, features: Features, labels: Labels) -> float:
         """Share of correct answers among the classes seen."""
@@ -100,26 +105,19 @@ def fit_probe(
     (features, labels), (unseen, told) = train, validation
     scaling, seen = scaling or Scaling.of(features), np.unique(labels)
     weight, bias = np.zeros((classes, features.shape[1])), np.zeros(classes)
-    few = len(told) < _FEW
-    every = np.concatenate([labels, told]) if few else told
     if len(seen) == 1:
-        return Probe(weight, bias, seen, float(np.mean(every == seen[0])), few)
+        return Probe(weight, bias, seen)
     known, new = ((x - scaling.mean) / scaling.deviation for x in (features, unseen))
-    tried = _regressions((known, labels), _STRENGTHS)
-    judged = [_judged(regression, (new, told)) for regression in tried]
-    best = max(range(len(tried)), key=judged.__getitem__)
-    rows, offsets = tried[best].coef_, tried[best].intercept_
+    best = max(_regressions((known, labels)), key=lambda tried: _judged(tried, (new, told)))
+    rows, offsets = best.coef_, best.intercept_
     if len(seen) == 2:  # one row against zero: half of it for either class is the same function
         rows, offsets = np.vstack([-rows, rows]) / 2, np.hstack([-offsets, offsets]) / 2
     weight[seen] = rows / scaling.deviation
     bias[seen] = offsets - weight[seen] @ scaling.mean
-    right = judged[best][0]
-    if few:
-        right = _crossed((np.concatenate([known, new]), every), _STRENGTHS[best])
-    return Probe(weight, bias, seen, right / len(every), few)
+    return Probe(weight, bias, seen)
 
 
-def _regressions(known: Read, strengths: Sequence[float]) -> list[LogisticRegression]:
+def _regressions(known: Read) -> list[LogisticRegression]:
     """One of each strength; each starts from the solution of the one before it."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -129,7 +127,7 @@ def _regressions(known: Read, strengths: Sequence[float]) -> list[LogisticRegres
         warnings.simplefilter("ignore", ConvergenceWarning)
         # One sample of each class is what some devices have.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        for strength in strengths:
+        for strength in _STRENGTHS:
             regression.set_params(C=strength).fit(*known)
             fitted.append(copy.deepcopy(regression))
     return fitted
@@ -145,23 +143,42 @@ def _judged(regression: LogisticRegression, unseen: Read) -> tuple[int, float]:
     return int(right), float(logs[known][np.arange(len(columns)), columns].sum())
 
 
-def _crossed(samples: Read, strength: float) -> int:
-    """Right answers on all samples, each by a regression on the other folds.
+def fit_changes(train: Read, given: Float[np.ndarray, "_ classes"]) -> list[Linear]:
+    """What a linear classifier may add to given answers, of several strengths from weak to strong.
 
-    Folds have equal shares of each class, as far as its samples go.
+    min_Δ C·Σ cross-entropy(given + Δ·x) + ½‖Δ‖², on features of mean 0 and deviation 1; the bias is
+    free. A device with few samples so keeps what it has received where they say nothing else, as
+    they do not in a regression from nothing.
+
+    Args:
+        train: features and labels.
+        given: the logits of these samples, without the change.
+
+    Returns:
+        ``weight`` of (classes, features) and ``bias`` for each, for features as they are.
     """
-    features, labels = samples
-    fold, right = np.empty(len(labels), dtype=int), 0
-    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % _FOLDS
-    for number in range(_FOLDS):
-        others, own = fold != number, fold == number
-        seen = np.unique(labels[others])
-        if len(seen) == 1:
-            right += int(np.sum(labels[own] == seen[0]))
-        elif own.any():
-            (fitted,) = _regressions((features[others], labels[others]), [strength])
-            right += _judged(fitted, (features[own], labels[own]))[0]
-    return right
+    features, labels = train
+    scaling, told = Scaling.of(features), np.eye(given.shape[1])[labels]
+    scaled = (features - scaling.mean) / scaling.deviation
+    rows = np.hstack([scaled, np.ones((len(scaled), 1))])
+    change, found = np.zeros((given.shape[1], rows.shape[1])), []
+
+    def objective(flat: Flat, strength: float) -> tuple[float, Flat]:
+        delta = flat.reshape(change.shape)
+        logs = log_softmax(given + rows @ delta.T, axis=1)
+        slope = strength * (np.exp(logs) - told).T @ rows
+        slope[:, :-1] += delta[:, :-1]
+        return float((delta[:, :-1] ** 2).sum() / 2 - strength * (told * logs).sum()), slope.ravel()
+
+    for strength in _CHANGES:
+        with _one_thread():
+            solved = minimize(
+                objective, change.ravel(), (strength,), "L-BFGS-B", jac=True, options=_SOLVER
+            )
+        change = solved.x.reshape(change.shape)
+        weight = change[:, :-1] / scaling.deviation
+        found.append(Linear(weight, change[:, -1] - weight @ scaling.mean))
+    return found
 
 
 @functools.cache

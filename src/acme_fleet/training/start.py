@@ -1,38 +1,37 @@
-"""The linear part that a header starts from: as it was sent, or the task's probe."""
+"""The linear part that a header starts from: as it was sent, changed, or the task's probe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from acme_fleet.data.samples import Samples
-from acme_fleet.models.probe import fitted, replaced
-from acme_fleet.tasks.base import Evaluation, Task
-from acme_fleet.training.evaluation import evaluate
+from acme_fleet.models.padding import by_length
+from acme_fleet.tasks.base import Task
 
 
-def refit_if_better(
-    task: Task,
-    given: Callable[..., Tensor],
-    classifier: Mapping[str, Tensor],
-    train: Samples,
-    validation: Samples,
-) -> dict[str, Tensor] | None:
-    """A linear classifier refitted, if a probe is better on samples that neither was fitted to.
+@torch.no_grad()
+def changed(
+    task: Task, given: Callable[..., Tensor], classifier: Mapping[str, Tensor], train: Samples
+) -> Iterator[dict[str, Tensor]]:
+    """A header's linear part as samples would change it, a little and then more.
 
     Args:
-        task: judges; of one without a probe there is nothing better.
-        given: a module that takes the samples' inputs and has seen none of them.
-        classifier: its linear part.
-        train, validation: features of a frozen backbone, see ``feature_samples``.
-
-    Returns:
-        ``weight`` and ``bias``, see :func:`~acme_fleet.models.probe.replaced`, or none.
+        task: one that has no :attr:`~acme_fleet.tasks.base.Task.changes` changes nothing.
+        given: the header; it takes the samples' inputs.
+        classifier: ``weight`` and ``bias`` of its linear part, on the pooled vector.
+        train: features of a frozen backbone, see ``feature_samples``.
     """
-    if task.probe is None:
-        return None
-    probe = fitted(task.probe, classifier, train, validation)
-    judges = (train, validation) if probe.crossed else (validation,)
-    as_given = sum((evaluate(task, given, part) for part in judges), Evaluation())
-    return replaced(probe, classifier, train) if probe.score > as_given.score else None
+    if task.changes is None:
+        return
+    batches, back = by_length(train, task.at_once)
+    logits = torch.cat([given(**batch.inputs) for batch in batches])
+    logits = logits if back is None else logits[back]
+    read = train.inputs["pooled"].double().numpy(), train.labels.numpy()
+    for change in task.changes(read, logits.double().numpy()):
+        yield {
+            name: classifier[name] + torch.from_numpy(values).float()
+            for name, values in change._asdict().items()
+        }

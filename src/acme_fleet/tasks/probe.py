@@ -144,7 +144,7 @@ def _judged(regression: LogisticRegression, unseen: Read) -> tuple[int, float]:
 
 
 def fit_changes(train: Read, given: Float[np.ndarray, "_ classes"]) -> list[Linear]:
-    """What a linear classifier may add to given answers, of several strengths from weak to strong.
+    """Changes of given answers by a linear classifier, of several strengths from weak to strong.
 
     min_Δ C·Σ cross-entropy(given + Δ·x) + ½‖Δ‖², on features of mean 0 and deviation 1; the bias is
     free. A device with few samples so keeps what it has received where they say nothing else, as

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import HostData
 from acme_fleet.data.samples import Samples, Splits, join
-from acme_fleet.device.refinement import train_header
+from acme_fleet.device.refinement import HeaderState, train_header
 from acme_fleet.edge.similarity import transport_distance
 from acme_fleet.errors import RunError
 from acme_fleet.inspection.predict import open_model
@@ -84,8 +84,8 @@ class Drift:
 def measure_drift(run_dir: str | Path, device: str, data: str | Path) -> Drift:
     """Compare a device's new data with those of its run. Nothing is written, nothing is sent.
 
-    The refresh is the device's alone: the header that ships trains on the new data as long as in a
-    run; the epoch is chosen on a validation part.
+    The refresh is the device's alone: the header that ships starts on the new data as a device's
+    does, and trains as long as in a run; the epoch is chosen on a validation part.
 
     Args:
         run_dir: a run directory.
@@ -112,7 +112,8 @@ def measure_drift(run_dir: str | Path, device: str, data: str | Path) -> Drift:
         draw = generator(fleet.seed, device, "drift")
         rows, distance, within, alike = _distances(_all(old), everything, draw)
         training = fleet.personalization.training_in_all
-        trained, _ = train_header(task, header, new, training, draw)
+        begun = HeaderState.start(task, header, new).current
+        trained, _ = train_header(task, begun, new, training, draw)
         on_old, on_new = evaluate(task, header, old.test), evaluate(task, header, everything)
         seed = derive_seed(fleet.seed, device, "drift")
         chances = _chances(task, (on_old, on_new), (_all(old), everything), seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from acme_fleet.data.samples import Samples
@@ -30,10 +30,17 @@ def evaluate(
 
 
 @torch.no_grad()
+def outputs(
+    module: Callable[..., Tensor], samples: Samples, batch_size: int = 256
+) -> Float[Tensor, "samples scores *positions"]:
+    """A module's outputs for each sample, in the samples' order."""
+    batches, order = by_length(samples, batch_size)
+    found = torch.cat([module(**batch.inputs) for batch in batches])
+    return found if order is None else found[order]
+
+
 def answers(
     module: Callable[..., Tensor], samples: Samples, batch_size: int = 256
 ) -> Int[Tensor, " samples"]:
     """The number of the largest output for each sample, in the samples' order."""
-    batches, order = by_length(samples, batch_size)
-    found = torch.cat([module(**batch.inputs).argmax(dim=1) for batch in batches])
-    return found if order is None else found[order]
+    return outputs(module, samples, batch_size).argmax(dim=1)

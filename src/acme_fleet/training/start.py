@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from acme_fleet.data.samples import Samples
-from acme_fleet.models.padding import by_length
 from acme_fleet.tasks.base import Task
+from acme_fleet.training.evaluation import outputs
 
 
 @torch.no_grad()
@@ -26,11 +26,9 @@ def changed(
     """
     if task.changes is None:
         return
-    batches, back = by_length(train, task.at_once)
-    logits = torch.cat([given(**batch.inputs) for batch in batches])
-    logits = logits if back is None else logits[back]
+    logits = outputs(given, train, task.at_once).double().numpy()
     read = train.inputs["pooled"].double().numpy(), train.labels.numpy()
-    for change in task.changes(read, logits.double().numpy()):
+    for change in task.changes(read, logits):
         yield {
             name: classifier[name] + torch.from_numpy(values).float()
             for name, values in change._asdict().items()

@@ -197,7 +197,7 @@ def test_many_headers_at_once_are_each_one_alone(header: Header, length: int, pa
     other = build_header(plan, {n: 0.5 * t for n, t in header.state_dict().items()})
     both = {n: torch.stack([t, 0.5 * t]) for n, t in header.state_dict().items()}
     mine, theirs = inputs, features(length + padding, length + padding, texts=3)
-    stacked = {n: torch.stack([mine[n], theirs[n]]).transpose(1, 2) for n in mine}
+    stacked = {n: torch.stack([mine[n], theirs[n]], dim=1) for n in mine}
     logits = stacked_logits(plan, both, stacked).transpose(1, 2)
     torch.testing.assert_close(logits[0], header(**mine), **CLOSE)
     torch.testing.assert_close(logits[1], other(**theirs), **CLOSE)

@@ -239,7 +239,7 @@ def test_operations_beside_the_papers_are_the_same_for_many(
     drawn = [{n: torch.randn(s, generator=g) for n, s in plan.shapes().items()} for g in draws]
     own, data = [build_header(plan, each) for each in drawn], samples(6, axes, seed=3)
     stacked = {n: torch.stack([each[n] for each in drawn]).requires_grad_() for n in drawn[0]}
-    inputs = {name: torch.stack([x.transpose(0, 1)] * 2) for name, x in data.inputs.items()}
+    inputs = {name: torch.stack([x] * 2, dim=1) for name, x in data.inputs.items()}
     together = stacked_logits(plan, stacked, inputs)
     one_by_one = torch.stack([one(**data.inputs).T for one in own])
     torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)

@@ -72,33 +72,41 @@ def _train_batch(
 class _Padded:
     """Samples of several devices in one tensor; samples that do not exist have an absent label.
 
-    ``inputs`` have the axes ``(device, channel, sample, *grid)``, ``labels`` ``(device, sample)``.
+    ``inputs`` have the axes ``(device, sample, channel, *grid)``, ``labels`` and ``order``, which
+    sample comes when, ``(device, sample)``.
     """
 
     def __init__(self, parts: Sequence[Samples]) -> None:
-        self.counts = torch.tensor([len(part) for part in parts])
-        most = int(self.counts.max())
+        self.counts = [len(part) for part in parts]
+        most = max(self.counts)
         self.inputs = {
-            name: torch.zeros(len(parts), first.shape[1], most, *first.shape[2:], dtype=first.dtype)
+            name: torch.zeros(len(parts), most, *first.shape[1:], dtype=first.dtype)
             for name, first in parts[0].inputs.items()
         }
         self.labels = torch.full((len(parts), most), ABSENT)
+        self.order = torch.arange(most).repeat(len(parts), 1)
         for row, part in enumerate(parts):
-            self.put(row, part, torch.arange(len(part)))
+            self.labels[row, : len(part)] = part.labels
+            for name, values in part.inputs.items():
+                self.inputs[name][row, : len(part)] = values
 
-    def put(self, row: int, part: Samples, order: Int[Tensor, " samples"]) -> None:
-        """Write a device's samples in this order."""
-        for name, values in part.inputs.items():
-            self.inputs[name][row, :, : len(part)] = values[order].transpose(0, 1)
-        self.labels[row, : len(part)] = part.labels[order]
+    def shuffle(self, generators: Iterable[torch.Generator]) -> None:
+        """Draw each device's order of its samples anew."""
+        for row, generator in enumerate(generators):
+            count = self.counts[row]
+            self.order[row, :count] = torch.randperm(count, generator=generator)
 
-    def batches(
-        self, size: int
-    ) -> Iterator[tuple[dict[str, Shaped[Tensor, "devices ..."]], Int[Tensor, "devices _"]]]:
-        """Inputs and labels of each device's next samples; the last batches may have none."""
-        for start in range(0, self.labels.shape[1], size):
-            at = slice(start, start + size)
-            yield {name: x[:, :, at] for name, x in self.inputs.items()}, self.labels[:, at]
+    def batch(
+        self, start: int, size: int, devices: int
+    ) -> tuple[dict[str, Shaped[Tensor, "batch devices ..."]], Int[Tensor, "devices batch"]]:
+        """Inputs and labels of the first devices' samples from ``start`` on; there may be none."""
+        order = self.order[:devices, start : start + size]
+        rows = order.T + self.order.shape[1] * torch.arange(devices)
+        inputs = {
+            name: values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+            for name, values in self.inputs.items()
+        }
+        return inputs, self.labels[:devices].gather(1, order)
 
 
 @dataclass
@@ -139,19 +147,16 @@ class _Batch:
         self.counted = torch.zeros(len(devices), 1)
         self.data = _Padded([device.features.train for device in devices])
         self.validation = _Padded([device.features.validation for device in devices])
-        self.steps = [math.ceil(n / training.batch_size) for n in self.data.counts.tolist()]
+        self.steps = [math.ceil(n / training.batch_size) for n in self.data.counts]
 
     def run(self, to_mix: bool) -> list[Trained]:
         start = self.values.clone()
         best = None if to_mix else _Best(start, self._evaluate())
         for epoch in range(self.training.epochs):
-            for row, device in enumerate(self.devices):
-                part = device.features.train
-                self.data.put(row, part, torch.randperm(len(part), generator=device.generator))
-            for step, (inputs, labels) in enumerate(self.data.batches(self.training.batch_size)):
-                active = sum(steps > step for steps in self.steps)
-                now = {name: x[:active] for name, x in inputs.items()}
-                self._step(now, labels[:active], epoch, step)
+            self.data.shuffle(device.generator for device in self.devices)
+            for step in range(self.steps[0]):
+                active, size = sum(steps > step for steps in self.steps), self.training.batch_size
+                self._step(*self.data.batch(step * size, size, active), epoch, step)
             if best:
                 best.take(self.values, self._evaluate())
         sound = self.values.isfinite().all(dim=1, keepdim=True)
@@ -159,7 +164,7 @@ class _Batch:
 
     def _step(
         self,
-        inputs: dict[str, Shaped[Tensor, "active ..."]],
+        inputs: dict[str, Shaped[Tensor, "samples active ..."]],
         labels: Int[Tensor, "active samples"],
         epoch: int,
         step: int,
@@ -182,7 +187,7 @@ class _Batch:
     def _logits(
         self,
         values: Float[Tensor, "active parameters"],
-        inputs: Mapping[str, Shaped[Tensor, "active ..."]],
+        inputs: Mapping[str, Shaped[Tensor, "samples active ..."]],
     ) -> Float[Tensor, "active classes samples"]:
         return stacked_logits(self.plan, split_vectors(self.plan, values), inputs)
 
@@ -207,9 +212,9 @@ class _Batch:
     def _evaluate(self) -> list[Evaluation]:
         """Each device's evaluation on its validation split."""
         tensors, results = split_vectors(self.plan, self.values), [Evaluation()] * len(self.devices)
-        for inputs, labels in self.validation.batches(_EVALUATED):
-            logits = stacked_logits(self.plan, tensors, inputs)
-            new = self.task.evaluations(logits, labels)
+        for start in range(0, self.validation.labels.shape[1], _EVALUATED):
+            inputs, labels = self.validation.batch(start, _EVALUATED, len(self.devices))
+            new = self.task.evaluations(stacked_logits(self.plan, tensors, inputs), labels)
             results = [result + more for result, more in zip(results, new, strict=True)]
         return results
 

@@ -1,8 +1,7 @@
-"""The headers of many devices as one function: every tensor has the device as its first axis.
+"""The headers of many devices as one function: every tensor has the device as an axis.
 
 All are unpruned headers of one plan (:mod:`acme_fleet.models.header.unpruned`). A convolution of
-each device with its own weights is one batched matrix product; ``vmap`` over the convolutions
-would make it a grouped one, which is slow on a CPU.
+each device with its own weights is one grouped convolution, whose groups are the devices.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ def join_tensors(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> Shaped[Tens
 def stacked_logits(
     plan: HeaderPlan,
     tensors: Mapping[str, Float[Tensor, "devices ..."]],
-    inputs: Mapping[str, Shaped[Tensor, "devices ..."]],
+    inputs: Mapping[str, Shaped[Tensor, "batch devices ..."]],
 ) -> Float[Tensor, "devices classes batch"]:
     """Logits of every device's header for its own batch.
 
     Args:
         plan: what all have in common, unpruned.
         tensors: by name.
-        inputs: a header's inputs with the axes ``(device, channel, sample, *grid)``, the order
-            in which a batched product takes them without a copy; a mask has one channel.
+        inputs: a header's inputs with the axes ``(sample, device, channel, *grid)``, the order in
+            which a grouped convolution takes them without a copy; a mask has one channel.
     """
     mask = inputs.get("mask")
     values = {name: inputs[name] for name in FEATURES}
@@ -60,79 +59,71 @@ def stacked_logits(
         ]
         masks[node.name] = at_stride(mask, 2**node.halvings)
         values[node.name] = clear_padding(sum(terms[1:], start=terms[0]), masks[node.name])
-    bias = tensors["classifier.pooled.bias"][:, :, None]
-    logits = torch.baddbmm(bias, tensors["classifier.pooled.weight"], inputs["pooled"])
-    for name, node in plan.ends.items():
-        mean = mean_over_positions(values[node.name], masks[node.name], plan.axes)
-        logits = logits + tensors[f"classifier.{name}.weight"] @ mean
+    read = {"pooled": inputs["pooled"]} | {
+        name: mean_over_positions(values[node.name], masks[node.name], plan.axes)
+        for name, node in plan.ends.items()
+    }
+    logits = tensors["classifier.pooled.bias"][:, :, None]
+    for name, x in read.items():
+        logits = logits + tensors[f"classifier.{name}.weight"] @ x.permute(1, 2, 0)
     return logits
 
 
 def _term(
     plan: HeaderPlan,
     term: Term,
-    x: Float[Tensor, "devices channels batch *grid"],
-    mask: Bool[Tensor, "devices 1 batch tokens"] | None,
+    x: Float[Tensor, "batch devices channels *grid"],
+    mask: Bool[Tensor, "batch devices 1 tokens"] | None,
     tensors: Mapping[str, Float[Tensor, "devices ..."]],
-) -> Float[Tensor, "devices written batch *smaller"]:
+) -> Float[Tensor, "batch devices written *smaller"]:
     if term.layer:
         x = x if term.source in FEATURES else F.relu(x)
-        x = _convolution(term.layer, _before(plan, term.layer, x, mask, tensors), tensors)
+        x = _layer(plan, term.layer, _before(plan, term.layer, x, mask, tensors), tensors)
     else:
         x = PASS_THROUGH[term.operation](x, mask, plan.axes)
-    return _convolution(term.align, x, tensors) if term.align else x
+    return _layer(plan, term.align, x, tensors) if term.align else x
 
 
 def _before(
     plan: HeaderPlan,
     layer: Layer,
-    x: Float[Tensor, "devices channels batch *grid"],
-    mask: Bool[Tensor, "devices 1 batch tokens"] | None,
+    x: Float[Tensor, "batch devices channels *grid"],
+    mask: Bool[Tensor, "batch devices 1 tokens"] | None,
     tensors: Mapping[str, Float[Tensor, "devices ..."]],
-) -> Float[Tensor, "devices channels batch *grid"]:
+) -> Float[Tensor, "batch devices channels *grid"]:
     """Inputs of a layer's own convolution, from what stands before it."""
     if layer.attends:
         query = tensors[f"layers.{layer.name}.query"]
-        scores = (query @ x.flatten(2)).unflatten(2, x.shape[2:])
+        scores = (query @ x.flatten(3)).unflatten(3, x.shape[3:])
         x = attended(x, scores, mask, plan.axes)
     if layer.depthwise:
         weight = tensors[f"layers.{layer.name}.depthwise"].flatten(0, 1)
-        grouped = x.transpose(0, 2).transpose(1, 2).flatten(1, 2)  # sample, device and channel
-        convolve = F.conv1d if plan.axes == 1 else F.conv2d
-        far = convolve(grouped, weight, padding=layer.depthwise // 2, groups=len(weight))
-        x = far.unflatten(1, x.shape[:2]).permute(1, 2, 0, *range(3, x.ndim))
+        x = _grouped(plan, x, weight, None, groups=len(weight))
     return x
 
 
-def _convolution(
+def _layer(
+    plan: HeaderPlan,
     layer: Layer,
-    x: Float[Tensor, "devices inputs batch *grid"],
+    x: Float[Tensor, "batch devices inputs *grid"],
     tensors: Mapping[str, Float[Tensor, "devices ..."]],
-) -> Float[Tensor, "devices outputs batch *smaller"]:
-    """Each device's own convolution: windows as columns, then one product for all devices."""
-    grid = x.shape[3:]
-    if (layer.kernel, layer.stride) == (1, 1):
-        columns = x.flatten(2)
-    else:
-        columns = _windows(layer, x)
-        grid = torch.Size((side - 1) // layer.stride + 1 for side in grid)
-    weight = tensors[f"layers.{layer.name}.weight"].flatten(2)
-    bias = tensors[f"layers.{layer.name}.bias"][:, :, None]
-    return torch.baddbmm(bias, weight, columns).unflatten(2, (x.shape[2], *grid))
+) -> Float[Tensor, "batch devices outputs *smaller"]:
+    """Each device's own convolution."""
+    weight, bias = (tensors[f"layers.{layer.name}.{name}"] for name in ("weight", "bias"))
+    groups, stride = len(weight), layer.stride
+    return _grouped(plan, x, weight.flatten(0, 1), bias.flatten(), groups=groups, stride=stride)
 
 
-def _windows(
-    layer: Layer, x: Float[Tensor, "devices inputs batch *grid"]
-) -> Float[Tensor, "devices entries positions"]:
-    """Under each output position what a kernel sees, in the order of the weight's entries."""
-    devices, channels, batch, *grid = x.shape
-    image = len(grid) == 2
-    kernel = (layer.kernel if image else 1, layer.kernel)
-    seen = F.unfold(
-        x.reshape(devices, channels * batch, *(grid if image else (1, *grid))),
-        kernel,
-        padding=(kernel[0] // 2, kernel[1] // 2),
-        stride=(layer.stride if image else 1, layer.stride),
-    )
-    apart = seen.view(devices, channels, batch, math.prod(kernel), -1)
-    return apart.transpose(2, 3).reshape(devices, channels * math.prod(kernel), -1)
+def _grouped(
+    plan: HeaderPlan,
+    x: Float[Tensor, "batch devices inputs *grid"],
+    weight: Float[Tensor, "all entries *kernel"],
+    bias: Float[Tensor, " all"] | None,
+    *,
+    groups: int,
+    stride: int = 1,
+) -> Float[Tensor, "batch devices outputs *smaller"]:
+    convolve = F.conv1d if plan.axes == 1 else F.conv2d
+    padding = weight.shape[-1] // 2
+    seen = convolve(x.flatten(1, 2), weight, bias, stride, padding, groups=groups)
+    return seen.unflatten(1, (x.shape[1], -1))

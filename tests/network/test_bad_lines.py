@@ -61,7 +61,7 @@ def test_the_same_models_over_bad_lines_while_a_servers_certificate_is_renewed(
     customize(fleet, tmp_path / "run")
     lines["north"].delay_s = 0.1
     lines["cam-1"].delay_s = 0.2
-    lines["cam-2"].cut_after, lines["cam-2"].cut_share = 60_000, 0.1
+    lines["cam-2"].cut_after, lines["cam-2"].cut_share = 20_000, 0.3
     lines["cam-3"].bytes_up = lines["cam-3"].bytes_down = 60_000
     for name in ("cam-1", "cam-2", "cam-3"):
         lines[name].cut_all()  # what is open was drawn before

@@ -36,7 +36,7 @@ Programs that measured decisions of long ago are no longer in the tree, their fi
 `results/`: `git show 662380a:research/src/acme_research/ablations/NAME.py` shows
 `backbone_ablations`, `recovery`, `header_search`, `device_matching`, `device_matching_runs`,
 `privacy`, `candidate_tables` and what `personalisation_methods` tried, `…/benchmarks/NAME.py`
-`header_reference`, `importance_forms` and `batched_vs_flower`. They run in a clone of it."""
+`header_reference` and `importance_forms`. They run in a clone of it."""
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:

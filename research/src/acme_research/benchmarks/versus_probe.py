@@ -104,13 +104,18 @@ def compared(name: str, summary: Summary) -> Settings:
     }
 
 
-def main() -> None:
-    parser = parser_on_references(__doc__, "versus_probe")
+def read_options(doc: str | None, name: str) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = parser_on_references(doc, name)
     parser.add_argument("--case", action="append", choices=list(CASES))
     parser.add_argument("--epochs", type=int, default=10, help="of each step of distillation")
     given = parser.parse_args()
     given.runs.mkdir(parents=True, exist_ok=True)
-    details = {}
+    return given
+
+
+def main() -> None:
+    given, details = read_options(__doc__, "versus_probe"), {}
     for name in given.case or CASES:
         rows = []
         for seed in given.seeds:

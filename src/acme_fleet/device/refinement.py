@@ -30,7 +30,7 @@ from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix,
 from acme_fleet.outside import listed
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
-from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.evaluation import evaluate, first_best
 from acme_fleet.training.loop import fit
 from acme_fleet.training.start import changed
 
@@ -71,22 +71,19 @@ class HeaderState:
         more, and the task's probe in place of that part, without what its layers find. A task
         without a probe starts with the coarse header.
         """
-        state = HeaderState(coarse, coarse, evaluate(task, coarse, features.validation))
-        if task.probe is None:
-            return state
-        tensors = coarse.state_dict()
-        linear = without_prefix("classifier.pooled", tensors)
-        starts = [
-            tensors | with_prefix("classifier.pooled", own)
-            for own in changed(task, coarse, linear, features.train)
-        ]
-        probe = refit(task.probe, linear, features.train, features.validation)
-        for start in [*starts, answering_as(tensors, probe)]:
-            own = build_header(coarse.plan, start)
-            found = evaluate(task, own, features.validation)
-            if found.better_than(state.best_evaluation):
-                state = HeaderState(own, own, found)
-        return state
+        headers = [coarse]
+        if task.probe is not None:
+            tensors = coarse.state_dict()
+            linear = without_prefix("classifier.pooled", tensors)
+            starts = [
+                tensors | with_prefix("classifier.pooled", own)
+                for own in changed(task, coarse, linear, features.train)
+            ]
+            probe = refit(task.probe, linear, features.train, features.validation)
+            starts.append(answering_as(tensors, probe))
+            headers += [build_header(coarse.plan, start) for start in starts]
+        best, evaluation = first_best(task, headers, features.validation)
+        return HeaderState(headers[best], headers[best], evaluation)
 
     def with_current(self, task: Task, header: Header, validation: Samples) -> HeaderState:
         """The state after a change of the header."""

@@ -34,7 +34,7 @@ from acme_fleet.models.probe import refit
 from acme_fleet.models.storage import clone_state, with_prefix
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
-from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.evaluation import evaluate, first_best
 from acme_fleet.training.loop import Diverged, diverging, fit
 from acme_fleet.training.start import changed
 
@@ -143,14 +143,11 @@ class Contest:
         if self.task.probe is None:
             return self.classifier
         known, choice = self.features(backbone)
-        best, sent = self.classifier, LinearHeader(self.classifier)
-        found = evaluate(self.task, sent, choice)
-        probe = refit(self.task.probe, self.classifier, known, choice)
-        for linear in [*changed(self.task, sent, self.classifier, known), probe]:
-            told = evaluate(self.task, LinearHeader(linear), choice)
-            if told.better_than(found):
-                best, found = linear, told
-        return best
+        sent = LinearHeader(self.classifier)
+        starts = [self.classifier, *changed(self.task, sent, self.classifier, known)]
+        starts.append(refit(self.task.probe, self.classifier, known, choice))
+        best, _ = first_best(self.task, [LinearHeader(linear) for linear in starts], choice)
+        return starts[best]
 
     def search(
         self,

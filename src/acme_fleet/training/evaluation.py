@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,18 @@ def evaluate(
     batches, _ = by_length(samples, batch_size or task.at_once)
     each = (task.evaluation(module(**batch.inputs), batch.labels) for batch in batches)
     return sum(each, Evaluation())
+
+
+def first_best(
+    task: Task, modules: Sequence[Callable[..., Tensor]], samples: Samples
+) -> tuple[int, Evaluation]:
+    """The number of the best on these samples, of equal ones the first, and its evaluation."""
+    best, found = 0, evaluate(task, modules[0], samples)
+    for number, module in enumerate(modules[1:], 1):
+        told = evaluate(task, module, samples)
+        if told.better_than(found):
+            best, found = number, told
+    return best, found
 
 
 @torch.no_grad()

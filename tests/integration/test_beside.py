@@ -50,7 +50,7 @@ def test_classes_and_confusions_are_those_of_the_shipped_model(finished, world: 
 
 def test_answers_stay_in_the_devices_private_state(finished):
     for device in finished.summary.devices:
-        path = finished.path / "devices" / device.name / "state" / "finished.json"
+        path = finished.path / "devices" / device.name / "state" / "work.safetensors"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -61,8 +61,8 @@ def test_file_size_limit_ends_the_run_with_the_command_that_goes_on(finished, pr
 
 _WRITTEN = (
     *("fleet.yaml", "parts.json", "similarity.json", "assignment.safetensors", "secret"),
-    *("features.safetensors", "trained-1.safetensors", "cam-1.safetensors", "rounds.json"),
-    *("model.safetensors", "finished.json", "report.html", "summary.json"),
+    *("features.safetensors", "work.safetensors", "cam-1.safetensors", "rounds.json"),
+    *("model.safetensors", "report.html", "summary.json"),
 )
 
 

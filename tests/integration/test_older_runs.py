@@ -15,13 +15,12 @@ from acme_fleet.cli import app
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.device.state import DeviceFolder, changed_files, kept_answers
 from acme_fleet.errors import DamagedError
-from acme_fleet.links.wire import encode
-from acme_fleet.models.storage import read_tensors, write_tensors
+from acme_fleet.models.parts import Parts
 from acme_fleet.pipeline import customize
 from acme_fleet.report.page.html import write_report
 from acme_fleet.runs.events import FigureEvent
 from acme_fleet.runs.journal import read_journal
-from acme_fleet.runs.sealed import read_sealed_json, write_sealed, write_sealed_json
+from acme_fleet.runs.sealed import write_sealed_json
 from acme_fleet.runs.summary import Summary
 from conftest import models_of
 from event_records import event_records
@@ -96,30 +95,28 @@ def test_stopped_run_goes_on_and_counts_all_its_messages(finished, prepared: Pat
 def test_state_without_the_evaluation_is_refused_with_what_to_do(finished, prepared: Path) -> None:
     """So it was before tasks had evaluations of their own."""
     _stopped(finished.fleet, prepared)
-    state = prepared / "devices" / "cam-1" / "state" / "pruned-0.safetensors"
-    tensors, about = read_tensors(state)
-    del about["evaluation"]
-    write_tensors(state, tensors, about, private=True)
-    (state.parent / "trained-1.safetensors").unlink(missing_ok=True)
+    work = Parts(prepared / "devices" / "cam-1" / "state" / "work.safetensors")
+    tensors, about = work.read("pruned-0")
+    known = {name: told for name, told in about.items() if name != "evaluation"}
+    work.write({"pruned-0": (tensors, known)}, gone=["trained-1"])
     with pytest.raises(DamagedError) as refusal:
         customize(finished.fleet, prepared, resume=True)
     told = str(refusal.value)
-    assert told.startswith(f"cannot read {state}: it has no evaluation: an older version")
+    assert told.startswith(f"cannot read {work.path}: it has no evaluation: an older version")
     assert "run again with another --out" in told
 
 
-def test_end_of_a_devices_work_is_read_from_three_files(finished, tmp_path: Path) -> None:
+def test_end_of_a_devices_work_is_read_from_a_file_of_its_own(finished, tmp_path: Path) -> None:
     known = finished.path / "devices" / "cam-1"
     report, answers = DeviceFolder(known).report(), kept_answers(known)
     assert report is not None
     path = shutil.copytree(known, tmp_path / "cam-1")
-    content = read_sealed_json(path / "state" / "finished.json", dict[str, Any])
-    (path / "state" / "finished.json").unlink()
+    work = Parts(path / "state" / "work.safetensors")
+    _, content = work.read("finished")
+    work.path.unlink()
     assert DeviceFolder(path).report() is None
     assert changed_files(path) is None
-    write_sealed(path / "state" / "report.safetensors", encode(report))
-    for name in ("shipped", "answers"):
-        write_sealed_json(path / "state" / f"{name}.json", content[name], private=True)
+    write_sealed_json(path / "state" / "finished.json", content, private=True)
     assert DeviceFolder(path).report() == report
     assert kept_answers(path) == answers
     assert changed_files(path) == []

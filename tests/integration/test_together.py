@@ -20,6 +20,7 @@ from acme_fleet.device.state import DeviceFolder
 from acme_fleet.errors import DamagedError, RunError
 from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import RoundStart
+from acme_fleet.models.parts import Parts
 from acme_fleet.pipeline import customize
 from acme_fleet.simulation import together
 from event_records import event_records
@@ -153,12 +154,10 @@ def test_the_last_state_and_the_one_before_are_kept_and_no_round_behind_begins_a
         state = sorted((folder.path / "state").iterdir())
         assert [path.name for path in state] == [
             "assignment.safetensors",
-            "finished.json",
-            "pruned-2.safetensors",
             "secret",
-            "trained-3.safetensors",
-            "written",
+            "work.safetensors",
         ]
+        assert Parts(state[-1]).names() == ["finished", "pruned-2", "trained-3"]
         assert {path.stat().st_mode & 0o777 for path in state} == {0o600}
-        with pytest.raises(DamagedError, match=r"pruned-1\.safetensors: it was written once"):
+        with pytest.raises(DamagedError, match=r"work\.safetensors: its states begin later"):
             folder.before(2, lambda: pytest.fail("it would begin anew"))

@@ -26,6 +26,7 @@ from acme_fleet.models.backbone.configuration import WITHOUT_EFFECT, accepted
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
 from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.header.module import Header, build_header, initial_tensors, prune
+from acme_fleet.models.parts import Parts
 from acme_fleet.models.pooling import pool_by
 from acme_fleet.models.storage import (
     backbone_from,
@@ -160,9 +161,9 @@ def test_prefixes() -> None:
 
 def test_header_state_round_trip(tmp_path: Path) -> None:
     state = HeaderState(make_header(1), make_header(2), Evaluation(0.1 + 0.2, 2, 3))
-    path = tmp_path / "state.safetensors"
-    state.write(path)
-    read = HeaderState.read(path)
+    parts = Parts(tmp_path / "work.safetensors")
+    parts.write({"pruned-1": state.part()})
+    read = HeaderState.of(parts.read("pruned-1"), parts.path)
     assert read.best_evaluation == state.best_evaluation
     for mine, theirs in ((read.current, state.current), (read.best, state.best)):
         assert mine.plan == theirs.plan
@@ -172,9 +173,8 @@ def test_header_state_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["tensor", "plan", "shape", "description"])
 def test_damaged_header_state_is_named(spoil: str, tmp_path: Path) -> None:
-    path = tmp_path / "state.safetensors"
-    HeaderState(make_header(1), make_header(2), Evaluation(0.5, 1, 2)).write(path)
-    tensors, about = read_tensors(path)
+    tensors, about = HeaderState(make_header(1), make_header(2), Evaluation(0.5, 1, 2)).part()
+    tensors, about = dict(tensors), dict(about)
     match spoil:
         case "tensor":
             tensors.pop("best.classifier.pooled.bias")
@@ -184,9 +184,8 @@ def test_damaged_header_state_is_named(spoil: str, tmp_path: Path) -> None:
             tensors["best.classifier.pooled.bias"] = torch.zeros(9)
         case "description":
             about = {}
-    write_tensors(path, tensors, about)
-    with pytest.raises(RunError, match=r"state\.safetensors"):
-        HeaderState.read(path)
+    with pytest.raises(RunError, match=r"work\.safetensors"):
+        HeaderState.of((tensors, about), tmp_path / "work.safetensors")
 
 
 # --- what comes from elsewhere ----------------------------------------------------------------

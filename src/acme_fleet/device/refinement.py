@@ -25,8 +25,9 @@ from acme_fleet.models.header.module import (
     prune,
 )
 from acme_fleet.models.lora import with_lora
+from acme_fleet.models.parts import Part
 from acme_fleet.models.probe import refit
-from acme_fleet.models.storage import read_tensors, with_prefix, without_prefix, write_tensors
+from acme_fleet.models.storage import with_prefix, without_prefix
 from acme_fleet.outside import listed
 from acme_fleet.runs.notes import Progress
 from acme_fleet.tasks.base import Evaluation, Task
@@ -46,7 +47,7 @@ class LocalTraining:
 
 _LORA_LAYERS = 2
 _STATE_ENTRIES = ("current", "best", "evaluation")
-"""Beside the tensors of a :class:`HeaderState`'s file."""
+"""Beside the tensors of a :class:`HeaderState`."""
 Trained = tuple[Header, ImportanceSet]
 """A trained header and its neurons' importance, as ``train_header`` returns them."""
 
@@ -93,31 +94,25 @@ class HeaderState:
             return HeaderState(header, header, evaluation)
         return HeaderState(header, self.best, self.best_evaluation)
 
-    def write(self, path: Path, beside: Mapping[str, Tensor] | None = None) -> None:
-        """Save both headers in one file; ``beside`` are further tensors, under ``beside.``."""
+    def part(self, beside: Mapping[str, Tensor] | None = None) -> Part:
+        """Both headers for a file; ``beside`` are further tensors, under ``beside.``."""
         tensors = with_prefix("beside", beside or {})
         tensors |= with_prefix("current", self.current.state_dict())
         tensors |= with_prefix("best", self.best.state_dict())
-        about = {
+        return tensors, {
             "current": self.current.plan.model_dump(mode="json"),
             "best": self.best.plan.model_dump(mode="json"),
             "evaluation": asdict(self.best_evaluation),
         }
-        write_tensors(path, tensors, about, private=True)
 
     @staticmethod
-    def read(path: Path) -> HeaderState:
-        """Load what :meth:`write` saved, see :meth:`read_with`."""
-        return HeaderState.read_with(path)[0]
-
-    @staticmethod
-    def read_with(path: Path) -> tuple[HeaderState, dict[str, Tensor]]:
-        """Load what :meth:`write` saved, and the tensors that it saved beside.
+    def of(part: Part, path: Path) -> HeaderState:
+        """The state that :meth:`part` gave, from a file.
 
         Raises:
-            DamagedError: if the file is missing or damaged.
+            DamagedError: naming the file, if it is something else.
         """
-        tensors, about = read_tensors(path)
+        tensors, about = part
         if absent := [name for name in _STATE_ENTRIES if name not in about]:
             raise DamagedError(
                 f"cannot read {path}: it has no {listed(absent)}: an older version of acme-fleet "
@@ -125,14 +120,12 @@ class HeaderState:
             )
 
         def header(which: str) -> Header:
-            return build_header(
-                HeaderPlan.model_validate(about[which]), without_prefix(which, tensors)
-            )
+            plan = HeaderPlan.model_validate(about[which])
+            return build_header(plan, without_prefix(which, tensors))
 
         try:
             evaluation = Evaluation(**about["evaluation"])
-            state = HeaderState(header("current"), header("best"), evaluation)
-            return state, without_prefix("beside", tensors)
+            return HeaderState(header("current"), header("best"), evaluation)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DamagedError(f"{path} is damaged: {error}") from error
 

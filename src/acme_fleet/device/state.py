@@ -20,18 +20,18 @@ from acme_fleet.messages.edge_device import DeviceReport, HeaderAssignment
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.features import feature_samples, language_bytes
 from acme_fleet.models.header.module import Header
+from acme_fleet.models.parts import Part, Parts
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import remove
-from acme_fleet.runs.ledger import forget, note, require
 from acme_fleet.runs.sealed import (
     STRICT,
     checksum,
     if_sound,
     read_sealed,
     read_sealed_json,
+    typed,
     write_sealed,
-    write_sealed_json,
 )
 from acme_fleet.training.evaluation import answers
 
@@ -39,7 +39,9 @@ TrainedState = tuple[HeaderState, ImportanceSet]
 """The state after a round's training, and its neurons' importance."""
 Made = TypeVar("Made")
 _SPLITS = ("train", "validation", "test")
-_STATE, _FINISHED = "state", "finished.json"
+_STATE, _OLDER = "state", "finished.json"
+_START, _END, _PRUNED, _TRAINED = "start", "finished", "pruned-", "trained-"
+"""Parts of the file of a device's own work; two of them have a round's number."""
 
 
 def _size_bytes(features: Splits) -> int:
@@ -76,7 +78,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a device's work, in one file.
+    """The end of a device's work.
 
     Attributes:
         report: to the edge server.
@@ -167,16 +169,20 @@ class DeviceFolder:
     # --- what was received ---
 
     def accept(self, assignment: HeaderAssignment) -> None:
-        """Keep what was received; all that belonged to another assignment is removed."""
+        """Keep what was received; all that belonged to another assignment is removed.
+
+        Raises:
+            DamagedError: if it was received before, and the work on it is not there any more.
+        """
         sent, stored = encode(assignment), self._file("assignment")
         if if_sound(stored, read_sealed) == sent:
+            self._require_work()
             return
         self._memory.drop(self.path)
-        for outdated in (*stored.parent.glob("*.safetensors"), self._finished):
+        for outdated in (*stored.parent.glob("*.safetensors"), stored.parent / _OLDER):
             remove(outdated)
-        forget(stored.parent)
+        self._work.write({})  # before the assignment: where that is, this was
         write_sealed(stored, sent)
-        note(stored.parent, [stored.name])
 
     def assignment(self) -> HeaderAssignment:
         """The assignment that was received.
@@ -186,9 +192,17 @@ class DeviceFolder:
             DamagedError: if it is not on the disk any more as it was.
         """
         path = self._file("assignment")
-        if not require(path):
+        if not path.exists() and not self._work.names():
             raise ProtocolError(f"{self.path.name} has received no model yet")
         return read_message(path, HeaderAssignment)
+
+    def _require_work(self) -> None:
+        """Refuse to begin anew where work was lost."""
+        if not self._work.path.exists():
+            raise DamagedError(
+                f"cannot read {self._work.path}: it was written once, and is not there any more, "
+                f"or an older version of acme-fleet began this run"
+            )
 
     # --- features of the frozen backbone ---
 
@@ -255,7 +269,7 @@ class DeviceFolder:
 
     def begin(self, state: HeaderState) -> HeaderState:
         """Keep the state before the first round."""
-        state.write(self._file("start"))
+        self._work.write({_START: state.part()})
         return state
 
     def before(self, number: int, start: Callable[[], HeaderState]) -> HeaderState:
@@ -269,47 +283,55 @@ class DeviceFolder:
             DamagedError: if a later state, which depends on what peers have sent, is damaged or
                 missing.
         """
-        earlier = (self._file(f"pruned-{n}") for n in reversed(range(number)))
-        if pruned := next(filter(require, earlier), None):
-            return HeaderState.read(pruned)
-        return if_sound(self._file("start"), HeaderState.read) or self.begin(start())
+        if self._file("assignment").exists():
+            self._require_work()
+        names = self._work.names()
+        earlier = [n for n in reversed(range(number)) if f"{_PRUNED}{n}" in names]
+        if earlier:
+            return self._state(self._work.read(f"{_PRUNED}{earlier[0]}"))
+        if _START not in names and any(name.startswith(_PRUNED) for name in names):
+            raise DamagedError(f"cannot read {self._work.path}: its states begin later")
+        return self._work.if_sound(_START, self._state) or self.begin(start())
 
     def has_trained(self, number: int) -> bool:
-        """True if the training of a round is done, and its files are undamaged."""
+        """True if the training of a round is done, and what it made is undamaged."""
         return self.if_trained(number) is not None
 
     def if_trained(self, number: int) -> TrainedState | None:
-        """As :meth:`trained`; none if the training is not done, or its file is damaged."""
-        return if_sound(self._file(f"trained-{number}"), _read_trained)
+        """As :meth:`trained`; none if the training is not done, or what it made is damaged."""
+        return self._work.if_sound(f"{_TRAINED}{number}", self._trained)
 
     def keep_trained(self, number: int, state: HeaderState, importance: ImportanceSet) -> None:
         """Keep what the training of a round has made, and nothing of the rounds behind it.
 
         The last state before the round stays: the training can be done again from it.
         """
-        state.write(self._file(f"trained-{number}"), importance.by_layer())
-        pruned = (n for n in reversed(range(number)) if self._file(f"pruned-{n}").exists())
-        if (last := next(pruned, None)) is None:
-            return
-        remove(self._file("start"))
-        for behind in range(number):
-            remove(self._file(f"trained-{behind}"))
-            if behind < last:
-                remove(self._file(f"pruned-{behind}"))
+        names, behind = self._work.names(), set[str]()
+        if pruned := [n for n in range(number) if f"{_PRUNED}{n}" in names]:
+            behind = {_START} | {f"{_TRAINED}{n}" for n in range(number)}
+            behind |= {f"{_PRUNED}{n}" for n in pruned[:-1]}
+        self._work.write({f"{_TRAINED}{number}": state.part(importance.by_layer())}, gone=behind)
 
     def trained(self, number: int) -> TrainedState:
         """The state after a round's training, and its neurons' importance.
 
         Raises:
-            DamagedError: if there was none, or its file is damaged.
+            DamagedError: if there was none, or it is damaged.
         """
-        return _read_trained(self._file(f"trained-{number}"))
+        return self._trained(self._work.read(f"{_TRAINED}{number}"))
 
     def keep_pruned(self, number: int, state: HeaderState) -> None:
         """Keep the state at the end of a round."""
-        path = self._file(f"pruned-{number}")
-        state.write(path)
-        note(path.parent, [path.name])
+        self._work.write({f"{_PRUNED}{number}": state.part()})
+
+    def _state(self, part: Part) -> HeaderState:
+        return HeaderState.of(part, self._work.path)
+
+    def _trained(self, part: Part) -> TrainedState:
+        state = self._state(part)
+        with reading(f"cannot read {self._work.path}", DamagedError):
+            importance = without_prefix("beside", part[0])
+            return state, ImportanceSet.of(importance, state.current.plan.layers)
 
     # --- the end ---
 
@@ -322,32 +344,31 @@ class DeviceFolder:
         """Keep the report and what ships as it is: the work for this assignment is over."""
         found = Finished(report, _digests(self.path), answers)
         content = TypeAdapter(Finished).dump_python(found, mode="json")
-        write_sealed_json(self._finished, content, private=True)
+        self._work.write({_END: ({}, content)})
 
     @property
-    def _finished(self) -> Path:
-        return self.path / _STATE / _FINISHED
+    def _work(self) -> Parts:
+        return _work(self.path)
 
     def _file(self, name: str) -> Path:
         return self.path / _STATE / f"{name}.safetensors"
 
 
-def _read_trained(path: Path) -> TrainedState:
-    state, importance = HeaderState.read_with(path)
-    with reading(f"cannot read {path}", DamagedError):
-        return state, ImportanceSet.of(importance, state.current.plan.layers)
+def _work(folder: Path) -> Parts:
+    """The file of a device's own work."""
+    return Parts(folder / _STATE / "work.safetensors")
 
 
 def _finished(folder: Path) -> Finished | None:
-    """The end of a device's work, also one that an older version kept in three files."""
-    state = folder / _STATE
-    found = if_sound(state / _FINISHED, lambda path: read_sealed_json(path, Finished))
-    if found is not None:
-        return found
-    report = if_sound(state / "report.safetensors", lambda path: read_message(path, DeviceReport))
-    shipped = if_sound(state / "shipped.json", lambda path: read_sealed_json(path, dict[str, str]))
-    answers = if_sound(state / "answers.json", lambda path: read_sealed_json(path, Answers))
-    return None if report is None or shipped is None else Finished(report, shipped, answers)
+    """The end of a device's work, also one that an older version kept in a file of its own."""
+    work = _work(folder)
+
+    def made(part: Part) -> Finished:
+        return typed(work.path, Finished, part[1])
+
+    found = work.if_sound(_END, made)
+    older = folder / _STATE / _OLDER
+    return found or if_sound(older, lambda path: read_sealed_json(path, Finished))
 
 
 def kept_answers(folder: Path) -> Answers | None:

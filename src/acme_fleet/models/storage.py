@@ -49,9 +49,7 @@ def write_tensors(
     Raises:
         WriteError: if it cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    description = json.dumps(about)
-    metadata = {"about": description, "checksum": _checksum(plain, description)}
+    plain, metadata = sealed_tensors(tensors, about)
     with replacing(path, private=private) as file, saving(path):
         save_file(plain, file, metadata=metadata)
 
@@ -68,9 +66,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") == "pt":  # as all have that are made for other programs
             return tensors, {}
-        description = metadata.get("about", "{}")
-        check(path, metadata.get("checksum"), _checksum(tensors, description))
-        return tensors, json.loads(description)
+        return tensors, described_by(path, tensors, metadata)
+
+
+def sealed_tensors(
+    tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Copies as a file has them, and what is told of them, with a checksum of both."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    description = json.dumps(about)
+    return plain, {"about": description, "checksum": _checksum(plain, description)}
+
+
+def described_by(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """What was told of tensors that :func:`sealed_tensors` had.
+
+    Raises:
+        DamagedError: naming the file, if either is not as it was.
+    """
+    description = metadata.get("about", "{}")
+    check(path, metadata.get("checksum"), _checksum(tensors, description))
+    return json.loads(description)
 
 
 def _checksum(tensors: Mapping[str, Tensor], description: str) -> str:

@@ -2,10 +2,10 @@
 
 ``python -m acme_research.benchmarks.lm_bytes --data clinc150``: ten devices, a domain of CLINC150
 each, in a run for each limit, a share of the whole model's bytes; reference and elastic backbone
-are those of the first. The rival is the whole model in float32, fine-tuned on the public texts as
-the fleet's reference and then, all its weights, on the device's own texts: what a device without
-limits would run. All answer the device's own test prompts. Details have the whole model before
-that, as it is and rounded.
+are those of the first. The rival is the reference, whole and in float32, fine-tuned on the public
+texts; all answer the devices' own test prompts. Devices have private texts too, which the rival has
+not. Details therefore have a bound that no device with a limit could run: the whole model, all of
+whose weights are tuned on the device's own texts after that. They have the rounded rival as well.
 """
 
 from argparse import Namespace
@@ -110,16 +110,16 @@ def smallest(one: _Row, exact_answers: float) -> float:
 def main() -> None:
     options = read_options(__doc__)
     found = [measured(options, seed) for seed in range(options.seeds)]
-    sizes = [smallest(one, one["tuned"]) for one in found]
-    before = [smallest(one, one["public"]["whole, float32"]["exact"]) for one in found]
+    sizes = [smallest(one, one["public"]["whole, float32"]["exact"]) for one in found]
+    bounds = [smallest(one, one["tuned"]) for one in found]
     for seed, one in enumerate(found):
-        print(f"seed {seed}  tuned on the device {one['tuned']:.3f}  before {one['public']}")
-    print(f"bytes near the whole model that was tuned on public texts alone: {before}")
+        print(f"seed {seed}  whole {one['public']}, tuned on the device {one['tuned']:.3f}")
+    print(f"bytes near the whole model that is tuned on the device's own texts too: {bounds}")
     write_benchmark(
         "lm_bytes",
         float(np.median(sizes)),
         (min(sizes), max(sizes)),
-        {"seeds": found, "bytes, whole tuned on public texts alone": before, **about(options)},
+        {"seeds": found, "bytes near the one tuned on the device": bounds, **about(options)},
         seeds=list(range(options.seeds)),
     )
 

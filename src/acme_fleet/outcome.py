@@ -25,6 +25,7 @@ from acme_fleet.runs.summary import (
     DeviceSummary,
     ProbeSummary,
     ReferenceSummary,
+    Rival,
     Summary,
     UpdateSummary,
 )
@@ -46,12 +47,14 @@ class Beside:
     Attributes:
         probe, whole: the rivals; none where they were not measured.
         holdings: sample counts by device. answers: to their test sets, by device.
+        headers: rivals of its header, by device and by name.
     """
 
     probe: ProbeResult | None = None
     whole: WholeResult | None = None
     holdings: Mapping[str, Holding] = field(default_factory=dict)
     answers: Mapping[str, Answers] = field(default_factory=dict)
+    headers: Mapping[str, Mapping[str, Rival]] = field(default_factory=dict)
 
     def of(self, device: str) -> dict[str, Any]:
         """The fields of a device's summary."""
@@ -66,7 +69,10 @@ class Beside:
                 )
                 for name in sorted(names)
             }
+        writing = self.whole.writing if self.whole else {}
+        whole = {f"whole, {kind}": by[device] for kind, by in writing.items() if device in by}
         return {
+            "rivals": {**whole, **self.headers.get(device, {})},
             "accuracy_probe": alone.get(device),
             "accuracy_probe_averaged": averaged.get(device),
             "accuracy_reference": self.whole.scores.get(device) if self.whole else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.state import FeatureMemory, changed_files
+from acme_fleet.device.state import DeviceFolder, FeatureMemory, changed_files
 from acme_fleet.distillation.reference import (
     checkpoint_backbone,
     known_pooling,
@@ -28,6 +28,7 @@ from acme_fleet.inspection.workload import expected_work
 from acme_fleet.links.base import Link
 from acme_fleet.links.embedded import EmbeddedLink
 from acme_fleet.messages.base import Message
+from acme_fleet.messages.cloud_edge import ClusterReport
 from acme_fleet.models.features import Classifier
 from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summarize
 from acme_fleet.report.page.html import write_report
@@ -40,11 +41,9 @@ from acme_fleet.runs.journal import Journal, Observer, finished_stages, read_jou
 from acme_fleet.runs.locks import held
 from acme_fleet.runs.progress import begun_stages, progress_file
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
-from acme_fleet.runs.summary import (
-    Summary,
-    UpdateSummary,
-)
+from acme_fleet.runs.summary import Rival, Summary, UpdateSummary
 from acme_fleet.seeding import threads
+from acme_fleet.simulation.header_rivals import measure_headers
 from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
 from acme_fleet.simulation.whole_reference import WholeResult, measure_whole
@@ -163,6 +162,10 @@ def _customized(
             if world.private:
                 known = reference.accuracy is not None
                 whole = _whole(fleet, world, cloud.backbones.whole, run, journal, answers=known)
+            headers = {}
+            if world.private and fleet.personalization.rivals:
+                groups = [report for _, report in finished]
+                headers = _headers(fleet, world, groups, run, journal)
     except BaseException:
         journal.cancel()  # roles that still work in other threads
         raise
@@ -170,7 +173,8 @@ def _customized(
     for line, reason in damaged.items():
         _LOG.warning("%s, line %d is left out: %s", run.events, line, reason)
     update = read_sealed_json(run.update, UpdateSummary) if run.update.exists() else None
-    beside = Beside(probe, whole, plan.holdings, kept_by_devices(run, world.private))
+    kept = kept_by_devices(run, world.private)
+    beside = Beside(probe, whole, plan.holdings, kept, headers)
     summary = summarize(fleet, reference, cloud.grid, finished, cloud.lost, events, beside, update)
     commonest = {name: commonest_share(own.test.labels) for name, own in world.private.items()}
     told = {
@@ -232,6 +236,33 @@ def _whole(
             result = measure_whole(task_of(fleet.task), reference, world, progress, answers=answers)
         write_sealed_json(path, asdict(result))
     return result
+
+
+def _headers(
+    fleet: Fleet,
+    world: World,
+    groups: Sequence[ClusterReport],
+    run: RunDirectory,
+    journal: Journal,
+) -> dict[str, dict[str, Rival]]:
+    """Train the headers' rivals beside the protocol, group by group; by device and name."""
+    found: dict[str, dict[str, Rival]] = {}
+    memory, settings, task = FeatureMemory(), fleet.personalization, task_of(fleet.task)
+    for report in groups:
+        path = run.path / "rivals" / f"headers-{report.name.replace(':', '-')}.json"
+        known = if_sound(path, lambda path: read_sealed_json(path, dict[str, dict[str, Rival]]))
+        names = [device.name for device in report.reports]
+        if known is None or known.keys() != set(names):
+            group = {
+                name: (DeviceFolder(run.device(name), memory), world.private[name])
+                for name in names
+            }
+            with journal.stage(report.name, "alone and FedAvg", "rivals") as progress:
+                known = measure_headers(task, settings, group, fleet.seed, progress)
+            told = {name: {n: asdict(r) for n, r in own.items()} for name, own in known.items()}
+            write_sealed_json(path, told)
+        found |= known
+    return found
 
 
 def assemble(fleet: Fleet, world: World, run: RunDirectory, journal: Journal) -> CloudServer:

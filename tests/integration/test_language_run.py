@@ -17,6 +17,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.language import LanguagePreprocessing
 from acme_fleet.data.partition import HostData, load_world
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.inspection.examples import find_examples
 from acme_fleet.links.wire import read_message
@@ -26,8 +27,9 @@ from acme_fleet.models.backbone.checkpoints import load_language_model
 from acme_fleet.models.features import CustomizedModel, feature_samples, judging
 from acme_fleet.models.header.module import LinearChange, build_header
 from acme_fleet.models.shipped import load_device_model
-from acme_fleet.models.storage import backbone_from
+from acme_fleet.models.storage import backbone_from, read_tensors
 from acme_fleet.pipeline import customize
+from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Observer
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.generation import GENERATION
@@ -50,6 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Pat
         "backbone.distillation.recovery": {"epochs": 1, "batch_size": 16},
         "personalization.prune_share": 0.34,
         "personalization.lora_rank": 2,
+        "personalization.rivals": True,
     }
     fleet = Fleet.parse(language_settings(data, checkpoint, **changes))
     return folder / "run", customize(fleet, folder / "run")
@@ -72,6 +75,31 @@ def test_every_device_reports_the_loss_of_what_it_ships(run: tuple[Path, Summary
         assert device.language.loss_lora is not None
         assert device.language.lora_params > 0
         assert device.neurons < device.neurons_coarse
+
+
+def test_the_whole_model_and_other_trainings_stand_beside(run: tuple[Path, Summary]):
+    path, summary = run
+    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
+    reference = RunDirectory(path).cloud / "reference.safetensors"
+    whole = untrained_reference(Fleet.from_yaml(path / "fleet.yaml"), world.public, world.classes)
+    whole.load_state_dict(read_tensors(reference)[0])
+    names = ["whole, float32", "whole, int8", "whole, int4", "alone", "FedAvg"]
+    for device in summary.devices:
+        rivals, own = device.rivals, device.language
+        assert own is not None
+        assert list(rivals) == names
+        found = evaluate(GENERATION, whole.eval(), world.private[device.name].test)
+        assert rivals["whole, float32"].loss == pytest.approx(found.loss, rel=1e-4)
+        assert rivals["whole, float32"].accuracy == pytest.approx(found.score)
+        losses = [rivals[name].loss for name in names]
+        assert len(set(losses)) == len(names)  # no two are one model
+        sizes = [rivals[name].size_bytes for name in names]
+        assert sizes[0] > sizes[1] > sizes[2]
+        assert sizes[3] == sizes[4] >= device.size_bytes  # they prune nothing
+        assert own.loss_coarse > (rivals["alone"].loss or 0.0) > 0
+    page = (path / "report.html").read_text()
+    assert "Beside its rivals" in page
+    assert "whole, int4" in page
 
 
 def test_exact_answers_are_those_that_generate_gives(run: tuple[Path, Summary]):

@@ -113,6 +113,23 @@ def test_does_not_depend_on_the_batches(
     )
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_padding_is_not_computed(
+    family: str, make_classifier: Callable[..., Classifier], make_inputs: Callable[..., Any]
+) -> None:
+    """Outputs of all layers are in memory at once: none are those of padded positions."""
+    model, inputs = make_classifier(family), make_inputs(family)
+    longest = int(inputs["attention_mask"].sum(dim=1).max())
+    padded = {name: F.pad(values, (0, 9)) for name, values in inputs.items()}
+    widths: list[int] = []
+    layer = layers_of(model)[0]
+    hook = layer.register_forward_pre_hook(lambda _, x: widths.append(x[0].shape[1]))
+    found = taylor_importance(model, labelled(padded), LABELS)
+    hook.remove()
+    assert widths == [longest]
+    torch.testing.assert_close(found, taylor_importance(model, labelled(inputs), LABELS))
+
+
 def test_leaves_no_trace(
     make_classifier: Callable[..., Classifier], make_samples: Callable[..., Any]
 ) -> None:

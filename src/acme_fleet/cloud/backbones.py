@@ -59,6 +59,7 @@ from acme_fleet.training.precision import (
 )
 from acme_fleet.training.resume import EpochState
 
+_TOGETHER = 64  # samples whose outputs of all layers are in memory, where importance is measured
 _MAPPED = 1024  # public training samples that maps between features are fitted on
 _FOUND: dict[Origin, str] = {
     "untouched": "the untouched checkpoint is kept: no epoch was better on validation data",
@@ -204,7 +205,8 @@ class Backbones:
         samples = self._public.train[: settings.importance_samples]
         draw, labelled = self._draw("importance"), samples.labelled
         objective = objective_of(self._task, settings.importance, draw, labelled=labelled)
-        found = taylor_importance(model, samples, objective)
+        together = min(_TOGETHER, self._task.at_once)
+        found = taylor_importance(model, samples, objective, together)
         if not all(bool(values.isfinite().all()) for values in found):
             raise FleetError(
                 "the importance of heads, neurons and channels is no finite number: the "

@@ -51,6 +51,9 @@ class Personalization(Settings):
     lora_rank: PositiveInt | None = None
     """Rank of LoRA on queries and values of the last two layers: a rival of a language model's
     header, trained as long and reported beside it; none trains none."""
+    rivals: bool = False
+    """Also train every device's header without its neighbours, and by FedAvg, from the coarse
+    header on, as long and unpruned, and report both; where all data are on one machine."""
     feature_budget: ByteSize = 2**30
     """Bytes of the features of texts that a language model's edge server or device keeps; where
     they are more, they are computed anew for each batch."""

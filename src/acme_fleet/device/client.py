@@ -38,6 +38,7 @@ from acme_fleet.messages.edge_device import (
 )
 from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
+from acme_fleet.models.auto_language import AcmeForCausalLM
 from acme_fleet.models.features import CustomizedModel, judging
 from acme_fleet.models.header.module import Header, LinearHeader, build_header
 from acme_fleet.models.shipped import save_device_model, sent_preprocessing
@@ -230,13 +231,13 @@ class DeviceClient:
             coarse, test = self._received(assignment), features.test
             linear = self._linear_rival(assignment, features)
             headers = {"coarse": coarse, "best": state.best, "linear": linear}
-            found = {name: evaluate(task, header, test) for name, header in headers.items()}
             one, language, answers = self._private.test[:1].inputs, None, None
             if not task.per_token:
+                found = {name: evaluate(task, header, test) for name, header in headers.items()}
                 answers = Answers.of(state.best, features, assignment.class_names)
             else:
-                own = self._private.test
-                language = language_result(backbone, coarse, state.best, found, own)
+                shipped, tokens = AcmeForCausalLM.of(backbone, state.best), self._private.test
+                language, found = language_result(task, shipped, headers, test, tokens)
                 if (rank := self._personalization.lora_rank) is not None:
                     training, draw = self._personalization.training_in_all, self._generator("lora")
                     rival = lora_rival(self._task, backbone, rank, self._private, training, draw)

@@ -16,6 +16,7 @@ from acme_fleet.config.base import chosen
 from acme_fleet.data.samples import Samples
 from acme_fleet.models.families import dimensions, family_of
 from acme_fleet.models.features import Classifier, activations, moved
+from acme_fleet.models.padding import by_length
 from acme_fleet.tasks.base import Task
 
 Objective = Callable[[Classifier, Samples], Float[Tensor, ""]]
@@ -129,7 +130,8 @@ def taylor_importance(
     """
     found = _zeros(model)
     heads, neurons, channels = found
-    for batch in samples.batches(batch_size):
+    batches, _ = by_length(samples, batch_size)  # all layers' outputs are kept: no padding
+    for batch in batches:
         with _record_outputs(model) as outputs:
             change = objective(model, batch)
         recorded = [*outputs.heads, *outputs.neurons, *outputs.states]

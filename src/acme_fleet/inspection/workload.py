@@ -76,6 +76,9 @@ def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
     work["round "] = Expected(rounds * count, rounds * each + backbone * held)
     work["fine-tuning"] = Expected(count, trained(settings.training(rounds)))
     work["final model"] = Expected(count, backbone * held / 2)
+    if settings.rivals and plan.holdings:
+        epochs = settings.training_in_all
+        work["alone and FedAvg"] = Expected(groups, 2 * trained(epochs) + backbone * held)
     return work
 
 

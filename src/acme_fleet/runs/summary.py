@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ from acme_fleet.errors import DamagedError
 from acme_fleet.messages.results import Amount, DeviceResult, HeaderContender, Share
 from acme_fleet.outside import one_line
 from acme_fleet.privacy.accounting import PrivacyLoss
-from acme_fleet.runs.sealed import read_marked_json, typed, write_marked_json
+from acme_fleet.runs.sealed import STRICT, read_marked_json, typed, write_marked_json
 
 Count = Annotated[int, Field(ge=0, le=2**63)]
 Size = Annotated[int, Field(ge=1, le=2**63)]
@@ -134,13 +135,35 @@ class ClassSummary(_Record):
         return sum(self.answers.values())
 
 
+@dataclass(frozen=True)
+class Rival:
+    """A rival of a device's model, on the same full test set.
+
+    Attributes:
+        accuracy: share of right answers, or of right tokens of a language model.
+        size_bytes: of the model as it would be stored.
+        loss, exact: of a language model, its loss per token, and the share of the answers that are
+            exactly right where texts have prompts.
+    """
+
+    __pydantic_config__ = STRICT
+
+    accuracy: float
+    size_bytes: int
+    loss: float | None = None
+    exact: float | None = None
+
+
 class DeviceSummary(DeviceResult):
     """One device: the result that it reported, and what is known of it beside.
 
     ``accuracy_reference`` is that of the whole reference on the same test data, told which classes
     the device has. ``accuracy_probe`` and ``accuracy_probe_averaged`` are the practitioner's rival,
     see :class:`ProbeSummary`: the device's own regression, and the mean of all devices'
-    regressions. What is known of a device's samples is empty where its data are elsewhere.
+    regressions. ``rivals`` are by name: of a language model, the ``whole`` reference, without a
+    header, at three precisions; with ``personalization.rivals``, the header that came, trained by
+    the device ``alone`` or by ``FedAvg``. What is known of a device's samples is empty where its
+    data are elsewhere.
     """
 
     cluster: str
@@ -148,6 +171,7 @@ class DeviceSummary(DeviceResult):
     accuracy_probe: Share | None = None
     accuracy_probe_averaged: Share | None = None
     accuracy_reference: Share | None = None
+    rivals: dict[str, Rival] = Field(default_factory=dict)
     train_samples: Count = 0
     validation_samples: Count = 0
     classes: dict[str, ClassSummary] = Field(default_factory=dict)

@@ -1,22 +1,22 @@
-"""Texts that a language model generates: compared with answers in the data, and timed."""
+"""Answers of a language model, compared with those in the data, and its speed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples
 from acme_fleet.messages.results import LanguageResult
 from acme_fleet.models.auto_language import AcmeForCausalLM
-from acme_fleet.models.header.module import Header
-from acme_fleet.tasks.base import ABSENT, Evaluation
+from acme_fleet.models.header.module import Header, LinearHeader
+from acme_fleet.models.padding import by_length
+from acme_fleet.tasks.base import ABSENT, Evaluation, Task
 
-_TOGETHER = 32
 _TIMED, _TRIES = 16, 3  # tokens behind the first, and the best of so many
 _LARGEST = 1e30  # that a message carries
 
@@ -38,19 +38,45 @@ def prompted(samples: Samples) -> list[Prompted]:
     return pairs
 
 
-def exact_share(model: AcmeForCausalLM, pairs: Sequence[Prompted]) -> float | None:
-    """Share of the prompts whose greedy continuation is the answer, token by token.
+@dataclass(frozen=True)
+class Answered:
+    """A module on texts: the loss per token, and prompts whose first answer is exactly right."""
 
-    None where there is no prompt.
+    found: Evaluation
+    prompts: int
+    right: int
+
+    @property
+    def exact(self) -> float | None:
+        """Share of the prompts; none where there are none."""
+        return self.right / self.prompts if self.prompts else None
+
+
+@torch.no_grad()
+def answered(task: Task, module: Callable[..., Tensor], samples: Samples) -> Answered:
+    """Evaluate on every text once, whole answers included.
+
+    The most probable continuation of a prompt is the answer just if each of the answer's tokens is
+    the most probable one behind those before it: nothing need be generated to know.
+
+    Args:
+        task: of a model whose tokens have labels.
+        module: takes the texts' inputs by name.
+        samples: texts; those that are learned from their first token on have no prompt.
     """
-    right = 0
-    for start in range(0, len(pairs), _TOGETHER):
-        batch = pairs[start : start + _TOGETHER]
-        most = max(len(answer) for _, answer in batch)
-        written = model.most_probable([prompt for prompt, _ in batch], most).cpu()
-        for row, (_, answer) in zip(written, batch, strict=True):
-            right += torch.equal(row[: len(answer)], answer)
-    return right / len(pairs) if pairs else None
+    found, prompts, right = Evaluation(), 0, 0
+    batches, _ = by_length(samples, task.at_once)
+    for batch in batches:
+        outputs = module(**batch.inputs)
+        labels = batch.labels.to(outputs.device)
+        found += task.evaluation(outputs, labels)
+        known = labels != ABSENT
+        begun = known.cumsum(dim=1) > 0
+        first = known & ((begun & ~known).cumsum(dim=1) == 0)
+        asks = ~known[:, 0] & known.any(dim=1)
+        hit = (task.hits(outputs, labels) | ~first).all(dim=1)
+        prompts, right = prompts + int(asks.sum()), right + int((hit & asks).sum())
+    return Answered(found, prompts, right)
 
 
 def writing_speed(model: AcmeForCausalLM, prompt: Int[Tensor, " prompt"]) -> tuple[float, float]:
@@ -68,36 +94,40 @@ def writing_speed(model: AcmeForCausalLM, prompt: Int[Tensor, " prompt"]) -> tup
 
 
 def language_result(
-    backbone: PreTrainedModel,
-    coarse: Header,
-    best: Header,
-    found: Mapping[str, Evaluation],
+    task: Task,
+    model: AcmeForCausalLM,
+    headers: Mapping[str, Header | LinearHeader],
+    features: Samples,
     test: Samples,
-) -> LanguageResult:
+) -> tuple[LanguageResult, dict[str, Evaluation]]:
     """Losses per token, answers that are exactly right where texts have prompts, and the speed.
 
     Args:
-        backbone: frozen.
-        coarse, best: the header as received, and as shipped.
-        found: evaluations of ``coarse``, ``best`` and ``linear`` on the test data.
-        test: the same data as tokens.
+        task: as it judges what headers of the frozen backbone give.
+        model: what ships.
+        headers: ``coarse`` as received, ``best`` as shipped, and ``linear``.
+        features, test: the test data as the headers take them, and as tokens.
+
+    Returns:
+        The result, and each header's evaluation.
     """
-    pairs, shipped = prompted(test), AcmeForCausalLM.of(backbone, best)
-    loss = {name: min(each.loss, _LARGEST) for name, each in found.items()}
-    real = test.inputs["attention_mask"][0] != 0
+    of = {name: answered(task, header, features) for name, header in headers.items()}
+    loss = {name: min(each.found.loss, _LARGEST) for name, each in of.items()}
+    pairs, real = prompted(test[:1]), test.inputs["attention_mask"][0] != 0
     prompt = pairs[0][0] if pairs else test.inputs["input_ids"][0][real][:-1]
-    first_token_s, tokens_per_s = writing_speed(shipped, prompt)
-    return LanguageResult(
-        tokens=found["best"].count,
+    first_token_s, tokens_per_s = writing_speed(model, prompt)
+    result = LanguageResult(
+        tokens=of["best"].found.count,
         loss_coarse=loss["coarse"],
         loss=loss["best"],
         loss_linear=loss["linear"],
-        answers=len(pairs),
-        exact_coarse=exact_share(AcmeForCausalLM.of(backbone, coarse), pairs),
-        exact=exact_share(shipped, pairs),
+        answers=of["best"].prompts,
+        exact_coarse=of["coarse"].exact,
+        exact=of["best"].exact,
         first_token_s=first_token_s,
         tokens_per_s=tokens_per_s,
     )
+    return result, {name: each.found for name, each in of.items()}
 
 
 def with_rival(result: LanguageResult, lora: Evaluation, params: int) -> LanguageResult:

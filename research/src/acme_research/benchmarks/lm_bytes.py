@@ -1,118 +1,125 @@
 """Bytes for exact answers within 3 points of the whole fine-tuned model ÷ its float32 bytes.
 
-``python -m acme_research.benchmarks.lm_bytes --data clinc150``: that of ``lm_personalise``, but
-each cluster has the limit of one share of the whole model's bytes. A device's artifact is compared
-with the fine-tuned reference, whole and in float32, on the device's own test prompts. Details have
-the whole model rounded to int8 and int4, without a header: who cannot beat that should see it.
+``python -m acme_research.benchmarks.lm_bytes --data clinc150``: ten devices, a domain of CLINC150
+each, in a run for each limit, a share of the whole model's bytes; reference and elastic backbone
+are those of the first. The rival is the reference, whole and in float32, fine-tuned on the public
+texts; all answer the devices' own test prompts. Devices have private texts too, which the rival has
+not. Details therefore have a bound that no device with a limit could run: the whole model, all of
+whose weights are tuned on the device's own texts after that. They have the rounded rival as well.
 """
 
 from argparse import Namespace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
-from acme_fleet.config.devices import Precision
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.config.training import Training
 from acme_fleet.cost.size import file_size, shapes_of
-from acme_fleet.data.partition import World, load_world
-from acme_fleet.distillation.reference import untrained_reference
-from acme_fleet.messages.header_plan import smallest_genotype
-from acme_fleet.models.auto_language import AcmeForCausalLM
-from acme_fleet.models.backbone.precision import pack
+from acme_fleet.data.partition import load_world
+from acme_fleet.data.samples import Splits
+from acme_fleet.models.backbone.checkpoints import load_language_model
 from acme_fleet.models.features import Classifier
-from acme_fleet.models.header.module import answering_as, build_header, initial_tensors
-from acme_fleet.models.storage import backbone_from, config_document
+from acme_fleet.models.storage import clone_state
+from acme_fleet.runs.summary import Summary
 from acme_fleet.seeding import generator
-from acme_fleet.training.answers import exact_share, prompted
+from acme_fleet.tasks.generation import GENERATION
+from acme_fleet.training.answers import answered
+from acme_fleet.training.loop import fit
 from acme_research.benchmarks.lm_fleet import about, read_options, run_of, settings_of
 from acme_research.frame.record import write_benchmark
-from acme_research.frame.runs import reference_of
+from acme_research.frame.runs import reference_of, same_cloud
+from acme_research.frame.settings import benchmark_config
 
-SHARES = (0.28, 0.2, 0.15, 0.1, 0.07)
-"""Limits, relative to the whole model in float32."""
 _WITHIN = 0.03
-_ROUNDED: tuple[Precision, ...] = ("int8", "int4")
+_RATES = (1e-3, 3e-4)
+_EPOCHS = 8
+_Row = dict[str, Any]
 
 
-def clusters_of(whole: int) -> list[dict[str, Any]]:
-    """A cluster of two devices for each limit."""
-    return [
-        {
-            "name": f"share-{number}",
-            "devices": [
-                {"name": f"device-{number}-{place}", "storage": round(share * whole)}
-                | {"precisions": ["int4", "int8"]}
-                for place in (1, 2)
-            ],
-        }
-        for number, share in enumerate(SHARES)
-    ]
+def with_limit(settings: _Row, share: float, whole: int) -> _Row:
+    """Changes of the fleet's settings: all devices in one cluster, with one limit."""
+    names = [device["name"] for cluster in settings["clusters"] for device in cluster["devices"]]
+    limit = {"storage": round(share * whole), "precisions": ["int4"]}
+    return {"clusters": [{"name": "all", "devices": [{"name": n, **limit} for n in names]}]}
 
 
-def plainly(reference: Classifier, backbone: PreTrainedModel) -> AcmeForCausalLM:
-    """A backbone with a header that adds nothing."""
-    plan = reference.header_plan(smallest_genotype(1, 1, 1))
-    tensors = answering_as(initial_tensors(plan.shapes(), generator(0, "none")), {})
-    return AcmeForCausalLM.of(backbone, build_header(plan, tensors))
+def tuned(reference: Classifier, own: Splits, name: str, seed: int) -> float:
+    """Exact answers of the whole model, all of whose weights are tuned on a device's own texts.
+
+    The learning rate and the epoch are those of the least loss on its validation texts.
+    """
+    before, found = clone_state(reference), []
+    for rate in _RATES:
+        training = Training(epochs=_EPOCHS, batch_size=32, learning_rate=rate)
+        reference.requires_grad_(True)
+        draw = generator(seed, name, "whole")
+        fit(GENERATION, reference, own.train, training, draw, validation=own.validation)
+        loss = answered(GENERATION, reference.eval(), own.validation).found.loss
+        found.append((loss, answered(GENERATION, reference, own.test).exact or 0.0))
+        reference.load_state_dict(before)
+    return min(found)[1]
 
 
-def whole_models(reference: Classifier, world: World, names: list[str]) -> dict[str, np.ndarray]:
-    """Exact answers of the whole model on each device's test prompts, by precision."""
-    backbone, found = reference.backbone, {}
-    for precision in ("float32", *_ROUNDED):
-        config = {**config_document(backbone), "precision": precision}
-        own = backbone_from(config, pack(backbone.state_dict(), precision))
-        model = plainly(reference, own)
-        pairs = [prompted(world.private[name].test) for name in names]
-        found[precision] = np.array([exact_share(model, each) or 0.0 for each in pairs])
-    return found
+def exact(summary: Summary) -> np.ndarray:
+    """The devices' shares of exact answers."""
+    return np.array([device.language.exact or 0.0 for device in summary.devices if device.language])
 
 
-def measured(options: Namespace, seed: int) -> dict[str, Any]:
-    """One seed: exact answers of the whole model and, by limit, of the devices; and bytes."""
+def measured(options: Namespace, seed: int) -> _Row:
+    """One seed: exact answers and bytes by limit, and of whole models."""
+    changes = benchmark_config("lm_bytes")
+    shares = changes.pop("limits")
     settings = settings_of(options, seed)
-    fleet = Fleet.parse(settings)
-    world = load_world(fleet, [])
-    bare = untrained_reference(
-        fleet, world.public, world.classes, world.vocabulary, shape_alone=True
-    )
-    shapes = shapes_of(bare.backbone)
-    whole = file_size(shapes)
-    path, summary = run_of(options, seed, "limits", {"clusters": clusters_of(whole)})
-    world = load_world(Fleet.from_yaml(path / "fleet.yaml"))
+    summary = None
+    bare = load_language_model(settings["reference"]["checkpoint"])
+    whole, rows, first = file_size(shapes_of(bare)), list[_Row](), None
+    for share in shares:
+        asked = changes | with_limit(settings, share, whole)
+        path, summary = run_of(
+            options, seed, f"limit-{share:g}", asked, first and same_cloud(first)
+        )
+        first = first or path
+        size = float(np.mean([device.size_bytes for device in summary.devices]) / whole)
+        rows.append({"limit": share, "bytes": size, "exact": float(exact(summary).mean())})
+        rows[-1] |= {"shape": summary.clusters[0].variant.brief}
+        print(f"seed {seed}  {rows[-1]}", flush=True)
+    assert first is not None
+    assert summary is not None
+    world = load_world(Fleet.from_yaml(first / "fleet.yaml"))
     names = [device.name for device in summary.devices]
-    exact = whole_models(reference_of(path, world), world, names)
-    rows = []
-    for number, share in enumerate(SHARES):
-        at = [i for i, name in enumerate(names) if name.startswith(f"device-{number}-")]
-        devices = [summary.devices[i] for i in at]
-        ours = np.mean([d.language.exact or 0.0 for d in devices if d.language])
-        size = float(np.mean([d.size_bytes for d in devices]) / whole)
-        row = {"limit": share, "bytes": size, "exact": float(ours)}
-        rows.append(row | {"whole": float(exact["float32"][at].mean())})
-    rounded = {
-        kind: {"bytes": file_size(shapes, kind) / whole, "exact": float(exact[kind].mean())}
-        for kind in _ROUNDED
+    reference = reference_of(first, world)
+    device_tuned = [tuned(reference, world.private[name], name, seed) for name in names]
+    public = {
+        kind: {
+            "bytes": float(np.mean([d.rivals[kind].size_bytes for d in summary.devices]) / whole),
+            "exact": float(np.mean([d.rivals[kind].exact or 0.0 for d in summary.devices])),
+        }
+        for kind in summary.devices[0].rivals
+        if kind.startswith("whole")
     }
-    return {"limits": rows, "whole": float(exact["float32"].mean()), "rounded": rounded}
+    return {"limits": rows, "tuned": float(np.mean(device_tuned)), "public": public}
+
+
+def smallest(one: _Row, exact_answers: float) -> float:
+    """The least bytes of a limit's devices that are near these answers; 1 if none are."""
+    near = [row["bytes"] for row in one["limits"] if row["exact"] >= exact_answers - _WITHIN]
+    return min(near, default=1.0)
 
 
 def main() -> None:
     options = read_options(__doc__)
     found = [measured(options, seed) for seed in range(options.seeds)]
-    smallest = []
+    sizes = [smallest(one, one["public"]["whole, float32"]["exact"]) for one in found]
+    bounds = [smallest(one, one["tuned"]) for one in found]
     for seed, one in enumerate(found):
-        near = [r["bytes"] for r in one["limits"] if r["exact"] >= r["whole"] - _WITHIN]
-        smallest.append(min(near, default=1.0))
-        print(f"seed {seed}  whole {one['whole']:.3f}  rounded {one['rounded']}")
-        for row in one["limits"]:
-            print(f"    {row}")
+        print(f"seed {seed}  whole {one['public']}, tuned on the device {one['tuned']:.3f}")
+    print(f"bytes near the whole model that is tuned on the device's own texts too: {bounds}")
     write_benchmark(
         "lm_bytes",
-        float(np.median(smallest)),
-        (min(smallest), max(smallest)),
-        {"seeds": found, **about(options)},
+        float(np.median(sizes)),
+        (min(sizes), max(sizes)),
+        {"seeds": found, "bytes near the one tuned on the device": bounds, **about(options)},
         seeds=list(range(options.seeds)),
     )
 

@@ -6,6 +6,7 @@ Without a checkpoint a LLaMA is trained first, from nothing, on the public instr
 import json
 import runpy
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from acme_fleet.runs.summary import Summary
 from acme_fleet.training.language_pretraining import LanguageRecipe, pretrain_language
 from acme_fleet.training.pretraining import finished
 from acme_research.frame.places import EXAMPLES
-from acme_research.frame.runs import finished_run, same_search
+from acme_research.frame.runs import Begin, finished_run
 from acme_research.frame.settings import benchmark_config, changed
 
 _TINY_STORAGE = {"160 MB": "500 kB", "80 MB": "260 kB"}
@@ -41,11 +42,16 @@ def about(options: Namespace) -> dict[str, Any]:
     return {"reference": reference, "quick": options.quick}
 
 
-def settings_of(options: Namespace, seed: int) -> dict[str, Any]:
-    """The fleet's settings, and its data and reference in place."""
+def settings_of(options: Namespace, seed: int, own: int | None = None) -> dict[str, Any]:
+    """The fleet's settings, and its data and reference in place.
+
+    Devices have at most ``own`` texts to train and to choose on.
+    """
     example = runpy.run_path(str(EXAMPLES / "assistants.py"))  # whose data these are
     settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
     paths = example["split"](options.data, options.out / "instructions", quick=options.quick)
+    if own is not None:
+        paths["train"] = _fewer(Path(paths["train"]), own)
     if options.checkpoint is None:
         settings = changed(settings, benchmark_config("lm_tiny"))
         for cluster in settings["clusters"]:
@@ -58,6 +64,19 @@ def settings_of(options: Namespace, seed: int) -> dict[str, Any]:
         example["reduced"](settings)
     settings["data"] |= paths
     return settings | {"seed": seed}
+
+
+def _fewer(train: Path, own: int) -> str:
+    """The first texts of each domain, in a file of their own."""
+    left: Counter[str] = Counter()
+    lines = []
+    for line in train.read_text().splitlines():
+        domain = json.loads(line)["domain"]
+        left[domain] += 1
+        lines += [line] * (left[domain] <= own)
+    path = train.with_name(f"train-{own}.jsonl")
+    path.write_text("\n".join(lines))
+    return str(path)
 
 
 def _pretrained(public: Path, options: Namespace) -> Path:
@@ -74,13 +93,18 @@ def _pretrained(public: Path, options: Namespace) -> Path:
 
 
 def run_of(
-    options: Namespace, seed: int, name: str, changes: dict[str, Any], like: Path | None = None
+    options: Namespace,
+    seed: int,
+    name: str,
+    changes: dict[str, Any],
+    begin: Begin | None = None,
+    own: int | None = None,
 ) -> tuple[Path, Summary]:
     """A finished run in the folder ``name``, with changes of the fleet's settings.
 
-    It begins with the cloud's stages and headers of ``like``, another run's folder, if there is
-    one; the changes are then those of ``personalization`` alone.
+    ``begin`` puts into a new run directory what another run has done already; ``own`` is that of
+    :func:`settings_of`.
     """
-    fleet = Fleet.parse(changed(settings_of(options, seed), changes))
+    fleet = Fleet.parse(changed(settings_of(options, seed, own), changes))
     path = options.out / f"seed-{seed}" / name
-    return path, finished_run(fleet, path, None if like is None else same_search(like))
+    return path, finished_run(fleet, path, begin)

@@ -20,6 +20,9 @@ from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import Summary
 from acme_research.frame.places import EXAMPLES
 
+Begin = Callable[[RunDirectory], object]
+"""Puts into a new run directory what another run has done already."""
+
 
 def parser_of(doc: str | None, out: str | None = None, seeds: int = 5) -> argparse.ArgumentParser:
     """The options of a script: ``--seeds``, and ``--out`` where it keeps finished parts."""
@@ -51,13 +54,8 @@ def reference_of(path: Path, world: World) -> Classifier:
     return model.requires_grad_(False).eval()
 
 
-def finished_run(
-    fleet: Fleet, path: Path, begin: Callable[[RunDirectory], object] | None = None
-) -> Summary:
-    """A fleet's whole run: read where it is finished, otherwise begun or gone on with.
-
-    ``begin`` puts into a new run directory what another run has done already.
-    """
+def finished_run(fleet: Fleet, path: Path, begin: Begin | None = None) -> Summary:
+    """A fleet's whole run: read where it is finished, otherwise begun or gone on with."""
     if begin is not None and not (path / "fleet.yaml").exists():
         begin(RunDirectory.create(path, fleet, resume=False))
     if (path / "summary.json").exists():
@@ -65,18 +63,19 @@ def finished_run(
     return customize(fleet, path, resume=True)
 
 
-def same_cloud(other: Path) -> Callable[[RunDirectory], object]:
+def same_cloud(other: Path) -> Begin:
     """To begin a run with the cloud's stages of another."""
     return lambda run: shutil.copytree(RunDirectory(other).cloud, run.cloud, dirs_exist_ok=True)
 
 
-def same_search(other: Path) -> Callable[[RunDirectory], object]:
+def same_search(other: Path) -> Begin:
     """To begin a run with the cloud's stages, the rivals and the coarse headers of another."""
 
     def begin(run: RunDirectory) -> None:
         same_cloud(other)(run)
         if (rivals := other / "rivals").exists():
-            shutil.copytree(rivals, run.path / "rivals")
+            trained = shutil.ignore_patterns("headers-*.json")  # by rounds of their own
+            shutil.copytree(rivals, run.path / "rivals", ignore=trained)
         for edge in other.glob("edges/*"):
             run.edge(edge.name).mkdir(parents=True)
             for name in ("coarse.safetensors", "contenders.json"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from acme_fleet.report.words import accuracy_text, duration_text, perplexity_text
-from acme_fleet.runs.summary import DeviceSummary, Summary
+from acme_fleet.runs.summary import DeviceSummary, Rival, Summary
 
 _NONE = "–"
 _LARGE = 10_000_000  # bytes; a table of such models has megabytes
@@ -78,6 +79,39 @@ def _written(device: DeviceSummary) -> dict[str, str]:
         "right, coarse": accuracy_text(own.exact_coarse),
         "right, final": accuracy_text(own.exact),
     }
+
+
+def rivals_table(devices: Iterable[DeviceSummary]) -> Table | None:
+    """What ships beside each rival's perplexity, and the share of what is right; none without one.
+
+    Of a language model that is the share of whole answers where there are any.
+    """
+    rows = [_beside(device) for device in devices if device.rivals]
+    return Table.of(rows) if rows else None
+
+
+def rivals_sizes(devices: Sequence[DeviceSummary]) -> dict[str, float]:
+    """Mean bytes of each rival, by its name."""
+    sizes = defaultdict[str, list[int]](list)
+    for device in devices:
+        for name, rival in device.rivals.items():
+            sizes[name].append(rival.size_bytes)
+    return {name: sum(of) / len(of) for name, of in sizes.items()}
+
+
+def _beside(device: DeviceSummary) -> dict[str, str]:
+    own = device.language
+    loss, exact = (own.loss, own.exact) if own else (None, None)
+    shipped = Rival(device.accuracy, device.size_bytes, loss, exact)
+    every = {**device.rivals, "final": shipped}
+    return {"device": device.name} | {name: _judged(rival) for name, rival in every.items()}
+
+
+def _judged(rival: Rival) -> str:
+    if rival.loss is None:
+        return f"{_percent(rival.accuracy)} %"
+    exact = "" if rival.exact is None else f"; {_percent(rival.exact)} %"
+    return perplexity_text(rival.loss) + exact
 
 
 def _percent(share: float | None) -> str:

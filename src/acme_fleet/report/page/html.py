@@ -21,7 +21,12 @@ from markupsafe import Markup
 
 from acme_fleet.outside import one_line
 from acme_fleet.report.overhead import overhead_table
-from acme_fleet.report.page.device_tables import device_table, language_table
+from acme_fleet.report.page.device_tables import (
+    device_table,
+    language_table,
+    rivals_sizes,
+    rivals_table,
+)
 from acme_fleet.report.page.events import TimeLine, link_flows, stage_table, time_line
 from acme_fleet.report.page.facts import (
     MOST_LISTED,
@@ -107,6 +112,8 @@ def write_report(
             aggregated=len(summary.devices) > MOST_LISTED,
             device_table=table,
             language_table=language_table(listed),
+            rivals_table=rivals_table(listed),
+            rivals_sizes=rivals_sizes(listed),
             listed=listed,
             cluster_rows=cluster_facts(summary),
             examples=examples or {},

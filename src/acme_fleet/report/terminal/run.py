@@ -13,13 +13,14 @@ from rich.text import Text
 
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.outside import one_line
+from acme_fleet.report.page.device_tables import Table as Figures
+from acme_fleet.report.page.device_tables import language_table, rivals_sizes, rivals_table
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import (
     accuracy_text,
     bytes_text,
     duration_text,
     header_text,
-    perplexity_text,
     share_text,
     ten_lines_text,
 )
@@ -202,31 +203,16 @@ def _epsilon(value: float | None) -> str:
     return "no guarantee" if value is None else f"{value:.3g}"
 
 
-def _language_table(summary: Summary) -> Table:
-    """Perplexities on the devices' own test texts, and shares of answers that are exactly right."""
-    table = Table(title="perplexity, and the share of answers that are exactly right")
-    columns = ["device", "coarse", "linear", "final", "loss per token", "tokens", "tokens/s"]
-    exact_columns = ["answers", "right, coarse", "right, final"]
-    answered = any(d.language.answers for d in summary.devices if d.language)
-    rival = any(d.language.loss_lora is not None for d in summary.devices if d.language)
-    columns[3:3] = ["LoRA"] * rival
-    for column in columns + exact_columns * answered:
+def _print_table(console: Console, title: str, found: Figures | None, caption: str = "") -> None:
+    """Print a table of the report; nothing where there is none."""
+    if found is None:
+        return
+    table = Table(title=title, caption=caption or None)
+    for column in found.columns:
         table.add_column(column, justify="left" if column == "device" else "right")
-    for device in summary.devices[:ROWS]:
-        if (own := device.language) is None:
-            continue
-        lora = () if own.loss_lora is None else (own.loss_lora,)
-        losses = own.loss_coarse, own.loss_linear, *lora, own.loss
-        exact = own.exact_coarse, own.exact
-        table.add_row(
-            one_line(device.name, 60),
-            *map(perplexity_text, losses),
-            f"{own.loss:.3f}",
-            str(own.tokens),
-            f"{own.tokens_per_s:.0f}",
-            *((str(own.answers), *map(accuracy_text, exact)) if answered else ()),
-        )
-    return table
+    for name, *cells in found.rows:
+        table.add_row(one_line(name, 60), *cells)
+    console.print(table)
 
 
 def print_summary(summary: Summary) -> None:
@@ -258,8 +244,11 @@ def print_summary(summary: Summary) -> None:
         )
     console.print(table)
     print_left_out(console, len(summary.devices), "devices; summary.json has them")
-    if tokens:
-        console.print(_language_table(summary))
+    shown, writes = summary.devices[:ROWS], "perplexity, and answers that are exactly right"
+    _print_table(console, writes, language_table(shown))
+    judged = writes if tokens else "right answers"
+    sizes = (f"{name}: {bytes_text(size)}" for name, size in rivals_sizes(shown).items())
+    _print_table(console, f"{judged}: rivals", rivals_table(shown), "; ".join(sizes))
     traffic, reference = summary.traffic, summary.reference
     known = f", {measure} {accuracy_text(reference.accuracy)} on public test data"
     seconds = duration_text(round(sum(summary.seconds.values())))

@@ -239,7 +239,7 @@ def commonest_share(labels: Tensor) -> float:
 
 def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
     few = (
-        (FEW - h.validation, f"{name} ({h.validation})")
+        (FEW - h.validation, f"{name} ({_weight_of_one(h.validation)})")
         for name, h in holdings.items()
         if h.validation < FEW
     )
@@ -275,13 +275,13 @@ def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
 def _few_tests(tests: Mapping[str, int]) -> list[str]:
     return _sentence(
         f"accuracy says little with fewer than {FEW} test samples",
-        (
-            (FEW - n, f"{name} ({n}: one is {100 / n:.0f} points)" if n else f"{name} (none)")
-            for name, n in tests.items()
-            if n < FEW
-        ),
+        ((FEW - n, f"{name} ({_weight_of_one(n)})") for name, n in tests.items() if n < FEW),
         "raise data.test_share, or give more test data",
     )
+
+
+def _weight_of_one(samples: int) -> str:
+    return f"{samples}: one is {100 / samples:.0f} points" if samples else "none"
 
 
 def _narrow(counts: Mapping[str, tuple[int, int]]) -> list[str]:

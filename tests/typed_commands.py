@@ -104,7 +104,8 @@ ELSEWHERE = {
     "docker compose exec acme-cloud acme run /etc/acme/fleet.yaml --engine flower --config "
     "/etc/acme/cloud.yaml --out /var/lib/acme/run": "tests/network/test_two_edges.py",
     # Of minutes and hours.
-    "acme pretrain --data PATH --model vit-tiny --out models/mine": "tests/training/test_pretraining.py",
+    "acme pretrain --data PATH --model vit-tiny "
+    "--out models/mine": "tests/training/test_pretraining.py",
     ".venv/bin/acme export runs/demo --all": "typed as runs/one's",
     "acme export runs/mine --all": "typed as runs/one's",
     "acme distill probe --out here.yaml": "tests/stratos/test_probe_machine.py, smaller models",

@@ -320,6 +320,7 @@ def test_network(here: Path, type_page: Page, monkeypatch: pytest.MonkeyPatch):
     assert "[Service]" in unit
 
 
+@pytest.mark.slow
 @_types("docs/generation.md")
 def test_generation(here: Path, type_page: Page):
     """The run is of a tiny decoder; its first device is the page's watch."""

@@ -26,6 +26,7 @@ from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
+from tiny_fleet import tiny
 
 _COMMANDS = (
     *("demo", "init", "check", "run", "report"),
@@ -143,6 +144,19 @@ def test_init_where_nothing_can_be_written(tmp_path: Path):
 
 
 # --- check ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("matching", ["cluster", "device"])
+def test_much_storage_does_not_make_messages_long(tmp_path: Path, matching: str):
+    """A device of a gigabyte gets the largest candidate and header at most."""
+    roomy = [{"name": "n", "devices": [{"name": "d", "storage": "1 GB"}]}]
+    path = tmp_path / "roomy.yaml"
+    path.write_text(tiny(clusters=roomy, selection={"matching": matching}).to_yaml())
+    result = _acme("check", path)
+    assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.output.splitlines() if re.match("│ *n │ *1 │.*–", line)]
+    assert "MB" not in row
+    assert "GB" not in row
 
 
 def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):

@@ -124,10 +124,14 @@ def print_links(fleet: Fleet, plan: Plan) -> None:
             continue
         rounds = fleet.personalization.rounds * plan.round_bytes
         up = count * plan.feature_bytes
-        own = [limit] * count
+        most = 4 * plan.header_weights  # with it, candidates have the smallest header
+        own = [min(limit, feasible[-1] + most)] * count
         backbones = feasible[-1]
         if fleet.selection.matching == "device":  # at most a backbone for each kind of device
-            own = [device.storage for device in cluster.devices]
+            own = [
+                min(d.storage, plan.fitting(d.storage, d.precisions)[-1] + most)
+                for d in cluster.devices
+            ]
             parts = kinds({d.name: (d.storage, d.energy, d.precisions) for d in cluster.devices})
             backbones = sum(plan.fitting(p.storage_bytes, p.precisions)[-1] for p, _ in parts)
         down = sum(own) + count * rounds

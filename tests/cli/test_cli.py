@@ -393,6 +393,16 @@ def test_reason_of_a_loss_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     assert f"lost cam: {reason}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("ratio", "told"), [(0.5, False), (82.7, True)])
+def test_an_upload_above_the_raw_data_says_why(
+    capsys: pytest.CaptureFixture[str], ratio: float, told: bool
+):
+    summary = _summary({})
+    traffic = summary.traffic.model_copy(update={"upload_ratio": ratio})
+    print_summary(summary.model_copy(update={"traffic": traffic}))
+    assert ("the header and the rounds decide that" in capsys.readouterr().out) == told
+
+
 def test_stages_in_a_log_file_are_a_line_each(capsys: pytest.CaptureFixture[str]):
     with LiveStages() as stages:
         for done in range(3):

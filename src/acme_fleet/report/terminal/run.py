@@ -267,11 +267,13 @@ def print_summary(summary: Summary) -> None:
     traffic, reference = summary.traffic, summary.reference
     known = f", {measure} {accuracy_text(reference.accuracy)} on public test data"
     seconds = duration_text(round(sum(summary.seconds.values())))
+    more = " (the header and the rounds decide that, not the samples)"
     console.print(
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
         f"{'' if reference.accuracy is None else known}; devices uploaded "
         f"{bytes_text(traffic.device_up_bytes)}, "
-        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}",
+        f"{share_text(traffic.upload_ratio)} their raw data"
+        f"{more if traffic.upload_ratio > 1 else ''}; {seconds}",
         soft_wrap=True,
     )
     for cluster in summary.clusters[:ROWS]:

@@ -101,9 +101,9 @@ def test_rounds_and_narrow_limits():
     assert [line.rpartition(": ")[2] for line in told] == [
         f"{cluster.name} (1 of {total} candidates)",
         "cam (2)",
-        "cam (to 0.25 of its length); its data may be unlike the others', or wrong",
+        "cam (to 0.25 of its length); its data may be few, unlike the others' or wrong",
     ]
-    cluster = cluster.model_copy(update={"missed": {}, "shortened": {"cam": 0.98}})
+    cluster = cluster.model_copy(update={"missed": {}, "shortened": {"cam": 0.6}})
     told = run_warnings(summary.model_copy(update={"clusters": [cluster]}), {}, {})
     assert not any("shortened" in line for line in told)
 

@@ -16,6 +16,7 @@ from acme_fleet.outside import one_line
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import (
     accuracy_text,
+    brief_duration_text,
     bytes_text,
     duration_text,
     header_text,
@@ -266,7 +267,7 @@ def print_summary(summary: Summary) -> None:
         console.print(_language_table(summary))
     traffic, reference = summary.traffic, summary.reference
     known = f", {measure} {accuracy_text(reference.accuracy)} on public test data"
-    seconds = duration_text(round(sum(summary.seconds.values())))
+    seconds = brief_duration_text(summary.duration_s)
     more = " (the header and the rounds decide that, not the samples)"
     console.print(
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"

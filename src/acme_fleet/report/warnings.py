@@ -262,6 +262,7 @@ def _of_holdings(holdings: Mapping[str, Holding]) -> list[str]:
                 for name, h in holdings.items()
                 if h.untested
             ),
+            "no figure is of them; raise data.test_share, or give more test data",
         ),
         *_sentence(
             "there is nothing to tell apart on a device with one class",

@@ -46,7 +46,7 @@ class Typed:
 
     @property
     def words(self) -> list[str]:
-        """What follows the program, up to a redirection."""
+        """Those after the program, up to a redirection."""
         return shlex.split(_SEPARATORS.split(self.line)[0])[1:]
 
 

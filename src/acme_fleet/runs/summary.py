@@ -242,7 +242,7 @@ class Summary(_Record):
 
     @property
     def duration_s(self) -> float:
-        """How long it took; of an older version all stages one after the other."""
+        """Seconds that it took; of an older version, all stages one after the other."""
         return sum(self.seconds.values()) if self.took_s is None else self.took_s
 
     @property

@@ -15,7 +15,7 @@ from pydantic import PrivateAttr
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.outside import listed, optional
-from acme_fleet.report.words import accuracy_text, bytes_text, duration_text
+from acme_fleet.report.words import accuracy_text, brief_duration_text, bytes_text
 from acme_fleet.runs.callbacks import Callback, run_watched
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import ClusterSummary, DeviceSummary, Summary
@@ -164,7 +164,7 @@ class Run(Summary):
         raise RunError(f"the run has no cluster {name!r}; it has {listed(names, 10)}")
 
     def __repr__(self) -> str:
-        seconds = duration_text(round(sum(self.seconds.values())))
+        seconds = brief_duration_text(self.duration_s)
         return f"Run({str(self.path)!r}: {self.brief}; {seconds})"
 
     __str__ = __repr__

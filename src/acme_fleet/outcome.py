@@ -17,7 +17,7 @@ from acme_fleet.distillation.reference import ReferenceResult
 from acme_fleet.inspection.plan import Holding
 from acme_fleet.messages.cloud_edge import ClusterReport
 from acme_fleet.runs.directory import RunDirectory
-from acme_fleet.runs.events import Event, stages_of
+from acme_fleet.runs.events import Event, duration_s, stages_of
 from acme_fleet.runs.summary import (
     Candidate,
     ClassSummary,
@@ -114,6 +114,7 @@ def summarize(
         name=fleet.name,
         seed=fleet.seed,
         seconds={stage: round(total, 3) for stage, total in seconds.items()},
+        took_s=round(duration_s(events), 3),
         reference=ReferenceSummary(
             **vars(reference), latency_s=None if whole is None else whole.latency_s
         ),

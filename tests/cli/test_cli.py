@@ -26,6 +26,7 @@ from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
+from tiny_fleet import tiny
 
 _COMMANDS = (
     *("demo", "init", "check", "run", "report"),
@@ -143,6 +144,19 @@ def test_init_where_nothing_can_be_written(tmp_path: Path):
 
 
 # --- check ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("matching", ["cluster", "device"])
+def test_much_storage_does_not_make_messages_long(tmp_path: Path, matching: str):
+    """A device of a gigabyte gets the largest candidate and header at most."""
+    roomy = [{"name": "n", "devices": [{"name": "d", "storage": "1 GB"}]}]
+    path = tmp_path / "roomy.yaml"
+    path.write_text(tiny(clusters=roomy, selection={"matching": matching}).to_yaml())
+    result = _acme("check", path)
+    assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.output.splitlines() if re.match("│ *n │ *1 │.*–", line)]
+    assert "MB" not in row
+    assert "GB" not in row
 
 
 def test_check_prints_every_candidate_with_its_exact_size(fleet_file: Path):
@@ -377,6 +391,16 @@ def test_reason_of_a_loss_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     """It may hold what rich takes for markup, and come from a device that means no good."""
     print_summary(_summary({"cam": reason}))
     assert f"lost cam: {reason}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(0.5, False), (82.7, True)])
+def test_an_upload_above_the_raw_data_says_why(
+    capsys: pytest.CaptureFixture[str], ratio: float, told: bool
+):
+    summary = _summary({})
+    traffic = summary.traffic.model_copy(update={"upload_ratio": ratio})
+    print_summary(summary.model_copy(update={"traffic": traffic}))
+    assert ("the header and the rounds decide that" in capsys.readouterr().out) == told
 
 
 def test_stages_in_a_log_file_are_a_line_each(capsys: pytest.CaptureFixture[str]):

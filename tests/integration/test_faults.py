@@ -498,7 +498,7 @@ def test_update_that_was_shortened_is_told(north, prepared: Path, faulty):
     summary = customize(fleet, prepared, resume=True)
     assert list(summary.clusters[0].shortened) == ["cam-1"]
     assert 0 < summary.clusters[0].shortened["cam-1"] < 0.1
-    assert "cam-1</b>: its header's update was shortened" in (prepared / "report.html").read_text()
+    assert "and was shortened: cam-1" in (prepared / "report.html").read_text()
 
 
 # --- too few ----------------------------------------------------------------------------------

@@ -478,6 +478,7 @@ def _without_clock(summary: Summary) -> dict[str, Any]:
     """The part in which two equal runs agree: all but measured seconds and the engine."""
     told = summary.model_dump()
     told.pop("seconds")
+    told.pop("took_s")
     for measured in (told["reference"], *told["devices"]):
         measured.pop("latency_s")
     for name in ("cloud_edge_bytes", "edge_device_bytes", "up_bytes", "device_up_bytes"):

@@ -1,10 +1,8 @@
-"""Every snippet of Python in README and docs runs, and so do the guide's commands, where what they
-name is there."""
+"""Every snippet of Python in README and docs runs, where what it names is there."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import chdir
@@ -15,14 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import yaml
 from PIL import Image
 from transformers import PreTrainedModel
-from typer.testing import CliRunner
 
-from acme_fleet.cli import app
 from acme_fleet.data.samples import Samples
-from acme_fleet.data.sources.files import read_digits
 from acme_fleet.messages.header_plan import Block, Genotype
 from tiny_artifact import write_artifact, write_speaker
 from tiny_device import shipped_folder
@@ -107,45 +101,3 @@ def test_generation(here: Path, capsys: pytest.CaptureFixture[str]):
     writer_folder(bytewise_decoder(here / "llama"), place, header)
     _run("docs/generation.md", {})
     assert capsys.readouterr().out.startswith("<s>what is")
-
-
-# --- the guide's commands ------------------------------------------------------------------------
-
-_RUNS_ON = {"serve"}  # until it is stopped: tests/runtime/test_server.py
-_TYPED = re.compile(r"^acme (.+?)(?: +#.*)?$", re.MULTILINE)
-
-
-def test_guides_commands_one_after_the_other(
-    here: Path, plain_backbone: Callable[..., PreTrainedModel]
-):
-    _photos(here / "photos", 15)
-    _photos(here / "data/june", 8)
-    shutil.copy(_ROOT / "docs/digit.png", "a.png")
-    block = (_ROOT / "docs/guide.md").read_text().split("```")[1]
-    commands = [shlex.split(line) for line in _TYPED.findall(block)]
-    assert len(commands) == 17
-    for words in commands:
-        if words[0] in _RUNS_ON:
-            continue
-        if words[:2] == ["check", "fleet.yaml"]:  # a smaller one than `acme init` wrote
-            Path("fleet.yaml").write_text(tiny(**SHORT).to_yaml())
-        if "runs/mine/devices/speaker-2" in words:
-            speaker = here / "runs/mine/devices/speaker-2"
-            shipped_folder(plain_backbone("bert"), "int8", "first", speaker)
-        if words[0] == "update":
-            shutil.rmtree("runs/mine/devices/speaker-2")
-            fleet = yaml.safe_load(Path("runs/mine/fleet.yaml").read_text())
-            del fleet["clusters"][1]["devices"][1]
-            Path("new.yaml").write_text(yaml.safe_dump(fleet))
-        done = CliRunner().invoke(app, words, input="w3 w4\n")
-        assert done.exit_code == 0, f"{words}: {done.output}"
-
-
-def _photos(folder: Path, each: int) -> None:
-    """Digits as image files, in a folder for each class."""
-    raw = read_digits()
-    for label in range(10):
-        own = folder / str(label)
-        own.mkdir(parents=True)
-        for number, image in enumerate(raw.items[raw.labels == label][:each]):
-            Image.fromarray(image).save(own / f"{number}.png")

@@ -21,8 +21,16 @@ from acme_fleet.report.overhead import overhead_table
 from acme_fleet.report.page.canvas import short
 from acme_fleet.report.page.events import link_flows, time_line
 from acme_fleet.report.page.html import cluster_colors, effective_peers, header_graph, write_report
+from acme_fleet.report.terminal.run import print_summary
 from acme_fleet.report.words import bytes_text, duration_text, energy_text
-from acme_fleet.runs.events import Event, FaultEvent, MessageEvent, StageEvent, messages_of
+from acme_fleet.runs.events import (
+    Event,
+    FaultEvent,
+    MessageEvent,
+    StageEvent,
+    duration_s,
+    messages_of,
+)
 from acme_fleet.runs.summary import (
     Candidate,
     ClusterSummary,
@@ -479,6 +487,18 @@ def test_a_night_between_two_starts_is_left_out(two: Summary) -> None:
     assert resumed is not None
     assert [round(seconds / 3600) for _, seconds in resumed.pauses] == [9]
     assert resumed.end == pytest.approx(line.end, abs=0.1)
+    assert duration_s(events) == pytest.approx(line.end)
+    assert duration_s([]) == 0
+
+
+def test_one_duration_in_terminal_and_page(
+    two: Summary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the clock, and not the sum of what works at once."""
+    clocked = two.model_copy(update={"took_s": 4325.2})
+    print_summary(clocked)
+    assert "; 1 h 12 min" in capsys.readouterr().out
+    assert "The run took 1 h 12 min" in Page(write(tmp_path / "report.html", clocked)).text
 
 
 def test_rows_of_the_time_line(two: Summary) -> None:

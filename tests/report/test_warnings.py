@@ -53,7 +53,12 @@ def test_nothing_to_warn_of():
     [
         ({"test_samples": 1}, {"test": 1}, 0.5, "fewer than 10 test samples: cam (1: one is 100 p"),
         ({"test_samples": 9}, {"test": 9}, 0.5, "cam (9: one is 11 points)"),
-        ({}, {"validation": 3}, 0.5, "10 validation samples: cam (3); raise data.validation,"),
+        (
+            {},
+            {"validation": 3},
+            0.5,
+            "10 validation samples: cam (3: one is 33 points); raise data.validation,",
+        ),
         ({}, {"untested": ("b",)}, 0.5, "lacks classes that the device trains on: cam (1 of 2: b)"),
         ({}, {"classes": ("a",)}, 1.0, "nothing to tell apart on a device with one class: cam (a)"),
         ({"accuracy": 0.0}, {}, 0.6, "most frequent class of the test set: cam (0.0 % against 60."),
@@ -96,9 +101,9 @@ def test_rounds_and_narrow_limits():
     assert [line.rpartition(": ")[2] for line in told] == [
         f"{cluster.name} (1 of {total} candidates)",
         "cam (2)",
-        "cam (to 0.25 of its length); its data may be unlike the others', or wrong",
+        "cam (to 0.25 of its length); its data may be few, unlike the others' or wrong",
     ]
-    cluster = cluster.model_copy(update={"missed": {}, "shortened": {"cam": 0.98}})
+    cluster = cluster.model_copy(update={"missed": {}, "shortened": {"cam": 0.6}})
     told = run_warnings(summary.model_copy(update={"clusters": [cluster]}), {}, {})
     assert not any("shortened" in line for line in told)
 
@@ -168,7 +173,7 @@ def test_the_worst_are_named_and_the_others_counted():
 def test_plan_of_the_example_warns_of_few_samples_alone():
     fleet = Fleet.from_yaml(EXAMPLE)
     (few,) = plan_warnings(fleet, examine(fleet))
-    assert "rests on fewer than 10 validation samples: badge-3 (9); raise data.validation" in few
+    assert "fewer than 10 validation samples: badge-3 (9: one is 11 points); raise data." in few
 
 
 def test_a_whole_model_with_its_header_is_no_fault():

@@ -124,6 +124,21 @@ def test_first_pull_must_name_the_publisher(site: Site):
     assert pull(where, DEVICE, site.root / "b", trust=str(root), again=False).state == "same"
 
 
+def test_a_new_key_may_be_named_where_the_old_one_is_followed(site: Site, tmp_path: Path):
+    """It is signed by the old one; another publisher's is not, and is told as such."""
+    rotate(site.folder, site.publisher, "root")
+    root = site.folder / "metadata" / "2.root.json"
+    site.publish("float16")
+    device = site.root / "device"
+    assert pull(str(site.folder), DEVICE, device, trust=str(root), again=False).state == "new"
+    other = Site(tmp_path / "other")
+    other.publish()
+    theirs = other.publisher.fingerprint
+    with pytest.raises(DeliveryError, match=f"{theirs}: .* another publisher, .* has not signed"):
+        pull(str(other.folder), DEVICE, device, trust=theirs, again=False)
+    assert site.running() == "float16"
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "match"),
     [

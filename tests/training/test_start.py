@@ -88,6 +88,22 @@ def test_changes_grow_with_their_strength_and_fit_the_samples_better() -> None:
     assert moved == sorted(moved)
 
 
+def test_a_channel_that_hardly_varies_makes_no_start_long() -> None:
+    """Scaled to 1 it would get more weight than all others, and the header look like a liar's."""
+    sent = {**NEAREST, "weight": torch.cat([NEAREST["weight"], torch.zeros(CLASSES, 1)], dim=1)}
+
+    def with_channel(seed: int) -> Samples:
+        own = samples(seed, 40)
+        nearly = 1e-3 * torch.randn(40, 1, generator=torch.manual_seed(seed))
+        pooled = torch.cat([own.inputs["pooled"], nearly], dim=1)
+        return Samples({**own.inputs, "pooled": pooled}, own.labels, own.stored_bytes)
+
+    train, validation = with_channel(1), with_channel(2)
+    for own in [*starts(sent, train), refit(fit_probe, sent, train, validation)]:
+        moved = own["weight"] - sent["weight"]
+        assert moved[:, -1].norm() < 0.1 * moved[:, :-1].norm()
+
+
 def test_a_task_without_changes_keeps_what_was_sent() -> None:
     header = LinearHeader(NEAREST)
     assert not list(changed(GENERATION, header, NEAREST, samples(1, 8)))

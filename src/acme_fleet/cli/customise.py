@@ -33,6 +33,10 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = None) -> None:
     from acme_fleet.config.fleet import Fleet
 
     _run(Fleet.from_yaml(EXAMPLE), out or Path("runs/demo"), seed, resume=False)
+    say(
+        "the demo's devices have some two dozen digits each, few on purpose: so the run may warn "
+        "of few validation samples"
+    )
 
 
 @app.command(rich_help_panel=CUSTOMISE)

@@ -118,6 +118,41 @@ def stages_of(events: Iterable[Event]) -> list[StageEvent]:
     return [event for event in events if isinstance(event, StageEvent)]
 
 
+Span = tuple[float, float]
+"""Its begin and its end, in seconds."""
+
+
+def worked(events: Iterable[Event]) -> tuple[Span | None, list[Span]]:
+    """When a run began and ended, and the pauses in between; no span if nothing was recorded.
+
+    A pause is a time in which nothing was recorded, of more than two seconds and a tenth of the
+    rest: between an interrupted run and its resumption there may be a night.
+    """
+    events = list(events)
+    spans = [(e.at_s, e.at_s + e.seconds) for e in stages_of(events)]
+    spans = sorted([*spans, *((e.at_s, e.at_s) for e in messages_of(events))])
+    if not spans:
+        return None, []
+    begin = reach = spans[0][0]
+    gaps: list[Span] = []
+    for start, stop in spans:
+        if start > reach:
+            gaps.append((reach, start))
+        reach = max(reach, stop)
+    busy = reach - begin - _length(gaps)
+    return (begin, reach), [gap for gap in gaps if _length([gap]) > max(2.0, 0.1 * busy)]
+
+
+def duration_s(events: Iterable[Event]) -> float:
+    """Seconds from a run's first event to its last one, without pauses."""
+    span, pauses = worked(events)
+    return _length([span] if span else []) - _length(pauses)
+
+
+def _length(spans: Iterable[Span]) -> float:
+    return sum(stop - start for start, stop in spans)
+
+
 def method_and_resent(
     events: Iterable[Event],
 ) -> tuple[list[MessageEvent], list[MessageEvent]]:

@@ -231,6 +231,10 @@ class Summary(_Record):
     name: str
     seed: int
     seconds: dict[str, Amount]
+    """Of the stages by name; those of hosts and devices that work at once are added up."""
+    took_s: Amount | None = None
+    """By the clock, without pauses between an interruption and a resumption; none in a summary
+    of an older version."""
     reference: ReferenceSummary
     selection: Selection
     """The rule by which the clusters' backbones were chosen; ``performance_window`` is γ_p."""
@@ -259,6 +263,11 @@ class Summary(_Record):
     """None where the run was begun from nothing."""
     warnings: list[str] = []
     """Signs of useless devices or models, see :mod:`acme_fleet.report.warnings`."""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that it took; of an older version, all stages one after the other."""
+        return sum(self.seconds.values()) if self.took_s is None else self.took_s
 
     @property
     def brief(self) -> str:

@@ -26,6 +26,10 @@ _LEAST_SCALE = 1e-4
 """Of the root mean square of all deviations: what varies less is rounding. all-MiniLM-L6-v2 has a
 channel with a deviation of 2e-9 beside 0.3; scaled to 1 it got a weight of 4.6 million, and any
 student's small error in it decided the answer."""
+_LEAST_IN_MODELS = 1e-2
+"""The same for a classifier that becomes part of a model. In a student of that encoder three
+channels vary by 3e-4 to 2e-3; a device's regression gave them 160 times the weight of all others
+together, and the edge server shortened this update to 1.5 %, as if a liar had sent it."""
 _SOLVER = {"maxiter": 200}
 _CHANGES = (0.003, 0.03, 0.3)  # C of a change to a given classifier
 
@@ -44,12 +48,11 @@ class Scaling:
     deviation: Float[np.ndarray, " features"]
 
     @staticmethod
-    def of(features: Features) -> Scaling:
+    def of(features: Features, least: float = _LEAST_SCALE) -> Scaling:
         """That brings these features to mean 0 and deviation 1; one that is constant, but for
-        rounding, stays."""
+        ``least`` of the root mean square of all deviations, stays."""
         deviation = features.std(axis=0, dtype=np.float64)
-        least = _LEAST_SCALE * np.sqrt(np.mean(deviation**2))
-        deviation[deviation <= least] = 1.0
+        deviation[deviation <= least * np.sqrt(np.mean(deviation**2))] = 1.0
         return Scaling(features.mean(axis=0, dtype=np.float64), deviation)
 
 
@@ -100,10 +103,11 @@ def fit_probe(
         train: features and labels.
         validation: the same; they choose C.
         classes: of the whole fleet.
-        scaling: of the features inside the regression; that of the training data by default.
+        scaling: of the features inside the regression; by default that of the training data, for
+            a classifier that becomes part of a model.
     """
     (features, labels), (unseen, told) = train, validation
-    scaling, seen = scaling or Scaling.of(features), np.unique(labels)
+    scaling, seen = scaling or Scaling.of(features, _LEAST_IN_MODELS), np.unique(labels)
     weight, bias = np.zeros((classes, features.shape[1])), np.zeros(classes)
     if len(seen) == 1:
         return Probe(weight, bias, seen)
@@ -158,7 +162,7 @@ def fit_changes(train: Read, given: Float[np.ndarray, "_ classes"]) -> list[Line
         ``weight`` of (classes, features) and ``bias`` for each, for features as they are.
     """
     features, labels = train
-    scaling, told = Scaling.of(features), np.eye(given.shape[1])[labels]
+    scaling, told = Scaling.of(features, _LEAST_IN_MODELS), np.eye(given.shape[1])[labels]
     scaled = (features - scaling.mean) / scaling.deviation
     rows = np.hstack([scaled, np.ones((len(scaled), 1))])
     change, found = np.zeros((given.shape[1], rows.shape[1])), []

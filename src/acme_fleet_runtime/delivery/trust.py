@@ -55,15 +55,17 @@ def newest_release(folder: Path, source: Source, device: str, trust: str | None)
         source: the publisher's site.
         device: its name.
         trust: the publisher's fingerprint, or a file of its root metadata; the first call for a
-            folder needs it.
+            folder needs it. Later it may be that of any root since then, also one that came by a
+            rotation just now.
 
     Raises:
         DeliveryError: saying what cannot be trusted, or that there is nothing for the device.
     """
     client, settings = library("tuf.ngclient"), _settings()
+    wanted = None if trust is None else _named(trust)
     with _explained(source):
         folder.mkdir(parents=True, exist_ok=True)
-        root = _first_root(folder, source, trust)
+        root = None if (folder / ROOT).exists() else _first_root(folder, source, wanted)
         try:
             updater = client.Updater(
                 str(folder), METADATA, fetcher=_fetcher(source), config=settings, bootstrap=root
@@ -73,7 +75,12 @@ def newest_release(folder: Path, source: Source, device: str, trust: str | None)
                 f"the root metadata that this device trusts is damaged ({reason(error)}): remove "
                 f"{folder} and give --trust again"
             ) from error
-        updater.refresh()
+        try:
+            updater.refresh()
+        except library("tuf.api.exceptions").RepositoryError:
+            _check_followed(folder, wanted)  # else it is the reason
+            raise
+        _check_followed(folder, wanted)
         entry = updater.get_targetinfo(target_of(device))
         if entry is None:
             raise DeliveryError(f"{source.where} has no release for {one_line(device, 64)}")
@@ -96,23 +103,31 @@ def _settings() -> Any:
     return config(root_max_length=_LARGEST_ROOT, targets_max_length=_LARGEST_TARGETS)
 
 
-def _first_root(folder: Path, source: Source, trust: str | None) -> bytes | None:
-    """The root to begin from; None for the newest one that this device trusts already."""
-    if (folder / ROOT).exists():
-        if trust is not None:
-            known = [path.read_bytes() for path in sorted((folder / _HISTORY).glob("*.json"))]
-            if _named(trust) not in map(fingerprint, known):
-                raise DeliveryError(
-                    f"--trust {one_line(trust, 80)}: {folder.parent.parent} follows another "
-                    f"publisher, {fingerprint(known[0])}; pull into another folder"
-                )
-        return None
-    if trust is None:
+def _check_followed(folder: Path, wanted: str | None) -> None:
+    """Refuse a publisher whose root is none of those that this device has come by.
+
+    Raises:
+        DeliveryError: naming the newest of those.
+    """
+    if wanted is None:
+        return
+    roots = [path.read_bytes() for path in (folder / _HISTORY).glob("*.json")]
+    newest = (folder / ROOT).read_bytes()
+    if wanted not in map(fingerprint, [*roots, newest]):
+        raise DeliveryError(
+            f"--trust {wanted}: {folder.parent.parent} follows another publisher, "
+            f"{fingerprint(newest)}, whose key has not signed this one's; pull into another "
+            f"folder, or leave --trust out to go on with that publisher"
+        )
+
+
+def _first_root(folder: Path, source: Source, wanted: str | None) -> bytes:
+    """The root to begin from."""
+    if wanted is None:
         raise DeliveryError(
             f"{folder.parent.parent} follows no publisher yet: give --trust the fingerprint that "
             f"`acme publish` and `acme keys show` print, or the publisher's root.json"
         )
-    wanted = _named(trust)
     for version in range(1, _MOST_ROOTS + 1):
         try:
             place = f"{METADATA}/{version}.{ROOT}"

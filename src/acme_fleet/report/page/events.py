@@ -6,7 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acme_fleet.runs.events import Event, LinkTier, messages_of, method_and_resent, stages_of
+from acme_fleet.runs.events import (
+    Event,
+    LinkTier,
+    messages_of,
+    method_and_resent,
+    stages_of,
+    worked,
+)
 from acme_fleet.runs.summary import Summary
 
 _TIERS = {"edge": "edge server"}  # in words, where the event's own would not do
@@ -72,22 +79,13 @@ class TimeLine:
 def time_line(summary: Summary, events: Sequence[Event]) -> TimeLine | None:
     """Order the events by actor and time; none if there are no events.
 
-    A time in which nothing was recorded, longer than a tenth of the rest, is left out: between
-    an interrupted run and its resumption there may be a night.
+    Pauses are left out, see :func:`acme_fleet.runs.events.worked`.
     """
     ran, sent = stages_of(events), messages_of(events)
-    spans = [(e.at_s, e.at_s + e.seconds) for e in ran] + [(e.at_s, e.at_s) for e in sent]
-    spans.sort()
-    if not spans:
+    span, gaps = worked(events)
+    if span is None:
         return None
-    begin = reach = spans[0][0]
-    gaps: list[tuple[float, float]] = []
-    for start, stop in spans:
-        if start > reach:
-            gaps.append((reach, start))
-        reach = max(reach, stop)
-    busy = reach - begin - sum(stop - start for start, stop in gaps)
-    gaps = [gap for gap in gaps if gap[1] - gap[0] > max(2.0, 0.1 * busy)]
+    begin, reach = span
 
     def place(time: float) -> float:
         return time - begin - sum(max(0.0, min(time, stop) - start) for start, stop in gaps)

@@ -42,6 +42,7 @@ from acme_fleet.report.page.facts import (
 from acme_fleet.report.page.glossary import GLOSSARY
 from acme_fleet.report.page.pictures import Example, matrix_picture
 from acme_fleet.report.words import (
+    brief_duration_text,
     bytes_text,
     duration_text,
     energy_text,
@@ -154,14 +155,15 @@ def script_hash(script: str) -> str:
 
 
 def _took(summary: Summary, line: TimeLine | None) -> str:
+    took = brief_duration_text(summary.duration_s)
     if line is None:
-        return f"{duration_text(sum(summary.seconds.values()))}, all stages one after the other"
+        return took if summary.took_s is not None else f"{took}, all stages one after the other"
     if not line.pauses:
-        return duration_text(line.end)
+        return took
     pauses = len(line.pauses)
     left_out = duration_text(sum(seconds for _, seconds in line.pauses))
     what = "a pause" if pauses == 1 else f"{pauses} pauses"
-    return f"{duration_text(line.end)}, without {what} of {left_out}"
+    return f"{took}, without {what} of {left_out}"
 
 
 def _sizes_sent(summary: Summary, kinds: Sequence[str]) -> dict[str, list[int]]:

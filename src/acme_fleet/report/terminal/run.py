@@ -18,6 +18,7 @@ from acme_fleet.report.page.device_tables import language_table, rivals_sizes, r
 from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.words import (
     accuracy_text,
+    brief_duration_text,
     bytes_text,
     duration_text,
     header_text,
@@ -125,10 +126,14 @@ def print_links(fleet: Fleet, plan: Plan) -> None:
             continue
         rounds = fleet.personalization.rounds * plan.round_bytes
         up = count * plan.feature_bytes
-        own = [limit] * count
+        most = 4 * plan.header_weights  # with it, candidates have the smallest header
+        own = [min(limit, feasible[-1] + most)] * count
         backbones = feasible[-1]
         if fleet.selection.matching == "device":  # at most a backbone for each kind of device
-            own = [device.storage for device in cluster.devices]
+            own = [
+                min(d.storage, plan.fitting(d.storage, d.precisions)[-1] + most)
+                for d in cluster.devices
+            ]
             parts = kinds({d.name: (d.storage, d.energy, d.precisions) for d in cluster.devices})
             backbones = sum(plan.fitting(p.storage_bytes, p.precisions)[-1] for p, _ in parts)
         down = sum(own) + count * rounds
@@ -251,12 +256,14 @@ def print_summary(summary: Summary) -> None:
     _print_table(console, f"{judged}: rivals", rivals_table(shown), "; ".join(sizes))
     traffic, reference = summary.traffic, summary.reference
     known = f", {measure} {accuracy_text(reference.accuracy)} on public test data"
-    seconds = duration_text(round(sum(summary.seconds.values())))
+    seconds = brief_duration_text(summary.duration_s)
+    more = " (the header and the rounds decide that, not the samples)"
     console.print(
         f"reference, {reference.origin}: {bytes_text(reference.size_bytes)}"
         f"{'' if reference.accuracy is None else known}; devices uploaded "
         f"{bytes_text(traffic.device_up_bytes)}, "
-        f"{share_text(traffic.upload_ratio)} their raw data; {seconds}",
+        f"{share_text(traffic.upload_ratio)} their raw data"
+        f"{more if traffic.upload_ratio > 1 else ''}; {seconds}",
         soft_wrap=True,
     )
     for cluster in summary.clusters[:ROWS]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer.main
 import yaml
+from typer.core import TyperGroup
 
 import acme_fleet
 from acme_fleet.cli import app
@@ -33,6 +33,8 @@ _PAGES = [
     if path.name != "settings.md"  # written by the program
 ]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_ANY_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+_SPAN = re.compile(r"(?<!`)`acme ([^`\n|]+)`")
 _SCHEDULE = r"(?:[\d*/]+ ){5}"  # of cron
 _COMMAND = re.compile(
     rf"(?:{_SCHEDULE}|docker compose exec \S+ )?(?:\S+/)?(acme|acme-runtime|make|python) (.*)"
@@ -53,7 +55,7 @@ def _blocks(kinds: set[str]) -> Iterator[tuple[str, str]]:
 def _commands() -> Iterator[Any]:
     for place, block in _blocks({"", "bash", "console"}):
         for line in block.replace("\\\n", " ").splitlines():
-            if found := _COMMAND.match(line):
+            if (found := _COMMAND.match(line)) and "──" not in line:
                 words = shlex.split(re.split(r" [>&|]{1,2} ", found[2])[0], comments=True)
                 yield pytest.param(found[1], words, id=f"{place} {' '.join(words)[:60]}")
     for words in map(shlex.split, _ROW.findall((_ROOT / "examples/README.md").read_text())):
@@ -62,11 +64,12 @@ def _commands() -> Iterator[Any]:
 
 def _parse(words: list[str]) -> None:
     """Let every command on the way parse its words; nothing is run."""
+    command: Any
     command, name, words = _COMMANDS, "acme", list(words)
     context = None
     while True:
         context = command.make_context(name, words, parent=context)
-        if not isinstance(command, click.Group):
+        if not isinstance(command, TyperGroup):
             return
         rest = [*context._protected_args, *context.args]
         name, found, words = command.resolve_command(context, rest)
@@ -85,6 +88,25 @@ def test_command_can_be_typed_as_it_stands(program: str, words: list[str]):
         assert {word for word in words if "=" not in word} <= set(targets)
     elif program != "python" or words[0].endswith(".py"):  # sh, jupyter lab
         assert any((_ROOT / word).is_file() for word in words)
+
+
+def _mentioned() -> Iterator[Any]:
+    """Commands in the running text of pages, with placeholders for what is not a name."""
+    for page in sorted(_PAGES):
+        for span in _SPAN.findall(_ANY_BLOCK.sub("", page.read_text())):
+            yield pytest.param(span.split(), id=f"{page.name} {span[:60]}")
+
+
+@pytest.mark.parametrize("words", [*_mentioned()])
+def test_commands_and_options_in_the_text_exist(words: list[str]):
+    command: Any = _COMMANDS
+    while isinstance(command, TyperGroup) and words and words[0] != "…":
+        name, *words = words
+        command, group = command.get_command(None, name), command.name
+        assert command is not None, f"{group} has no command {name}"
+    known = {option for each in command.params for option in each.opts + each.secondary_opts}
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option.rstrip("…") in known | {"--help"}, f"{command.name} has no {option}"
 
 
 @pytest.mark.parametrize(("place", "block"), [*_blocks({"python"})])

@@ -93,6 +93,10 @@ def test_tiny_assistants(tmp_path: Path) -> None:
         assert weights.stat().st_size == device.size_bytes <= device.capacity_bytes
         assert device.language is not None
         assert device.language.loss < device.language.loss_coarse - 0.1
+        rivals = device.rivals
+        wholes = [f"whole, {precision}" for precision in ("float32", "int8", "int4")]
+        assert list(rivals) == [*wholes, "alone", "FedAvg"]
+        assert device.language.loss < (rivals["whole, float32"].loss or 0.0) - 0.1
 
 
 SMOLLM2 = Path(os.environ.get("ACME_SMOLLM2", ROOT.parent / "refs" / "smollm2-135m"))

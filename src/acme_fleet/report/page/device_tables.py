@@ -82,9 +82,10 @@ def _written(device: DeviceSummary) -> dict[str, str]:
 
 
 def rivals_table(devices: Iterable[DeviceSummary]) -> Table | None:
-    """What ships beside each rival's perplexity, and the share of what is right; none without one.
+    """Perplexity and share of right answers of each rival and of the shipped model.
 
-    Of a language model that is the share of whole answers where there are any.
+    None where no device has a rival. Of a language model the share is of answers that are exactly
+    right, where there are any.
     """
     rows = [_beside(device) for device in devices if device.rivals]
     return Table.of(rows) if rows else None

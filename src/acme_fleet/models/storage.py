@@ -81,7 +81,7 @@ def sealed_tensors(
 def described_by(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What was told of tensors that :func:`sealed_tensors` had.
+    """The description of tensors that :func:`sealed_tensors` had.
 
     Raises:
         DamagedError: naming the file, if either is not as it was.

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.initialization import no_init_weights
 
 from acme_fleet.messages.header_plan import (
     FEATURES,
@@ -237,7 +238,7 @@ def initial_tensors(
 
 def build_header(plan: HeaderPlan, tensors: Mapping[str, Tensor]) -> Header:
     """A header with copies of these weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         header = Header(plan)
     copies = {name: tensors[name].detach().clone() for name in header.state_dict()}
     header.load_state_dict(copies, assign=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 _LONGEST = "test_update_over_flower.py"
 
 

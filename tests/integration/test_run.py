@@ -81,7 +81,7 @@ def test_private_state_is_for_its_user_alone_and_the_rest_as_the_umask_says(fini
         for path in finished.path.rglob("*")
     }
     private = {name for name in modes if {"state", "uploads", "samples"} & set(name.parts)}
-    assert len(private) > 40
+    assert len(private) > 30
     for name, mode in modes.items():
         folder = (finished.path / name).is_dir()
         every = 0o777 if folder else 0o666

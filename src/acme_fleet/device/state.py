@@ -289,7 +289,7 @@ class DeviceFolder:
         earlier = [n for n in reversed(range(number)) if f"{_PRUNED}{n}" in names]
         if earlier:
             return self._state(self._work.read(f"{_PRUNED}{earlier[0]}"))
-        if _START not in names and any(name.startswith(_PRUNED) for name in names):
+        if number and _START not in names and any(name.startswith(_PRUNED) for name in names):
             raise DamagedError(f"cannot read {self._work.path}: its states begin later")
         return self._work.if_sound(_START, self._state) or self.begin(start())
 

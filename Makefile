@@ -31,7 +31,7 @@ test-slow: $(VENV)/.developer ## minutes-long examples, more draws; ACME_DATA=fo
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile thorough
 
 test-network: .venv-network/.done ## many hosts over Flower on this machine; needs nginx
-	.venv-network/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'network and not slow' tests/network
+	.venv-network/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'network and not slow' tests/network
 
 test-soak: .venv-network/.done ## run after run over Flower while lines and processes fail; SECONDS=1800
 	ACME_SOAK_S=$(or $(SECONDS),1800) .venv-network/bin/python -m pytest -m slow tests/network/test_soak.py

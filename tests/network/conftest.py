@@ -12,7 +12,7 @@ _LONGEST = "test_update_over_flower.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name != _LONGEST)  # or one of two workers waits for it
+    items.sort(key=lambda item: item.path.name != _LONGEST)  # or the other workers wait for it
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.network)

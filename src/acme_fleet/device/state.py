@@ -286,9 +286,8 @@ class DeviceFolder:
         if self._file("assignment").exists():
             self._require_work()
         names = self._work.names()
-        earlier = [n for n in reversed(range(number)) if f"{_PRUNED}{n}" in names]
-        if earlier:
-            return self._state(self._work.read(f"{_PRUNED}{earlier[0]}"))
+        if earlier := _pruned_before(number, names):
+            return self._state(self._work.read(earlier[-1]))
         if number and _START not in names and any(name.startswith(_PRUNED) for name in names):
             raise DamagedError(f"cannot read {self._work.path}: its states begin later")
         return self._work.if_sound(_START, self._state) or self.begin(start())
@@ -306,10 +305,9 @@ class DeviceFolder:
 
         The last state before the round stays: the training can be done again from it.
         """
-        names, behind = self._work.names(), set[str]()
-        if pruned := [n for n in range(number) if f"{_PRUNED}{n}" in names]:
-            behind = {_START} | {f"{_TRAINED}{n}" for n in range(number)}
-            behind |= {f"{_PRUNED}{n}" for n in pruned[:-1]}
+        behind = set[str]()
+        if pruned := _pruned_before(number, self._work.names()):
+            behind = {_START, *pruned[:-1]} | {f"{_TRAINED}{n}" for n in range(number)}
         self._work.write({f"{_TRAINED}{number}": state.part(importance.by_layer())}, gone=behind)
 
     def trained(self, number: int) -> TrainedState:
@@ -354,6 +352,11 @@ class DeviceFolder:
         return self.path / _STATE / f"{name}.safetensors"
 
 
+def _pruned_before(number: int, names: Sequence[str]) -> list[str]:
+    """Those parts that are ends of rounds before this one, the last one last."""
+    return [name for n in range(number) if (name := f"{_PRUNED}{n}") in names]
+
+
 def _work(folder: Path) -> Parts:
     """The file of a device's own work."""
     return Parts(folder / _STATE / "work.safetensors")
@@ -362,11 +365,7 @@ def _work(folder: Path) -> Parts:
 def _finished(folder: Path) -> Finished | None:
     """The end of a device's work, also one that an older version kept in a file of its own."""
     work = _work(folder)
-
-    def made(part: Part) -> Finished:
-        return typed(work.path, Finished, part[1])
-
-    found = work.if_sound(_END, made)
+    found = work.if_sound(_END, lambda part: typed(work.path, Finished, part[1]))
     older = folder / _STATE / _OLDER
     return found or if_sound(older, lambda path: read_sealed_json(path, Finished))
 

@@ -95,7 +95,7 @@ def rival_of(task: Task, module: Callable[..., Tensor], test: Samples, size_byte
     if not task.per_token:
         return Rival(evaluate(task, module, test).score, size_bytes)
     judged = answered(task, module, test)
-    return Rival(judged.found.score, size_bytes, min(judged.found.loss, 1e30), judged.exact)
+    return Rival(judged.found.score, size_bytes, judged.loss, judged.exact)
 
 
 def among(reference: Classifier, own: Splits) -> Callable[..., Tensor]:

@@ -47,6 +47,11 @@ class Answered:
     right: int
 
     @property
+    def loss(self) -> float:
+        """Per token; no more than a message carries."""
+        return min(self.found.loss, _LARGEST)
+
+    @property
     def exact(self) -> float | None:
         """Share of the prompts; none where there are none."""
         return self.right / self.prompts if self.prompts else None
@@ -112,7 +117,7 @@ def language_result(
         The result, and each header's evaluation.
     """
     of = {name: answered(task, header, features) for name, header in headers.items()}
-    loss = {name: min(each.found.loss, _LARGEST) for name, each in of.items()}
+    loss = {name: each.loss for name, each in of.items()}
     pairs, real = prompted(test[:1]), test.inputs["attention_mask"][0] != 0
     prompt = pairs[0][0] if pairs else test.inputs["input_ids"][0][real][:-1]
     first_token_s, tokens_per_s = writing_speed(model, prompt)

@@ -13,11 +13,14 @@ from acme_fleet.cloud.objectives import (
     Quality,
     candidate_grid,
     candidate_quality,
+    candidate_sizes,
+    chances,
     feature_quality,
     sent_quality,
     without_loss,
 )
 from acme_fleet.config.backbone import Backbone, Distillation
+from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
@@ -158,3 +161,28 @@ def test_candidates_without_a_loss_are_named_and_none_at_all_is_an_error() -> No
     assert without_loss(grid, Quality(np.zeros(3), np.zeros(3)), fleet) == []
     with pytest.raises(FleetError, match=r"none of the 3 candidates.*reference.training \(0.01\)"):
         without_loss(grid, Quality(np.full(3, np.nan), np.zeros(3)), fleet)
+
+
+def test_chances_are_devices_that_can_have_a_shape_and_none_that_is_larger(
+    make_classifier: Callable[..., Classifier],
+) -> None:
+    """A device without int8 cannot have what fits in int8 alone."""
+    elastic = ElasticClassifier(make_classifier())
+    backbone = Backbone(widths=[0.5], depths=[1, 2], precisions=("int8", "float32"))
+    grid = candidate_grid(backbone, elastic.classifier)
+    fleet = tiny()
+    sizes = candidate_sizes(elastic, grid, fleet.header)
+    size = dict(zip(grid.variants, map(int, sizes), strict=True))
+    deep = Variant(0.5, 2)
+    devices = [
+        {"name": "both", "storage": size[deep.at("int8")]},
+        {"name": "plain", "storage": size[deep] - 1, "precisions": ["float32"]},
+        {"name": "large", "storage": max(size.values())},
+    ]
+    clusters = [{"name": "all", "devices": devices}]
+    fleet = Fleet.model_validate(
+        fleet.model_dump(exclude={"clusters"}) | {"backbone": backbone, "clusters": clusters}
+    )
+    whole = Variant.whole(int(grid.depths.max()))
+    assert size[Variant(0.5, 1)] < size[deep] < size[whole.at("int8")] < size[whole]
+    assert chances(elastic, fleet) == {Variant(0.5, 1): 1, deep: 1, whole: 1}

@@ -259,16 +259,37 @@ def test_sandwich_always_has_the_largest_and_the_smallest(
     assert all(s.width in widths and s.depth in depths and s.hidden in hidden for s in students)
 
 
-def test_sandwich_draws_every_student_alike() -> None:
+def test_sandwich_draws_what_is_in_between_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = 900
     seen = Counter(s for _ in range(draws) for s in sandwich(STEP, generator))
     largest, smallest = WHOLE, Variant(0.25, 1)
     assert seen.pop(largest) == seen.pop(smallest) == draws
-    # Each of the other 7 of 9 is drawn with probability 1 - (8/9)² by two random students.
-    expected = draws * (1 - (8 / 9) ** 2)
+    # Each of the other 7 of 9 is drawn with probability 1 - (6/7)² by two random students.
+    expected = draws * (1 - (6 / 7) ** 2)
     assert len(seen) == 7
     assert all(abs(count - expected) < 5 * expected**0.5 for count in seen.values())
+
+
+def test_sandwich_draws_as_often_as_limits_can_choose() -> None:
+    """Three devices could have one cut, one of them another; the third, nobody (METHOD 13)."""
+    generator, draws = torch.Generator().manual_seed(0), 1200
+    small, large = Variant(0.5, 1), Variant(0.5, 2)
+    chances = {Variant(0.25, 1): 3, small: 3, large: 1, Variant(1.0, 2): 0}
+    step = replace(STEP, random_subnetworks=1, chances=chances)
+    seen = Counter(s for _ in range(draws) for s in sandwich(step, generator))
+    assert seen.pop(WHOLE) == seen.pop(Variant(0.25, 1)) == draws
+    assert seen.keys() == {small, large}
+    assert seen.total() == draws
+    assert abs(seen[large] - draws / 4) < 5 * (draws / 4) ** 0.5
+
+
+def test_a_width_is_drawn_at_full_depth_as_often_as_all_its_depths() -> None:
+    chances = {Variant(0.5, 1): 3, Variant(0.5, 2): 1, Variant(0.25, 1): 4}
+    step = step_of(
+        Distillation(), 0, [0.25, 0.5], [LAYERS], Lesson("states", logits=True), chances=chances
+    )
+    assert step.chances == {Variant(0.5, LAYERS): 4, Variant(0.25, LAYERS): 4}
 
 
 # --- distillation -----------------------------------------------------------------------------

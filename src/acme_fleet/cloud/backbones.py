@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from acme_fleet.cloud.first_pass import Costs, Judge, judged
-from acme_fleet.cloud.objectives import Grid, Quality, sent_quality
+from acme_fleet.cloud.objectives import Grid, Quality, chances, sent_quality
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.config.training import Training
@@ -51,6 +51,7 @@ from acme_fleet.seeding import generator
 from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import augmentation
 from acme_fleet.training.loop import diverging
+from acme_fleet.training.memory import give_back
 from acme_fleet.training.precision import (
     Numbers,
     known_numbers,
@@ -146,8 +147,7 @@ class Backbones:
         if settings.checkpoint is None or not self._public.labelled or self._task.per_token:
             return model
         path = self._folder / "probe.safetensors"
-        stored = if_sound(path, read_tensors)
-        if stored is None:
+        if (stored := if_sound(path, read_tensors)) is None:
             with self._stage("probe"):
                 known = known_pooling(settings, model.backbone.config.hidden_size)
                 pooling, head = public_probe(self._task, model, self._public, known)
@@ -184,6 +184,7 @@ class Backbones:
                 after = work(before.to(self._accelerator), progress).cpu()
             before.cpu()
             write_tensors(path, after.state_dict(), {})
+            give_back()
             stored = read_tensors(path)
         self._epochs(name).remove()
         model = ElasticClassifier(before).frozen_copy().classifier
@@ -203,8 +204,8 @@ class Backbones:
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone
         samples = self._public.train[: settings.importance_samples]
-        draw, labelled = self._draw("importance"), samples.labelled
-        objective = objective_of(self._task, settings.importance, draw, labelled=labelled)
+        purpose = settings.importance, self._draw("importance")
+        objective = objective_of(self._task, *purpose, labelled=samples.labelled)
         together = min(_TOGETHER, self._task.at_once)
         found = taylor_importance(model, samples, objective, together)
         if not all(bool(values.isfinite().all()) for values in found):
@@ -214,8 +215,7 @@ class Backbones:
                 "start anew"
             )
         model.cpu()
-        importance = Importance.sorted(found.heads, found.neurons)
-        named = {"heads": importance.heads, "neurons": importance.neurons}
+        named = vars(Importance.sorted(found.heads, found.neurons))
         write_tensors(self._folder / _IMPORTANCE, named, {})
         # Where no candidate is cut there, the channels stay, and with them every sum's order.
         channels = found.channels if min(settings.hidden) < 1 else None
@@ -234,7 +234,8 @@ class Backbones:
     ) -> Classifier:
         lesson, settings = self._lesson(), self._settings.backbone
         widths, hidden = self._sizes(settings.widths), self._sizes(settings.hidden)
-        step = step_of(self._distillation, number, widths, depths, lesson, hidden)
+        often = chances(self._elastic(model), self._settings)
+        step = step_of(self._distillation, number, widths, depths, lesson, hidden, often)
         draw, training = self._draw("distillation", number), self._distillation.training
         return self._distill(model, _STEPS[number], step, training, draw, progress)
 
@@ -346,14 +347,10 @@ class Backbones:
         elif min(*step.widths, *step.hidden) == 1.0 and len(step.depths) == 1:
             return model  # the whole model would learn from itself
         teacher.classifier.to(self._accelerator)
+        lesson = teacher, student, step, self._public.train, training, draw
         distill(
             self._task,
-            teacher,
-            student,
-            step,
-            self._public.train,
-            training,
-            draw,
+            *lesson,
             augment=self._augment,
             on_epoch=progress,
             state=self._epochs(name),

@@ -100,6 +100,25 @@ def candidate_sizes(
     return np.array(sizes, dtype=np.int64)
 
 
+def chances(elastic: ElasticClassifier, settings: Fleet) -> dict[Variant, int]:
+    """For each shape the devices that can have it, and none that is larger (METHOD 13).
+
+    What nobody can have has no chance, and what a device would have for its limit alone has one.
+    """
+    grid = candidate_grid(settings.backbone, elastic.classifier)
+    sizes = candidate_sizes(elastic, grid, settings.header)
+    found = dict.fromkeys((variant.trained for variant in grid.variants), 0)
+    for device in settings.devices:
+        fitting = {
+            variant.trained
+            for variant, size in zip(grid.variants, sizes, strict=True)
+            if variant.precision in device.precisions and size <= device.storage
+        }
+        for shape in fitting:
+            found[shape] += not any(shape.is_within(other) for other in fitting - {shape})
+    return found
+
+
 @dataclass(frozen=True)
 class Quality:
     """Quality of the candidates on the public validation data.

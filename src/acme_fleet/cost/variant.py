@@ -37,6 +37,15 @@ class Variant:
         """The variant that it is rounded from: training is in float32."""
         return self.at("float32")
 
+    def is_within(self, other: Variant) -> bool:
+        """True if no part of it is larger."""
+        parts = zip(self._parts, other._parts, strict=True)
+        return all(mine <= theirs for mine, theirs in parts)
+
+    @property
+    def _parts(self) -> tuple[float, int, float]:
+        return self.width, self.depth, self.hidden
+
     @property
     def work(self) -> float:
         """The share of a layer's multiplications, w of Eq. 2.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -72,6 +74,8 @@ class DistillationStep:
         hidden: shares of the hidden size that the student can have.
         random_subnetworks: how many students of each step are drawn besides the largest and the
             smallest (sandwich rule, Yu & Huang 2019).
+        chances: of what is in between, how often each is drawn, relative to the others (METHOD
+            13); all alike without any.
         logits_loss: l of the logits, see :func:`distillation_loss`.
     """
 
@@ -85,6 +89,7 @@ class DistillationStep:
     hidden_weight: float = 1.0
     match: Match = "states"
     hidden: Sequence[float] = (1.0,)
+    chances: Mapping[Variant, int] = field(default_factory=dict[Variant, int])
 
 
 def step_of(
@@ -94,8 +99,16 @@ def step_of(
     depths: Sequence[int],
     lesson: Lesson,
     hidden: Sequence[float] = (1.0,),
+    chances: Mapping[Variant, int] | None = None,
 ) -> DistillationStep:
-    """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file."""
+    """Step ``number`` of Eq. 9, 0 or 1, with its weights in the fleet file.
+
+    A student at full depth is drawn as often as all that are as wide (``chances`` of candidates).
+    """
+    drawn: Counter[Variant] = Counter()
+    for variant, count in (chances or {}).items():
+        known = variant.depth in depths
+        drawn[variant if known else replace(variant, depth=max(depths))] += count
     return DistillationStep(
         widths=widths,
         depths=depths,
@@ -104,6 +117,7 @@ def step_of(
         logits_weight=settings.logits_weight[number] if lesson.logits else 0.0,
         embeddings_weight=settings.embeddings_weight[number],
         random_subnetworks=settings.random_subnetworks,
+        chances=drawn,
         logits_loss=settings.logits_loss,
         match=lesson.match,
     )
@@ -232,20 +246,16 @@ def _square_error(
 
 def sandwich(step: DistillationStep, generator: torch.Generator) -> list[Variant]:
     """The students of one batch: the largest, the smallest, and random ones in between."""
-
-    def draw(options: Sequence[float] | Sequence[int]) -> int:
-        return int(torch.randint(len(options), (1,), generator=generator))
-
-    students = [
-        Variant(max(step.widths), max(step.depths), max(step.hidden)),
-        Variant(min(step.widths), min(step.depths), min(step.hidden)),
-    ]
-    for _ in range(step.random_subnetworks):
-        width, depth = step.widths[draw(step.widths)], step.depths[draw(step.depths)]
-        # One hidden size takes no draw: the students are those of a grid without this part.
-        hidden = step.hidden[draw(step.hidden) if len(step.hidden) > 1 else 0]
-        students.append(Variant(width, depth, hidden))
-    return list(dict.fromkeys(students))
+    ends = [Variant(end(step.widths), end(step.depths), end(step.hidden)) for end in (max, min)]
+    grid = itertools.starmap(Variant, itertools.product(step.widths, step.depths, step.hidden))
+    middle = [variant for variant in grid if variant not in ends]
+    if not middle or not step.random_subnetworks:
+        return list(dict.fromkeys(ends))
+    chances = torch.tensor([float(step.chances.get(variant, 0)) for variant in middle])
+    if not chances.any():
+        chances = torch.ones(len(middle))
+    drawn = chances.multinomial(step.random_subnetworks, replacement=True, generator=generator)
+    return list(dict.fromkeys([*ends, *(middle[row] for row in drawn)]))
 
 
 def distill(

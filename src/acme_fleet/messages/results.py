@@ -25,7 +25,8 @@ class LanguageResult(_Result):
     a linear change of the hidden states. Without prompts in the data there are no ``answers``.
     ``loss_lora`` is that of a LoRA of ``lora_params`` numbers on the backbone as received, where
     the fleet asks for one. Seconds and tokens a second are those of ``generate`` with its cache,
-    one text at a time.
+    one text at a time; ``peak_bytes`` are the model's and what writing adds, in PyTorch, where the
+    system tells.
     """
 
     tokens: PositiveCount
@@ -39,6 +40,7 @@ class LanguageResult(_Result):
     lora_params: Count = 0
     first_token_s: Amount
     tokens_per_s: Amount
+    peak_bytes: Count | None = None
 
 
 class DeviceResult(_Result):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import datetime
-import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,10 +28,8 @@ from acme_fleet.stratos.cuts import Shape, model_size
 from acme_fleet.stratos.predictors.memory import cache_bytes, training_bytes
 from acme_fleet.stratos.predictors.size import ModelSize
 from acme_fleet.stratos.predictors.speeds import KINDS
+from acme_fleet.training.memory import added_at_peak, resident_bytes
 from acme_fleet.training.precision import mixed_precision
-
-_CLEAR_PEAK = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -231,7 +225,7 @@ class _Work:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        with _peak(self.place) as peak:
+        with added_at_peak(self.place) as peak:
             step()  # makes the moments
             step()
             seconds = self._timed(step)
@@ -324,53 +318,10 @@ def _copy_bytes(place: torch.device, settings: ProbeSettings) -> float:
 # --- memory -----------------------------------------------------------------------------------
 
 
-def _resident(key: str) -> float:
-    """Bytes of this process in memory, now (``VmRSS``) or at most (``VmHWM``)."""
-    lines = _STATUS.read_text().splitlines()
-    line = next(line for line in lines if line.startswith(key))
-    return 1024.0 * int(line.split()[1])
-
-
 def _used_bytes(place: torch.device) -> float:
     """In use before there is a model."""
     if place.type == "cuda":
         free, total = torch.cuda.mem_get_info(place)
         return float(total - free)
-    if not _STATUS.exists():
-        return float(peak_memory_bytes(place))
-    return _resident("VmRSS")
-
-
-def _give_back() -> None:
-    """Let the allocator return what is free: memory that is used again would not be counted."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
-    if trim is not None:
-        trim(0)
-
-
-@contextmanager
-def _peak(place: torch.device) -> Iterator[Callable[[], float]]:
-    """Bytes that the block adds at its peak, by a function that is called behind it.
-
-    Raises:
-        FleetError: if the system does not tell.
-    """
-    found: list[float] = []
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
-        before = torch.cuda.memory_allocated(place)
-        yield lambda: found[0]
-        found.append(float(torch.cuda.max_memory_allocated(place) - before))
-        return
-    _give_back()
-    try:
-        _CLEAR_PEAK.write_text("5")  # Linux: the peak starts anew
-        before_bytes = _resident("VmRSS")
-    except OSError as error:
-        raise FleetError(
-            f"the peak of memory cannot be measured here: {_CLEAR_PEAK} cannot be used "
-            f"({error.strerror}); it needs Linux, or a GPU"
-        ) from error
-    yield lambda: found[0]
-    found.append(_resident("VmHWM") - before_bytes)
+    used = resident_bytes()
+    return float(peak_memory_bytes(place)) if used is None else used

@@ -11,11 +11,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from acme_fleet.data.samples import Samples
+from acme_fleet.errors import FleetError
 from acme_fleet.messages.results import LanguageResult
 from acme_fleet.models.auto_language import AcmeForCausalLM
 from acme_fleet.models.header.module import Header, LinearHeader
 from acme_fleet.models.padding import by_length
 from acme_fleet.tasks.base import ABSENT, Evaluation, Task
+from acme_fleet.training.memory import added_at_peak
 
 _TIMED, _TRIES = 16, 3  # tokens behind the first, and the best of so many
 _LARGEST = 1e30  # that a message carries
@@ -98,6 +100,20 @@ def writing_speed(model: AcmeForCausalLM, prompt: Int[Tensor, " prompt"]) -> tup
     return first, _TIMED / max(all_of_them - first, 1e-6)
 
 
+def writing_bytes(model: AcmeForCausalLM, prompt: Int[Tensor, " prompt"]) -> int | None:
+    """Bytes that a model holds in PyTorch's memory, and a short answer adds at its peak.
+
+    None where the system does not tell.
+    """
+    try:
+        with added_at_peak(prompt.device) as added:
+            model.most_probable([prompt], 1 + _TIMED)
+    except FleetError:
+        return None
+    held = sum(each.nbytes for each in [*model.parameters(), *model.buffers()])
+    return held + round(added())
+
+
 def language_result(
     task: Task,
     model: AcmeForCausalLM,
@@ -131,6 +147,7 @@ def language_result(
         exact=of["best"].exact,
         first_token_s=first_token_s,
         tokens_per_s=tokens_per_s,
+        peak_bytes=writing_bytes(model, prompt),
     )
     return result, {name: each.found for name, each in of.items()}
 

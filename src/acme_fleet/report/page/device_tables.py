@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from acme_fleet.report.words import accuracy_text, duration_text, perplexity_text
+from acme_fleet.report.words import accuracy_text, bytes_text, duration_text, perplexity_text
 from acme_fleet.runs.summary import DeviceSummary, Rival, Summary
 
 _NONE = "–"
@@ -75,6 +75,7 @@ def _written(device: DeviceSummary) -> dict[str, str]:
         "tokens": f"{own.tokens}",
         "first token": duration_text(own.first_token_s),
         "tokens/s": f"{own.tokens_per_s:.0f}",
+        "memory": _NONE if own.peak_bytes is None else bytes_text(own.peak_bytes),
         "answers": str(own.answers or _NONE),
         "right, coarse": accuracy_text(own.exact_coarse),
         "right, final": accuracy_text(own.exact),

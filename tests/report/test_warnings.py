@@ -15,7 +15,7 @@ from acme_fleet.config.fleet import Fleet
 from acme_fleet.inspection.plan import Holding, examine
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.terminal.holdings import print_holdings
-from acme_fleet.report.terminal.run import print_candidates, print_summary
+from acme_fleet.report.terminal.run import print_candidates, print_memory, print_summary
 from acme_fleet.report.warnings import (
     commonest_share,
     notes,
@@ -23,7 +23,6 @@ from acme_fleet.report.warnings import (
     plan_warnings,
     run_warnings,
 )
-from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import DeviceSummary, Summary
 from tiny_fleet import tiny
 
@@ -187,12 +186,14 @@ def test_a_whole_model_with_its_header_is_no_fault():
 
 def test_memory_is_stated_and_too_little_is_told(capsys: pytest.CaptureFixture[str]):
     fleet = Fleet.from_yaml(EXAMPLE)
-    plan = examine(fleet)
-    print_candidates(fleet, plan)
-    shown = f"memory of the cloud's training: {bytes_text(plan.memory_bytes)} at least"
-    assert shown in capsys.readouterr().out
-    told = "\n".join(plan_warnings(fleet, replace(plan, memory_bytes=10**15)))
-    assert "the cloud's training needs 1000 TB of memory at least, this machine has" in told
+    assert print_memory(fleet, 10**9) == 0
+    assert "training takes about 1 GB of memory: counted" in capsys.readouterr().out
+    assert print_memory(fleet, 10**15) == 1
+    told = capsys.readouterr().out
+    assert "needs about 1000 TB of memory, this machine has" in told
+    on_gpu = fleet.model_copy(update={"accelerator": "cuda"})
+    assert print_memory(on_gpu, 10**15) == 0  # it is not asked
+    assert "of memory of the GPU" in capsys.readouterr().out
 
 
 def test_the_commonest_share_is_that_of_a_constant_answer():

@@ -44,6 +44,7 @@ def check(path: FleetFile) -> None:
     """Validate a fleet file and all data, print the plan and warnings; nothing is trained."""
     fleet = _read(path)
     from acme_fleet.inspection.duration import expected_duration
+    from acme_fleet.inspection.footprint import expected_memory
     from acme_fleet.inspection.plan import check_feasible, examine_whole
     from acme_fleet.report.terminal.holdings import print_holdings
     from acme_fleet.report.terminal.reasons import print_limits
@@ -52,6 +53,7 @@ def check(path: FleetFile) -> None:
         print_duration,
         print_leaving,
         print_links,
+        print_memory,
     )
 
     seen = examine_whole(fleet)
@@ -61,7 +63,7 @@ def check(path: FleetFile) -> None:
     print_links(fleet, plan)
     print_limits(fleet, plan)
     print_leaving(fleet, plan)
-    warnings = print_holdings(fleet, plan)
+    warnings = print_holdings(fleet, plan) + print_memory(fleet, expected_memory(fleet, seen))
     print_duration(expected_duration(fleet, seen))
     told = {0: "nothing to warn of", 1: "one warning, which lets it run"}
     run_it = f"{called()} run {shlex.quote(str(path))} --out runs/{fleet.name}"

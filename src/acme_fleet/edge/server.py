@@ -68,6 +68,7 @@ from acme_fleet.runs.atomic import remove
 from acme_fleet.runs.journal import Journal
 from acme_fleet.runs.sealed import if_sound, read_sealed_json, write_sealed_json
 from acme_fleet.tasks.registry import task_of
+from acme_fleet.training.memory import give_back
 
 _PARTS, _LEFT_OUT = "parts.json", "left-out.json"
 _SILENT = "it never told its limits"
@@ -250,6 +251,7 @@ class EdgeServer:
                 )
             write_tensors(path, with_prefix("backbone", stored_weights(backbone)) | tensors, about)
             remove(unfinished)
+            give_back()
             stored = read_coarse(path)
         tensors, about = stored
         message = HeaderAssignment(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,6 @@ from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.elastic import kept_units
 from acme_fleet.models.backbone.supernet import ElasticClassifier
-from acme_fleet.models.family import language_head_of
 from acme_fleet.models.features import Classifier, feature_sizes
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.accounting import PrivacyLoss
@@ -88,8 +86,6 @@ class Plan:
         round_bytes: the most that a device uploads in one round, likewise: its importance set
             (Eq. 18) or masked shares of it and, where headers are mixed, its header.
         loss: (ε, δ) of what a device sends with noise; none where it adds none.
-        memory_bytes: of the cloud's training, at least: weights of teacher and students, gradients
-            and moments of AdamW, and a batch's logits.
         holdings: samples and classes of each device by name, of those whose data were read.
         header_weights: of the largest header.
         learned_before: settings whose data the reference was pre-trained on, with their paths.
@@ -104,7 +100,6 @@ class Plan:
     feature_bytes: int
     round_bytes: int
     loss: PrivacyLoss | None
-    memory_bytes: int
     holdings: dict[str, Holding]
     header_weights: int
     learned_before: list[str]
@@ -188,7 +183,6 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
         feature_bytes=personalization.rows_sent * row_bytes(personalization, header.pooled_size),
         round_bytes=4 * numbers,
         loss=expected_loss(personalization),
-        memory_bytes=_memory(fleet, reference),
         holdings={
             name: Holding.of(splits, world.classes, world.owners.get(name))
             for name, splits in world.private.items()
@@ -196,16 +190,6 @@ def make_plan(fleet: Fleet, world: World, reference: Classifier) -> Plan:
         header_weights=parameter_count(header.shapes()),
         learned_before=learned_before(fleet),
     )
-
-
-def _memory(fleet: Fleet, reference: Classifier) -> int:
-    """Bytes that the cloud's training needs at least, in float32; activations come on top."""
-    numbers = 5 * parameter_count(shapes_of(reference))  # two models, gradients, two moments
-    config, steps = reference.backbone.config, fleet.backbone.distillation.training
-    if language_head_of(config) is not None:  # of teacher and student, and their gradient
-        batch = max(task_of(fleet.task).at_once, 3 * math.ceil(steps.batch_size / steps.parts))
-        numbers += batch * fleet.data.max_tokens * config.vocab_size
-    return 4 * numbers
 
 
 def largest_header(settings: Header, reference: Classifier) -> HeaderPlan:

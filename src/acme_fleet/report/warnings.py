@@ -54,20 +54,21 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
             f"candidates fit that are larger than the reference of {bytes_text(reference)}",
             ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
         ),
-        *_of_memory(plan.memory_bytes),
         *_alone({c.name: [d.name for d in c.devices] for c in fleet.clusters}),
         *of_fleet(fleet, plan),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
     ]
 
 
-def _of_memory(needed: int) -> list[str]:
+def memory_warnings(fleet: Fleet, needed: int) -> list[str]:
+    """A sign that the cloud's training does not fit this machine; GPUs are not asked."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed <= machine:
+    if needed <= machine or fleet.accelerator != "cpu":
         return []
     return [
-        f"the cloud's training needs {bytes_text(needed)} of memory at least, this machine has "
-        f"{bytes_text(machine)}: it must run elsewhere, or the reference be smaller"
+        f"the cloud's training needs about {bytes_text(needed)} of memory, this machine has "
+        f"{bytes_text(machine)}: run it elsewhere, compute a batch in `parts`, or take a smaller "
+        f"reference"
     ]
 
 

@@ -16,6 +16,7 @@ from acme_fleet.outside import one_line
 from acme_fleet.report.page.device_tables import Table as Figures
 from acme_fleet.report.page.device_tables import language_table, rivals_sizes, rivals_table
 from acme_fleet.report.terminal.console import table_console
+from acme_fleet.report.warnings import memory_warnings
 from acme_fleet.report.words import (
     accuracy_text,
     brief_duration_text,
@@ -40,9 +41,9 @@ _UNSURE = 2.0  # times too short or too long an expected duration may be
 
 
 def print_candidates(fleet: Fleet, plan: Plan) -> None:
-    """The reference, the public data, the memory, and the candidates with exact sizes."""
+    """The reference, the public data, and the candidates with exact sizes."""
     console = table_console()
-    for told in (_reference_text(fleet), _public_text(fleet, plan), _memory_text(plan)):
+    for told in (_reference_text(fleet), _public_text(fleet, plan)):
         console.print(told, soft_wrap=True, markup=False, highlight=False)
     limits = plan.limits
     if len(limits) > _COLUMNS:  # the tightest and the loosest say what there is
@@ -101,15 +102,6 @@ def _public_text(fleet: Fleet, plan: Plan) -> str:
     return f"{told}, without labels: backbones are compared by their features"
 
 
-def _memory_text(plan: Plan) -> str:
-    """The least memory for the cloud's training, in words."""
-    needed = bytes_text(plan.memory_bytes)
-    return (
-        f"memory of the cloud's training: {needed} at least for weights and gradients; with "
-        f"activations and libraries often several times that"
-    )
-
-
 def print_links(fleet: Fleet, plan: Plan) -> None:
     """Print the bytes to expect on each link."""
     console = table_console()
@@ -161,6 +153,24 @@ def print_duration(expected: Duration | None) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def print_memory(fleet: Fleet, needed: int) -> int:
+    """Print the memory of the cloud's training, and warn where this machine has less.
+
+    Returns:
+        The number of warnings.
+    """
+    place = " of the GPU, with what this program has" if fleet.accelerator == "cuda" else ""
+    table_console().print(
+        f"the cloud's training takes about {bytes_text(needed)} of memory{place}: counted for a "
+        f"step of its distillation in float32",
+        soft_wrap=True,
+        highlight=False,
+    )
+    warnings = memory_warnings(fleet, needed)
+    print_warnings(warnings)
+    return len(warnings)
 
 
 def _rounded(seconds: float) -> float:

@@ -21,7 +21,17 @@ BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 """Its language and its lines, which are further in within a list."""
 _PROGRAMS = {
     *("acme", "acme-runtime", "python", "pip", "make", "jupyter", "sh", "git", "curl"),
-    *("export", "cp", "docker", "systemctl", "journalctl", "useradd", "chown", "install"),
+    *(
+        "torchrun",
+        "export",
+        "cp",
+        "docker",
+        "systemctl",
+        "journalctl",
+        "useradd",
+        "chown",
+        "install",
+    ),
 }
 _BEFORE = re.compile(r"\$ |(?:[\d*/]+ ){5}")  # a prompt, or a schedule of cron
 _BESIDE = re.compile(r"\s*(?:#.*)?$|\{")  # empty, a comment alone, an answer in JSON
@@ -109,6 +119,8 @@ ELSEWHERE = {
     ".venv/bin/acme export runs/demo --all": "typed as runs/one's",
     "acme export runs/mine --all": "typed as runs/one's",
     "acme distill probe --out here.yaml": "tests/stratos/test_probe_machine.py, smaller models",
+    "torchrun --nproc-per-node 4 --no-python acme run fleet.yaml "
+    "--out runs/mine": "tests/integration/test_torchrun.py, two processes",
     "make bench NAME=selection_quality": "its file is in research/results",
     "acme run examples/digits.yaml --out runs/digits": "its file is in research/results",
     "acme distill export runs/sums --out student": "tests/deploy/test_student.py has both formats",

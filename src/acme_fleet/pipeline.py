@@ -48,6 +48,7 @@ from acme_fleet.simulation.probe_rival import ProbeResult, measure_probe
 from acme_fleet.simulation.together import train_ahead
 from acme_fleet.simulation.whole_reference import WholeResult, measure_whole
 from acme_fleet.tasks.registry import task_of
+from acme_fleet.training.group import ALONE, Group
 from acme_fleet.training.precision import training_device
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def customize(
     resume: bool = False,
     observer: Observer | None = None,
     connect: Connect | None = None,
+    group: Group = ALONE,
 ) -> Summary:
     """Give every device of a fleet its own small model.
 
@@ -71,6 +73,7 @@ def customize(
             there is nothing yet. A finished run, in which nobody is lost, is left as it is.
         observer: is told about the progress.
         connect: how the cloud reaches its edge servers; without it, all are in this process.
+        group: processes that train the cloud's models with this one.
 
     Raises:
         FleetError: if fleet, data and machine do not fit together; before any training.
@@ -90,7 +93,7 @@ def customize(
         run = RunDirectory.create(out, fleet, resume=resume)
         remove_partial(run.path)  # of processes that were killed
         try:
-            return _run(fleet, world, reference, plan, run, observer, connect)
+            return _run(fleet, world, reference, plan, run, observer, connect, group)
         except WriteError as error:
             told = f"{error}; what was finished is kept, go on: {run.resume_command}"
             raise WriteError(told) from error
@@ -121,12 +124,14 @@ def _run(
     run: RunDirectory,
     observer: Observer | None,
     connect: Connect | None,
+    group: Group,
 ) -> Summary:
     """Do what is left to do, and write what was measured."""
     earlier = Earlier(finished_stages(run.events), begun_stages(run.path))
     with progress_file(run.path, observer) as progress:
         progress.plan(expected_work(fleet, plan), earlier)
-        return _customized(fleet, world, initial, plan, run, Journal(run.events, progress), connect)
+        journal = Journal(run.events, progress)
+        return _customized(fleet, world, initial, plan, run, journal, connect, group)
 
 
 def _customized(
@@ -137,6 +142,7 @@ def _customized(
     run: RunDirectory,
     journal: Journal,
     connect: Connect | None,
+    group: Group,
 ) -> Summary:
     # None of a task without a probe, or where the devices' data are elsewhere.
     rival = bool(world.private) and task_of(fleet.task).probe is not None
@@ -150,7 +156,7 @@ def _customized(
             if connect
             else nullcontext(embedded_link(fleet, world, run, journal)) as edges,
         ):
-            cloud = cloud_role(fleet, world, edges, run, journal, initial)
+            cloud = cloud_role(fleet, world, edges, run, journal, initial, group)
             # Phase 1 (Algorithm 1): an elastic backbone, and the right part for each cluster.
             reference, elastic = cloud.prepare()
             choices = cloud.match(elastic)

@@ -17,6 +17,7 @@ from acme_fleet.links.base import Link
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.journal import Journal
 from acme_fleet.tasks.registry import task_of
+from acme_fleet.training.group import ALONE, Group
 
 if TYPE_CHECKING:
     from acme_fleet.cloud.server import CloudServer
@@ -93,8 +94,13 @@ def cloud_role(
     run: RunDirectory,
     journal: Journal,
     reference: Classifier,
+    group: Group = ALONE,
 ) -> CloudServer:
-    """The cloud server with its public data, and θ0 as ``untrained_reference`` gives it."""
+    """The cloud server with its public data, and θ0 as ``untrained_reference`` gives it.
+
+    Processes of a ``group`` train with it.
+    """
+    from acme_fleet.cloud.crew import Crew
     from acme_fleet.cloud.server import CloudServer
 
     return CloudServer(
@@ -106,4 +112,5 @@ def cloud_role(
         run.cloud,
         journal,
         reference,
+        Crew(group),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the fleet's see
 FleetFile = Annotated[Path, typer.Argument(help="A fleet file (YAML).", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Engine = Literal["embedded", "flower"]
+_LAUNCHED = "TORCHELASTIC_RUN_ID"  # by torchrun
 
 
 @app.command(rich_help_panel=CUSTOMISE)
@@ -97,16 +99,24 @@ def run(
     acme run fleet.yaml --out runs/mine --track mlflow http://127.0.0.1:5000
     acme run fleet.yaml --out runs/mine --track tensorboard logs
     acme run fleet.yaml --out runs/mine --track wandb my-project
+    torchrun --nproc-per-node 4 --no-python acme run fleet.yaml   # four GPUs for the cloud's part
     """
     from acme_fleet.config.fleet import Fleet
     from acme_fleet.errors import FleetError
 
     if engine == "flower":
+        if _LAUNCHED in os.environ:
+            raise FleetError("--engine flower: the cloud of many hosts trains in one process")
         need_flower()
     if (engine == "flower") != (config is not None):
         raise FleetError("--engine flower needs --config SITE.yaml, and only it takes one")
     # Of many hosts each has its own data.
     fleet = Fleet.from_yaml(path) if engine == "flower" else _read(path)
+    if _LAUNCHED in os.environ and os.environ["RANK"] != "0":
+        from acme_fleet.cloud.crew import help_to_train
+
+        help_to_train(fleet)
+        return
     _run(fleet, out or Path("runs") / fleet.name, seed, resume=resume, config=config, track=track)
 
 
@@ -243,6 +253,7 @@ def _run(
     from acme_fleet.pipeline import customize
     from acme_fleet.runs.callbacks import run_watched
     from acme_fleet.tracking import tracker
+    from acme_fleet.training.group import joined
 
     watchers: list[Callback] = [tracker(*track)] if track else []
     if resume and not RunDirectory(out).begun():
@@ -250,7 +261,8 @@ def _run(
 
     def work(observer: Observer | None) -> Summary:
         if config is None:
-            return customize(fleet, out, resume=resume, observer=observer)
+            with joined(fleet.accelerator) as group:
+                return customize(fleet, out, resume=resume, observer=observer, group=group)
         from acme_fleet.network.hosts.run import customize_over_flower
 
         return customize_over_flower(fleet, out, config, resume=resume, observer=observer)

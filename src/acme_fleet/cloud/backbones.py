@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from acme_fleet.cloud.crew import UNAIDED, Crew
 from acme_fleet.cloud.first_pass import Costs, Judge, judged
 from acme_fleet.cloud.objectives import Grid, Quality, chances, sent_quality
 from acme_fleet.cloud.stored import read_importance, read_quality, write_quality
@@ -22,7 +23,6 @@ from acme_fleet.distillation.elastic import (
     DistillationStep,
     Lesson,
     Origin,
-    distill,
     lesson_of,
     recovery_of,
     step_of,
@@ -36,7 +36,6 @@ from acme_fleet.distillation.reference import (
     known_pooling,
     origin_of,
     public_probe,
-    train_reference,
 )
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_classifier
@@ -84,6 +83,7 @@ class Backbones:
         folder: Path,
         stage: Stage,
         reference: Classifier,
+        crew: Crew = UNAIDED,
     ) -> None:
         """``reference`` is θ0 before any training, see ``untrained_reference``; it is trained."""
         self._settings = settings
@@ -93,6 +93,7 @@ class Backbones:
         self._class_names = class_names
         self._folder = folder
         self._stage = stage
+        self._crew = crew
         self._accelerator = training_device(settings.accelerator, "accelerator")
         self._initial = reference
         self._origin: Origin = "trained"  # until it is prepared
@@ -199,7 +200,7 @@ class Backbones:
         settings, draw = self._settings.reference, self._draw("reference training")
         public, augment = self._public, self._augment
         rest = draw, augment, progress, self._numbers(model)
-        return train_reference(self._task, model, settings, public, *rest)
+        return self._crew.train_reference(self._task, model, settings, public, *rest)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone
@@ -348,7 +349,7 @@ class Backbones:
             return model  # the whole model would learn from itself
         teacher.classifier.to(self._accelerator)
         lesson = teacher, student, step, self._public.train, training, draw
-        distill(
+        self._crew.distill(
             self._task,
             *lesson,
             augment=self._augment,

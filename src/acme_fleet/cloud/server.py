@@ -14,6 +14,7 @@ import numpy as np
 
 from acme_fleet.cloud.backbones import Backbones
 from acme_fleet.cloud.choices import Candidates, ClusterChoice, choose_for, shapes_to_try
+from acme_fleet.cloud.crew import UNAIDED, Crew
 from acme_fleet.cloud.first_pass import costs_of
 from acme_fleet.cloud.objectives import Quality, candidate_grid, candidate_sizes, without_loss
 from acme_fleet.cloud.replies import Assigned, check_finished, check_profile
@@ -54,8 +55,9 @@ class CloudServer:
         folder: Path,
         journal: Journal,
         reference: Classifier,
+        crew: Crew = UNAIDED,
     ) -> None:
-        """``reference`` is θ0 before any training, see ``untrained_reference``; it is trained."""
+        """See :class:`~acme_fleet.cloud.backbones.Backbones` for ``reference`` and ``crew``."""
         self._settings = settings
         self._public = public
         self._class_names = class_names
@@ -65,7 +67,7 @@ class CloudServer:
         self._initial = reference
         self._folder = folder
         stage = partial(journal.stage, "cloud", tier="cloud")
-        self.backbones = Backbones(settings, public, class_names, folder, stage, reference)
+        self.backbones = Backbones(settings, public, class_names, folder, stage, reference, crew)
         """What is made of the reference, lines 2-4."""
         self.grid = candidate_grid(settings.backbone, self._initial)
         self.left_out: list[str] = []

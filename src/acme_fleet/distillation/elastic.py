@@ -25,6 +25,7 @@ from acme_fleet.models.padding import clear_padding, shuffled
 from acme_fleet.runs.notes import Progress, training_note
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
+from acme_fleet.training.group import ALONE, Group
 from acme_fleet.training.loop import Optimization, check_converging, in_parts, steps_of
 from acme_fleet.training.precision import Numbers, mixed_precision
 from acme_fleet.training.resume import EpochState
@@ -271,6 +272,7 @@ def distill(
     on_epoch: Progress | None = None,
     state: EpochState | None = None,
     numbers: Numbers | None = None,
+    group: Group = ALONE,
 ) -> None:
     """Train the student's shared weights in place, on their device; the teacher does not change.
 
@@ -288,6 +290,7 @@ def distill(
         on_epoch: called with the number of finished epochs, of all, and the loss in words.
         state: written after each epoch; if it holds something, training goes on from there.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
+        group: processes that do the same, each with its parts of every batch.
 
     Raises:
         Diverged: after the first epoch whose loss is no number.
@@ -296,7 +299,8 @@ def distill(
     learner = (
         nn.ModuleDict({"student": student.classifier, "maps": maps}) if maps else student.classifier
     )
-    optimization = Optimization(learner.parameters(), training, steps_of(samples, training))
+    steps = steps_of(samples, training)
+    optimization = Optimization(learner.parameters(), training, steps, group=group)
     finished = state.restore(learner, optimization, generator) if state else 0
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
@@ -305,12 +309,13 @@ def distill(
             students = sandwich(step, generator)
             # Students learn from all tokens, whatever the labels.
             unlabelled = Samples(whole.inputs, None, whole.stored_bytes)
-            for part, share in in_parts(unlabelled, training.parts):
+            for part, share in group.own(in_parts(unlabelled, training.parts * group.size)):
                 own = task, teacher, student, step, part.inputs, students
                 total += teach(*own, maps, numbers, share)
             optimization.step()
+        total = group.total(total)
         check_converging(total, optimization.parameters, epoch, training)
-        if state:
+        if state and group.rank == 0:
             state.save(epoch + 1, learner, optimization, generator)
         if on_epoch:
             mean = float(total) / math.ceil(len(samples) / training.batch_size)

@@ -34,6 +34,7 @@ from acme_fleet.tasks.registry import task_of
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.evaluation import evaluate
 from acme_fleet.training.fine_tuning import contrast, fine_tune
+from acme_fleet.training.group import ALONE, Group
 from acme_fleet.training.loop import fit
 from acme_fleet.training.precision import Numbers
 
@@ -305,6 +306,7 @@ def train_reference(
     augment: Augment | None,
     progress: Progress,
     numbers: Numbers | None = None,
+    group: Group = ALONE,
 ) -> Classifier:
     """Train in place: from nothing, or a checkpoint, whose start competes with the best epoch.
 
@@ -323,9 +325,10 @@ def train_reference(
             augment=augment,
             on_epoch=lambda epoch, note: progress(epoch, settings.training.epochs, note),
             numbers=numbers,
+            group=group,
         )
     elif settings.recipe == "labels":
-        fine_tune(task, model, settings, public, generator, augment, progress, numbers)
+        fine_tune(task, model, settings, public, generator, augment, progress, numbers, group)
     elif task.probe is not None:
         contrast(task.probe, model, settings, public, generator, progress, numbers)
     return model

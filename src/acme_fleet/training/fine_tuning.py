@@ -23,6 +23,7 @@ from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Fit, Task
 from acme_fleet.training.augmentation import Augment
 from acme_fleet.training.averaging import Averaged
+from acme_fleet.training.group import ALONE, Group
 from acme_fleet.training.loop import Optimization, check_converging, fit, steps_of
 from acme_fleet.training.precision import Numbers, mixed_precision
 
@@ -38,6 +39,7 @@ def fine_tune(
     augment: Augment | None,
     progress: Progress,
     numbers: Numbers | None = None,
+    group: Group = ALONE,
 ) -> None:
     """Train on the labels in place: smoothed labels, slower early layers, averaged weights.
 
@@ -53,6 +55,7 @@ def fine_tune(
         augment: changes each batch.
         progress: called with the epochs that are done, and all.
         numbers: of matrix products.
+        group: see :func:`~acme_fleet.training.loop.fit`.
     """
     training = settings.training
     averaged = Averaged.over(model, steps_of(public.train, training))
@@ -69,6 +72,7 @@ def fine_tune(
         scales=layer_scales(model, settings.layer_decay),
         patience=_PATIENCE,
         numbers=numbers,
+        group=group,
     )
     model.load_state_dict(averaged.average.module.state_dict())
     model.eval()

@@ -22,6 +22,7 @@ from acme_fleet.runs.notes import training_note
 from acme_fleet.seeding import derive_seed, seeded
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.evaluation import evaluate
+from acme_fleet.training.group import ALONE, Group
 from acme_fleet.training.precision import Numbers, mixed_precision
 
 
@@ -119,8 +120,13 @@ class Optimization:
         training: Training,
         steps: int,
         scales: Mapping[Tensor, float] | None = None,
+        group: Group = ALONE,
     ) -> None:
-        """Some parameters may learn ``scales`` times as fast as the settings say."""
+        """Some parameters may learn ``scales`` times as fast as the settings say.
+
+        The gradients of a ``group`` add up.
+        """
+        self._group = group
         self.parameters = [p for p in parameters if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             _groups(self.parameters, training.learning_rate, scales or {}),
@@ -133,6 +139,7 @@ class Optimization:
 
     def step(self) -> None:
         """Apply the gradients that have gathered, then clear them."""
+        self._group.add_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.schedule.step()
@@ -193,6 +200,7 @@ def fit(
     scales: Mapping[Tensor, float] | None = None,
     patience: int | None = None,
     numbers: Numbers | None = None,
+    group: Group = ALONE,
 ) -> None:
     """Train with the task's loss, in place, where the module's parameters are.
 
@@ -216,6 +224,7 @@ def fit(
         patience: with ``validation``, epochs after which training ends if none of them was better
             than an epoch before. The start does not count: training often falls below it first.
         numbers: of matrix products, see :func:`~acme_fleet.training.precision.mixed_precision`.
+        group: processes that do the same, each with its parts of every batch.
 
     Raises:
         Diverged: after the first epoch whose loss is no number.
@@ -223,11 +232,11 @@ def fit(
     if state and validation is not None:
         raise ValueError("the best epoch so far is not kept in the state of an epoch")
     steps = steps_of(samples, training)
-    optimization = Optimization(module.parameters(), training, steps, scales)
+    optimization = Optimization(module.parameters(), training, steps, scales, group)
     device = optimization.parameters[0].device
     waited, latest = 0, None
     module.eval()
-    best = None if validation is None else evaluate(task, module, validation)
+    best = None if validation is None else group.told(evaluate(task, module, validation))
     goes_back = validation is not None
     kept = copy.deepcopy(module.state_dict()) if goes_back or tolerant else {}
     finished = state.restore(module, optimization, generator) if state else 0
@@ -237,8 +246,9 @@ def fit(
             batches = shuffled(samples, training.batch_size, generator)
             augmented = (augment(each, generator) if augment else each for each in batches)
             mixed = partial(mixed_precision, device, numbers)
-            parted = (in_parts(each, training.parts) for each in augmented)
-            loss = _epoch(task, module, parted, optimization, mixed, after_backward)
+            parted = (in_parts(each, training.parts * group.size) for each in augmented)
+            own = map(group.own, parted)
+            loss = group.total(_epoch(task, module, own, optimization, mixed, after_backward))
         module.eval()
         if tolerant and diverged(loss, optimization.parameters):
             goes_back = True
@@ -246,13 +256,13 @@ def fit(
         check_converging(loss, optimization.parameters, epoch, training)
         result = None
         if validation is not None:
-            result = evaluate(task, module, validation)
+            result = group.told(evaluate(task, module, validation))
             waited += 1
             if latest is None or result.better_than(latest):
                 latest, waited = result, 0
             if best is not None and result.better_than(best):
                 best, kept = result, copy.deepcopy(module.state_dict())
-        if state:
+        if state and group.rank == 0:
             state.save(epoch + 1, module, optimization, generator)
         if on_epoch:
             mean = float(loss) / math.ceil(len(samples) / training.batch_size)
@@ -267,7 +277,7 @@ def fit(
 def _epoch(
     task: Task,
     module: nn.Module,
-    batches: Iterable[list[tuple[Samples, float]]],
+    batches: Iterable[Sequence[tuple[Samples, float]]],
     optimization: Optimization,
     mixed: Callable[[], AbstractContextManager[object]],
     after_backward: Callable[[], None] | None,

@@ -81,7 +81,7 @@ class ElasticClassifier:
         """With ``importance`` the layers of a sub-network may differ in width."""
         self.classifier = classifier
         self.sizes = dimensions(classifier.backbone.config)
-        self._importance = importance
+        self.importance = importance
         self._shapes: dict[Variant, Architecture] = {}
         self._skeletons: dict[Architecture, _Probe] = {}
 
@@ -89,9 +89,9 @@ class ElasticClassifier:
         """δ(θ0, w, d): uniform, or of the same size by one ranking over all layers."""
         if variant not in self._shapes:
             shape = architecture(self.sizes, variant.width, variant.depth, variant.hidden)
-            if self._importance is not None:
+            if self.importance is not None:
                 params = UnitParams.of(self.classifier.backbone, shape.hidden)
-                shape = global_architecture(shape, self._importance, params)
+                shape = global_architecture(shape, self.importance, params)
             self._shapes[variant] = replace(shape, precision=variant.precision)
         return self._shapes[variant]
 
@@ -158,7 +158,7 @@ class ElasticClassifier:
     def frozen_copy(self) -> ElasticClassifier:
         """The same weights, never to change: a teacher."""
         classifier = copy.deepcopy(self.classifier)
-        return ElasticClassifier(classifier.requires_grad_(False).eval(), self._importance)
+        return ElasticClassifier(classifier.requires_grad_(False).eval(), self.importance)
 
     def extract_head(self, arch: Architecture) -> nn.Linear:
         """A copy of the classifier for a sub-network's pooled vectors.

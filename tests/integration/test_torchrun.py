@@ -68,4 +68,7 @@ def test_many_hosts_train_in_one_process(
     arguments = ["run", str(tmp_path / "fleet.yaml"), "--engine", "flower"]
     result = CliRunner().invoke(app, [*arguments, "--config", str(tmp_path / "site.yaml")])
     assert result.exit_code != 0
-    assert "--engine flower: the cloud of many hosts trains in one process" in f"{result.output}{result.exception}"
+    assert (
+        "--engine flower: the cloud of many hosts trains in one process"
+        in f"{result.output}{result.exception}"
+    )

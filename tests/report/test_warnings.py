@@ -196,6 +196,14 @@ def test_memory_is_stated_and_too_little_is_told(capsys: pytest.CaptureFixture[s
     assert "of memory of the GPU" in capsys.readouterr().out
 
 
+def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("acme_fleet.report.warnings.usable_cores", lambda: 2)
+    plan = examine(tiny())
+    for threads, warned in ((2, False), (3, True)):
+        told = plan_warnings(tiny(threads=threads), plan)
+        assert any("threads: 3 are more than this machine's 2 cores" in x for x in told) == warned
+
+
 def test_the_commonest_share_is_that_of_a_constant_answer():
     labels = torch.tensor([3, 3, 1, 3, 0])
     assert commonest_share(labels) == pytest.approx(0.6)

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from acme_fleet.config.data import ABSENT
+from acme_fleet.inspection.doctor import usable_cores
 from acme_fleet.outside import listed, one_line
 from acme_fleet.report.words import bytes_text
 from acme_fleet.runs.summary import DeviceSummary, Summary
@@ -54,9 +55,20 @@ def plan_warnings(fleet: Fleet, plan: Plan) -> list[str]:
             f"candidates fit that are larger than the reference of {bytes_text(reference)}",
             ((size, f"{name} (up to {bytes_text(size)})") for name, size in larger.items()),
         ),
+        *_of_threads(fleet.threads),
         *_alone({c.name: [d.name for d in c.devices] for c in fleet.clusters}),
         *of_fleet(fleet, plan),
         *_narrow({name: (count, len(plan.sizes)) for name, count in fitting.items()}),
+    ]
+
+
+def _of_threads(threads: int) -> list[str]:
+    cores = usable_cores()
+    if threads <= cores:
+        return []
+    return [
+        f"threads: {threads} are more than this machine's {cores} cores: they wait for each other, "
+        f"and a run takes up to ten times as long"
     ]
 
 

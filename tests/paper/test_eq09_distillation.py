@@ -385,6 +385,7 @@ def test_teacher_runs_once_a_batch_for_each_width_that_is_asked(
         make_samples(20),
         training,
         torch.Generator().manual_seed(0),
+        augment=lambda batch, _: batch,  # or answers are remembered
     )
     batches = 2 * 3
     assert Counter(lessons) == {teacher.shape(Variant(width, LAYERS)): batches for width in widths}
@@ -402,7 +403,7 @@ def test_gradient_is_the_sum_over_students_matched_through_the_kept_layers(
     seen: list[list[Tensor | None]] = []
 
     class Recorder:
-        def __init__(self, parameters: Any, training: Training, steps: int) -> None:
+        def __init__(self, parameters: Any, training: Training, steps: int, **_: Any) -> None:
             self.parameters = list(parameters)
             assert steps == 1
 

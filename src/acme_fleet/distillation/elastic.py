@@ -18,10 +18,10 @@ from acme_fleet.config.backbone import Distillation, LogitsLoss
 from acme_fleet.config.training import Training
 from acme_fleet.cost.variant import Variant
 from acme_fleet.data.samples import Samples
+from acme_fleet.distillation.answers import MOST_BYTES, Answers
 from acme_fleet.distillation.maps import StateMaps
-from acme_fleet.models.backbone.elastic import Architecture
 from acme_fleet.models.backbone.supernet import ElasticClassifier, Run
-from acme_fleet.models.padding import clear_padding, shuffled
+from acme_fleet.models.padding import clear_padding, shuffled_rows, without_padding
 from acme_fleet.runs.notes import Progress, training_note
 from acme_fleet.tasks.base import Task
 from acme_fleet.training.augmentation import Augment
@@ -302,16 +302,25 @@ def distill(
     steps = steps_of(samples, training)
     optimization = Optimization(learner.parameters(), training, steps, group=group)
     finished = state.restore(learner, optimization, generator) if state else 0
+    known = None
+    alike = augment is None and not task.per_token and not _is_narrow(step)
+    if alike and 1 < training.epochs > finished and training.parts * group.size == 1:
+        layers = {n for depth in step.depths for n in student.shape(Variant(1.0, depth)).layers}
+        if Answers.bytes_of(teacher, samples, layers) <= MOST_BYTES:
+            known = Answers.asked(teacher, samples, layers, training.batch_size, numbers)
     for epoch in range(finished, training.epochs):
         total = torch.zeros((), device=optimization.parameters[0].device)
-        for batch in shuffled(samples, training.batch_size, generator):
+        for rows in shuffled_rows(samples, training.batch_size, generator):
+            batch = without_padding(samples[rows])
             whole = augment(batch, generator) if augment else batch
             students = sandwich(step, generator)
             # Students learn from all tokens, whatever the labels.
             unlabelled = Samples(whole.inputs, None, whole.stored_bytes)
             for part, share in group.own(in_parts(unlabelled, training.parts * group.size)):
                 own = task, teacher, student, step, part.inputs, students
-                total += teach(*own, maps, numbers, share)
+                mask = part.inputs.get("attention_mask")
+                told = known and known.to(rows, None if mask is None else mask.shape[1])
+                total += teach(*own, maps, numbers, share, told)
             optimization.step()
         total = group.total(total)
         check_converging(total, optimization.parameters, epoch, training)
@@ -348,17 +357,19 @@ def teach(
     maps: StateMaps | None = None,
     numbers: Numbers | None = None,
     share: float = 1.0,
+    known: Run | None = None,
 ) -> Float[Tensor, ""]:
     """Gather the gradients of all students (w, d) of one batch (Eq. 9); the sum of their losses.
 
     A batch that is a part of another has a ``share`` of its loss.
 
-    The teacher runs once for each width it is asked at, whatever the number of students. With
+    The teacher runs once for each width it is asked at, whatever the number of students; not if
+    what it says at its whole width is ``known``. With
     ``maps`` the states of students of a smaller hidden size are compared through them.
     """
     device = student.classifier.backbone.device
     total = torch.zeros((), device=device)
-    lessons: dict[Architecture, Run] = {}
+    lessons = {} if known is None else {teacher.shape(teacher.whole): known}
     for variant in students:
         full_depth = replace(variant, depth=teacher.sizes.layers)
         lesson = teacher.shape(full_depth if _is_narrow(step) else teacher.whole)

@@ -94,17 +94,26 @@ def shuffled(samples: Samples, batch_size: int, generator: torch.Generator) -> I
     Texts are shuffled, then sorted by length among those of some batches, so that a batch has
     little padding; the batches are shuffled again, and each is cut to its longest text.
     """
+    texts = "attention_mask" in samples.inputs
+    for rows in shuffled_rows(samples, batch_size, generator):
+        yield without_padding(samples[rows]) if texts else samples[rows]
+
+
+def shuffled_rows(
+    samples: Samples, batch_size: int, generator: torch.Generator
+) -> Iterator[Int[Tensor, " rows"]]:
+    """The samples of each batch of :func:`shuffled`."""
+    order = torch.randperm(len(samples), generator=generator)
     mask = samples.inputs.get("attention_mask")
     if mask is None:
-        yield from samples.batches(batch_size, generator)
+        yield from order.split(batch_size)
         return
     lengths = (mask != 0).sum(dim=1)
-    order = torch.randperm(len(samples), generator=generator)
     batches: list[Tensor] = []
     for pool in order.split(_SORTED_TOGETHER * batch_size):
         batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
     for number in torch.randperm(len(batches), generator=generator):
-        yield without_padding(samples[batches[int(number)]])
+        yield batches[int(number)]
 
 
 def without_padding(batch: Samples) -> Samples:

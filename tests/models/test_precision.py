@@ -230,6 +230,35 @@ def test_int8_is_what_whole_numbers_give_in_onnx_runtime() -> None:
     assert not torch.allclose(model(x), linear(x), atol=1e-4)  # inputs are rounded too
 
 
+def test_grouped_int8_is_what_matmulnbits_gives_in_onnx_runtime() -> None:
+    """One channel is hundreds of times the others, as in decoders: its group alone suffers."""
+    linear, x = _linear(columns=256)
+    x[..., 7] *= 300
+    packed = pack(with_prefix("a", linear.state_dict()), "int8")
+    rows, columns = linear.weight.shape
+    sizes = {"K": columns, "N": rows, "bits": 8, "block_size": 32, "accuracy_level": 4}
+    node = onnx.helper.make_node(
+        "MatMulNBits", ["x", "weight", "scale"], ["product"], domain="com.microsoft", **sizes
+    )
+    weight = packed["a.weight"].to(torch.int16) + 128
+    constants = {
+        "weight": weight.to(torch.uint8).reshape(rows, columns // 32, 32).numpy(),
+        "scale": packed["a.weight_scale"][:, None].repeat(1, columns // 32).numpy(),
+        "bias": packed["a.bias"].numpy(),
+    }
+    found = _by_runtime(
+        [node, onnx.helper.make_node("Add", ["product", "bias"], ["y"])], constants, x
+    )
+    exact, by_token, grouped = (nn.Sequential(copy.deepcopy(linear)) for _ in range(3))
+    for model in (exact, by_token, grouped):
+        model.load_state_dict(rounded(model.state_dict(), "int8"))
+    use_precision(by_token, "int8")
+    use_precision(grouped, "int8", groups=True)
+    torch.testing.assert_close(grouped(x), found, atol=1e-3, rtol=1e-5)
+    off = [(model(x) - exact(x)).abs().mean() for model in (grouped, by_token)]
+    assert 0 < off[0] < 0.5 * off[1]
+
+
 def test_int4_is_what_matmulnbits_gives_in_onnx_runtime() -> None:
     linear, x = _linear()
     packed = pack(with_prefix("a", linear.state_dict()), "int4")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from acme_fleet.config.devices import Precision
 from acme_fleet.cost.size import GROUP, SCALE
-from acme_fleet.models.backbone.precision import Int8Linear, pack
+from acme_fleet.models.backbone.precision import GroupedInt8Linear, Int8Linear, pack
 
 _ZERO = 128  # of unsigned bytes
 Numbers = tuple[Tensor, Tensor]
@@ -177,11 +177,14 @@ class _FloatHead(nn.Module):
         return product.unflatten(0, (x.shape[0], x.shape[1]))
 
 
-class _Int8Head(nn.Module):
-    """A language head on whole numbers, inputs rounded by groups of 32; its table, too."""
+class _Int8Groups(nn.Module):
+    """A decoder's Linear or head: inputs are rounded by groups of 32, see GroupedInt8Linear."""
 
-    def __init__(self, numbers: Tensor, scale: Tensor) -> None:
+    bias: Tensor | None
+
+    def __init__(self, numbers: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.register_buffer("bias", bias)
         self.hidden = numbers.shape[1]
         filled = F.pad(numbers.to(torch.int16) + _ZERO, (0, -self.hidden % GROUP), value=_ZERO)
         self.register_buffer("numbers", filled.to(torch.uint8).unflatten(1, (-1, GROUP)))
@@ -190,10 +193,10 @@ class _Int8Head(nn.Module):
         self.register_buffer("row_scale", scale)
 
     def forward(self, x: Float[Tensor, "batch tokens hidden"]) -> Float[Tensor, ...]:
-        """Logits of each token."""
+        """The product of rounded inputs and rounded weights."""
         numbers, scale = self.get_buffer("numbers"), self.get_buffer("scale")
         sizes = {"K": self.hidden, "N": len(numbers), "bits": 8, "block_size": GROUP}
-        return torch.onnx.ops.symbolic(
+        product = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
             (x, numbers, scale),
             {**sizes, "accuracy_level": 4},  # as fast as at 4 bits; in float32 a hundred times less
@@ -201,12 +204,13 @@ class _Int8Head(nn.Module):
             shape=(*x.shape[:-1], len(numbers)),
             version=1,
         )
+        return product if self.bias is None else product + self.bias
 
 
 class _HeadsEmbedding(nn.Module):
-    """The table of words that an :class:`_Int8Head` has."""
+    """The table of words that an :class:`_Int8Groups` has."""
 
-    def __init__(self, head: _Int8Head) -> None:
+    def __init__(self, head: _Int8Groups) -> None:
         super().__init__()
         self.head = head
 
@@ -227,9 +231,9 @@ def language_head(backbone: nn.Module, name: str, precision: Precision) -> nn.Mo
     weight, place = backbone.get_parameter(name).detach(), name.removesuffix(".weight")
     tied = isinstance(backbone.get_submodule(place), nn.Embedding)
     if precision == "int8":
-        head: nn.Module = _Int8Head(*packed(weight, precision))
+        head: nn.Module = _Int8Groups(*packed(weight, precision), None)
         if tied:
-            table = _HeadsEmbedding(cast("_Int8Head", head))
+            table = _HeadsEmbedding(cast("_Int8Groups", head))
             backbone.set_submodule(place, _scaled(backbone.get_submodule(place), table))
         return head
     if precision == "int4":
@@ -262,11 +266,13 @@ def _replacement(module: nn.Module, precision: Precision) -> nn.Module | None:
         if precision == "int8":
             return _scaled(module, Int8Embedding(numbers, scale))
         return _scaled(module, _Int4Embedding(numbers, scale, weight.shape[1]))
-    if type(module) not in (nn.Linear, Int8Linear):
+    if type(module) not in (nn.Linear, Int8Linear, GroupedInt8Linear):
         return None
     weight = module.get_parameter("weight").detach()
     numbers, scale = packed(weight, precision)
     bias = module.state_dict().get("bias")
+    if isinstance(module, GroupedInt8Linear):
+        return _Int8Groups(numbers, scale, bias)
     if precision == "int8":
         return _Int8Linear(numbers, scale, bias)
     return _Int4Linear(numbers, scale, bias, weight.shape[1])

@@ -31,7 +31,7 @@ def origin_of_student(run: DistillDirectory) -> Origin:
     backbone = load_language_model(run.student)
     config = backbone.config
     config.precision = summary.precision
-    use_precision(backbone, summary.precision)
+    use_precision(backbone, summary.precision, groups=True)
     context = config.max_position_embeddings
     rule = LanguagePreprocessing.of_checkpoint(str(run.student), context)
     assert isinstance(rule, LanguagePreprocessing)

@@ -348,7 +348,7 @@ def _elastic_classes(
                 )
             _narrow(self)
             _complete(self)
-            use_precision(self, config.precision)
+            use_precision(self, config.precision, groups=family.words is not None)
 
         @classmethod
         def from_pretrained(cls, folder: Any, *others: Any, **options: Any) -> Any:

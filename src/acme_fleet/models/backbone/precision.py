@@ -29,20 +29,42 @@ class Int8Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """The product of rounded inputs and rounded weights."""
-        scale = input.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 127
-        # In place: a copy for each step would cost more than the product of small backbones.
-        return F.linear((input / scale).round_().mul_(scale), self.weight, self.bias)
+        return F.linear(_to_bytes(input), self.weight, self.bias)
 
 
-def use_precision(model: nn.Module, precision: Precision) -> None:
-    """Make a model compute as runtimes do at a precision; float16 and int4 store weights alone."""
+class GroupedInt8Linear(Int8Linear):
+    """The same with a scale for each 32 inputs of a token, as decoders need.
+
+    A few of their channels are hundreds of times the others, which one scale would round to
+    nothing: SmolLM2-135M loses 0.19 nats a token by it, and nothing with groups.
+    """
+
+    def forward(self, input: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """The product of rounded inputs and rounded weights."""
+        filled = F.pad(input, (0, -self.in_features % GROUP)).unflatten(-1, (-1, GROUP))
+        rounded = _to_bytes(filled).flatten(-2)[..., : self.in_features]
+        return F.linear(rounded, self.weight, self.bias)
+
+
+def _to_bytes(x: Float[Tensor, "... together"]) -> Float[Tensor, "... together"]:
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 127
+    # In place: a copy for each step would cost more than the product of small backbones.
+    return (x / scale).round_().mul_(scale)
+
+
+def use_precision(model: nn.Module, precision: Precision, *, groups: bool = False) -> None:
+    """Make a model compute as runtimes do at a precision; float16 and int4 store weights alone.
+
+    At int8 inputs are rounded by token or, in a decoder, in ``groups``.
+    """
     if precision != "int8":
         return
+    kind = GroupedInt8Linear if groups else Int8Linear
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear:
             place = {"device": module.weight.device, "dtype": module.weight.dtype}
             sizes = module.in_features, module.out_features, module.bias is not None
-            rounding = Int8Linear(*sizes, **place)
+            rounding = kind(*sizes, **place)
             rounding.load_state_dict(module.state_dict(), assign=True)
             model.set_submodule(name, rounding)
 

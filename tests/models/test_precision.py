@@ -1,5 +1,6 @@
 """Precisions: sizes of written files, rounding, and inference as a runtime computes it."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -197,6 +197,8 @@ def test_numbers_of_a_note():
     assert (
         numbers_in(training_note(2.0, "accuracy 0.5, perplexity 12.3"))["eval_perplexity"] == 12.3
     )
+    verdict = "the untouched checkpoint is kept: no epoch was better on validation data"
+    assert numbers_in(f"{verdict}; last epoch: {note}") == numbers_in(note)
     assert numbers_in("[/red] loss of nothing") == {}
 
 

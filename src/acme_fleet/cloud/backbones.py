@@ -118,9 +118,17 @@ class Backbones:
             before = clone_state(start)  # stages train what they get
 
             def train(model: Classifier, progress: Progress) -> Classifier:
-                trained = self._train_reference(model, progress).cpu()
+                latest = 1, ""
+
+                def epoch(done: int, total: int, note: str = "", value: float | None = None) -> None:
+                    nonlocal latest
+                    latest = total, note
+                    progress(done, total, note, value)
+
+                trained = self._train_reference(model, epoch).cpu()
                 if told := _FOUND.get(origin_of(settings, before, trained)):
-                    progress(1, 1, told)
+                    epochs, note = latest
+                    progress(epochs, epochs, f"{told}{note and f'; last epoch: {note}'}")
                 return trained
 
             with diverging("training the reference", "reference.training.learning_rate"):

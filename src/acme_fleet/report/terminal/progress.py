@@ -104,7 +104,7 @@ class LiveStages:
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         """See :class:`acme_fleet.runs.journal.Observer`."""
         key = (one_line(actor, 40), one_line(name, 40))
-        note = one_line(note, 80)
+        note = one_line(note, 200)  # bars cut it where the screen ends
         with self._lock:
             self._heard = time.monotonic()
             if self._forecast is not None:

@@ -103,3 +103,19 @@ def test_while_a_stage_says_nothing_its_own_time_passes_and_no_more():
     left = forecast.left()
     assert left is not None
     assert (left.seconds, left.later_s) == pytest.approx((10, 5))
+
+
+def test_stages_that_no_longer_come_are_not_waited_for():
+    """A shape that was tried for all its epochs is not recovered any further."""
+    expected = {
+        "elastic": Expected(1, 100),
+        "recovered-": Expected(2, 100, until="header search"),
+        "header search": Expected(1, 50),
+    }
+    forecast = Forecast(expected)
+    forecast.stage("cloud", "elastic", 0.0, now=0.0)
+    forecast.stage("cloud", "elastic", 1.0, now=10.0)
+    assert seconds_left(forecast) == pytest.approx(15)
+    forecast.stage("north", "header search", 0.0, now=10.0)
+    assert seconds_left(forecast) == pytest.approx(5)
+    assert forecast.done == pytest.approx(100 / 150)

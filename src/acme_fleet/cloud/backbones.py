@@ -101,11 +101,7 @@ class Backbones:
         self._teacher: ElasticClassifier | None = None  # where features are learned
         padding, flip = settings.reference.crop_padding, settings.reference.flip
         self._augment = augmentation(padding, flip=flip)
-        recovery, finalists = self._distillation.recovery, settings.selection.finalists
-        self.trial_epochs = 0
-        """Epochs of recovery that each finalist gets; 0 where there is nothing to try."""
-        if recovery is not None and finalists > 1:
-            self.trial_epochs = max(1, recovery.epochs // finalists)
+        self.trial_epochs = settings.trial_epochs
 
     def reference(self) -> tuple[ReferenceResult, Classifier]:
         """θ0, trained, or a checkpoint that is fine-tuned unless ``acme reference`` did that."""
@@ -120,7 +116,9 @@ class Backbones:
             def train(model: Classifier, progress: Progress) -> Classifier:
                 latest = 1, ""
 
-                def epoch(done: int, total: int, note: str = "", value: float | None = None) -> None:
+                def epoch(
+                    done: int, total: int, note: str = "", value: float | None = None
+                ) -> None:
                     nonlocal latest
                     latest = total, note
                     progress(done, total, note, value)

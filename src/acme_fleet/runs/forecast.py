@@ -18,11 +18,13 @@ class Expected:
         work: of all of them together, in operations; only shares matter.
         perhaps: the part of it that a stage may turn out not to need: it ends then without a word
             on its progress.
+        until: the name of another kind; when that begins, no more stages of this one come.
     """
 
     count: int
     work: float
     perhaps: float = 0.0
+    until: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Forecast:
         self._decided = dict.fromkeys(expected, 0)
         self._needless = dict.fromkeys(expected, 0)
         """Stages that are under way or over, and those without the part that may be needless."""
+        self._kinds_begun = set[str]()
         self._latest = "", 0.0
         """The kind of the stage that told last, and the share that it has to do."""
         for key, taken in (earlier.finished if earlier else {}).items():
@@ -97,6 +100,7 @@ class Forecast:
         if key in self._stages and old[2] == 0 and to[2] == 1:
             self._needless[kind] += 1
         self._stages[key] = to
+        self._kinds_begun.add(kind)
         self._latest = kind, 1 - to[2]
 
     @property
@@ -131,6 +135,7 @@ class Forecast:
         did, work = {}, {}
         for kind, each in self._expected.items():
             spared = each.perhaps * min(1.0, self._needless[kind] / each.count)
-            work[kind] = each.work - spared
             did[kind] = each.work * min(1.0, self._did[kind] / each.count) - spared
+            over = each.until in self._kinds_begun
+            work[kind] = did[kind] if over else each.work - spared
         return did, work

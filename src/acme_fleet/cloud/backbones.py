@@ -117,7 +117,7 @@ class Backbones:
                 latest = 1, ""
 
                 def epoch(
-                    done: int, total: int, note: str = "", value: float | None = None
+                    done: int, total: int, note: str = "", value: float | None = None, /
                 ) -> None:
                     nonlocal latest
                     latest = total, note

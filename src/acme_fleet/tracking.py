@@ -97,7 +97,7 @@ class MLflow(Tracker):
         self._mlflow: Any = _library("mlflow", "mlflow")
         self._mlflow.set_tracking_uri(uri)
         self._run = ""
-        """The run's identity: an active run is one of its thread alone, and devices have threads."""
+        """The run's identity: an active run is its thread's alone, and devices have threads."""
 
     def begin(self, name: str, params: Mapping[str, str]) -> None:
         """See :class:`Tracker`."""

@@ -278,7 +278,7 @@ def test_wandb_gets_a_project(run: Run, monkeypatch: pytest.MonkeyPatch):
     keeper = tracking.tracker("wandb", "https://wandb.ai/team/mine")
     keeper.on_run_begin(tiny(), run.path)
     keeper.on_run_error(KeyboardInterrupt())
-    assert (asked["entity"], asked["project"], asked["name"]) == ("team", "mine", "tiny")
+    assert (asked["entity"], asked["project"], asked["name"]) == ("team", "mine", "tiny-run")
     assert begun.calls[-1] == ("finish", {"exit_code": 1})
 
 

@@ -57,7 +57,9 @@ class Tracker(Callback):
         """See :class:`Callback`; a library that is missing is an error, before any work."""
         params = dict(flattened(fleet.model_dump(mode="json", exclude={"clusters"})))
         params["devices"] = str(len(fleet.devices))
-        self._tried(lambda: self.begin(fleet.name, params))
+        # Runs of one fleet are told apart by their folders: TensorBoard would join their curves.
+        name = fleet.name if out.name in ("", fleet.name) else f"{fleet.name}-{out.name}"
+        self._tried(lambda: self.begin(name, params))
 
     def on_log(
         self, actor: str, stage: str, done: int, total: int, logs: Mapping[str, float]
@@ -90,7 +92,7 @@ class Tracker(Callback):
 
 
 class MLflow(Tracker):
-    """MLflow, at a tracking URI such as ``http://127.0.0.1:5000`` or ``sqlite:///mlflow.db``."""
+    """MLflow, at a server's URI such as ``http://127.0.0.1:5000``."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()

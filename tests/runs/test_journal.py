@@ -277,8 +277,8 @@ def test_the_last_of_a_stage_s_parts_is_told_with_its_number(tmp_path: Path):
     told: list[tuple[object, ...]] = []
 
     class Seen:
-        def stage(self, *about: object) -> None:
-            told.append(about[2:])
+        def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+            told.append((done, total, note))
 
     with Journal(tmp_path / "events.jsonl", Seen()).stage("cloud", "elastic", "cloud") as progress:
         for epoch in (1, 2, 3):

@@ -114,18 +114,15 @@ class Backbones:
             before = clone_state(start)  # stages train what they get
 
             def train(model: Classifier, progress: Progress) -> Classifier:
-                latest = 1, ""
+                latest: list[Any] = [1, 1, ""]
 
-                def epoch(
-                    done: int, total: int, note: str = "", value: float | None = None, /
-                ) -> None:
-                    nonlocal latest
-                    latest = total, note
-                    progress(done, total, note, value)
+                def epoch(*so_far: Any) -> None:
+                    latest[: len(so_far)] = so_far
+                    progress(*so_far)
 
                 trained = self._train_reference(model, epoch).cpu()
                 if told := _FOUND.get(origin_of(settings, before, trained)):
-                    epochs, note = latest
+                    _, epochs, note, *_ = latest
                     progress(epochs, epochs, f"{told}{note and f'; last epoch: {note}'}")
                 return trained
 

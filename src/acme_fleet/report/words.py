@@ -66,13 +66,14 @@ def perplexity_text(loss: float) -> str:
 def header_text(contenders: Sequence[HeaderContender]) -> str:
     """The way that a cluster's header was found, and why; empty where nothing was compared.
 
-    A language model's header is the one of the least loss: where another has more right tokens,
-    losses are told.
+    A language model's header is the one of the least loss, and of equal ones that of a classifier:
+    where another has as many right answers, losses are told.
     """
     if len(contenders) < 2:
         return ""
     shipped, linear, *others = contenders
-    by_loss = any(one.accuracy > shipped.accuracy for one in contenders)
+    by_loss = linear.accuracy > shipped.accuracy
+    by_loss = by_loss or any(one.accuracy >= shipped.accuracy for one in others)
 
     def figure(one: HeaderContender) -> str:
         return f"{one.loss if by_loss else one.accuracy:.3f}"

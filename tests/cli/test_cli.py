@@ -474,6 +474,11 @@ def test_a_terminal_shows_the_whole_run_and_a_log_file_says_what_is_left(
     assert re.fullmatch(r"cloud: reference 0 of 4 \([\d.]+ s so far\)", lines[0])
     told = r"cloud: reference 2 of 4; loss 0.3 \([\d.]+ s so far; the whole run has about [\d.]+ s"
     assert re.fullmatch(rf"{told} left\)", lines[-1])
+    with LiveStages(every_s=0.05) as stages:
+        stages.stage("cloud", "reference", 1, 1)
+        time.sleep(0.15)  # what comes next begins late
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"cloud: after reference \([\d.]+ s so far\)", lines[-1])
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "140")
     with LiveStages() as stages:

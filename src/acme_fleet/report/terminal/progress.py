@@ -149,7 +149,8 @@ class LiveStages:
         begun = self._begun.setdefault(key, time.monotonic() - before)
         if done == total:
             taken = time.monotonic() - self._begun.pop(key, begun)
-            self._now = None if not self._begun else self._now
+            if not self._begun:  # what comes next may take long to begin
+                self._now = f"{key[0]}: after {key[1]}", time.monotonic()
             self._say(
                 f"{key[0]}: {key[1]} done in {brief_duration_text(taken)}{note and f'; {note}'}"
             )

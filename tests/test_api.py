@@ -197,6 +197,8 @@ def test_numbers_of_a_note():
     assert (
         numbers_in(training_note(2.0, "accuracy 0.5, perplexity 12.3"))["eval_perplexity"] == 12.3
     )
+    verdict = "the untouched checkpoint is kept: no epoch was better on validation data"
+    assert numbers_in(f"{verdict}; last epoch: {note}") == numbers_in(note)
     assert numbers_in("[/red] loss of nothing") == {}
 
 
@@ -204,13 +206,17 @@ def test_numbers_of_a_note():
 
 
 class Pretended:
-    """Stands for MLflow: keeps what it is given."""
+    """Stands for MLflow: keeps what it is given, and begins a run."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *values, **named: self.calls.append((name, *values, named))
+        def called(*values: Any, **named: Any) -> SimpleNamespace:
+            self.calls.append((name, *values, named))
+            return SimpleNamespace(info=SimpleNamespace(run_id="a run"))
+
+        return called
 
 
 def test_mlflow_gets_settings_metrics_and_files(run: Run, monkeypatch: pytest.MonkeyPatch):
@@ -227,7 +233,10 @@ def test_mlflow_gets_settings_metrics_and_files(run: Run, monkeypatch: pytest.Mo
     assert calls["log_params"][1]["reference.training.epochs"] == "10"
     metrics = [call for call in library.calls if call[0] == "log_metrics"]
     assert metrics[0][1] == {"reference/train_loss": 0.5, "reference/eval_accuracy": 0.75}
-    assert metrics[0][2] == {"step": 1}
+    assert metrics[0][2] == {"step": 1, "run_id": "a run"}
+    # An active run is its thread's: without its identity a device's metrics begin another one.
+    named = {call[0] for call in library.calls if call[-1].get("run_id") == "a run"}
+    assert named == {"log_params", "log_metrics", "log_artifact"}
     assert metrics[1][1]["device/cam-1/test_accuracy"] == run.device("cam-1").summary.accuracy
     kept = {Path(call[1]).name for call in library.calls if call[0] == "log_artifact"}
     assert kept == {"fleet.yaml", "summary.json", "report.html"}
@@ -269,7 +278,7 @@ def test_wandb_gets_a_project(run: Run, monkeypatch: pytest.MonkeyPatch):
     keeper = tracking.tracker("wandb", "https://wandb.ai/team/mine")
     keeper.on_run_begin(tiny(), run.path)
     keeper.on_run_error(KeyboardInterrupt())
-    assert (asked["entity"], asked["project"], asked["name"]) == ("team", "mine", "tiny")
+    assert (asked["entity"], asked["project"], asked["name"]) == ("team", "mine", "tiny-run")
     assert begun.calls[-1] == ("finish", {"exit_code": 1})
 
 

@@ -274,7 +274,8 @@ class DeviceRun:
         own = self.summary
         return (
             f"DeviceRun({own.name}: {bytes_text(own.size_bytes)} of "
-            f"{bytes_text(own.capacity_bytes)}, accuracy {accuracy_text(own.accuracy)} on "
+            f"{bytes_text(own.capacity_bytes)}, {'token ' * (own.language is not None)}accuracy "
+            f"{accuracy_text(own.accuracy)} on "
             f"{own.test_samples:,} tests)"
         )
 

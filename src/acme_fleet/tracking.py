@@ -9,6 +9,7 @@ import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class Tracker(Callback):
     """A tracker: parameters of the fleet, metrics as they come, figures and files at the end.
 
     Metrics are ``STAGE/train_loss``, ``STAGE/eval_accuracy`` by epoch; at the end
-    ``device/NAME/test_accuracy`` and ``device/NAME/size_bytes``, and the means of all devices.
+    ``device/NAME/test_accuracy``, ``size_bytes`` and ``latency_s``, of a language model also
+    ``test_perplexity``, and the means of all devices.
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,9 @@ class Tracker(Callback):
         """See :class:`Callback`; a library that is missing is an error, before any work."""
         params = dict(flattened(fleet.model_dump(mode="json", exclude={"clusters"})))
         params["devices"] = str(len(fleet.devices))
-        self._tried(lambda: self.begin(fleet.name, params))
+        # Runs of one fleet are told apart by their folders: TensorBoard would join their curves.
+        name = fleet.name if out.name in ("", fleet.name) else f"{fleet.name}-{out.name}"
+        self._tried(lambda: self.begin(name, params))
 
     def on_log(
         self, actor: str, stage: str, done: int, total: int, logs: Mapping[str, float]
@@ -88,28 +92,31 @@ class Tracker(Callback):
 
 
 class MLflow(Tracker):
-    """MLflow, at a tracking URI such as ``http://127.0.0.1:5000`` or ``sqlite:///mlflow.db``."""
+    """MLflow, at a server's URI such as ``http://127.0.0.1:5000``."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()
         self._mlflow: Any = _library("mlflow", "mlflow")
         self._mlflow.set_tracking_uri(uri)
+        self._run = ""
+        """The run's identity: an active run is its thread's alone, and devices have threads."""
 
     def begin(self, name: str, params: Mapping[str, str]) -> None:
         """See :class:`Tracker`."""
         self._mlflow.set_experiment("acme-fleet")
-        self._mlflow.start_run(run_name=name)
+        self._run = self._mlflow.start_run(run_name=name).info.run_id
         # MLflow refuses longer values.
-        self._mlflow.log_params({key: value[:500] for key, value in params.items()})
+        short = {key: value[:500] for key, value in params.items()}
+        self._mlflow.log_params(short, run_id=self._run)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """See :class:`Tracker`."""
-        self._mlflow.log_metrics(dict(values), step=step)
+        self._mlflow.log_metrics(dict(values), step=step, run_id=self._run)
 
     def end(self, files: list[Path], *, failed: bool) -> None:
         """See :class:`Tracker`."""
         for file in files:
-            self._mlflow.log_artifact(str(file))
+            self._mlflow.log_artifact(str(file), run_id=self._run)
         self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
@@ -193,6 +200,8 @@ def figures(summary: Summary) -> Iterator[tuple[str, float]]:
         yield f"device/{device.name}/test_accuracy", device.accuracy
         yield f"device/{device.name}/size_bytes", float(device.size_bytes)
         yield f"device/{device.name}/latency_s", device.latency_s
+        if device.language is not None:
+            yield f"device/{device.name}/test_perplexity", exp(device.language.loss)
     if devices:
         yield "test_accuracy", sum(device.accuracy for device in devices) / len(devices)
         yield "size_bytes", sum(device.size_bytes for device in devices) / len(devices)

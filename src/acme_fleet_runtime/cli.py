@@ -16,7 +16,7 @@ from acme_fleet_runtime.answers import write_answers, write_lines
 from acme_fleet_runtime.errors import AcmeError, FleetError
 from acme_fleet_runtime.inputs import Skipped, find_inputs
 from acme_fleet_runtime.outside import reason
-from acme_fleet_runtime.prompts import read_prompts, shown
+from acme_fleet_runtime.prompts import HINT, read_prompts, shown
 from acme_fleet_runtime.writer import Writer, open_artifact
 
 HOST, PORT, TOKEN = "127.0.0.1", 8080, "ACME_TOKEN"
@@ -104,7 +104,9 @@ def _complete(writer: Writer, options: Any) -> int:
     for text in read_prompts(options.files, options.text, lines=options.lines):
         written = writer.answer(text, options.tokens, options.chat)
         answer = {"prompt": text, "text": written}
-        _say(json.dumps(answer) if options.json else shown(text, written, chat=options.chat))
+        _say(json.dumps(answer) if options.json else shown(text, written))
+    if writer.chats and not (options.chat or options.json):
+        _say(HINT, error=True)
     return _DONE
 
 

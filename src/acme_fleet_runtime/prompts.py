@@ -45,13 +45,12 @@ def read_prompts(arguments: Iterable[Path], texts: Sequence[str], *, lines: bool
     return prompts
 
 
-def shown(prompt: str, text: str, *, chat: bool = True) -> str:
-    """A prompt and what was written behind it; an answer that is empty says so.
+HINT = "the model has a chat template: with --chat a prompt is what a user says"
 
-    Without ``chat`` it may be empty because the model was trained on chats.
-    """
-    empty = "(ended at once)" if chat else "(ended at once; of a model of chats: --chat)"
-    return f"{prompt.rstrip()} | {text.strip() or empty}"
+
+def shown(prompt: str, text: str) -> str:
+    """A prompt and what was written behind it; an answer that is empty says so."""
+    return f"{prompt.rstrip()} | {text.strip() or '(ended at once)'}"
 
 
 def _check_no_file(argument: Path) -> None:

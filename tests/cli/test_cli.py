@@ -21,8 +21,10 @@ from acme_fleet.config.devices import common
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.failures import called
 from acme_fleet.inspection.plan import examine
+from acme_fleet.report.page.device_tables import Table as Figures
+from acme_fleet.report.terminal.console import table_console
 from acme_fleet.report.terminal.progress import LiveStages
-from acme_fleet.report.terminal.run import print_summary
+from acme_fleet.report.terminal.run import print_figures, print_summary
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.summary import ClusterSummary, ReferenceSummary, Summary, Traffic
@@ -472,6 +474,11 @@ def test_a_terminal_shows_the_whole_run_and_a_log_file_says_what_is_left(
     assert re.fullmatch(r"cloud: reference 0 of 4 \([\d.]+ s so far\)", lines[0])
     told = r"cloud: reference 2 of 4; loss 0.3 \([\d.]+ s so far; the whole run has about [\d.]+ s"
     assert re.fullmatch(rf"{told} left\)", lines[-1])
+    with LiveStages(every_s=0.05) as stages:
+        stages.stage("cloud", "reference", 1, 1)
+        time.sleep(0.15)  # what comes next begins late
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"cloud: after reference \([\d.]+ s so far\)", lines[-1])
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "140")
     with LiveStages() as stages:
@@ -521,3 +528,22 @@ def test_pretrain_names_its_own_options(
     assert result.exit_code == 2
     assert re.search(said, result.stderr), result.stderr
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_table_keeps_names_and_numbers_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+):
+    """Two speakers are not both 'speak…', nor is a number on two lines."""
+    columns = ["device", "coarse", "linear", "LoRA", "final", "tokens", "answers", "right, coarse"]
+    cells = ["12.6", "1.89", "1.77", "1.7", "5,103", "425", "0.120"]
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    names = ["speaker-1", "speaker-2", "a-gateway-in-the-north-1"]
+    console = table_console()
+    print_figures(console, "a", Figures(columns, [[name, *cells] for name in names]))
+    plain = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, plain)) <= width
+    rows = [re.findall(r"[^\s│]+", line) for line in plain if "12.6" in line]
+    assert [row[1:] for row in rows] == [cells] * 3
+    assert [row[0] for row in rows[:2]] == names[:2]

@@ -483,6 +483,9 @@ def test_a_night_between_two_starts_is_left_out(two: Summary) -> None:
     line = time_line(two, events)
     assert line is not None
     assert not line.pauses
+    busy = time_line(two, delayed(events, len(events) // 2, timedelta(seconds=55)))
+    assert busy is not None
+    assert not busy.pauses  # a device unpacks a large backbone, and records nothing
     resumed = time_line(two, delayed(events, len(events) // 2, timedelta(hours=9)))
     assert resumed is not None
     assert [round(seconds / 3600) for _, seconds in resumed.pauses] == [9]

@@ -35,6 +35,16 @@ def test_what_ships_and_why(
     assert all(word in told for word in words), told
 
 
+def test_where_the_loss_decided_it_is_told() -> None:
+    """A language model's header may ship with fewer right tokens than another one has."""
+    more = contender("random", 0.78, 16).model_copy(update={"loss": 1.446})
+    told = header_text([contender("pointwise", 0.7), LINEAR, more])
+    assert "a loss of 1.000" in told
+    assert "random 1.446" in told
+    tie = header_text([contender("smallest", 0.5), LINEAR, contender("random", 0.5, 16)])
+    assert "found: a loss of 1.000" in tie
+
+
 def test_a_run_of_before_says_nothing() -> None:
     assert header_text([]) == ""
 

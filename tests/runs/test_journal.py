@@ -270,3 +270,17 @@ def test_message_of_the_same_occasion_counts_once():
     method, again = method_and_resent(events)
     assert sorted(event.size_bytes for event in method) == [2, 4, 5, 6, 7, 8], "the last counts"
     assert [event.size_bytes for event in again] == [1, 3]
+
+
+def test_the_last_of_a_stage_s_parts_is_told_with_its_number(tmp_path: Path):
+    """A tracker's curve has a point for each epoch, and the last one is not the first again."""
+    told: list[tuple[object, ...]] = []
+
+    class Seen:
+        def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
+            told.append((done, total, note))
+
+    with Journal(tmp_path / "events.jsonl", Seen()).stage("cloud", "elastic", "cloud") as progress:
+        for epoch in (1, 2, 3):
+            progress(epoch, 3, f"loss {4 - epoch}")
+    assert told == [(0, 1, ""), (1, 3, "loss 3"), (2, 3, "loss 2"), (3, 3, "loss 1")]

@@ -44,6 +44,3 @@ def test_a_file_is_no_prompt(tmp_path: Path):
 def test_an_answer_that_is_empty_says_so():
     assert shown("what is", " the weather") == "what is | the weather"
     assert shown("what is ", "") == "what is | (ended at once)"
-    assert shown("what is ", "", chat=False).endswith(
-        "(ended at once; of a model of chats: --chat)"
-    )

@@ -138,6 +138,18 @@ def test_an_owner_column_decides_who_gets_what(tmp_path: Path, text_checkpoint: 
     assert "4 devices, and the column 'speaker' has 3 values" in result.stderr
 
 
+def test_a_line_without_the_owner_that_others_have_is_named(tmp_path: Path, text_checkpoint: Path):
+    """Else everybody's texts would be dealt alike, without a word."""
+    rows = [{**row, "speaker": f"s{n % 3}"} for n, row in enumerate(said(60))]
+    del rows[7]["speaker"]
+    found = look_at_texts(write_rows(tmp_path / "a.jsonl", rows), text_checkpoint, None)
+    assert (found.samples, found.owners) == (59, 3)
+    assert found.broken[0].endswith("line 8 lacks speaker, which says whose the other texts are")
+    few = [{**row, "speaker": f"s{n}"} if n < 20 else row for n, row in enumerate(said(60))]
+    found = look_at_texts(write_rows(tmp_path / "b.jsonl", few), text_checkpoint, None)
+    assert (found.samples, found.owners, found.broken) == (60, None, [])
+
+
 def test_broken_lines_are_named_with_their_numbers(tmp_path: Path, text_checkpoint: Path):
     lines = [json.dumps(row) for row in said(30)]
     lines[4] = '{"text": "turn'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,9 @@ import typer
 from acme_fleet.cli.app import DEPLOY, app, say
 
 if TYPE_CHECKING:
+    from acme_fleet.inspection.complete import Writer
     from acme_fleet_runtime.answers import Classifier
+    from acme_fleet_runtime.writer import Writer as Runtime
 
 _SHOWN = 5  # test texts of a language model
 
@@ -68,7 +69,7 @@ def predict(
     from acme_fleet.report.terminal.predictions import print_answers
     from acme_fleet_runtime.answers import write_answers
     from acme_fleet_runtime.inputs import Skipped, find_inputs
-    from acme_fleet_runtime.prompts import read_prompts, shown
+    from acme_fleet_runtime.prompts import HINT, read_prompts, shown
 
     if not files and not text:
         if lines or as_json or top:
@@ -80,9 +81,11 @@ def predict(
         if top:
             raise FleetError("--top counts classes; a language model has none")
         for prompt in read_prompts(files or [], text or [], lines=lines):
-            written = writer(prompt, tokens, chat)
+            written = writer.answer(prompt, tokens, chat)
             answer = {"prompt": prompt, "text": written}
-            say(json.dumps(answer) if as_json else shown(prompt, written, chat=chat))
+            say(json.dumps(answer) if as_json else shown(prompt, written))
+        if writer.chats and not (chat or as_json):
+            say(HINT, error=True)
         return
     own, skipped = _model_in(place, device), Skipped()
     inputs = find_inputs(files or [], text or [], skipped, images=own.takes_images, lines=lines)
@@ -97,8 +100,8 @@ def predict(
         raise typer.Exit(1)
 
 
-def _writer_in(place: Path, device: str | None) -> Callable[[str, int, bool], str] | None:
-    """Writes behind a prompt at most so many tokens, perhaps as a chat; none of a classifier."""
+def _writer_in(place: Path, device: str | None) -> Writer | Runtime | None:
+    """Writes behind prompts, in PyTorch or in an artifact's runtime; none of a classifier."""
     from acme_fleet.errors import FleetError
     from acme_fleet_runtime.manifest import is_artifact, read_manifest
 
@@ -113,13 +116,12 @@ def _writer_in(place: Path, device: str | None) -> Callable[[str, int, bool], st
 
                 artifact = open_artifact(place)
                 assert isinstance(artifact, Runtime)  # by its manifest
-                return artifact.answer
+                return artifact
             case "llama.cpp":
                 raise FleetError(f"{place} is for llama.cpp: python {place / 'run.py'} TEXT")
     from acme_fleet.inspection.complete import Writer
 
-    writer = Writer.open(place, device)
-    return None if writer is None else writer.answer
+    return Writer.open(place, device)
 
 
 def _model_in(place: Path, device: str | None) -> Classifier[Any]:

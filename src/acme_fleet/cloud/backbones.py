@@ -102,11 +102,7 @@ class Backbones:
         self._teacher: ElasticClassifier | None = None  # where features are learned
         padding, flip = settings.reference.crop_padding, settings.reference.flip
         self._augment = augmentation(padding, flip=flip)
-        recovery, finalists = self._distillation.recovery, settings.selection.finalists
-        self.trial_epochs = 0
-        """Epochs of recovery that each finalist gets; 0 where there is nothing to try."""
-        if recovery is not None and finalists > 1:
-            self.trial_epochs = max(1, recovery.epochs // finalists)
+        self.trial_epochs = settings.trial_epochs
 
     def reference(self) -> tuple[ReferenceResult, Classifier]:
         """θ0, trained, or a checkpoint that is fine-tuned unless ``acme reference`` did that."""
@@ -119,9 +115,16 @@ class Backbones:
             before = clone_state(start)  # stages train what they get
 
             def train(model: Classifier, progress: Progress) -> Classifier:
-                trained = self._train_reference(model, progress).cpu()
+                latest: list[Any] = [1, 1, ""]
+
+                def epoch(*so_far: Any) -> None:
+                    latest[: len(so_far)] = so_far
+                    progress(*so_far)
+
+                trained = self._train_reference(model, epoch).cpu()
                 if told := _FOUND.get(origin_of(settings, before, trained)):
-                    progress(1, 1, told)
+                    _, epochs, note, *_ = latest
+                    progress(epochs, epochs, f"{told}{note and f'; last epoch: {note}'}")
                 return trained
 
             with diverging("training the reference", "reference.training.learning_rate"):

@@ -113,6 +113,12 @@ class Fleet(Settings):
         """All devices, cluster by cluster."""
         return [device for cluster in self.clusters for device in cluster.devices]
 
+    @property
+    def trial_epochs(self) -> int:
+        """Epochs of recovery that each finalist gets; 0 where there is nothing to try."""
+        recovery, finalists = self.backbone.distillation.recovery, self.selection.finalists
+        return max(1, recovery.epochs // finalists) if recovery and finalists > 1 else 0
+
     @staticmethod
     def from_yaml(path: str | Path) -> Fleet:
         """Read and check a fleet file. Relative paths in it are relative to the file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from acme_fleet.report.words import bytes_text
-from acme_fleet_runtime.manifest import Accuracy, Latency, Manifest, TokenAccuracy
+from acme_fleet_runtime.manifest import CHAT_TEMPLATE, Accuracy, Latency, Manifest, TokenAccuracy
 
 _MOST_LABELS = 20
 
@@ -21,6 +21,10 @@ def card(manifest: Manifest, needs: str, *, student: bool = False) -> str:
         needs += " pillow" if images else " tokenizers"
     example = "photo.jpg" if images else '"a text"'
     flag = "photo.jpg" if images else '--text "a text"'
+    if CHAT_TEMPLATE in manifest.files:
+        needs += " jinja2"
+        example = f'--chat "what a user says"\npython run.py {example}   # to go on with'
+        flag = '--chat --text "what a user says"'
     parts = [
         _header(manifest),
         f"# {manifest.name}",

@@ -61,6 +61,11 @@ class Writer:
         assert isinstance(preprocessing, LanguagePreprocessing)  # by the description
         return Writer(AcmeForCausalLM.from_pretrained(folder), preprocessing)
 
+    @property
+    def chats(self) -> bool:
+        """True if there is a chat template."""
+        return self.preprocessing.chat_template is not None
+
     def complete(
         self, prompts: Iterable[str], most: int, *, chat: bool = False
     ) -> Iterator[Completion]:

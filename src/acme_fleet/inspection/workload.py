@@ -10,6 +10,8 @@ from acme_fleet.tasks.registry import task_of
 
 TRAINED = 3  # a step's operations over those of its forward pass
 _PARTS = 4  # of an edge server's data, of which two are trained on
+_PRECISIONS = 3  # at which a whole language model is measured
+_SEARCH = "header search"
 
 
 def expected_work(fleet: Fleet, plan: Plan) -> dict[str, Expected]:
@@ -40,12 +42,20 @@ def expected_work(fleet: Fleet, plan: Plan) -> dict[str, Expected]:
     }
     groups = len(fleet.clusters)
     if distilled.recovery is not None:
-        alone = (TRAINED * middle + whole) * train * distilled.recovery.epochs
-        tried = min(fleet.selection.finalists, len(shapes))
-        work["recovered-"] = Expected(groups, groups * alone)
-        if fleet.selection.finalists > 1:
-            work["tried-"] = Expected(groups * tried, groups * alone)
+        epoch, trial = (TRAINED * middle + whole) * train, fleet.trial_epochs
+        # A shape is trained once, however many clusters get it; the whole one is not.
+        cut = max(1, len(shapes - {(1, max(v.depth for v in plan.grid.variants), 1)}))
+        recovered = min(groups, cut)
+        if rest := distilled.recovery.epochs - trial:
+            work["recovered-"] = Expected(recovered, recovered * epoch * rest, until=_SEARCH)
+        if trial:
+            tried = min(groups * fleet.selection.finalists, cut)
+            work["tried-"] = Expected(tried, tried * epoch * trial, until=_SEARCH)
     work |= _headers(fleet, plan, middle)
+    if plan.holdings:
+        tested = sum(own.test for own in plan.holdings.values())
+        times = 1 if task_of(fleet.task).probe is not None else _PRECISIONS
+        work["whole reference"] = Expected(1, whole * tested * times)
     if plan.holdings and task_of(fleet.task).probe is not None:
         samples = sum(own.train for own in plan.holdings.values())
         work["ten lines"] = Expected(1, whole * samples)
@@ -64,7 +74,7 @@ def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
     passed = header * (TRAINED * (steps + tuned) + judged)
     tried = backbone * shared + passed
     sure = search.when == "always" or search.backbone_learning_rate > 0
-    work = {"header search": Expected(groups, tried, 0.0 if sure else passed)}
+    work = {_SEARCH: Expected(groups, tried, 0.0 if sure else passed)}
     if search.rivals:
         work["header rivals"] = Expected(groups, 3 * passed, 0.0 if sure else 3 * passed)
 

@@ -64,12 +64,23 @@ def perplexity_text(loss: float) -> str:
 
 
 def header_text(contenders: Sequence[HeaderContender]) -> str:
-    """The way that a cluster's header was found, and why; empty where nothing was compared."""
+    """The way that a cluster's header was found, and why; empty where nothing was compared.
+
+    A language model's header is the one of the least loss, and of equal ones that of a classifier:
+    where another has as many right answers, losses are told.
+    """
     if len(contenders) < 2:
         return ""
     shipped, linear, *others = contenders
+    by_loss = linear.accuracy > shipped.accuracy
+    by_loss = by_loss or any(one.accuracy >= shipped.accuracy for one in others)
+
+    def figure(one: HeaderContender) -> str:
+        return f"{one.loss if by_loss else one.accuracy:.3f}"
+
     score = (
-        f"{shipped.accuracy:.3f} on the edge's held-out data, a linear header {linear.accuracy:.3f}"
+        f"{'a loss of ' * by_loss}{figure(shipped)} on the edge's held-out data, a linear header "
+        f"{figure(linear)}"
     )
     if shipped.evaluated:
         return f"searched by {shipped.name}: {score}"
@@ -77,7 +88,7 @@ def header_text(contenders: Sequence[HeaderContender]) -> str:
         if one.evaluated:
             return (
                 f"made by hand ({shipped.name}), better than what the search found: {score}, "
-                f"{one.name} {one.accuracy:.3f}"
+                f"{one.name} {figure(one)}"
             )
     return (
         f"made by hand ({shipped.name}), no search: {score}; with no better lead than the noise of "

@@ -118,6 +118,8 @@ def stages_of(events: Iterable[Event]) -> list[StageEvent]:
     return [event for event in events if isinstance(event, StageEvent)]
 
 
+_PAUSE_S = 120.0
+
 Span = tuple[float, float]
 """Its begin and its end, in seconds."""
 
@@ -125,8 +127,9 @@ Span = tuple[float, float]
 def worked(events: Iterable[Event]) -> tuple[Span | None, list[Span]]:
     """When a run began and ended, and the pauses in between; no span if nothing was recorded.
 
-    A pause is a time in which nothing was recorded, of more than two seconds and a tenth of the
-    rest: between an interrupted run and its resumption there may be a night.
+    A pause is a time in which nothing was recorded, of more than two minutes and a tenth of the
+    rest: between an interrupted run and its resumption there may be a night. A device that unpacks
+    a large backbone and computes its features records nothing for a minute.
     """
     events = list(events)
     spans = [(e.at_s, e.at_s + e.seconds) for e in stages_of(events)]
@@ -140,7 +143,7 @@ def worked(events: Iterable[Event]) -> tuple[Span | None, list[Span]]:
             gaps.append((reach, start))
         reach = max(reach, stop)
     busy = reach - begin - _length(gaps)
-    return (begin, reach), [gap for gap in gaps if _length([gap]) > max(2.0, 0.1 * busy)]
+    return (begin, reach), [gap for gap in gaps if _length([gap]) > max(_PAUSE_S, 0.1 * busy)]
 
 
 def duration_s(events: Iterable[Event]) -> float:

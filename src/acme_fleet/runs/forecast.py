@@ -18,11 +18,13 @@ class Expected:
         work: of all of them together, in operations; only shares matter.
         perhaps: the part of it that a stage may turn out not to need: it ends then without a word
             on its progress.
+        until: the name of another kind; when that begins, no more stages of this one come.
     """
 
     count: int
     work: float
     perhaps: float = 0.0
+    until: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,22 @@ class Earlier:
 
     finished: Mapping[tuple[str, str], float]
     begun: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Left:
+    """The time that a run had left when a stage last told of itself.
+
+    Attributes:
+        seconds: in all. later_s: of them, those behind the stage that told.
+    """
+
+    seconds: float
+    later_s: float
+
+    def after(self, silence_s: float) -> float:
+        """Seconds that are left when nothing was told for so long: the stage goes on meanwhile."""
+        return max(self.later_s, self.seconds - silence_s)
 
 
 class Forecast:
@@ -56,6 +74,9 @@ class Forecast:
         self._decided = dict.fromkeys(expected, 0)
         self._needless = dict.fromkeys(expected, 0)
         """Stages that are under way or over, and those without the part that may be needless."""
+        self._kinds_begun = set[str]()
+        self._latest = "", 0.0
+        """The kind of the stage that told last, and the share that it has to do."""
         for key, taken in (earlier.finished if earlier else {}).items():
             self._note(key, (0.0, taken, 1.0))
 
@@ -79,6 +100,8 @@ class Forecast:
         if key in self._stages and old[2] == 0 and to[2] == 1:
             self._needless[kind] += 1
         self._stages[key] = to
+        self._kinds_begun.add(kind)
+        self._latest = kind, 1 - to[2]
 
     @property
     def done(self) -> float:
@@ -91,25 +114,28 @@ class Forecast:
         """True while less work than expected may be left."""
         return any(e.perhaps and self._decided[k] < e.count for k, e in self._expected.items())
 
-    def left_s(self) -> float | None:
-        """Seconds that are left, about; none while too little was measured."""
+    def left(self) -> Left | None:
+        """The time that is left, about; none while too little was measured."""
         spent = self._spent
         did, work = self._work()
         if not sum(spent.values()) or self.done < _ENOUGH:
             return None
         overall = sum(did.values()) / sum(spent.values())
-        left = 0.0
+        seconds = under_way = 0.0
         for kind, of_kind in work.items():
             own = did[kind] / spent[kind] if spent[kind] else 0.0
             speed = own if did[kind] >= _ENOUGH * of_kind and own else overall
-            left += (of_kind - did[kind]) / speed
-        return left
+            seconds += (of_kind - did[kind]) / speed
+            if kind == self._latest[0]:
+                under_way = self._latest[1] * of_kind / self._expected[kind].count / speed
+        return Left(seconds, max(0.0, seconds - under_way))
 
     def _work(self) -> tuple[dict[str, float], dict[str, float]]:
         """The work that is done, and all of it, by kind."""
         did, work = {}, {}
         for kind, each in self._expected.items():
             spared = each.perhaps * min(1.0, self._needless[kind] / each.count)
-            work[kind] = each.work - spared
             did[kind] = each.work * min(1.0, self._did[kind] / each.count) - spared
+            over = each.until in self._kinds_begun
+            work[kind] = did[kind] if over else each.work - spared
         return did, work

@@ -138,11 +138,11 @@ class Journal:
 
         A value that is told with it is recorded as a figure of the stage's name.
         """
-        started, clock, latest = _now(), time.monotonic(), ""
+        started, clock, parts, latest = _now(), time.monotonic(), 1, ""
 
         def progress(done: int, total: int, note: str = "", value: float | None = None) -> None:
-            nonlocal latest
-            latest = note
+            nonlocal parts, latest
+            parts, latest = total, note
             self.stop_if_cancelled()
             if value is not None:
                 self.figure(actor, tier, name, done, value)
@@ -152,7 +152,7 @@ class Journal:
         progress(0, 1)
         yield progress
         if self._observer:
-            self._observer.stage(actor, name, 1, 1, latest)
+            self._observer.stage(actor, name, parts, parts, latest)
         seconds = round(time.monotonic() - clock, 3)
         self._write(StageEvent(time=started, stage=name, actor=actor, tier=tier, seconds=seconds))
 

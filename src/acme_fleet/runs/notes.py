@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 _NUMBER = r"(-?\d[\d.]*(?:e[+-]?\d+)?)"
 _KNOWN = {
-    "train_loss": re.compile(rf"^loss {_NUMBER}"),
+    "train_loss": re.compile(rf"(?:^|last epoch: )loss {_NUMBER}"),
     "eval_accuracy": re.compile(rf"validation (?:.* )?accuracy {_NUMBER}"),
     "eval_perplexity": re.compile(rf"perplexity {_NUMBER}"),
     "reward": re.compile(rf"reward {_NUMBER}"),

@@ -104,7 +104,9 @@ class ProgressFile:
         whole = self._forecast
         if whole is None:
             return None
-        return {"done": whole.done, "left_s": whole.left_s(), "at_most": whole.at_most}
+        left = whole.left()
+        told = {"left_s": left and left.seconds, "later_s": left and left.later_s}
+        return {"done": whole.done, "at_most": whole.at_most, **told}
 
     def _write(self) -> None:
         self._written, self._timer = time.monotonic(), None

@@ -102,7 +102,8 @@ def about_devices(devices: Sequence[Wanted]) -> list[str]:
     lines = []
     for each in devices:
         named = listed(list(each.names), 3)
-        told = f"{named}: {each.of.title}, {each.of.storage} for the model of each"
+        several = " of each" * (len(each.names) > 1)
+        told = f"{named}: {each.of.title}, {each.of.storage} for the model{several}"
         if len(each.names) == 1 < len(devices):
             told += "; alone in its cluster, it learns from no other: name more of its kind"
         if not each.of.runs_artifacts:

@@ -228,11 +228,14 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
         )
     if kind == "assistant" and text is None and not {"prompt", "messages"} & rows[0][1].keys():
         raise FleetError(f"{rows[0][0]} has the keys {keys}; {_FORMS}")
+    owner = _owner([row for _, row in rows])
     items: list[Mapping[str, Any]] = []
     kept: list[dict[str, Any]] = []
     for place, row in rows:
         try:
             item = _item(row, kind, text or "text", label, place)
+            if owner is not None and not _is_owner(row.get(owner)):
+                raise FleetError(f"{place} lacks {owner}, which says whose the other texts are")
         except FleetError as error:
             broken.append(str(error))
             continue
@@ -240,7 +243,9 @@ def look_at_texts(path: Path, checkpoint: str | Path, template: Template | None)
         kept.append(row)
     if not items:
         raise FleetError(f"--text: none of {len(rows):,} lines can be used: {broken[0]}")
-    owner, values = _owner(kept)
+    values = sorted({str(row[owner]) for row in kept}) if owner else []
+    if len(values) < 2:
+        owner, values = None, []
     # Each line of a file has a label or none has.
     counts = Counter[str]()
     if label is not None and all(label in row for row in kept):
@@ -320,13 +325,20 @@ def _item(
     return {"text": text_of(row, text, place)}
 
 
-def _owner(rows: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[str]]:
-    """A column with a usual name for the owner, that every row has, and its values."""
+def _owner(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """A column with a usual name for the owner, and several values in most of the rows.
+
+    Where a few rows lack it, these are in need of repair: dealt alike, everybody's would mix.
+    """
     for name in _OWNERS:
-        values = {str(row.get(name)) for row in rows if isinstance(row.get(name), str | int)}
-        if len(values) > 1 and all(isinstance(row.get(name), str | int) for row in rows):
-            return name, sorted(values)
-    return None, []
+        values = [str(row[name]) for row in rows if _is_owner(row.get(name))]
+        if len({*values}) > 1 and len(values) > len(rows) / 2:
+            return name
+    return None
+
+
+def _is_owner(value: object) -> bool:
+    return isinstance(value, str | int)
 
 
 def _tokens(

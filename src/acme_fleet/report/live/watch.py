@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from acme_fleet.runs.directory import (
     RunDirectory,
     is_run,
 )
+from acme_fleet.runs.forecast import Left
 from acme_fleet.runs.journal import read_on
 from acme_fleet.runs.sealed import read_marked_json, read_sealed_json
 from acme_fleet.stratos.budget import Budget, Spent
@@ -128,19 +130,23 @@ def _status(progress: dict[str, Any], *, finished: bool) -> dict[str, Any]:
         return {"status": ended["how"], "reason": ended["reason"]}
     if progress and _alive(progress.get("pid")):
         told = {"now": progress["stages"], "updated": progress["updated"]}
-        return {"status": "running", "reason": "", "whole": _whole(progress.get("whole")), **told}
+        return {"status": "running", "reason": "", "whole": _whole(progress), **told}
     if finished:
         return {"status": "finished", "reason": ""}
     reason = "its process has ended without a word: it was killed, or the machine stopped"
     return {"status": "stopped", "reason": reason if progress else "nothing works on it"}
 
 
-def _whole(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _whole(progress: Mapping[str, Any]) -> dict[str, Any] | None:
     """The share of the whole run that is done, and in words the time that is left."""
+    told = progress.get("whole")
     if not told:
         return None
-    left = told["left_s"]
-    words = None if left is None else left_text(left, at_most=told["at_most"])
+    words = None
+    if told["left_s"] is not None:
+        left = Left(told["left_s"], told.get("later_s", told["left_s"]))
+        silence = datetime.now(UTC) - datetime.fromisoformat(progress["updated"])
+        words = left_text(left.after(silence.total_seconds()), at_most=told["at_most"])
     return {"done": told["done"], "left": words}
 
 

@@ -27,6 +27,12 @@ class Table:
         columns = [name for name in made[0] if any(row[name] != _NONE for row in made)]
         return Table(columns, [[row[name] for name in columns] for row in made])
 
+    def without(self, *names: str) -> Table:
+        """The table without these columns."""
+        kept = [number for number, name in enumerate(self.columns) if name not in names]
+        rows = [[row[number] for number in kept] for row in self.rows]
+        return Table([self.columns[number] for number in kept], rows)
+
 
 def device_table(devices: Sequence[DeviceSummary], summary: Summary) -> Table:
     """Sizes, shares of right answers and samples of these devices, which are at least one."""

@@ -40,7 +40,9 @@ GLOSSARY = {
     "importance": Entry("importance", "How much a neuron matters to the loss on a device's data."),
     "int8": Entry("int8", "Weights of one byte each, in place of four bytes (float32)."),
     "latency": Entry(
-        "time for an answer", "Seconds of one input in PyTorch on the machine of the run, median."
+        "time for an answer",
+        "Seconds of one input in PyTorch on the machine of the run, median; of a language model "
+        "all tokens of a text at once, before it writes any.",
     ),
     "limit": Entry("limit", "Bytes that the device may spend on the model's file."),
     "linear": Entry(

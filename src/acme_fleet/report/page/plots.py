@@ -98,9 +98,9 @@ def _over_clusters(flows: Sequence[Flow]) -> list[Flow]:
 
 def accuracy(rows: Sequence[Row]) -> Figure:
     """Each device's test accuracy: coarse, linear, probe, final with Wilson's 95 % interval."""
-    figure, axes = row_canvas(
-        HALF, rows, right=1.45, label="accuracy on the device's own test data"
-    )
+    tokens = any(device.language for _, _, device in rows if device)
+    measure = "right tokens of" if tokens else "accuracy on"
+    figure, axes = row_canvas(HALF, rows, right=1.45, label=f"{measure} the device's own test data")
     low = 1.0
     for y, (_, color, device) in enumerate(rows):
         if device is None:

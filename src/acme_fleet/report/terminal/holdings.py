@@ -36,18 +36,21 @@ def print_holdings(fleet: Fleet, plan: Plan) -> int:
         table.add_column(column, justify="right")
     if classes:
         table.add_column("classes in train")
-    table.add_column("look at")
+    if any(notes(own) for own in plan.holdings.values()):
+        table.add_column("look at")
     if by_device:
         for name, own in plan.holdings.items():
             counts = (str(count) for count in (own.train, own.validation, own.test))
             whose = [one_line(own.owner or "", 40)] if owned else []
             named = [_named(own.classes)] * classes
-            table.add_row(one_line(name, 60), *whose, *counts, *named, notes(own))
+            cells = one_line(name, 60), *whose, *counts, *named, notes(own)
+            table.add_row(*cells[: len(table.columns)])
     else:
         for cluster in fleet.clusters[:ROWS]:
             held = [plan.holdings[d.name] for d in cluster.devices if d.name in plan.holdings]
             cells = _together(held, classes=classes)
-            table.add_row(f"{one_line(cluster.name, 60)}: {len(held):,} devices", *cells)
+            cells = f"{one_line(cluster.name, 60)}: {len(held):,} devices", *cells
+            table.add_row(*cells[: len(table.columns)])
     console = table_console()
     console.print(table)
     if not by_device:

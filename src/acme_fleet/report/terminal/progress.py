@@ -18,8 +18,8 @@ from acme_fleet.report.words import brief_duration_text, left_text
 from acme_fleet.runs.forecast import Earlier, Expected, Forecast
 
 _FINISHED = 20  # bars of finished stages that stay
-_EVERY_S = 30.0
-"""A log file gets a line at least so often."""
+_EVERY_S, _BARS_EVERY_S = 30.0, 1.0
+"""A log file gets a line at least so often; the time left of a terminal is written anew."""
 _WHOLE = "whole run"
 _MARGIN = 4  # lines of the terminal that bars leave
 
@@ -72,6 +72,7 @@ class LiveStages:
         self._finished: list[tuple[str, str]] = []
         self._whole: TaskID | None = None
         self._forecast: Forecast | None = None
+        self._heard = time.monotonic()  # the latest word on any stage
         self._lock = threading.Lock()
         self._begun: dict[tuple[str, str], float] = {}
         self._before: dict[tuple[str, str], float] = {}  # seconds before an interruption
@@ -84,15 +85,13 @@ class LiveStages:
     def __enter__(self) -> Self:
         """Start the display."""
         self._progress.start()
-        if not self._live:
-            self._heartbeat.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the display; finished stages stay on the screen."""
         self._ended.set()
-        if not self._live:
-            self._heartbeat.join()
+        self._heartbeat.join()
         self._progress.stop()
 
     def plan(self, expected: Mapping[str, Expected], earlier: Earlier | None = None) -> None:
@@ -105,20 +104,23 @@ class LiveStages:
     def stage(self, actor: str, name: str, done: int, total: int, note: str = "") -> None:
         """See :class:`acme_fleet.runs.journal.Observer`."""
         key = (one_line(actor, 40), one_line(name, 40))
-        note = one_line(note, 80)
-        if self._forecast is not None:
-            self._forecast.stage(actor, name, done / total if total else 1.0, time.monotonic())
-        if self._live:
-            self._draw(key, done, total, note)
-        else:
-            self._log(key, done, total, note)
+        note = one_line(note, 200)  # bars cut it where the screen ends
+        with self._lock:
+            self._heard = time.monotonic()
+            if self._forecast is not None:
+                self._forecast.stage(actor, name, done / total if total else 1.0, self._heard)
+            if self._live:
+                self._draw(key, done, total, note)
+            else:
+                self._log(key, done, total, note)
 
     def _left(self) -> str:
         """The time that the whole run has left, in words; empty where it is not known."""
-        left = self._forecast.left_s() if self._forecast else None
+        left = self._forecast.left() if self._forecast else None
         if self._forecast is None or left is None or self._forecast.done >= 1:
             return ""
-        return left_text(left, at_most=self._forecast.at_most)
+        silence = time.monotonic() - self._heard
+        return left_text(left.after(silence), at_most=self._forecast.at_most)
 
     # --- bars ---
 
@@ -143,23 +145,25 @@ class LiveStages:
     # --- lines ---
 
     def _log(self, key: tuple[str, str], done: int, total: int, note: str) -> None:
-        with self._lock:
-            before = self._before.pop(key, 0.0)
-            begun = self._begun.setdefault(key, time.monotonic() - before)
-            if done == total:
-                taken = time.monotonic() - self._begun.pop(key, begun)
-                self._now = None if not self._begun else self._now
-                self._say(
-                    f"{key[0]}: {key[1]} done in {brief_duration_text(taken)}{note and f'; {note}'}"
-                )
-            else:
-                told = f" {done} of {total}" if total > 1 else ""
-                self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}", begun
+        before = self._before.pop(key, 0.0)
+        begun = self._begun.setdefault(key, time.monotonic() - before)
+        if done == total:
+            taken = time.monotonic() - self._begun.pop(key, begun)
+            if not self._begun:  # what comes next may take long to begin
+                self._now = f"{key[0]}: after {key[1]}", time.monotonic()
+            self._say(
+                f"{key[0]}: {key[1]} done in {brief_duration_text(taken)}{note and f'; {note}'}"
+            )
+        else:
+            told = f" {done} of {total}" if total > 1 else ""
+            self._now = f"{key[0]}: {key[1]}{told}{note and f'; {note}'}", begun
 
     def _tell(self) -> None:
-        """Say now and then what is under way, until the display ends."""
-        while not self._ended.wait(self._every_s / 4):
+        """Say now and then what is under way, and what is left, until the display ends."""
+        while not self._ended.wait(_BARS_EVERY_S if self._live else self._every_s / 4):
             with self._lock:
+                if self._live and self._whole is not None:
+                    self._progress.update(self._whole, description=self._left())
                 if self._now is None or time.monotonic() < self._told + self._every_s:
                     continue
                 left = self._left()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 ROWS = 40
 """Of a table at most: a fleet may have thousands of devices."""
 _COLUMNS = 8
+_NAME = 13  # characters of a name that a narrow table keeps on a line
+_SPEED = ("first token", "tokens/s", "memory")
 _UNSURE = 2.0  # times too short or too long an expected duration may be
 
 
@@ -218,16 +220,29 @@ def _epsilon(value: float | None) -> str:
     return "no guarantee" if value is None else f"{value:.3g}"
 
 
-def _print_table(console: Console, title: str, found: Figures | None, caption: str = "") -> None:
+def print_figures(console: Console, title: str, found: Figures | None, caption: str = "") -> None:
     """Print a table of the report; nothing where there is none."""
     if found is None:
         return
     table = Table(title=title, caption=caption or None)
-    for column in found.columns:
-        table.add_column(column, justify="left" if column == "device" else "right")
-    for name, *cells in found.rows:
-        table.add_row(one_line(name, 60), *cells)
+    rows = [[one_line(name, 60), *cells] for name, *cells in found.rows]
+    for column, *cells in zip(found.columns, *rows, strict=True):
+        _add_column(table, column, cells)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _add_column(table: Table, name: str, cells: Sequence[str]) -> None:
+    """Names of columns are broken between words; numbers below them, and short names, are not."""
+    whole = max(map(len, [*name.split(), *cells]))
+    table.add_column(
+        name,
+        justify="left" if name == "device" else "right",
+        min_width=min(whole, _NAME),
+        no_wrap=" " not in name and whole <= _NAME,
+        overflow="fold",
+    )
 
 
 def print_summary(summary: Summary) -> None:
@@ -240,7 +255,8 @@ def print_summary(summary: Summary) -> None:
     if summary.probe:
         columns[7:7] = ["ten lines", "averaged"]
     for column in columns:
-        table.add_column(column, justify="left" if column in columns[:2] else "right")
+        justify = "left" if column in columns[:2] else "right"
+        table.add_column(column, justify=justify, overflow="fold")  # names stay different
     clusters = {cluster.name: cluster for cluster in summary.clusters}
     for device in summary.devices[:ROWS]:
         cluster = clusters[device.cluster]
@@ -260,10 +276,14 @@ def print_summary(summary: Summary) -> None:
     console.print(table)
     print_left_out(console, len(summary.devices), "devices; summary.json has them")
     shown, writes = summary.devices[:ROWS], "perplexity, and answers that are exactly right"
-    _print_table(console, writes, language_table(shown))
+    written = language_table(shown)  # "loss per token" says what the last perplexity does
+    if written is not None:
+        print_figures(console, writes, written.without("loss per token", *_SPEED))
+        quick = {*written.columns} - {"device", *_SPEED}
+        print_figures(console, "writing in PyTorch, on this machine", written.without(*quick))
     judged = writes if tokens else "right answers"
     sizes = (f"{name}: {bytes_text(size)}" for name, size in rivals_sizes(shown).items())
-    _print_table(console, f"{judged}: rivals", rivals_table(shown), "; ".join(sizes))
+    print_figures(console, f"{judged}: rivals", rivals_table(shown), "; ".join(sizes))
     traffic, reference = summary.traffic, summary.reference
     known = f", {measure} {accuracy_text(reference.accuracy)} on public test data"
     seconds = brief_duration_text(summary.duration_s)

@@ -200,10 +200,9 @@ class Backbones:
         return EpochState(self._folder / f"{name}-epochs.safetensors")
 
     def _train_reference(self, model: Classifier, progress: Progress) -> Classifier:
-        settings, draw = self._settings.reference, self._draw("reference training")
-        public, augment = self._public, self._augment
-        rest = draw, augment, progress, self._numbers(model)
-        return self._crew.train_reference(self._task, model, settings, public, *rest)
+        given = model, self._settings.reference, self._public, self._draw("reference training")
+        rest = self._augment, progress, self._numbers(model)
+        return self._crew.train_reference(self._task, *given, *rest)
 
     def _reorder(self, model: Classifier, progress: Progress) -> Classifier:
         settings = self._settings.backbone

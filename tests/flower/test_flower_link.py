@@ -532,7 +532,7 @@ def test_stages_and_messages_of_a_peer_reach_the_journal_once(tmp_path: Path, ho
     _ask(link, "cam-1")
     stages = [event for event in event_records(tmp_path / "events.jsonl") if "stage" in event]
     assert [(event["actor"], event["stage"]) for event in stages] == [("cam-1", "round 1")]
-    assert ("cam-1", "round 1", 1, 1) in seen
+    assert ("cam-1", "round 1", 2, 2) in seen
 
 
 _SENT = {

@@ -283,5 +283,5 @@ def test_observer_sees_the_beginning_the_parts_and_one_end(tmp_path: Path):
     with journal.stage("cloud", "reference", "cloud") as progress:
         for done in range(1, 4):
             progress(done, 3)
-    assert [(done, total) for _, _, done, total in watcher.seen] == [(0, 1), (1, 3), (2, 3), (1, 1)]
+    assert [(done, total) for _, _, done, total in watcher.seen] == [(0, 1), (1, 3), (2, 3), (3, 3)]
     assert {(actor, name) for actor, name, _, _ in watcher.seen} == {("cloud", "reference")}

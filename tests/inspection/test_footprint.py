@@ -19,7 +19,6 @@ from acme_fleet.distillation.elastic import Lesson, sandwich, step_of, teach
 from acme_fleet.inspection.footprint import expected_memory, step_bytes
 from acme_fleet.inspection.plan import examine_whole
 from acme_fleet.models.backbone.supernet import ElasticClassifier
-from acme_fleet.models.families import FAMILIES
 from acme_fleet.models.features import Classifier
 from acme_fleet.tasks.classification import CLASSIFICATION
 from acme_fleet.training.loop import Optimization
@@ -77,8 +76,8 @@ def test_counted_bytes_are_those_that_are_allocated(
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
-def test_every_family_is_counted(
+@pytest.mark.parametrize("family", ["dinov2", "siglip_vision_model", "modernbert", "gemma3_text"])
+def test_families_are_counted(
     family: str,
     plain_backbone: Callable[..., PreTrainedModel],
     make_classifier: Callable[..., Classifier],

@@ -20,6 +20,7 @@ from acme_fleet.runs.summary import Summary
 _ONCE = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 64}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_backbones(tiny: Callable[..., Fleet], tmp_path: Path) -> None:
     """All trainings: of the reference, both steps of Eq. 9, finalists and their recovery."""
     fleet = tiny(

@@ -16,7 +16,8 @@ from acme_fleet.config.devices import Cluster
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.device.client import DeviceClient
-from acme_fleet.device.state import DeviceFolder, FeatureMemory, changed_files
+from acme_fleet.device.memory import FeatureMemory
+from acme_fleet.device.state import DeviceFolder, changed_files
 from acme_fleet.distillation.reference import (
     checkpoint_backbone,
     known_pooling,

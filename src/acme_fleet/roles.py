@@ -22,7 +22,7 @@ from acme_fleet.training.group import ALONE, Group
 if TYPE_CHECKING:
     from acme_fleet.cloud.server import CloudServer
     from acme_fleet.device.client import DeviceClient
-    from acme_fleet.device.state import FeatureMemory
+    from acme_fleet.device.memory import FeatureMemory
     from acme_fleet.edge.server import EdgeServer
     from acme_fleet.models.features import Classifier
 

@@ -72,7 +72,7 @@ def test_a_tier_imports_no_other_tier(tier: str):
         ("cloud", {"server.py", "replies.py"}),
         # What a role keeps on its disk are messages, and so is an assignment.
         ("edge", {"server.py", "replies.py", "memory.py", "assigned.py"}),
-        ("device", {"client.py", "state.py"}),
+        ("device", {"client.py", "state.py", "received.py"}),
     ],
 )
 def test_only_the_role_talks(tier: str, role: set[str]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -103,6 +104,17 @@ def test_it_is_verified_at_once_and_token_by_token(done: Exported):
     assert names == ["input_ids", "attention_mask", "past.0.key", "past.0.value", "past.header"]
     # The language head is the table of words, once: 300 words of 64 channels at 4 bits.
     assert manifest.files["model.onnx"].size_bytes < 1.25 * done.shipped_bytes
+
+
+def test_what_a_token_goes_through_is_few_operations(done: Exported):
+    """One for each norm and rotation; keys and values of a group are not repeated."""
+    nodes = list(onnx.load(done.folder / "model.onnx").graph.node)
+    kinds = [node.op_type for node in nodes]
+    assert kinds.count("RMSNormalization") == 3
+    assert kinds.count("RotaryEmbedding") == 2
+    assert not {"ReduceMean", "Neg"} & set(kinds)
+    attention = nodes[kinds.index("Attention")]
+    assert list(attention.input)[1:3] == ["present.0.key", "present.0.value"]
 
 
 def test_it_writes_what_pytorch_writes(writer: Writer, shipped: complete.Writer):

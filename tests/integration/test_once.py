@@ -23,7 +23,7 @@ from acme_fleet.data.partition import HostData, World, distribute
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.data.sources.files import read_digits
 from acme_fleet.device import client, state
-from acme_fleet.device.state import FeatureMemory
+from acme_fleet.device.memory import FeatureMemory
 from acme_fleet.distillation import reference
 from acme_fleet.edge import assigned
 from acme_fleet.edge import server as edge_server
@@ -100,7 +100,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     found.watch(reference, "load_backbone", "references", one)
     found.watch(state, "backbone_from", "backbones of devices", one)
     found.watch(assigned, "backbone_from", "backbones of edges", one)
-    found.watch(client, "_coarse_header", "headers received", one)
+    found.watch(client, "coarse_header", "headers received", one)
     found.watch(state, "feature_samples", "rows through the backbone", len)
     found.watch(assigned.Contest, "start", "tasks of edges", one)
     read = state.read_tensors

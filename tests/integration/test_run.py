@@ -365,7 +365,7 @@ def test_seconds_are_the_sum_of_the_stages(finished, events):
     by_name = Counter(event["stage"] for event in events if "stage" in event)
     cloud = ("reference", "reordered", "width-elastic", "elastic", "candidate losses")
     once = (*cloud, "ten lines", "whole reference")
-    per_device = ("round 1", "round 2", "round 3", "fine-tuning", "final model")
+    per_device = ("features", "round 1", "round 2", "round 3", "fine-tuning", "final model")
     assert by_name == {
         **dict.fromkeys(once, 1),
         **dict.fromkeys(("header search", "header rivals", "similarity"), 2),

@@ -261,8 +261,7 @@ def _notes(precision: Precision, head: Tensor | None) -> list[str]:
         notes.append("the header is a linear map and was folded into the language head")
     if precision == "int8":
         notes.append(
-            "weights have the device's whole numbers; scales of rows were rounded to float16. "
-            "Inputs of layers are rounded by groups of 32 in llama.cpp, not by tokens"
+            "weights have the device's whole numbers; scales of rows were rounded to float16"
         )
     if precision == "int4":
         notes.append(

@@ -12,6 +12,8 @@ from acme_fleet.config.personalization import Personalization
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.partition import raw_bytes
 from acme_fleet.data.samples import Splits
+from acme_fleet.device.memory import FeatureMemory
+from acme_fleet.device.received import check_fits, coarse_header
 from acme_fleet.device.refinement import (
     HeaderState,
     LocalTraining,
@@ -21,9 +23,9 @@ from acme_fleet.device.refinement import (
     prune_header,
     train_header,
 )
-from acme_fleet.device.state import Answers, DeviceFolder, FeatureMemory, changed_files
+from acme_fleet.device.state import Answers, DeviceFolder, changed_files
 from acme_fleet.errors import ProtocolError
-from acme_fleet.messages.base import Message, check_shapes
+from acme_fleet.messages.base import Message
 from acme_fleet.messages.edge_device import (
     DeviceProfile,
     DeviceReport,
@@ -36,14 +38,12 @@ from acme_fleet.messages.edge_device import (
     Start,
     Update,
 )
-from acme_fleet.messages.header_plan import HeaderPlan
 from acme_fleet.messages.importance_set import ImportanceSet
 from acme_fleet.models.auto_language import AcmeForCausalLM
 from acme_fleet.models.features import CustomizedModel, judging
-from acme_fleet.models.header.module import Header, LinearHeader, build_header
+from acme_fleet.models.header.module import Header, LinearHeader
 from acme_fleet.models.shipped import save_device_model, sent_preprocessing
-from acme_fleet.models.storage import WEIGHTS, sent_size
-from acme_fleet.outside import one_line, reason
+from acme_fleet.models.storage import WEIGHTS
 from acme_fleet.personalization.base import Own
 from acme_fleet.personalization.rules import rule_of
 from acme_fleet.privacy.protection import Protection
@@ -151,7 +151,7 @@ class DeviceClient:
     def _receive(self, assignment: HeaderAssignment) -> FeatureSample:
         """Take the coarse model, compute the frozen backbone's features, send a small sample."""
         coarse, self._judged = self._received(assignment), None
-        self._check_size(assignment)
+        check_fits(self._settings, assignment)
         self._own = self._read_own(assignment)
         self._folder.accept(assignment)
         features = self._features()
@@ -264,21 +264,6 @@ class DeviceClient:
 
     # --- parts ---
 
-    def _check_size(self, assignment: HeaderAssignment) -> None:
-        """The last guard: the edge server may not have heard of this device's limits."""
-        precision, known = assignment.config.get("precision"), self._settings.precisions
-        if precision not in known:
-            raise ProtocolError(
-                f"a model in {one_line(str(precision), 60)} was sent, {self._settings.name} "
-                f"executes {', '.join(known)}"
-            )
-        size = sent_size(assignment.backbone, assignment.header)
-        if size > self._settings.storage:
-            raise ProtocolError(
-                f"a model of {size} bytes was sent, {self._settings.name} stores "
-                f"{self._settings.storage}"
-            )
-
     def _check_round(self, number: int) -> None:
         """The mixture must be of the round that this device has trained for."""
         if self._round is not None:
@@ -359,13 +344,15 @@ class DeviceClient:
     def _received(self, assignment: HeaderAssignment) -> Header:
         """The coarse header, checked and built."""
         return self._folder.once(
-            assignment, "header", lambda: _coarse_header(self._task, assignment)
+            assignment, "header", lambda: coarse_header(self._task, assignment)
         )
 
     def _features(self) -> Splits:
-        if not self._task.per_token:
-            return self._folder.features(self._private)
-        return self._folder.features(self._private, self._personalization.feature_budget)
+        most = self._personalization.feature_budget if self._task.per_token else None
+        name = self._settings.name
+        return self._folder.features(
+            self._private, most, lambda: self._journal.stage(name, "features", "device")
+        )
 
     def _generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self._seed, self._settings.name, *purpose)
@@ -374,26 +361,3 @@ class DeviceClient:
 def stage_of(number: int, personalization: Personalization) -> str:
     """The name of a round's training in the journal."""
     return "fine-tuning" if number == personalization.rounds else f"round {number + 1}"
-
-
-def _coarse_header(task: Task, assignment: HeaderAssignment) -> Header:
-    """Check and build the header that was sent.
-
-    Raises:
-        ProtocolError: if plan and tensors do not belong together.
-    """
-    try:
-        plan = HeaderPlan.model_validate(assignment.plan)
-    except ValueError as error:
-        raise ProtocolError(f"the header's plan is invalid: {reason(error)}") from error
-    names = assignment.class_names
-    outputs = task.header_outputs(names, plan.hidden)
-    if len(set(names)) != len(names) or outputs != plan.classes or task.per_token != plan.causal:
-        raise ProtocolError(
-            f"the header tells {plan.classes} classes apart, and {len(set(names))} different "
-            f"names came with it"
-        )
-    check_shapes(assignment.header, plan.shapes(), "the header")
-    linear = {"weight": (plan.classes, plan.pooled_size), "bias": (plan.classes,)}
-    check_shapes(assignment.linear, linear, "the linear header")
-    return build_header(plan, assignment.header)

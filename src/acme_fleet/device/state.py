@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from acme_fleet.data.samples import Samples, Splits
+from acme_fleet.device.memory import SPLITS, FeatureMemory, Made
 from acme_fleet.device.refinement import HeaderState
 from acme_fleet.errors import DamagedError, ProtocolError
 from acme_fleet.links.wire import encode, read_message
@@ -24,6 +25,7 @@ from acme_fleet.models.parts import Part, Parts
 from acme_fleet.models.storage import backbone_from, read_tensors, without_prefix, write_tensors
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import remove
+from acme_fleet.runs.notes import Progress
 from acme_fleet.runs.sealed import (
     STRICT,
     checksum,
@@ -37,16 +39,11 @@ from acme_fleet.training.evaluation import answers
 
 TrainedState = tuple[HeaderState, ImportanceSet]
 """The state after a round's training, and its neurons' importance."""
-Made = TypeVar("Made")
-_SPLITS = ("train", "validation", "test")
+Stage = Callable[[], AbstractContextManager[Progress]]
+"""Begins a stage of a device's work in its journal."""
 _STATE, _OLDER = "state", "finished.json"
 _START, _END, _PRUNED, _TRAINED = "start", "finished", "pruned-", "trained-"
 """Parts of the file of a device's own work; two of them have a round's number."""
-
-
-def _size_bytes(features: Splits) -> int:
-    inputs = [getattr(features, split).inputs.values() for split in _SPLITS]
-    return sum(tensor.nbytes for tensors in inputs for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -93,64 +90,8 @@ class Finished:
     answers: Answers | None = None
 
 
-class FeatureMemory:
-    """The features of a process's devices as long as they fit, and their models' common parts.
-
-    Where the features of all devices do not fit, the devices that have worked last are held, and
-    features of the others are read from disk again when they are asked for. Features of a device
-    that exceed the limit alone are never held.
-    """
-
-    def __init__(self, most_bytes: int = 2**29) -> None:
-        """Hold features of at most ``most_bytes`` (512 MiB) in all."""
-        self._most = most_bytes
-        self._held: dict[Path, Splits] = {}
-        self._bytes = 0  # of all that is held
-        self._digest = ""  # of the assignment that was received last
-        self._made: dict[str, Any] = {}
-        self._lock = threading.Lock()
-
-    def get(self, path: Path) -> Splits | None:
-        """The features that are held for a device's folder, or none."""
-        with self._lock:
-            found = self._held.pop(path, None)
-            if found is not None:
-                self._held[path] = found  # behind all others: it leaves last
-            return found
-
-    def put(self, path: Path, features: Splits) -> None:
-        """Hold this for a device's folder, and forget the oldest ones where there is no room."""
-        with self._lock:
-            self._forget(path)
-            size = _size_bytes(features)
-            if size > self._most:
-                return
-            while self._bytes > self._most - size:
-                self._forget(next(iter(self._held)))
-            self._held[path] = features
-            self._bytes += size
-
-    def drop(self, path: Path) -> None:
-        """Forget a device's folder."""
-        with self._lock:
-            self._forget(path)
-
-    def _forget(self, path: Path) -> None:
-        if (old := self._held.pop(path, None)) is not None:
-            self._bytes -= _size_bytes(old)
-
-    def once(self, assignment: HeaderAssignment, part: str, make: Callable[[], Made]) -> Made:
-        """A part of the model that was received, which nobody changes.
-
-        Devices that received the same model share it; parts of the last such model are held.
-        """
-        digest = checksum(encode(assignment))
-        with self._lock:
-            if digest != self._digest:
-                self._digest, self._made = digest, {}
-            if part not in self._made:
-                self._made[part] = make()
-            return self._made[part]
+def _untold() -> AbstractContextManager[Progress]:
+    return nullcontext(lambda *_: None)
 
 
 class DeviceFolder:
@@ -206,8 +147,10 @@ class DeviceFolder:
 
     # --- features of the frozen backbone ---
 
-    def features(self, private: Splits, most_bytes: int | None = None) -> Splits:
-        """Features of all private data, computed once for an assignment.
+    def features(
+        self, private: Splits, most_bytes: int | None = None, stage: Stage = _untold
+    ) -> Splits:
+        """Features of all private data, computed once for an assignment, as a stage.
 
         They are on disk too, for a process that is started again. While that file is there they
         are taken from memory. Those that would be more than ``most_bytes`` are not kept, see
@@ -217,36 +160,39 @@ class DeviceFolder:
         held = self._memory.get(self.path)
         if held and (path.exists() or held.train.computed is not None):
             return held
+        parts = {split: getattr(private, split) for split in SPLITS}
         if most_bytes is not None and not path.exists():
-            backbone, parts = (
-                self.backbone(self.assignment()),
-                [getattr(private, split) for split in _SPLITS],
-            )
-            if sum(language_bytes(backbone, part) for part in parts) > most_bytes:
-                features = Splits(*(feature_samples(backbone, p, most_bytes=0) for p in parts))
+            backbone = self.backbone(self.assignment())
+            if sum(language_bytes(backbone, part) for part in parts.values()) > most_bytes:
+                anew = (feature_samples(backbone, part, most_bytes=0) for part in parts.values())
+                features = Splits(*anew)
                 self._memory.put(self.path, features)
                 return features
         stored = if_sound(path, read_tensors)
         if stored is None:
-            backbone = self.backbone(self.assignment())
-            tensors = {
-                f"{split}.{name}": values
-                for split in _SPLITS
-                for name, values in feature_samples(
-                    backbone, getattr(private, split)
-                ).inputs.items()
-            }
-            write_tensors(path, tensors, {}, private=True)
+            with stage() as progress:
+                tensors = self._computed(parts, progress)
+                write_tensors(path, tensors, {}, private=True)
             # As a process that is started again has them: strides decide how sums are rounded.
             stored = read_tensors(path)
-
-        def samples(split: str) -> Samples:
-            own: Samples = getattr(private, split)
-            return own.with_inputs(without_prefix(split, stored[0]))
-
-        features = Splits(*(samples(split) for split in _SPLITS))
+        found = (p.with_inputs(without_prefix(name, stored[0])) for name, p in parts.items())
+        features = Splits(*found)
         self._memory.put(self.path, features)
         return features
+
+    def _computed(self, parts: dict[str, Samples], progress: Progress) -> dict[str, Tensor]:
+        backbone, tensors = self.backbone(self.assignment()), {}
+        done, total = 0, sum(len(part) for part in parts.values())
+
+        def count(samples: int) -> None:
+            nonlocal done
+            done += samples
+            progress(done, total, f"{done} of {total} samples")
+
+        for name, part in parts.items():
+            inputs = feature_samples(backbone, part, done=count).inputs
+            tensors |= {f"{name}.{key}": values for key, values in inputs.items()}
+        return tensors
 
     def backbone(self, assignment: HeaderAssignment) -> PreTrainedModel:
         """The backbone of an assignment; devices of a process with the same one share it."""
@@ -258,7 +204,7 @@ class DeviceFolder:
 
     def once(self, assignment: HeaderAssignment, part: str, make: Callable[[], Made]) -> Made:
         """See :meth:`FeatureMemory.once`."""
-        return self._memory.once(assignment, part, make)
+        return self._memory.once(checksum(encode(assignment)), part, make)
 
     def forget_features(self) -> None:
         """Give their storage back; they are large, and can be computed again."""

@@ -83,7 +83,8 @@ def _headers(fleet: Fleet, plan: Plan, backbone: float) -> dict[str, Expected]:
 
     rounds = settings.rounds
     each = trained(settings.local)
-    work["round "] = Expected(rounds * count, rounds * each + backbone * held)
+    work["features"] = Expected(count, backbone * held, until="final model")
+    work["round "] = Expected(rounds * count, rounds * each)
     work["fine-tuning"] = Expected(count, trained(settings.training(rounds)))
     work["final model"] = Expected(count, backbone * held / 2)
     if settings.rivals and plan.holdings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -219,11 +219,13 @@ def feature_samples(
     samples: Samples,
     batch_size: int = 256,
     most_bytes: int | None = None,
+    done: Callable[[int], None] | None = None,
 ) -> Samples:
     """Features of a frozen backbone, computed once: samples whose inputs are a header's inputs.
 
     Samples that are features already stay as they are. Features of a language model that are more
     than ``most_bytes`` in all are not kept: they are computed whenever a batch is asked for.
+    ``done`` is told the size of each batch that is done.
     """
     if "pooled" in samples.inputs or samples.computed is not None:
         return samples
@@ -236,7 +238,11 @@ def feature_samples(
 
         return replace(samples, computed=computed)
     batches, back = by_length(samples, batch_size)
-    maps = [feature_maps(backbone, batch.inputs) for batch in batches]
+    maps = []
+    for batch in batches:
+        maps.append(feature_maps(backbone, batch.inputs))
+        if done is not None:
+            done(len(batch))
     if back is not None:
         tokens = samples.inputs["attention_mask"].shape[1]
         room = max(1, tokens - family_of(backbone.config).prefix_tokens)

@@ -174,7 +174,7 @@ def test_everybody_reads_texts_in_the_tokens_of_the_public_ones(
     assert world.vocabulary is not None
     assert len(world.vocabulary) == size
     assert known.ready().token_to_id("unsaid") not in world.vocabulary
-    with pytest.raises(FleetError, match=r"backbone.vocabulary: 9 is less than the \d+ special"):
+    with pytest.raises(FleetError, match=r"vocabulary: 9 is less than the \d+ special"):
         load_world(Fleet.parse(content | {"backbone": {"vocabulary": 9}}))
     own = world.private["a"].test.inputs
     before = whole.private["a"].test.inputs

@@ -66,7 +66,7 @@ def test_without_the_padding_token_positions_cannot_be_counted(
     family: str, plain_backbone: MakeBackbone
 ) -> None:
     plain = plain_backbone(family)
-    with pytest.raises(FleetError, match=r"backbone.vocabulary: the padding token 1 is not kept"):
+    with pytest.raises(FleetError, match=r"vocabulary: the padding token 1 is not kept"):
         with_vocabulary(as_elastic(plain), [0, 3, 4])
     small = extract(as_elastic(plain), LAST)
     for pad, told in ((None, "null"), (-2, "-2"), (17, "17")):

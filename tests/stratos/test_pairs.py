@@ -107,6 +107,12 @@ def test_cuts_are_students_of_their_own_teacher():
     cuts[0]["pilots"] = {"big/0.7-2": {"correct": 3, "asked": 4}}
     with pytest.raises(FleetError, match=r"there is no cut big/0\.7-2; there are big/1-2"):
         pairs(table(cuts=cuts))
+    whole = pairs(table(students=[], cuts=[{"teacher": "big", "depths": [2]}]))[0].student
+    few = pairs(table(students=[], cuts=[{"teacher": "big", "depths": [2], "vocabulary": 20}]))
+    assert (few[0].student.name, few[0].by) == ("big/1-2-v20", "answers")
+    rows = whole.size.vocabulary - 20
+    assert whole.size.parameters - few[0].student.size.parameters == rows * whole.size.hidden
+    assert whole.served_bytes > few[0].student.served_bytes
     with pytest.raises(FleetError, match="depths: big has 4 layers, not 9"):
         pairs(table(cuts=[{"teacher": "big", "depths": [9]}]))
 

@@ -43,7 +43,7 @@ def kept_tokens(tokenizer: Mapping[str, Any], uses: Mapping[int, int], size: int
         kept.add(tokenizer["model"]["unk_id"])
     if len(kept) > size:
         raise FleetError(
-            f"backbone.vocabulary: {size} is less than the {len(kept)} special tokens and single "
+            f"vocabulary: {size} is less than the {len(kept)} special tokens and single "
             f"letters of the tokenizer, which stay"
         )
     used = [number for number, _ in Counter(uses).most_common() if number in names]
@@ -88,7 +88,7 @@ def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
         return {piece: number for number, (piece, _) in enumerate(tokenizer["model"]["vocab"])}
     if kind not in ("WordPiece", "BPE"):
         raise FleetError(
-            f"backbone.vocabulary: tokenizers of the kinds WordPiece, BPE and Unigram can be cut, "
+            f"vocabulary: tokenizers of the kinds WordPiece, BPE and Unigram can be cut, "
             f"the checkpoint's is {kind}; leave vocabulary out"
         )
     return tokenizer["model"]["vocab"]

@@ -12,6 +12,7 @@ import torch
 
 from acme_fleet.config.training import Training
 from acme_fleet.data.checkpoint_files import located
+from acme_fleet.models.backbone.elastic import with_vocabulary
 from acme_fleet.models.features import LanguageModel
 from acme_fleet.runs.atomic import remove, remove_partial
 from acme_fleet.runs.locks import held
@@ -80,13 +81,19 @@ class Distillation:
         self._pair: Pair = pair_of(request, chosen)
         check_shape(self._pair.teacher)
         logits = chosen.by == "logits"
-        preprocessing = preprocessing_of(self._pair, logits=logits)
+        tokenizer = preprocessing_of(self._pair, logits=logits)
         context = min(self._pair.teacher_size.context, self._pair.student.size.context)
         check_on_policy(request, logits=logits)
         if request.learning.on_policy is not None:
             check_trl()
         self._texts = texts
-        self._lessons: Lessons = lessons_of(request, texts, preprocessing, context, logits=logits)
+        lessons: Lessons = lessons_of(request, texts, tokenizer, context, logits=logits)
+        self._words: list[int] | None = None
+        if (size := self._pair.student.vocabulary) is not None:
+            self._words = tokenizer.kept_tokens([lessons.train, lessons.validation], size)
+            tokenizer = tokenizer.cut(self._words)
+            lessons = lessons_of(request, texts, tokenizer, context, logits=False)
+        self._lessons, self._tokenizer = lessons, tokenizer
         workload, learning = request.workload, request.learning
         self._training = Training(
             epochs=workload.epochs,
@@ -117,10 +124,13 @@ class Distillation:
             return student.weights
         done = self._run.path / "start.json"
         if if_sound(done, lambda path: read_sealed_json(path, str)) is None:
-            teacher = load_model(self._pair.teacher.weights)
+            teacher, tokenizer = load_model(self._pair.teacher.weights), None
+            if self._words is not None:
+                teacher = LanguageModel(with_vocabulary(teacher.backbone, self._words))
+                tokenizer = self._tokenizer
             draw = generator(self._request.seed, "importance")
             cut = cut_model(teacher, student.cut, self._lessons.train, draw)
-            save_student(cut.backbone, student.weights, self._run.start)
+            save_student(cut.backbone, student.weights, self._run.start, tokenizer=tokenizer)
             write_sealed_json(done, student.name)
         return str(self._run.start)
 
@@ -138,7 +148,7 @@ class Distillation:
         if self._request.learning.on_policy is not None and not trained.spent:
             trained, learner = self._on_policy(student, trained, meter)
         precision = self._request.workload.student_precision
-        save_student(learner.cpu().backbone, self._pair.student.weights, run.student, precision)
+        save_student(learner.cpu().backbone, self._started(), run.student, precision)
         write_sealed_json(run.trained, asdict(trained))
         for name in ("epochs", "best"):
             remove(run.path / f"{name}.safetensors")

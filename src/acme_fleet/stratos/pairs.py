@@ -68,7 +68,7 @@ class Student(Model):
 
 
 class Cuts(Settings):
-    """Students that ACME cuts from a teacher: they keep its tokenizer."""
+    """Students that ACME cuts from a teacher."""
 
     teacher: Name
     """Name of the teacher."""
@@ -78,6 +78,9 @@ class Cuts(Settings):
     """Shares of the hidden size."""
     depths: Annotated[list[Count], Field(min_length=1, max_length=64)]
     """Numbers of layers d."""
+    vocabulary: Count | None = None
+    """Tokens that students keep, those that the texts to learn use most; none keeps all, and so
+    the teacher's logits can be learned."""
     pilots: dict[str, Pilot] = {}
     """Measured accuracies on this task, by the names that ``acme distill plan`` shows."""
 
@@ -127,6 +130,7 @@ class Candidate:
         pilot: its measured accuracy.
         weights: place of the weights; of a cut the teacher's.
         cut: shares and depth of a cut.
+        vocabulary: tokens that a cut keeps; none keeps all.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Candidate:
     pilot: Pilot | None
     weights: str
     cut: Variant | None = None
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True)
@@ -284,13 +289,20 @@ def _candidate(student: Student, precision: Precision) -> Candidate:
 
 def _cut_candidates(cut: Cuts, teacher: Teacher, precision: Precision) -> list[Candidate]:
     grid = [(w, h, d) for w in cut.widths for h in cut.hidden for d in cut.depths]
-    found = []
-    for variant, size, served in cut_sizes(teacher.shape, teacher.name, grid, precision):
-        name = f"{teacher.name}/{variant.trained.name}"
+    found, shape, words, smaller = [], teacher.shape, cut.vocabulary, ""
+    if words is not None:
+        if words >= shape.vocabulary:
+            raise FleetError(
+                f"cuts: vocabulary: {teacher.name} has {shape.vocabulary} tokens, and a cut of it "
+                f"has fewer, not {words}"
+            )
+        shape, smaller = shape.model_copy(update={"vocabulary": words}), f"-v{words}"
+    for variant, size, served in cut_sizes(shape, teacher.name, grid, precision):
+        name, tokenizer = f"{teacher.name}/{variant.trained.name}{smaller}", teacher.tokenizer
         found.append(
             Candidate(
-                *(name, size, teacher.licence, teacher.tokenizer, served, teacher.name),
-                *(cut.pilots.get(name), teacher.weights, variant.trained),
+                *(name, size, teacher.licence, tokenizer + smaller, served, teacher.name),
+                *(cut.pilots.get(name), teacher.weights, variant.trained, words),
             )
         )
     if unknown := sorted(set(cut.pilots) - {candidate.name for candidate in found}):

@@ -33,7 +33,9 @@ from acme_fleet.models.backbone.supernet import ElasticClassifier, reorder_class
 from acme_fleet.models.families import dimensions
 from acme_fleet.models.family import LM_HEAD
 from acme_fleet.models.features import LanguageModel
-from acme_fleet.models.storage import with_prefix
+from acme_fleet.models.shipped import GENERATION as GENERATION_CONFIG
+from acme_fleet.models.shipped import TOKENIZER_CONFIG, preprocessing_documents
+from acme_fleet.models.storage import TOKENIZER, with_prefix, write_json
 from acme_fleet.outside import reading
 from acme_fleet.runs.atomic import make_folder, writing
 from acme_fleet.stratos.lessons import LEARNED
@@ -107,7 +109,11 @@ def cut_model(
 
 
 def save_student(
-    backbone: PreTrainedModel, source: str, folder: Path, precision: Precision = "float32"
+    backbone: PreTrainedModel,
+    source: str,
+    folder: Path,
+    precision: Precision = "float32",
+    tokenizer: LanguagePreprocessing | None = None,
 ) -> None:
     """Write a decoder as an ordinary Hugging Face folder, which needs nothing of this package.
 
@@ -117,6 +123,7 @@ def save_student(
     Args:
         backbone: elastic, of one width in all layers. source: the checkpoint that it is from, whose
             tokenizer and kind it has. folder: the place. precision: of the weights.
+        tokenizer: its own, where its vocabulary was cut.
 
     Raises:
         WriteError: if it cannot be written.
@@ -124,7 +131,7 @@ def save_student(
     origin = located(source)
     with torch.device("meta"):
         loader: Any = AutoModelForCausalLM
-        plain = loader.from_config(_plain_config(backbone.config, source, origin))
+        plain = loader.from_config(_plain_config(backbone.config, source, origin, tokenizer))
     state = rounded(backbone.state_dict(), precision)
     if precision == "float16":
         state = {name: weight.half() for name, weight in state.items()}
@@ -136,16 +143,23 @@ def save_student(
     with writing(folder):
         make_folder(folder)
     save_plain(plain.requires_grad_(False), folder)
+    if tokenizer is not None:
+        documents = preprocessing_documents(tokenizer)
+        for name in (TOKENIZER, TOKENIZER_CONFIG):
+            write_json(folder / name, documents[name])
+        return
     with reading(f"cannot use the tokenizer of {origin}"), quiet():
         config = CONFIG_MAPPING[plain.config.model_type]()
-        tokenizer = AutoTokenizer.from_pretrained(
+        found = AutoTokenizer.from_pretrained(
             origin, config=config, trust_remote_code=False, local_files_only=True
         )
-    with writing(folder / "tokenizer.json"):
-        tokenizer.save_pretrained(folder)
+    with writing(folder / TOKENIZER):
+        found.save_pretrained(folder)
 
 
-def _plain_config(config: PreTrainedConfig, source: str, origin: Path) -> PreTrainedConfig:
+def _plain_config(
+    config: PreTrainedConfig, source: str, origin: Path, tokenizer: LanguagePreprocessing | None
+) -> PreTrainedConfig:
     """The family's own configuration of an elastic model that has one width in all layers."""
     had = read_checkpoint(origin).config
     sizes, content = dimensions(config), config_content(source, origin)
@@ -160,8 +174,12 @@ def _plain_config(config: PreTrainedConfig, source: str, origin: Path) -> PreTra
         "num_key_value_heads": kept,
         "head_dim": sizes.head_dim,
         "intermediate_size": neurons.pop(),
+        "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.language_head == "tied",
     }
     own |= {key: value for key in BY_LAYER if (value := getattr(config, key, None))}
-    own |= {key: content[key] for key in _ENDS if isinstance(content.get(key), int)}
+    numbers = (
+        content if tokenizer is None else preprocessing_documents(tokenizer)[GENERATION_CONFIG]
+    )
+    own |= {key: numbers[key] for key in _ENDS if isinstance(numbers.get(key), int)}
     return CONFIG_MAPPING[had.model_type].from_dict({**had.to_dict(), **own})

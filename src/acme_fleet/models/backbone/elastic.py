@@ -181,7 +181,7 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     if not isinstance(words, nn.Embedding) or max(kept) >= words.num_embeddings:
         known = words.num_embeddings if isinstance(words, nn.Embedding) else 0
         raise FleetError(
-            f"backbone.vocabulary: the tokenizer has the token {max(kept)}, the checkpoint's model "
+            f"vocabulary: the tokenizer has the token {max(kept)}, the checkpoint's model "
             f"knows {known}, from 0"
         )
     content, pad = described(model.config), model.config.pad_token_id
@@ -190,7 +190,7 @@ def with_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     state, positions = model.state_dict(), family_of(model.config).positions
     if positions is not None:  # they are counted from the padding token's number
         if pad not in kept:
-            raise FleetError(f"backbone.vocabulary: the padding token {pad} is not kept")
+            raise FleetError(f"vocabulary: the padding token {pad} is not kept")
         moved = pad - kept.index(pad)
         state[f"{positions}.weight"] = state[f"{positions}.weight"][moved:]
         content["max_position_embeddings"] -= moved

@@ -7,6 +7,7 @@ import json
 import runpy
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,26 @@ def about(options: Namespace) -> dict[str, Any]:
     return {"reference": reference, "quick": options.quick}
 
 
-def settings_of(options: Namespace, seed: int, own: int | None = None) -> dict[str, Any]:
-    """The fleet's settings, and its data and reference in place.
+@dataclass(frozen=True)
+class Shares:
+    """Who has which texts.
 
-    Devices have at most ``own`` texts to train and to choose on.
+    Attributes:
+        own: texts of a domain to train and to choose on, at most.
+        persons: devices that share a domain's texts out, every other one to each.
     """
+
+    own: int | None = None
+    persons: int = 1
+
+
+def settings_of(options: Namespace, seed: int, shares: Shares = Shares()) -> dict[str, Any]:
+    """The fleet's settings, and its data and reference in place."""
     example = runpy.run_path(str(EXAMPLES / "assistants.py"))  # whose data these are
     settings = yaml.safe_load((EXAMPLES / "assistants.yaml").read_text())
     paths = example["split"](options.data, options.out / "instructions", quick=options.quick)
-    if own is not None:
-        paths["train"] = _fewer(Path(paths["train"]), own)
+    for part in ("train", "test"):
+        paths[part] = _shared(Path(paths[part]), shares, test=part == "test")
     if options.checkpoint is None:
         settings = changed(settings, benchmark_config("lm_tiny"))
         for cluster in settings["clusters"]:
@@ -62,19 +73,28 @@ def settings_of(options: Namespace, seed: int, own: int | None = None) -> dict[s
         settings["reference"]["checkpoint"] = str(options.checkpoint.resolve())
     if options.quick:
         example["reduced"](settings)
-    settings["data"] |= paths
+    settings["data"] |= paths | {"partition": {"scheme": "natural", "column": "person"}}
+    for cluster in settings["clusters"]:
+        cluster["devices"] = [
+            device | {"name": f"{device['name']}{'abcdefgh'[number] * (shares.persons > 1)}"}
+            for device in cluster["devices"]
+            for number in range(shares.persons)
+        ]
     return settings | {"seed": seed}
 
 
-def _fewer(train: Path, own: int) -> str:
-    """The first texts of each domain, in a file of their own."""
-    left: Counter[str] = Counter()
+def _shared(texts: Path, shares: Shares, *, test: bool) -> str:
+    """The first texts of each domain with whose they are, in a file of their own."""
+    seen: Counter[str] = Counter()
     lines = []
-    for line in train.read_text().splitlines():
-        domain = json.loads(line)["domain"]
-        left[domain] += 1
-        lines += [line] * (left[domain] <= own)
-    path = train.with_name(f"train-{own}.jsonl")
+    for line in texts.read_text().splitlines():
+        row = json.loads(line)
+        number = seen[row["domain"]]
+        seen[row["domain"]] += 1
+        if test or shares.own is None or number < shares.own:
+            row["person"] = f"{row['domain']}-{number % shares.persons}"
+            lines.append(json.dumps(row))
+    path = texts.with_name(f"{texts.stem}-{shares.own or 'all'}-{shares.persons}.jsonl")
     path.write_text("\n".join(lines))
     return str(path)
 
@@ -98,13 +118,12 @@ def run_of(
     name: str,
     changes: dict[str, Any],
     begin: Begin | None = None,
-    own: int | None = None,
+    shares: Shares = Shares(),
 ) -> tuple[Path, Summary]:
     """A finished run in the folder ``name``, with changes of the fleet's settings.
 
-    ``begin`` puts into a new run directory what another run has done already; ``own`` is that of
-    :func:`settings_of`.
+    ``begin`` puts into a new run directory what another run has done already.
     """
-    fleet = Fleet.parse(changed(settings_of(options, seed, own), changes))
+    fleet = Fleet.parse(changed(settings_of(options, seed, shares), changes))
     path = options.out / f"seed-{seed}" / name
     return path, finished_run(fleet, path, begin)

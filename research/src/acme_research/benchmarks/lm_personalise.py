@@ -1,11 +1,12 @@
 """Exact answers of ACME's headers − the better of local-only and FedAvg of the header.
 
-``python -m acme_research.benchmarks.lm_personalise --data clinc150``: ten devices, each asked for
-the intents of one domain, which they say in words (natural split), with all texts that they have
-and with thirty. Of several rules of Algorithm 2 that with the most exact answers on the devices'
-validation texts, over all seeds, is compared. Both rivals train the same headers as long, see
-:mod:`acme_fleet.simulation.header_rivals`, with a rule's rounds; the best of them by *test* texts
-is the rival. With ``--checkpoint`` the same is done on a real decoder.
+``python -m acme_research.benchmarks.lm_personalise --data clinc150``: devices are asked for the
+intents of one domain, which they say in words (natural splits): ten, a domain each, which have no
+neighbour to learn from, and twenty, two of each domain; with all texts and with thirty a device.
+The result is that of twenty with all texts. Of several rules of Algorithm 2 that with the most
+exact answers on the devices' validation texts, over all seeds, is compared. Both rivals train the
+same headers as long, see :mod:`acme_fleet.simulation.header_rivals`, with a rule's rounds; the best
+of them by *test* texts is the rival. With ``--checkpoint`` the same is done on a real decoder.
 """
 
 from argparse import Namespace
@@ -20,7 +21,7 @@ from acme_fleet.models.shipped import load_device_model
 from acme_fleet.runs.summary import Summary
 from acme_fleet.tasks.generation import GENERATION
 from acme_fleet.training.answers import answered
-from acme_research.benchmarks.lm_fleet import about, read_options, run_of
+from acme_research.benchmarks.lm_fleet import Shares, about, read_options, run_of
 from acme_research.frame.intervals import student_interval
 from acme_research.frame.record import write_benchmark
 from acme_research.frame.runs import same_cloud, same_search
@@ -33,7 +34,13 @@ RULES: dict[str, dict[str, Any]] = {
 }
 """Changes of ``personalization``. A device trains for 18 epochs in all, and loses about as many
 neurons; rivals do not depend on what neighbours send, but on rounds."""
-OWN: dict[str, int | None] = {"all": None, "thirty": 30}
+FLEETS = {
+    "ten, all texts": Shares(),
+    "ten, thirty texts": Shares(own=30),
+    "twenty, all texts": Shares(persons=2),
+    "twenty, thirty texts": Shares(own=60, persons=2),
+}
+_REPORTED = "twenty, all texts"
 RIVALS = ("alone", "FedAvg")
 _Row = dict[str, float]
 
@@ -62,19 +69,21 @@ def scores(path: Path, summary: Summary) -> _Row:
 
 
 def measured(options: Namespace) -> dict[str, dict[str, list[_Row]]]:
-    """Scores by texts of a device and by rule, a row a seed."""
-    rows = {texts: {rule: list[_Row]() for rule in RULES} for texts in OWN}
+    """Scores by fleet and by rule, a row a seed."""
+    rows = {fleet: {rule: list[_Row]() for rule in RULES} for fleet in FLEETS}
     for seed in range(options.seeds):
-        cloud = None
-        for texts, own in OWN.items():
+        cloud = dict[int, Path]()  # by the count of devices
+        for fleet, shares in FLEETS.items():
             first = None
             for rule, changes in RULES.items():
                 asked = {"personalization": {"rivals": False} | changes}
-                begin = same_search(first) if first else cloud and same_cloud(cloud)
-                path, summary = run_of(options, seed, f"{texts}, {rule}", asked, begin, own)
-                cloud, first = cloud or path, first or path
-                rows[texts][rule].append(scores(path, summary))
-                print(f"seed {seed}  {texts}, {rule}  {rows[texts][rule][-1]}", flush=True)
+                same = cloud.get(shares.persons)
+                begin = same_search(first) if first else same and same_cloud(same)
+                path, summary = run_of(options, seed, f"{fleet}, {rule}", asked, begin, shares)
+                first = first or path
+                cloud.setdefault(shares.persons, path)
+                rows[fleet][rule].append(scores(path, summary))
+                print(f"seed {seed}  {fleet}, {rule}  {rows[fleet][rule][-1]}", flush=True)
     return rows
 
 
@@ -96,16 +105,16 @@ def compared(of: dict[str, list[_Row]]) -> tuple[np.ndarray, dict[str, Any]]:
 def main() -> None:
     options = read_options(__doc__)
     rows = measured(options)
-    found = {texts: compared(of) for texts, of in rows.items()}
-    for texts, (_, told) in found.items():
-        print(f"{texts}: {told}")
-    gain, told = found["all"]
+    found = {fleet: compared(of) for fleet, of in rows.items()}
+    for fleet, (_, told) in found.items():
+        print(f"{fleet}: {told}")
+    gain, told = found[_REPORTED]
     low, high = student_interval(gain) if len(gain) > 1 else (-100.0, 100.0)
     write_benchmark(
         "lm_personalise",
         float(gain.mean()),
         (max(low, -100.0), min(high, 100.0)),
-        {"compared": {texts: told for texts, (_, told) in found.items()}}
+        {"compared": {fleet: told for fleet, (_, told) in found.items()}}
         | {"rows": rows, **about(options)},
         seeds=list(range(options.seeds)),
         instead={"rival": told["rival"]},

@@ -236,7 +236,21 @@ def _folded(graph: onnx.ModelProto) -> onnx.ModelProto:
         path = Path(folder) / "graph.onnx"
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=_CPU)
-        return onnx.load(path)
+        folded = onnx.load(path)
+    _drop_defaults(folded, graph)
+    return folded
+
+
+def _drop_defaults(folded: onnx.ModelProto, graph: onnx.ModelProto) -> None:
+    """Leave out what ONNX Runtime adds to its own operations: older ones do not know all of it."""
+    asked = {
+        (node.op_type, attribute.name) for node in graph.graph.node for attribute in node.attribute
+    }
+    for node in folded.graph.node:
+        if node.domain and any(op_type == node.op_type for op_type, _ in asked):
+            kept = [each for each in node.attribute if (node.op_type, each.name) in asked]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
 
 _CPU = ["CPUExecutionProvider"]

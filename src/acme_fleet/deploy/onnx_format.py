@@ -17,7 +17,7 @@ from acme_fleet_runtime.runner import PROGRAM, start
 from acme_fleet_runtime.steps import Steps, most_probable
 
 _GROWN: dict[str | int, str | int] = {"past": "past and tokens"}
-MINIMUM = "1.23"  # the first with all operations of the opset that the graphs use
+MINIMUM = "1.24.1"  # the first that has all operations of all precisions, and computes them right
 
 
 def _write(model: DeviceModel, folder: Path) -> Written:

@@ -27,6 +27,7 @@ from acme_fleet.config.devices import Precision
 from acme_fleet.data.datasets import Preprocessing
 from acme_fleet.data.image import ImagePreprocessing
 from acme_fleet.deploy.export import export, origin_alone
+from acme_fleet.deploy.onnx_format import MINIMUM
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
 from acme_fleet.models.backbone.elastic import architecture, as_elastic, extract
 from acme_fleet.models.backbone.precision import pack
@@ -127,7 +128,7 @@ def latencies(reference: Path, artifacts: dict[str, Path]) -> dict[str, np.ndarr
     image = draw.integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
     pixels = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1
     sessions = {
-        name: start((folder / GRAPH).read_bytes(), "1.23", 1) for name, folder in artifacts.items()
+        name: start((folder / GRAPH).read_bytes(), MINIMUM, 1) for name, folder in artifacts.items()
     }
     actions: dict[str, Any] = {"eager PyTorch": lambda: model(pixel_values=pixels)}
     for name, session in sessions.items():

@@ -45,7 +45,7 @@ def about(options: Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shares:
-    """Who has which texts.
+    """Texts of a device.
 
     Attributes:
         own: texts of a domain to train and to choose on, at most.

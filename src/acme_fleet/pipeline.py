@@ -19,6 +19,7 @@ from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.memory import FeatureMemory
 from acme_fleet.device.state import DeviceFolder, changed_files
 from acme_fleet.distillation.reference import (
+    check_reference,
     checkpoint_backbone,
     known_pooling,
     untrained_reference,
@@ -86,6 +87,7 @@ def customize(
         return done
     task_of(fleet.task).check(fleet)
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
+    check_reference(fleet)
     world = load_world(fleet, None if connect is None else [])
     reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     plan = make_plan(fleet, world, reference)

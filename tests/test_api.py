@@ -201,6 +201,15 @@ def test_what_is_no_list_of_callbacks_is_refused_before_any_work(given: Any, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(pipeline, "load_world", lambda *_: pytest.fail("data were read"))
+    with pytest.raises(RunError, match=r"cannot write .*run: a part of the path is not a folder"):
+        customize(tiny(**SHORT), tmp_path / "file" / "run", progress=False)
+
+
 def test_a_dict_is_no_fleet():
     with pytest.raises(FleetError, match=r"is a dict; Fleet.parse makes one of"):
         customize({"name": "a"})  # type: ignore[arg-type]

@@ -83,8 +83,8 @@ class Data(Settings):
     source: str = "digits"
     """Format: scikit-learn's ``digits``, these at random places as ``moved_digits``, ``arrays``
     (.npz), ``images`` (folders of class folders), ``parquet`` files, a ``huggingface`` data set,
-    ``text`` (JSON Lines or CSV), or ``language`` (JSON Lines of texts, of prompts with answers or of
-    messages, for the task generation)."""
+    ``text`` (JSON Lines or CSV), or ``language`` (the same, of texts, of prompts with answers or
+    of messages, for the task generation)."""
     train: Path | list[Path] | str | None = None
     """Paths of the training samples; for ``huggingface`` a name, or a folder (. or / first)."""
     test: Path | list[Path] | str | None = None

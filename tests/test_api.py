@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import acme_fleet
 from acme_fleet import api, pipeline, tracking
@@ -108,6 +109,14 @@ def test_a_notebook_shows_a_table(run: Run):
     shown = run._repr_html_()
     assert shown.count("<tr>") == 5
     assert "<td>badge-2</td>" in shown
+    one = run.device("badge-2")._repr_html_()
+    assert one.count("<tr>") == 2
+    assert "<td>badge-2</td>" in one
+
+
+def test_a_whole_run_is_no_model(run: Run):
+    with pytest.raises(RunError, match=r"holds a whole run; name a device's folder: "):
+        acme_fleet.load(run.path)
 
 
 def test_names_are_no_markup_in_a_notebook(run: Run):
@@ -153,7 +162,11 @@ def test_a_device_predicts(run: Run, tmp_path: Path):
     assert by_image == pytest.approx(by_path, abs=1e-6)
     assert sum(by_array.values()) == pytest.approx(1, abs=1e-5)
     assert list(by_array.values()) == sorted(by_array.values(), reverse=True)
-    assert device.predict() == []
+    assert device.predict() == device.predict([]) == []
+    assert device.predict([array, tmp_path / "0.png"]) == device.predict(array, tmp_path / "0.png")
+    for other in (3, None, b"\x89PNG", torch.from_numpy(array)):
+        with pytest.raises(FleetError, match="takes images: paths, PIL images and NumPy arrays"):
+            device.predict(other)
     assert not device.model().training
     with pytest.raises(FleetError, match="cannot read"):
         device.predict(tmp_path / "nowhere.png")
@@ -179,6 +192,27 @@ def test_callbacks_hear_a_run_from_beginning_to_end(made: tuple[Run, Watcher]):
     assert ("stage", "cam-1", "round 1") in told
     begun = [t[1:3] for t in told if t[0] == "stage"]
     assert sorted(begun) == sorted(t[1:3] for t in told if t[0] == "ended")
+
+
+@pytest.mark.parametrize("given", [Watcher(), [Watcher], [print]])
+def test_what_is_no_list_of_callbacks_is_refused_before_any_work(given: Any, tmp_path: Path):
+    with pytest.raises(FleetError, match=r"callbacks: give a list of instances"):
+        customize(tiny(**SHORT), tmp_path / "run", callbacks=given, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(pipeline, "load_world", lambda *_: pytest.fail("data were read"))
+    with pytest.raises(RunError, match=r"cannot write .*run: a part of the path is not a folder"):
+        customize(tiny(**SHORT), tmp_path / "file" / "run", progress=False)
+
+
+def test_a_dict_is_no_fleet():
+    with pytest.raises(FleetError, match=r"is a dict; Fleet.parse makes one of"):
+        customize({"name": "a"})  # type: ignore[arg-type]
 
 
 def test_a_run_that_fails_is_told(tmp_path: Path):

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import PrivateAttr
 
 from acme_fleet.config.fleet import Fleet
@@ -19,6 +20,7 @@ from acme_fleet.report.words import accuracy_text, brief_duration_text, bytes_te
 from acme_fleet.runs.callbacks import Callback, run_watched
 from acme_fleet.runs.directory import RunDirectory
 from acme_fleet.runs.summary import ClusterSummary, DeviceSummary, Summary
+from acme_fleet_runtime.images import pillow
 
 if TYPE_CHECKING:
     import pandas
@@ -62,7 +64,13 @@ def customize(
     from acme_fleet.pipeline import customize as run_pipeline
     from acme_fleet.report.terminal.progress import LiveStages
 
-    fleet = fleet if isinstance(fleet, Fleet) else Fleet.from_yaml(fleet)
+    if not isinstance(fleet, Fleet):
+        if not _is_path(fleet):
+            raise FleetError(
+                f"a fleet is a Fleet or the path of a fleet file, and this is a "
+                f"{type(fleet).__name__}; Fleet.parse makes one of a dict"
+            )
+        fleet = Fleet.from_yaml(fleet)
     path = Path(out) if out is not None else Path("runs") / fleet.name
     shown = progress and observer is None
     with LiveStages() if shown else nullcontext() as stages:
@@ -171,18 +179,9 @@ class Run(Summary):
 
     def _repr_html_(self) -> str:
         """A table, which a notebook shows."""
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(device)) + "</tr>"
-            for device in self.devices[:_SHOWN]
-        )
         more = len(self.devices) - _SHOWN
         rest = f"<p>… and {more:,} more devices: to_pandas() has all</p>" if more > 0 else ""
-        caption = html.escape(f"{self.brief}; report: {self.report}")
-        return (
-            f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>{rest}"
-        )
+        return _table(f"{self.brief}; report: {self.report}", self.devices[:_SHOWN]) + rest
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,18 +214,22 @@ class DeviceRun:
 
         Args:
             inputs: paths of images or text files, PIL images, arrays of shape ``(height, width)``
-                or ``(height, width, channels)``; for a model of texts the texts themselves.
+                or ``(height, width, channels)``; for a model of texts the texts themselves. A list
+                stands for what is in it.
 
         Raises:
             FleetError: if an input is not what the model takes, or it is a language model.
         """
         from acme_fleet.inspection.predict import DeviceModel
 
-        if not inputs:
+        values: list[Any] = []
+        for each in inputs:
+            values += each if isinstance(each, list | tuple) else [each]
+        if not values:
             return []
         self._refuse_writer()
         own = DeviceModel.open(self.folder)
-        samples = [self._prepared(own, each) for each in inputs]
+        samples = [self._prepared(own, each) for each in values]
         rows = own.probabilities(samples)
         order = [
             sorted(zip(own.class_names, row, strict=True), key=lambda p: -p[1]) for row in rows
@@ -263,6 +266,11 @@ class DeviceRun:
         """The model's inputs for one value."""
         if own.takes_images:
             image = own.preprocessing.read([Path(value)])[0] if _is_path(value) else value
+            if not isinstance(image, np.ndarray | pillow().Image):
+                raise FleetError(
+                    f"the model takes images: paths, PIL images and NumPy arrays, not a "
+                    f"{type(value).__name__}"
+                )
             return own.preprocessing.inputs([image])
         if isinstance(value, Path):
             value = own.preprocessing.read([value])[0]
@@ -278,6 +286,23 @@ class DeviceRun:
             f"{accuracy_text(own.accuracy)} on "
             f"{own.test_samples:,} tests)"
         )
+
+    def _repr_html_(self) -> str:
+        """Its row of the run's table, which a notebook shows."""
+        return _table(str(self.folder), [self.summary])
+
+
+def _table(caption: str, devices: Sequence[DeviceSummary]) -> str:
+    """A row for each device, in HTML."""
+    head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(device)) + "</tr>"
+        for device in devices
+    )
+    return (
+        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
 
 
 def _is_path(value: Any) -> bool:

@@ -19,6 +19,7 @@ from acme_fleet.device.client import DeviceClient
 from acme_fleet.device.memory import FeatureMemory
 from acme_fleet.device.state import DeviceFolder, changed_files
 from acme_fleet.distillation.reference import (
+    check_reference,
     checkpoint_backbone,
     known_pooling,
     untrained_reference,
@@ -35,7 +36,7 @@ from acme_fleet.outcome import Beside, choice_records, kept_by_devices, summariz
 from acme_fleet.report.page.html import write_report
 from acme_fleet.report.warnings import commonest_share, of_fleet, run_warnings
 from acme_fleet.roles import FindRun, cloud_role, device_role, edge_role
-from acme_fleet.runs.atomic import remove_partial
+from acme_fleet.runs.atomic import check_writable, remove_partial
 from acme_fleet.runs.directory import CHOICES, RunDirectory
 from acme_fleet.runs.forecast import Earlier
 from acme_fleet.runs.journal import Journal, Observer, finished_stages, read_journal
@@ -86,6 +87,8 @@ def customize(
         return done
     task_of(fleet.task).check(fleet)
     training_device(fleet.accelerator, "accelerator")  # refused before anything is written
+    check_reference(fleet)
+    check_writable(Path(out))
     world = load_world(fleet, None if connect is None else [])
     reference = untrained_reference(fleet, world.public, world.classes, world.vocabulary)
     plan = make_plan(fleet, world, reference)

@@ -226,7 +226,10 @@ def plain_array(image: Any, channels: int) -> np.ndarray:
     """
     if image.mode.startswith(("I", "F")):
         # Pillow clips such values to 0..255 when it converts them.
-        raise FleetError(f"images of more than 8 bits a channel (mode {image.mode}) are not read")
+        raise FleetError(
+            f"images of more than 8 bits a channel (mode {image.mode}) are not read; save them "
+            f"with 8"
+        )
     with _decoding(f"an image of mode {image.mode}") as library:
         if "A" in image.getbands() or image.info.get("transparency") is not None:
             colours = image.convert("RGBA")

@@ -588,7 +588,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path):
         ("[" * 100_000, "nested too deeply"),
         ('{"text": "a", "label": NaN}', "must be text or an integer"),
         ('{"text": "a", "label": Infinity}', "must be text or an integer"),
-        ('{"text": "a", "label": true}', "of type bool"),
+        ('{"text": "a", "label": true}', "must be text or an integer, and is true"),
         ('{"text": "a", "label": null}', "must be text or an integer"),
         ('{"text": "a", "label": "b"}', "is text, that of .*line 1 is a number"),
         ('{"text": "a", "text": "b", "label": 1}', "the key 'text' stands twice"),

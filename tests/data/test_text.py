@@ -78,13 +78,47 @@ def test_file_becomes_samples(tmp_path: Path, text_checkpoint: Path):
         assert size == len(text.encode())
 
 
+def test_a_table_gives_the_samples_of_its_lines(tmp_path: Path, text_checkpoint: Path):
+    known = TextPreprocessing.of_checkpoint(text_checkpoint, 8)
+    wanted = load_source(data(lines(tmp_path / "a.jsonl", rows())), known)
+    table = tmp_path / "a.CSV"
+    cells = ["intent,text,room", *(f'{row["intent"]},"{row["text"]}",r' for row in rows())]
+    table.write_bytes(("\ufeff" + "\r\n".join(cells) + "\r\n\r\n").encode())
+    source = load_source(data(table), known)
+    assert source.classes == wanted.classes
+    assert torch.equal(source.train.inputs["input_ids"], wanted.train.inputs["input_ids"])
+    assert torch.equal(source.train.labels, wanted.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"text,intent\nturn it off, now,light\n", "row 2 has 3 cells, the first row has 2"),
+        (b"text;intent\nsing;light\n", "row 2 lacks text, intent; it has text;intent"),
+        (b"text,intent,text\na,b,c\n", "row 1: two columns have one name"),
+        (b'text,intent\n"sing,light\n', "unexpected end of data"),
+        ("text,intent\n".encode("utf-16"), "as UTF-8"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(
+    tmp_path: Path, text_checkpoint: Path, content: bytes, words: str
+):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(FleetError, match=r"data\.train: .*a\.csv") as caught:
+        load_source(data(path), TextPreprocessing.of_checkpoint(text_checkpoint, 8))
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("{", "line 13 is no JSON"),
         ("[1]", "line 13 is no JSON object"),
         ('{"text": "a"}', "lacks intent; it has text"),
-        ('{"text": 3, "intent": "light"}', "'text' is int, no text"),
+        ('{"text": 3, "intent": "light"}', "'text' is 3, no text"),
+        ('{"text": null, "intent": "light"}', "'text' is null, no text"),
+        ('{"text": "a", "intent": true}', "must be text or an integer, and is true"),
         ('{"text": "a", "intent": [1]}', "'intent' must be text or an integer"),
     ],
 )

@@ -18,7 +18,7 @@ from acme_fleet.data.image import ImageSize, Normalization
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.data.text import TextPreprocessing
-from acme_fleet.distillation.reference import untrained_reference
+from acme_fleet.distillation.reference import check_reference, untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.models.backbone.checkpoints import load_backbone, load_head, read_checkpoint
 from acme_fleet.models.backbone.elastic import Architecture, as_elastic, extract
@@ -277,6 +277,16 @@ def test_without_public_labels_a_classifier_is_the_checkpoints_or_zero(tmp_path)
     assert torch.equal(own.head.weight, model.classifier.weight)
     assert own.head.weight.any()
     assert not any(parameter.any() for parameter in other.head.parameters())
+
+
+def test_a_reference_of_another_kind_is_refused_without_its_weights(tmp_path):
+    tiny("bert").config.save_pretrained(tmp_path)
+    with pytest.raises(FleetError, match="it takes texts, the data are images"):
+        check_reference(make_fleet(tmp_path))
+    chats = {"source": "language", "train": "chats.jsonl", "max_tokens": 8}
+    with pytest.raises(FleetError, match="a bert writes no text; decoders are llama, "):
+        check_reference(make_fleet(tmp_path, data=chats, task="generation"))
+    check_reference(make_fleet(tmp_path, data={**chats, "source": "text"}))
 
 
 def test_a_reference_must_fit_the_data(tmp_path):

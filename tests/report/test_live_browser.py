@@ -191,6 +191,13 @@ def test_nothing_is_cut_on_a_phone(runs: Path, address: str, tab: Tab, scheme: s
     keep(tab, f"phone-{scheme}")
     assert tab.run("document.documentElement.scrollWidth") == 400
     assert not tab.run(too_wide())
+    assert shades(tab, ".scroll")
+
+
+def shades(tab: Tab, wide: str) -> bool:
+    """True if all that can be wider than a phone shows at its edge that there is more."""
+    shade = "getComputedStyle(one).backgroundImage.includes('gradient')"
+    return tab.run(f"[...document.querySelectorAll('{wide}')].every((one) => {shade})")
 
 
 def too_wide() -> str:
@@ -216,6 +223,9 @@ def test_the_report_sorts_searches_and_fits_a_phone(
     keep(tab, f"report-phone-{len(sizes)}")
     assert tab.run("document.documentElement.scrollWidth") == 400
     assert not tab.run(too_wide())
+    assert shades(tab, ".scroll, .plot")
+    words = "document.querySelector('#leaving .scroll')"
+    assert tab.run(f"{words}.scrollWidth <= {words}.clientWidth")  # a table of words wraps
     tab.open(path.as_uri())
     column = "[...document.querySelectorAll('#device-table tbody td:nth-child(6)')]"
     read = f"{column}.map((cell) => Number(cell.textContent))"

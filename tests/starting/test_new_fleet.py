@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from transformers import ViTConfig
 from typer.testing import CliRunner
 
 from acme_fleet.cli import app
@@ -84,6 +86,42 @@ def test_a_broken_image_is_named_and_the_file_is_written_all_the_same(tmp_path: 
     assert f"cannot be read: cannot read {cut} as an image" in result.stderr
     assert "23 images of 2 classes, in colour; shorter side 20 pixels" in result.output
     assert "cat 11" in (tmp_path / "pets.yaml").read_text()
+
+
+def test_an_image_that_a_run_refuses_is_named(photos: Path, tmp_path: Path):
+    shutil.copytree(photos, tmp_path / "pets")
+    deep = tmp_path / "pets" / "digit-1" / "3.png"
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(deep)
+    found = look_at_images(tmp_path / "pets", _quiet)
+    assert found.samples == 159
+    assert found.broken[0].startswith(f"cannot read {deep}: images of more than 8 bits")
+
+
+def test_a_checkpoint_of_another_kind_is_refused_by_its_kind(
+    photos: Path, tmp_path: Path, text_checkpoint: Path
+):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(json.dumps({"messages": chat}))
+    texts = write_rows(tmp_path / "said.jsonl", said(24))
+    images = tmp_path / "vit"
+    ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(images)
+    for data, checkpoint, told in (
+        (("--text", chats), text_checkpoint, "a bert writes no text; decoders are"),
+        (("--text", texts), images, "it takes images, the data are texts"),
+        (("--images", photos), text_checkpoint, "it takes texts, the data are images"),
+    ):
+        result = _acme("init", tmp_path / "a.yaml", *data, "--checkpoint", checkpoint)
+        assert result.exit_code == 2
+        assert told in " ".join(result.stderr.split())
+
+
+def test_a_table_is_read_as_its_lines_are(tmp_path: Path, text_checkpoint: Path):
+    table = tmp_path / "said.csv"
+    table.write_text("text,intent\n" + "".join(f"{r['text']},{r['intent']}\n" for r in said(60)))
+    lines = write_rows(tmp_path / "said.jsonl", said(60))
+    found = look_at_texts(table, text_checkpoint, None)
+    assert found.classes == look_at_texts(lines, text_checkpoint, None).classes
 
 
 def test_few_samples_of_a_class_are_told(photos: Path, tmp_path: Path):

@@ -28,7 +28,8 @@ def init(
         typer.Option(help="Images: a folder with a folder a class, a .parquet or .npz file."),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Texts: JSON Lines with labels, answers or messages.")
+        Path | None,
+        typer.Option(help="Texts: JSON Lines or .csv, with labels, answers or messages."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="A data set of images on the Hugging Face hub, or digits.")

@@ -14,7 +14,7 @@ from acme_fleet.config.base import differences
 from acme_fleet.config.fleet import Fleet
 from acme_fleet.data.partition import load_world
 from acme_fleet.data.samples import Splits
-from acme_fleet.distillation.reference import untrained_reference
+from acme_fleet.distillation.reference import check_reference, untrained_reference
 from acme_fleet.errors import FleetError, RunError
 from acme_fleet.models.fitted import About, write_fitted
 from acme_fleet.models.pooling import pool_by
@@ -73,6 +73,7 @@ def make_reference(fleet: Fleet, out: Path, stage: Stage) -> FineTuned:
             "reference.checkpoint: there is none to fine-tune; name a pre-trained one, or train "
             "one from data alone with `acme pretrain`"
         )
+    check_reference(fleet)
     backbone = fleet.backbone.model_copy(update={"vocabulary": None})
     fleet = fleet.with_paths_from(Path.cwd()).model_copy(update={"backbone": backbone})
     told = fleet.model_dump(mode="json")

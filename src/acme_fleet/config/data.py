@@ -83,8 +83,8 @@ class Data(Settings):
     source: str = "digits"
     """Format: scikit-learn's ``digits``, these at random places as ``moved_digits``, ``arrays``
     (.npz), ``images`` (folders of class folders), ``parquet`` files, a ``huggingface`` data set,
-    ``text`` (JSON Lines), or ``language`` (JSON Lines of texts, of prompts with answers or of
-    messages, for the task generation)."""
+    ``text`` (JSON Lines or CSV), or ``language`` (the same, of texts, of prompts with answers or
+    of messages, for the task generation)."""
     train: Path | list[Path] | str | None = None
     """Paths of the training samples; for ``huggingface`` a name, or a folder (. or / first)."""
     test: Path | list[Path] | str | None = None
@@ -92,7 +92,7 @@ class Data(Settings):
     image_column: str = "image"
     """Column of the images in ``parquet`` files and ``huggingface`` data sets."""
     text_column: str = "text"
-    """Key of the texts in the JSON Lines files of ``text`` and ``language``."""
+    """Key, or column, of the texts in the files of ``text`` and ``language``."""
     max_tokens: Annotated[int, Field(ge=2, le=4096)] = 64
     """Tokens to which each text is cut or padded, by the checkpoint's tokenizer; a longer one is
     refused by ``language``."""

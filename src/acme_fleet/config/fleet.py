@@ -104,7 +104,8 @@ class Fleet(Settings):
     def __repr__(self) -> str:
         """Short, as a fleet may have thousands of devices; :meth:`to_yaml` has everything."""
         devices, clusters = len(self.devices), len(self.clusters)
-        return f"Fleet({self.name}, {self.task}: {devices:,} devices in {clusters:,} clusters)"
+        counted = f"{devices:,} device{'s' * (devices != 1)} in {clusters:,} cluster"
+        return f"Fleet({self.name}, {self.task}: {counted}{'s' * (clusters != 1)})"
 
     __str__ = __repr__
 

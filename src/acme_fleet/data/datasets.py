@@ -306,7 +306,7 @@ def _forms(parts: Sequence[RawSamples]) -> dict[tuple[int, int, int], str]:
     forms: dict[tuple[int, int, int], str] = {}
     for raw in parts:
         if raw.items.dtype == object:
-            with _said_of(raw.where):
+            with said_of(raw.where):
                 for image, name in _named(raw):
                     forms.setdefault(image_form(image, name), name)
         else:
@@ -318,13 +318,13 @@ def _forms(parts: Sequence[RawSamples]) -> dict[tuple[int, int, int], str]:
 def _samples(raw: RawSamples, preprocessing: Preprocessing) -> Samples:
     """Decode and preprocess."""
     if isinstance(preprocessing, LanguagePreprocessing):
-        with _said_of(raw.where):
+        with said_of(raw.where):
             inputs, labels = preprocessing.learned(raw.items)
         return Samples(inputs, labels, torch.from_numpy(raw.stored_bytes))
     items: Any = raw.items
     if raw.items.dtype == object and isinstance(preprocessing, ImagePreprocessing):
         items = _opened(raw, preprocessing)
-    with _said_of(raw.where):
+    with said_of(raw.where):
         inputs = preprocessing.inputs(items)
     return Samples(
         inputs=inputs,
@@ -341,7 +341,7 @@ def _opened(raw: RawSamples, rule: ImagePreprocessing) -> Iterator[np.ndarray]:
     """
     for image, name in _named(raw):
         opened = open_image(image, name)
-        with _said_of(f"cannot read {name}"):
+        with said_of(f"cannot read {name}"):
             pixels = plain_array(opened, rule.channels)
         yield pixels
 
@@ -352,16 +352,16 @@ def check_images(raw: RawSamples) -> None:
     Raises:
         FleetError: naming the owner, and the image that cannot be decoded.
     """
-    with _said_of(raw.where):
+    with said_of(raw.where):
         for image, name in _named(raw):
             if isinstance(image, bytes | Path):
                 opened = open_image(image, name)
-                with _said_of(f"cannot read {name}"):
+                with said_of(f"cannot read {name}"):
                     plain_array(opened, 3)
 
 
 @contextmanager
-def _said_of(where: str) -> Iterator[None]:
+def said_of(where: str) -> Iterator[None]:
     """Begin an error that comes from within by the setting that it is about."""
     try:
         yield

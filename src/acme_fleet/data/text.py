@@ -1,7 +1,9 @@
-"""Texts: JSON Lines files, and the tokenizer that ships with every model."""
+"""Texts: JSON Lines and CSV files, and the tokenizer that ships with every model."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ from acme_fleet.data.samples import Samples
 from acme_fleet.data.sources.files import require_columns
 from acme_fleet.data.vocabulary import cut_tokenizer, kept_tokens
 from acme_fleet.errors import FleetError
-from acme_fleet.outside import read_regular, reading
+from acme_fleet.outside import one_line, read_regular, reading
 from acme_fleet_runtime.strict import unique_keys
 from acme_fleet_runtime.texts import check_numbers, check_tokens, read_text
 
@@ -188,17 +190,42 @@ def read_json_lines(paths: Sequence[Path], columns: Columns, where: str) -> RawS
 def json_lines(path: Path, where: str) -> list[tuple[str, str]]:
     """Lines of a file that are not empty, each after what to call it in an error.
 
+    The rows of a ``.csv`` file are such lines too: objects with its first row's names as keys.
+
     Raises:
-        FleetError: if the file cannot be read.
+        FleetError: if the file cannot be read, or a row has other columns than the first.
     """
     with reading(f"{where}: cannot read {path}"):
-        # Only these end a line; U+2028 and U+0085 may stand in a text.
-        lines = read_regular(path).decode("utf-8-sig").split("\n")
+        content = read_regular(path)
+    with reading(f"{where}: cannot read {path} as UTF-8"):
+        text = content.decode("utf-8-sig")
+    if path.suffix.lower() == ".csv":
+        return _csv_rows(text, f"{where}: {path}")
+    lines = text.split("\n")  # only these end a line; U+2028 and U+0085 may stand in a text
     return [
         (f"{where}: {path}, line {number}", line)
         for number, line in enumerate(lines, 1)
         if line.strip(_JSON_SPACE)
     ]
+
+
+def _csv_rows(text: str, where: str) -> list[tuple[str, str]]:
+    """The rows of a table as JSON, each after what to call it; see :func:`json_lines`."""
+    with reading(where):
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    rows = [row for row in rows if row]
+    if rows and len({*rows[0]}) < len(rows[0]):
+        raise FleetError(f"{where}, row 1: two columns have one name: {', '.join(rows[0])}")
+    found = []
+    for number, row in enumerate(rows[1:], 2):
+        place = f"{where}, row {number}"
+        if len(row) != len(rows[0]):
+            raise FleetError(
+                f"{place} has {len(row)} cells, the first row has {len(rows[0])}; a text with a "
+                f'comma stands in "quotes"'
+            )
+        found.append((place, json.dumps(dict(zip(rows[0], row, strict=True)))))
+    return found
 
 
 def _read_lines(path: Path, columns: Columns, where: str) -> RawSamples:
@@ -241,7 +268,7 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
     """
     text = row[key]
     if not isinstance(text, str):
-        raise FleetError(f"{where}: {key!r} is {type(text).__name__}, no text")
+        raise FleetError(f"{where}: {key!r} is {one_line(json.dumps(text), 40)}, no text")
     with reading(f"{where}: {key!r} is no Unicode text"):
         text.encode()
     if not text.strip():
@@ -253,6 +280,18 @@ def _row(line: str, columns: Columns, where: str) -> dict[str, Any]:
     row = json_object(line, where)
     require_columns(columns.within(row), list(row), where)
     text_of(row, columns.item, where)
-    if columns.label in row and not isinstance(row[columns.label], str | int):
-        raise FleetError(f"{where}: {columns.label!r} must be text or an integer")
+    if columns.label in row:
+        check_label(row, columns.label, where)
     return row
+
+
+def check_label(row: Mapping[str, Any], key: str, where: str) -> None:
+    """Refuse a label that is neither text nor an integer.
+
+    Raises:
+        FleetError: naming it.
+    """
+    label = row[key]
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        told = one_line(json.dumps(label), 40)
+        raise FleetError(f"{where}: {key!r} must be text or an integer, and is {told}")

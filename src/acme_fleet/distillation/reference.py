@@ -18,7 +18,13 @@ from acme_fleet.cost.size import file_size, parameter_count, shapes_of
 from acme_fleet.data.samples import Samples, Splits
 from acme_fleet.distillation.elastic import Origin
 from acme_fleet.errors import FleetError
-from acme_fleet.models.backbone.checkpoints import load_backbone, load_head, load_language_model
+from acme_fleet.models.backbone.checkpoints import (
+    check_kind,
+    load_backbone,
+    load_head,
+    load_language_model,
+    require_kind,
+)
 from acme_fleet.models.backbone.elastic import is_full_width, with_vocabulary
 from acme_fleet.models.families import family_of, most_tokens, own_pooling
 from acme_fleet.models.features import Classifier, LanguageModel, patches
@@ -94,6 +100,18 @@ def untrained_reference(
         for parameter in model.head.parameters():
             nn.init.zeros_(parameter)
     return model
+
+
+def check_reference(settings: Fleet) -> None:
+    """Refuse a checkpoint that is not for the fleet's data or task, before any data are read.
+
+    Raises:
+        FleetError: see :func:`~acme_fleet.models.backbone.checkpoints.check_kind`.
+    """
+    checkpoint, revision = settings.reference.checkpoint, settings.reference.revision
+    if checkpoint is not None:
+        images, writes = not settings.data.holds_texts, task_of(settings.task).per_token
+        check_kind(checkpoint, revision, images=images, writes=writes)
 
 
 def _check_unlabelled(settings: Fleet, public: Splits) -> None:
@@ -188,13 +206,11 @@ def _from_checkpoint(
     assert checkpoint is not None
     backbone, known = checkpoint_backbone(settings, inputs, vocabulary)
     config = backbone.config
+    require_kind(str(checkpoint), config, images="pixel_values" in inputs)
     pool_by(backbone, known or config.pooling)
     if not is_full_width(config):
         raise FleetError(f"reference.checkpoint: {checkpoint} was made narrower already")
     images = family_of(config).grid == "image"
-    if images != ("pixel_values" in inputs):
-        takes, are = ("images", "texts") if images else ("texts", "images")
-        raise FleetError(f"reference.checkpoint: {checkpoint} takes {takes}, the data are {are}")
     (_check_images if images else _check_texts)(checkpoint, config, inputs)
     if (fitted := read_fitted(checkpoint, class_names, config.hidden_size)) is not None:
         tensors, about = fitted

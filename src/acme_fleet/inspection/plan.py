@@ -17,7 +17,7 @@ from acme_fleet.data.learned import learned_before
 from acme_fleet.data.partition import World, load_world
 from acme_fleet.data.samples import Splits
 from acme_fleet.distillation.importance import check_objective
-from acme_fleet.distillation.reference import untrained_reference
+from acme_fleet.distillation.reference import check_reference, untrained_reference
 from acme_fleet.edge.similarity import SIMILARITIES
 from acme_fleet.errors import FleetError
 from acme_fleet.messages.header_plan import Block, Genotype, HeaderPlan
@@ -138,6 +138,7 @@ def examine(fleet: Fleet) -> Plan:
 def examine_whole(fleet: Fleet) -> Examined:
     """Load the data and the reference, and make the plan."""
     task_of(fleet.task).check(fleet)
+    check_reference(fleet)
     world = load_world(fleet)
     of = fleet, world.public, world.classes, world.vocabulary
     reference = untrained_reference(*of, shape_alone=True)

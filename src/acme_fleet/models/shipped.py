@@ -52,6 +52,7 @@ from acme_fleet.models.storage import (
 )
 from acme_fleet.outside import one_line, read_regular, reading, regular
 from acme_fleet.runs.atomic import replacing
+from acme_fleet.runs.directory import FLEET
 
 SUMS, TOKENIZER_CONFIG = "SHA256SUMS", "tokenizer_config.json"
 GENERATION = "generation_config.json"  # of language models only
@@ -344,13 +345,14 @@ def check_sums(folder: Path) -> None:
         there = folder.is_dir()
     if not there:
         raise RunError(f"cannot read {folder}: there is no such folder")
+    if (folder / FLEET).exists():
+        raise RunError(f"{folder} holds a whole run; name a device's folder: {folder}/devices/NAME")
     path = folder / SUMS
     if not path.exists():
         return
     with reading(f"cannot read {path}", RunError):
         lines = read_regular(path, _LARGEST_DOCUMENT).decode("ascii").splitlines()
-    parts = [line.partition("  ") for line in lines]
-    sums = {name: digest for digest, _, name in parts}
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     present = {name for name in SHIPPED_FILES if (folder / name).exists()}
     if len(sums) != len(lines) or not {WEIGHTS, CONFIG} <= sums.keys() <= SHIPPED_FILES:
         raise RunError(f"{path} is damaged: it is no list of checksums of this folder's files")
@@ -372,8 +374,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not name.endswith(SCALE):
             kinds[name.partition(".")[0]].add(tensor.dtype)
     for name, tensor in tensors.items():
-        wrong = None
-        others = kinds[name.partition(".")[0]]
+        wrong, others = None, kinds[name.partition(".")[0]]
         if tensor.dtype not in (*_FLOATS, *_ROUNDED):
             wrong = f"is of type {_named(tensor.dtype)}, weights are floating-point numbers"
         elif len(others) > 1 and tensor.dtype in others - {torch.float32}:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from acme_fleet.config.fleet import Fleet
+from acme_fleet.errors import FleetError
+from acme_fleet.outside import one_line
 from acme_fleet.runs.forecast import Earlier, Expected
 from acme_fleet.runs.journal import Observer, PlanObserver
 from acme_fleet.runs.notes import numbers_in
@@ -91,9 +93,18 @@ def run_watched(
         observer: is told the stages too.
         fleet, out: of the run.
         work: with the observer that it is to tell.
+
+    Raises:
+        FleetError: if something else than callbacks is given, before anything is done.
     """
     if not callbacks:
         return work(observer)
+    alone = isinstance(callbacks, Callback)
+    if alone or not all(isinstance(callback, Callback) for callback in callbacks):
+        raise FleetError(
+            f"callbacks: give a list of instances of acme_fleet.Callback, [MyCallback()], and not "
+            f"{one_line(repr(callbacks), 80)}"
+        )
     for callback in callbacks:
         callback.on_run_begin(fleet, out)
     try:

@@ -13,16 +13,16 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from acme_fleet.config.data import Data
-from acme_fleet.data.datasets import list_source
+from acme_fleet.data.datasets import list_source, said_of
 from acme_fleet.data.language import LanguagePreprocessing, read_item
 from acme_fleet.data.sources.archives import data_at
 from acme_fleet.data.sources.files import require_columns
-from acme_fleet.data.text import TextPreprocessing, json_lines, json_object, text_of
+from acme_fleet.data.text import TextPreprocessing, check_label, json_lines, json_object, text_of
 from acme_fleet.errors import FleetError
 from acme_fleet.outside import listed, one_line, optional, reading, resolved
 from acme_fleet.starting.have import Template
 from acme_fleet.starting.shape import is_known
-from acme_fleet_runtime.images import open_image
+from acme_fleet_runtime.images import open_image, plain_array
 
 Progress = Callable[[int, int], None]
 _TEXTS = ("text", "sentence", "utterance", "query", "content", "review")
@@ -171,7 +171,8 @@ def _pixels(item: Any, name: str) -> tuple[int, ...]:
     if isinstance(item, np.ndarray):
         return item.shape
     image = open_image(item, name)
-    return (image.height, image.width) + (() if image.mode in ("1", "L", "LA") else (3,))
+    with said_of(f"cannot read {name}"):
+        return plain_array(image, 1 if image.mode in ("1", "L", "LA") else 3).shape
 
 
 def _about_classes(counts: Mapping[str, int]) -> list[str]:
@@ -320,8 +321,7 @@ def _item(
         return read_item(row, text, place)
     assert label is not None
     require_columns([text, label], list(row), place)
-    if not isinstance(row[label], str | int):
-        raise FleetError(f"{place}: {label!r} must be text or an integer")
+    check_label(row, label, place)
     return {"text": text_of(row, text, place)}
 
 
@@ -348,6 +348,9 @@ def _tokens(
     if is_known(checkpoint):
         lengths = [int(_TOKENS_A_CHARACTER * len(str(item))) + 3 for item in items]
         return _kept_length(kind, lengths, _LONGEST[kind], "by their characters")
+    from acme_fleet.models.backbone.checkpoints import check_kind
+
+    check_kind(checkpoint, images=False, writes=kind == "assistant")
     reader = TextPreprocessing if kind == "text" else LanguagePreprocessing
     lengths = _lengths(items, reader.of_checkpoint(checkpoint, _LONGEST[kind]))
     return _kept_length(kind, lengths, _most(kind, checkpoint), "by the checkpoint's tokenizer")

@@ -21,6 +21,7 @@ from acme_fleet.data.text import TextPreprocessing
 from acme_fleet.distillation.reference import untrained_reference
 from acme_fleet.errors import FleetError
 from acme_fleet.inspection.plan import check_feasible, make_plan
+from acme_fleet.models.backbone.checkpoints import check_kind
 from acme_fleet.outside import resolved
 from acme_fleet.report.warnings import FEW
 from acme_fleet.starting.devices import DEFAULT_TYPE, Wanted, wanted_devices
@@ -82,6 +83,8 @@ def new_fleet(path: Path, have: Have, progress: Progress) -> New:
         FleetError: naming the option that is wrong, and what would be right.
     """
     have.check()
+    if have.checkpoint is not None and (have.images or have.dataset):
+        check_kind(have.checkpoint, images=True)  # before all images are decoded
     found = _found(path, have, progress)
     if have.template not in (None, found.template):
         raise FleetError(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acme_fleet.errors import FleetError
-
 _LEAST_GRID, _MOST_GRID = 4, 16  # patches along a side, for models that take any size
 
 
@@ -64,13 +62,11 @@ def shape_of_images(checkpoint: str | Path, usual_side: int) -> tuple[Shape, int
         FleetError: if it cannot be read, or is no image model of a known family.
     """
     from acme_fleet.data.checkpoint_images import read_normalization
-    from acme_fleet.models.backbone.checkpoints import read_checkpoint
+    from acme_fleet.models.backbone.checkpoints import check_kind
     from acme_fleet.models.families import dimensions, family_of
 
-    config = read_checkpoint(checkpoint).config
+    config = check_kind(checkpoint, images=True).config
     family, size = family_of(config), dimensions(config)
-    if family.grid != "image":
-        raise FleetError(f"--checkpoint: {checkpoint} is a model of texts, and the data are images")
     rule, chosen = read_normalization(checkpoint), None
     side = rule.result[0] if rule and rule.result else config.image_size
     if family.resampled:
@@ -101,13 +97,11 @@ def shape_of_texts(checkpoint: str | Path, tokens: int) -> Shape:
     """
     if is_known(checkpoint):
         return replace(KNOWN[str(checkpoint)], tokens=tokens)
-    from acme_fleet.models.backbone.checkpoints import read_checkpoint
+    from acme_fleet.models.backbone.checkpoints import check_kind
     from acme_fleet.models.families import dimensions, family_of
 
-    config = read_checkpoint(checkpoint).config
+    config = check_kind(checkpoint, images=False).config
     family, size = family_of(config), dimensions(config)
-    if family.grid == "image":
-        raise FleetError(f"--checkpoint: {checkpoint} is a model of images, and the data are texts")
     return Shape(
         layers=size.layers,
         hidden=size.hidden,

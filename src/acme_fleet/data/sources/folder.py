@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,9 @@ def read_folders(paths: Sequence[Path], where: str) -> RawSamples:
             images, others = _sorted_out(found)
             skipped += others
             if not images:
-                raise FleetError(f"{where}: the class folder {folder} holds no image files")
+                raise FleetError(
+                    f"{where}: the class folder {folder} holds no image files; remove it"
+                )
             files += images
             classes += [_class_name(folder, where)] * len(images)
     _warn_of(skipped, where)
@@ -94,7 +97,13 @@ def _warn_of(skipped: Sequence[Path], where: str) -> None:
     if skipped:
         shown = ", ".join(one_line(str(file)) for file in skipped[:3])
         rest = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
-        _log.warning(f"{where}: left out, as they are no images: {shown}{rest}")
+        _warn_once(f"{where}: left out, as they are no images: {shown}{rest}")
+
+
+@cache
+def _warn_once(told: str) -> None:
+    """A command may read a folder for each of its devices; one warning is enough."""
+    _log.warning(told)
 
 
 def _sizes(files: Sequence[Path]) -> np.ndarray:

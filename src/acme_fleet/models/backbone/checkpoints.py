@@ -114,12 +114,8 @@ def load_language_model(checkpoint: str | Path, revision: str | None = None) -> 
         FleetError: as :func:`load_backbone`, or if the checkpoint is no decoder or has no language
             head of the plain kind.
     """
-    found = read_checkpoint(checkpoint, revision)
+    found = check_kind(checkpoint, revision, images=False, writes=True)
     place = f"cannot use {found.name} for task: generation"
-    if family_of(found.config).words is None:
-        decoders = [name for name, family in FAMILIES.items() if family.words is not None]
-        kind = found.config.model_type
-        raise FleetError(f"{place}: a {kind} writes no text; decoders are {', '.join(decoders)}")
     content = config_content(checkpoint, found.folder)
     if content.get("final_logit_softcapping"):
         raise FleetError(f"{place}: final_logit_softcapping: its logits are capped, ours are not")
@@ -138,6 +134,45 @@ def load_language_model(checkpoint: str | Path, revision: str | None = None) -> 
     backbone.config.language_head = "tied" if tied else "own"
     own = {} if tied else {f"{LM_HEAD}.weight": head.get_parameter("weight").detach()}
     return as_elastic(backbone, own)
+
+
+def check_kind(
+    checkpoint: str | Path, revision: str | None = None, *, images: bool, writes: bool = False
+) -> Checkpoint:
+    """Refuse a checkpoint of another kind than the data, by its configuration alone.
+
+    Args:
+        checkpoint: a folder, or a name on the hub.
+        revision: a commit, branch or tag on the hub.
+        images: the data are images; else texts.
+        writes: the model is to write texts, which encoders do not.
+
+    Raises:
+        FleetError: if it takes other data or writes nothing; or as :func:`load_backbone`.
+    """
+    found = read_checkpoint(checkpoint, revision)
+    require_kind(found.name, found.config, images=images, writes=writes)
+    return found
+
+
+def require_kind(
+    name: str, config: PreTrainedConfig, *, images: bool, writes: bool = False
+) -> None:
+    """Refuse a configuration of another kind than the data, see :func:`check_kind`.
+
+    Raises:
+        FleetError: as there.
+    """
+    family, kind = family_of(config), config.model_type
+    if (family.grid == "image") != images:
+        takes, are = ("texts", "images") if images else ("images", "texts")
+        raise FleetError(f"cannot use {name}: it takes {takes}, the data are {are}")
+    if writes and family.words is None:
+        decoders = [key for key, family in FAMILIES.items() if family.words is not None]
+        raise FleetError(
+            f"cannot use {name} for task: generation: a {kind} writes no text; decoders are "
+            f"{', '.join(decoders)}"
+        )
 
 
 @torch.no_grad()

@@ -221,7 +221,7 @@ const showFleet = (card, run) => {
   const seconds = run.status === "running" && run.began_s ? Date.now() / 1000 - run.began_s : run.elapsed_s;
   const result = run.result;
   const done = result && result.accuracy !== null
-    ? `; ${result.devices} devices, ${percent(result.accuracy)} right on average, ${bytes(result.smallest)} to ${bytes(result.largest)}` : "";
+    ? `; ${result.devices} devices, ${percent(result.accuracy)} right on average, ${[...new Set([result.smallest, result.largest].map(bytes))].join(" to ")}` : "";
   part(card, ".time").textContent = `${duration(seconds)}${done}`;
   showTiers(card, run);
   showAccuracy(card, run);

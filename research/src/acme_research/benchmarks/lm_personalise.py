@@ -31,11 +31,6 @@ RULES: dict[str, dict[str, Any]] = {
     "importance, 2 rounds": {"rivals": True},
     "weights too, 7 rounds": {"rivals": True, **_OFTEN},
     "weights too, 7 rounds, nearer neighbours": {"temperature": 0.03, **_OFTEN},
-    "weights too, 2 rounds, nearer neighbours": {"temperature": 0.03, "mix": "both"},
-    "weights too, 4 rounds, nearer neighbours": {
-        **{"temperature": 0.03, "mix": "both", "rounds": 4, "prune_share": 0.05},
-        **{"local": {"epochs": 4}, "last_epochs": 2},
-    },
 }
 """Changes of ``personalization``. A device trains for 18 epochs in all, and loses about as many
 neurons; rivals do not depend on what neighbours send, but on rounds."""

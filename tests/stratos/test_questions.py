@@ -51,7 +51,7 @@ def test_numbers_and_signs_make_another_question():
         ([("", 1)], "'question' is empty"),
         ([("a", None)], "'answer' must be a text or a number"),
         ([("a", True)], "'answer' must be a text or a number"),
-        ([(3, 1)], "'question' is int, no text"),
+        ([(3, 1)], "'question' is 3, no text"),
         (
             [("a", 1), ("A?", 2)],
             "line 2 asks what .*line 1 asks, with another answer: '2' in place",

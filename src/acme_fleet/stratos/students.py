@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,11 @@ def save_student(
         WriteError: if it cannot be written.
     """
     origin = located(source)
+    own = None if tokenizer is None else preprocessing_documents(tokenizer)
+    ends = config_content(source, origin) if own is None else own[GENERATION_CONFIG]
     with torch.device("meta"):
         loader: Any = AutoModelForCausalLM
-        plain = loader.from_config(_plain_config(backbone.config, source, origin, tokenizer))
+        plain = loader.from_config(_plain_config(backbone.config, origin, ends))
     state = rounded(backbone.state_dict(), precision)
     if precision == "float16":
         state = {name: weight.half() for name, weight in state.items()}
@@ -143,10 +146,9 @@ def save_student(
     with writing(folder):
         make_folder(folder)
     save_plain(plain.requires_grad_(False), folder)
-    if tokenizer is not None:
-        documents = preprocessing_documents(tokenizer)
+    if own is not None:
         for name in (TOKENIZER, TOKENIZER_CONFIG):
-            write_json(folder / name, documents[name])
+            write_json(folder / name, own[name])
         return
     with reading(f"cannot use the tokenizer of {origin}"), quiet():
         config = CONFIG_MAPPING[plain.config.model_type]()
@@ -158,11 +160,14 @@ def save_student(
 
 
 def _plain_config(
-    config: PreTrainedConfig, source: str, origin: Path, tokenizer: LanguagePreprocessing | None
+    config: PreTrainedConfig, origin: Path, ends: Mapping[str, Any]
 ) -> PreTrainedConfig:
-    """The family's own configuration of an elastic model that has one width in all layers."""
+    """The family's own configuration of an elastic model that has one width in all layers.
+
+    ``ends`` has the numbers of the tokens that begin, end and fill a text.
+    """
     had = read_checkpoint(origin).config
-    sizes, content = dimensions(config), config_content(source, origin)
+    sizes = dimensions(config)
     heads, neurons = {*config.heads_per_layer}, {*config.neurons_per_layer}
     if len(heads) != 1 or len(neurons) != 1:
         raise ValueError("layers of several widths have no plain configuration")
@@ -178,8 +183,5 @@ def _plain_config(
         "tie_word_embeddings": config.language_head == "tied",
     }
     own |= {key: value for key in BY_LAYER if (value := getattr(config, key, None))}
-    numbers = (
-        content if tokenizer is None else preprocessing_documents(tokenizer)[GENERATION_CONFIG]
-    )
-    own |= {key: numbers[key] for key in _ENDS if isinstance(numbers.get(key), int)}
+    own |= {key: ends[key] for key in _ENDS if isinstance(ends.get(key), int)}
     return CONFIG_MAPPING[had.model_type].from_dict({**had.to_dict(), **own})
